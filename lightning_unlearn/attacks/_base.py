@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from lightning_unlearn.engine import GradientEngine
+
+BatchLoss = Callable[[Any], Tensor]
+"""From a batch to the scalar an attacker minimises."""
+
+
+class Attack(ABC):
+    """What an adversary, or a deployment, does to a network: a context manager over the live network.
+
+    Entering perturbs the network and gives an iterator of *points*, one per strength of the attack at which the caller
+    should look (a step count, a number of bits). Leaving restores every parameter bit for bit, also after an exception
+    or when not all points were consumed.
+
+    Attributes:
+        family: The kind of attack: ``"quant"`` or ``"relearn"``.
+        unit: What a point counts, for axes and tables: ``"bits"``, ``"step"``.
+        needs_data: Whether the attack trains on ``batches``.
+
+    Example:
+        >>> import torch
+        >>> from lightning_unlearn import Quantize
+        >>> network = torch.nn.Linear(4, 4)
+        >>> with Quantize(bits=2, skip=())(network) as points:
+        ...     seen = [(bits, network.weight.unique().numel() <= 16) for bits in points]
+        >>> seen
+        [(2, True)]
+    """
+
+    family: ClassVar[str]
+    unit: ClassVar[str]
+    needs_data: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(
+        self,
+        network: nn.Module,
+        *,
+        batches: Sequence[Any] = (),
+        loss: BatchLoss | None = None,
+        engine: GradientEngine | None = None,
+    ) -> AbstractContextManager[Iterator[int]]:
+        """Attack ``network``.
+
+        Args:
+            network: The live network, perturbed in place.
+            batches: What the attacker has to train on, on the network's device.
+            loss: What the attacker minimises on a batch.
+            engine: How gradients are computed under the strategy in use. Defaults to plain autograd.
+        """

@@ -1,0 +1,53 @@
+"""Likelihoods of supervised tokens, packed one row per token."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+
+def token_nll(logits: Tensor, labels: Tensor) -> Tensor:
+    r"""Negative log-likelihood of each row's label, :math:`-\log \mathrm{softmax}(z)_y`, in nats.
+
+    Half-precision logits are raised to float32 first: a sum over a long answer needs the digits.
+
+    Args:
+        logits: Unnormalised scores, ``[N, V]``.
+        labels: Class or token ids, ``[N]``.
+
+    Returns:
+        ``[N]``, non-negative.
+
+    Example:
+        >>> token_nll(torch.zeros(2, 4), torch.tensor([0, 3]))
+        tensor([1.3863, 1.3863])
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return F.cross_entropy(logits.to(dtype), labels, reduction="none")
+
+
+def sum_per_example(values: Tensor, example: Tensor, batch_size: int) -> Tensor:
+    """Sum row values over the rows of each example.
+
+    Args:
+        values: One value per row, ``[N]``.
+        example: Which example of the batch a row belongs to, ``[N]``, in ``[0, batch_size)``.
+        batch_size: Number of examples, ``B``.
+
+    Returns:
+        ``[B]``; an example without rows gets 0.
+
+    Example:
+        >>> sum_per_example(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 0, 2]), 3)
+        tensor([3., 0., 3.])
+    """
+    return values.new_zeros(batch_size).index_add(0, example, values)
+
+
+def mean_or_zero(values: Tensor) -> Tensor:
+    """Mean of ``values``; of nothing, a zero that still hangs on the graph.
+
+    Example:
+        >>> mean_or_zero(torch.empty(0))
+        tensor(0.)
+    """
+    return values.sum() / max(values.numel(), 1)

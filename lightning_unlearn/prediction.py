@@ -1,0 +1,104 @@
+"""What a network said about a batch: the one value that flows from readouts to objectives and metrics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lightning_unlearn.functional.likelihood import sum_per_example, token_nll
+
+IGNORED = -100
+"""The label of a position that is not supervised, as in PyTorch and Hugging Face."""
+
+
+class Likelihood(ABC):
+    """How likely the labels of a batch were, one row per supervised token (or per image).
+
+    Attributes:
+        example: Which example of the batch a row belongs to, ``[N]`` int64, in ``[0, batch_size)``.
+        batch_size: Number of examples ``B`` in the batch, those without any row included.
+    """
+
+    example: Tensor
+    batch_size: int
+
+    @abstractmethod
+    def token_nll(self) -> Tensor:
+        """Negative log-likelihood of each row's label, ``[N]``, in nats."""
+
+    def example_nll(self) -> Tensor:
+        """Sum of :meth:`token_nll` over each example, ``[B]``; 0 for an example without rows."""
+        return sum_per_example(self.token_nll(), self.example, self.batch_size)
+
+    def rows_per_example(self) -> Tensor:
+        """Number of supervised rows of each example, ``[B]`` int64."""
+        return torch.bincount(self.example, minlength=self.batch_size)
+
+    def supervised(self) -> Tensor:
+        """Which examples have at least one row, ``[B]`` bool."""
+        return self.rows_per_example() > 0
+
+
+@dataclass(frozen=True)
+class KnownLikelihood(Likelihood):
+    """Likelihoods that were computed before: all that a likelihood ratio needs of a reference.
+
+    Args:
+        nll: Negative log-likelihood of each row's label, ``[N]``, in nats.
+        example: Which example of the batch a row belongs to, ``[N]`` int64, in ``[0, batch_size)``.
+        batch_size: Number of examples ``B`` in the batch, those without any row included.
+
+    Example:
+        >>> seen = KnownLikelihood(torch.tensor([0.5, 0.5, 2.0]), torch.tensor([0, 0, 1]), batch_size=2)
+        >>> seen.example_nll()
+        tensor([1., 2.])
+        >>> seen.rows_per_example()
+        tensor([2, 1])
+    """
+
+    nll: Tensor
+    example: Tensor
+    batch_size: int
+
+    def token_nll(self) -> Tensor:
+        """Negative log-likelihood of each row's label, ``[N]``, in nats."""
+        return self.nll
+
+
+@dataclass(frozen=True)
+class Prediction(Likelihood):
+    """What a network said about a batch, one row per supervised token (or per image).
+
+    Prompt and padding positions never become rows, so no loss can average over them, and the output head need not
+    compute them.
+
+    Args:
+        logits: Unnormalised scores, ``[N, V]``.
+        labels: Class or token ids, ``[N]`` int64, never ignored.
+        example: Which example of the batch a row belongs to, ``[N]`` int64, in ``[0, batch_size)``.
+        batch_size: Number of examples ``B`` in the batch, those without any row included.
+        features: Hidden state each row was read from, ``[N, D]``, if the readout kept it.
+
+    Example:
+        >>> said = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
+        >>> said.example_nll()
+        tensor([2.7726, 1.3863])
+    """
+
+    logits: Tensor
+    labels: Tensor
+    example: Tensor
+    batch_size: int
+    features: Tensor | None = None
+
+    def token_nll(self) -> Tensor:
+        """Negative log-likelihood of each row's label, ``[N]``, in nats."""
+        return token_nll(self.logits, self.labels)
+
+    def detach(self) -> Prediction:
+        """The same values, cut off the graph."""
+        features = None if self.features is None else self.features.detach()
+        return replace(self, logits=self.logits.detach(), features=features)
