@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from typing_extensions import override
+
+from lightning_unlearn.attacks._base import Attack, BatchLoss
+from lightning_unlearn.attacks._layers import Layer, deployed_layers
+from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.functional.quantization import (
+    codebook_codes,
+    integer_codes,
+    round_to_codebook,
+    round_to_nearest,
+)
+from lightning_unlearn.functional.sharding import local, reshard
+
+
+class Quantize(Attack):
+    r"""Deploy the network in few bits: what was unlearned by small weight changes is rounded back.
+
+    The weights of ``nn.Linear``, ``nn.Conv2d`` and the ``Conv1D`` of transformers are rounded in place, as loaders of
+    quantised models do. Embeddings, whatever is tied to them, biases, norms and bare parameters (the fused projection of
+    ``nn.MultiheadAttention``, stacked experts) stay. Activations are not rounded: this is weight-only quantisation, so
+    ``bits=8`` is milder than ``LLM.int8()``.
+
+    On sharded parameters (FSDP2) each process rounds its rows and the outcome is that of the whole weight.
+
+    Args:
+        bits: From 2 to 16; 4 for a codebook.
+        group_size: Weights that share a scale. Defaults to a scale per output channel for integers and to blocks of 64,
+            as in bitsandbytes, for codebooks.
+        codebook: ``"int"`` for evenly spaced levels; ``"nf4"`` or ``"fp4"`` (what ``load_in_4bit=True`` alone means) for
+            those of bitsandbytes, bit for bit.
+        head: Whether the output head is rounded too, if it is not tied to an embedding.
+        skip: Names of further layers to leave out: patterns of a full name or of any part between dots.
+        merge_adapters: Whether the weight that is rounded is that of the base and its active adapters together, as in a
+            deployment that merges first. Otherwise the base is rounded and the adapters work on top, as in QLoRA.
+        store: Where the original weights wait: ``"cpu"`` takes no memory of the device but time for the copy.
+
+    Example:
+        >>> network = nn.Linear(3, 1)
+        >>> _ = network.weight.data.copy_(torch.tensor([[0.1, -0.9, 1.0]]))
+        >>> with Quantize(bits=2)(network) as points:
+        ...     next(points), network.weight.tolist()
+        (2, [[0.0, -1.0, 1.0]])
+        >>> network.weight.data
+        tensor([[ 0.1000, -0.9000,  1.0000]])
+
+    References:
+        Zhang et al., `Catastrophic Failure of LLM Unlearning via Quantization <https://arxiv.org/abs/2410.16454>`_,
+        2025. Their 4 bits are ``codebook="fp4"``.
+    """
+
+    family: ClassVar[str] = "quant"
+    unit: ClassVar[str] = "bits"
+
+    def __init__(
+        self,
+        bits: int = 8,
+        *,
+        group_size: int | None = None,
+        codebook: Literal["int", "nf4", "fp4"] = "int",
+        head: bool = False,
+        skip: Sequence[str] = (),
+        merge_adapters: bool = True,
+        store: Literal["device", "cpu"] = "device",
+    ) -> None:
+        if not 2 <= bits <= 16:
+            raise ValueError(f"`bits` should be between 2 and 16. Found `bits = {bits}`.")
+        if codebook not in ("int", "nf4", "fp4"):
+            raise ValueError(f"`codebook` should be 'int', 'nf4' or 'fp4'. Found `codebook = {codebook!r}`.")
+        if codebook != "int" and bits != 4:
+            raise ValueError(f"`bits` should be 4 for the codebook {codebook!r}. Found `bits = {bits}`.")
+        if group_size is not None and group_size < 1:
+            raise ValueError(f"`group_size` should be positive. Found `group_size = {group_size}`.")
+        if store not in ("device", "cpu"):
+            raise ValueError(f"`store` should be 'device' or 'cpu'. Found `store = {store!r}`.")
+        if isinstance(skip, str):
+            raise TypeError(f"`skip` should be a sequence of patterns. Found a string; write `skip = [{skip!r}]`.")
+        self.bits = bits
+        self.group_size = group_size
+        self.codebook: Literal["int", "nf4", "fp4"] = codebook
+        self.head = head
+        self.skip = tuple(skip)
+        self.merge_adapters = merge_adapters
+        self.store = store
+
+    @override
+    @contextmanager
+    def __call__(
+        self,
+        network: nn.Module,
+        *,
+        batches: Sequence[Any] = (),
+        loss: BatchLoss | None = None,
+        engine: GradientEngine | None = None,
+    ) -> Iterator[Iterator[int]]:
+        reshard(network)
+        layers = self._layers(network)
+        with ExitStack() as undo:
+            for layer in layers:
+                undo.enter_context(self._rounded(layer))
+            # Last in, first out: gathered copies of the rounded weights go before the shards are restored.
+            undo.callback(reshard, network)
+            yield iter((self.bits,))
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """What becomes of ``weight``, ``[out, ...]``, in few bits."""
+        if self.codebook == "int":
+            return round_to_nearest(weight, bits=self.bits, group_size=self.group_size)
+        return round_to_codebook(weight, self.codebook, block_size=self._block_size)
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Which level each weight is stored as, ``[out, ...]`` int32.
+
+        For :func:`~lightning_unlearn.functional.quantization.flipped_fraction`.
+        """
+        if self.codebook == "int":
+            return integer_codes(weight, bits=self.bits, group_size=self.group_size)
+        return codebook_codes(weight, self.codebook, block_size=self._block_size)
+
+    @property
+    def _block_size(self) -> int:
+        return self.group_size or 64
+
+    def _layers(self, network: nn.Module) -> list[Layer]:
+        layers, left_out = deployed_layers(network, skip=self.skip, head=self.head)
+        if not layers:
+            others = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "none"
+            raise ValueError(
+                "`network` should hold weights to round: an `nn.Linear`, an `nn.Conv2d` or a `Conv1D` of transformers. "
+                f"Found none in `{type(network).__name__}` besides those left out ({others}). See `skip` and `head`."
+            )
+        if left_out["low-bit already"]:
+            rank_zero_warn(
+                f"`Quantize` leaves {left_out['low-bit already']} layers alone, for they are stored in few bits already; "
+                "their adapters, if any, stay in full precision."
+            )
+        for layer in layers:
+            self._check_shape(layer)
+            self._check_placement(layer)
+            if self.merge_adapters:
+                _check_mergeable(layer)
+        return layers
+
+    def _check_shape(self, layer: Layer) -> None:
+        axes = 4 if isinstance(layer.module, nn.Conv2d) else 2
+        if not isinstance(layer.weight, Tensor) or layer.weight.dim() != axes:
+            found = f"shape {tuple(layer.weight.shape)}" if isinstance(layer.weight, Tensor) else "no tensor"
+            raise ValueError(
+                f"The weight of `{layer.name}` should have {axes} axes. Found {found}: FSDP1 and DeepSpeed ZeRO-3 flatten "
+                "parameters. Use FSDP2 (`ModelParallelStrategy`), or attack a consolidated checkpoint after the fit."
+            )
+
+    def _check_placement(self, layer: Layer) -> None:
+        if not isinstance(layer.weight, DTensor):
+            return
+        channels = 1 if layer.transposed else 0
+        if not all(p.is_replicate() or p.is_shard(channels) for p in layer.weight.placements):
+            raise ValueError(
+                f"The weight of `{layer.name}` should be replicated, or sharded by its output channels (dimension "
+                f"{channels}), for scales not to cross processes. Found {layer.weight.placements}; name it in `skip`, or "
+                "attack a consolidated checkpoint after the fit."
+            )
+        inputs = layer.weight.numel() // layer.weight.shape[channels]
+        sharded = any(p.is_shard() for p in layer.weight.placements)
+        if self.codebook != "int" and sharded and inputs % self._block_size:
+            raise ValueError(
+                f"Blocks of {self._block_size} should divide the {inputs} inputs of `{layer.name}`, for none to cross "
+                f"processes. Set a `group_size` that does, or name it in `skip`."
+            )
+
+    @contextmanager
+    def _rounded(self, layer: Layer) -> Iterator[None]:
+        with _editing():
+            weight = local(layer.weight)
+            original = weight.to("cpu", copy=True) if self.store == "cpu" else weight.clone()
+        scalings = [(adapter, dict(adapter.scaling)) for adapter in layer.adapters if self.merge_adapters]
+        try:
+            with _editing():
+                for adapter, _ in scalings:
+                    _merge_(adapter, layer.weight)
+                channels = weight.t() if layer.transposed else weight
+                channels.copy_(self.rounded(channels))
+            yield
+        finally:
+            for adapter, scaling in scalings:
+                adapter.scaling.update(scaling)
+            with _editing():
+                weight.copy_(original)
+
+
+@contextmanager
+def _editing() -> Iterator[None]:
+    # A copy made in inference mode could not be written back outside of it.
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _merge_(adapter: Any, weight: Tensor) -> None:
+    """Move what an adapter adds in a forward pass into ``weight``, and silence it."""
+    if adapter.merged or adapter.disable_adapters:
+        return
+    for name in adapter.active_adapters:
+        if name in adapter.scaling:
+            delta = adapter.get_delta_weight(name)
+            if isinstance(weight, DTensor):
+                delta = delta.redistribute(placements=weight.placements)
+            local(weight).add_(local(delta))
+            adapter.scaling[name] = 0.0
+
+
+def _check_mergeable(layer: Layer) -> None:
+    for adapter in layer.adapters:
+        additive = hasattr(adapter, "get_delta_weight") and isinstance(getattr(adapter, "scaling", None), dict)
+        biased = [name for name, bias in getattr(adapter, "lora_bias", {}).items() if bias]
+        if not additive or {*biased, *getattr(adapter, "lora_variant", ())}.intersection(adapter.active_adapters):
+            raise ValueError(
+                f"The adapter of `{layer.name}` should only add to its weight, as plain LoRA does, to be merged before "
+                f"rounding. Found `{type(adapter).__module__}.{type(adapter).__name__}` with more to it (DoRA, a bias, "
+                "another method). Set `merge_adapters=False`, or attack a merged checkpoint after the fit."
+            )
