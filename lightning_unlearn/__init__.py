@@ -1,0 +1,62 @@
+"""Make a model forget inside the PyTorch Lightning fit you already have, and prove it."""
+
+from lightning_unlearn.attacks import Attack, Quantize, Relearn
+from lightning_unlearn.callbacks import RecoveryCheck, SavePretrained, Teach, Unlearn, WriteReport, unlearning
+from lightning_unlearn.data import QuestionAnswerData, SplitData
+from lightning_unlearn.metrics import AnswerProbability, ExactMemorization, KnowledgeMetric, TokenNLL
+from lightning_unlearn.models import TinyCausalLM
+from lightning_unlearn.module import UnlearningModule
+from lightning_unlearn.objectives import (
+    NPO,
+    Bounded,
+    CrossEntropy,
+    GradientAscent,
+    KLToReference,
+    Objective,
+    SimNPO,
+)
+from lightning_unlearn.prediction import Prediction
+from lightning_unlearn.projectors import Projector, WeightedSum
+from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout, Readout
+from lightning_unlearn.references import AdapterDisabled, CachedLogLikelihood, FrozenCopy, Reference
+from lightning_unlearn.report import RobustnessReport
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdapterDisabled",
+    "AnswerProbability",
+    "Attack",
+    "Bounded",
+    "CachedLogLikelihood",
+    "CausalLMReadout",
+    "ClassificationReadout",
+    "CrossEntropy",
+    "ExactMemorization",
+    "FrozenCopy",
+    "GradientAscent",
+    "KLToReference",
+    "KnowledgeMetric",
+    "NPO",
+    "Objective",
+    "Prediction",
+    "Projector",
+    "Quantize",
+    "QuestionAnswerData",
+    "Readout",
+    "RecoveryCheck",
+    "Reference",
+    "Relearn",
+    "RobustnessReport",
+    "SavePretrained",
+    "SimNPO",
+    "SplitData",
+    "Teach",
+    "TinyCausalLM",
+    "TokenNLL",
+    "Unlearn",
+    "UnlearningModule",
+    "WeightedSum",
+    "WriteReport",
+    "unlearning",
+]

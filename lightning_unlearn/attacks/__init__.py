@@ -1,0 +1,7 @@
+"""What an adversary, or a deployment, does to a network."""
+
+from lightning_unlearn.attacks._base import Attack, BatchLoss
+from lightning_unlearn.attacks._quantize import Quantize
+from lightning_unlearn.attacks._relearn import Relearn
+
+__all__ = ["Attack", "BatchLoss", "Quantize", "Relearn"]

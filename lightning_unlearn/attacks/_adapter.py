@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def attached_adapter(network: nn.Module, *, rank: int, seed: int) -> Iterator[list[Tensor]]:
+    """Low-rank factors on every linear layer, held outside the module tree by forward hooks.
+
+    Nothing of the network changes: no parameter, no key of its state, no wrapper. The base is frozen meanwhile. Factors
+    are float32 and start as LoRA's do: one random, one zero.
+
+    Args:
+        network: Its ``nn.Linear`` layers are adapted, also those inside PEFT or bitsandbytes layers.
+        rank: Of the factors.
+        seed: The same factors on every process, whatever the global random state, which stays untouched.
+
+    Yields:
+        The factors, as parameters to train.
+    """
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear)]
+    if not layers:
+        raise ValueError(
+            f"The adapter should find linear layers to sit on. Found none in `{type(network).__name__}`. "
+            'Use `Relearn(mode="full")`.'
+        )
+    generator = torch.Generator().manual_seed(seed)
+    frozen = [(p, p.requires_grad) for p in network.parameters()]
+    factors: list[Tensor] = []
+    handles: list[Any] = []
+    try:
+        for p, _ in frozen:
+            p.requires_grad_(False)
+        for layer in layers:
+            down = torch.randn(rank, layer.in_features, generator=generator) / layer.in_features**0.5
+            device = layer.weight.device
+            a, b = nn.Parameter(down.to(device)), nn.Parameter(torch.zeros(layer.out_features, rank, device=device))
+            factors += [a, b]
+            handles.append(layer.register_forward_hook(_adding(a, b)))
+        yield factors
+    finally:
+        for handle in handles:
+            handle.remove()
+        for p, requires_grad in frozen:
+            p.requires_grad_(requires_grad)
+
+
+def _adding(a: Tensor, b: Tensor) -> Any:
+    def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        hidden = args[0].to(a.dtype)
+        return output + (hidden @ a.T @ b.T).to(output.dtype)
+
+    return add

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import cycle, islice
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lightning_unlearn.attacks._adapter import attached_adapter
+from lightning_unlearn.attacks._base import Attack, BatchLoss
+from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.functional.modes import eval_mode
+from lightning_unlearn.functional.sharding import local, reshard
+
+
+class Relearn(Attack):
+    """Fine-tune for a few steps, as somebody with the weights and a little data would, and look along the way.
+
+    Yields the step counts of :meth:`grid`: 0, 1, 2, 5, 10, 20, ... and ``steps``. Recovery need not be monotone in steps,
+    so the curve is what counts, not its end.
+
+    Args:
+        steps: Optimizer steps (AdamW without decay, constant rate).
+        lr: Learning rate.
+        batches: Use only the first so many of the attacker's batches, in turn; ``None`` for all.
+        mode: ``"adapter"`` trains low-rank factors held outside the module tree by forward hooks, so nothing needs
+            restoring. ``"full"`` trains the network's own weights in place, and puts them back.
+        rank: Of the adapter.
+        seed: Of the adapter's initialisation.
+
+    Raises:
+        ValueError: If there is no data to relearn from.
+
+    References:
+        Hu et al., `Jogging the Memory of Unlearned LLMs <https://arxiv.org/abs/2406.13356>`_, 2024.
+    """
+
+    family: ClassVar[str] = "relearn"
+    unit: ClassVar[str] = "step"
+    needs_data: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        steps: int = 20,
+        lr: float = 1e-3,
+        batches: int | None = None,
+        mode: Literal["adapter", "full"] = "adapter",
+        rank: int = 8,
+        seed: int = 0,
+    ) -> None:
+        if steps < 0 or lr <= 0 or rank < 1 or (batches is not None and batches < 1):
+            raise ValueError(
+                "`steps` should be at least 0, `lr` positive, `rank` and `batches` at least 1. Found "
+                f"`steps = {steps}`, `lr = {lr}`, `rank = {rank}`, `batches = {batches}`."
+            )
+        if mode not in ("adapter", "full"):
+            raise ValueError(f'`mode` should be "adapter" or "full". Found `mode = {mode!r}`.')
+        self.steps, self.lr, self.batches, self.mode, self.rank, self.seed = steps, lr, batches, mode, rank, seed
+
+    def grid(self) -> list[int]:
+        """Steps at which to look, spaced evenly on a log scale.
+
+        Example:
+            >>> Relearn(steps=30).grid()
+            [0, 1, 2, 5, 10, 20, 30]
+        """
+        spaced = [m * 10**e for e in range(len(str(self.steps))) for m in (1, 2, 5)]
+        return [0, *(s for s in spaced if s < self.steps), *([self.steps] if self.steps else [])]
+
+    @override
+    @contextmanager
+    def __call__(
+        self,
+        network: nn.Module,
+        *,
+        batches: Sequence[Any] = (),
+        loss: BatchLoss | None = None,
+        engine: GradientEngine | None = None,
+    ) -> Iterator[Iterator[int]]:
+        batches = list(islice(batches, self.batches))
+        if not batches or loss is None:
+            raise ValueError(
+                f"`Relearn` should get batches and a loss to relearn from. Found {len(batches)} batches and "
+                f"`loss = {loss}`. Give `SplitData` forget or attack data."
+            )
+        engine = GradientEngine(network) if engine is None else engine
+        with ExitStack() as stack, torch.inference_mode(False), torch.enable_grad():
+            if self.mode == "adapter":
+                params = stack.enter_context(attached_adapter(network, rank=self.rank, seed=self.seed))
+            else:
+                params = stack.enter_context(_restored(network))
+            yield self._train(network, params, batches, loss, engine)
+
+    def _train(
+        self, network: nn.Module, params: list[Tensor], batches: Sequence[Any], loss: BatchLoss, engine: GradientEngine
+    ) -> Iterator[int]:
+        optimizer = torch.optim.AdamW(params, lr=self.lr, weight_decay=0.0)
+        data = cycle(batches)
+        step = 0
+        for stop in self.grid():
+            while step < stop:
+                # In evaluation mode: an attacker who wants the knowledge back has no use for dropout, and BatchNorm's
+                # statistics stay what they are.
+                with eval_mode(network), torch.enable_grad():
+                    row, _ = engine.row(loss, [next(data)], params)
+                for p, grad in zip(params, row, strict=True):
+                    p.grad = grad
+                optimizer.step()
+                optimizer.zero_grad()
+                step += 1
+            yield stop
+
+
+@contextmanager
+def _restored(network: nn.Module) -> Iterator[list[Tensor]]:
+    """The trainable parameters, put back bit for bit; what they held is kept on the CPU."""
+    params: list[Tensor] = [p for p in network.parameters() if p.requires_grad]
+    if not params:
+        raise ValueError(
+            '`Relearn(mode="full")` should find trainable parameters. Found none. Use `mode="adapter"`, or unfreeze.'
+        )
+    reshard(network)
+    saved = [(p, local(p).detach().to("cpu", copy=True)) for p in params]
+    grads = [(p, p.grad) for p in params]
+    try:
+        for p in params:
+            p.grad = None
+        yield params
+    finally:
+        reshard(network)
+        with torch.no_grad():
+            for p, value in saved:
+                local(p).copy_(value)
+        for p, grad in grads:
+            p.grad = grad

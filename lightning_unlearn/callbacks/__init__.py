@@ -1,0 +1,11 @@
+"""When things happen: the only code that knows the Trainer's hooks."""
+
+from lightning_unlearn.callbacks._attach import unlearning
+from lightning_unlearn.callbacks._isolation import isolated
+from lightning_unlearn.callbacks._recovery_check import RecoveryCheck
+from lightning_unlearn.callbacks._save_pretrained import SavePretrained
+from lightning_unlearn.callbacks._teach import Teach
+from lightning_unlearn.callbacks._unlearn import Unlearn
+from lightning_unlearn.callbacks._write_report import WriteReport
+
+__all__ = ["RecoveryCheck", "SavePretrained", "Teach", "Unlearn", "WriteReport", "isolated", "unlearning"]

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from lightning_unlearn.callbacks._surroundings import callbacks_of, forget_source
+from lightning_unlearn.callbacks._unlearn import Unlearn
+from lightning_unlearn.data import Part, in_order, shared_batches
+from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.functional.modes import looking
+from lightning_unlearn.metrics import KnowledgeMetric
+from lightning_unlearn.readouts import Readout
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Data on which knowledge is measured.
+
+    Args:
+        batches: This process's share: batch, number of each of its examples in the whole data, and whether it counts.
+        entities: Whom or what each example of the whole data is about; empty if the data set does not say.
+        content_hash: Of all examples, in order.
+        size: Number of examples of the whole data.
+    """
+
+    batches: list[tuple[Any, Tensor, bool]]
+    entities: list[str]
+    content_hash: str
+    size: int
+
+
+def load_probe(loader: Iterable[Any], readout: Readout, rank: int, world_size: int) -> Probe:
+    """Take this rank's share of ``loader``, each example of which is counted on one rank only."""
+    keys: list[str] = []
+    numbered = []
+    for batch in in_order(loader):
+        start = len(keys)
+        keys += readout.keys(batch)
+        numbered.append((batch, torch.arange(start, len(keys))))
+    shared = [(batch, index, own) for (batch, index), own in shared_batches(numbered, rank, world_size)]
+    entities = list(getattr(getattr(loader, "dataset", None), "entities", []))
+    return Probe(shared, entities, blake2b("".join(keys).encode(), digest_size=8).hexdigest(), len(keys))
+
+
+def find_probes(trainer: pl.Trainer, given: Mapping[str, Any]) -> dict[str, Iterable[Any]]:
+    """Loaders of the forget and retain probes: those given, else the datamodule's, else what ``Unlearn`` forgets."""
+    loaders = {name: _load(source, name, trainer) for name, source in given.items() if source is not None}
+    data: Any = getattr(trainer, "datamodule", None)
+    if hasattr(data, "probe_dataloaders"):
+        return {**data.probe_dataloaders(), **loaders}
+    return {"forget": find_forget(trainer, "RecoveryCheck"), **loaders} if "forget" not in loaders else loaders
+
+
+def find_attack_data(trainer: pl.Trainer, given: Any) -> Iterable[Any]:
+    """What an attacker has to relearn from."""
+    if given is not None:
+        return _load(given, "attack", trainer)
+    data: Any = getattr(trainer, "datamodule", None)
+    return data.attack_dataloader() if hasattr(data, "attack_dataloader") else find_forget(trainer, "RecoveryCheck")
+
+
+def find_forget(trainer: pl.Trainer, who: str) -> Iterable[Any]:
+    """The forget data ``Unlearn`` was given, or the datamodule's."""
+    given = [c.forget for c in callbacks_of(trainer, Unlearn) if c.forget is not None]
+    return forget_source(trainer, given[0] if given else None, who)[0]
+
+
+@torch.no_grad()
+def measure(
+    engine: GradientEngine,
+    network: nn.Module,
+    readout: Readout,
+    probe: Probe,
+    metrics: Mapping[str, KnowledgeMetric],
+) -> dict[str, Tensor]:
+    """Score of each example by each metric, ``[n]`` float64 on the CPU, the same on every rank."""
+    for metric in metrics.values():
+        metric.reset()
+        metric.to(next(network.parameters()).device)
+    for batch, index, counts in probe.batches:
+        with looking(network):
+            prediction = engine.forward(lambda b: readout(network, b), engine.to_device(batch))
+        for metric in metrics.values() if counts else ():
+            metric.update(prediction, index)
+    return {name: _gathered(metric) for name, metric in metrics.items()}
+
+
+def _gathered(metric: KnowledgeMetric) -> Tensor:
+    with metric.sync_context(should_sync=metric._to_sync):
+        return metric.scores().cpu()
+
+
+def _load(source: Any, name: str, trainer: pl.Trainer) -> Iterable[Any]:
+    part = Part(source, name)
+    part.prepare_data()
+    part.setup(trainer)
+    return part.loader()

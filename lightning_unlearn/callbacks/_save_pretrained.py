@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import lightning.pytorch as pl
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from typing_extensions import override
+
+from lightning_unlearn.callbacks._folders import writable_folder
+from lightning_unlearn.engine import strategy_kind
+from lightning_unlearn.readouts import CausalLMReadout
+
+
+class SavePretrained(pl.Callback):
+    """Write the unlearned language model as a Hugging Face folder when the fit ends.
+
+    ``AutoModelForCausalLM.from_pretrained(folder)`` (or PEFT, for an adapter) loads it back, under the keys it always had.
+
+    Args:
+        folder: Where to.
+        merge_adapter: Fold a PEFT adapter into the base weights first, on a copy, so that a plain model is written.
+    """
+
+    def __init__(self, folder: str, merge_adapter: bool = False) -> None:
+        self.folder = folder
+        self.merge_adapter = merge_adapter
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find out now, not after hours of training, whether the folder can be written."""
+        if stage == "fit" and trainer.is_global_zero:
+            writable_folder(self.folder)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gather the weights, if they are sharded, and write."""
+        network = CausalLMReadout().find_network(pl_module)
+        sharded = strategy_kind(trainer) == "fsdp2"
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_model_state_dict(network, options=options) if sharded else None
+        if not trainer.is_global_zero:
+            return
+        if not self.merge_adapter or not hasattr(network, "merge_and_unload"):
+            network.save_pretrained(self.folder, state_dict=state)  # type: ignore[operator]
+            return
+        # Merging and unmerging rounds, so the adapter's own weights are kept and put back.
+        from copy import deepcopy
+
+        deepcopy(network).merge_and_unload().save_pretrained(self.folder)  # type: ignore[operator]

@@ -1,0 +1,58 @@
+"""What a callback needs to know of the trainer it is a guest of, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import lightning.pytorch as pl
+from torch import nn
+
+from lightning_unlearn.data import Order, Part
+from lightning_unlearn.engine import strategy_kind
+from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout, Readout, is_language_model
+
+
+def refuse_unsupported(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    """Refuse, by name and with the way out, what gradients cannot be merged under."""
+    if not pl_module.automatic_optimization:
+        raise NotImplementedError(
+            "`Unlearn` should run under automatic optimization: it merges gradients before the trainer's own step. Found "
+            f"`automatic_optimization = False` in `{type(pl_module).__name__}`. Let Lightning step the optimizer."
+        )
+    if strategy_kind(trainer) == "deepspeed":
+        raise NotImplementedError(
+            "`Unlearn` should be able to read and write `p.grad`. Found `DeepSpeedStrategy`, which keeps gradients inside "
+            "its engine. Use `strategy='ddp'`, `'fsdp'`, or `ModelParallelStrategy` (FSDP2)."
+        )
+
+
+C = TypeVar("C", bound=pl.Callback)
+
+
+def callbacks_of(trainer: pl.Trainer, kind: type[C]) -> list[C]:
+    """The trainer's callbacks of one kind."""
+    return [c for c in trainer.callbacks if isinstance(c, kind)]  # type: ignore[attr-defined]
+
+
+def choose_readout(module: nn.Module) -> Readout:
+    """The readout that fits: for a language model if ``module`` holds one, else for a classifier."""
+    return CausalLMReadout() if any(is_language_model(m) for m in module.modules()) else ClassificationReadout()
+
+
+def forget_source(trainer: pl.Trainer, forget: Any, who: str = "Unlearn") -> tuple[Iterable[Any], Order | None]:
+    """The forget loader, and the order of its rows if the datamodule has a say in it."""
+    if forget is not None:
+        part = Part(forget, "forget")
+        part.prepare_data()
+        part.setup(trainer)
+        return part.loader(), None
+    data: Any = getattr(trainer, "datamodule", None)
+    if not hasattr(data, "forget_dataloader"):
+        raise ValueError(
+            f"`{who}` should find what to forget: a datamodule with `forget_dataloader`, or `Unlearn(forget=...)`. Found "
+            f"`trainer.datamodule = {type(data).__name__ if data is not None else None}`. Wrap your loaders: "
+            "`trainer.fit(module, datamodule=SplitData(retain=..., forget=...))`."
+        )
+    order = data.forget_order() if hasattr(data, "forget_order") else None
+    return data.forget_dataloader(), order

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lightning_unlearn.callbacks._overlap import OverlapGuard
+from lightning_unlearn.callbacks._realised_step import RealisedStep
+from lightning_unlearn.callbacks._surroundings import choose_readout, forget_source, refuse_unsupported
+from lightning_unlearn.data import ForgetStream, Source
+from lightning_unlearn.engine import GradientEngine, Row, combine_
+from lightning_unlearn.objectives import Objective
+from lightning_unlearn.projectors import Projector
+from lightning_unlearn.readouts import Readout
+from lightning_unlearn.references import Reference, choose_reference
+
+
+class Unlearn(pl.Callback):
+    """Add the forget gradient to any fit, at the one place where the user's own gradient is ready.
+
+    The user's ``training_step``, hooks, logs, optimizer and scheduler stay as they are; what their fit trains on is what
+    is retained. Before each optimizer step, as many forget micro-batches as there were retain micro-batches are run
+    through ``readout`` and ``objective``, and the two gradients merged. Clipping and the optimizer follow.
+
+    Logged each step: ``unlearn/forget`` and ``unlearn/retain`` (the two losses), ``unlearn/forget_norm``,
+    ``unlearn/retain_norm`` and ``unlearn/cosine`` of the two gradients, and ``unlearn/realised``, the length of the step
+    the weights took over the length of the step the optimizer asked for, measured on one tensor: bf16 weights swallow
+    small steps.
+
+    Args:
+        objective: What forgetting minimises.
+        readout: How to run the network. Defaults to :class:`CausalLMReadout` if the module holds a Hugging Face language
+            model, else to :class:`ClassificationReadout`.
+        projector: How the two gradients are merged. Defaults to their sum.
+        reference: Where the original model's view comes from, if the objective needs it. Defaults to the cheapest that
+            serves: the adapter switched off, cached likelihoods, a frozen copy.
+        weight: Of the forget gradient.
+        forget: What must go. Defaults to ``forget_dataloader`` of the trainer's datamodule (see :class:`SplitData`).
+        seed: Of the order of the forget data, where no :class:`SplitData` says it.
+
+    Raises:
+        NotImplementedError: In ``setup``, under manual optimization, DeepSpeed, or with LBFGS.
+        ValueError: In ``setup``, if there is no forget data; during the fit, if forget examples are among the retain data.
+        FloatingPointError: If a loss or a gradient is not finite.
+
+    Example:
+        >>> from lightning_unlearn import NPO
+        >>> callback = Unlearn(NPO(beta=0.1))  # Trainer(callbacks=[callback])
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        readout: Readout | None = None,
+        projector: Projector | None = None,
+        reference: Reference | None = None,
+        weight: float = 1.0,
+        forget: Source | None = None,
+        seed: int = 0,
+    ) -> None:
+        if weight <= 0:
+            raise ValueError(f"`weight` should be positive: it is the sign of `objective` that says forget. Found {weight}.")
+        self.objective = objective
+        self.readout = readout
+        self.projector = projector
+        self.reference = reference
+        self.weight = weight
+        self.seed = seed
+        self.forget = forget
+        self._chosen_reference: Reference | None = None
+        self._micro_batches = 0
+        self._steps = {"merged": 0, "taken": 0}
+        self._restored: dict[str, Any] = {}
+        self._step_log: dict[str, Tensor] = {}
+        self._handle: Any = None
+
+    @property
+    def state_key(self) -> str:
+        """Tells several instances in one trainer apart by what they minimise."""
+        return f"Unlearn[{self.objective!r}]"
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what cannot work; see the original model before a checkpoint replaces it."""
+        if stage != "fit":
+            return
+        refuse_unsupported(trainer, pl_module)
+        self._loader, self._order = forget_source(trainer, self.forget)
+        if not trainer.strategy.restore_checkpoint_after_setup and any(True for _ in pl_module.parameters()):
+            self._attach(pl_module)
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Sharded modules, and those that are built in ``configure_model``, exist only now."""
+        if not hasattr(self, "_network"):
+            self._attach(pl_module)
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the forget stream, cache what the reference needs, and take up where a checkpoint left off."""
+        refuse_optimizer(trainer.optimizers)
+        self._engine = GradientEngine(pl_module, trainer)
+        self._guard = OverlapGuard(self._used_readout)
+        self._realised = RealisedStep()
+        self.objective.to(pl_module.device)
+        self._stream = ForgetStream(
+            self._loader, order=self._order, seed=self.seed, rank=trainer.global_rank, world_size=trainer.world_size
+        )
+        self._restore()
+        if self._chosen_reference is not None and self._chosen_reference.needs_sweep and not self._restored:
+            self._sweep(self._chosen_reference)
+        self._handle = trainer.optimizers[0].register_step_post_hook(self._after_step)
+
+    @override
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Count the micro-batch, and notice forget examples among the retain data."""
+        self._micro_batches += 1
+        if trainer.current_epoch == 0:
+            self._guard.saw_retain(batch)
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Merge: ``.grad`` is accumulated, reduced and unscaled here, and not yet clipped."""
+        params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        batches = [self._engine.to_device(next(self._stream)) for _ in range(self._micro_batches)]
+        self._micro_batches = 0
+        if trainer.current_epoch == 0:
+            self._guard.saw_forget(batches)
+        forget, losses = self._engine.row(self.forget_loss, batches, params, divisor=trainer.accumulate_grad_batches)
+        retain: Row = [p.grad for p in params]
+        gramian = self._engine.gramian([forget, retain], params)
+        self._refuse_not_finite(losses.mean(), gramian, trainer)
+        if bool(gramian.isfinite().all()):  # else the gradient scaler has seen the infinity, and will skip this step
+            combine_(params, [forget, retain], self._merge(gramian))
+        self._steps["merged"] += 1
+        self._step_log = {"forget": losses.mean(), **_geometry(gramian)}
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._realised.before(optimizer, params)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log what the step did."""
+        if not self._step_log:
+            return
+        shown = {"unlearn/forget": self._step_log.pop("forget")}
+        if isinstance(outputs, dict) and "loss" in outputs:
+            loss = outputs["loss"].detach().float() * trainer.accumulate_grad_batches
+            shown["unlearn/retain"] = self._engine.average(loss)
+        pl_module.log_dict(shown, prog_bar=True, batch_size=1)
+        pl_module.log_dict({f"unlearn/{name}": value for name, value in self._step_log.items()}, batch_size=1)
+        self._step_log = {}
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prove that forgetting happened: every optimizer step must have been merged into."""
+        self._detach_hook()
+        if self._steps["merged"] < self._steps["taken"]:
+            raise RuntimeError(
+                f"Every optimizer step should carry a forget gradient. Found {self._steps['taken']} steps, of which "
+                f"{self._steps['merged']} did: `on_before_optimizer_step` was not called. Does `optimizer_step` or "
+                "`backward` of your module bypass it?"
+            )
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no hook behind."""
+        self._detach_hook()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the forget data, counters, the objective's own state, and what the reference must remember."""
+        reference = self._chosen_reference
+        return {
+            "position": self._stream.position if hasattr(self, "_stream") else 0,
+            "steps": dict(self._steps),
+            "objective": self.objective.state_dict(),
+            "reference": {} if reference is None else reference.state_dict(),
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until training starts: under FSDP it comes before the stream and the reference exist."""
+        self._restored = state_dict
+
+    def forget_loss(self, batch: Any) -> Tensor:
+        """The objective on one forget micro-batch."""
+        original = None if self._chosen_reference is None else self._chosen_reference(self._used_readout, batch)
+        student = self._used_readout(self._network, batch)
+        loss: Tensor = self.objective(student, original)
+        return loss
+
+    def _attach(self, pl_module: nn.Module) -> None:
+        self._used_readout = choose_readout(pl_module) if self.readout is None else self.readout
+        self._network = self._used_readout.find_network(pl_module)
+        self._chosen_reference = self.reference or choose_reference(self.objective, self._network)
+        if self._chosen_reference is None:
+            return
+        if self.objective.needs_reference_logits and not self._chosen_reference.gives_logits:
+            raise ValueError(
+                f"`{type(self.objective).__name__}` should get the original model's whole distribution. Found "
+                f"`{type(self._chosen_reference).__name__}`, which only knows likelihoods. Use `FrozenCopy()`."
+            )
+        self._chosen_reference.attach(self._network)
+
+    def _sweep(self, reference: Reference) -> None:
+        batches: Iterable[Any] = (self._engine.to_device(batch) for batch in self._stream.sweep())
+        self._engine.forward(lambda all_batches: reference.sweep(self._used_readout, all_batches), batches)
+        share_among_ranks(reference, self._engine.world_size)
+
+    def _restore(self) -> None:
+        if not self._restored:
+            return
+        self._stream.seek(self._restored["position"])
+        self._steps = dict(self._restored["steps"])
+        self.objective.load_state_dict(self._restored["objective"])
+        if self._chosen_reference is not None:
+            self._chosen_reference.load_state_dict(self._restored["reference"])
+
+    def _merge(self, gramian: Tensor) -> list[float]:
+        scale = torch.ones(len(gramian), dtype=gramian.dtype, device=gramian.device)
+        scale[0] = self.weight
+        weighted = scale[:, None] * gramian * scale
+        weights = torch.ones_like(scale) if self.projector is None else self.projector(weighted)
+        return (scale * weights).tolist()  # type: ignore[no-any-return]
+
+    def _refuse_not_finite(self, forget: Tensor, gramian: Tensor, trainer: pl.Trainer) -> None:
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if bool(forget.isfinite()) and (scaled or bool(gramian.isfinite().all())):
+            return
+        what = "forget loss" if not bool(forget.isfinite()) else "forget or retain gradient"
+        raise FloatingPointError(
+            f"The {what} should be finite. Found NaN or infinity at step {trainer.global_step} "
+            f"(forget loss {float(forget):.4g}, squared gradient norms {gramian.diagonal().tolist()}). Lower the learning "
+            f"rate, clip gradients, or bound the objective: `Bounded({type(self.objective).__name__}(), bound=...)`. "
+            "Checkpoints and logs up to this step are kept."
+        )
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._steps["taken"] += 1
+        if (ratio := self._realised.after(optimizer)) is None:
+            return
+        self._step_log["realised"] = torch.tensor(ratio)
+        if ratio < 0.5:
+            rank_zero_warn(
+                f"The weights took {ratio:.0%} of the length of the step the optimizer asked for: their precision swallows "
+                "small steps. Train float32 weights with `precision='bf16-mixed'`, or use LoRA."
+            )
+
+    def _detach_hook(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+
+def refuse_optimizer(optimizers: list[torch.optim.Optimizer]) -> None:
+    """LBFGS evaluates its closure many times a step."""
+    for optimizer in optimizers:
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise NotImplementedError(
+                "`Unlearn` should get an optimizer that takes one gradient a step. Found `LBFGS`. Use `AdamW` or `SGD`."
+            )
+
+
+def share_among_ranks(reference: Reference, world_size: int) -> None:
+    """Let every rank know what each of them has cached."""
+    if world_size == 1 or not hasattr(reference, "known"):
+        return
+    gathered: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(gathered, reference.known)
+    for known in gathered:
+        reference.add(known)  # type: ignore[attr-defined]
+
+
+def _geometry(gramian: Tensor) -> dict[str, Tensor]:
+    forget, retain = gramian.diagonal().sqrt().unbind()
+    cosine = gramian[0, 1] / (forget * retain).clamp_min(torch.finfo(gramian.dtype).tiny)
+    return {name: v.float() for name, v in (("forget_norm", forget), ("retain_norm", retain), ("cosine", cosine))}

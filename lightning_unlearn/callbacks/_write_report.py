@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+from typing_extensions import override
+
+from lightning_unlearn.callbacks._folders import writable_folder
+from lightning_unlearn.callbacks._recovery_check import RecoveryCheck
+from lightning_unlearn.callbacks._surroundings import callbacks_of
+from lightning_unlearn.callbacks._teach import Teach
+from lightning_unlearn.callbacks._unlearn import Unlearn
+from lightning_unlearn.report import RobustnessReport
+
+_CURVES = ("forget", "retain", "cosine", "forget_norm", "retain_norm", "realised")
+
+
+class WriteReport(pl.Callback):
+    """Write what a sceptical reviewer reads: ``report.json``, ``report.html`` and ``curves.png``; show the table.
+
+    Takes what ``RecoveryCheck`` saw and ``Unlearn`` logged. After ``fit``, and after ``validate`` or ``test`` alone.
+
+    Args:
+        folder: Where to.
+        notes: Shown among the limits, for a reader who was not there.
+
+    Raises:
+        OSError: In ``setup``, if the folder cannot be written.
+    """
+
+    def __init__(self, folder: str = "runs/report", notes: list[str] | None = None) -> None:
+        self.folder = folder
+        self.notes = list(notes or [])
+        self.config = ""
+        self.training: list[dict[str, float]] = []
+        self._seconds = 0.0
+        self._started = time.monotonic()
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find out now, not after hours of training, whether the folder can be written."""
+        self._started = time.monotonic()
+        if trainer.is_global_zero:
+            writable_folder(self.folder)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the curves."""
+        values = {name: trainer.callback_metrics.get(f"unlearn/{name}") for name in _CURVES}
+        if values["forget"] is not None and (not self.training or self.training[-1]["step"] < trainer.global_step):
+            row = {name: float(value) for name, value in values.items() if value is not None}
+            self.training.append({"step": trainer.global_step, **row})
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write."""
+        self._write(trainer, pl_module)
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write, under ``trainer.validate``."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._write(trainer, pl_module)
+
+    @override
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write."""
+        self._write(trainer, pl_module)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """The curves so far, and how long they took."""
+        return {"training": list(self.training), "seconds": self._seconds + time.monotonic() - self._started}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the curves of the interrupted run back."""
+        self.training, self._seconds = list(state_dict["training"]), state_dict["seconds"]
+
+    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        checks = callbacks_of(trainer, RecoveryCheck)
+        if not trainer.is_global_zero or not any(c.observations for c in checks):
+            return
+        report = RobustnessReport.from_observations(
+            [look for check in checks for look in check.observations],
+            run=self._run(trainer),
+            models={"student": {"class": _network_name(pl_module), "n_params": _count(pl_module)}},
+            data={name: about for check in checks for name, about in check.about_data().items()},
+            training=self.training,
+            config=self.config,
+            restored=all(c.restored is not False for c in checks),
+        )
+        report.save(self.folder)
+        report.print(Console(), page=Path(self.folder) / "report.html")
+
+    def _run(self, trainer: pl.Trainer) -> dict[str, Any]:
+        taught = bool(callbacks_of(trainer, Teach))
+        objectives = [repr(c.objective) for c in callbacks_of(trainer, Unlearn)]
+        note = "The model was taught the facts in this same run, so that there was something to forget."
+        return {
+            "objective": ", ".join(objectives),
+            "strategy": type(trainer.strategy).__name__,
+            "world_size": trainer.world_size,
+            "precision": str(trainer.precision),
+            "device": str(trainer.strategy.root_device),
+            "steps": trainer.global_step,
+            "wall_s": round(self._seconds + time.monotonic() - self._started, 1),
+            "notes": [*([note] if taught else []), *self.notes],
+        }
+
+
+def _network_name(module: pl.LightningModule) -> str:
+    return type(getattr(module, "network", module)).__name__
+
+
+def _count(module: pl.LightningModule) -> int:
+    return sum(p.numel() for p in module.parameters())

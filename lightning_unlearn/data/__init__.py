@@ -1,0 +1,26 @@
+"""What must stay, what must go, and how the two are paired."""
+
+from lightning_unlearn.data._bundled import bundled_path
+from lightning_unlearn.data._pairing import Pairing, forget_order, retain_order
+from lightning_unlearn.data._question_answer import QuestionAnswerData, QuestionAnswerDataset
+from lightning_unlearn.data._source import Part, Source, build
+from lightning_unlearn.data._split import ResumableLoader, SplitData
+from lightning_unlearn.data._stream import ForgetStream, Order, in_order, shared_batches
+
+__all__ = [
+    "ForgetStream",
+    "Order",
+    "Pairing",
+    "Part",
+    "QuestionAnswerData",
+    "QuestionAnswerDataset",
+    "ResumableLoader",
+    "Source",
+    "SplitData",
+    "build",
+    "bundled_path",
+    "forget_order",
+    "in_order",
+    "retain_order",
+    "shared_batches",
+]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from torch.utils.data import DataLoader, Dataset
+
+if TYPE_CHECKING:
+    Source = pl.LightningDataModule | Iterable[Any] | Dataset[Any] | dict[str, Any]
+else:
+    # LightningCLI hands the top-level `data:` hyper-parameters to every datamodule *it* builds, nested ones included: the
+    # forget set silently becomes the retain set. So it gets to see a plain mapping, and we build what it says.
+    Source = dict[str, Any]
+
+
+def build(source: Any, base: type) -> Any:
+    """Build ``{class_path, init_args}``, checked against signatures, outside LightningCLI's reach.
+
+    What already is an object comes back as it is.
+
+    Raises:
+        ValueError: If the class or one of its arguments does not exist.
+    """
+    if not isinstance(source, Mapping):
+        return source
+    if "class_path" not in source:
+        raise ValueError(
+            f"A data source should be an object, or a mapping with `class_path` and `init_args`. Found keys {list(source)}."
+        )
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(base, "source", fail_untyped=False)
+    token = _given_hyperparameters.set(None)
+    try:
+        return parser.instantiate_classes(parser.parse_object({"source": dict(source)})).source
+    except ArgumentError as error:
+        raise ValueError(f"`{source['class_path']}` should be built from its `init_args`. Found: {error}") from error
+    finally:
+        _given_hyperparameters.reset(token)
+
+
+class Part:
+    """One kind of data, whatever holds it: a datamodule, a loader, or a data set."""
+
+    def __init__(self, source: Any, name: str) -> None:
+        self.source = build(source, pl.LightningDataModule)
+        self.name = name
+
+    def prepare_data(self) -> None:
+        """Download, once per machine."""
+        if isinstance(self.source, pl.LightningDataModule):
+            self.source.prepare_data()
+
+    def setup(self, trainer: pl.Trainer | None) -> None:
+        """Load, in every process."""
+        if isinstance(self.source, pl.LightningDataModule):
+            self.source.trainer = trainer
+            self.source.setup("fit")
+
+    def loader(self) -> Iterable[Any]:
+        """Its training batches."""
+        if isinstance(self.source, pl.LightningDataModule):
+            loader = self.source.train_dataloader()
+        elif isinstance(self.source, Dataset):
+            loader = DataLoader(self.source, batch_size=8)
+        else:
+            loader = self.source
+        if not isinstance(loader, Iterable) or isinstance(loader, Mapping):
+            raise ValueError(
+                f"The {self.name} data should come as one `DataLoader` (or any iterable of batches). "
+                f"Found `{type(loader).__name__}`."
+            )
+        return loader

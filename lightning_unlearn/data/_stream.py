@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count, islice
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
+from torch.utils.data import DataLoader, IterableDataset, Sampler
+
+from lightning_unlearn.data._pairing import forget_order, hash_of
+
+Order = Callable[[int], list[int]]
+"""From an epoch to the rows it visits."""
+
+
+class ForgetStream:
+    """An endless stream of forget micro-batches that is a pure function of seed, position and rank.
+
+    One integer, :attr:`position`, resumes it exactly. The user's loader says which data set, batch size, collation and
+    workers; the order is ours. Ranks take every ``world_size``-th row of one global order, so ``k`` processes with batch
+    size ``b`` see what one process with batch size ``k b`` sees.
+
+    A loader without a data set to index (an ``IterableDataset``, any iterable of batches) is iterated again and again under
+    a seeded RNG, and resumed by skipping.
+
+    Args:
+        loader: The user's forget loader.
+        order: Rows by epoch. Defaults to every row once, shuffled anew each epoch.
+        seed: Of the shuffling.
+        rank: Number of this process.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: If there is nothing to forget.
+
+    Example:
+        >>> stream = ForgetStream(DataLoader(list(range(4)), batch_size=2), order=lambda epoch: [0, 1, 2, 3])
+        >>> [next(stream).tolist() for _ in range(3)], stream.position
+        ([[0, 1], [2, 3], [0, 1]], 3)
+        >>> stream.seek(1)
+        >>> next(stream).tolist()
+        [2, 3]
+    """
+
+    def __init__(
+        self, loader: Iterable[Any], *, order: Order | None = None, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.loader = loader
+        self.position = 0
+        self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._order = order if order is not None else self._shuffled
+        self._iterator: Iterator[Any] | None = None
+        if is_indexable(loader) and len(loader.dataset) == 0:  # type: ignore[attr-defined]  # checked by is_indexable
+            raise ValueError(EMPTY)
+
+    def seek(self, position: int) -> None:
+        """Go to micro-batch number ``position``, counted from the start of training."""
+        self.position, self._iterator = position, None
+
+    def __next__(self) -> Any:
+        """The next micro-batch, on the CPU."""
+        if self._iterator is None:
+            self._iterator = iter(self._batches())
+        batch = next(self._iterator)
+        self.position += 1
+        return batch
+
+    def sweep(self) -> Iterator[Any]:
+        """This rank's share of all forget data, each example once; every rank yields equally many batches."""
+        empty = True
+        for batch, _ in shared_batches(in_order(self.loader), self._rank, self._world_size):
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError(EMPTY)
+
+    def _batches(self) -> Iterable[Any]:
+        if not is_indexable(self.loader):
+            return islice(self._repeated(), self.position, None)
+        sampler = _Batches(self._order, batch_size_of(self.loader), self._rank, self._world_size, start=self.position)
+        return reordered(self.loader, batch_sampler=sampler)
+
+    def _repeated(self) -> Iterator[Any]:
+        for epoch in count():
+            rng = _collect_rng_states()
+            torch.manual_seed(hash_of(self._seed, epoch, self._rank) % 2**32)
+            iterator = iter(self.loader)
+            _set_rng_states(rng)
+            empty = True
+            for batch in iterator:
+                empty = False
+                yield batch
+            if empty:
+                raise ValueError(EMPTY)
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        rows = len(self.loader.dataset)  # type: ignore[attr-defined]  # only called for indexable loaders
+        return forget_order("random", forget=rows, retain=rows, seed=self._seed, epoch=epoch)
+
+
+EMPTY = (
+    "The forget set should hold at least one example. Found none. Check its path, its filter and its split; "
+    "a `DataLoader` with `drop_last=True` drops a set smaller than its batch size."
+)
+
+
+def is_indexable(loader: Iterable[Any]) -> bool:
+    """Whether rows can be asked for by number."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return False
+    return batch_size_of(loader) is not None and hasattr(loader.dataset, "__len__")
+
+
+def batch_size_of(loader: Any) -> Any:
+    """Rows per batch; ``None`` if the loader's own sampler keeps it to itself."""
+    return loader.batch_size if loader.batch_size is not None else getattr(loader.batch_sampler, "batch_size", None)
+
+
+def in_order(loader: Iterable[Any]) -> Iterable[Any]:
+    """All batches of ``loader``, in the order of its data set, none dropped; drawing no random number."""
+    if not is_indexable(loader):
+        return loader
+    return reordered(loader, batch_size=batch_size_of(loader), shuffle=False)
+
+
+def shared_batches(loader: Iterable[Any], rank: int, world_size: int) -> Iterator[tuple[Any, bool]]:
+    """Every ``world_size``-th batch, and whether it is this rank's own.
+
+    Where the batches do not come out even, the ranks left over get one more that is not theirs: every rank must call a
+    sharded network equally often.
+
+    Example:
+        >>> [list(shared_batches("abc", rank, 2)) for rank in range(2)]
+        [[('a', True), ('c', True)], [('b', True), ('c', False)]]
+    """
+    total = 0
+    batch = None
+    for total, batch in enumerate(loader, start=1):
+        if (total - 1) % world_size == rank:
+            yield batch, True
+    if total % world_size and rank >= total % world_size:
+        yield batch, False
+
+
+def reordered(loader: Any, kind: type[DataLoader[Any]] = DataLoader, **order: Any) -> DataLoader[Any]:
+    """The same data, collation and workers in another order."""
+    return kind(
+        loader.dataset,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        # Its own generator: a loader without one draws from the global RNG each time it is iterated.
+        generator=torch.Generator().manual_seed(0),
+        **order,
+    )
+
+
+class _Batches(Sampler[list[int]]):
+    def __init__(self, order: Order, batch_size: int, rank: int, world_size: int, start: int) -> None:
+        self._order, self._size, self._start = order, batch_size, start
+        self._rank, self._world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return islice(self._all(), self._start, None)
+
+    def _all(self) -> Iterator[list[int]]:
+        for epoch in count():
+            rows = share(self._order(epoch), self._rank, self._world_size)
+            yield from (rows[i : i + self._size] for i in range(0, len(rows), self._size))
+
+
+def share(rows: list[int], rank: int, world_size: int) -> list[int]:
+    """Every ``world_size``-th row, starting at ``rank``; the first rows again at the end, so that all ranks have as many.
+
+    Example:
+        >>> [share([0, 1, 2, 3, 4], rank, 2) for rank in range(2)]
+        [[0, 2, 4], [1, 3, 0]]
+    """
+    missing = -len(rows) % world_size
+    return (rows + rows[:missing] * world_size)[: len(rows) + missing][rank::world_size]

@@ -1,0 +1,18 @@
+"""Extra gradients and inner products under every strategy: the only code that knows strategies."""
+
+from lightning_unlearn.engine._combine import combine_
+from lightning_unlearn.engine._gradients import GradientEngine
+from lightning_unlearn.engine._products import Row, inner_products
+from lightning_unlearn.engine._set_aside import gradients_set_aside, muted
+from lightning_unlearn.engine._strategy import is_fsdp1, strategy_kind
+
+__all__ = [
+    "GradientEngine",
+    "Row",
+    "combine_",
+    "gradients_set_aside",
+    "inner_products",
+    "is_fsdp1",
+    "muted",
+    "strategy_kind",
+]

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_unlearn.engine._products import Row
+
+
+@torch.no_grad()
+def combine_(params: Sequence[Tensor], rows: Sequence[Row], weights: Sequence[float]) -> None:
+    """Write the weighted sum of ``rows`` into ``p.grad``. The last row may be ``p.grad`` itself.
+
+    A parameter that has no gradient in any row keeps none, so that weight decay does not touch what was not used.
+
+    Example:
+        >>> p = torch.nn.Parameter(torch.zeros(2))
+        >>> p.grad = torch.tensor([1.0, 1.0])
+        >>> combine_([p], [[torch.tensor([0.0, 2.0])], [p.grad]], [0.5, 1.0])
+        >>> p.grad
+        tensor([1., 2.])
+    """
+    for i, param in enumerate(params):
+        *others, last = [(row[i], weight) for row, weight in zip(rows, weights, strict=True)]
+        total, weight = last
+        if total is not None and weight != 1:
+            total.mul_(weight)
+        for tensor, weight in others:
+            if tensor is None:
+                continue
+            total = tensor.mul_(weight) if total is None else total.add_(tensor, alpha=weight)
+        param.grad = total

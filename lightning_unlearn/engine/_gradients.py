@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from lightning_unlearn.engine._products import Row, inner_products
+from lightning_unlearn.engine._set_aside import gradients_set_aside, muted
+from lightning_unlearn.engine._strategy import process_group, strategy_kind
+from lightning_unlearn.functional.sharding import local
+
+T = TypeVar("T")
+
+_SMALLEST_SCALE = 2.0**-24
+_BUCKET_BYTES = 25 << 20
+
+
+class GradientEngine:
+    """Extra forward and backward passes that do not disturb the step in flight, under any strategy.
+
+    Gradients in flight are set aside by pointer; ``self.log`` is muted; passes run in the precision of the fit. DDP's
+    wrapper is bypassed, so that its reducer stays idle, and the result averaged over ranks once. FSDP2's hooks live on
+    the submodules and need nothing; FSDP1 is entered through its wrapper. Under a gradient scaler the extra loss is scaled
+    by its factor, and tried again at half until finite on every rank: infinities that appear after unscaling would not
+    be noticed by the scaler.
+
+    Args:
+        module: The module whose gradients are taken.
+        trainer: The trainer it is attached to; ``None`` for plain autograd on one device.
+
+    Example:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> engine = GradientEngine(layer)
+        >>> row, losses = engine.row(lambda x: layer(x).sum(), [torch.tensor([1.0, 2.0])], [layer.weight])
+        >>> row[0], layer.weight.grad
+        (tensor([[1., 2.]]), None)
+    """
+
+    def __init__(self, module: nn.Module, trainer: pl.Trainer | None = None) -> None:
+        self.module = module
+        self.trainer = trainer
+        self.kind = "single" if trainer is None else strategy_kind(trainer)
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    def to_device(self, batch: Any) -> Any:
+        """Move ``batch`` as the trainer would: in its precision, through the module's own transfer hooks."""
+        if self.trainer is None:
+            return batch
+        batch = self.trainer.precision_plugin.convert_input(batch)
+        return self.trainer.strategy.batch_to_device(batch, device=self.trainer.strategy.root_device, dataloader_idx=0)
+
+    def forward(self, function: Callable[[Any], T], batch: Any) -> T:
+        """Call ``function(batch)``, which runs the module or a part of it, as the strategy needs it called."""
+        if self.trainer is None:
+            return function(batch)
+        strategy = self.trainer.strategy
+        with muted(self.module), strategy.precision_plugin.train_step_context():
+            if self.kind != "fsdp1":
+                return function(batch)
+            # FSDP1 gathers its root only when the wrapper is called; Lightning can lead that call to a named method.
+            object.__setattr__(self.module, "_unlearn_forward", function)
+            try:
+                redirect: Any = strategy._forward_redirection
+                return cast(T, redirect(strategy.model, self.module, "_unlearn_forward", batch))
+            finally:
+                object.__delattr__(self.module, "_unlearn_forward")
+
+    def row(
+        self,
+        loss: Callable[[Any], Tensor],
+        batches: Sequence[Any],
+        params: Sequence[Tensor],
+        *,
+        divisor: float | None = None,
+    ) -> tuple[Row, Tensor]:
+        """Gradient of the sum of ``loss`` over ``batches``, divided by ``divisor``, averaged over ranks.
+
+        Args:
+            loss: From a batch to a scalar.
+            batches: Micro-batches, on the device; each is run backward before the next is run forward.
+            params: The parameters wanted.
+            divisor: Defaults to the number of batches.
+
+        Returns:
+            A tensor per parameter (``None`` where it has no gradient), and the losses, ``[len(batches)]``, averaged
+            over ranks. ``p.grad`` is what it was.
+        """
+        divisor = len(batches) if divisor is None else divisor
+        scale = self._loss_scale()
+        while True:
+            row, losses = self._attempt(loss, batches, params, scale)
+            if self._scaler() is None or self._is_finite_everywhere(row):
+                break
+            scale /= 2
+            if scale < _SMALLEST_SCALE:
+                raise FloatingPointError(
+                    "The extra gradient should be finite at some loss scale. Found infinities or NaN at every scale "
+                    f"down to {_SMALLEST_SCALE:.0e}. Use `precision='bf16-mixed'` or `'32-true'`."
+                )
+        for tensor in row:
+            if tensor is not None and scale * divisor != 1:
+                tensor.div_(scale * divisor)
+        self._average_(row, params)
+        return row, self.average(losses)
+
+    def gramian(self, rows: Sequence[Row], params: Sequence[Tensor]) -> Tensor:
+        """Inner products of ``rows`` over whole parameters, ``[m, m]`` float64, the same on every rank."""
+        group = None if self.trainer is None else process_group(self.trainer)
+        return inner_products(rows, params, group)
+
+    def average(self, value: Tensor) -> Tensor:
+        """Mean of ``value`` over ranks."""
+        if self.world_size == 1:
+            return value
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+        return value / self.world_size
+
+    def _attempt(
+        self, loss: Callable[[Any], Tensor], batches: Sequence[Any], params: Sequence[Tensor], scale: float
+    ) -> tuple[Row, Tensor]:
+        losses = []
+        with gradients_set_aside(self.module), torch.enable_grad():
+            for batch in batches:
+                value = self.forward(loss, batch)
+                (value * scale).backward()
+                losses.append(value.detach().float())
+            return [p.grad for p in params], torch.stack(losses)
+
+    def _scaler(self) -> Any:
+        return None if self.trainer is None else getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _loss_scale(self) -> float:
+        scaler = self._scaler()
+        return 1.0 if scaler is None else float(scaler.get_scale())
+
+    def _is_finite_everywhere(self, row: Row) -> bool:
+        infinite = torch.zeros((), device=local(next(t for t in self.module.parameters())).device)
+        for tensor in row:
+            if tensor is not None:
+                infinite += (~torch.isfinite(local(tensor))).any()
+        return self.average(infinite).item() == 0
+
+    def _average_(self, row: Row, params: Sequence[Tensor]) -> None:
+        """Mean over DDP's replicas, in place. Sharded strategies have reduced already."""
+        if self.kind != "ddp" or self.world_size == 1:
+            return
+        present = torch.tensor([t is not None for t in row], device=self.trainer.strategy.root_device).float()  # type: ignore[union-attr]
+        torch.distributed.all_reduce(present)
+        for bucket in _buckets([i for i, ranks in enumerate(present.tolist()) if ranks], params):
+            # A rank that did not use a parameter still takes part, with zeros.
+            tensors = [torch.zeros_like(params[i]) if (t := row[i]) is None else t for i in bucket]
+            flat = torch.cat([t.reshape(-1) for t in tensors])
+            torch.distributed.all_reduce(flat)
+            flat.div_(self.world_size)
+            for i, tensor, mean in zip(bucket, tensors, flat.split([t.numel() for t in tensors]), strict=True):
+                row[i] = tensor.copy_(mean.view_as(tensor))
+
+
+def _buckets(indices: Sequence[int], params: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Runs of at most 25 MiB and one type each: few collectives, and no second copy of the whole gradient."""
+    bucket: list[int] = []
+    size = 0
+    for i in indices:
+        nbytes = params[i].numel() * params[i].element_size()
+        if bucket and (size + nbytes > _BUCKET_BYTES or params[i].dtype != params[bucket[0]].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(i)
+        size += nbytes
+    if bucket:
+        yield bucket

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+@contextmanager
+def gradients_set_aside(module: nn.Module) -> Iterator[None]:
+    """Take every ``p.grad`` off and put the very same tensors back: a swap of pointers, not a copy.
+
+    Example:
+        >>> import torch
+        >>> layer = nn.Linear(1, 1)
+        >>> layer(torch.ones(1)).backward()
+        >>> grad = layer.weight.grad
+        >>> with gradients_set_aside(layer):
+        ...     layer.weight.grad is None
+        True
+        >>> layer.weight.grad is grad
+        True
+    """
+    saved = [(p, p.grad) for p in module.parameters()]
+    for p, _ in saved:
+        p.grad = None
+    try:
+        yield
+    finally:
+        for p, grad in saved:
+            p.grad = grad
+
+
+@contextmanager
+def muted(module: nn.Module) -> Iterator[None]:
+    """Let ``self.log`` and ``self.log_dict`` of a LightningModule do nothing: extra passes are not the user's."""
+    attributes = module.__dict__
+    before: dict[str, Any] = {name: attributes[name] for name in ("log", "log_dict") if name in attributes}
+    attributes["log"] = attributes["log_dict"] = _ignore
+    try:
+        yield
+    finally:
+        del attributes["log"], attributes["log_dict"]
+        attributes.update(before)
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    return None

@@ -1,0 +1,8 @@
+"""What is still known: torchmetrics whose ``update`` takes a Prediction."""
+
+from lightning_unlearn.metrics._answer_probability import AnswerProbability
+from lightning_unlearn.metrics._base import KnowledgeMetric
+from lightning_unlearn.metrics._exact_memorization import ExactMemorization
+from lightning_unlearn.metrics._token_nll import TokenNLL
+
+__all__ = ["KnowledgeMetric", "AnswerProbability", "ExactMemorization", "TokenNLL"]

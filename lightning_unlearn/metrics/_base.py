@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+from typing_extensions import override
+
+from lightning_unlearn.prediction import Prediction
+
+
+class KnowledgeMetric(Metric):
+    """What is still known: one score per example, and their mean.
+
+    The scores are kept, for intervals. Under several processes they are gathered, and put back in the order of the data.
+
+    Attributes:
+        more_means_known: Whether a higher score means more knowledge.
+        bounds: Smallest and largest possible score; infinite where there is none.
+    """
+
+    more_means_known: ClassVar[bool] = True
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    full_state_update = False
+    is_differentiable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("score", default=[], dist_reduce_fx="cat")
+        self.add_state("index", default=[], dist_reduce_fx="cat")
+
+    @abstractmethod
+    def scores_of(self, prediction: Prediction) -> Tensor:
+        """Score of each example, ``[B]``; those without a supervised row are left out by the caller."""
+
+    @override
+    def update(self, prediction: Prediction, index: Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            prediction: What the network said.
+            index: Number of each example in the whole data, ``[B]``. Defaults to the order of the calls.
+        """
+        supervised = prediction.supervised()
+        if index is None:
+            seen = sum(len(s) for s in self.score)
+            index = torch.arange(seen, seen + prediction.batch_size, device=supervised.device)
+        self.score.append(self.scores_of(prediction)[supervised].double())
+        self.index.append(index.to(supervised.device)[supervised])
+
+    @override
+    def compute(self) -> Tensor:
+        """Mean score over examples, ``[]``; NaN if there were none."""
+        return self.scores().mean()
+
+    def scores(self) -> Tensor:
+        """Score of each example, ``[n]`` float64, in the order of the data."""
+        if not len(self.score):
+            return torch.empty(0, dtype=torch.float64)
+        return dim_zero_cat(self.score)[dim_zero_cat(self.index).argsort()]  # type: ignore[no-any-return]

@@ -1,0 +1,45 @@
+from abc import ABC, abstractmethod
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_unlearn.prediction import Prediction
+
+
+class Readout(ABC):
+    """How to run one kind of network on one kind of batch, and what of its answer is supervised."""
+
+    def find_network(self, module: nn.Module) -> nn.Module:
+        """The part of the user's module this readout runs. Defaults to the module itself, through its ``forward``."""
+        return module
+
+    @abstractmethod
+    def __call__(self, network: nn.Module, batch: Any) -> Prediction:
+        """Run ``network`` on ``batch``, keeping one row per supervised token (or per image)."""
+
+    @abstractmethod
+    def keys(self, batch: Any) -> list[str]:
+        """A key of the content of each example, ``B`` of them, whatever its padding and position in the batch.
+
+        References cache by it, and forget data found among the retain data is noticed by it.
+        """
+
+
+def content_key(*tensors: Tensor) -> str:
+    """Hash shapes and bytes of ``tensors``.
+
+    Example:
+        >>> import torch
+        >>> content_key(torch.tensor([1, 2])) == content_key(torch.tensor([1, 2]))
+        True
+        >>> content_key(torch.tensor([1, 2])) == content_key(torch.tensor([[1, 2]]))
+        False
+    """
+    digest = blake2b(digest_size=8)
+    for tensor in tensors:
+        array = tensor.detach().cpu().contiguous()
+        digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes() if array.numel() else b"")
+    return digest.hexdigest()

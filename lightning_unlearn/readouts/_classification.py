@@ -1,0 +1,61 @@
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lightning_unlearn.prediction import IGNORED, Prediction
+from lightning_unlearn.readouts._base import Readout, content_key
+
+
+class ClassificationReadout(Readout):
+    """Run a classifier on ``(inputs, labels)``, or on a mapping that holds them.
+
+    Args:
+        inputs: Where a batch keeps what the network takes: a position, or a key.
+        labels: Where it keeps the class ids, ``[B]`` int64. Those equal to -100 are not supervised.
+
+    Example:
+        >>> network = nn.Linear(3, 2)
+        >>> said = ClassificationReadout()(network, (torch.zeros(4, 3), torch.tensor([0, 1, -100, 1])))
+        >>> said.logits.shape, said.example.tolist(), said.batch_size
+        (torch.Size([3, 2]), [0, 1, 3], 4)
+    """
+
+    def __init__(self, inputs: int | str = 0, labels: int | str = 1) -> None:
+        self.inputs = inputs
+        self.labels = labels
+
+    @override
+    def __call__(self, network: nn.Module, batch: Any) -> Prediction:
+        inputs, labels = self._split(batch)
+        logits = network(inputs)
+        example = (labels != IGNORED).nonzero().squeeze(1)
+        return Prediction(logits[example], labels[example], example, batch_size=len(labels))
+
+    @override
+    def keys(self, batch: Any) -> list[str]:
+        inputs, labels = self._split(batch)
+        return [content_key(x, y) for x, y in zip(inputs, labels, strict=True)]
+
+    def _split(self, batch: Any) -> tuple[Tensor, Tensor]:
+        try:
+            inputs, labels = batch[self.inputs], batch[self.labels]
+        except (KeyError, IndexError, TypeError):
+            raise ValueError(
+                f"A batch should hold inputs at `{self.inputs!r}` and labels at `{self.labels!r}`. Found {_kind(batch)}. "
+                "Say where they are with `ClassificationReadout(inputs=..., labels=...)`."
+            ) from None
+        if not isinstance(labels, Tensor) or labels.dim() != 1 or torch.is_floating_point(labels):
+            found = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels)
+            raise ValueError(f"Labels should be class ids, int64 of shape [B]. Found {found}.")
+        return inputs, labels
+
+
+def _kind(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"a mapping with keys {list(batch)}"
+    if isinstance(batch, Sequence):
+        return f"a {type(batch).__name__} of {len(batch)}"
+    return f"a {type(batch).__name__}"

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from torch import nn
+
+from lightning_unlearn.objectives import Objective
+from lightning_unlearn.references._adapter_disabled import AdapterDisabled, why_adapter_is_not_enough
+from lightning_unlearn.references._base import Reference
+from lightning_unlearn.references._cached_log_likelihood import CachedLogLikelihood
+from lightning_unlearn.references._frozen_copy import FrozenCopy
+
+
+def choose_reference(objective: Objective, network: nn.Module) -> Reference | None:
+    """The cheapest reference that serves ``objective``: none, the adapter switched off, a cache, a copy.
+
+    Example:
+        >>> from lightning_unlearn.objectives import CrossEntropy, NPO
+        >>> choose_reference(CrossEntropy(), nn.Linear(1, 1)) is None
+        True
+        >>> type(choose_reference(NPO(), nn.Linear(1, 1))).__name__
+        'CachedLogLikelihood'
+    """
+    if not objective.needs_reference:
+        return None
+    if why_adapter_is_not_enough(network) is None:
+        return AdapterDisabled()
+    return FrozenCopy() if objective.needs_reference_logits else CachedLogLikelihood()
