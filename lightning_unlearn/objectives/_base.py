@@ -1,7 +1,7 @@
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_unlearn.prediction import Likelihood, Prediction
 
@@ -25,8 +25,8 @@ class Objective(nn.Module, ABC):
         tensor(0.2500)
     """
 
-    needs_reference: ClassVar[bool] = False
-    needs_reference_logits: ClassVar[bool] = False
+    needs_reference: bool = False
+    needs_reference_logits: bool = False
 
     @abstractmethod
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
@@ -40,3 +40,11 @@ class Objective(nn.Module, ABC):
             A scalar ``[]``, smaller when the objective is met better; a finite zero with a graph if the batch has no
             supervised row.
         """
+
+    @override
+    def __repr__(self) -> str:
+        """Name and settings in one line: logs, reports and checkpoints tell two of one class apart by it."""
+        public = {name: value for name, value in vars(self).items() if name[0] != "_" and not hasattr(Objective, name)}
+        public.pop("training", None)
+        settings = {**dict(self.named_children()), **public}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
