@@ -1,0 +1,142 @@
+"""Drawing on matplotlib axes, in the palette's light colours."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from lightning_unlearn.report._colours import ATTACKS, LIGHT, MARKERS
+from lightning_unlearn.report._schema import Recovery
+from lightning_unlearn.report._words import SHOWN
+
+Curve = list[tuple[int, float]]
+LONGEST = 44
+"""Characters of a name that fit into a panel."""
+Look = dict[str, Any]
+"""Colour and marker of a line; an attack keeps its own in every panel."""
+
+
+def draw_steps(
+    axes: Any,
+    *,
+    curves: Mapping[str, Curve],
+    looks: Mapping[str, Look],
+    label: str,
+    bounds: tuple[float, float] | None,
+) -> None:
+    _lines(axes, curves, looks)
+    if bounds:
+        margin = 0.04 * (bounds[1] - bounds[0])
+        axes.set_ylim(bounds[0] - margin, bounds[1] + margin)
+    _finish(axes, x="step of the run", y=label)
+
+
+def draw_recovery(axes: Any, *, curves: Mapping[str, Curve], looks: Mapping[str, Look]) -> None:
+    _lines(axes, curves, looks)
+    _recovery_axis(axes)
+    _finish(axes, x="step of the run", y="recovery")
+
+
+def draw_points(axes: Any, *, attacks: Mapping[str, list[Recovery]], looks: Mapping[str, Look], unit: str) -> None:
+    for attack, found in attacks.items():
+        _draw_attack(axes, attack, found, looks[attack], start=unit == "step")
+    _recovery_axis(axes)
+    ticks = sorted({recovery.point for found in attacks.values() for recovery in found})
+    if unit == "step":
+        ticks = sorted({0, *ticks})
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(-0.15, 1.2 * ticks[-1])
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    _finish(axes, x="step of the attack" if unit == "step" else unit or "strength", y="recovery")
+
+
+def _draw_attack(axes: Any, attack: str, found: list[Recovery], look: Look, *, start: bool) -> None:
+    # before its first step an attack has brought back nothing, by definition
+    origin = [(0, 0.0)] if start and found[0].point > 0 else []
+    line = [*origin, *[(recovery.point, recovery.shown.value) for recovery in found]]
+    axes.plot(*zip(*line, strict=True), label=literal(attack), **look)
+    band = [
+        (recovery.point, recovery.shown.low, recovery.shown.high)
+        for recovery in found
+        if recovery.shown.low is not None
+    ]
+    if band:
+        axes.fill_between(
+            *zip(*[(*point, point[1]) for point in origin], *band, strict=True), color=look["color"], alpha=0.18, lw=0
+        )
+    grey = [(recovery.point, recovery.shown.value) for recovery in found if not recovery.is_verdict]
+    if grey:
+        axes.plot(*zip(*grey, strict=True), **{**as_grey(look), "linestyle": "none", "zorder": 4})
+
+
+def draw_training(axes: Any, *, curves: Mapping[str, Curve], label: str) -> None:
+    for what, curve in curves.items():
+        role = "attack-0" if what == "forget" else "student"
+        axes.plot(*zip(*curve, strict=True), label=what, color=LIGHT[role], linewidth=1.6)
+    _finish(axes, x="step of the run", y=label)
+
+
+def _lines(axes: Any, curves: Mapping[str, Curve], looks: Mapping[str, Look]) -> None:
+    for who, curve in curves.items():
+        if curve:
+            axes.plot(*zip(*curve, strict=True), label=literal(who), **looks[who])
+
+
+def look_of(index: int) -> Look:
+    role = "student" if index < 0 else ATTACKS[index % len(ATTACKS)]
+    marker = "o" if index < 0 else MARKERS[index % len(MARKERS)]
+    return {
+        "color": LIGHT[role],
+        "marker": marker,
+        "markersize": 4,
+        "linewidth": 1.8 if index < 0 else 1.4,
+        "linestyle": "-" if index < len(ATTACKS) else "--",
+    }
+
+
+def as_grey(look: Look) -> Look:
+    return {**look, "color": LIGHT["grey"], "markerfacecolor": LIGHT["card"], "linestyle": ":"}
+
+
+def _recovery_axis(axes: Any) -> None:
+    for level, style in ((0.0, "-"), (1.0, (0, (4, 3)))):
+        axes.axhline(level, color=LIGHT["grey"], linewidth=0.8, linestyle=style, zorder=1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(min(low, -0.1), SHOWN[0]), min(max(high, 1.1), SHOWN[1]))
+
+
+def _finish(axes: Any, *, x: str, y: str) -> None:
+    axes.set_xlabel(literal(x), color=LIGHT["soft"], fontsize=9)
+    axes.set_ylabel(literal(y), color=LIGHT["soft"], fontsize=9)
+    axes.tick_params(colors=LIGHT["soft"], labelsize=8.5, length=3)
+    axes.grid(axis="y", color=LIGHT["rule"], linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LIGHT["rule"])
+    if x == "step of the run":
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if labels := axes.get_legend_handles_labels()[1]:
+        # above the axes, where it can hide no point
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=columns_for(labels),
+            frameon=False,
+            fontsize=8.5,
+            labelcolor=LIGHT["ink"],
+            borderaxespad=0.2,
+            borderpad=0.1,
+            handlelength=1.6,
+            columnspacing=1.2,
+        )
+
+
+def columns_for(labels: Sequence[str]) -> int:
+    return 1 if max(map(len, labels), default=0) > LONGEST // 2 else 2
+
+
+def literal(text: str) -> str:
+    short = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return short.replace("$", r"\$")  # a dollar would start a formula

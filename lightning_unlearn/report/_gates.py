@@ -1,0 +1,88 @@
+"""Conditions without which a number is not a verdict."""
+
+import math
+
+from lightning_unlearn.report._schema import Gate, Interval, Observation, Status
+
+MIN_GAP = 0.05
+"""Least share of a metric's range that has to be removed before recovery means anything."""
+UTILITY_KEPT = 0.8
+"""Least share of the original's utility that unlearning has to leave (the bound open-unlearning uses too)."""
+UTILITY_AFTER_ATTACK = 0.95
+"""Least share of the unlearned model's utility that an attack has to leave."""
+
+CLAIMS = {
+    "G1": "There was something to recover",
+    "G2": "Unlearning left a working model",
+    "G3": "The attack left a working model",
+    "G4": "The attack was tried on a model that never knew",
+    "G5": "The attack was run on the final model",
+    "G6": "The attack left no trace in the weights",
+}
+
+
+def as_utility(look: Observation) -> float:
+    """A metric as something that is good to have: itself, or the likelihood :math:`e^{-x}` of a loss in nats."""
+    return look.estimate if look.higher_means_more_knowledge else math.exp(min(-look.estimate, 700.0))
+
+
+def gate_gap(metric: str, gap: Interval | None, bounds: tuple[float, float] | None) -> Gate:
+    """G1: the interval of original - unlearned excludes 0, and the gap is at least 5 % of a bounded metric's range."""
+    least = MIN_GAP * (bounds[1] - bounds[0]) if bounds else 0.0
+    status: Status = "unknown"
+    if gap is None:
+        reason = "only one of the original and the unlearned model was looked at"
+    elif gap.low is None:
+        reason = "no interval: scores of the same examples, of two or more entities, are needed"
+    else:
+        status = "pass" if gap.low > 0 and gap.value >= least else "fail"
+        reason = f"unlearning removed {gap.value:.3f} [{gap.low:.3f}, {gap.high:.3f}]"
+        reason += f"; at least {least:.3f} is needed" if gap.value < least else ""
+        reason += "; the interval should exclude 0" if gap.low <= 0 else ""
+    return Gate("G1", CLAIMS["G1"], status, reason, metric=metric)
+
+
+def gate_utility(original: Observation | None, unlearned: Observation | None) -> Gate:
+    """G2: the unlearned model keeps at least 0.8 of the original's retain utility."""
+    status, reason = _kept(original, unlearned, least=UTILITY_KEPT, of="the original's")
+    return Gate("G2", CLAIMS["G2"], status, reason)
+
+
+def gate_intact(attack: str, point: int, unlearned: Observation | None, attacked: Observation | None) -> Gate:
+    """G3: the attacked model keeps at least 0.95 of the unlearned model's retain utility."""
+    status, reason = _kept(unlearned, attacked, least=UTILITY_AFTER_ATTACK, of="the unlearned model's")
+    return Gate("G3", CLAIMS["G3"], status, reason, attack=attack, point=point)
+
+
+def gate_control(attack: str, *, found: bool) -> Gate:
+    """G4: without a control, knowledge that was re-taught counts as recovered."""
+    reason = "a control was attacked too" if found else "no control: what the attack re-taught counts as recovered"
+    return Gate("G4", CLAIMS["G4"], "pass" if found else "warning", reason, attack=attack)
+
+
+def gate_baseline(attack: str, *, step: int, final: int) -> Gate:
+    """G5: every attack starts from the same model, the last one."""
+    reason = f"run at step {step}; the last look at the model was at step {final}"
+    return Gate("G5", CLAIMS["G5"], "pass" if step == final else "fail", reason, attack=attack)
+
+
+def gate_restored(restored: bool | None) -> Gate:
+    """G6: weights after the attacks equal weights before."""
+    reasons = {
+        True: "weights were compared bit by bit",
+        False: "weights differ after an attack",
+        None: "nobody compared the weights before and after the attacks",
+    }
+    states: dict[bool | None, Status] = {True: "pass", False: "fail", None: "warning"}
+    return Gate("G6", CLAIMS["G6"], states[restored], reasons[restored])
+
+
+def _kept(before: Observation | None, after: Observation | None, *, least: float, of: str) -> tuple[Status, str]:
+    if before is None or after is None:
+        return "unknown", "the retain set was not looked at"
+    had, has = as_utility(before), as_utility(after)
+    if not had > 0:
+        return "unknown", f"{of} retain {before.metric} of {had:.3f} leaves nothing to compare with"
+    share = has / had
+    reason = f"retain {before.metric} is {share:.2f} of {of}; at least {least} is needed"
+    return ("pass" if share >= least else "fail"), reason

@@ -1,0 +1,79 @@
+"""From looks to numbers with intervals."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_unlearn.report._looks import paired_scores
+from lightning_unlearn.report._schema import Interval, Observation
+from lightning_unlearn.report._statistics import (
+    Floats,
+    adjusted_recovery_rate,
+    is_unstable,
+    percentile_interval,
+    recovery_rate,
+    resampled_means,
+)
+
+MIN_ENTITIES = 2
+"""With a single entity every resample is the same, and an interval of width 0 would be a lie."""
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """The paired cluster bootstrap, from looks to intervals.
+
+    Args:
+        draws: Number of resamples.
+        seed: Of the generator.
+
+    Example:
+        >>> who = ["a", "a", "b", "b"]
+        >>> said = Observation(metric="p", split="forget", value=0.5, step=0, scores=[0.25, 0.25, 0.75, 0.75], entities=who)
+        >>> interval = Bootstrap().level(said)
+        >>> interval.value, interval.low, interval.high, interval.entities
+        (0.5, 0.25, 0.75, 2)
+    """
+
+    draws: int = 2000
+    seed: int = 0
+
+    def level(self, look: Observation) -> Interval:
+        """How much a model knows."""
+        return self.interval([look], lambda value: np.asarray(value))
+
+    def gap(self, original: Observation, unlearned: Observation) -> Interval:
+        """What was removed, positive if the original knew more."""
+        sign = 1 if original.higher_means_more_knowledge else -1
+        return self.interval([original, unlearned], lambda full, less: np.asarray(sign * (full - less)))
+
+    def recovery(self, original: Observation, unlearned: Observation, attacked: Observation) -> Interval:
+        """The share of the gap that an attack brought back, numerator and denominator resampled together."""
+        return self.interval([original, unlearned, attacked], recovery_rate, divides=True)
+
+    def adjusted(self, student: Sequence[Observation], control: Sequence[Observation]) -> Interval:
+        """The recovery of (original, unlearned, attacked), less what (control, attacked control) learned."""
+        return self.interval([*student, *control], adjusted_recovery_rate, divides=True)
+
+    def interval(self, looks: Sequence[Observation], of: Callable[..., Floats], *, divides: bool = False) -> Interval:
+        """The interval of a function of the looks' means.
+
+        Args:
+            looks: One per argument of ``of``.
+            of: From means to the number, elementwise.
+            divides: Whether ``of`` divides by the first mean less the second.
+        """
+        means = [look.estimate for look in looks]
+        with np.errstate(invalid="ignore"):  # a broken model may well say inf or NaN
+            value = float(of(*means))
+        scores, entities = paired_scores(looks), looks[0].clusters
+        number = len(set(entities))
+        if scores is None or number < MIN_ENTITIES or not math.isfinite(value):
+            return Interval(value, examples=len(looks[0].scores), entities=number)
+        columns = resampled_means(scores, entities, draws=self.draws, seed=self.seed).T
+        if divides and is_unstable(columns[0] - columns[1], means[0] - means[1]):
+            return Interval(value, unbounded=True, examples=len(entities), entities=number)
+        low, high = percentile_interval(of(*columns))
+        return Interval(value, low, high, examples=len(entities), entities=number)

@@ -1,0 +1,108 @@
+"""Numbers in words, the same words on the page and in the terminal."""
+
+import math
+from typing import Any
+
+from lightning_unlearn.report._schema import Interval, Recovery
+
+SHOWN = (-0.5, 1.5)
+"""Recovery beyond this is not told apart on the page; the JSON has the number."""
+
+NARROW = 0.03
+"""A recovery whose interval is narrower than this is shown with a decimal."""
+
+
+def name(metric: str) -> str:
+    """A metric's name as one says it.
+
+    Example:
+        >>> name("token_nll")
+        'token nll'
+    """
+    return metric.replace("_", " ")
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or two digits of something tiny.
+
+    Example:
+        >>> number(0.25), number(0.00002), number(None)
+        ('0.250', '2.0e-05', '-')
+    """
+    if value is None:
+        return "-"
+    tiny = 0 < abs(value) < 0.0005
+    return f"{value:.1e}" if tiny else f"{value:.3f}"
+
+
+def percent(value: float, *, digits: int = 0) -> str:
+    """A share as a percentage.
+
+    Args:
+        value: The share.
+        digits: After the decimal point.
+
+    Example:
+        >>> percent(0.624), percent(7.0), percent(float("nan"))
+        ('62 %', 'over 150 %', 'undefined')
+    """
+    if math.isnan(value):
+        return "undefined"
+    if value > SHOWN[1]:
+        return f"over {SHOWN[1]:.0%}".replace("%", " %")
+    if value < SHOWN[0]:
+        return f"under {SHOWN[0]:.0%}".replace("%", " %")
+    return f"{round(100 * value, digits) + 0.0:.{digits}f} %"  # + 0.0: never "-0 %"
+
+
+def level_words(interval: Interval | None) -> str:
+    """A level with its interval.
+
+    Example:
+        >>> level_words(Interval(0.5, 0.25, 0.75))
+        '0.500 [0.250, 0.750]'
+    """
+    if interval is None:
+        return "-"
+    bounds = "" if interval.low is None else f" [{number(interval.low)}, {number(interval.high)}]"
+    return number(interval.value) + bounds
+
+
+def recovery_words(interval: Interval) -> str:
+    """A recovery with its interval, with a decimal only where the interval is narrow enough to earn it.
+
+    Example:
+        >>> recovery_words(Interval(0.62, 0.48, 0.75)), recovery_words(Interval(0.0123, 0.01, 0.015))
+        ('62 % [48, 75]', '1.2 % [1.0, 1.5]')
+    """
+    if interval.unbounded:
+        return f"{percent(interval.value)} [unbounded]"
+    if interval.low is None or interval.high is None:
+        return percent(interval.value)
+    digits = 1 if interval.high - interval.low < NARROW else 0
+    low, high = (percent(end, digits=digits).removesuffix(" %") for end in (interval.low, interval.high))
+    return f"{percent(interval.value, digits=digits)} [{low}, {high}]"
+
+
+def point_words(recovery: Recovery) -> str:
+    """Where an attack stood: ``4 bits``, ``step 20``.
+
+    Example:
+        >>> point_words(Recovery("q", {}, "quant", 4, "bits", 9, "p", Interval(0.5), None, Interval(0.5)))
+        '4 bits'
+    """
+    return f"step {recovery.point}" if recovery.unit == "step" else f"{recovery.point} {recovery.unit}".strip()
+
+
+def plain(value: Any) -> str:
+    """A setting in words.
+
+    Example:
+        >>> plain({"bits": 4, "skip": ["head"]})
+        'bits: 4, skip: [head]'
+    """
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {plain(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(plain(item) for item in value)}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,120 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from lightning_unlearn.report import Observation, RobustnessReport, environment
+
+
+def test_a_report_survives_json(report):
+    assert RobustnessReport.from_json(report.to_json()) == report
+
+
+def test_a_report_survives_its_folder(report, tmp_path):
+    page = report.save(tmp_path / "new" / "folder")
+    assert sorted(path.name for path in page.parent.iterdir()) == ["curves.png", "report.html", "report.json"]
+    assert RobustnessReport.load(page.parent) == RobustnessReport.load(page.with_name("report.json")) == report
+    assert page.with_name("curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def small():
+    return RobustnessReport.from_observations([Observation("p", "forget", 0.5, 0)], draws=20)
+
+
+def test_saving_again_replaces_the_report_and_leaves_nothing_behind(small, tmp_path):
+    small.save(tmp_path)
+    replace(small, config="changed: true").save(tmp_path)
+    assert RobustnessReport.load(tmp_path).config == "changed: true"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_numbers_that_are_not_finite_are_strict_json_and_come_back():
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    looks = [Observation("nll", "forget", value, step) for step, value in enumerate([0.5, math.inf, -math.inf])]
+    made = RobustnessReport.from_observations(looks, training=[{"step": 1, "forget": math.inf}], draws=20)
+    text = made.to_json()
+    assert json.loads(text, parse_constant=refuse)["observations"][1]["value"] == "inf"
+    assert RobustnessReport.from_json(text) == made
+    nan = RobustnessReport.from_observations([Observation("nll", "forget", math.nan, 0)], draws=20)
+    assert math.isnan(RobustnessReport.from_json(nan.to_json()).observations[0].value)
+
+
+def test_a_string_called_nan_stays_a_string():
+    look = Observation("p", "forget", 0.5, 0, scores=[0.5, 0.5], entities=["nan", "inf"])
+    made = RobustnessReport.from_observations([look], draws=20)
+    assert RobustnessReport.from_json(made.to_json()).observations[0].entities == ["nan", "inf"]
+
+
+def test_each_observation_is_one_line(report):
+    lines = report.to_json().splitlines()
+    assert sum('"higher_means_more_knowledge"' in line for line in lines) == len(report.observations)
+
+
+def test_an_unwritable_folder_gives_one_error_with_the_way_out(small, tmp_path):
+    file = tmp_path / "report"
+    file.write_text("in the way")
+    with pytest.raises(OSError, match=r"folder should be writable\. Found `.+` when writing `.+report\.json`.*save it"):
+        small.save(file)
+
+
+def test_a_crash_while_writing_leaves_the_old_report_whole(small, tmp_path, monkeypatch):
+    small.save(tmp_path)
+    monkeypatch.setattr(
+        "pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(OSError, match="No space left on device"):
+        replace(small, config="changed: true").save(tmp_path)
+    assert RobustnessReport.load(tmp_path) == small
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('{"schema_version": 1, "run', r"should be complete JSON\. Found `.*line 1 column"),
+        ("", "should be complete JSON"),
+        ("[]", "should be a JSON object. Found a list"),
+        ('{"schema_version": 2}', r"`schema_version` should be 1\. Found `2`"),
+        ('{"schema_version": 1, "run": {}}', "Missing: `models, data"),
+    ],
+)
+def test_a_broken_file_gives_one_clear_error(text, match, tmp_path):
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(ValueError, match=match):
+        RobustnessReport.load(tmp_path)
+
+
+def test_a_row_of_another_shape_gives_one_clear_error(report):
+    data = json.loads(report.to_json())
+    del data["recoveries"][0]["rho"]
+    with pytest.raises(ValueError, match=r"rows should follow its schema. Found KeyError"):
+        RobustnessReport.from_json(json.dumps(data))
+
+
+def test_a_report_that_is_not_there_gives_one_clear_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`path` should be a report's folder"):
+        RobustnessReport.load(tmp_path)
+
+
+def test_scores_without_their_entities_are_refused():
+    with pytest.raises(ValueError, match="Found 1 entities for 2 scores of `p`"):
+        Observation("p", "forget", 0.5, 0, scores=[0.5, 0.5], entities=["a"])
+
+
+@pytest.mark.parametrize("wrong", [{"split": "train"}, {"subject": "teacher"}])
+def test_splits_and_subjects_are_closed_choices(wrong):
+    with pytest.raises(ValueError, match=r"should be \"\w+\" or \"\w+\""):
+        Observation(**{"metric": "p", "split": "forget", "value": 0.5, "step": 0, **wrong})
+
+
+def test_the_environment_names_no_machine(monkeypatch):
+    monkeypatch.setattr("platform.node", lambda: "secret-host")
+    assert "secret-host" not in str(environment())
+
+
+def test_runs_own_facts_join_the_environment(report):
+    assert {"created_utc", "torch", "lightning", "package_version", "strategy", "seed"} <= set(report.run)

@@ -1,0 +1,223 @@
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from lightning_unlearn.report import Interval, Observation, RobustnessReport
+from lightning_unlearn.report._colours import DARK, LIGHT
+from lightning_unlearn.report._plots import panels
+from lightning_unlearn.report._words import level_words, percent, recovery_words
+
+HOSTILE = "<script>alert('x')</script> \"&$[red]"
+
+
+class Page(HTMLParser):
+    """Tags, attributes and the text of each table row."""
+
+    VOID = ("meta", "br", "img", "link", "use", "path")
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.attributes, self.rows, self.open = [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.open += [] if tag in self.VOID else [tag]
+        if tag == "tr":
+            self.rows.append((dict(attrs).get("class"), []))
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "tr" in self.open:
+            self.rows[-1][1].append(data)
+
+    def row(self, who):
+        return next((kind, " ".join(cells)) for kind, cells in self.rows if cells[0] == who)
+
+
+@pytest.fixture(scope="module")
+def html(report):
+    return report.to_html()
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def in_terminal(report, width=100, **options):
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    report.print(console, **options)
+    return console.file.getvalue()
+
+
+def test_the_page_is_one_well_formed_document(html, page):
+    assert html.startswith("<!DOCTYPE html>")
+    assert page.open == []
+    assert page.tags.count("h1") == 1
+
+
+def test_the_page_loads_nothing_from_elsewhere(html, page):
+    assert not {"script", "link", "iframe", "object", "embed", "base", "img"} & set(page.tags)
+    references = [value for name, value in page.attributes if name in ("src", "href", "xlink:href", "srcset", "data")]
+    assert references  # glyphs and markers of the plots
+    assert all(value.startswith("#") for value in references)
+    assert "://" not in html
+    assert "@import" not in html
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
+
+
+def test_every_text_of_the_user_is_escaped(observations, context):
+    looks = [replace(look, attack=HOSTILE) if look.attack == "relearn" else look for look in observations]
+    looks = [replace(look, metric=HOSTILE) if look.metric == "probability" else look for look in looks]
+    looks = [replace(look, unit=HOSTILE, attack_config={HOSTILE: HOSTILE}) if look.attacked else look for look in looks]
+    facts = {"name": HOSTILE, "n": HOSTILE, "description": HOSTILE}
+    made = RobustnessReport.from_observations(
+        looks,
+        run={"notes": [HOSTILE], HOSTILE: HOSTILE},
+        models={HOSTILE: HOSTILE},
+        data={"forget": facts, HOSTILE: facts},
+        training=context["training"],
+        warnings=[HOSTILE],
+        config=HOSTILE,
+        definitions={HOSTILE: HOSTILE},
+        draws=20,
+    )
+    html = made.to_html()
+    assert html.count("&lt;script&gt;") > 20
+    assert "<script" not in html
+    assert Page(html).open == []
+    assert HOSTILE in in_terminal(made, width=2000)
+
+
+def test_numbers_on_the_page_are_the_numbers_in_the_json(report, page):
+    told = [r for r in RobustnessReport.from_json(report.to_json()).recoveries if r.metric == "probability" and r.worst]
+    assert [recovery.attack for recovery in told] == ["int8", "int4", "prune", "relearn"]
+    for recovery in told:
+        row = re.sub(r"\s+", " ", page.row(recovery.attack)[1])
+        assert level_words(recovery.forget) in row
+        assert level_words(recovery.retain) in row
+        assert recovery_words(recovery.rho) in row
+
+
+def test_the_terminal_says_what_the_page_says(report, page):
+    said = in_terminal(report, width=300)
+    for recovery in report.recoveries:
+        if recovery.worst and recovery.metric == "probability":
+            assert f"{recovery.forget.value:.3f}" in said
+            assert percent(recovery.rho.value, digits=0)[:2].strip() in said
+    assert report.summary["verdict"] in said
+
+
+def test_a_number_that_misses_a_gate_is_grey_with_its_reason(report, page):
+    kind, text = page.row("prune")
+    assert kind == "grey"
+    assert "not a verdict" in text
+    assert "at least 0.95 is needed" in text
+    assert page.row("relearn")[0] == "plain"
+    assert "prune: G3: retain probability is" in in_terminal(report)
+
+
+def test_a_number_that_misses_a_gate_is_never_the_verdict(report, observations):
+    assert "relearn at step 20" in report.summary["verdict"]
+    unsound = RobustnessReport.from_observations(observations, restored=False, draws=20)
+    html = unsound.to_html()
+    assert 'class="verdict grey"' in html
+    assert "no verdict" in html
+    assert all(kind == "grey" for kind, cells in Page(html).rows if cells[0] in ("int8", "int4", "relearn"))
+
+
+def test_limits_come_before_the_table(html, report):
+    assert report.warnings
+    assert all(
+        html.index(said.split(":")[0]) < html.index("<table") for said in [*report.warnings, *report.run["notes"]]
+    )
+
+
+def test_the_terminal_points_to_the_page(report, tmp_path):
+    page = report.save(tmp_path)
+    assert str(page) in in_terminal(report, width=300, page=page)
+    assert str(page) in in_terminal(report, width=300, page=tmp_path)
+
+
+def test_a_terminal_of_eighty_columns_is_enough(report):
+    assert max(len(line) for line in in_terminal(report, width=80).splitlines()) <= 80
+
+
+def test_panels_follow_the_theme_of_the_reader(report):
+    drawn = panels(report)
+    assert [panel.title.split(":")[0] for panel in drawn] == [
+        "Forget set",
+        "Retain set",
+        "Recovery over the run",
+        "Relearning",
+        "Training losses",
+        "Cosine of the forget and retain gradients",
+    ]
+    for panel in drawn:
+        svg = panel.to_svg()
+        assert "var(--ink)" in svg
+        assert not set(LIGHT.values()) & set(re.findall(r"#[0-9a-f]{6}\b", svg))
+
+
+def test_every_role_has_a_colour_of_its_own_in_both_themes():
+    assert LIGHT.keys() == DARK.keys()
+    assert len(set(LIGHT.values())) == len(LIGHT)
+
+
+def luminance(colour):
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("role", "least"), [("ink", 12), ("soft", 4.5), ("grey", 4), ("student", 4.5), ("attack-0", 4)]
+)
+def test_text_can_be_read_on_its_background(palette, role, least):
+    one, other = sorted((luminance(palette[role]), luminance(palette["card"])))
+    assert (other + 0.05) / (one + 0.05) >= least
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        [],
+        [Observation("p", "forget", 0.5, 0)],
+        [Observation("p", "retain", 0.5, 0)],
+        [Observation("p", "forget", float("nan"), step, attack=attack) for step in (0, 9) for attack in ("none", "a")],
+    ],
+    ids=["nothing", "one look", "retain only", "a broken model"],
+)
+def test_a_report_of_next_to_nothing_is_still_a_page(looks, tmp_path):
+    made = RobustnessReport.from_observations(looks, draws=20)
+    assert "<h1>Asked to forget: the forget set</h1>" in made.save(tmp_path).read_text()
+    assert "Note: One training run" in in_terminal(made)
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        (Interval(0.62, 0.48, 0.75), "62 % [48, 75]"),
+        (Interval(-0.001, -0.02, 0.02), "0 % [-2, 2]"),
+        (Interval(0.5), "50 %"),
+        (Interval(0.5, unbounded=True), "50 % [unbounded]"),
+        (Interval(3.0), "over 150 %"),
+        (Interval(-3.0), "under -50 %"),
+        (Interval(float("nan")), "undefined"),
+    ],
+)
+def test_recovery_in_words(interval, words):
+    assert recovery_words(interval) == words
