@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
+
+from lightning_unlearn.models._extras import require
+
+
+@dataclass(frozen=True)
+class LoRA:
+    r"""Train a low-rank change of the weights instead of the weights.
+
+    .. math:: W' = W + \frac{\alpha}{r} B A
+
+    ``B`` starts at zero, so the network starts as it was. With the adapter switched off it *is* as it was: the original
+    model costs no memory.
+
+    Args:
+        r: Rank, positive.
+        alpha: Numerator of the scale.
+        dropout: Of the adapter's input, in [0, 1).
+        target_modules: Which layers: ``"all-linear"`` (all but the output head), the ends of their names as a list, or a
+            regular expression of their full names.
+        seed: Of ``A``; random states stay as they were.
+
+    References:
+        Hu et al., `LoRA <https://arxiv.org/abs/2106.09685>`_, 2021, section 4.1.
+    """
+
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise ValueError(f"`r` should be positive. Found `r = {self.r}`.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` should be in [0, 1). Found `dropout = {self.dropout}`.")
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Freeze a transformers model and put the adapter around its layers, in place.
+
+        Args:
+            network: A causal language model.
+
+        Returns:
+            A ``peft.PeftModel``, only whose low-rank factors are trainable.
+        """
+        require("peft", purpose="`lora`")
+        from peft import LoraConfig, get_peft_model
+        from transformers.pytorch_utils import Conv1D
+
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=self.target_modules,
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in network.modules()),
+        )
+        with isolate_rng():
+            torch.manual_seed(self.seed)
+            wrapped: nn.Module = get_peft_model(network, config)
+        return wrapped
