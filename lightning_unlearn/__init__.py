@@ -4,7 +4,7 @@ from lightning_unlearn.attacks import Attack, Quantize, Relearn
 from lightning_unlearn.callbacks import RecoveryCheck, SavePretrained, Teach, Unlearn, WriteReport, unlearning
 from lightning_unlearn.data import QuestionAnswerData, SplitData
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization, KnowledgeMetric, TokenNLL
-from lightning_unlearn.models import TinyCausalLM
+from lightning_unlearn.models import LoRA, PretrainedCausalLM, TinyCausalLM
 from lightning_unlearn.module import UnlearningModule
 from lightning_unlearn.objectives import (
     NPO,
@@ -37,9 +37,11 @@ __all__ = [
     "GradientAscent",
     "KLToReference",
     "KnowledgeMetric",
+    "LoRA",
     "NPO",
     "Objective",
     "Prediction",
+    "PretrainedCausalLM",
     "Projector",
     "Quantize",
     "QuestionAnswerData",

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from lightning_unlearn.engine import muted
 from lightning_unlearn.functional.sharding import local, reshard
@@ -23,8 +22,8 @@ Restore = Callable[[], None]
 def isolated(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
     """Let anything happen to the module, and put everything back bit for bit, also after an exception.
 
-    Put back: buffers, ``.grad`` (the same tensors), ``requires_grad``, train and eval modes, the module's metrics and
-    its plain Python state, and the random number generators of torch, numpy and Python. Parameters are the business of
+    Put back: buffers, ``.grad`` (the same tensors), ``requires_grad``, train and eval modes, plain Python state
+    (metrics included), and the random number generators of torch, numpy and Python. Parameters are the business of
     whoever changes them: an attack restores what it writes. Trainer loops, optimizers, schedulers and loaders are never
     entered, so they need no snapshot.
 
@@ -86,22 +85,11 @@ def remember_modes(module: nn.Module) -> Restore:
     return restore
 
 
-def remember_metrics(module: nn.Module) -> Restore:
-    """States and counters of torchmetrics inside the module."""
-    metrics = [m for m in module.modules() if isinstance(m, Metric)]
-    saved = [(m, _metric_state(m), m._update_count, m._computed) for m in metrics]
-
-    def restore() -> None:
-        for metric, state, count, computed in saved:
-            for name, value in state.items():
-                setattr(metric, name, value)
-            metric._update_count, metric._computed = count, computed
-
-    return restore
-
-
 def remember_python_state(module: nn.Module) -> Restore:
-    """Numbers, strings, collections, arrays and stray tensors that the user's modules keep as plain attributes."""
+    """Numbers, strings, collections, arrays and stray tensors that modules keep as plain attributes.
+
+    The states and counters of torchmetrics are such attributes.
+    """
     saved = [(m, {k: copy.deepcopy(v) for k, v in m.__dict__.items() if _is_plain(k, v)}) for m in module.modules()]
 
     def restore() -> None:
@@ -126,7 +114,6 @@ REMEMBERED = [
     remember_buffers,
     remember_gradients,
     remember_modes,
-    remember_metrics,
     remember_python_state,
     remember_rng,
 ]
@@ -170,9 +157,3 @@ def _is_data(value: Any) -> bool:
         return all(_is_data(v) for v in value)
     return isinstance(value, _MAPPINGS) and all(_is_data(v) for v in value.values())
 
-
-def _metric_state(metric: Metric) -> dict[str, Any]:
-    return {
-        name: list(value) if isinstance(value := getattr(metric, name), list) else value.detach().clone()
-        for name in metric._defaults
-    }

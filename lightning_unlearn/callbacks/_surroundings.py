@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
@@ -33,6 +35,20 @@ C = TypeVar("C", bound=pl.Callback)
 def callbacks_of(trainer: pl.Trainer, kind: type[C]) -> list[C]:
     """The trainer's callbacks of one kind."""
     return [c for c in trainer.callbacks if isinstance(c, kind)]  # type: ignore[attr-defined]
+
+
+def refuse_truncated(checkpoint: Any) -> None:
+    """Say what is wrong with a checkpoint whose writing was interrupted; torch only says ``Invalid argument``."""
+    path = Path(str(checkpoint))
+    if checkpoint is None or not path.is_file():
+        return
+    with path.open("rb") as file:
+        starts_whole = file.read(2) == b"PK"
+    if starts_whole and not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"The checkpoint should be a whole file. Found one that ends in its middle: `{path}`, "
+            f"{path.stat().st_size} bytes. Resume from the one before it."
+        )
 
 
 def choose_readout(module: nn.Module) -> Readout:

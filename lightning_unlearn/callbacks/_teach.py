@@ -91,7 +91,7 @@ class Teach(pl.Callback):
         with torch.random.fork_rng(), _base_trainable(network) as params:
             torch.manual_seed(self.seed)
             network.train()
-            optimizer = torch.optim.AdamW(params, lr=self.lr, weight_decay=0.0)
+            optimizer = torch.optim.AdamW(params, lr=self.lr, betas=(0.9, 0.95), weight_decay=0.0)
             schedule = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer, self.lr, total_steps=total, pct_start=0.1, anneal_strategy="linear", cycle_momentum=False
             )

@@ -11,13 +11,13 @@ from typing_extensions import override
 
 from lightning_unlearn.callbacks._overlap import OverlapGuard
 from lightning_unlearn.callbacks._realised_step import RealisedStep
-from lightning_unlearn.callbacks._surroundings import choose_readout, forget_source, refuse_unsupported
+from lightning_unlearn.callbacks._surroundings import choose_readout, forget_source, refuse_truncated, refuse_unsupported
 from lightning_unlearn.data import ForgetStream, Source
-from lightning_unlearn.engine import GradientEngine, Row, combine_
+from lightning_unlearn.engine import GradientEngine, Row, combine_, strategy_kind
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.references import Reference, choose_reference
+from lightning_unlearn.references import FrozenCopy, Reference, choose_reference
 
 
 class Unlearn(pl.Callback):
@@ -90,15 +90,23 @@ class Unlearn(pl.Callback):
         if stage != "fit":
             return
         refuse_unsupported(trainer, pl_module)
+        refuse_truncated(trainer.ckpt_path)
         self._loader, self._order = forget_source(trainer, self.forget)
+        self._sees_restored_weights = trainer.ckpt_path is not None and not trainer.strategy.restore_checkpoint_after_setup
         if not trainer.strategy.restore_checkpoint_after_setup and any(True for _ in pl_module.parameters()):
-            self._attach(pl_module)
+            self._attach(trainer, pl_module)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sharded modules, and those that are built in ``configure_model``, exist only now."""
         if not hasattr(self, "_network"):
-            self._attach(pl_module)
+            self._attach(trainer, pl_module)
+            if self._sees_restored_weights and isinstance(self._chosen_reference, FrozenCopy):
+                raise NotImplementedError(
+                    "`FrozenCopy` should see the original weights before the checkpoint replaces them. Found a module that "
+                    "is built in `configure_model`, after which the checkpoint is restored at once. Build the network in "
+                    "`__init__`, or use LoRA with `AdapterDisabled()`."
+                )
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -198,7 +206,7 @@ class Unlearn(pl.Callback):
         loss: Tensor = self.objective(student, original)
         return loss
 
-    def _attach(self, pl_module: nn.Module) -> None:
+    def _attach(self, trainer: pl.Trainer, pl_module: nn.Module) -> None:
         self._used_readout = choose_readout(pl_module) if self.readout is None else self.readout
         self._network = self._used_readout.find_network(pl_module)
         self._chosen_reference = self.reference or choose_reference(self.objective, self._network)
@@ -208,6 +216,12 @@ class Unlearn(pl.Callback):
             raise ValueError(
                 f"`{type(self.objective).__name__}` should get the original model's whole distribution. Found "
                 f"`{type(self._chosen_reference).__name__}`, which only knows likelihoods. Use `FrozenCopy()`."
+            )
+        if isinstance(self._chosen_reference, FrozenCopy) and strategy_kind(trainer) == "fsdp1":
+            raise NotImplementedError(
+                "`FrozenCopy` should be able to swap weights in place. Found `FSDPStrategy` (FSDP1), whose flat parameters do "
+                "not show it. Use `ModelParallelStrategy` (FSDP2), LoRA with `AdapterDisabled()`, or an objective that only "
+                "needs likelihoods, such as `NPO`."
             )
         self._chosen_reference.attach(self._network)
 

@@ -94,7 +94,8 @@ class WriteReport(pl.Callback):
             data={name: about for check in checks for name, about in check.about_data().items()},
             training=self.training,
             config=self.config,
-            restored=all(c.restored is not False for c in checks),
+            restored=None if any(c.restored is None for c in checks) else all(c.restored for c in checks),
+            definitions={name: metric.in_words for c in checks for name, metric in c.metrics.items()},
         )
         report.save(self.folder)
         report.print(Console(), page=Path(self.folder) / "report.html")

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader, DistributedSampler
 from typing_extensions import override
 
@@ -15,7 +16,7 @@ from lightning_unlearn.data._stream import EMPTY, Order, batch_size_of, in_order
 class SplitData(pl.LightningDataModule):
     """What must stay and what must go, behind one datamodule.
 
-    The trainer sees the retain data; ``Unlearn`` fetches the forget data, ``RecoveryCheck`` the probe and attack data.
+    The trainer sees the retain data, and its validation and test loaders if it has any; ``Unlearn`` fetches the forget data, ``RecoveryCheck`` the probe and attack data.
     Each is a ``LightningDataModule`` (its training loader is used), a ``DataLoader``, a data set, or, from YAML, a mapping
     with ``class_path`` and ``init_args``.
 
@@ -53,6 +54,9 @@ class SplitData(pl.LightningDataModule):
         self.attack = self.forget if attack is None else Part(attack, "attack")
         self.pairing = pairing
         self.seed = seed
+        for name in ("val_dataloader", "test_dataloader"):  # the user's own, if there are any
+            if isinstance(source := self.retain.source, pl.LightningDataModule) and is_overridden(name, source):
+                setattr(self, name, getattr(source, name))
 
     @property
     def parts(self) -> list[Part]:
@@ -85,14 +89,6 @@ class SplitData(pl.LightningDataModule):
         world_size, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
         sampler = _PairedSampler(loader, self._order(retain_order), world_size, rank)
         return reordered(loader, ResumableLoader, batch_size=batch_size_of(loader), sampler=sampler)
-
-    @override
-    def val_dataloader(self) -> Iterable[Any]:
-        return in_order(self.retain.loader())
-
-    @override
-    def test_dataloader(self) -> Iterable[Any]:
-        return in_order(self.retain.loader())
 
     def forget_dataloader(self) -> Iterable[Any]:
         """What must go."""

@@ -1,8 +1,12 @@
 """Divergences between next-token distributions, packed one row per token."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from lightning_unlearn.functional.chunks import in_chunks
 
 
 def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
@@ -15,13 +19,74 @@ def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
         reference_logits: The same of the reference, ``[N, V]``.
 
     Returns:
-        ``[N]``, non-negative; zero where the two agree.
+        ``[N]``, non-negative up to rounding; zero where the two agree.
 
     Example:
         >>> kl_divergence(torch.zeros(1, 2), torch.zeros(1, 2))
         tensor([0.])
     """
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    log_p = F.log_softmax(logits.to(dtype), dim=-1)
-    log_reference = F.log_softmax(reference_logits.to(dtype), dim=-1)
+    return in_chunks(_kl_divergence, logits, reference_logits)
+
+
+def top_k_kl_divergence(logits: Tensor, reference_logits: Tensor, *, k: int) -> Tensor:
+    r"""The same over the reference's ``k`` likeliest tokens, both distributions renormalised to them.
+
+    .. math:: \mathrm{KL}(\tilde p_\mathrm{ref} \,\|\, \tilde p), \quad
+        \tilde p(v) = \frac{p(v)}{\sum_{u \in T} p(u)}, \quad T = \mathrm{top}_k \, p_\mathrm{ref}
+
+    Args:
+        logits: Unnormalised scores of the student, ``[N, V]``.
+        reference_logits: The same of the reference, ``[N, V]``.
+        k: Size of the support; ``V`` or more is the full divergence.
+
+    Returns:
+        ``[N]``, non-negative up to rounding.
+
+    Example:
+        >>> student, original = torch.tensor([[0.0, 1.0, 9.0]]), torch.tensor([[0.0, 0.0, -9.0]])
+        >>> top_k_kl_divergence(student, original, k=2)
+        tensor([0.1201])
+    """
+    top, tokens = reference_logits.topk(min(k, reference_logits.shape[-1]), dim=-1)
+    return kl_divergence(logits.gather(-1, tokens), top)
+
+
+def adjusted_cross_entropy(logits: Tensor, target_logits: Tensor, labels: Tensor, *, shift: float) -> Tensor:
+    r"""Cross-entropy of each row to a target in which the label's score is shifted, in nats.
+
+    .. math:: -\sum_v q(v) \log p(v), \quad q = \mathrm{softmax}(z^\mathrm{target} + \mathrm{shift} \cdot \mathrm{onehot}(y))
+
+    Args:
+        logits: Unnormalised scores of the student, ``[N, V]``.
+        target_logits: Of the target, ``[N, V]``.
+        labels: Class or token ids, ``[N]``.
+        shift: What is added to the label's score in the target; minus infinity rules the label out.
+
+    Returns:
+        ``[N]``, non-negative.
+
+    Example:
+        >>> flat = torch.zeros(1, 4)
+        >>> adjusted_cross_entropy(flat, flat, torch.tensor([2]), shift=-torch.inf)
+        tensor([1.3863])
+    """
+    return in_chunks(partial(_adjusted_cross_entropy, shift=shift), logits, target_logits, labels)
+
+
+def _kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
+    log_p, log_reference = _log_softmax(logits), _log_softmax(reference_logits)
     return F.kl_div(log_p, log_reference, log_target=True, reduction="none").sum(-1)
+
+
+def _adjusted_cross_entropy(logits: Tensor, target_logits: Tensor, labels: Tensor, *, shift: float) -> Tensor:
+    target, column = _raise(target_logits), labels[:, None]
+    adjusted = target.scatter(1, column, target.gather(1, column) + shift)
+    return F.cross_entropy(_raise(logits), adjusted.softmax(-1), reduction="none")
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return F.log_softmax(_raise(logits), dim=-1)
+
+
+def _raise(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

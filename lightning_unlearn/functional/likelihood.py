@@ -51,3 +51,23 @@ def mean_or_zero(values: Tensor) -> Tensor:
         tensor(0.)
     """
     return values.sum() / max(values.numel(), 1)
+
+
+def place_in_example(example: Tensor) -> Tensor:
+    """How many rows of the same example come before each row.
+
+    Args:
+        example: Which example of the batch a row belongs to, ``[N]``, in any order.
+
+    Returns:
+        ``[N]`` int64, counted from 0.
+
+    Example:
+        >>> place_in_example(torch.tensor([0, 0, 2, 0, 2]))
+        tensor([0, 1, 0, 2, 1])
+    """
+    order = example.argsort(stable=True)
+    grouped = example[order]
+    first = torch.searchsorted(grouped, grouped)  # where the rows of one's own example start
+    place = torch.arange(len(example), device=example.device) - first
+    return torch.empty_like(place).scatter(0, order, place)

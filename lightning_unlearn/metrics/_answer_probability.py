@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 from torch import Tensor
 from typing_extensions import override
 
@@ -20,6 +22,8 @@ class AnswerProbability(KnowledgeMetric):
     References:
         Maini et al., `TOFU <https://arxiv.org/abs/2401.06121>`_, 2024, section 2.2.1, "Probability".
     """
+
+    in_words: ClassVar[str] = "The probability the model gives to the right answer, as the geometric mean over its tokens."
 
     @override
     def scores_of(self, prediction: Prediction) -> Tensor:

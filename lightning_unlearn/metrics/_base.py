@@ -19,10 +19,12 @@ class KnowledgeMetric(Metric):
 
     Attributes:
         more_means_known: Whether a higher score means more knowledge.
+        in_words: What it means, for a reader of the report who has not read this.
         bounds: Smallest and largest possible score; infinite where there is none.
     """
 
     more_means_known: ClassVar[bool] = True
+    in_words: ClassVar[str] = "A score per example; see the metric's own documentation."
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     full_state_update = False
     is_differentiable = False

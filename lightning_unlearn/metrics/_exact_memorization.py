@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 from torch import Tensor
 from typing_extensions import override
 
@@ -21,6 +23,8 @@ class ExactMemorization(KnowledgeMetric):
     References:
         Tirumala et al., `Memorization Without Overfitting <https://arxiv.org/abs/2205.10770>`_, 2022, definition 1.
     """
+
+    in_words: ClassVar[str] = "The share of the right answer's tokens that are the model's first choice."
 
     @override
     def scores_of(self, prediction: Prediction) -> Tensor:

@@ -2,10 +2,36 @@
 
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.objectives._bounded import Bounded
+from lightning_unlearn.objectives._ceu import CEU
 from lightning_unlearn.objectives._cross_entropy import CrossEntropy
+from lightning_unlearn.objectives._fixed_random_label import FixedRandomLabel
 from lightning_unlearn.objectives._gradient_ascent import GradientAscent
 from lightning_unlearn.objectives._kl_to_reference import KLToReference
+from lightning_unlearn.objectives._logit_margin_flattening import LogitMarginFlattening
 from lightning_unlearn.objectives._npo import NPO
+from lightning_unlearn.objectives._random_label import RandomLabel
+from lightning_unlearn.objectives._sat_imp import SatImp
 from lightning_unlearn.objectives._sim_npo import SimNPO
+from lightning_unlearn.objectives._top_k_kl import TopKKL
+from lightning_unlearn.objectives._undial import UNDIAL
+from lightning_unlearn.objectives._uniform_label import UniformLabel
+from lightning_unlearn.objectives._wga import WGA
 
-__all__ = ["Objective", "CrossEntropy", "GradientAscent", "Bounded", "NPO", "SimNPO", "KLToReference"]
+__all__ = [
+    "Objective",
+    "CrossEntropy",
+    "GradientAscent",
+    "Bounded",
+    "NPO",
+    "SimNPO",
+    "WGA",
+    "SatImp",
+    "CEU",
+    "UNDIAL",
+    "LogitMarginFlattening",
+    "RandomLabel",
+    "FixedRandomLabel",
+    "UniformLabel",
+    "KLToReference",
+    "TopKKL",
+]

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two processes on two cores collapse otherwise
+
+import pytest
+import torch
+
+DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """Real benchmark data, which is not part of this repository."""
+    if not DATA.is_dir():
+        pytest.skip(f"no benchmark data at {DATA}; set LIGHTNING_UNLEARN_DATA")
+    return DATA

@@ -1,0 +1,178 @@
+"""A fit with `RecoveryCheck` every step equals the fit without it, bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from _modules import HostileModule, loader, quiet
+from lightning.pytorch.plugins.precision import MixedPrecision
+
+from lightning_unlearn import Attack, GradientAscent, Quantize, RecoveryCheck, Relearn, Unlearn
+from lightning_unlearn.callbacks import _isolation
+
+
+class Vandal(Attack):
+    """Disturbs everything that must be put back, then raises or not."""
+
+    family = "vandal"
+    unit = "step"
+
+    def __init__(self, raises: bool) -> None:
+        self.raises = raises
+
+    @contextmanager
+    def __call__(self, network: Any, **kwargs: Any) -> Iterator[Iterator[int]]:
+        saved = [p.detach().clone() for p in network.parameters()]
+        try:
+            with torch.no_grad():
+                for p in network.parameters():
+                    p.add_(1.0)
+                for b in network.buffers():
+                    b.add_(1)
+            for p in network.parameters():
+                p.requires_grad_(False)
+                p.grad = torch.ones_like(p)
+            network.train(not network.training)
+            network.calls += 100
+            network.history.append(-1)
+            network.noise[:] = 7
+            network.mean_loss.update(1e6)
+            torch.rand(3), np.random.rand(3), random.random()
+            if self.raises:
+                raise RuntimeError("an attack that fails")
+            yield iter([0])
+        finally:
+            with torch.no_grad():
+                for p, value in zip(network.parameters(), saved, strict=True):
+                    p.copy_(value)
+
+
+ATTACKS: dict[str, Any] = {
+    "quantize": lambda: Quantize(bits=3, skip=()),
+    "relearn_adapter": lambda: Relearn(steps=3, lr=1e-2),
+    "relearn_full": lambda: Relearn(steps=3, lr=1e-2, mode="full"),
+    "vandal": lambda: Vandal(raises=False),
+    "vandal_raises": lambda: Vandal(raises=True),
+}
+FITS: dict[str, Any] = {
+    "fp32": dict,
+    "accumulate": lambda: {"accumulate_grad_batches": 2},
+    "clipping": lambda: {"gradient_clip_val": 0.01},
+    "bf16-mixed": lambda: {"precision": "bf16-mixed"},
+    "16-mixed": lambda: {
+        "plugins": [MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=256.0))]
+    },
+}
+
+
+class Fingerprint(pl.Callback):
+    """Everything there is to know about a fit, after every step."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
+        self.steps.append(fingerprint(trainer, module))
+
+
+def fingerprint(trainer: Any, module: Any) -> str:
+    optimizer, scaler = trainer.optimizers[0].state_dict(), getattr(trainer.precision_plugin, "scaler", None)
+    tensors = [
+        *module.parameters(),
+        *module.buffers(),
+        *(p.grad for p in module.parameters() if p.grad is not None),
+        *(v for s in optimizer["state"].values() for v in s.values() if torch.is_tensor(v)),
+        *(v for v in module.mean_loss.metric_state.values()),
+        torch.get_rng_state(),
+    ]
+    plain = (
+        [p.requires_grad for p in module.parameters()],
+        [m.training for m in module.modules()],
+        {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("recovery/")},
+        (module.calls, module.history, module.noise.tolist(), module.mean_loss._update_count),
+        (trainer.global_step, trainer.lr_scheduler_configs[0].scheduler.get_last_lr()),
+        None if scaler is None else scaler.state_dict(),
+        (random.getstate(), np.random.get_state()[1].tolist()),
+    )
+    digest = hashlib.sha256(repr(plain).encode())
+    for t in tensors:
+        digest.update(t.detach().contiguous().view(torch.uint8).numpy().tobytes() if t.dim() else repr(t.item()).encode())
+    return digest.hexdigest()
+
+
+def fit(check: RecoveryCheck | None, **kwargs: Any) -> list[str]:
+    pl.seed_everything(3, verbose=False)
+    module, watch = HostileModule(), Fingerprint()
+    unlearn = Unlearn(GradientAscent(), forget=loader(seed=2, shuffle=True))
+    callbacks = [unlearn, *([check] if check else []), watch]
+    trainer = quiet(callbacks=callbacks, max_epochs=2, num_sanity_val_steps=0, **kwargs)
+    trainer.fit(module, loader(seed=1, shuffle=True), loader(seed=3))
+    return [*watch.steps, fingerprint(trainer, module)]
+
+
+def check_with(attack: str) -> RecoveryCheck:
+    return RecoveryCheck({attack: ATTACKS[attack]()}, every_n_steps=1, retain_probe=loader(seed=1))
+
+
+@pytest.mark.parametrize("precision", FITS)
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.filterwarnings("ignore:Attack `vandal_raises` failed")
+def test_fit_is_the_same_to_the_bit(attack: str, precision: str) -> None:
+    check = check_with(attack)
+    assert fit(check, **FITS[precision]()) == fit(None, **FITS[precision]())
+    steps = {look.step for look in check.observations}
+    assert len(steps) > 5  # it did run, at the start and after every step
+    failed = attack == "vandal_raises"
+    assert {look.attack for look in check.observations} == ({"none"} if failed else {"none", attack})
+
+
+@pytest.mark.parametrize("left_out", _isolation.REMEMBERED, ids=lambda remember: remember.__name__)
+def test_the_comparison_notices_each_kind_of_state(left_out: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaving one kind of state out gives another fit: the test above could fail."""
+    whole = fit(None)
+    kept = [remember for remember in _isolation.REMEMBERED if remember is not left_out]
+    monkeypatch.setattr(_isolation, "REMEMBERED", kept)
+    monkeypatch.setattr("lightning_unlearn.callbacks._recovery_check.checksum", lambda module: 0)
+    try:
+        disturbed = fit(check_with("vandal"))
+    except RuntimeError:
+        return  # so disturbed that training itself fails: noticed
+    assert disturbed != whole
+
+
+def test_weights_left_changed_stop_the_fit() -> None:
+    class Forgetful(Attack):
+        family, unit = "weights", "step"
+
+        @contextmanager
+        def __call__(self, network: Any, **kwargs: Any) -> Iterator[Iterator[int]]:
+            with torch.no_grad():
+                next(network.parameters()).add_(1e-3)
+            yield iter([0])
+
+    check = RecoveryCheck({"forgetful": Forgetful()}, every_n_steps=1)
+    with pytest.raises(RuntimeError, match="`forgetful` should leave every weight as it was"):
+        fit(check)
+
+
+def test_a_failed_attack_is_named_and_the_fit_goes_on() -> None:
+    with pytest.warns(UserWarning, match="`vandal_raises` failed, and the fit goes on without it: RuntimeError: an attack"):
+        fit(check_with("vandal_raises"))
+
+
+def test_aliases_of_a_restored_list_still_hold_it() -> None:
+    module = HostileModule()
+    alias, before = module.history, copy.deepcopy(module.history)
+    with _isolation.isolated(quiet(), module):
+        module.history.append(5)
+    assert module.history is alias
+    assert alias == before

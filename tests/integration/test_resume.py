@@ -1,0 +1,87 @@
+"""Interrupted and resumed equals uninterrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from _modules import SomebodysModule, examples, quiet
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from lightning_unlearn import FrozenCopy, GradientAscent, KLToReference, NPO, Quantize, RecoveryCheck, SplitData, Unlearn
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+]
+OBJECTIVES: dict[str, Any] = {
+    "none": lambda: {"objective": GradientAscent()},
+    "cache": lambda: {"objective": NPO(beta=0.5)},
+    "copy": lambda: {"objective": KLToReference(), "reference": FrozenCopy(), "weight": 2.0},
+}
+
+
+def parts(objective: str, folder: Path) -> dict[str, Any]:
+    data = SplitData(
+        retain=DataLoader(examples(1, n=24), batch_size=4), forget=DataLoader(examples(2, n=10), batch_size=3), pairing="cyclic"
+    )
+    callbacks = [
+        Unlearn(**OBJECTIVES[objective]()),
+        RecoveryCheck({"int4": Quantize(bits=4)}, every_n_steps=2),
+        ModelCheckpoint(folder / "ckpt", every_n_train_steps=1, save_top_k=-1, filename="{step}"),
+    ]
+    return {"data": data, "callbacks": callbacks}
+
+
+def fit(objective: str, folder: Path, ckpt_path: Path | None = None, **kwargs: Any) -> Any:
+    built = parts(objective, folder)
+    module = SomebodysModule("adamw")
+    trainer = quiet(callbacks=built["callbacks"], enable_checkpointing=True, max_epochs=3, **kwargs)
+    trainer.fit(module, datamodule=built["data"], ckpt_path=ckpt_path)
+    return module, built["callbacks"]
+
+
+@pytest.mark.parametrize("interrupted_at", [3, 6, 10])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_resumed_equals_uninterrupted(objective: str, interrupted_at: int, tmp_path: Path) -> None:
+    """Six steps an epoch: within the first, at its end, within the second."""
+    whole, (unlearn, check, _) = fit(objective, tmp_path / "whole")
+    fit(objective, tmp_path / "first", max_steps=interrupted_at)
+    resumed, again = fit(objective, tmp_path / "second", tmp_path / "first" / "ckpt" / f"step={interrupted_at}.ckpt")
+
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert again[0]._steps == unlearn._steps
+    assert again[0]._stream.position == unlearn._stream.position
+    assert {look.step for look in check.observations} <= {look.step for look in again[1].observations}
+
+
+def test_the_position_matters(tmp_path: Path) -> None:
+    """Without it the resumed run differs: the test above could fail."""
+    whole, _ = fit("none", tmp_path / "whole")
+    fit("none", tmp_path / "first", max_steps=6)
+    path = tmp_path / "first" / "ckpt" / "step=6.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    (state,) = [v for k, v in checkpoint["callbacks"].items() if k.startswith("Unlearn")]
+    assert state["position"] == 6
+    state["position"] = 0
+    torch.save(checkpoint, path)
+    resumed, _ = fit("none", tmp_path / "second", path)
+    assert any(not torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_truncated_checkpoint_gives_one_clear_error(tmp_path: Path) -> None:
+    fit("none", tmp_path / "first", max_steps=3)
+    path = tmp_path / "first" / "ckpt" / "step=3.ckpt"
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match=r"should be a whole file\. Found one that ends in its middle"):
+        fit("none", tmp_path / "second", path)
+
+
+def test_checkpoint_of_another_objective_is_not_mistaken_for_ours(tmp_path: Path) -> None:
+    fit("none", tmp_path / "first", max_steps=3)
+    _, (unlearn, *_) = fit("cache", tmp_path / "second", tmp_path / "first" / "ckpt" / "step=3.ckpt")
+    assert len(unlearn._chosen_reference) == 10  # cached anew, from the weights it was given
