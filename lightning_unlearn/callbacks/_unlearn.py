@@ -90,9 +90,7 @@ class Unlearn(pl.Callback):
         if stage != "fit":
             return
         refuse_unsupported(trainer, pl_module)
-        refuse_truncated(trainer.ckpt_path)
         self._loader, self._order = forget_source(trainer, self.forget)
-        self._sees_restored_weights = trainer.ckpt_path is not None and not trainer.strategy.restore_checkpoint_after_setup
         if not trainer.strategy.restore_checkpoint_after_setup and any(True for _ in pl_module.parameters()):
             self._attach(trainer, pl_module)
 
@@ -101,7 +99,8 @@ class Unlearn(pl.Callback):
         """Sharded modules, and those that are built in ``configure_model``, exist only now."""
         if not hasattr(self, "_network"):
             self._attach(trainer, pl_module)
-            if self._sees_restored_weights and isinstance(self._chosen_reference, FrozenCopy):
+            restored = trainer.ckpt_path is not None and not trainer.strategy.restore_checkpoint_after_setup
+            if restored and isinstance(self._chosen_reference, FrozenCopy):
                 raise NotImplementedError(
                     "`FrozenCopy` should see the original weights before the checkpoint replaces them. Found a module that "
                     "is built in `configure_model`, after which the checkpoint is restored at once. Build the network in "
@@ -180,8 +179,9 @@ class Unlearn(pl.Callback):
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind."""
+        """Leave no hook behind; say so if it was the checkpoint."""
         self._detach_hook()
+        refuse_truncated(trainer.ckpt_path)
 
     @override
     def state_dict(self) -> dict[str, Any]:
