@@ -1,0 +1,47 @@
+import math
+
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_unlearn.functional.divergence import adjusted_cross_entropy
+from lightning_unlearn.functional.likelihood import mean_or_zero, place_in_example
+from lightning_unlearn.objectives._base import Objective
+from lightning_unlearn.prediction import Likelihood, Prediction
+
+
+class CEU(Objective):
+    r"""Cross-entropy unlearning (CE-U): imitate yourself, as if the label did not exist.
+
+    .. math:: -\frac{1}{N} \sum_{n=1}^{N} \sum_{v \neq y_n} \frac{\bar p_n(v)}{1 - \bar p_n(y_n)} \log p_n(v)
+
+    with :math:`\bar p` the network's own distribution, taken as a constant. The gradient vanishes neither where the
+    network is sure of the label nor grows where it is unsure, as that of ascent does.
+
+    Args:
+        skip_first_tokens: Leave the first so many supervised rows of each example alone: they often say nothing yet.
+            OpenUnlearning skips one. Keep 0 where an example has a single row, as an image has: nothing is left else.
+
+    Example:
+        >>> import torch
+        >>> said = Prediction(torch.zeros(1, 3), torch.tensor([2]), torch.tensor([0]), batch_size=1)
+        >>> CEU()(said)  # log 3
+        tensor(1.0986)
+
+    References:
+        Yang, `CE-U: Cross Entropy Unlearning <https://arxiv.org/abs/2503.01224>`_, 2025.
+    """
+
+    def __init__(self, skip_first_tokens: int = 0) -> None:
+        super().__init__()
+        if skip_first_tokens < 0:
+            raise ValueError(
+                f"`skip_first_tokens` should not be negative. Found `skip_first_tokens = {skip_first_tokens}`."
+            )
+        self.skip_first_tokens = skip_first_tokens
+
+    @override
+    def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
+        own = student.logits.detach()
+        rows = adjusted_cross_entropy(student.logits, own, student.labels, shift=-math.inf)
+        kept = place_in_example(student.example) >= self.skip_first_tokens
+        return mean_or_zero(rows[kept])

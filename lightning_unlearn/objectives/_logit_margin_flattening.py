@@ -1,0 +1,32 @@
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_unlearn.functional.likelihood import mean_or_zero
+from lightning_unlearn.objectives._base import Objective
+from lightning_unlearn.prediction import Likelihood, Prediction
+
+
+class LogitMarginFlattening(Objective):
+    r"""Flatten the distribution without a softmax: bring the largest score down to the mean. PDU's forget term.
+
+    .. math:: \frac{1}{N} \sum_{n=1}^{N} \Bigl(\max_v z_n(v) - \frac{1}{V} \sum_v z_n(v)\Bigr)^2
+
+    The labels play no part, only where they stand. Public code of this loss reads one position to the right of each
+    label; here a row is what predicts its label.
+
+    Example:
+        >>> import torch
+        >>> said = Prediction(torch.tensor([[0.0, 2.0]]), torch.tensor([0]), torch.tensor([0]), batch_size=1)
+        >>> LogitMarginFlattening()(said)
+        tensor(1.)
+
+    References:
+        Entesari et al., `Constrained Entropic Unlearning <https://arxiv.org/abs/2506.05314>`_, 2025: the forget term
+        alone, without the multiplier on the retain loss.
+    """
+
+    @override
+    def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
+        logits = student.logits.to(torch.promote_types(student.logits.dtype, torch.float32))
+        return mean_or_zero((logits.amax(-1) - logits.mean(-1)) ** 2)

@@ -1,0 +1,52 @@
+import math
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_unlearn.functional.likelihood import mean_or_zero
+from lightning_unlearn.objectives._base import Objective
+from lightning_unlearn.prediction import Likelihood, Prediction
+
+
+class SatImp(Objective):
+    r"""Ascent weighted by saturation and importance: where the label is still likely, but not beyond doubt.
+
+    .. math:: \frac{1}{N} \sum_{n=1}^{N} \bar p_n(y_n)^{\beta_1} \, (1 - \bar p_n(y_n))^{\beta_2} \log p_n(y_n)
+
+    with the weights taken as constants. A token known beyond doubt gets none: a perfectly memorised answer does not move.
+
+    How much forgetting weighs is not part of the objective but ``weight`` of :class:`Unlearn`: OpenUnlearning's
+    configuration has 0.1 against 1 for retaining, the authors' instructions 1 against 0.1.
+
+    Args:
+        beta1: Of the saturation, not negative.
+        beta2: Of the importance, not negative. At 0 this is :class:`WGA`.
+
+    Example:
+        >>> import torch
+        >>> said = Prediction(torch.zeros(1, 2), torch.tensor([1]), torch.tensor([0]), batch_size=1)
+        >>> SatImp(beta1=1.0, beta2=1.0)(said)  # -log(2) / 4
+        tensor(-0.1733)
+
+    References:
+        Yang et al., `Exploring Criteria of Loss Reweighting to Enhance LLM Unlearning
+        <https://arxiv.org/abs/2505.11953>`_, 2025.
+    """
+
+    def __init__(self, beta1: float = 5.0, beta2: float = 1.0) -> None:
+        super().__init__()
+        if not (0 <= beta1 < math.inf and 0 <= beta2 < math.inf):
+            raise ValueError(
+                f"`beta1` and `beta2` should be finite and not negative. Found `beta1 = {beta1}`, `beta2 = {beta2}`."
+            )
+        self.beta1 = beta1
+        self.beta2 = beta2
+
+    @override
+    def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
+        nll = student.token_nll()
+        log_p = -nll.detach()
+        # -expm1, not 1 - exp: a well known token has digits left in the former only.
+        weight = torch.exp(self.beta1 * log_p) * (-torch.expm1(log_p)) ** self.beta2
+        return -mean_or_zero(weight * nll)
