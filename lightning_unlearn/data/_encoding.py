@@ -19,8 +19,12 @@ Template = Literal["chat", "plain"]
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a folder or a hub id; ``"bundled"`` is the small one that comes with the package."""
-    return AutoTokenizer.from_pretrained(str(bundled_path()) if name == "bundled" else name)
+    """Load a tokenizer by what :func:`PretrainedCausalLM` takes; ``"bundled"`` is the small one of the package."""
+    if name == "bundled":
+        return AutoTokenizer.from_pretrained(str(bundled_path()))
+    from lightning_unlearn.models._pretrained import pretrained_tokenizer  # which itself needs the bundled files
+
+    return pretrained_tokenizer(name)
 
 
 @dataclass(frozen=True)
