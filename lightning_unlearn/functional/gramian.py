@@ -1,0 +1,55 @@
+"""Geometry of vectors that are known only by their inner products."""
+
+import torch
+from torch import Tensor
+
+_CUTOFF = 1e-12
+
+
+def reciprocal_lengths(gramian: Tensor) -> Tensor:
+    """One over the length of each vector; 0 for a vector of zeros.
+
+    Args:
+        gramian: Inner products of ``k`` vectors, ``[..., k, k]``, positive semi-definite.
+
+    Returns:
+        ``[..., k]``.
+
+    Example:
+        >>> reciprocal_lengths(torch.tensor([[4.0, 0.0], [0.0, 0.0]]))
+        tensor([0.5000, 0.0000])
+    """
+    squares = gramian.diagonal(dim1=-2, dim2=-1)
+    return torch.where(squares > 0, squares.clamp_min(torch.finfo(squares.dtype).tiny).rsqrt(), 0)
+
+
+def orthonormal_basis(gramian: Tensor) -> Tensor:
+    r"""Combinations of ``k`` vectors that are an orthonormal basis of their span.
+
+    With :math:`K = S^{-1} V \Lambda V^\top S^{-1}`, where :math:`S` scales each vector to unit length,
+
+    .. math:: C = S V \Lambda^{-1/2}, \qquad C^\top K C = I
+
+    Eigenvalues below 1e-12 of the largest are noise: vectors closer than about 1e-6 radians to the span of the others
+    count as lying in it.
+
+    Args:
+        gramian: Inner products of ``k`` vectors, ``[..., k, k]`` float64, positive semi-definite.
+
+    Returns:
+        ``[..., k, k]``, one basis vector per column; columns of zeros where the vectors are dependent. For vectors that
+        are the columns of ``G``, the basis is ``G @ C``; a vector ``d`` has the coordinates ``C.mT @ (G.mT @ d)`` in it.
+
+    Example:
+        >>> twice_the_same = torch.ones(2, 2, dtype=torch.float64)
+        >>> basis = orthonormal_basis(twice_the_same)
+        >>> (basis.mT @ twice_the_same @ basis).round(decimals=6).abs()
+        tensor([[0., 0.],
+                [0., 1.]], dtype=torch.float64)
+    """
+    scale = reciprocal_lengths(gramian)
+    values, vectors = torch.linalg.eigh(scale[..., :, None] * gramian * scale[..., None, :])
+    independent = values > _CUTOFF * values[..., -1:]
+    roots = torch.where(independent, values.clamp_min(torch.finfo(values.dtype).tiny).rsqrt(), 0)
+    basis: Tensor = scale[..., :, None] * vectors * roots[..., None, :]
+    return basis
