@@ -1,0 +1,68 @@
+"""What comes out of the fit loads back into what the user had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from _modules import quiet
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM
+
+from lightning_unlearn import (
+    NPO,
+    LoRA,
+    QuestionAnswerData,
+    SavePretrained,
+    SplitData,
+    TinyCausalLM,
+    Unlearn,
+    UnlearningModule,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+
+def people(group: str) -> QuestionAnswerData:
+    return QuestionAnswerData("bundled:people", "bundled", where={"group": [group]}, batch_size=6)
+
+
+def unlearned(network: Any, *callbacks: Any) -> UnlearningModule:
+    module = UnlearningModule(network, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2))
+    data = SplitData(retain=people("retain"), forget=people("forget"))
+    quiet(callbacks=[Unlearn(NPO()), *callbacks], max_steps=2).fit(module, datamodule=data)
+    return module
+
+
+def logits(network: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return network.eval()(torch.arange(8)[None]).logits
+
+
+def tiny() -> Any:
+    return TinyCausalLM(hidden_size=32, num_hidden_layers=1)
+
+
+def test_plain_model_loads_back(tmp_path: Path) -> None:
+    module = unlearned(tiny(), SavePretrained(str(tmp_path)))
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert_close(logits(again), logits(module.network), rtol=0, atol=0)
+    assert set(again.state_dict()) == set(tiny().state_dict())
+    assert (logits(again) - logits(tiny())).abs().max() > 1e-3  # and it is the unlearned one
+
+
+def test_adapter_loads_back(tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    module = unlearned(LoRA(r=4).wrap(tiny()), SavePretrained(str(tmp_path)))
+    again = PeftModel.from_pretrained(tiny(), tmp_path)
+    assert_close(logits(again), logits(module.network), rtol=0, atol=0)
+
+
+def test_merged_adapter_loads_back_as_a_plain_model_and_the_live_one_keeps_its_adapter(tmp_path: Path) -> None:
+    module = unlearned(LoRA(r=4).wrap(tiny()), SavePretrained(str(tmp_path), merge_adapter=True))
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert_close(logits(again), logits(module.network), rtol=0, atol=1e-5)
+    assert any("lora_" in name for name, _ in module.network.named_parameters())
