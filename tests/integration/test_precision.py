@@ -38,7 +38,7 @@ def test_the_loss_scale_does_not_change_what_is_learnt(clip: float | None) -> No
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_forget_gradient_overflow_is_retried_and_the_users_own_is_left_to_the_scaler() -> None:
-    module, unlearn, _ = fit(**scaled(2.0**24))  # overflows until the scaler has backed off
+    module, unlearn, _ = fit(**scaled(2.0**20))  # overflows until the scaler has backed off
     assert unlearn._steps["merged"] == 6
     assert 0 < unlearn._steps["taken"] < 6  # skipped ones were not taken
     assert all(p.isfinite().all() for p in module.parameters())
