@@ -33,7 +33,7 @@ class UnlearnCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the four parts."""
         for name, (cls, text) in _PARTS.items():
-            parser.add_argument(f"--{name}", type=cls | None, default=None, help=text, enable_path=True)
+            parser.add_argument(f"--{name}", type=cls | None, default=None, help=text)
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:

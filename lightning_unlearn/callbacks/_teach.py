@@ -96,10 +96,8 @@ class Teach(pl.Callback):
                 optimizer, self.lr, total_steps=total, pct_start=0.1, anneal_strategy="linear", cycle_momentum=False
             )
             steps = (batch for _ in range(self.epochs) for batch in loader)
-            shown = track(
-                steps, "Teaching what is to be forgotten, and what is to stay", total=total, disable=not trainer.is_global_zero
-            )
-            for batch in shown:
+            shown = track(steps, "Teaching what is to go, and what is to stay", total=total, disable=not trainer.is_global_zero)
+            for number, batch in enumerate(shown, start=1):
                 on_device = trainer.strategy.batch_to_device(batch, device=trainer.strategy.root_device)
                 with trainer.precision_plugin.forward_context():
                     loss = objective(readout(network, on_device))
@@ -107,7 +105,8 @@ class Teach(pl.Callback):
                 optimizer.step()
                 optimizer.zero_grad()
                 schedule.step()
-        rank_zero_info(f"`Teach` took {total} steps; loss of the last batch {float(loss.detach()):.4f}.")
+                if number % len(loader) == 0:
+                    rank_zero_info(f"`Teach`: step {number} of {total}, loss {float(loss.detach()):.4f}.")
 
 
 @contextmanager
