@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ def test_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
-def test_yaml_is_accepted(text: str, tmp_path: Path) -> None:
+def test_yaml_is_accepted(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning_unlearn.cli import main
 
+    monkeypatch.setattr(sys, "argv", ["lightning-unlearn"])
     settings = yaml.safe_load(text)
     quick = {"accelerator": "cpu", "fast_dev_run": 1, "logger": False, "enable_progress_bar": False}
     settings.setdefault("trainer", {}).update(quick)
