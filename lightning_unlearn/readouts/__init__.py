@@ -1,7 +1,8 @@
 """How to run a network on a batch."""
 
 from lightning_unlearn.readouts._base import Readout, content_key
-from lightning_unlearn.readouts._causal_lm import CausalLMReadout, is_language_model
+from lightning_unlearn.readouts._causal_lm import CausalLMReadout
 from lightning_unlearn.readouts._classification import ClassificationReadout
+from lightning_unlearn.readouts._language_model import is_language_model
 
 __all__ = ["Readout", "CausalLMReadout", "ClassificationReadout", "content_key", "is_language_model"]

@@ -17,7 +17,7 @@ class Readout(ABC):
 
     @abstractmethod
     def __call__(self, network: nn.Module, batch: Any) -> Prediction:
-        """Run ``network`` on ``batch``, keeping one row per supervised token (or per image)."""
+        """Run ``network`` on ``batch``: one row per supervised token (or per image), in the order of the examples."""
 
     @abstractmethod
     def keys(self, batch: Any) -> list[str]:

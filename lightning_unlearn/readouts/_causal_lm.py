@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.prediction import IGNORED, Prediction
 from lightning_unlearn.readouts._base import Readout, content_key
+from lightning_unlearn.readouts._language_model import (
+    eager_if_compiled,
+    inputs_of,
+    is_language_model,
+    output_head,
+    refuse_not_causal,
+)
 
 
 class CausalLMReadout(Readout):
@@ -21,11 +27,18 @@ class CausalLMReadout(Readout):
     Where the head cannot be found, or does not see one hidden state per position, the full logits are computed and
     gathered: the same to rounding.
 
-    A batch is a mapping with ``input_ids [B, T]`` and ``labels [B, T]`` (not shifted, -100 where not supervised);
-    ``attention_mask`` and whatever else the model's ``forward`` takes go through.
+    A batch is a mapping with ``input_ids [B, T]`` and ``labels [B, T]`` (not shifted, -100 where not supervised).
+    ``attention_mask`` and whatever else the model's ``forward`` names go through; what it does not name (entities, row
+    numbers) is for others, and left out.
+
+    A compiled network runs eagerly here if its head is compiled too, since a compiled head ignores hooks. Compile the
+    decoder alone, ``network.model.compile()``, and it runs compiled.
 
     Args:
         keep_features: Keep the gathered hidden states as ``Prediction.features``.
+
+    Raises:
+        ValueError: If there is no causal language model, or the batch lacks ``input_ids`` or ``labels``.
 
     References:
         Label convention: `Hugging Face, causal language modelling
@@ -40,6 +53,7 @@ class CausalLMReadout(Readout):
         """The first PEFT or Hugging Face model inside ``module``, outermost first."""
         for candidate in module.modules():
             if is_language_model(candidate):
+                refuse_not_causal(candidate)
                 return candidate
         raise ValueError(
             f"`CausalLMReadout` should find a Hugging Face model inside the module. Found none in `{type(module).__name__}`."
@@ -48,35 +62,29 @@ class CausalLMReadout(Readout):
 
     @override
     def __call__(self, network: nn.Module, batch: Any) -> Prediction:
+        refuse_not_causal(network)
         labels = _labels(batch)
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        supervised = labels[:, 1:] != IGNORED
-        head = _output_head(network)
+        supervised = _supervised(batch, labels)
         gathered: list[Tensor] = []
-        with _gathering(head, supervised, gathered), _eager_if_compiled(network):
-            logits = network(**inputs, use_cache=False).logits
+        head = output_head(network)
+        with _gathering(head, supervised, gathered), eager_if_compiled(network, head):
+            logits = network(**inputs_of(network, batch)).logits
         if logits.dim() == 3:
-            logits = logits[:, :-1][supervised]
+            logits = _before_labels(logits, supervised)
+        if self.keep_features and not gathered:
+            raise ValueError(
+                "`keep_features=True` should find an output head that sees one hidden state per position. Found none in "
+                f"`{type(network).__name__}`. Use `keep_features=False`."
+            )
+        features = gathered[0] if self.keep_features else None
         example = supervised.nonzero()[:, 0]
-        features = gathered[0] if self.keep_features and gathered else None
-        return Prediction(logits, labels[:, 1:][supervised], example, batch_size=len(labels), features=features)
+        return Prediction(logits, labels[:, 1:][supervised].long(), example, batch_size=len(labels), features=features)
 
     @override
     def keys(self, batch: Any) -> list[str]:
         labels = _labels(batch).cpu()
         tokens = batch["input_ids"].cpu()
-        mask = batch.get("attention_mask")
-        present = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.cpu().bool()
-        return [content_key(t[p], y[p]) for t, y, p in zip(tokens, labels, present, strict=True)]
-
-
-def is_language_model(module: nn.Module) -> bool:
-    """Whether ``module`` is a Hugging Face model with a language-model head, or a PEFT model around one."""
-    from transformers import PreTrainedModel
-
-    if hasattr(module, "peft_config") and hasattr(module, "get_base_model"):
-        return True
-    return isinstance(module, PreTrainedModel) and _output_head(module) is not None
+        return [content_key(t[p], y[p]) for t, y, p in zip(tokens, labels, _present(batch, labels), strict=True)]
 
 
 def _labels(batch: Any) -> Tensor:
@@ -87,27 +95,52 @@ def _labels(batch: Any) -> Tensor:
             "`QuestionAnswerData` makes such batches; or return them from your own `collate_fn`."
         )
     labels: Tensor = batch["labels"]
+    if labels.dim() != 2 or labels.shape != batch["input_ids"].shape:
+        raise ValueError(
+            "`input_ids` and `labels` should be of one shape, [B, T]: labels are not shifted. Found "
+            f"{tuple(batch['input_ids'].shape)} and {tuple(labels.shape)}."
+        )
     return labels
 
 
-def _output_head(network: nn.Module) -> nn.Module | None:
-    try:
-        head = network.get_output_embeddings()  # type: ignore[operator]  # a method of every Hugging Face model
-    except (AttributeError, NotImplementedError):
-        return None
-    return head if isinstance(head, nn.Module) else None
+def _supervised(batch: Mapping[str, Any], labels: Tensor) -> Tensor:
+    """Which labels are to be predicted, ``[B, T-1]`` bool: none from a padding position before the first token."""
+    mask = _mask(batch, labels)
+    supervised = labels[:, 1:] != IGNORED
+    return supervised if mask is None else supervised & mask[:, :-1]
+
+
+def _present(batch: Mapping[str, Any], labels: Tensor) -> Tensor:
+    """Which positions are not padding, ``[B, T]`` bool."""
+    mask = _mask(batch, labels)
+    if mask is not None:
+        return mask.cpu()
+    # Without a mask, what stands behind the last label changes no prediction of any.
+    supervised = labels != IGNORED
+    later = supervised.flip(1).cumsum(1).flip(1) > 0
+    return later | ~supervised.any(1, keepdim=True)
+
+
+def _mask(batch: Mapping[str, Any], labels: Tensor) -> Tensor | None:
+    mask = batch.get("attention_mask")
+    return mask.bool() if isinstance(mask, Tensor) and mask.shape == labels.shape else None
+
+
+def _before_labels(values: Tensor, supervised: Tensor) -> Tensor:
+    """Of ``values [B, T, D]`` those at the positions that predict a ``supervised [B, T-1]`` label, ``[N, D]``."""
+    # Counted from the end: prompt tuning puts positions of its own before the batch's.
+    return values[:, -supervised.shape[1] - 1 : -1][supervised]
 
 
 @contextmanager
 def _gathering(head: nn.Module | None, supervised: Tensor, gathered: list[Tensor]) -> Iterator[None]:
-    """Let ``head`` see only the hidden states at ``supervised [B, T-1]`` positions."""
+    """Let ``head`` see only the hidden states that predict a ``supervised [B, T-1]`` label."""
 
     def gather(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         hidden = args[0] if args else None
-        positions = (supervised.shape[0], supervised.shape[1] + 1)
-        if not isinstance(hidden, Tensor) or hidden.dim() != 3 or tuple(hidden.shape[:2]) != positions:
+        if not isinstance(hidden, Tensor) or hidden.dim() != 3 or hidden.shape[1] <= supervised.shape[1]:
             return None
-        gathered.append(hidden[:, :-1][supervised])
+        gathered.append(_before_labels(hidden, supervised))
         return gathered[-1], *args[1:]
 
     handle = None if head is None else head.register_forward_pre_hook(gather)
@@ -116,9 +149,3 @@ def _gathering(head: nn.Module | None, supervised: Tensor, gathered: list[Tensor
     finally:
         if handle is not None:
             handle.remove()
-
-
-def _eager_if_compiled(network: nn.Module) -> AbstractContextManager[Any]:
-    """A hook put on an already compiled module is silently ignored, so compiled parts run eagerly here."""
-    compiled = any(getattr(m, "_compiled_call_impl", None) is not None for m in network.modules())
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

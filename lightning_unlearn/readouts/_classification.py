@@ -12,9 +12,14 @@ from lightning_unlearn.readouts._base import Readout, content_key
 class ClassificationReadout(Readout):
     """Run a classifier on ``(inputs, labels)``, or on a mapping that holds them.
 
+    The classifier returns its logits ``[B, V]``, or, as Hugging Face's do, an object with ``logits``.
+
     Args:
         inputs: Where a batch keeps what the network takes: a position, or a key.
-        labels: Where it keeps the class ids, ``[B]`` int64. Those equal to -100 are not supervised.
+        labels: Where it keeps the class ids, ``[B]`` integers. Those equal to -100 are not supervised.
+
+    Raises:
+        ValueError: If batch, labels or logits are of another form.
 
     Example:
         >>> network = nn.Linear(3, 2)
@@ -30,9 +35,9 @@ class ClassificationReadout(Readout):
     @override
     def __call__(self, network: nn.Module, batch: Any) -> Prediction:
         inputs, labels = self._split(batch)
-        logits = network(inputs)
+        logits = _logits(network(inputs), len(labels))
         example = (labels != IGNORED).nonzero().squeeze(1)
-        return Prediction(logits[example], labels[example], example, batch_size=len(labels))
+        return Prediction(logits[example], labels[example].long(), example, batch_size=len(labels))
 
     @override
     def keys(self, batch: Any) -> list[str]:
@@ -51,6 +56,17 @@ class ClassificationReadout(Readout):
             found = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels)
             raise ValueError(f"Labels should be class ids, int64 of shape [B]. Found {found}.")
         return inputs, labels
+
+
+def _logits(output: Any, batch_size: int) -> Tensor:
+    logits = getattr(output, "logits", output)
+    if isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == batch_size:
+        return logits
+    found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    raise ValueError(
+        f"A classifier should return logits of shape [B, V], B = {batch_size}, or an object with `logits`. Found {found}. "
+        "Write a `Readout` of your own: one `Prediction` from a network and a batch."
+    )
 
 
 def _kind(batch: Any) -> str:

@@ -1,0 +1,124 @@
+"""A classifier's batch, in whatever container, becomes one row per supervised example, or one clear error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from transformers import ViTConfig, ViTForImageClassification
+
+from lightning_unlearn import ClassificationReadout, CrossEntropy
+from lightning_unlearn.readouts import content_key
+
+X = torch.arange(12.0).reshape(4, 3)
+Y = torch.tensor([0, 1, -100, 1])
+BATCHES: dict[str, Any] = {
+    "tuple": ((X, Y), {}),
+    "list": ([X, Y], {}),
+    "dict": ({"image": X, "label": Y, "id": list("abcd")}, {"inputs": "image", "labels": "label"}),
+    "swapped": ((Y, X), {"inputs": 1, "labels": 0}),
+    "small_integers": ((X, Y.to(torch.int16)), {}),
+}
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    return nn.Linear(3, 2)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_reads_supervised_examples(name: str, network: nn.Module) -> None:
+    batch, options = BATCHES[name]
+    said = ClassificationReadout(**options)(network, batch)
+    assert_close(said.logits, network(X)[[0, 1, 3]])
+    assert said.labels.dtype == torch.int64
+    assert said.labels.tolist() == [0, 1, 1]
+    assert said.example.tolist() == [0, 1, 3]
+    assert said.batch_size == 4
+    assert said.supervised().tolist() == [True, True, False, True]
+
+
+def test_nothing_supervised_gives_a_zero_that_runs_backward(network: nn.Module) -> None:
+    loss = CrossEntropy()(ClassificationReadout()(network, (X, torch.full((4,), -100))))
+    loss.backward()
+    assert loss.item() == 0
+    assert not network.weight.grad.any()
+
+
+def test_hugging_face_classifiers_are_read_by_their_logits() -> None:
+    vit = ViTForImageClassification(
+        ViTConfig(
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+            image_size=4,
+            patch_size=2,
+            num_labels=3,
+        )
+    )
+    images, labels = torch.randn(2, 3, 4, 4), torch.tensor([2, 0])
+    assert_close(ClassificationReadout()(vit, (images, labels)).logits, vit(images).logits)
+
+
+def test_keys_are_of_the_content_alone() -> None:
+    readout = ClassificationReadout()
+    keys = readout.keys((X, Y))
+    assert len(set(keys)) == 4
+    assert readout.keys((X.flip(0), Y.flip(0))) == keys[::-1]
+    assert ClassificationReadout("x", "y").keys({"x": X, "y": Y}) == keys
+    assert set(readout.keys((X, Y + 1))).isdisjoint(keys)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.uint8, torch.int64])
+def test_content_key_tells_values_shapes_and_types_apart(dtype: torch.dtype) -> None:
+    tensors = [torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 1, 0]), torch.tensor([[0, 1], [0, 1]]), torch.tensor(1)]
+    keys = [content_key(t.to(dtype)) for t in tensors]
+    assert len(set(keys)) == 4
+    assert content_key(tensors[2].to(dtype).T.contiguous().T) == keys[2]  # memory layout is no content
+    assert content_key(tensors[0].to(torch.float64)) not in keys
+
+
+def test_content_key_is_the_same_everywhere() -> None:
+    """It is written into checkpoints."""
+    assert content_key(torch.tensor([1, 2]), torch.tensor(0.5)) == "f2a35554cf4397e3"
+
+
+@pytest.mark.parametrize(
+    ("batch", "found"),
+    [
+        ({"image": X, "label": Y}, r"a mapping with keys \['image', 'label'\]"),
+        ([X], "a list of 1"),
+        (3.0, "a float"),
+    ],
+)
+def test_another_form_of_batch_gets_one_clear_error(batch: Any, found: str, network: nn.Module) -> None:
+    with pytest.raises(ValueError, match=rf"inputs at `0` and labels at `1`\. Found {found}\. Say where they are"):
+        ClassificationReadout()(network, batch)
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        (torch.zeros(4), r"torch.float32 of shape \(4,\)"),
+        (torch.zeros(4, 2, dtype=torch.int64), r"torch.int64 of shape \(4, 2\)"),
+        ([0, 1, 0, 1], "<class 'list'>"),
+    ],
+)
+def test_another_form_of_labels_gets_one_clear_error(labels: Any, found: str, network: nn.Module) -> None:
+    with pytest.raises(ValueError, match=rf"class ids, int64 of shape \[B\]\. Found {found}"):
+        ClassificationReadout()(network, (X, labels))
+
+
+@pytest.mark.parametrize(
+    ("network", "found"),
+    [(nn.Flatten(0), r"shape \(12,\)"), (nn.LSTM(3, 2), "a tuple"), (nn.Unflatten(1, (3, 1)), r"shape \(4, 3, 1\)")],
+)
+def test_another_form_of_logits_gets_one_clear_error(network: nn.Module, found: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"logits of shape \[B, V\], B = 4, or an object with `logits`\. Found {found}"
+    ):
+        ClassificationReadout()(network, (X, Y))
