@@ -52,7 +52,9 @@ def refuse_truncated(checkpoint: Any) -> None:
 
 
 def choose_readout(module: nn.Module) -> Readout:
-    """The readout that fits: for a language model if ``module`` holds one, else for a classifier."""
+    """The module's own readout, if it says one; else for a language model if it holds one, else for a classifier."""
+    if isinstance(own := getattr(module, "readout", None), Readout):
+        return own
     return CausalLMReadout() if any(is_language_model(m) for m in module.modules()) else ClassificationReadout()
 
 

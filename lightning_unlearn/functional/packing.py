@@ -1,0 +1,72 @@
+"""Rows of a padded batch as one sequence: no padding, and what all rows begin with only once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch as one sequence.
+
+    Args:
+        tokens: ``[1, T]``: the shared prefix, then the rest of each row.
+        positions: Where each token stood in its row, ``[1, T]``.
+        visible: Which token (second axis) each token (first axis) may look at, ``[1, 1, T, T]`` bool: the prefix, and
+            what came before it in its own row.
+        column: Where each token stood in the padded batch, ``[T]``.
+        row: Which row each token is of, ``[T]``; the prefix counts as the first row's.
+        prefix: Number of tokens of the prefix.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    visible: Tensor
+    column: Tensor
+    row: Tensor
+    prefix: int
+
+
+def pack(tokens: Tensor, present: Tensor, supervised: Tensor) -> Packed:
+    """Pack the rows of a batch into one sequence.
+
+    The prefix ends before the first token of any row that predicts a supervised one, so every prediction is made in its
+    own row. With attention limited to ``visible``, the hidden state of every token is what it is in its own row.
+
+    Args:
+        tokens: ``[B, T]``, padded on either side.
+        present: Which are not padding, ``[B, T]`` bool.
+        supervised: Which predict a supervised label, ``[B, T]`` bool: one to the left of the label.
+
+    Example:
+        >>> tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 5, 0]])
+        >>> packed = pack(tokens, tokens > 0, torch.tensor([[0, 0, 1, 0], [0, 1, 0, 0]]).bool())
+        >>> packed.tokens.tolist(), packed.positions.tolist()
+        ([[1, 2, 3, 4, 2, 5]], [[0, 1, 2, 3, 1, 2]])
+    """
+    prefix = _shared_prefix(tokens, present, supervised)
+    offset = present.int().cumsum(1) - 1
+    kept = present & ((offset >= prefix) | (torch.arange(len(tokens), device=tokens.device) == 0)[:, None])
+    row, column = kept.nonzero().unbind(1)
+    position = offset[row, column]
+    segment = torch.where(position < prefix, -1, row)
+    order = torch.arange(len(row), device=tokens.device)
+    visible = (segment[:, None] == segment) | (segment == -1)
+    visible &= order[:, None] >= order
+    return Packed(tokens[row, column][None], position[None], visible[None, None], column, row, prefix)
+
+
+def _shared_prefix(tokens: Tensor, present: Tensor, supervised: Tensor) -> int:
+    lengths = present.sum(1)
+    shortest = int(lengths.min())
+    if len(tokens) == 1 or shortest == 0:
+        return 0
+    start = present.int().argmax(1)
+    aligned = tokens.gather(1, start[:, None] + torch.arange(shortest, device=tokens.device))
+    same = (aligned == aligned[:1]).all(0).int().cumprod(0).sum()
+    columns = torch.arange(tokens.shape[1], device=tokens.device)
+    first = torch.where(supervised, columns - start[:, None], tokens.shape[1]).min()
+    return int(torch.minimum(same, first))
