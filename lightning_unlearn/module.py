@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.objectives import CrossEntropy, Objective
-from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout, Readout, is_language_model
+from lightning_unlearn.readouts import ClassificationReadout, PackedCausalLMReadout, Readout, is_language_model
+from lightning_unlearn.references import AdapterDisabled, FrozenCopy, Reference, why_adapter_is_not_enough
 
 _PREFIX = "network."
 
@@ -24,8 +25,10 @@ class UnlearningModule(pl.LightningModule):
 
     Args:
         network: A Hugging Face model, bare or with a PEFT adapter, a torchvision model, any module.
-        readout: How to run it. Defaults to what fits: :class:`CausalLMReadout` or :class:`ClassificationReadout`.
+        readout: How to run it. Defaults to what fits: :class:`PackedCausalLMReadout` or :class:`ClassificationReadout`.
         retain: What training on the retain data minimises. Defaults to :class:`CrossEntropy`.
+        reference: Where the original model's view comes from, if ``retain`` needs it, as :class:`KLToReference` does.
+            Defaults to the adapter switched off, or else to a frozen copy.
         optimizer: From parameters to an optimizer.
         scheduler: From an optimizer to a learning-rate scheduler, stepped after every optimizer step.
 
@@ -42,18 +45,31 @@ class UnlearningModule(pl.LightningModule):
         retain: Objective | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
+        reference: Reference | None = None,
     ) -> None:
         super().__init__()
         self.network = network
-        chosen: Readout = CausalLMReadout() if is_language_model(network) else ClassificationReadout()
+        chosen: Readout = PackedCausalLMReadout() if is_language_model(network) else ClassificationReadout()
         self.readout = chosen if readout is None else readout
         self.retain = CrossEntropy() if retain is None else retain
-        if self.retain.needs_reference:
-            raise ValueError(
-                f"`retain` should need no reference model. Found `{type(self.retain).__name__}`. Use `CrossEntropy()`."
-            )
+        self.reference = reference
         self.optimizer = optimizer
         self.scheduler = scheduler
+
+    @override
+    def setup(self, stage: str) -> None:
+        """See the original model, before any checkpoint replaces it."""
+        if stage != "fit" or not self.retain.needs_reference:
+            return
+        if self.reference is None:
+            fresh_adapter = why_adapter_is_not_enough(self.network) is None
+            self.reference = AdapterDisabled() if fresh_adapter else FrozenCopy()
+        if self.reference.needs_sweep:
+            raise ValueError(
+                "`reference` should know the original's view of any retain batch. Found "
+                f"`{type(self.reference).__name__}`, which looks at forget data only. Use `FrozenCopy()`."
+            )
+        self.reference.attach(self.network)
 
     @override
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -94,8 +110,9 @@ class UnlearningModule(pl.LightningModule):
         checkpoint["state_dict"] = {_PREFIX + k: v for k, v in checkpoint["state_dict"].items()}
 
     def _loss(self, batch: Any, name: str) -> Tensor:
+        original = self.reference(self.readout, batch) if self.retain.needs_reference and self.reference else None
         prediction = self.readout(self.network, batch)
-        loss: Tensor = self.retain(prediction)
+        loss: Tensor = self.retain(prediction, original)
         if self._trainer is not None:
             self.log(name, loss, batch_size=prediction.batch_size)
         return loss

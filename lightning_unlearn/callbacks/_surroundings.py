@@ -12,7 +12,7 @@ from torch import nn
 
 from lightning_unlearn.data import Order, Part
 from lightning_unlearn.engine import strategy_kind
-from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout, Readout, is_language_model
+from lightning_unlearn.readouts import ClassificationReadout, PackedCausalLMReadout, Readout, is_language_model
 
 
 def refuse_unsupported(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -55,7 +55,7 @@ def choose_readout(module: nn.Module) -> Readout:
     """The module's own readout, if it says one; else for a language model if it holds one, else for a classifier."""
     if isinstance(own := getattr(module, "readout", None), Readout):
         return own
-    return CausalLMReadout() if any(is_language_model(m) for m in module.modules()) else ClassificationReadout()
+    return PackedCausalLMReadout() if any(is_language_model(m) for m in module.modules()) else ClassificationReadout()
 
 
 def forget_source(trainer: pl.Trainer, forget: Any, who: str = "Unlearn") -> tuple[Iterable[Any], Order | None]:

@@ -13,7 +13,7 @@ from lightning_unlearn.callbacks._overlap import OverlapGuard
 from lightning_unlearn.callbacks._realised_step import RealisedStep
 from lightning_unlearn.callbacks._surroundings import choose_readout, forget_source, refuse_truncated, refuse_unsupported
 from lightning_unlearn.data import ForgetStream, Source
-from lightning_unlearn.engine import GradientEngine, Row, combine_, strategy_kind
+from lightning_unlearn.engine import GradientEngine, Row, add_gradient_, adds_in_place, combine_, strategy_kind
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
@@ -27,14 +27,14 @@ class Unlearn(pl.Callback):
     is retained. Before each optimizer step, as many forget micro-batches as there were retain micro-batches are run
     through ``readout`` and ``objective``, and the two gradients merged. Clipping and the optimizer follow.
 
-    Logged each step: ``unlearn/forget`` and ``unlearn/retain`` (the two losses), ``unlearn/forget_norm``,
-    ``unlearn/retain_norm`` and ``unlearn/cosine`` of the two gradients, and ``unlearn/realised``, the length of the step
+    Logged each step: ``unlearn/forget`` and ``unlearn/retain`` (the two losses); each ``log_every_n_steps`` also
+    ``unlearn/forget_norm``, ``unlearn/retain_norm`` and ``unlearn/cosine`` of the two gradients, and ``unlearn/realised``, the length of the step
     the weights took over the length of the step the optimizer asked for, measured on one tensor: bf16 weights swallow
     small steps.
 
     Args:
         objective: What forgetting minimises.
-        readout: How to run the network. Defaults to :class:`CausalLMReadout` if the module holds a Hugging Face language
+        readout: How to run the network. Defaults to :class:`PackedCausalLMReadout` if the module holds a Hugging Face language
             model, else to :class:`ClassificationReadout`.
         projector: How the two gradients are merged. Defaults to their sum.
         reference: Where the original model's view comes from, if the objective needs it. Defaults to the cheapest that
@@ -140,15 +140,13 @@ class Unlearn(pl.Callback):
         self._micro_batches = 0
         if trainer.current_epoch == 0:
             self._guard.saw_forget(batches)
-        forget, losses = self._engine.row(self.forget_loss, batches, params, divisor=trainer.accumulate_grad_batches)
-        retain: Row = [p.grad for p in params]
-        gramian = self._engine.gramian([forget, retain], params)
-        self._refuse_not_finite(losses.mean(), gramian, trainer)
-        if bool(gramian.isfinite().all()):  # else the gradient scaler has seen the infinity, and will skip this step
-            combine_(params, [forget, retain], self._merge(gramian))
+        logged = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if self.projector is None and adds_in_place(self._engine, len(batches)):
+            self._add(trainer, batches[0], params, logged)
+        else:
+            self._combine(trainer, batches, params)
         self._steps["merged"] += 1
-        self._step_log = {"forget": losses.mean(), **_geometry(gramian)}
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if logged:
             self._realised.before(optimizer, params)
 
     @override
@@ -239,6 +237,22 @@ class Unlearn(pl.Callback):
         if self._chosen_reference is not None:
             self._chosen_reference.load_state_dict(self._restored["reference"])
 
+    def _add(self, trainer: pl.Trainer, batch: Any, params: list[Tensor], measured: bool) -> None:
+        """Without a projector the rows need not be told apart: one gradient's worth of memory, not two."""
+        weight = self.weight / trainer.accumulate_grad_batches
+        loss, gramian = add_gradient_(self._engine, self.forget_loss, batch, params, weight=weight, measured=measured)
+        self._refuse_not_finite(loss, gramian, trainer)
+        self._step_log = {"forget": loss, **({} if gramian is None else _geometry(gramian))}
+
+    def _combine(self, trainer: pl.Trainer, batches: list[Any], params: list[Tensor]) -> None:
+        forget, losses = self._engine.row(self.forget_loss, batches, params, divisor=trainer.accumulate_grad_batches)
+        retain: Row = [p.grad for p in params]
+        gramian = self._engine.gramian([forget, retain], params)
+        self._refuse_not_finite(losses.mean(), gramian, trainer)
+        if bool(gramian.isfinite().all()):  # else the gradient scaler has seen the infinity, and will skip this step
+            combine_(params, [forget, retain], self._merge(gramian))
+        self._step_log = {"forget": losses.mean(), **_geometry(gramian)}
+
     def _merge(self, gramian: Tensor) -> list[float]:
         scale = torch.ones(len(gramian), dtype=gramian.dtype, device=gramian.device)
         scale[0] = self.weight
@@ -246,14 +260,15 @@ class Unlearn(pl.Callback):
         weights = torch.ones_like(scale) if self.projector is None else self.projector(weighted)
         return (scale * weights).tolist()  # type: ignore[no-any-return]
 
-    def _refuse_not_finite(self, forget: Tensor, gramian: Tensor, trainer: pl.Trainer) -> None:
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if bool(forget.isfinite()) and (scaled or bool(gramian.isfinite().all())):
+    def _refuse_not_finite(self, forget: Tensor, gramian: Tensor | None, trainer: pl.Trainer) -> None:
+        finite = gramian is None or self._engine.scaler() is not None or bool(gramian.diagonal().isfinite().all())
+        if bool(forget.isfinite()) and finite:
             return
         what = "forget loss" if not bool(forget.isfinite()) else "forget or retain gradient"
+        norms = [] if gramian is None else gramian.diagonal().tolist()
         raise FloatingPointError(
             f"The {what} should be finite. Found NaN or infinity at step {trainer.global_step} "
-            f"(forget loss {float(forget):.4g}, squared gradient norms {gramian.diagonal().tolist()}). Lower the learning "
+            f"(forget loss {float(forget):.4g}, squared gradient norms {norms}). Lower the learning "
             f"rate, clip gradients, or bound the objective: `Bounded({type(self.objective).__name__}(), bound=...)`. "
             "Checkpoints and logs up to this step are kept."
         )

@@ -1,5 +1,6 @@
 """Extra gradients and inner products under every strategy: the only code that knows strategies."""
 
+from lightning_unlearn.engine._add import add_gradient_, adds_in_place
 from lightning_unlearn.engine._combine import combine_
 from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._products import Row, inner_products
@@ -9,6 +10,8 @@ from lightning_unlearn.engine._strategy import is_fsdp1, strategy_kind
 __all__ = [
     "GradientEngine",
     "Row",
+    "add_gradient_",
+    "adds_in_place",
     "combine_",
     "gradients_set_aside",
     "inner_products",

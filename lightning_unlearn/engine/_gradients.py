@@ -101,7 +101,7 @@ class GradientEngine:
         scale = self._loss_scale()
         while True:
             row, losses = self._attempt(loss, batches, params, scale)
-            if self._scaler() is None or self._is_finite_everywhere(row):
+            if self.scaler() is None or self._is_finite_everywhere(row):
                 break
             scale /= 2
             if scale < _SMALLEST_SCALE:
@@ -119,6 +119,13 @@ class GradientEngine:
         """Inner products of ``rows`` over whole parameters, ``[m, m]`` float64, the same on every rank."""
         group = None if self.trainer is None else process_group(self.trainer)
         return inner_products(rows, params, group)
+
+    def backward(self, loss: Callable[[Any], Tensor], batch: Any) -> Tensor:
+        """Run ``loss`` forward and backward with the gradients in flight set aside; what hooks do not take is dropped."""
+        with gradients_set_aside(self.module), torch.enable_grad():
+            value = self.forward(loss, batch)
+            value.backward()
+        return value.detach().float()
 
     def average(self, value: Tensor) -> Tensor:
         """Mean of ``value`` over ranks."""
@@ -139,11 +146,12 @@ class GradientEngine:
                 losses.append(value.detach().float())
             return [p.grad for p in params], torch.stack(losses)
 
-    def _scaler(self) -> Any:
+    def scaler(self) -> Any:
+        """The gradient scaler of 16-bit floats; ``None`` in every other precision."""
         return None if self.trainer is None else getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _loss_scale(self) -> float:
-        scaler = self._scaler()
+        scaler = self.scaler()
         return 1.0 if scaler is None else float(scaler.get_scale())
 
     def _is_finite_everywhere(self, row: Row) -> bool:

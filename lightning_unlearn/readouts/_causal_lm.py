@@ -65,6 +65,12 @@ class CausalLMReadout(Readout):
         refuse_not_causal(network)
         labels = _labels(batch)
         supervised = _supervised(batch, labels)
+        logits, features = self._read(network, batch, supervised)
+        example = supervised.nonzero()[:, 0]
+        return Prediction(logits, labels[:, 1:][supervised].long(), example, batch_size=len(labels), features=features)
+
+    def _read(self, network: nn.Module, batch: Any, supervised: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits ``[N, V]`` and features at the positions that predict a ``supervised [B, T-1]`` label."""
         gathered: list[Tensor] = []
         head = output_head(network)
         with _gathering(head, supervised, gathered), eager_if_compiled(network, head):
@@ -76,9 +82,7 @@ class CausalLMReadout(Readout):
                 "`keep_features=True` should find an output head that sees one hidden state per position. Found none in "
                 f"`{type(network).__name__}`. Use `keep_features=False`."
             )
-        features = gathered[0] if self.keep_features else None
-        example = supervised.nonzero()[:, 0]
-        return Prediction(logits, labels[:, 1:][supervised].long(), example, batch_size=len(labels), features=features)
+        return logits, gathered[0] if self.keep_features else None
 
     @override
     def keys(self, batch: Any) -> list[str]:

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_unlearn.engine._gradients import GradientEngine
+
+
+def adds_in_place(engine: GradientEngine, batches: int) -> bool:
+    """Whether :func:`add_gradient_` can serve: nothing to average over ranks or to unscale, and one batch to add."""
+    return engine.kind == "single" and engine.scaler() is None and batches == 1
+
+
+def add_gradient_(
+    engine: GradientEngine,
+    loss: Callable[[Any], Tensor],
+    batch: Any,
+    params: Sequence[Tensor],
+    *,
+    weight: float,
+    measured: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Add ``weight`` times the gradient of ``loss`` to ``p.grad``, tensor by tensor, as backward brings it.
+
+    What :meth:`GradientEngine.row` and :func:`combine_` do, without ever holding a second gradient: each tensor is added to
+    the gradient set aside, and let go, before the next one is there.
+
+    Args:
+        engine: How passes are run.
+        loss: From a batch to a scalar.
+        batch: A micro-batch, on the device.
+        params: The parameters whose gradient is wanted.
+        weight: Of the gradient added.
+        measured: Whether to compute the Gramian too, which takes a pass over both gradients.
+
+    Returns:
+        The loss, ``[]``, and the Gramian ``[2, 2]`` float64 of the gradient of ``loss`` and of what was in ``p.grad``;
+        ``None`` if it was not measured, or if backward brought a tensor in several parts.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 1, bias=False)
+        >>> layer.weight.grad = torch.tensor([[1.0, 1.0]])
+        >>> engine = GradientEngine(layer)
+        >>> loss, gramian = add_gradient_(engine, lambda x: layer(x).sum(), torch.tensor([1.0, 2.0]), [layer.weight],
+        ...                               weight=0.5, measured=True)
+        >>> layer.weight.grad.tolist(), gramian.tolist()
+        ([[1.5, 2.0]], [[5.0, 3.0], [3.0, 2.0]])
+    """
+    aside = {p: p.grad for p in params}
+    gramian = torch.zeros(2, 2, dtype=torch.float64, device=params[0].device)
+    if measured:
+        gramian[1, 1] = sum(_dot(grad, grad) for grad in aside.values() if grad is not None)
+    brought: list[Tensor] = []
+
+    def add(p: Tensor) -> None:
+        assert p.grad is not None
+        before = aside[p]
+        if measured:
+            gramian[0, 0] += _dot(p.grad, p.grad)
+            gramian[0, 1] += 0 if before is None else _dot(p.grad, before)
+        brought.append(p)
+        aside[p] = p.grad.mul_(weight) if before is None else before.add_(p.grad, alpha=weight)
+        p.grad = None
+
+    handles = [p.register_post_accumulate_grad_hook(add) for p in params]
+    try:
+        value = engine.backward(loss, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for p, grad in aside.items():
+        p.grad = grad
+    gramian[1, 0] = gramian[0, 1]
+    # Re-entrant checkpointing brings parts, whose products are not the whole's.
+    return value, gramian if measured and len(set(brought)) == len(brought) else None
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float(torch.dot(a.flatten().float(), b.flatten().float()))

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from typing_extensions import override
+
+from lightning_unlearn.functional.modes import looking
+from lightning_unlearn.functional.packing import Packed, pack
+from lightning_unlearn.prediction import Prediction
+from lightning_unlearn.readouts._causal_lm import CausalLMReadout, _labels, _supervised
+from lightning_unlearn.readouts._language_model import base_model, refuse_not_causal
+
+_PLAIN = {"input_ids", "attention_mask", "labels"}
+
+
+class PackedCausalLMReadout(CausalLMReadout):
+    """:class:`CausalLMReadout` without padding, and with the prompt that all rows share computed once.
+
+    The rows of a batch become one sequence: what they all begin with, then the rest of each, which sees the shared part
+    and itself. Positions are those of the padded rows. Values and gradients are the same to rounding; of rows of 84 tokens
+    with 24 in common and ten of padding, half the work remains.
+
+    Packing is used where it is exact and pays: on the first batch of each network the packed prediction is compared with the
+    plain one, and a network that looks at its tokens in some other way (sliding windows, recurrence) is read plainly from
+    then on; so are batches with inputs besides tokens and mask, and batches so large that attention over all rows would
+    cost more than it saves. Draws of dropout differ from the plain readout's.
+
+    Args:
+        keep_features: As in :class:`CausalLMReadout`.
+    """
+
+    def __init__(self, keep_features: bool = False) -> None:
+        super().__init__(keep_features)
+        self._exact: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+    @override
+    def __call__(self, network: nn.Module, batch: Any) -> Prediction:
+        refuse_not_causal(network)
+        labels = _labels(batch)
+        if not (set(batch) <= _PLAIN and _takes_masks(network, labels.shape[1]) and self._is_exact(network, batch)):
+            return super().__call__(network, batch)
+        packed, predicts = _packed(batch, labels)
+        if not _pays(network, packed, labels):
+            return super().__call__(network, batch)
+        return self._read_packed(network, labels, packed, predicts)
+
+    def _read_packed(self, network: nn.Module, labels: Tensor, packed: Packed, predicts: Tensor) -> Prediction:
+        inputs = {
+            "input_ids": packed.tokens,
+            "position_ids": packed.positions,
+            "attention_mask": _mask_for(network, packed.visible),
+        }
+        chosen = predicts[packed.row, packed.column]
+        logits, features = self._read(network, inputs, chosen[None, :-1])
+        example, column = packed.row[chosen], packed.column[chosen]
+        return Prediction(logits, labels[example, column + 1].long(), example, len(labels), features)
+
+    def _is_exact(self, network: nn.Module, batch: Any) -> bool:
+        """Compare the two once per network, on the batch at hand."""
+        if network not in self._exact:
+            labels = _labels(batch)
+            with looking(network):
+                plain = super().__call__(network, batch)
+                packed = self._read_packed(network, labels, *_packed(batch, labels))
+            tolerance = 1e-3 if plain.logits.dtype in (torch.float32, torch.float64) else 5e-2
+            scale = plain.logits.abs().amax().clamp_min(1) if plain.logits.numel() else 1.0
+            same = packed.logits.shape == plain.logits.shape and torch.equal(packed.labels, plain.labels)
+            self._exact[network] = same and bool(((packed.logits - plain.logits).abs() <= tolerance * scale).all())
+        return self._exact[network]
+
+
+def _packed(batch: Any, labels: Tensor) -> tuple[Packed, Tensor]:
+    predicts = F.pad(_supervised(batch, labels), (0, 1))
+    mask = batch.get("attention_mask")
+    present = torch.ones_like(predicts) if mask is None else mask.bool()
+    return pack(batch["input_ids"], present, predicts), predicts
+
+
+def _takes_masks(network: nn.Module, length: int) -> bool:
+    """Whether attention does what a mask of ours says, and is not compiled for shapes that would change every batch."""
+    config = getattr(base_model(network), "config", None)
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "_attn_implementation", None) not in ("sdpa", "eager") or (window or length) < length:
+        return False
+    return not any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in network.modules())
+
+
+def _mask_for(network: nn.Module, visible: Tensor) -> Tensor:
+    model = base_model(network)
+    if model.config._attn_implementation == "sdpa":  # type: ignore[union-attr]
+        return visible
+    dtype: torch.dtype = model.dtype  # type: ignore[assignment]
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
+
+
+def _pays(network: nn.Module, packed: Packed, labels: Tensor) -> bool:
+    """Whether fewer tokens outweigh longer attention, by the operations of one Transformer layer."""
+    width = getattr(base_model(network).config, "hidden_size", 0)  # type: ignore[union-attr]
+
+    def operations(tokens: int, context: int) -> int:
+        return tokens * (24 * width**2 + 4 * context * width)
+
+    length = packed.tokens.shape[1]
+    return operations(length, length) < operations(labels.numel(), labels.shape[1])
