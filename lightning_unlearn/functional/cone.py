@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from lightning_unlearn.functional.gramian import orthonormal_basis, reciprocal_lengths
 from lightning_unlearn.functional.least_squares import non_negative_least_squares
 
-_SAFE = 1e-5  # nearly dependent directions may keep sqrt(k * 1e-12), see `orthonormal_basis`
+# Nearly dependent directions keep about 1e-6 of the whole step; its part in their span, the measure here, may be short.
+_SAFE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class _Problem:
     scale: Tensor
     cosines: Tensor
     basis: Tensor
+    factor: Tensor
     length: Tensor
     products: Tensor
 
@@ -113,12 +115,12 @@ class _Problem:
         gramian = torch.where(finite[..., None, None], gramian, 0).cpu().double()
         scale = reciprocal_lengths(gramian)
         cosines = scale[..., :, None] * gramian * scale[..., None, :]
-        basis = orthonormal_basis(cosines)
+        basis, factor = orthonormal_basis(cosines)
         along = scale * torch.where(finite[..., None], products, 0).cpu().double()
         coordinates = (basis.mT @ along[..., None])[..., 0]
         length = torch.maximum(_largest(along.abs()), torch.linalg.vector_norm(coordinates, dim=-1))
         length = torch.where(length > 0, length, 1)
-        return cls(products, finite.cpu(), scale, cosines, basis, length, along / length[..., None])
+        return cls(products, finite.cpu(), scale, cosines, basis, factor, length, along / length[..., None])
 
     @property
     def coordinates(self) -> Tensor:
@@ -135,7 +137,7 @@ class _Problem:
     def on_the_conflicting_side(self) -> tuple[Tensor, Tensor]:
         """The solution, and whether it was found; exactly zero for a step that is safe."""
         n, k = self.length.numel(), self.products.shape[-1]
-        factors = (self.basis.mT @ self.cosines).reshape(n, k, k)
+        factors = self.factor.reshape(n, k, k)
         targets = self.coordinates.reshape(n, k)
         solutions, solved = torch.zeros_like(targets), torch.ones(n, dtype=torch.bool)
         for i in (self.products > 0).any(-1).reshape(n).nonzero()[:, 0].tolist():

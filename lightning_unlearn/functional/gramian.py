@@ -23,33 +23,37 @@ def reciprocal_lengths(gramian: Tensor) -> Tensor:
     return torch.where(squares > 0, squares.clamp_min(torch.finfo(squares.dtype).tiny).rsqrt(), 0)
 
 
-def orthonormal_basis(gramian: Tensor) -> Tensor:
-    r"""Combinations of ``k`` vectors that are an orthonormal basis of their span.
+def orthonormal_basis(gramian: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Combinations of ``k`` vectors that are an orthonormal basis of their span, and the vectors in that basis.
 
     With :math:`K = S^{-1} V \Lambda V^\top S^{-1}`, where :math:`S` scales each vector to unit length,
 
-    .. math:: C = S V \Lambda^{-1/2}, \qquad C^\top K C = I
+    .. math:: C = S V \Lambda^{-1/2}, \qquad F = \Lambda^{1/2} V^\top S^{-1}, \qquad C^\top K C = I, \qquad F^\top F = K
 
-    Eigenvalues below 1e-12 of the largest are noise: vectors closer than about 1e-6 radians to the span of the others
-    count as lying in it.
+    Eigenvalues below 1e-12 of the largest are noise: a vector closer than about 1e-6 radians to the span of the others
+    counts as lying in it.
 
     Args:
         gramian: Inner products of ``k`` vectors, ``[..., k, k]`` float64, positive semi-definite.
 
     Returns:
-        ``[..., k, k]``, one basis vector per column; columns of zeros where the vectors are dependent. For vectors that
-        are the columns of ``G``, the basis is ``G @ C``; a vector ``d`` has the coordinates ``C.mT @ (G.mT @ d)`` in it.
+        The combinations :math:`C` ``[..., k, k]``, one basis vector per column, and the coordinates :math:`F`
+        ``[..., k, k]``, one of the ``k`` vectors per column. Where these are dependent, columns of :math:`C` and rows of
+        :math:`F` are zero. For vectors that are the columns of ``G``, the basis is ``G @ C``; any vector ``d`` has the
+        coordinates ``C.mT @ (G.mT @ d)`` in it.
 
     Example:
-        >>> twice_the_same = torch.ones(2, 2, dtype=torch.float64)
-        >>> basis = orthonormal_basis(twice_the_same)
-        >>> (basis.mT @ twice_the_same @ basis).round(decimals=6).abs()
+        >>> twice_the_same = torch.full((2, 2), 4.0, dtype=torch.float64)
+        >>> combinations, coordinates = orthonormal_basis(twice_the_same)
+        >>> coordinates.abs()
         tensor([[0., 0.],
-                [0., 1.]], dtype=torch.float64)
+                [2., 2.]], dtype=torch.float64)
     """
     scale = reciprocal_lengths(gramian)
     values, vectors = torch.linalg.eigh(scale[..., :, None] * gramian * scale[..., None, :])
     independent = values > _CUTOFF * values[..., -1:]
-    roots = torch.where(independent, values.clamp_min(torch.finfo(values.dtype).tiny).rsqrt(), 0)
-    basis: Tensor = scale[..., :, None] * vectors * roots[..., None, :]
-    return basis
+    roots = torch.where(independent, values.clamp_min(torch.finfo(values.dtype).tiny).sqrt(), 0)
+    combinations = vectors * torch.where(independent, 1 / roots, 0)[..., None, :]
+    coordinates = roots[..., :, None] * vectors.mT
+    lengths = torch.where(scale > 0, 1 / scale, 0)
+    return scale[..., :, None] * combinations, coordinates * lengths[..., None, :]

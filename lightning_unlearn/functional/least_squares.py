@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 _OPTIMAL = 1e-12
+_DEPENDENT = 1e-6  # else columns closer than that get huge weights that cancel
 
 
 def non_negative_least_squares(matrix: Array, target: Array) -> tuple[Array, bool]:
@@ -61,5 +62,5 @@ def _back_to_the_border(
 
 def _least_squares(matrix: Array, target: Array, free: NDArray[np.bool_]) -> Array:
     x = np.zeros(matrix.shape[1])
-    x[free] = np.linalg.lstsq(matrix[:, free], target, rcond=None)[0]
+    x[free] = np.linalg.lstsq(matrix[:, free], target, rcond=_DEPENDENT)[0]
     return x

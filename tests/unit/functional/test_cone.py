@@ -293,6 +293,21 @@ def test_the_violation_does_not_understate_what_is_left_of_the_vectors(rule):
     assert float(left) - 1e-9 <= float(correction.violation) <= 1e-5
 
 
+@pytest.mark.parametrize("angle", [5e-6, 1e-6])
+@pytest.mark.parametrize("k", [9, 16])
+@pytest.mark.parametrize("seed", range(4))
+def test_directions_all_but_on_one_line_leave_no_more_than_noise(angle, k, seed):
+    line, *around = normal(k + 1, seed)
+    either_way = 1 - 2 * (torch.arange(k) % 3 == 0).double()
+    case = Case(either_way[:, None] * line + angle * torch.stack(around), seed=seed)
+    case.step = case.step + 3 * line / case.metric
+    case.products = case.directions @ case.step
+
+    left = case.cosines(case.after(cone_multipliers(case.gramian, case.products).multipliers))
+
+    assert left.max() < 1e-5
+
+
 def test_arguments_are_left_alone():
     case = Case(normal(4))
     gramian, products = case.gramian.clone(), case.products.clone()

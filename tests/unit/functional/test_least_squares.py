@@ -32,6 +32,16 @@ def test_what_points_away_is_left_out():
     assert x.tolist() == [0.5, 0.0, 0.0]
 
 
+def test_columns_that_nearly_cancel_get_no_huge_weights():
+    """Their difference would fit what is left, and magnify the rounding in it by a billion."""
+    matrix, target = np.array([[1.0, -1.0], [0.0, 1e-9]]), np.array([0.7, 0.7])
+
+    x, solved = non_negative_least_squares(matrix, target)
+
+    assert solved
+    np.testing.assert_allclose(x, [0.7, 0.0])
+
+
 def test_no_columns_fit_nothing():
     assert non_negative_least_squares(np.zeros((0, 0)), np.zeros(0))[1]
 
