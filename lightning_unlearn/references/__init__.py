@@ -6,4 +6,11 @@ from lightning_unlearn.references._cached_log_likelihood import CachedLogLikelih
 from lightning_unlearn.references._choice import choose_reference
 from lightning_unlearn.references._frozen_copy import FrozenCopy
 
-__all__ = ["Reference", "AdapterDisabled", "CachedLogLikelihood", "FrozenCopy", "choose_reference", "why_adapter_is_not_enough"]
+__all__ = [
+    "Reference",
+    "AdapterDisabled",
+    "CachedLogLikelihood",
+    "FrozenCopy",
+    "choose_reference",
+    "why_adapter_is_not_enough",
+]

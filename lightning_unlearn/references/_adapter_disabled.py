@@ -1,12 +1,19 @@
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from lightning_unlearn.functional.modes import looking
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference
+
+_SAVED = re.compile(r"\.modules_to_save\.[^.]+\.")
 
 
 class AdapterDisabled(Reference):
@@ -30,7 +37,7 @@ class AdapterDisabled(Reference):
 
     @override
     def __call__(self, readout: Readout, batch: Any) -> Prediction:
-        with looking(self.network), self.network.disable_adapter():  # type: ignore[operator]  # PeftModel's
+        with looking(self.network), _switched_off(self.network):
             return readout(self.network, batch)
 
 
@@ -42,6 +49,33 @@ def why_adapter_is_not_enough(network: nn.Module) -> str | None:
     base = [name for name in trained if "lora_" not in name and "modules_to_save" not in name]
     if base:
         return f"{len(base)} trained parameters outside the adapter, `{base[0]}` first"
-    # An adapter that was fine-tuned before is part of the original: its B is no longer zero.
-    used = [name for name, p in network.named_parameters() if "lora_B" in name and bool(p.detach().any())]
-    return f"an adapter that has been trained already (`{used[0]}` is not zero)" if used else None
+    # An adapter that was fine-tuned before is part of the original.
+    used = next(_changed(network), None)
+    return f"an adapter that has been trained already (`{used}` is not where it starts)" if used else None
+
+
+def _changed(network: nn.Module) -> Iterator[str]:
+    """Names of parameters that make the adapter more than the identity."""
+    params = dict(network.named_parameters())
+    for name, p in params.items():
+        start: Tensor = params[_SAVED.sub(".original_module.", name)]
+        if "lora_B" in name or "lora_embedding_A" in name:
+            start = torch.zeros_like(p)
+        if start is not p and not torch.equal(_whole(p), _whole(start)):
+            yield name
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@contextmanager
+def _switched_off(network: nn.Module) -> Iterator[None]:
+    # On its way out PEFT makes the whole adapter trainable, whatever the user has frozen of it.
+    trained = [(p, p.requires_grad) for p in network.parameters()]
+    try:
+        with network.disable_adapter():  # type: ignore[operator]  # PeftModel's
+            yield
+    finally:
+        for p, requires_grad in trained:
+            p.requires_grad_(requires_grad)

@@ -38,8 +38,8 @@ class CachedLogLikelihood(Reference):
         for batch in batches:
             with looking(self.network):
                 said = readout(self.network, batch)
-            counts = said.rows_per_example().tolist()
-            self.add(dict(zip(readout.keys(batch), said.token_nll().float().cpu().split(counts), strict=True)))
+            by_example = said.token_nll()[said.example.argsort(stable=True)].float().cpu()
+            self.add(dict(zip(readout.keys(batch), by_example.split(said.rows_per_example().tolist()), strict=True)))
 
     @property
     def known(self) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,8 +33,8 @@ class FrozenCopy(Reference):
     def attach(self, network: nn.Module) -> None:
         super().attach(network)
         with torch.inference_mode(False), torch.no_grad():
-            self._copies = [(t, self._copy(local(t))) for t in _moving(network)]
-        if not self._copies:
+            self._originals = list(_moving(network, self.on_cpu))
+        if not any(isinstance(original.tensor(), nn.Parameter) for original in self._originals):
             raise ValueError(
                 "`FrozenCopy` should be attached to a network with trainable parameters. Found none: is the network built "
                 "later, in `configure_model`? Build it in `__init__`, or use LoRA with `AdapterDisabled()`."
@@ -44,26 +45,51 @@ class FrozenCopy(Reference):
         with self._swapped(), looking(self.network):
             return readout(self.network, batch)
 
-    def _copy(self, tensor: Tensor) -> Tensor:
-        return tensor.detach().to("cpu", copy=True) if self.on_cpu else tensor.detach().clone()
-
     @contextmanager
     def _swapped(self) -> Iterator[None]:
         # Values are exchanged in place: compiled graphs, tied weights and shards all stay valid.
         reshard(self.network)
         with torch.no_grad():
-            current = [local(t).detach().clone() for t, _ in self._copies]
-            for tensor, original in self._copies:
-                local(tensor).copy_(original)
+            current = [original.now().clone() for original in self._originals]
         try:
+            with torch.no_grad():
+                for original, now in zip(self._originals, current, strict=True):
+                    if not self.on_cpu:  # the network was on the CPU when it was attached
+                        original.value = original.value.to(now.device)
+                    original.now().copy_(original.value)
             yield
         finally:
             reshard(self.network)
             with torch.no_grad():
-                for (tensor, _), now in zip(self._copies, current, strict=True):
-                    local(tensor).copy_(now)
+                for original, now in zip(self._originals, current, strict=True):
+                    original.now().copy_(now)
 
 
-def _moving(network: nn.Module) -> list[Tensor]:
-    buffers = [b for b in network.buffers() if b.is_floating_point()]
-    return [*(p for p in network.parameters() if p.requires_grad), *buffers]
+@dataclass
+class _Original:
+    """What a parameter or buffer held. Known by its place: moving a module gives it other buffers."""
+
+    module: nn.Module
+    name: str
+    value: Tensor
+
+    def tensor(self) -> Tensor:
+        tensor: Tensor = getattr(self.module, self.name)
+        return tensor
+
+    def now(self) -> Tensor:
+        # `data`, so that a graph which saved the tensor does not take the exchange, undone by then, for a change.
+        return local(self.tensor()).data
+
+
+def _moving(network: nn.Module, on_cpu: bool) -> Iterator[_Original]:
+    seen: set[int] = set()  # tied weights are copied once
+    for module in network.modules():
+        buffers = {n: b for n, b in module._buffers.items() if b is not None and b.is_floating_point()}
+        params = {n: p for n, p in module._parameters.items() if p is not None and p.requires_grad}
+        for name, tensor in {**params, **buffers}.items():
+            if id(tensor) in seen:
+                continue
+            seen.add(id(tensor))
+            held = local(tensor).detach()
+            yield _Original(module, name, held.to("cpu", copy=True) if on_cpu else held.clone())
