@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+KEPT = ("attack", "point", "unit", "metric", "forget", "retain", "rho", "worst", "reasons")
 ROOT = Path(__file__).parents[1]
 
 
@@ -46,15 +47,14 @@ def run(config: Path, seed: int, folder: Path) -> dict[str, Any]:
         "seed": seed,
         "wall_s": round(time.monotonic() - start, 1),
         "levels": [{k: level[k] for k in ("model", "split", "metric", "interval")} for level in report["levels"]],
-        "recoveries": [
-            {k: recovery[k] for k in ("attack", "point", "unit", "metric", "forget", "retain", "rho", "worst", "reasons")}
-            for recovery in report["recoveries"]
-        ],
+        "recoveries": [{k: recovery[k] for k in KEPT} for recovery in report["recoveries"]],
     }
 
 
 def commit() -> str:
-    dirty = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=ROOT, capture_output=True, text=True)
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "--untracked-files=no"], cwd=ROOT, capture_output=True, text=True
+    )
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
@@ -84,9 +84,12 @@ def table(runs: list[dict[str, Any]], metric: str) -> str:
                 row.setdefault("rho", []).append(recovery["rho"]["value"])
     lines = [f"| model | forget {metric} | retain {metric} | recovery |", "|---|---|---|---|"]
     for name, row in rows.items():
-        lines.append(f"| {name} | {span(row['forget'])} | {span(row['retain'])} | {span(row.get('rho', []), percent=True)} |")
+        recovery = span(row.get("rho", []), percent=True)
+        lines.append(f"| {name} | {span(row['forget'])} | {span(row['retain'])} | {recovery} |")
     seconds = [one["wall_s"] for one in runs]
-    return "\n".join([*lines, "", f"Seeds {[one['seed'] for one in runs]}; {span(seconds)} s a run; commit {commit()}."])
+    return "\n".join(
+        [*lines, "", f"Seeds {[one['seed'] for one in runs]}; {span(seconds)} s a run; commit {commit()}."]
+    )
 
 
 def span(values: list[float], percent: bool = False) -> str:

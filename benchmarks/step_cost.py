@@ -4,11 +4,12 @@
     python benchmarks/step_cost.py                     # all variants, about 40 minutes on two idle cores
     python benchmarks/step_cost.py --objectives npo    # one of them
 
-SmolLM2-135M in float32, TOFU forget10 and retain90 rows, batch 4 + 4, two threads. Every variant runs in a process of its own, and
-the processes of all variants take turns, so that a busy machine slows them alike. Figures are medians over the timed steps of all
-turns; memory is the peak resident size of the process. `joint` is how the field's standard framework does it: one padded batch each,
-full logits, a deep copy as the reference, one backward pass over the sum, Hugging Face's loss. `plain` is fine-tuning on the
-retain rows and the forget rows, without any unlearning. Writes `benchmarks/results/step_cost.json`.
+SmolLM2-135M in float32, TOFU forget10 and retain90 rows, batch 4 + 4, two threads. Every variant runs in a process of its
+own, and the processes of all variants take turns, so that a busy machine slows them alike. Figures are medians over the
+timed steps of all turns; memory is the peak resident size of the process. `joint` is how the field's standard framework
+does it: one padded batch each, full logits, a deep copy as the reference, one backward pass over the sum, Hugging Face's
+loss. `plain` is fine-tuning on the retain rows and the forget rows, without any unlearning. Writes
+`benchmarks/results/step_cost.json`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def main() -> None:
             result = in_a_process_of_its_own(variant, arguments.steps)
             seen[variant]["seconds"] += result["seconds"]
             seen[variant]["gigabytes"].append(result["gigabytes"])
-            print(f"turn {turn}  {variant:24s} {statistics.median(result['seconds']):6.2f} s {result['gigabytes']:6.2f} GB", flush=True)
+            seconds = statistics.median(result["seconds"])
+            print(f"turn {turn}  {variant:24s} {seconds:6.2f} s {result['gigabytes']:6.2f} GB", flush=True)
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from run_config import commit, machine
 

@@ -156,4 +156,3 @@ def _is_data(value: Any) -> bool:
     if isinstance(value, _COLLECTIONS):
         return all(_is_data(v) for v in value)
     return isinstance(value, _MAPPINGS) and all(_is_data(v) for v in value.values())
-

@@ -91,7 +91,11 @@ class RecoveryCheck(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Check after every n-th step; never between the micro-batches of one."""
-        if self.every_n_steps and self._checked_step < trainer.global_step and trainer.global_step % self.every_n_steps == 0:
+        if (
+            self.every_n_steps
+            and self._checked_step < trainer.global_step
+            and trainer.global_step % self.every_n_steps == 0
+        ):
             self._log(pl_module, self.check(trainer, pl_module))
 
     @override
@@ -238,7 +242,6 @@ class RecoveryCheck(pl.Callback):
 
     def _log(self, pl_module: pl.LightningModule, values: Mapping[str, Tensor]) -> None:
         pl_module.log_dict(dict(values), batch_size=1, rank_zero_only=False)
-
 
     def _send(self, trainer: pl.Trainer, values: Mapping[str, Tensor]) -> None:
         # Before the first step and after the last there is nothing to monitor; and what is logged through the module at

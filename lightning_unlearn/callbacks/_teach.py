@@ -80,7 +80,8 @@ class Teach(pl.Callback):
     def _kept_in(self, network: nn.Module, readout: Readout, loader: DataLoader[Any]) -> Path | None:
         if self.folder is None:
             return None
-        digest = blake2b(f"{checksum(network)} {self.epochs} {self.lr} {self.batch_size} {self.seed}".encode(), digest_size=8)
+        settings = f"{checksum(network)} {self.epochs} {self.lr} {self.batch_size} {self.seed}"
+        digest = blake2b(settings.encode(), digest_size=8)
         for batch in in_order(loader):
             digest.update("".join(readout.keys(batch)).encode())
         return Path(self.folder) / f"taught-{digest.hexdigest()}.safetensors"
@@ -96,7 +97,8 @@ class Teach(pl.Callback):
                 optimizer, self.lr, total_steps=total, pct_start=0.1, anneal_strategy="linear", cycle_momentum=False
             )
             steps = (batch for _ in range(self.epochs) for batch in loader)
-            shown = track(steps, "Teaching what is to go, and what is to stay", total=total, disable=not trainer.is_global_zero)
+            quiet = not trainer.is_global_zero
+            shown = track(steps, "Teaching what is to go, and what is to stay", total=total, disable=quiet)
             for number, batch in enumerate(shown, start=1):
                 on_device = trainer.strategy.batch_to_device(batch, device=trainer.strategy.root_device)
                 with trainer.precision_plugin.forward_context():

@@ -11,7 +11,12 @@ from typing_extensions import override
 
 from lightning_unlearn.callbacks._overlap import OverlapGuard
 from lightning_unlearn.callbacks._realised_step import RealisedStep
-from lightning_unlearn.callbacks._surroundings import choose_readout, forget_source, refuse_truncated, refuse_unsupported
+from lightning_unlearn.callbacks._surroundings import (
+    choose_readout,
+    forget_source,
+    refuse_truncated,
+    refuse_unsupported,
+)
 from lightning_unlearn.data import ForgetStream, Source
 from lightning_unlearn.engine import GradientEngine, Row, add_gradient_, adds_in_place, combine_, strategy_kind
 from lightning_unlearn.objectives import Objective
@@ -27,15 +32,15 @@ class Unlearn(pl.Callback):
     is retained. Before each optimizer step, as many forget micro-batches as there were retain micro-batches are run
     through ``readout`` and ``objective``, and the two gradients merged. Clipping and the optimizer follow.
 
-    Logged each step: ``unlearn/forget`` and ``unlearn/retain`` (the two losses); each ``log_every_n_steps`` also
-    ``unlearn/forget_norm``, ``unlearn/retain_norm`` and ``unlearn/cosine`` of the two gradients, and ``unlearn/realised``, the length of the step
-    the weights took over the length of the step the optimizer asked for, measured on one tensor: bf16 weights swallow
-    small steps.
+    Logged each step: ``unlearn/forget`` and ``unlearn/retain`` (the two losses); every ``log_every_n_steps`` also
+    ``unlearn/forget_norm``, ``unlearn/retain_norm`` and ``unlearn/cosine`` of the two gradients, and ``unlearn/realised``,
+    the length of the step the weights took over the length of the step the optimizer asked for, measured on one tensor:
+    bf16 weights swallow small steps.
 
     Args:
         objective: What forgetting minimises.
-        readout: How to run the network. Defaults to :class:`PackedCausalLMReadout` if the module holds a Hugging Face language
-            model, else to :class:`ClassificationReadout`.
+        readout: How to run the network. Defaults to the module's own, to :class:`PackedCausalLMReadout` if it holds a
+            Hugging Face language model, else to :class:`ClassificationReadout`.
         projector: How the two gradients are merged. Defaults to their sum.
         reference: Where the original model's view comes from, if the objective needs it. Defaults to the cheapest that
             serves: the adapter switched off, cached likelihoods, a frozen copy.
@@ -64,7 +69,9 @@ class Unlearn(pl.Callback):
         seed: int = 0,
     ) -> None:
         if weight <= 0:
-            raise ValueError(f"`weight` should be positive: it is the sign of `objective` that says forget. Found {weight}.")
+            raise ValueError(
+                f"`weight` should be positive: it is the sign of `objective` that says forget. Found {weight}."
+            )
         self.objective = objective
         self.readout = readout
         self.projector = projector
@@ -124,7 +131,9 @@ class Unlearn(pl.Callback):
         self._handle = trainer.optimizers[0].register_step_post_hook(self._after_step)
 
     @override
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Count the micro-batch, and notice forget examples among the retain data."""
         self._micro_batches += 1
         if trainer.current_epoch == 0:
@@ -217,9 +226,9 @@ class Unlearn(pl.Callback):
             )
         if isinstance(self._chosen_reference, FrozenCopy) and strategy_kind(trainer) == "fsdp1":
             raise NotImplementedError(
-                "`FrozenCopy` should be able to swap weights in place. Found `FSDPStrategy` (FSDP1), whose flat parameters do "
-                "not show it. Use `ModelParallelStrategy` (FSDP2), LoRA with `AdapterDisabled()`, or an objective that only "
-                "needs likelihoods, such as `NPO`."
+                "`FrozenCopy` should be able to swap weights in place. Found `FSDPStrategy` (FSDP1), whose flat parameters "
+                "do not show it. Use `ModelParallelStrategy` (FSDP2), LoRA with `AdapterDisabled()`, or an objective that "
+                "only needs likelihoods, such as `NPO`."
             )
         self._chosen_reference.attach(self._network)
 
@@ -258,7 +267,7 @@ class Unlearn(pl.Callback):
         scale[0] = self.weight
         weighted = scale[:, None] * gramian * scale
         weights = torch.ones_like(scale) if self.projector is None else self.projector(weighted)
-        return (scale * weights).tolist()  # type: ignore[no-any-return]
+        return (scale * weights).tolist()
 
     def _refuse_not_finite(self, forget: Tensor, gramian: Tensor | None, trainer: pl.Trainer) -> None:
         finite = gramian is None or self._engine.scaler() is not None or bool(gramian.diagonal().isfinite().all())

@@ -16,9 +16,9 @@ from lightning_unlearn.data._stream import EMPTY, Order, batch_size_of, in_order
 class SplitData(pl.LightningDataModule):
     """What must stay and what must go, behind one datamodule.
 
-    The trainer sees the retain data, and its validation and test loaders if it has any; ``Unlearn`` fetches the forget data, ``RecoveryCheck`` the probe and attack data.
-    Each is a ``LightningDataModule`` (its training loader is used), a ``DataLoader``, a data set, or, from YAML, a mapping
-    with ``class_path`` and ``init_args``.
+    The trainer sees the retain data, and its validation and test loaders if it has any; ``Unlearn`` fetches the forget
+    data, ``RecoveryCheck`` the probe and attack data. Each is a ``LightningDataModule`` (its training loader is used), a
+    ``DataLoader``, a data set, or, from YAML, a mapping with ``class_path`` and ``init_args``.
 
     Args:
         retain: What must stay.

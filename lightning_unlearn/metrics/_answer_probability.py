@@ -23,7 +23,9 @@ class AnswerProbability(KnowledgeMetric):
         Maini et al., `TOFU <https://arxiv.org/abs/2401.06121>`_, 2024, section 2.2.1, "Probability".
     """
 
-    in_words: ClassVar[str] = "The probability the model gives to the right answer, as the geometric mean over its tokens."
+    in_words: ClassVar[str] = (
+        "The probability the model gives to the right answer, as the geometric mean over its tokens."
+    )
 
     @override
     def scores_of(self, prediction: Prediction) -> Tensor:

@@ -26,6 +26,8 @@ class KnowledgeMetric(Metric):
     more_means_known: ClassVar[bool] = True
     in_words: ClassVar[str] = "A score per example; see the metric's own documentation."
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    score: list[Tensor]
+    index: list[Tensor]
     full_state_update = False
     is_differentiable = False
 
@@ -62,4 +64,4 @@ class KnowledgeMetric(Metric):
         """Score of each example, ``[n]`` float64, in the order of the data."""
         if not len(self.score):
             return torch.empty(0, dtype=torch.float64)
-        return dim_zero_cat(self.score)[dim_zero_cat(self.index).argsort()]  # type: ignore[no-any-return]
+        return dim_zero_cat(self.score)[dim_zero_cat(self.index).argsort()]

@@ -6,4 +6,11 @@ from lightning_unlearn.readouts._classification import ClassificationReadout
 from lightning_unlearn.readouts._language_model import is_language_model
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
 
-__all__ = ["Readout", "CausalLMReadout", "PackedCausalLMReadout", "ClassificationReadout", "content_key", "is_language_model"]
+__all__ = [
+    "Readout",
+    "CausalLMReadout",
+    "PackedCausalLMReadout",
+    "ClassificationReadout",
+    "content_key",
+    "is_language_model",
+]

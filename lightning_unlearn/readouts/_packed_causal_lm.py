@@ -5,7 +5,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from typing_extensions import override
 
 from lightning_unlearn.functional.modes import looking
@@ -41,7 +41,8 @@ class PackedCausalLMReadout(CausalLMReadout):
     def __call__(self, network: nn.Module, batch: Any) -> Prediction:
         refuse_not_causal(network)
         labels = _labels(batch)
-        if not (set(batch) <= _PLAIN and _takes_masks(network, labels.shape[1]) and self._is_exact(network, batch)):
+        may_pack = set(batch) <= _PLAIN and _is_flat(batch, labels) and _takes_masks(network, labels.shape[1])
+        if not (may_pack and self._is_exact(network, batch)):
             return super().__call__(network, batch)
         packed, predicts = _packed(batch, labels)
         if not _pays(network, packed, labels):
@@ -60,17 +61,37 @@ class PackedCausalLMReadout(CausalLMReadout):
         return Prediction(logits, labels[example, column + 1].long(), example, len(labels), features)
 
     def _is_exact(self, network: nn.Module, batch: Any) -> bool:
-        """Compare the two once per network, on the batch at hand."""
+        """Compare the two once per network, on the first batch that could show a difference."""
         if network not in self._exact:
-            labels = _labels(batch)
             with looking(network):
                 plain = super().__call__(network, batch)
-                packed = self._read_packed(network, labels, *_packed(batch, labels))
-            tolerance = 1e-3 if plain.logits.dtype in (torch.float32, torch.float64) else 5e-2
-            scale = plain.logits.abs().amax().clamp_min(1) if plain.logits.numel() else 1.0
-            same = packed.logits.shape == plain.logits.shape and torch.equal(packed.labels, plain.labels)
-            self._exact[network] = same and bool(((packed.logits - plain.logits).abs() <= tolerance * scale).all())
+                if not bool(plain.supervised()[1:].any()):
+                    return False  # a first row packs to itself
+                self._exact[network] = self._agrees(network, batch, plain)
         return self._exact[network]
+
+    def _agrees(self, network: nn.Module, batch: Any, plain: Prediction) -> bool:
+        labels = _labels(batch)
+        try:
+            packed = self._read_packed(network, labels, *_packed(batch, labels))
+        except Exception:  # whatever a network thinks of a mask it does not know
+            return False
+        tolerance = 1e-3 if plain.logits.dtype in (torch.float32, torch.float64) else 5e-2
+        close = (packed.logits - plain.logits).abs() <= tolerance * plain.logits.abs().amax().clamp_min(1)
+        return torch.equal(packed.labels, plain.labels) and bool(close.all())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Weak references cannot be pickled; a copy compares anew."""
+        return {"keep_features": self.keep_features}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`__getstate__` gave."""
+        self.__init__(**state)
+
+
+def _is_flat(batch: Any, labels: Tensor) -> bool:
+    """Whether the mask, if there is one, says of each token whether it is padding."""
+    return batch.get("attention_mask") is None or batch["attention_mask"].shape == labels.shape
 
 
 def _packed(batch: Any, labels: Tensor) -> tuple[Packed, Tensor]:
@@ -82,24 +103,27 @@ def _packed(batch: Any, labels: Tensor) -> tuple[Packed, Tensor]:
 
 def _takes_masks(network: nn.Module, length: int) -> bool:
     """Whether attention does what a mask of ours says, and is not compiled for shapes that would change every batch."""
-    config = getattr(base_model(network), "config", None)
-    window = getattr(config, "sliding_window", None)
-    if getattr(config, "_attn_implementation", None) not in ("sdpa", "eager") or (window or length) < length:
+    config: Any = getattr(base_model(network), "config", None)
+    if config is None or config._attn_implementation not in ("sdpa", "eager"):
+        return False
+    text = config.get_text_config()  # of a model that also sees images, the part that reads
+    windows = [getattr(text, name, None) or length for name in ("sliding_window", "attention_chunk_size", "window_size")]
+    if min(windows) < length:
         return False
     return not any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in network.modules())
 
 
 def _mask_for(network: nn.Module, visible: Tensor) -> Tensor:
-    model = base_model(network)
-    if model.config._attn_implementation == "sdpa":  # type: ignore[union-attr]
+    model: Any = base_model(network)
+    if model.config._attn_implementation == "sdpa":
         return visible
-    dtype: torch.dtype = model.dtype  # type: ignore[assignment]
+    dtype: torch.dtype = model.dtype
     return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
 
 
 def _pays(network: nn.Module, packed: Packed, labels: Tensor) -> bool:
     """Whether fewer tokens outweigh longer attention, by the operations of one Transformer layer."""
-    width = getattr(base_model(network).config, "hidden_size", 0)  # type: ignore[union-attr]
+    width = getattr(base_model(network).config, "hidden_size", 0)
 
     def operations(tokens: int, context: int) -> int:
         return tokens * (24 * width**2 + 4 * context * width)

@@ -105,7 +105,9 @@ def fingerprint(trainer: Any, module: Any) -> str:
     )
     digest = hashlib.sha256(repr(plain).encode())
     for t in tensors:
-        digest.update(t.detach().contiguous().view(torch.uint8).numpy().tobytes() if t.dim() else repr(t.item()).encode())
+        digest.update(
+            t.detach().contiguous().view(torch.uint8).numpy().tobytes() if t.dim() else repr(t.item()).encode()
+        )
     return digest.hexdigest()
 
 
@@ -165,7 +167,9 @@ def test_weights_left_changed_stop_the_fit() -> None:
 
 
 def test_a_failed_attack_is_named_and_the_fit_goes_on() -> None:
-    with pytest.warns(UserWarning, match="`vandal_raises` failed, and the fit goes on without it: RuntimeError: an attack"):
+    with pytest.warns(
+        UserWarning, match="`vandal_raises` failed, and the fit goes on without it: RuntimeError: an attack"
+    ):
         fit(check_with("vandal_raises"))
 
 

@@ -15,11 +15,11 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_unlearn import (
+    NPO,
     Bounded,
     FrozenCopy,
     GradientAscent,
     KLToReference,
-    NPO,
     Quantize,
     RecoveryCheck,
     Relearn,
@@ -49,7 +49,10 @@ class FSDP1OnCPU(FSDPStrategy):
 
 STRATEGIES: dict[str, Any] = {
     "ddp": (SomebodysModule, lambda: DDPStrategy(find_unused_parameters=True)),
-    "ddp_bucket_view": (SomebodysModule, lambda: DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True)),
+    "ddp_bucket_view": (
+        SomebodysModule,
+        lambda: DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True),
+    ),
     "fsdp2": (
         Sharded,
         lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
@@ -71,7 +74,11 @@ def fit(kind: str | None, objective: str, accumulate: int, world_size: int, rank
     batch_size = 8 // world_size
     unlearn = Unlearn(**OBJECTIVES[objective](), forget=DataLoader(examples(2, n=12), batch_size=batch_size))
     check = RecoveryCheck(
-        {"int4": Quantize(bits=4), "adapter": Relearn(steps=2, lr=1e-2), "full": Relearn(steps=2, lr=1e-2, mode="full")},
+        {
+            "int4": Quantize(bits=4),
+            "adapter": Relearn(steps=2, lr=1e-2),
+            "full": Relearn(steps=2, lr=1e-2, mode="full"),
+        },
         every_n_steps=1,
         retain_probe=DataLoader(retain, 8),
         attack_data=DataLoader(examples(2, n=12), 8),
@@ -136,7 +143,9 @@ def test_split_data_shares_rows_among_ranks_as_one_process_would_see_them() -> N
             pairing="cyclic",
         )
         trainer = quiet(
-            strategy=DDPStrategy(find_unused_parameters=True) if world > 1 else "auto", devices=world, callbacks=[Unlearn(GradientAscent())]
+            strategy=DDPStrategy(find_unused_parameters=True) if world > 1 else "auto",
+            devices=world,
+            callbacks=[Unlearn(GradientAscent())],
         )
         trainer.fit(module, datamodule=data)
         return whole(module, None)

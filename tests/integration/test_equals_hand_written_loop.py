@@ -92,7 +92,9 @@ def test_logs_are_the_two_losses_norms_and_cosine() -> None:
     fresh = SomebodysModule("sgd")
     x, y = next(ForgetStream(loader(seed=2)))
     loss = F.cross_entropy(fresh(x), y)
-    forget = torch.cat([g.flatten() for g in torch.autograd.grad(loss, [*fresh.body.parameters(), *fresh.head.parameters()])])
+    forget = torch.cat(
+        [g.flatten() for g in torch.autograd.grad(loss, [*fresh.body.parameters(), *fresh.head.parameters()])]
+    )
     x, y = next(iter(loader(seed=1)))
     retain_loss = F.cross_entropy(fresh(x), y)
     grads = torch.autograd.grad(retain_loss, [*fresh.body.parameters(), *fresh.head.parameters()])

@@ -35,7 +35,9 @@ def check(**kwargs: Any) -> RecoveryCheck:
 
 def fit(*callbacks: Any, **kwargs: Any) -> Any:
     module = SomebodysModule()
-    trainer = quiet(callbacks=[Unlearn(Bounded(GradientAscent(), bound=6.0)), *callbacks], **{"max_epochs": 2, **kwargs})
+    trainer = quiet(
+        callbacks=[Unlearn(Bounded(GradientAscent(), bound=6.0)), *callbacks], **{"max_epochs": 2, **kwargs}
+    )
     trainer.fit(module, datamodule=data())
     return trainer, module
 
@@ -63,7 +65,8 @@ def test_model_checkpoint_and_early_stopping_can_monitor_it(tmp_path: Path) -> N
     stop = EarlyStopping("recovery/none/probability", mode="max", patience=0, check_on_train_epoch_end=True)
     trainer, _ = fit(check(), best, stop, max_epochs=10, enable_checkpointing=True)
     assert best.best_model_score == min(
-        look.value for look in trainer.callbacks[1].observations[1:]
+        look.value
+        for look in trainer.callbacks[1].observations[1:]
         if (look.attack, look.split, look.metric) == ("int4", "forget", "probability") and look.step
     )
     assert trainer.current_epoch < 10  # the probability fell, so a run that wants it higher stops
@@ -112,8 +115,9 @@ def test_report_holds_what_was_observed(tmp_path: Path) -> None:
     assert [row["step"] for row in report["training"]] == list(range(1, 7))
     assert report["run"]["objective"].startswith("Bounded(")
     (unlearned,) = [
-        level for level in report["levels"] if (level["model"], level["split"]) == ("unlearned", "forget")
-        and level["metric"] == "probability"
+        level
+        for level in report["levels"]
+        if (level["model"], level["split"]) == ("unlearned", "forget") and level["metric"] == "probability"
     ]
     last = [look for look in checked.observations if look.attack == "none" and look.split == "forget"]
     expected = [look for look in last if look.metric == "probability"][-1]

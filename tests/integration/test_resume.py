@@ -11,7 +11,16 @@ from _modules import SomebodysModule, examples, quiet
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from lightning_unlearn import FrozenCopy, GradientAscent, KLToReference, NPO, Quantize, RecoveryCheck, SplitData, Unlearn
+from lightning_unlearn import (
+    NPO,
+    FrozenCopy,
+    GradientAscent,
+    KLToReference,
+    Quantize,
+    RecoveryCheck,
+    SplitData,
+    Unlearn,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The dirpath has changed"),
@@ -26,7 +35,9 @@ OBJECTIVES: dict[str, Any] = {
 
 def parts(objective: str, folder: Path) -> dict[str, Any]:
     data = SplitData(
-        retain=DataLoader(examples(1, n=24), batch_size=4), forget=DataLoader(examples(2, n=10), batch_size=3), pairing="cyclic"
+        retain=DataLoader(examples(1, n=24), batch_size=4),
+        forget=DataLoader(examples(2, n=10), batch_size=3),
+        pairing="cyclic",
     )
     callbacks = [
         Unlearn(**OBJECTIVES[objective]()),

@@ -20,9 +20,7 @@ def network() -> nn.Module:
 
 def batches(n: int = 3) -> list[Any]:
     generator = torch.Generator().manual_seed(0)
-    return [
-        (torch.randn(6, 4, generator=generator), torch.randint(0, 3, (6,), generator=generator)) for _ in range(n)
-    ]
+    return [(torch.randn(6, 4, generator=generator), torch.randint(0, 3, (6,), generator=generator)) for _ in range(n)]
 
 
 def loss_of(net: nn.Module) -> Any:
@@ -59,7 +57,10 @@ def test_network_is_the_same_after_an_exception_and_when_left_early(mode: Any) -
     net = network()
     before = state(net)
     attack = Relearn(steps=5, lr=1e-1, mode=mode)
-    with pytest.raises(RuntimeError, match="while looking"), attack(net, batches=batches(), loss=loss_of(net)) as points:
+    with (
+        pytest.raises(RuntimeError, match="while looking"),
+        attack(net, batches=batches(), loss=loss_of(net)) as points,
+    ):
         next(points), next(points)
         raise RuntimeError("while looking")
     assert_same_state(before, state(net))

@@ -52,7 +52,11 @@ def batch(prefix: int = 5, lengths: tuple[int, ...] = (12, 9, 14, 7), side: str 
         tokens = torch.cat([shared, own])
         labels = torch.where(torch.arange(length) >= prefix + 1 + number % 2, tokens, -100)
         pad = torch.zeros(width - length, dtype=torch.long)
-        parts = {"input_ids": (pad, tokens), "attention_mask": (pad, torch.ones_like(tokens)), "labels": (pad - 100, labels)}
+        parts = {
+            "input_ids": (pad, tokens),
+            "attention_mask": (pad, torch.ones_like(tokens)),
+            "labels": (pad - 100, labels),
+        }
         for name, (filler, real) in parts.items():
             rows[name].append(torch.cat([filler, real] if side == "left" else [real, filler]))
     return {name: torch.stack(values) for name, values in rows.items()}
