@@ -86,7 +86,7 @@ class PackedCausalLMReadout(CausalLMReadout):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`__getstate__` gave."""
-        self.__init__(**state)
+        PackedCausalLMReadout.__init__(self, **state)
 
 
 def _is_flat(batch: Any, labels: Tensor) -> bool:
