@@ -1,53 +1,83 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 
 from lightning_unlearn.callbacks._unlearn import Unlearn
-from lightning_unlearn.data import build
+from lightning_unlearn.data import Source, build
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references import Reference
 
+if TYPE_CHECKING:
+    Module = pl.LightningModule | dict[str, Any]
+else:
+    # Built by us, not by LightningCLI, which would give it the hyper-parameters of what it is nested in.
+    Module = dict[str, Any]
+
 
 def unlearning(
-    module: dict[str, Any],
+    module: Module,
     objective: Objective,
-    forget: dict[str, Any] | None = None,
+    forget: Source | None = None,
     checks: list[pl.Callback] | None = None,
     readout: Readout | None = None,
     projector: Projector | None = None,
     reference: Reference | None = None,
     weight: float = 1.0,
+    seed: int = 0,
 ) -> pl.LightningModule:
     """Give an existing LightningModule what it needs to forget, and give the same object back.
 
     Nothing is wrapped: the callbacks are brought along through the module's ``configure_callbacks``, so any trainer that
-    fits it unlearns. In YAML, this is the ``class_path`` to put a module of one's own under.
+    fits it unlearns. In YAML, this is the ``class_path`` to put a module of one's own under. As with every
+    ``configure_callbacks``, they take the place of callbacks of the same class in the trainer.
 
     Args:
         module: A ``LightningModule``, or, from YAML, a mapping with ``class_path`` and ``init_args``.
         objective: What forgetting minimises.
         forget: What must go, as in :class:`Unlearn`.
         checks: Callbacks to bring along behind :class:`Unlearn`: :class:`RecoveryCheck`, :class:`WriteReport`.
-        readout: As in :class:`Unlearn`.
-        projector: As in :class:`Unlearn`.
-        reference: As in :class:`Unlearn`.
-        weight: As in :class:`Unlearn`.
+        readout: How to run the network, as in :class:`Unlearn`.
+        projector: How the two gradients are merged, as in :class:`Unlearn`.
+        reference: Where the original model's view comes from, as in :class:`Unlearn`.
+        weight: Factor on the forget gradient, positive.
+        seed: Seed of the order of the forget data, as in :class:`Unlearn`.
 
     Returns:
         ``module`` itself.
+
+    Raises:
+        ValueError: If ``module`` cannot be built from its mapping.
+
+    Example:
+        >>> from lightning_unlearn import NPO, UnlearningModule
+        >>> from torch import nn
+        >>> module = UnlearningModule(nn.Linear(3, 2))
+        >>> unlearning(module, NPO(beta=0.1)) is module
+        True
+        >>> [type(callback).__name__ for callback in module.configure_callbacks()]
+        ['Unlearn']
     """
     built: pl.LightningModule = build(module, pl.LightningModule)
-    unlearn = Unlearn(objective, readout, projector, reference, weight=weight, forget=forget)
-    own = built.configure_callbacks
-
-    def configure_callbacks() -> Sequence[pl.Callback]:
-        before = own()
-        return [*(before if isinstance(before, Sequence) else [before]), unlearn, *(checks or [])]
-
-    object.__setattr__(built, "configure_callbacks", configure_callbacks)
+    unlearn = Unlearn(objective, readout, projector, reference, weight=weight, forget=forget, seed=seed)
+    object.__setattr__(built, "configure_callbacks", _Bring([unlearn, *(checks or [])], built.configure_callbacks))
     return built
+
+
+class _Bring:
+    """A module's ``configure_callbacks``, and more. Not a closure, so that the module can still be pickled."""
+
+    def __init__(self, callbacks: list[pl.Callback], own: Callable[[], Sequence[pl.Callback] | pl.Callback]) -> None:
+        self.callbacks, self.own = callbacks, own
+
+    def __call__(self) -> list[pl.Callback]:
+        own = self.own()
+        return [*(own if isinstance(own, Sequence) else [own]), *self.callbacks]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Bring:
+        """Copies of the module (averaged weights, say) are not fitted: the callbacks, mid-fit, stay one."""
+        return self

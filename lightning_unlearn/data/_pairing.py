@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 Pairing = Literal["random", "cyclic", "sequential"]
+"""Which retain rows go with which forget rows: see :class:`~lightning_unlearn.SplitData`."""
 
 
 def forget_order(pairing: Pairing, *, forget: int, retain: int, seed: int, epoch: int) -> list[int]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ else:
     # LightningCLI hands the top-level `data:` hyper-parameters to every datamodule *it* builds, nested ones included: the
     # forget set silently becomes the retain set. So it gets to see a plain mapping, and we build what it says.
     Source = dict[str, Any]
+"""A datamodule, a loader, a data set, or, from YAML, a mapping with ``class_path`` and ``init_args``."""
 
 
 def build(source: Any, base: type) -> Any:
@@ -31,13 +33,19 @@ def build(source: Any, base: type) -> Any:
         )
     from jsonargparse import ArgumentError, ArgumentParser
 
+    beside = {name: value for name, value in source.items() if name not in ("class_path", "init_args")}
+    # From the shell, `--unlearn.forget.seed=2` arrives beside `init_args`.
+    spec = {"class_path": source["class_path"], "init_args": {**(source.get("init_args") or {}), **beside}}
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(base, "source", fail_untyped=False)
+    # With `None` as its default it would be optional, and every error begin with what it would have been as `None`.
+    parser.add_subclass_arguments(base, "source", fail_untyped=False, required=True, default=SUPPRESS)
     token = _given_hyperparameters.set(None)
     try:
-        return parser.instantiate_classes(parser.parse_object({"source": dict(source)})).source
+        instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before 4.49
+        return instantiate(parser.parse_object({"source": spec})).source
     except ArgumentError as error:
-        raise ValueError(f"`{source['class_path']}` should be built from its `init_args`. Found: {error}") from error
+        found = str(error).splitlines()[-1].strip()
+        raise ValueError(f"`{source['class_path']}` should be built from its `init_args`. Found: {found}") from error
     finally:
         _given_hyperparameters.reset(token)
 

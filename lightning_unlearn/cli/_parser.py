@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any, NoReturn
+
+from jsonargparse import DefaultHelpFormatter
+from lightning.pytorch.cli import LightningArgumentParser
+from typing_extensions import override
+
+_MANY = 40
+_NOISE = re.compile(
+    r"^ *(Does not validate against any of the Union subtypes|Subtypes:.*|Errors:|- Expected a <class 'NoneType'>"
+    r"|Given value type:.*|Given value:.*)\n?",
+    flags=re.MULTILINE,
+)
+
+
+class Help(DefaultHelpFormatter):  # type: ignore[misc]  # untyped
+    """Docstrings as text for a terminal."""
+
+    @override
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(None if heading is None else plain(heading))
+
+    @override
+    def _expand_help(self, action: argparse.Action) -> str:
+        return plain(super()._expand_help(action))
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, with help and errors for people."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": Help, **kwargs})
+
+    @override
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong, without what it would have been had it been another type."""
+        super().error(_NOISE.sub("", message).rstrip(), ex)
+        raise AssertionError  # it exits
+
+
+def plain(text: str) -> str:
+    r"""Take the markup out of ``text``, and long lists of classes.
+
+    Example:
+        >>> plain("Defaults to :class:`~lightning_unlearn.NPO`, ``beta=1``. (type: <class 'Objective'>)")
+        'Defaults to `NPO`, `beta=1`. (type: Objective)'
+    """
+    text = re.sub(r":\w+:`~[\w.]*?(\w+)`", r"`\1`", text)
+    text = re.sub(r":\w+:`([^`]*)`", r"`\1`", text)
+    text = re.sub(r"<class '([^']*)'>", r"\1", text).replace("``", "`")
+    return re.sub(r"known subclasses: ([\w., ]+)", _shortened, text)
+
+
+def _shortened(match: re.Match[str]) -> str:
+    count = match[1].count(",") + 1
+    return match[0] if count <= _MANY else f"known subclasses: {count}"

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import ArgsType
+
+import lightning_unlearn
+from lightning_unlearn.cli._cli import SaveConfig, UnlearnCLI
+from lightning_unlearn.cli._parser import Parser
+
+_DESCRIPTION = (
+    "Make a model forget inside a PyTorch Lightning fit, and prove it. For example: "
+    "lightning-unlearn fit --config configs/quickstart.yaml --unlearn.objective.beta=0.2"
+)
+_PACKAGE = Path(str(lightning_unlearn.__file__)).parent
+
+
+def main(args: ArgsType = None, *, run: bool = True) -> UnlearnCLI:
+    """Run the command line.
+
+    Args:
+        args: Instead of the process's own arguments.
+        run: Whether to run a subcommand, or, without one, only to build model, data and trainer.
+    """
+    if os.getcwd() not in sys.path:  # a console script does not see the user's own modules otherwise
+        sys.path.insert(0, os.getcwd())
+    return UnlearnCLI(
+        pl.LightningModule,
+        pl.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"overwrite": True},
+        seed_everything_default=0,
+        parser_class=Parser,
+        parser_kwargs={"prog": "lightning-unlearn", "description": _DESCRIPTION},
+        args=args,
+        run=run,
+    )
+
+
+def script() -> None:
+    """What ``lightning-unlearn`` runs: :func:`main`, with errors meant for the user as one message, not a traceback."""
+    try:
+        main()
+    except Exception as error:
+        meant = _meant_for_user(error)
+        if meant is None or os.environ.get("LIGHTNING_UNLEARN_TRACEBACK"):
+            raise
+        message = meant.args[0] if meant.args else meant
+        sys.exit(f"{type(meant).__name__}: {message}\n(LIGHTNING_UNLEARN_TRACEBACK=1 shows where this was raised.)")
+
+
+def _meant_for_user(error: BaseException | None) -> BaseException | None:
+    """What this package, or Lightning, raised on purpose; ``None`` if it is somebody's mistake, ours included."""
+    while error is not None:
+        *_, last = traceback.extract_tb(error.__traceback__)
+        ours = _PACKAGE in Path(last.filename).parents and (last.line or "").startswith("raise ")
+        if ours or isinstance(error, MisconfigurationException):
+            return error
+        error = error.__cause__  # the parser wraps what a constructor raises
+    return None
