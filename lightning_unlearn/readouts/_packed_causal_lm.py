@@ -107,7 +107,9 @@ def _takes_masks(network: nn.Module, length: int) -> bool:
     if config is None or config._attn_implementation not in ("sdpa", "eager"):
         return False
     text = config.get_text_config()  # of a model that also sees images, the part that reads
-    windows = [getattr(text, name, None) or length for name in ("sliding_window", "attention_chunk_size", "window_size")]
+    windows = [
+        getattr(text, name, None) or length for name in ("sliding_window", "attention_chunk_size", "window_size")
+    ]
     if min(windows) < length:
         return False
     return not any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in network.modules())

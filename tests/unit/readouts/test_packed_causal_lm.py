@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -9,10 +11,12 @@ import torch
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     Gemma2Config,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    MptConfig,
     OPTConfig,
     PhiConfig,
     Qwen2Config,
@@ -171,3 +175,33 @@ def test_one_row_is_itself() -> None:
     packed = pack(tokens, tokens > 0, torch.zeros(1, 4, dtype=torch.bool))
     assert packed.tokens.tolist() == [[4, 5, 6]]
     assert torch.equal(packed.visible[0, 0], torch.ones(3, 3).tril().bool())
+
+
+def test_a_first_batch_of_one_row_decides_nothing() -> None:
+    """One row packs to itself whatever the network; the next batch would be read wrongly."""
+    torch.manual_seed(0)
+    net = AutoModelForCausalLM.from_config(
+        MptConfig(d_model=16, n_heads=2, n_layers=2, vocab_size=40, max_seq_len=64), attn_implementation="eager"
+    ).eval()
+    readout, data = PackedCausalLMReadout(), batch()
+    readout(net, {name: value[:1] for name, value in data.items()})
+    readout(net, {**data, "labels": torch.full_like(data["labels"], -100)})
+    assert net not in readout._exact
+    assert_close(readout(net, data).logits, CausalLMReadout()(net, data).logits, rtol=0, atol=1e-6)
+    assert readout._exact[net] is False
+
+
+def test_a_network_that_refuses_our_mask_is_read_plainly() -> None:
+    torch.manual_seed(0)
+    net = AutoModelForCausalLM.from_config(BloomConfig(vocab_size=40, hidden_size=16, n_layer=1, n_head=2)).eval()
+    readout, data = PackedCausalLMReadout(), batch()
+    assert torch.equal(readout(net, data).logits, CausalLMReadout()(net, data).logits)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda readout: pickle.loads(pickle.dumps(readout))])
+def test_copies_read_the_same(copied: Any) -> None:
+    net, data, readout = network("llama"), batch(), PackedCausalLMReadout(keep_features=True)
+    said = readout(net, data)
+    again = copied(readout)(net, data)
+    assert torch.equal(again.logits, said.logits)
+    assert torch.equal(again.features, said.features)
