@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lightning_unlearn.projectors._base import Projector
+
+_NOT_OF_A_GRAMIAN = {"ExcessMTLWeighting", "MoDoWeighting", "SDMGradWeighting"}
+
+
+class TorchJD(Projector):
+    """Any weighting of a Gramian from the library TorchJD: UPGrad, MGDA, CAGrad and their kin.
+
+    Every row counts as a task of its own. Weights are used as they come: most weightings average, so that two rows
+    without conflict get one half each, and plain SGD takes half the step. Some can drop a row (MGDA does, once the forget
+    gradient vanishes).
+
+    What a weighting promises holds for the merged gradient, not for the step that another optimizer makes of it: in a toy
+    under AdamW, 183 of 480 steps raised the retain loss to first order although gradients had been projected. And it may
+    end where gradients are short: UPGrad by default projects nothing once their squared lengths sum to less than 1e-4;
+    give it a ``QuadprogProjector`` with a smaller ``norm_eps``.
+
+    Weightings that draw random numbers (PCGrad's order) draw the same on every rank, and leave the global generator as it
+    was. The running averages of some (GradVac) begin anew when a fit is resumed.
+
+    Args:
+        weighting: As ``torchjd.aggregation.UPGradWeighting()``; by ``class_path`` in YAML.
+
+    Raises:
+        ImportError: If `torchjd` is not installed.
+        TypeError: If it is not a weighting of a Gramian.
+
+    Example:
+        >>> from torchjd.aggregation import MGDAWeighting
+        >>> TorchJD(MGDAWeighting())(torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64)))
+        tensor([0.7500, 0.2500], dtype=torch.float64)
+
+    References:
+        Quinton and Rey, `Jacobian Descent for Multi-Objective Optimization <https://arxiv.org/abs/2406.16232>`_, 2024.
+    """
+
+    def __init__(self, weighting: nn.Module) -> None:
+        super().__init__()
+        refuse_unsupported(weighting)
+        self.weighting = weighting
+
+    @override
+    @torch.no_grad()
+    def forward(self, gramian: Tensor) -> Tensor:
+        """What the weighting says, in float64."""
+        on_cpu = gramian.detach().cpu().double()
+        # Ranks share the Gramian but not the generator: replicas that drew different orders would drift apart.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(zlib.crc32(on_cpu.numpy().tobytes()))
+            weights: Tensor = self.weighting(on_cpu)
+        if not bool(weights.isfinite().all()):
+            raise FloatingPointError(
+                f"The weights should be finite. `{type(self.weighting).__name__}` found {weights.tolist()} for the Gramian "
+                f"{on_cpu.tolist()}. Use `HalfSpace`, which takes gradients of any length, or a larger `eps` if it has one."
+            )
+        return weights.to(gramian)
+
+
+def refuse_unsupported(weighting: nn.Module) -> None:
+    """Some weightings want other matrices than a Gramian, and would not notice."""
+    try:
+        from torchjd.aggregation import Weighting
+    except ImportError as error:
+        raise ImportError(
+            "`TorchJD` should find the package `torchjd`. It is missing: `pip install torchjd`."
+        ) from error
+    if not isinstance(weighting, Weighting):
+        raise TypeError(
+            "`weighting` should be a weighting from `torchjd.aggregation`; their names end in `Weighting`. "
+            f"Found `{type(weighting).__name__}`."
+        )
+    for part in weighting.modules():
+        if type(part).__name__ in _NOT_OF_A_GRAMIAN:
+            raise TypeError(
+                f"`weighting` should need nothing but a Gramian. Found `{type(part).__name__}`, which needs Jacobians, or "
+                "the gradients of two independent batches. Use `UPGradWeighting` or `PCGradWeighting`."
+            )
