@@ -30,7 +30,8 @@ class Correction:
         violation: The largest ``cos(angle)`` left between the corrected step and a direction, ``[...]``: the step's length
             is taken before the correction and within the span of the directions. Infinite if the input was not finite;
             the multipliers are zero then, and the step should not be taken.
-        exact: Whether this is the least correction that is safe, ``[...]`` bool. Where not, a fall-back was used.
+        exact: Whether this is the least correction that is safe, ``[...]`` bool. Where not, a fall-back was used, or more
+            than 1e-4 of a violation is left.
     """
 
     multipliers: Tensor
