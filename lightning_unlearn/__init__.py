@@ -16,8 +16,8 @@ from lightning_unlearn.objectives import (
     SimNPO,
 )
 from lightning_unlearn.prediction import Prediction
-from lightning_unlearn.projectors import Projector, WeightedSum
-from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout, Readout
+from lightning_unlearn.projectors import HalfSpace, Orthogonal, PCGrad, Projector, TorchJD, WeightedSum
+from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout, PackedCausalLMReadout, Readout
 from lightning_unlearn.references import AdapterDisabled, CachedLogLikelihood, FrozenCopy, Reference
 from lightning_unlearn.report import RobustnessReport
 
@@ -35,11 +35,15 @@ __all__ = [
     "ExactMemorization",
     "FrozenCopy",
     "GradientAscent",
+    "HalfSpace",
     "KLToReference",
     "KnowledgeMetric",
     "LoRA",
     "NPO",
     "Objective",
+    "Orthogonal",
+    "PCGrad",
+    "PackedCausalLMReadout",
     "Prediction",
     "PretrainedCausalLM",
     "Projector",
@@ -56,6 +60,7 @@ __all__ = [
     "Teach",
     "TinyCausalLM",
     "TokenNLL",
+    "TorchJD",
     "Unlearn",
     "UnlearningModule",
     "WeightedSum",
