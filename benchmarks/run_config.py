@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 KEPT = ("attack", "point", "unit", "metric", "forget", "retain", "rho", "worst", "reasons")
 ROOT = Path(__file__).parents[1]
@@ -40,8 +41,11 @@ def main() -> None:
 
 def run(config: Path, seed: int, folder: Path) -> dict[str, Any]:
     start = time.monotonic()
-    command = [sys.executable, "cli.py", "fit", "--config", str(config), "--seed_everything", str(seed)]
-    subprocess.run([*command, "--report.folder", str(folder)], cwd=ROOT, check=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    seeded_config = folder / f"seed{seed}.yaml"
+    seeded_config.write_text(yaml.safe_dump(seeded(yaml.safe_load(config.read_text()), seed)))
+    command = [sys.executable, "cli.py", "fit", "--config", str(seeded_config), "--report.folder", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True)
     report = json.loads((folder / "report.json").read_text())
     return {
         "seed": seed,
@@ -49,6 +53,14 @@ def run(config: Path, seed: int, folder: Path) -> dict[str, Any]:
         "levels": [{k: level[k] for k in ("model", "split", "metric", "interval")} for level in report["levels"]],
         "recoveries": [{k: recovery[k] for k in KEPT} for recovery in report["recoveries"]],
     }
+
+
+def seeded(settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Everything that has a seed gets this one: the weights or the adapter, the teaching, the order of the data."""
+    network = settings["model"]["init_args"]["network"].setdefault("init_args", {})
+    for part in (settings["teach"], settings["data"]["init_args"], network.get("lora", network)):
+        part["seed"] = seed
+    return {**settings, "seed_everything": seed}
 
 
 def commit() -> str:
