@@ -10,7 +10,7 @@ from lightning_unlearn.engine._products import Row
 
 @torch.no_grad()
 def combine_(params: Sequence[Tensor], rows: Sequence[Row], weights: Sequence[float]) -> None:
-    """Write the weighted sum of ``rows`` into ``p.grad``. The last row may be ``p.grad`` itself.
+    """Write the weighted sum of ``rows`` into ``p.grad``, using up their tensors. The last row may be ``p.grad`` itself.
 
     A parameter that has no gradient in any row keeps none, so that weight decay does not touch what was not used.
 

@@ -59,6 +59,7 @@ class GradientEngine:
         if self.trainer is None:
             return batch
         batch = self.trainer.precision_plugin.convert_input(batch)
+        batch = self.module._on_before_batch_transfer(batch)  # type: ignore[operator]  # a LightningModule's
         return self.trainer.strategy.batch_to_device(batch, device=self.trainer.strategy.root_device, dataloader_idx=0)
 
     def forward(self, function: Callable[[Any], T], batch: Any) -> T:
@@ -96,12 +97,18 @@ class GradientEngine:
         Returns:
             A tensor per parameter (``None`` where it has no gradient), and the losses, ``[len(batches)]``, averaged
             over ranks. ``p.grad`` is what it was.
+
+        Raises:
+            FloatingPointError: If the losses are finite, but their gradient is not at any loss scale.
         """
+        if not batches:
+            raise ValueError("`batches` should hold at least one micro-batch. Found none.")
         divisor = len(batches) if divisor is None else divisor
         scale = self._loss_scale()
         while True:
             row, losses = self._attempt(loss, batches, params, scale)
-            if self.scaler() is None or self._is_finite_everywhere(row):
+            # Of a loss that is not finite itself no scale makes anything: that is for the caller to say.
+            if self.scaler() is None or self._is_finite_everywhere(row) or not self._is_finite_everywhere([losses]):
                 break
             scale /= 2
             if scale < _SMALLEST_SCALE:
@@ -139,7 +146,7 @@ class GradientEngine:
         self, loss: Callable[[Any], Tensor], batches: Sequence[Any], params: Sequence[Tensor], scale: float
     ) -> tuple[Row, Tensor]:
         losses = []
-        with gradients_set_aside(self.module), torch.enable_grad():
+        with gradients_set_aside(self.module, params), torch.enable_grad():
             for batch in batches:
                 value = self.forward(loss, batch)
                 (value * scale).backward()

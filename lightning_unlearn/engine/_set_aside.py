@@ -1,15 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
-def gradients_set_aside(module: nn.Module) -> Iterator[None]:
+def gradients_set_aside(module: nn.Module, params: Iterable[Tensor] = ()) -> Iterator[None]:
     """Take every ``p.grad`` off and put the very same tensors back: a swap of pointers, not a copy.
+
+    Args:
+        module: Whose parameters are meant.
+        params: And which others: an adapter that is held outside of ``module``.
 
     Example:
         >>> import torch
@@ -22,7 +26,7 @@ def gradients_set_aside(module: nn.Module) -> Iterator[None]:
         >>> layer.weight.grad is grad
         True
     """
-    saved = [(p, p.grad) for p in module.parameters()]
+    saved: list[tuple[Tensor, Tensor | None]] = [(p, p.grad) for p in {*module.parameters(), *params}]
     for p, _ in saved:
         p.grad = None
     try:
@@ -41,7 +45,8 @@ def muted(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        del attributes["log"], attributes["log_dict"]
+        for name in ("log", "log_dict"):
+            attributes.pop(name, None)
         attributes.update(before)
 
 
