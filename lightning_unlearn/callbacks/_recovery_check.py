@@ -38,8 +38,8 @@ class RecoveryCheck(pl.Callback):
     ``WeightAveraging`` to attack the averaged weights, after it to attack the raw ones.
 
     Args:
-        attacks: By the name they are logged under.
-        metrics: By the name they are logged under. Defaults to ``probability`` and ``token_nll``.
+        attacks: What is done to the network, by the name it is logged under.
+        metrics: What is measured, by the name it is logged under. Defaults to ``probability`` and ``token_nll``.
         every_n_epochs: Check at the end of every n-th epoch; 0 for never.
         every_n_steps: Check after every n-th optimizer step as well; 0 for never.
         readout: How to run the network. Defaults to what fits the module, as in :class:`Unlearn`.

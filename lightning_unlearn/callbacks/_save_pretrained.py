@@ -15,8 +15,11 @@ class SavePretrained(pl.Callback):
     ``AutoModelForCausalLM.from_pretrained(folder)`` (or PEFT, for an adapter) loads it back, under the keys it always had.
 
     Args:
-        folder: Where to.
+        folder: Where the files go; it is made if need be.
         merge_adapter: Fold a PEFT adapter into the base weights first, on a copy, so that a plain model is written.
+
+    Raises:
+        OSError: In ``setup``, if the folder cannot be written.
     """
 
     def __init__(self, folder: str, merge_adapter: bool = False) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
+import torch
 from torch import nn
 
 from lightning_unlearn.data import Order, Part
@@ -26,6 +27,33 @@ def refuse_unsupported(trainer: pl.Trainer, pl_module: pl.LightningModule) -> No
         raise NotImplementedError(
             "`Unlearn` should be able to read and write `p.grad`. Found `DeepSpeedStrategy`, which keeps gradients inside "
             "its engine. Use `strategy='ddp'`, `'fsdp'`, or `ModelParallelStrategy` (FSDP2)."
+        )
+    if not trainer.fit_loop._data_source.is_defined():
+        raise ValueError(
+            "`Unlearn` should find retain data: what the fit trains on is what must stay. Found no training data. Give it "
+            "some: `trainer.fit(module, datamodule=SplitData(retain=..., forget=...))`, or `trainer.fit(module, retain)`."
+        )
+
+
+def refuse_optimizers(trainer: pl.Trainer) -> None:
+    """Refuse none, and one that evaluates its closure many times a step."""
+    if not trainer.optimizers or type(trainer.optimizers[0]).__name__ == "_MockOptimizer":
+        raise ValueError(
+            "`Unlearn` should find the optimizer of the module. Found none: `configure_optimizers` returned `None`. "
+            "Return one, over what may be changed."
+        )
+    if isinstance(trainer.optimizers[0], torch.optim.LBFGS):
+        raise NotImplementedError(
+            "`Unlearn` should get an optimizer that takes one gradient a step. Found `LBFGS`. Use `AdamW` or `SGD`."
+        )
+
+
+def refuse_empty_retain(trainer: pl.Trainer) -> None:
+    """Lightning ends a fit on an empty loader with no more than a warning."""
+    if trainer.num_training_batches == 0 and trainer.limit_train_batches:
+        raise ValueError(
+            "The retain set should hold at least one batch. Found none, so nothing was trained or forgotten. Check its path "
+            "and filter; a `DataLoader` with `drop_last=True` drops a set smaller than its batch size."
         )
 
 

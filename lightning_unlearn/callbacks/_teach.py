@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
+from lightning_unlearn.callbacks._folders import writable_folder
 from lightning_unlearn.callbacks._surroundings import choose_readout
 from lightning_unlearn.data import in_order
 from lightning_unlearn.functional.checksum import checksum
@@ -34,15 +35,21 @@ class Teach(pl.Callback):
         lr: Highest learning rate of AdamW; it rises over the first tenth of the steps and falls to zero over the rest.
         batch_size: Rows a step.
         folder: Where the taught weights are kept.
-        seed: Of the order of the data.
+        seed: Seed of the order of the data.
 
     Raises:
-        ValueError: If the datamodule does not say what is to be forgotten.
+        ValueError: In ``setup``, if the datamodule does not say what is to be forgotten.
+        OSError: In ``setup``, if the folder cannot be written.
     """
 
     def __init__(
         self, epochs: int = 10, lr: float = 1e-3, batch_size: int = 16, folder: str | None = None, seed: int = 0
     ) -> None:
+        if epochs < 1 or lr <= 0 or batch_size < 1:
+            raise ValueError(
+                "`epochs` and `batch_size` should be at least 1, `lr` positive. Found "
+                f"`epochs = {epochs}`, `batch_size = {batch_size}`, `lr = {lr}`."
+            )
         self.epochs, self.lr, self.batch_size, self.folder, self.seed = epochs, lr, batch_size, folder, seed
 
     @override
@@ -55,6 +62,8 @@ class Teach(pl.Callback):
             raise ValueError(
                 f"`Teach` should find a `SplitData`. Found `{type(data).__name__}`. Use `trainer.fit(..., datamodule=...)`."
             )
+        if self.folder is not None and trainer.is_global_zero:
+            writable_folder(self.folder)  # found out now, not after teaching
         readout = choose_readout(pl_module)
         network = readout.find_network(pl_module).to(trainer.strategy.root_device)
         loader = self._loader([in_order(data.forget_dataloader()), in_order(data.retain.loader())])
@@ -65,7 +74,6 @@ class Teach(pl.Callback):
             return
         self._teach(trainer, network, readout, loader)
         if kept is not None and trainer.is_global_zero:
-            kept.parent.mkdir(parents=True, exist_ok=True)
             save_model(network, str(kept))
 
     def _loader(self, loaders: list[Any]) -> DataLoader[Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,9 +12,12 @@ from typing_extensions import override
 
 from lightning_unlearn.callbacks._overlap import OverlapGuard
 from lightning_unlearn.callbacks._realised_step import RealisedStep
+from lightning_unlearn.callbacks._supervision import SupervisionGuard
 from lightning_unlearn.callbacks._surroundings import (
     choose_readout,
     forget_source,
+    refuse_empty_retain,
+    refuse_optimizers,
     refuse_truncated,
     refuse_unsupported,
 )
@@ -44,13 +48,15 @@ class Unlearn(pl.Callback):
         projector: How the two gradients are merged. Defaults to their sum.
         reference: Where the original model's view comes from, if the objective needs it. Defaults to the cheapest that
             serves: the adapter switched off, cached likelihoods, a frozen copy.
-        weight: Of the forget gradient.
-        forget: What must go. Defaults to ``forget_dataloader`` of the trainer's datamodule (see :class:`SplitData`).
-        seed: Of the order of the forget data, where no :class:`SplitData` says it.
+        weight: Factor on the forget gradient, positive.
+        forget: What must go: a datamodule, a loader, a data set, or, from YAML, a mapping with ``class_path`` and
+            ``init_args``. Defaults to ``forget_dataloader`` of the trainer's datamodule (see :class:`SplitData`).
+        seed: Seed of the order of the forget data, where no :class:`SplitData` says it.
 
     Raises:
         NotImplementedError: In ``setup``, under manual optimization, DeepSpeed, or with LBFGS.
-        ValueError: In ``setup``, if there is no forget data; during the fit, if forget examples are among the retain data.
+        ValueError: In ``setup``, if there is no forget or no retain data; during the fit, if forget examples are among the
+            retain data, or nothing in the forget data is supervised.
         FloatingPointError: If a loss or a gradient is not finite.
 
     Example:
@@ -68,9 +74,12 @@ class Unlearn(pl.Callback):
         forget: Source | None = None,
         seed: int = 0,
     ) -> None:
-        if weight <= 0:
+        if not isinstance(objective, Objective):
+            raise TypeError(f"`objective` should be an `Objective`, such as `NPO()`. Found `{objective!r}`.")
+        if not 0 < weight < math.inf:
             raise ValueError(
-                f"`weight` should be positive: it is the sign of `objective` that says forget. Found {weight}."
+                "`weight` should be positive and finite: it is the sign of `objective` that says forget. Found "
+                f"`weight = {weight}`."
             )
         self.objective = objective
         self.readout = readout
@@ -117,8 +126,9 @@ class Unlearn(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the forget stream, cache what the reference needs, and take up where a checkpoint left off."""
-        refuse_optimizer(trainer.optimizers)
+        refuse_optimizers(trainer)
         self._engine = GradientEngine(pl_module, trainer)
+        self._supervision = SupervisionGuard(self._engine, self._loader)
         self._guard = OverlapGuard(self._used_readout)
         self._realised = RealisedStep()
         self.objective.to(pl_module.device)
@@ -149,11 +159,13 @@ class Unlearn(pl.Callback):
         self._micro_batches = 0
         if trainer.current_epoch == 0:
             self._guard.saw_forget(batches)
-        logged = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        logged = every > 0 and trainer.global_step % every == 0
         if self.projector is None and adds_in_place(self._engine, len(batches)):
             self._add(trainer, batches[0], params, logged)
         else:
             self._combine(trainer, batches, params)
+        self._supervision.check()
         self._steps["merged"] += 1
         if logged:
             self._realised.before(optimizer, params)
@@ -183,6 +195,12 @@ class Unlearn(pl.Callback):
                 f"{self._steps['merged']} did: `on_before_optimizer_step` was not called. Does `optimizer_step` or "
                 "`backward` of your module bypass it?"
             )
+        self._supervision.check(is_end=True)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A fit without a single batch does not call any of the above."""
+        refuse_empty_retain(trainer)
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -210,13 +228,20 @@ class Unlearn(pl.Callback):
         """The objective on one forget micro-batch."""
         original = None if self._chosen_reference is None else self._chosen_reference(self._used_readout, batch)
         student = self._used_readout(self._network, batch)
+        self._supervision.saw(student)
         loss: Tensor = self.objective(student, original)
+        if loss.dim() or not loss.requires_grad:
+            raise ValueError(
+                f"`{type(self.objective).__name__}` should return a scalar that depends on the network. Found shape "
+                f"{tuple(loss.shape)}, `requires_grad = {loss.requires_grad}`. Take a mean, and do not detach."
+            )
         return loss
 
     def _attach(self, trainer: pl.Trainer, pl_module: nn.Module) -> None:
         self._used_readout = choose_readout(pl_module) if self.readout is None else self.readout
         self._network = self._used_readout.find_network(pl_module)
-        self._chosen_reference = self.reference or choose_reference(self.objective, self._network)
+        given = self.reference is not None  # a cache has a length, and starts empty
+        self._chosen_reference = self.reference if given else choose_reference(self.objective, self._network)
         if self._chosen_reference is None:
             return
         if self.objective.needs_reference_logits and not self._chosen_reference.gives_logits:
@@ -297,15 +322,6 @@ class Unlearn(pl.Callback):
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
-
-
-def refuse_optimizer(optimizers: list[torch.optim.Optimizer]) -> None:
-    """LBFGS evaluates its closure many times a step."""
-    for optimizer in optimizers:
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise NotImplementedError(
-                "`Unlearn` should get an optimizer that takes one gradient a step. Found `LBFGS`. Use `AdamW` or `SGD`."
-            )
 
 
 def share_among_ranks(reference: Reference, world_size: int) -> None:

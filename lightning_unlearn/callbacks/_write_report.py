@@ -25,8 +25,8 @@ class WriteReport(pl.Callback):
     Takes what ``RecoveryCheck`` saw and ``Unlearn`` logged. After ``fit``, and after ``validate`` or ``test`` alone.
 
     Args:
-        folder: Where to.
-        notes: Shown among the limits, for a reader who was not there.
+        folder: Where the files go; it is made if need be.
+        notes: Sentences shown among the limits, for a reader who was not there.
 
     Raises:
         OSError: In ``setup``, if the folder cannot be written.
