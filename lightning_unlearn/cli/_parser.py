@@ -10,8 +10,8 @@ from typing_extensions import override
 
 _MANY = 40
 _NOISE = re.compile(
-    r"^ *(Does not validate against any of the Union subtypes|Subtypes:.*|Errors:|- Expected a <class 'NoneType'>"
-    r"|Given value type:.*|Given value:.*)\n?",
+    r"^ *((- )?Does not validate against any of the Union subtypes|Subtypes:.*|Errors:|- Expected a <class 'NoneType'>"
+    r"|Given value type:.*|Given value:.*)\n?|^ *\n",
     flags=re.MULTILINE,
 )
 

@@ -368,6 +368,7 @@ UNKNOWN: list[tuple[dict[str, Any], str]] = [
     ({"recovry": RECOVERY}, "recovry"),
     ({"recovery": {"attacks": {"int4": callback("Quantise")}}}, "Quantise"),
     ({"model": {**MODULE, "init_args": {"widht": 2}}}, "Option 'widht' is not accepted"),
+    ({"data": {"class_path": "somebodys_package.Measurement"}}, "has no attribute 'Measurement'"),
 ]
 
 
