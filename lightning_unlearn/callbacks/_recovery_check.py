@@ -78,6 +78,7 @@ class RecoveryCheck(pl.Callback):
         self.observations: list[Observation] = []
         self.restored: bool | None = None
         self._checked_step = -1
+        self._loaded = {"global_step": 0, "epoch": 0}
         self._probes: dict[str, Probe] | None = None
 
     @override
@@ -133,6 +134,8 @@ class RecoveryCheck(pl.Callback):
         network = readout.find_network(pl_module)
         engine = GradientEngine(pl_module, trainer)
         self._drop_scores()
+        step, _ = self._when(trainer)
+        self.observations = [look for look in self.observations if look.step != step]  # a second look takes its place
         values: dict[str, Tensor] = {}
         for name, attack in {NOT_ATTACKED: None, **self.attacks}.items():
             before = checksum(pl_module)
@@ -146,7 +149,7 @@ class RecoveryCheck(pl.Callback):
                 )
             self.observations += looks
             values.update(_worst(name, looks))
-        self._checked_step = trainer.global_step
+        self._checked_step = step
         return values
 
     def about_data(self) -> dict[str, dict[str, Any]]:
@@ -166,6 +169,21 @@ class RecoveryCheck(pl.Callback):
         """Take the looks of the interrupted run back."""
         self.observations = [Observation(**look) for look in state_dict["observations"]]
         self._checked_step = state_dict["checked_step"]
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember how long its model was trained: outside a fit the trainer does not know."""
+        self._loaded = {name: int(checkpoint[name]) for name in ("global_step", "epoch")}
+
+    def _when(self, trainer: pl.Trainer | None) -> tuple[int, int]:
+        """Step and epoch of the model at hand."""
+        if trainer is None:
+            return 0, 0
+        if trainer.state.fn == TrainerFn.FITTING:
+            return trainer.global_step, trainer.current_epoch
+        return max(trainer.global_step, self._loaded["global_step"]), max(trainer.current_epoch, self._loaded["epoch"])
 
     def _attempt(
         self, name: str, attack: Attack | None, network: torch.nn.Module, readout: Readout, engine: GradientEngine
@@ -194,7 +212,7 @@ class RecoveryCheck(pl.Callback):
         readout: Readout,
         engine: GradientEngine,
     ) -> list[Observation]:
-        trainer = engine.trainer
+        step, epoch = self._when(engine.trainer)
         looks = []
         for split, probe in probes.items():
             for metric, scores in measure(engine, network, readout, probe, self.metrics).items():
@@ -204,8 +222,8 @@ class RecoveryCheck(pl.Callback):
                         metric=metric,
                         split=split,  # type: ignore[arg-type]  # "forget" or "retain"
                         value=float(scores.mean()),
-                        step=trainer.global_step if trainer is not None else 0,
-                        epoch=trainer.current_epoch if trainer is not None else 0,
+                        step=step,
+                        epoch=epoch,
                         attack=name,
                         attack_config={} if attack is None else _settings(attack),
                         family="" if attack is None else attack.family,

@@ -110,7 +110,7 @@ class WriteReport(pl.Callback):
             "world_size": trainer.world_size,
             "precision": str(trainer.precision),
             "device": str(trainer.strategy.root_device),
-            "steps": trainer.global_step,
+            "steps": max(look.step for check in callbacks_of(trainer, RecoveryCheck) for look in check.observations),
             "wall_s": round(self._seconds + time.monotonic() - self._started, 1),
             "notes": [*([note] if taught else []), *self.notes],
         }

@@ -151,6 +151,7 @@ class Fitted:
     weights: dict[str, torch.Tensor]
     logged: dict[str, float]
     hparams: list[dict[str, Any]]
+    report: dict[str, Any]
 
 
 def fit_in(folder: Path, way: Way) -> Fitted:
@@ -168,7 +169,8 @@ def fit_in(folder: Path, way: Way) -> Fitted:
         patch.setattr(Measurements, "setup", watched)
         run, arguments = way()
         cli = run(["fit", *arguments])
-    return Fitted(way, cli, weights(cli), logged(cli), hparams)
+    report = json.loads((folder / "report" / "report.json").read_text())
+    return Fitted(way, cli, weights(cli), logged(cli), hparams, report)
 
 
 @pytest.fixture(scope="module", params=WAYS, ids=lambda way: way.__name__)
@@ -259,7 +261,9 @@ def test_checks_run_alone_on_a_checkpoint(fitted: Fitted, stage: str) -> None:
     alone = run([stage, *arguments, "--ckpt_path", str(path)])
     for name in ("recovery/none/probability", "recovery/int4/probability"):
         assert logged(alone)[name] == fitted.logged[name]
-    assert Path("report/report.html").exists()
+    report = json.loads(Path("report/report.json").read_text())
+    assert report["levels"] == fitted.report["levels"]  # the original is the one that the checkpoint remembers
+    assert report["run"]["steps"] == fitted.report["run"]["steps"] == 2
     assert not parts_of(alone, Unlearn) or parts_of(alone, Unlearn)[0]._handle is None
 
 
