@@ -4,13 +4,16 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.functional.modes import looking
+from lightning_unlearn.functional.ranks import on_every_rank
 from lightning_unlearn.prediction import KnownLikelihood
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference
+from lightning_unlearn.references._cache_file import CacheFile, make_writable
+from lightning_unlearn.references._origin import origin_of
 
 
 class CachedLogLikelihood(Reference):
@@ -19,14 +22,24 @@ class CachedLogLikelihood(Reference):
     Examples are recognised by their content (token ids and labels, whatever their padding), so the cache needs no index
     from the user's data set. It goes into the checkpoint: four bytes a supervised token.
 
+    With ``folder`` the values are kept on disk as well, exactly, and the next run takes them from there; an interrupted
+    sweep goes on where it stopped. They are found by a hash of what decides them: weights, architecture, readout and its
+    settings, precision of the pass, versions of torch and transformers. A network that differs in any of these never sees
+    them. Damaged lines are computed again, with a warning. A checkpoint needs nothing from the folder.
+
+    Args:
+        folder: Where likelihoods are kept for other runs. Several runs, and ranks, may share one.
+
     Raises:
         KeyError: If asked about an example that was not there at the start, as with random augmentation.
+        OSError: In :meth:`attach`, if ``folder`` cannot be written.
     """
 
     gives_logits = False
     needs_sweep = True
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = folder
         self._nll: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
@@ -34,12 +47,30 @@ class CachedLogLikelihood(Reference):
         return len(self._nll)
 
     @override
+    def attach(self, network: nn.Module) -> None:
+        super().attach(network)
+        if self.folder is not None:
+            make_writable(self.folder)
+
+    @override
     def sweep(self, readout: Readout, batches: Iterable[Any]) -> None:
-        for batch in batches:
-            with looking(self.network):
-                said = readout(self.network, batch)
-            by_example = said.token_nll()[said.example.argsort(stable=True)].float().cpu()
-            self.add(dict(zip(readout.keys(batch), by_example.split(said.rows_per_example().tolist()), strict=True)))
+        if self.folder is None:
+            for batch in batches:
+                self.add(self._look(readout, batch, readout.keys(batch)))
+            return
+        with CacheFile(self.folder, origin_of(self.network, readout)) as file:
+            for batch in batches:
+                keys = readout.keys(batch)
+                # A sharded network runs on all ranks or on none.
+                if not all(on_every_rank(file.known.keys() >= set(keys))):
+                    file.append(self._look(readout, batch, keys))
+                self.add({key: file.known[key] for key in keys})
+
+    def _look(self, readout: Readout, batch: Any, keys: list[str]) -> dict[str, Tensor]:
+        with looking(self.network):
+            said = readout(self.network, batch)
+        by_example = said.token_nll()[said.example.argsort(stable=True)].float().cpu()
+        return dict(zip(keys, by_example.split(said.rows_per_example().tolist()), strict=True))
 
     @property
     def known(self) -> dict[str, Tensor]:

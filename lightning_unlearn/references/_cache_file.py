@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_FORMAT = 1
+
+
+class CacheFile:
+    """Likelihoods in a folder, found again by what decides them.
+
+    All that was ever written under the same ``origin`` is known; what is added goes into a file of its own, made when there
+    is something to add. No file is changed once its writer is gone, so several processes, and several runs, may share a
+    folder. A file is text: a line that says where its values come from, then one line per example, with a checksum. A last
+    line cut off by an interruption is left out.
+
+    Args:
+        folder: Where the files are.
+        origin: Of the values, as plain values: another origin is another file.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     with CacheFile(folder, {"weights": 1}) as file:
+        ...         file.append({"key": torch.tensor([0.5, 2.0])})
+        ...     CacheFile(folder, {"weights": 1}).known, CacheFile(folder, {"weights": 2}).known
+        ({'key': tensor([0.5000, 2.0000])}, {})
+    """
+
+    def __init__(self, folder: str, origin: Mapping[str, Any]) -> None:
+        self._head = json.dumps({"format": _FORMAT, **origin}, sort_keys=True)
+        name = blake2b(self._head.encode(), digest_size=8).hexdigest()
+        self._path = Path(folder).expanduser() / f"{name}-{os.urandom(4).hex()}.jsonl"
+        self._file: Any = None
+        self.known: dict[str, Tensor] = {}
+        for path in sorted(self._path.parent.glob(f"{name}-*.jsonl")):
+            self.known.update(self._read(path))
+
+    def append(self, values: Mapping[str, Tensor]) -> None:
+        """Add what is not known yet, ``[n]`` float32 by key; it is on its way to the disk when this returns."""
+        fresh = {key: value for key, value in values.items() if key not in self.known}
+        if not fresh:
+            return
+        if self._file is None:
+            self._file = self._path.open("a", encoding="ascii")
+            self._file.write(self._head + "\n")
+        self._file.writelines(_line(key, value) for key, value in fresh.items())
+        self._file.flush()
+        self.known.update(fresh)
+
+    def __enter__(self) -> CacheFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _read(self, path: Path) -> dict[str, Tensor]:
+        # What follows the last line break is a line whose writer was interrupted.
+        lines = path.read_bytes().split(b"\n")[:-1]
+        trusted = lines[:1] == [self._head.encode()]
+        values = dict(pair for line in lines[1:] if trusted and (pair := _parse(line)) is not None)
+        if damaged := len(lines) - trusted - len(values):
+            warnings.warn(
+                f"`{path}` should hold likelihoods as they were written. Found {damaged} damaged lines: what they said is "
+                "computed again. Delete the file to be rid of this warning.",
+                stacklevel=2,
+            )
+        return values
+
+
+def make_writable(folder: str) -> None:
+    """Make ``folder``, and prove that files can be written in it.
+
+    Raises:
+        OSError: If not.
+    """
+    try:
+        path = Path(folder).expanduser()
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"`folder` should be a folder that can be written. Found `folder = {folder!r}`: {error}. Use another one, or "
+            "`CachedLogLikelihood()`, which keeps likelihoods in memory and in the checkpoint only."
+        ) from error
+
+
+def _line(key: str, value: Tensor) -> str:
+    content = b64encode(value.numpy().astype("<f4").tobytes()).decode()
+    return json.dumps([key, content, _sum(key, content)]) + "\n"
+
+
+def _parse(line: bytes) -> tuple[str, Tensor] | None:
+    """Key and values of a line, or ``None`` if it is damaged."""
+    try:
+        key, content, expected = json.loads(line)
+        if _sum(key, content) != expected:
+            return None
+        return key, torch.from_numpy(np.frombuffer(b64decode(content), dtype="<f4").astype(np.float32))
+    except (ValueError, TypeError):
+        return None
+
+
+def _sum(key: str, content: str) -> int:
+    return crc32(f"{key} {content}".encode())
