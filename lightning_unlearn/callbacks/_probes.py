@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,6 +17,9 @@ from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.modes import looking
 from lightning_unlearn.metrics import KnowledgeMetric
 from lightning_unlearn.readouts import Readout
+
+_TRAINING_BATCHES = 32
+"""Of a user's own training data, so many are looked at: a check should not take longer than an epoch."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,31 @@ def load_probe(loader: Iterable[Any], readout: Readout, rank: int, world_size: i
     return Probe(shared, entities, blake2b("".join(keys).encode(), digest_size=8).hexdigest(), len(keys))
 
 
-def find_probes(trainer: pl.Trainer, given: Mapping[str, Any]) -> dict[str, Iterable[Any]]:
-    """Loaders of the forget and retain probes: those given, else the datamodule's, else what ``Unlearn`` forgets."""
+def find_probes(trainer: pl.Trainer, readout: Readout, given: Mapping[str, Any]) -> dict[str, Iterable[Any]]:
+    """Loaders of the forget and retain probes: those given, else the datamodule's, else what the fit itself goes over."""
     loaders = {name: _load(source, name, trainer) for name, source in given.items() if source is not None}
     data: Any = getattr(trainer, "datamodule", None)
     if hasattr(data, "probe_dataloaders"):
         return {**data.probe_dataloaders(), **loaders}
-    return {"forget": find_forget(trainer, "RecoveryCheck"), **loaders} if "forget" not in loaders else loaders
+    if "forget" not in loaders:
+        loaders = {"forget": find_forget(trainer, "RecoveryCheck"), **loaders}
+    if "retain" not in loaders and (batches := _first_training_batches(trainer, readout)):
+        loaders["retain"] = batches
+    return loaders
+
+
+def _first_training_batches(trainer: pl.Trainer, readout: Readout) -> list[Any]:
+    """The first batches of the user's own training data, if the readout can read them."""
+    loader: Any = trainer.train_dataloader
+    if not isinstance(loader, Iterable) or isinstance(loader, Mapping):
+        return []
+    batches = list(islice(in_order(loader), _TRAINING_BATCHES))
+    try:
+        for batch in batches:
+            readout.keys(batch)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return []
+    return batches
 
 
 def find_attack_data(trainer: pl.Trainer, given: Any) -> Iterable[Any]:

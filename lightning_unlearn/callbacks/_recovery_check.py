@@ -44,7 +44,8 @@ class RecoveryCheck(pl.Callback):
         every_n_steps: Check after every n-th optimizer step as well; 0 for never.
         readout: How to run the network. Defaults to what fits the module, as in :class:`Unlearn`.
         probe: How forgetting is measured. Defaults to the datamodule's probe data, else to the forget data.
-        retain_probe: How keeping is measured. Defaults to the datamodule's retain data.
+        retain_probe: How keeping is measured. Defaults to the datamodule's retain data, else to the first batches of what
+            the fit trains on.
         attack_data: What an attacker relearns from. Defaults to the datamodule's attack data, else to the forget data.
 
     Example:
@@ -240,7 +241,7 @@ class RecoveryCheck(pl.Callback):
     def _load_probes(self, engine: GradientEngine, readout: Readout) -> dict[str, Probe]:
         if self._probes is None:
             assert engine.trainer is not None
-            loaders = find_probes(engine.trainer, {"forget": self.probe, "retain": self.retain_probe})
+            loaders = find_probes(engine.trainer, readout, {"forget": self.probe, "retain": self.retain_probe})
             self._probes = {
                 split: load_probe(loader, readout, engine.rank, engine.world_size) for split, loader in loaders.items()
             }

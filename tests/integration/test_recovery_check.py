@@ -124,6 +124,15 @@ def test_report_holds_what_was_observed(tmp_path: Path) -> None:
     assert unlearned["interval"]["value"] == pytest.approx(expected.value)
 
 
+def test_without_split_data_keeping_is_measured_on_what_the_fit_trains_on() -> None:
+    checked, module = RecoveryCheck({"int4": Quantize(bits=4)}), SomebodysModule()
+    trainer = quiet(callbacks=[Unlearn(Bounded(GradientAscent(), bound=6.0), forget=loader(seed=2)), checked])
+    trainer.fit(module, loader(seed=1))
+    by_hand = [torch.softmax(module.eval()(x), -1).gather(1, y[:, None]).squeeze(1) for x, y in loader(seed=1)]
+    logged = trainer.callback_metrics["recovery/none/retain_probability"].item()
+    assert logged == pytest.approx(torch.cat(by_hand).mean().item(), abs=1e-6)
+
+
 def test_first_and_last_looks_reach_the_logger(tmp_path: Path) -> None:
     fit(check(every_n_epochs=0), logger=CSVLogger(tmp_path, name="", version=""))
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
