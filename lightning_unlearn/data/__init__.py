@@ -1,5 +1,6 @@
 """What must stay, what must go, and how the two are paired."""
 
+from lightning_unlearn.data._alternate import AlternateAnswerData, PairedAnswerDataset, RefusalData
 from lightning_unlearn.data._bundled import bundled_path
 from lightning_unlearn.data._pairing import Pairing, forget_order, retain_order
 from lightning_unlearn.data._question_answer import QuestionAnswerData, QuestionAnswerDataset
@@ -8,12 +9,15 @@ from lightning_unlearn.data._split import ResumableLoader, SplitData
 from lightning_unlearn.data._stream import ForgetStream, Order, in_order, shared_batches
 
 __all__ = [
+    "AlternateAnswerData",
     "ForgetStream",
     "Order",
+    "PairedAnswerDataset",
     "Pairing",
     "Part",
     "QuestionAnswerData",
     "QuestionAnswerDataset",
+    "RefusalData",
     "ResumableLoader",
     "Source",
     "SplitData",

@@ -4,6 +4,7 @@ from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.objectives._bounded import Bounded
 from lightning_unlearn.objectives._ceu import CEU
 from lightning_unlearn.objectives._cross_entropy import CrossEntropy
+from lightning_unlearn.objectives._dpo import DPO
 from lightning_unlearn.objectives._fixed_random_label import FixedRandomLabel
 from lightning_unlearn.objectives._gradient_ascent import GradientAscent
 from lightning_unlearn.objectives._kl_to_reference import KLToReference
@@ -23,6 +24,7 @@ __all__ = [
     "GradientAscent",
     "Bounded",
     "NPO",
+    "DPO",
     "SimNPO",
     "WGA",
     "SatImp",

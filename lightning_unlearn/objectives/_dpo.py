@@ -1,0 +1,64 @@
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import override
+
+from lightning_unlearn.functional.likelihood import mean_or_zero
+from lightning_unlearn.objectives._base import Objective
+from lightning_unlearn.objectives._needs import need_likelihood
+from lightning_unlearn.prediction import Likelihood, Prediction
+from lightning_unlearn.readouts import PairedPrediction
+
+
+class DPO(Objective):
+    r"""Direct preference optimisation: prefer another answer, a refusal for instance, to the one that must go.
+
+    .. math:: -\frac{2}{\beta} \, \mathbb{E}_i \log \sigma\Bigl(\beta \Bigl[
+        \log \frac{\pi_\theta(y^+_i | x_i)}{\pi_\mathrm{ref}(y^+_i | x_i)} -
+        \log \frac{\pi_\theta(y^-_i | x_i)}{\pi_\mathrm{ref}(y^-_i | x_i)}\Bigr]\Bigr)
+
+    with likelihoods of whole answers, *sums* over their tokens, and the mean over the questions that have an answer with
+    supervised rows. An answer without any counts as one that cannot move: without preferred answers this is
+    :class:`NPO`. The factor :math:`2 / \beta`, which the paper's loss does not have, is that of :class:`NPO` and of
+    OpenUnlearning, so that weights mean the same for both.
+
+    Needs the two answers to each question: ``readout=PairedReadout()``, and data such as :class:`RefusalData`
+    ("IdkDPO") or :class:`AlternateAnswerData` ("AltPO").
+
+    Args:
+        beta: Inverse temperature, positive.
+
+    Example:
+        >>> logits, label = torch.zeros(2, 4), torch.tensor([1, 2])
+        >>> said = PairedPrediction(logits, label, torch.tensor([0, 1]), batch_size=2)
+        >>> DPO(beta=0.1)(said, said.detach())  # 2 / beta * log 2
+        tensor(13.8629)
+
+    References:
+        Rafailov et al., `Direct Preference Optimization <https://arxiv.org/abs/2305.18290>`_, 2023, eq. 7. Against
+        refusals: Maini et al., `TOFU <https://arxiv.org/abs/2401.06121>`_, 2024. Against other plausible answers: Mekala
+        et al., `Alternate Preference Optimization <https://arxiv.org/abs/2409.13474>`_, 2024.
+    """
+
+    needs_reference = True
+
+    def __init__(self, beta: float = 0.1) -> None:
+        super().__init__()
+        if not 0 < beta < math.inf:
+            raise ValueError(f"`beta` should be positive and finite. Found `beta = {beta}`.")
+        self.beta = beta
+
+    @override
+    def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
+        if not isinstance(student, PairedPrediction) or student.batch_size % 2:
+            raise ValueError(
+                "`DPO` should get two answers to each question, a `PairedPrediction` of an even number of examples. Found a "
+                f"`{type(student).__name__}` of {student.batch_size}. Use `Unlearn(DPO(), readout=PairedReadout())`, and "
+                "`RefusalData` or `AlternateAnswerData` as the forget data."
+            )
+        original = need_likelihood(self, student, reference)
+        preferred, dispreferred = (original.example_nll() - student.example_nll()).chunk(2)
+        answered = torch.stack(student.supervised().chunk(2)).any(0)
+        return 2 / self.beta * mean_or_zero(F.softplus(self.beta * (dispreferred - preferred)[answered]))
