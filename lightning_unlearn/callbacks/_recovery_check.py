@@ -131,7 +131,8 @@ class RecoveryCheck(pl.Callback):
             What is to be logged, by key. Every look is kept in :attr:`observations`.
         """
         theirs = [c.readout for c in callbacks_of(trainer, Unlearn) if c.readout is not None]
-        readout = self.readout or (theirs[0] if theirs else choose_readout(pl_module))
+        chosen = self.readout or (theirs[0] if theirs else choose_readout(pl_module))
+        readout = chosen.for_measuring()
         network = readout.find_network(pl_module)
         engine = GradientEngine(pl_module, trainer)
         self._drop_scores()

@@ -103,6 +103,19 @@ def pad_right(examples: Sequence[dict[str, Tensor]], *, pad_token_id: int) -> di
     }
 
 
+def pad_right_hiding(examples: Sequence[dict[str, Tensor]], *, pad_token_id: int) -> dict[str, Tensor]:
+    """:func:`pad_right` with every ``pad_token_id`` masked, those that are part of a row included.
+
+    Example:
+        >>> rows = [{"input_ids": torch.tensor(ids), "labels": torch.tensor(ids)} for ids in ([5, 3, 7], [5])]
+        >>> pad_right_hiding(rows, pad_token_id=3)["attention_mask"]
+        tensor([[1, 0, 1],
+                [1, 0, 0]])
+    """
+    batch = pad_right(examples, pad_token_id=pad_token_id)
+    return {**batch, "attention_mask": (batch["input_ids"] != pad_token_id).long()}
+
+
 def _chat(row: QuestionAnswer, tokenizer: PreTrainedTokenizerBase, today: Date) -> tuple[list[int], list[int]]:
     if tokenizer.chat_template is None:
         raise ValueError(

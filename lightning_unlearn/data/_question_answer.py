@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
 import torch
@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
-from lightning_unlearn.data._encoding import Encoding, Template, load_tokenizer, pad_right
+from lightning_unlearn.data._encoding import Encoding, Template, load_tokenizer, pad_right, pad_right_hiding
 from lightning_unlearn.data._rows import QuestionAnswer, read_records, select
 from lightning_unlearn.data._shuffle import EpochShuffle
+from lightning_unlearn.functional.compat import Compat, check_compat
 
 Batch = dict[str, Tensor]
 
@@ -78,6 +79,8 @@ class QuestionAnswerData(LightningDataModule):
         num_workers: Worker processes of each loader.
         subset: Configuration of a Hugging Face data set.
         split: Split of a Hugging Face data set.
+        compat: ``"open-unlearning"`` masks as its published models were trained and measured: the tokenizer's padding
+            token, or the end of turn where it has none, is hidden wherever it stands, in the middle of a prompt too.
 
     Example:
         >>> data = QuestionAnswerData("bundled:people", "bundled", entity="entity", where={"group": ["forget"]})
@@ -107,8 +110,10 @@ class QuestionAnswerData(LightningDataModule):
         num_workers: int = 0,
         subset: str | None = None,
         split: str = "train",
+        compat: Compat | None = None,
     ) -> None:
         super().__init__()
+        check_compat(compat)
         if isinstance(entity, int) and entity < 1:
             raise ValueError(f"`entity` should be a field or a positive number of rows. Found `entity = {entity}`.")
         # Plain attributes, not `save_hyperparameters`: LightningCLI hands nested data modules each other's.
@@ -126,6 +131,7 @@ class QuestionAnswerData(LightningDataModule):
         self.num_workers = num_workers
         self.subset = subset
         self.split = split
+        self.compat = compat
 
     @cached_property
     def loaded_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -165,14 +171,25 @@ class QuestionAnswerData(LightningDataModule):
         return self._loader(shuffle=False)
 
     def _loader(self, *, shuffle: bool) -> DataLoader[Batch]:
-        # Any padding id will do: mask and labels hide it.
-        pad_token_id = self.loaded_tokenizer.pad_token_id or 0
         return DataLoader(
             self.dataset,
             batch_size=self.batch_size,
             sampler=EpochShuffle(self.dataset, seed=self.seed) if shuffle else SequentialSampler(self.dataset),
             num_workers=self.num_workers,
-            collate_fn=partial(pad_right, pad_token_id=pad_token_id),
+            collate_fn=self._collate(),
             # Without a generator of its own every pass would advance the global RNG.
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+    def _collate(self) -> Callable[[list[Batch]], Batch]:
+        tokenizer = self.loaded_tokenizer
+        if self.compat is None:
+            # Any padding id will do: mask and labels hide it.
+            return partial(pad_right, pad_token_id=tokenizer.pad_token_id or 0)
+        hidden = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        if hidden is None:
+            raise ValueError(
+                f"The tokenizer should have a padding or an end-of-turn token. `{tokenizer.name_or_path}` has neither: use "
+                "`compat=None`."
+            )
+        return partial(pad_right_hiding, pad_token_id=hidden)

@@ -12,8 +12,8 @@ class LogitMarginFlattening(Objective):
 
     .. math:: \frac{1}{N} \sum_{n=1}^{N} \Bigl(\max_v z_n(v) - \frac{1}{V} \sum_v z_n(v)\Bigr)^2
 
-    The labels play no part, only where they stand. Public code of this loss reads one position to the right of each
-    label; here a row is what predicts its label.
+    The labels play no part, only where they stand. A row is what predicts its label; OpenUnlearning reads one position
+    further right: to reproduce its numbers, use ``readout=UnshiftedReadout()``.
 
     Example:
         >>> import torch

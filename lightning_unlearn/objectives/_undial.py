@@ -17,7 +17,8 @@ class UNDIAL(Objective):
         q_n = \mathrm{softmax}(z^\mathrm{ref}_n - \beta \, \mathrm{onehot}(y_n))
 
     The target is fixed, so training converges instead of running away. OpenUnlearning's form averages over prompt and
-    padding positions too, and lowers the vocabulary's entry ``V - 100`` there.
+    padding positions too, and lowers the vocabulary's entry ``V - 100`` there: to reproduce its numbers, use
+    ``readout=EveryPositionReadout()``.
 
     Args:
         beta: What is taken off the label's score, not negative. At 0 this is plain distillation. OpenUnlearning's

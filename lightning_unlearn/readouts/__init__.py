@@ -3,15 +3,19 @@
 from lightning_unlearn.readouts._base import Readout, content_key
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout
 from lightning_unlearn.readouts._classification import ClassificationReadout
+from lightning_unlearn.readouts._every_position import EveryPositionReadout
 from lightning_unlearn.readouts._language_model import is_language_model
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
 from lightning_unlearn.readouts._paired import PairedPrediction, PairedReadout, PreferredReadout
+from lightning_unlearn.readouts._unshifted import UnshiftedReadout
 
 __all__ = [
     "Readout",
     "CausalLMReadout",
     "PackedCausalLMReadout",
     "ClassificationReadout",
+    "EveryPositionReadout",
+    "UnshiftedReadout",
     "PairedPrediction",
     "PairedReadout",
     "PreferredReadout",

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from hashlib import blake2b
 from typing import Any
@@ -25,6 +27,10 @@ class Readout(ABC):
 
         References cache by it, and forget data found among the retain data is noticed by it.
         """
+
+    def for_measuring(self) -> Readout:
+        """What metrics and attacks read by, where this readout serves an objective only. Defaults to this one."""
+        return self
 
 
 def content_key(*tensors: Tensor) -> str:

@@ -108,10 +108,16 @@ def _labels(batch: Any) -> Tensor:
 
 
 def _supervised(batch: Mapping[str, Any], labels: Tensor) -> Tensor:
-    """Which labels are to be predicted, ``[B, T-1]`` bool: none from a padding position before the first token."""
+    """Which labels are to be predicted, ``[B, T-1]`` bool: none from a padding position."""
     mask = _mask(batch, labels)
     supervised = labels[:, 1:] != IGNORED
-    return supervised if mask is None else supervised & mask[:, :-1]
+    return supervised if mask is None else supervised & _inside(mask)[:, :-1]
+
+
+def _inside(mask: Tensor) -> Tensor:
+    """What stands between the first and the last unmasked token: a mask may hide some of the row, too."""
+    begun, goes_on = mask.cumsum(1) > 0, mask.flip(1).cumsum(1).flip(1) > 0
+    return begun & goes_on
 
 
 def _present(batch: Mapping[str, Any], labels: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing_extensions import override
 from lightning_unlearn.functional.modes import looking
 from lightning_unlearn.functional.packing import Packed, pack
 from lightning_unlearn.prediction import Prediction
-from lightning_unlearn.readouts._causal_lm import CausalLMReadout, _labels, _supervised
+from lightning_unlearn.readouts._causal_lm import CausalLMReadout, _inside, _labels, _supervised
 from lightning_unlearn.readouts._language_model import base_model, refuse_not_causal
 
 _PLAIN = {"input_ids", "attention_mask", "labels"}
@@ -90,8 +90,9 @@ class PackedCausalLMReadout(CausalLMReadout):
 
 
 def _is_flat(batch: Any, labels: Tensor) -> bool:
-    """Whether the mask, if there is one, says of each token whether it is padding."""
-    return batch.get("attention_mask") is None or batch["attention_mask"].shape == labels.shape
+    """Whether the mask, if there is one, says of each token whether it is padding, and hides none between others."""
+    mask = batch.get("attention_mask")
+    return mask is None or (mask.shape == labels.shape and torch.equal(mask.bool(), _inside(mask.bool())))
 
 
 def _packed(batch: Any, labels: Tensor) -> tuple[Packed, Tensor]:

@@ -1,0 +1,64 @@
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_unlearn.functional.compat import Compat, check_compat
+from lightning_unlearn.functional.likelihood import place_in_example
+from lightning_unlearn.metrics._base import KnowledgeMetric
+from lightning_unlearn.prediction import Prediction
+
+
+class ExtractionStrength(KnowledgeMetric):
+    r"""How little of the answer must be given away before the network says all the rest by itself, in [0, 1].
+
+    .. math:: 1 - \frac{k}{|y|}, \quad k = \min \{k : \arg\max_v p_t(v) = y_t \text{ for all } t \geq k\}
+
+    given the right tokens before each. It is 1 if every token is the first choice, and 0 if even the last is not.
+
+    Args:
+        skip_last_tokens: Leave the last so many rows of each example out, as long as one is left. An end of turn is easily
+            said right by a network that knows nothing, and counts as ``1 / |y|`` then. Defaults to 0.
+        compat: ``"open-unlearning"`` gives what its tables hold: the last token is left out by default, and the score
+            cannot fall below ``1 / |y|``, as if the last token that counts were always right.
+
+    Example:
+        >>> said = Prediction(torch.eye(2)[[0, 1, 1]], torch.tensor([1, 1, 1]), torch.tensor([0, 0, 0]), 1)
+        >>> metric = ExtractionStrength()
+        >>> metric.update(said)
+        >>> metric.compute()
+        tensor(0.6667, dtype=torch.float64)
+
+    References:
+        Carlini et al., `Extracting Training Data from Large Language Models <https://arxiv.org/abs/2012.07805>`_, 2021,
+        for the idea; as a measure of unlearning Wang et al., `Towards Effective Evaluations and Comparisons for LLM
+        Unlearning Methods <https://arxiv.org/abs/2406.09179>`_, 2025.
+    """
+
+    in_words: ClassVar[str] = (
+        "The share of the right answer that the model completes by itself, word for word, once it is given the beginning."
+    )
+
+    def __init__(self, skip_last_tokens: int | None = None, compat: Compat | None = None) -> None:
+        super().__init__()
+        check_compat(compat)
+        if skip_last_tokens is not None and skip_last_tokens < 0:
+            raise ValueError(
+                f"`skip_last_tokens` should not be negative. Found `skip_last_tokens = {skip_last_tokens}`."
+            )
+        self.skip_last_tokens = int(compat is not None) if skip_last_tokens is None else skip_last_tokens
+        self.compat = compat
+
+    @override
+    def scores_of(self, prediction: Prediction) -> Tensor:
+        place = place_in_example(prediction.example)
+        rows = prediction.rows_per_example()
+        length = (rows - self.skip_last_tokens).clamp_min(1)
+        counted = place < length[prediction.example]
+        wrong = counted & (prediction.logits.argmax(-1) != prediction.labels)
+        # One more than the place of the last wrong row: all that follow are right.
+        given = torch.zeros_like(rows).scatter_reduce(0, prediction.example, (place + 1) * wrong, "amax")
+        if self.compat is not None:
+            given = given.clamp_max(length - 1)
+        return 1 - given.double() / length
