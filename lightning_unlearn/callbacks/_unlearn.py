@@ -24,7 +24,7 @@ from lightning_unlearn.callbacks._surroundings import (
 from lightning_unlearn.data import ForgetStream, Source
 from lightning_unlearn.engine import GradientEngine, Row, add_gradient_, adds_in_place, combine_, strategy_kind
 from lightning_unlearn.objectives import Objective
-from lightning_unlearn.projectors import Projector
+from lightning_unlearn.projectors import ObservingProjector, Projector
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references import FrozenCopy, Reference, choose_reference
 
@@ -90,6 +90,7 @@ class Unlearn(pl.Callback):
         self.forget = forget
         self._chosen_reference: Reference | None = None
         self._micro_batches = 0
+        self._retain_losses: list[Tensor] = []
         self._steps = {"merged": 0, "taken": 0}
         self._restored: dict[str, Any] = {}
         self._step_log: dict[str, Tensor] = {}
@@ -148,6 +149,14 @@ class Unlearn(pl.Callback):
         self._micro_batches += 1
         if trainer.current_epoch == 0:
             self._guard.saw_retain(batch)
+
+    @override
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Keep the retain loss as the user computed it, for projectors that go by it."""
+        if isinstance(self.projector, ObservingProjector):
+            scaler = self._engine.scaler()  # which has multiplied it already, as the trainer has divided it
+            factor = trainer.accumulate_grad_batches / (1.0 if scaler is None else float(scaler.get_scale()))
+            self._retain_losses.append(loss.detach().float() * factor)
 
     @override
     def on_before_optimizer_step(
@@ -210,12 +219,13 @@ class Unlearn(pl.Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Position in the forget data, counters, the objective's own state, and what the reference must remember."""
+        """Position in the forget data, counters, the parts' own state, and what the reference must remember."""
         reference = self._chosen_reference
         return {
             "position": self._stream.position if hasattr(self, "_stream") else 0,
             "steps": dict(self._steps),
             "objective": self.objective.state_dict(),
+            "projector": {} if self.projector is None else self.projector.state_dict(),
             "reference": {} if reference is None else reference.state_dict(),
         }
 
@@ -268,6 +278,8 @@ class Unlearn(pl.Callback):
         self._stream.seek(self._restored["position"])
         self._steps = dict(self._restored["steps"])
         self.objective.load_state_dict(self._restored["objective"])
+        if self.projector is not None:
+            self.projector.load_state_dict(self._restored["projector"])
         if self._chosen_reference is not None:
             self._chosen_reference.load_state_dict(self._restored["reference"])
 
@@ -284,8 +296,21 @@ class Unlearn(pl.Callback):
         gramian = self._engine.gramian([forget, retain], params)
         self._refuse_not_finite(losses.mean(), gramian, trainer)
         if bool(gramian.isfinite().all()):  # else the gradient scaler has seen the infinity, and will skip this step
+            self._show_losses(losses.mean())
             combine_(params, [forget, retain], self._merge(gramian))
+        self._retain_losses.clear()
         self._step_log = {"forget": losses.mean(), **_geometry(gramian)}
+
+    def _show_losses(self, forget: Tensor) -> None:
+        if not isinstance(self.projector, ObservingProjector):
+            return
+        # A rank may have skipped micro-batches: the mean is over all there were.
+        losses = torch.stack([forget.new_zeros(()), *self._retain_losses]).sum()
+        retain, known = self._engine.average(
+            torch.stack([losses, losses.new_tensor(len(self._retain_losses))])
+        ).unbind()
+        if known:
+            self.projector.observe(forget, retain / known)
 
     def _merge(self, gramian: Tensor) -> list[float]:
         scale = torch.ones(len(gramian), dtype=gramian.dtype, device=gramian.device)

@@ -4,8 +4,19 @@ from lightning_unlearn.projectors._base import Projector
 from lightning_unlearn.projectors._half_space import HalfSpace
 from lightning_unlearn.projectors._orthogonal import Orthogonal
 from lightning_unlearn.projectors._pcgrad import PCGrad
+from lightning_unlearn.projectors._primal_dual import ObservingProjector, PrimalDual
 from lightning_unlearn.projectors._sign_rule import SignRule
 from lightning_unlearn.projectors._torchjd import TorchJD
 from lightning_unlearn.projectors._weighted_sum import WeightedSum
 
-__all__ = ["HalfSpace", "Orthogonal", "PCGrad", "Projector", "SignRule", "TorchJD", "WeightedSum"]
+__all__ = [
+    "HalfSpace",
+    "ObservingProjector",
+    "Orthogonal",
+    "PCGrad",
+    "PrimalDual",
+    "Projector",
+    "SignRule",
+    "TorchJD",
+    "WeightedSum",
+]

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_unlearn.projectors._base import Projector
+
+
+class ObservingProjector(Projector):
+    """A projector that goes by the losses, too: :class:`Unlearn` tells it them, and keeps its state in the checkpoint."""
+
+    @abstractmethod
+    def observe(self, forget: Tensor, retain: Tensor) -> None:
+        """Look at the losses of the step to come: once per optimizer step, before the gradients are merged.
+
+        Args:
+            forget: Mean of the objective over the step's micro-batches and over ranks, ``[]``.
+            retain: The same of the user's own loss, ``[]``, neither scaled nor divided for accumulation.
+        """
+
+
+class PrimalDual(ObservingProjector):
+    r"""Forget as much as keeps the retain loss below a bound: the weight of retaining is a Lagrange multiplier.
+
+    .. math:: g = g_f + \lambda \, g_r, \quad
+        \lambda \leftarrow \max\bigl(0, \; \lambda + \eta \, (L_r - \varepsilon)\bigr)
+
+    once per optimizer step, on the retain loss of the whole step, over all its micro-batches and ranks, before the step
+    that the multiplier weighs. OpenUnlearning moves it per micro-batch, each rank on its own, and forgets it on resume.
+
+    Args:
+        eps: The bound :math:`\varepsilon` on the retain loss.
+        step: The step size :math:`\eta`, positive.
+        initial: The multiplier at the start, not negative.
+        warm_up_steps: Optimizer steps for which it stays there.
+
+    Example:
+        >>> projector = PrimalDual(eps=0.5, step=2.0)
+        >>> projector.observe(torch.tensor(1.0), torch.tensor(0.75))  # 1 + 2 * (0.75 - 0.5)
+        >>> projector(torch.eye(2, dtype=torch.float64))
+        tensor([1.0000, 1.5000], dtype=torch.float64)
+
+    References:
+        Constrained entropic unlearning, `arXiv 2506.05314 <https://arxiv.org/abs/2506.05314>`_, 2025, whose forget loss is
+        :class:`LogitMarginFlattening`; rebuilt from OpenUnlearning's code (PDU).
+    """
+
+    multiplier: Tensor
+    steps: Tensor
+
+    def __init__(self, eps: float, step: float = 1.0, initial: float = 1.0, warm_up_steps: int = 0) -> None:
+        super().__init__()
+        if not math.isfinite(eps):
+            raise ValueError(f"`eps` should be finite. Found `eps = {eps}`.")
+        if not 0 < step < math.inf:
+            raise ValueError(f"`step` should be positive and finite. Found `step = {step}`.")
+        if not 0 <= initial < math.inf:
+            raise ValueError(f"`initial` should be finite and not negative. Found `initial = {initial}`.")
+        if warm_up_steps < 0:
+            raise ValueError(f"`warm_up_steps` should not be negative. Found `warm_up_steps = {warm_up_steps}`.")
+        self.eps = eps
+        self.step = step
+        self.initial = initial
+        self.warm_up_steps = warm_up_steps
+        self.register_buffer("multiplier", torch.tensor(initial, dtype=torch.float64))
+        self.register_buffer("steps", torch.tensor(0))
+
+    @override
+    def extra_repr(self) -> str:
+        """The settings."""
+        return f"eps={self.eps}, step={self.step}, initial={self.initial}, warm_up_steps={self.warm_up_steps}"
+
+    @override
+    def observe(self, forget: Tensor, retain: Tensor) -> None:
+        """Move the multiplier by how far the retain loss is above the bound."""
+        self.steps += 1
+        if self.steps > self.warm_up_steps:
+            violation = retain.detach().to(self.multiplier) - self.eps
+            self.multiplier.add_(self.step * violation).clamp_(min=0)
+
+    @override
+    def forward(self, gramian: Tensor) -> Tensor:
+        """One for forgetting, the multiplier for each retain gradient."""
+        weights = self.multiplier.to(gramian).expand(len(gramian)).clone()
+        weights[0] = 1
+        return weights
