@@ -2,11 +2,12 @@
 
 from lightning_unlearn.data._alternate import AlternateAnswerData, PairedAnswerDataset, RefusalData
 from lightning_unlearn.data._bundled import bundled_path
+from lightning_unlearn.data._loaders import in_order
 from lightning_unlearn.data._pairing import Pairing, forget_order, retain_order
 from lightning_unlearn.data._question_answer import QuestionAnswerData, QuestionAnswerDataset
 from lightning_unlearn.data._source import Part, Source, build
 from lightning_unlearn.data._split import ResumableLoader, SplitData
-from lightning_unlearn.data._stream import ForgetStream, Order, in_order, shared_batches
+from lightning_unlearn.data._stream import ForgetStream, Order, shared_batches
 
 __all__ = [
     "AlternateAnswerData",

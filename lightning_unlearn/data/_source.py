@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from argparse import SUPPRESS
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ def build(source: Any, base: type) -> Any:
         instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before 4.49
         return instantiate(parser.parse_object({"source": spec})).source
     except ArgumentError as error:
-        found = str(error).splitlines()[-1].strip()
+        lines = [line.strip() for line in str(error).splitlines()]
+        found = " ".join(
+            line for line in lines if not line.startswith(('Parser key "source"', "Problem with given class"))
+        )
         raise ValueError(f"`{source['class_path']}` should be built from its `init_args`. Found: {found}") from error
     finally:
         _given_hyperparameters.reset(token)
@@ -62,23 +66,39 @@ class Part:
         if isinstance(self.source, pl.LightningDataModule):
             self.source.prepare_data()
 
-    def setup(self, trainer: pl.Trainer | None) -> None:
-        """Load, in every process."""
+    def setup(self, trainer: pl.Trainer | None, stage: str = "fit") -> None:
+        """Load, in every process; what is measured in any stage are training batches."""
         if isinstance(self.source, pl.LightningDataModule):
             self.source.trainer = trainer
-            self.source.setup("fit")
+            for needed in dict.fromkeys(["fit", stage]):
+                self.source.setup(needed)
+
+    def teardown(self, stage: str) -> None:
+        """Let go of what was loaded."""
+        if isinstance(self.source, pl.LightningDataModule):
+            self.source.teardown(stage)
+
+    def as_given(self) -> Any:
+        """Whatever a trainer would train on."""
+        if isinstance(self.source, pl.LightningDataModule):
+            return self.source.train_dataloader()
+        return DataLoader(self.source, batch_size=8) if _is_data_set(self.source) else self.source
 
     def loader(self) -> Iterable[Any]:
-        """Its training batches."""
-        if isinstance(self.source, pl.LightningDataModule):
-            loader = self.source.train_dataloader()
-        elif isinstance(self.source, Dataset):
-            loader = DataLoader(self.source, batch_size=8)
-        else:
-            loader = self.source
-        if not isinstance(loader, Iterable) or isinstance(loader, Mapping):
+        """Its training batches, as one loader."""
+        loader = self.as_given()
+        several = isinstance(loader, (Mapping, CombinedLoader)) or (
+            isinstance(loader, Sequence) and any(isinstance(part, DataLoader) for part in loader)
+        )
+        if several or not isinstance(loader, Iterable):
             raise ValueError(
                 f"The {self.name} data should come as one `DataLoader` (or any iterable of batches). "
                 f"Found `{type(loader).__name__}`."
             )
         return loader
+
+
+def _is_data_set(source: Any) -> bool:
+    """Whether rows come out of it, not batches; Hugging Face's data sets do not inherit from torch's."""
+    by_row = hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, Sequence)
+    return isinstance(source, Dataset) or by_row

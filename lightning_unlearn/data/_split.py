@@ -5,20 +5,33 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 from typing_extensions import override
 
+from lightning_unlearn.data._loaders import batch_size_of, in_order, reordered, rows_of
 from lightning_unlearn.data._pairing import Pairing, forget_order, retain_order
 from lightning_unlearn.data._source import Part, Source
-from lightning_unlearn.data._stream import EMPTY, Order, batch_size_of, in_order, is_indexable, reordered, share
+from lightning_unlearn.data._stream import EMPTY, Order, share
+
+_OWN = (  # of the retain datamodule, if it has them
+    "val_dataloader",
+    "test_dataloader",
+    "predict_dataloader",
+    "on_before_batch_transfer",
+    "transfer_batch_to_device",
+    "on_after_batch_transfer",
+    "state_dict",
+    "load_state_dict",
+)
 
 
 class SplitData(pl.LightningDataModule):
     """What must stay and what must go, behind one datamodule.
 
-    The trainer sees the retain data, and its validation and test loaders if it has any; ``Unlearn`` fetches the forget
-    data, ``RecoveryCheck`` the probe and attack data. Each is a ``LightningDataModule`` (its training loader is used), a
-    ``DataLoader``, a data set, or, from YAML, a mapping with ``class_path`` and ``init_args``.
+    The trainer sees the retain data, with the validation, test and prediction loaders, the transfer hooks and the state
+    of its datamodule, if it is one; ``Unlearn`` fetches the forget data, ``RecoveryCheck`` the probe and attack data.
+    Each is a ``LightningDataModule`` (its training loader is used), a ``DataLoader``, a data set, or, from YAML, a mapping
+    with ``class_path`` and ``init_args``.
 
     Args:
         retain: What must stay.
@@ -27,10 +40,13 @@ class SplitData(pl.LightningDataModule):
         attack: What an attacker has to relearn from. Defaults to the forget data, which is the strongest attack, and
             measures memorising rather than remembering; say so, or give other data about the same things.
         pairing: Which retain rows go with which forget rows, and how long an epoch is. ``"random"``: every forget row once,
-            with as many retain rows drawn anew each epoch. ``"cyclic"``: every row of the longer set once, the shorter
-            one in turn. ``"sequential"``: every forget row once, with the first retain rows, in order. ``None`` leaves
-            the retain loader and its epoch alone, and shuffles the forget data.
+            with as many batches of retain rows drawn anew each epoch. ``"cyclic"``: every row of the longer set once, the
+            shorter one in turn. ``"sequential"``: every forget row once, with the first retain rows, in order. ``None``
+            leaves the retain loader and its epoch alone, and shuffles the forget data.
         seed: Of every order.
+
+    Raises:
+        ValueError: With a pairing, if it cannot be known which rows a loader visits, or if one visits none.
 
     Example:
         >>> data = SplitData(retain=DataLoader(list(range(10, 14)), 2), forget=DataLoader([0, 1], 2), pairing="cyclic")
@@ -54,7 +70,7 @@ class SplitData(pl.LightningDataModule):
         self.attack = self.forget if attack is None else Part(attack, "attack")
         self.pairing = pairing
         self.seed = seed
-        for name in ("val_dataloader", "test_dataloader"):  # the user's own, if there are any
+        for name in _OWN:
             if isinstance(source := self.retain.source, pl.LightningDataModule) and is_overridden(name, source):
                 setattr(self, name, getattr(source, name))
 
@@ -71,24 +87,23 @@ class SplitData(pl.LightningDataModule):
     @override
     def setup(self, stage: str) -> None:
         for part in self.parts:
-            part.setup(self.trainer)
+            part.setup(self.trainer, stage)
 
     @override
-    def train_dataloader(self) -> Iterable[Any]:
-        loader = self.retain.loader()
+    def teardown(self, stage: str) -> None:
+        for part in self.parts:
+            part.teardown(stage)
+
+    @override
+    def train_dataloader(self) -> Any:
         if self.pairing is None:
-            return loader
-        forget = self.forget.loader()
-        if not (is_indexable(loader) and is_indexable(forget)):
-            raise ValueError(
-                f"`pairing={self.pairing!r}` should get retain and forget loaders over data sets with a length. Found "
-                f"`{type(loader).__name__}` and `{type(forget).__name__}`. Use `pairing=None`."
-            )
-        if not _rows(loader):
-            raise ValueError("The retain set should hold at least one example. Found none. Check its path and filter.")
+            return self.retain.as_given()
+        loader, order = self.retain.loader(), self._order(retain_order, self.retain, self.forget)
         world_size, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
-        sampler = _PairedSampler(loader, self._order(retain_order), world_size, rank)
-        return reordered(loader, ResumableLoader, batch_size=batch_size_of(loader), sampler=sampler)
+        sampler = _PairedSampler(order, world_size, rank)
+        paired = reordered(loader, ResumableLoader, batch_size=batch_size_of(loader), sampler=sampler)
+        paired.trainer = self.trainer
+        return paired
 
     def forget_dataloader(self) -> Iterable[Any]:
         """What must go."""
@@ -96,7 +111,7 @@ class SplitData(pl.LightningDataModule):
 
     def forget_order(self) -> Order | None:
         """Which forget rows an epoch visits; ``None`` if that is not for us to say."""
-        return None if self.pairing is None else self._order(forget_order)
+        return None if self.pairing is None else self._order(forget_order, self.forget, self.retain)
 
     def probe_dataloaders(self) -> dict[str, Iterable[Any]]:
         """How forgetting, and keeping, is measured."""
@@ -106,26 +121,43 @@ class SplitData(pl.LightningDataModule):
         """What an attacker has to relearn from."""
         return in_order(self.attack.loader())
 
-    def _order(self, rule: Any) -> Order:
-        forget, retain = _rows(self.forget.loader()), _rows(self.retain.loader())
-        if forget == 0:
-            raise ValueError(EMPTY)
+    def _order(self, rule: Any, own: Part, other: Part) -> Order:
+        """The order of one part's rows, the other having as many rows as makes its number of batches in own batches."""
+        sizes = {part.name: self._rows(part) for part in (own, other)}
+        own_batch, other_batch = batch_size_of(own.loader()), batch_size_of(other.loader())
+        sizes[other.name] = -(-sizes[other.name] * own_batch // other_batch)
 
         def order(epoch: int) -> list[int]:
-            return rule(self.pairing, forget=forget, retain=retain, seed=self.seed, epoch=epoch)  # type: ignore[no-any-return]
+            return rule(self.pairing, **sizes, seed=self.seed, epoch=epoch)  # type: ignore[no-any-return]
 
         return order
 
+    def _rows(self, part: Part) -> int:
+        rows = rows_of(loader := part.loader())
+        if rows is None:
+            raise ValueError(
+                f"`pairing={self.pairing!r}` should get loaders of which it is known which rows they visit: over a data set "
+                f"with a length, with torch's own samplers. Found a `{type(loader).__name__}` of {part.name} data "
+                f"{_what(loader)}. Use `pairing=None`."
+            )
+        if not rows:
+            retain = "The retain set should hold at least one example. Found none. Check its path and filter."
+            raise ValueError(EMPTY if part is self.forget else retain)
+        return len(rows)
 
-def _rows(loader: Any) -> int:
-    return len(loader.dataset)
+
+def _what(loader: Any) -> str:
+    if not isinstance(loader, DataLoader):
+        return "that is no `DataLoader`"
+    sampler = loader.sampler if type(loader.batch_sampler) is BatchSampler else loader.batch_sampler
+    return f"over a `{type(loader.dataset).__name__}` with a `{type(sampler).__name__}`"
 
 
 class _PairedSampler(DistributedSampler[Any]):
     """Rows of one epoch, shared among ranks. Being a ``DistributedSampler``, Lightning leaves it as it is."""
 
-    def __init__(self, loader: Any, order: Order, world_size: int, rank: int) -> None:
-        super().__init__(loader.dataset, num_replicas=world_size, rank=rank, shuffle=False)
+    def __init__(self, order: Order, world_size: int, rank: int) -> None:
+        super().__init__(order(0), num_replicas=world_size, rank=rank, shuffle=False)  # type: ignore[arg-type]  # for its length
         self._rows_of = order
 
     def __iter__(self) -> Iterator[int]:
@@ -138,6 +170,7 @@ class _PairedSampler(DistributedSampler[Any]):
 class ResumableLoader(DataLoader[Any]):
     """A ``DataLoader`` whose position inside an epoch is in the checkpoint: Lightning does not fast-forward a plain one."""
 
+    trainer: pl.Trainer | None = None
     _served = 0
     _skip = 0
 
@@ -153,7 +186,8 @@ class ResumableLoader(DataLoader[Any]):
 
     def state_dict(self) -> dict[str, int]:
         """Batches served in this epoch; 0 at its end."""
-        return {"served": self._served % max(len(self), 1)}
+        limit = len(self) if self.trainer is None else min(len(self), self.trainer.num_training_batches)
+        return {"served": self._served % max(int(limit), 1)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Skip what was served."""

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import count, islice
 from typing import Any
 
-import torch
-from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import Sampler
 
-from lightning_unlearn.data._pairing import forget_order, hash_of
+from lightning_unlearn.data._loaders import Seeded, batch_size_of, in_order, reordered, rows_of
+from lightning_unlearn.data._pairing import forget_order
 
 Order = Callable[[int], list[int]]
 """From an epoch to the rows it visits."""
@@ -21,8 +21,9 @@ class ForgetStream:
     workers; the order is ours. Ranks take every ``world_size``-th row of one global order, so ``k`` processes with batch
     size ``b`` see what one process with batch size ``k b`` sees.
 
-    A loader without a data set to index (an ``IterableDataset``, any iterable of batches) is iterated again and again under
-    a seeded RNG, and resumed by skipping.
+    A loader whose rows nobody can know beforehand (an ``IterableDataset``, a sampler with rules of its own, any iterable
+    of batches) is iterated again and again, and resumed by skipping. Either way each batch is drawn under random states
+    of its own, so that random augmentation in this process is resumed too, and the fit's own draws stay what they are.
 
     Args:
         loader: The user's forget loader.
@@ -35,6 +36,7 @@ class ForgetStream:
         ValueError: If there is nothing to forget.
 
     Example:
+        >>> from torch.utils.data import DataLoader
         >>> stream = ForgetStream(DataLoader(list(range(4)), batch_size=2), order=lambda epoch: [0, 1, 2, 3])
         >>> [next(stream).tolist() for _ in range(3)], stream.position
         ([[0, 1], [2, 3], [0, 1]], 3)
@@ -49,14 +51,23 @@ class ForgetStream:
         self.loader = loader
         self.position = 0
         self._seed, self._rank, self._world_size = seed, rank, world_size
-        self._order = order if order is not None else self._shuffled
+        self._rows = rows_of(loader)
+        self._order = order if order is not None else partial(_shuffled, len(self._rows or []), seed)
         self._iterator: Iterator[Any] | None = None
-        if is_indexable(loader) and len(loader.dataset) == 0:  # type: ignore[attr-defined]  # checked by is_indexable
+        if self._rows == []:
             raise ValueError(EMPTY)
 
     def seek(self, position: int) -> None:
         """Go to micro-batch number ``position``, counted from the start of training."""
-        self.position, self._iterator = position, None
+        self.close()
+        self.position = position
+
+    def close(self) -> None:
+        """Let the loader's workers go; the next micro-batch starts them again.
+
+        Of a stream that is forgotten in a cycle of references, the garbage collector waits seconds for each of them.
+        """
+        self._iterator = None
 
     def __next__(self) -> Any:
         """The next micro-batch, on the CPU."""
@@ -69,59 +80,37 @@ class ForgetStream:
     def sweep(self) -> Iterator[Any]:
         """This rank's share of all forget data, each example once; every rank yields equally many batches."""
         empty = True
-        for batch, _ in shared_batches(in_order(self.loader), self._rank, self._world_size):
+        for batch, _ in shared_batches(Seeded(in_order(self.loader)), self._rank, self._world_size):
             empty = False
             yield batch
         if empty:
             raise ValueError(EMPTY)
 
     def _batches(self) -> Iterable[Any]:
-        if not is_indexable(self.loader):
+        if self._rows is None:
             return islice(self._repeated(), self.position, None)
         sampler = _Batches(self._order, batch_size_of(self.loader), self._rank, self._world_size, start=self.position)
-        return reordered(self.loader, batch_sampler=sampler)
+        batches = reordered(self.loader, batch_sampler=sampler)
+        return Seeded(batches, self._seed, self._rank, start=self.position)
 
     def _repeated(self) -> Iterator[Any]:
         for epoch in count():
-            rng = _collect_rng_states()
-            torch.manual_seed(hash_of(self._seed, epoch, self._rank) % 2**32)
-            iterator = iter(self.loader)
-            _set_rng_states(rng)
             empty = True
-            for batch in iterator:
+            for batch in Seeded(self.loader, self._seed, self._rank, epoch):
                 empty = False
                 yield batch
             if empty:
                 raise ValueError(EMPTY)
 
-    def _shuffled(self, epoch: int) -> list[int]:
-        rows = len(self.loader.dataset)  # type: ignore[attr-defined]  # only called for indexable loaders
-        return forget_order("random", forget=rows, retain=rows, seed=self._seed, epoch=epoch)
+
+def _shuffled(rows: int, seed: int, epoch: int) -> list[int]:
+    return forget_order("random", forget=rows, retain=rows, seed=seed, epoch=epoch)
 
 
 EMPTY = (
     "The forget set should hold at least one example. Found none. Check its path, its filter and its split; "
     "a `DataLoader` with `drop_last=True` drops a set smaller than its batch size."
 )
-
-
-def is_indexable(loader: Iterable[Any]) -> bool:
-    """Whether rows can be asked for by number."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        return False
-    return batch_size_of(loader) is not None and hasattr(loader.dataset, "__len__")
-
-
-def batch_size_of(loader: Any) -> Any:
-    """Rows per batch; ``None`` if the loader's own sampler keeps it to itself."""
-    return loader.batch_size if loader.batch_size is not None else getattr(loader.batch_sampler, "batch_size", None)
-
-
-def in_order(loader: Iterable[Any]) -> Iterable[Any]:
-    """All batches of ``loader``, in the order of its data set, none dropped; drawing no random number."""
-    if not is_indexable(loader):
-        return loader
-    return reordered(loader, batch_size=batch_size_of(loader), shuffle=False)
 
 
 def shared_batches(loader: Iterable[Any], rank: int, world_size: int) -> Iterator[tuple[Any, bool]]:
@@ -141,21 +130,6 @@ def shared_batches(loader: Iterable[Any], rank: int, world_size: int) -> Iterato
             yield batch, True
     if total % world_size and rank >= total % world_size:
         yield batch, False
-
-
-def reordered(loader: Any, kind: type[DataLoader[Any]] = DataLoader, **order: Any) -> DataLoader[Any]:
-    """The same data, collation and workers in another order."""
-    return kind(
-        loader.dataset,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        # Its own generator: a loader without one draws from the global RNG each time it is iterated.
-        generator=torch.Generator().manual_seed(0),
-        **order,
-    )
 
 
 class _Batches(Sampler[list[int]]):

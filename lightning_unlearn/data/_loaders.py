@@ -1,0 +1,129 @@
+"""What can be known of a user's loader, and the same data in another order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+)
+
+from lightning_unlearn.data._pairing import hash_of
+
+
+def rows_of(loader: Iterable[Any]) -> list[int] | None:
+    """Rows of its data set that ``loader`` visits in one epoch, in ascending order; ``None`` if nobody can say.
+
+    Nobody can of an ``IterableDataset``, of an iterable of batches, or of a sampler that draws rows by rules of its own.
+
+    Example:
+        >>> rows_of(DataLoader(list("abcd"), sampler=torch.utils.data.SubsetRandomSampler([3, 1])))
+        [1, 3]
+        >>> rows_of(["a batch", "another"]) is None
+        True
+    """
+    if (
+        not isinstance(loader, DataLoader)
+        or isinstance(loader.dataset, IterableDataset)
+        or batch_size_of(loader) is None
+    ):
+        return None
+    size = len(loader.dataset) if hasattr(loader.dataset, "__len__") else -1
+    # Beside a batch sampler of the user's own, `loader.sampler` is a dummy.
+    sampler: Any = loader.batch_sampler.sampler if type(loader.batch_sampler) is BatchSampler else None
+    if isinstance(sampler, RandomSampler):
+        return list(range(size)) if not sampler.replacement and len(sampler) == size else None
+    if isinstance(sampler, (SequentialSampler, DistributedSampler)):
+        return list(range(len(sampler) if isinstance(sampler, SequentialSampler) else size))
+    indices = getattr(sampler, "indices", None)  # torch's `SubsetRandomSampler`
+    return None if indices is None else sorted(int(i) for i in indices)
+
+
+def batch_size_of(loader: Any) -> Any:
+    """Rows per batch; ``None`` if the loader's own sampler keeps it to itself."""
+    return loader.batch_size if loader.batch_size is not None else getattr(loader.batch_sampler, "batch_size", None)
+
+
+def in_order(loader: Iterable[Any]) -> Iterable[Any]:
+    """All batches of ``loader``, in the order of its data set, none dropped; leaving the random generators alone."""
+    if rows_of(loader) is None:
+        return Seeded(loader)
+    return reordered(loader, batch_size=batch_size_of(loader), shuffle=False)
+
+
+def reordered(loader: Any, kind: type[DataLoader[Any]] = DataLoader, **order: Any) -> DataLoader[Any]:
+    """The same rows, collation and workers in another order."""
+    rows = rows_of(loader) or []
+    return kind(
+        loader.dataset if rows == list(range(len(loader.dataset))) else _Selected(loader.dataset, rows),
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        prefetch_factor=loader.prefetch_factor,
+        persistent_workers=loader.persistent_workers,
+        # Its own generator: a loader without one draws from the global RNG each time it is iterated.
+        generator=torch.Generator().manual_seed(0),
+        **order,
+    )
+
+
+class Seeded:
+    """Batches that come as they come, each drawn under random states of its own.
+
+    Example:
+        >>> noise = Seeded(torch.rand(1) for _ in range(2))
+        >>> torch.manual_seed(1).initial_seed(), len(list(noise)), torch.initial_seed()
+        (1, 2, 1)
+    """
+
+    def __init__(self, loader: Iterable[Any], *seeds: int, start: int = 0) -> None:
+        self.loader = loader
+        self.dataset = getattr(loader, "dataset", None)
+        self._seeds, self._start = seeds, start
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator: Iterator[Any] | None = None
+        for number in count(self._start):
+            with _random_states(hash_of(*self._seeds, number)):
+                iterator = iter(self.loader) if iterator is None else iterator
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+            yield batch
+
+
+class _Selected(Subset[Any]):
+    @property
+    def entities(self) -> list[str]:
+        """Whom or what each row is about, if the whole data set says."""
+        entities = self.dataset.entities  # type: ignore[attr-defined]
+        return [entities[i] for i in self.indices]
+
+
+@contextmanager
+def _random_states(seed: int) -> Iterator[None]:
+    states = _collect_rng_states(include_cuda=False)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        _set_rng_states(states)
