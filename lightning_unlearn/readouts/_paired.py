@@ -29,7 +29,7 @@ class PairedReadout(Readout):
     A batch is a mapping with two batches of the inner readout's kind, ``preferred`` and ``dispreferred``, of as many
     examples each; whatever else it holds is left out. Language-model batches go through the network as one.
 
-    What is known is still measured on plain batches: give :class:`RecoveryCheck` the inner readout.
+    What is known is measured by the inner readout, on plain batches.
 
     Args:
         readout: How each of the two is read. Defaults to :class:`PackedCausalLMReadout`.
@@ -62,6 +62,11 @@ class PairedReadout(Readout):
         preferred, dispreferred = (self.readout(network, part) for part in pair)
         _refuse_uneven(preferred.batch_size, dispreferred.batch_size)
         return PairedPrediction(**vars(_joined(preferred, dispreferred)))
+
+    @override
+    def for_measuring(self) -> Readout:
+        """The inner readout's: probes are plain batches."""
+        return self.readout.for_measuring()
 
     @override
     def keys(self, batch: Any) -> list[str]:
@@ -102,6 +107,11 @@ class PreferredReadout(Readout):
         return self.readout(network, _pair(batch, type(self).__name__)[0])
 
     @override
+    def for_measuring(self) -> Readout:
+        """The inner readout's: probes are plain batches."""
+        return self.readout.for_measuring()
+
+    @override
     def keys(self, batch: Any) -> list[str]:
         """Keys of the preferred answers; of a plain batch, the inner readout's."""
         return self.readout.keys(_pair(batch, type(self).__name__)[0] if _is_pair(batch) else batch)
@@ -117,8 +127,7 @@ def _pair(batch: Any, who: str) -> tuple[Any, Any]:
     found = f"a mapping with keys {list(batch)}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
     raise ValueError(
         f"`{who}` should get a mapping with `preferred` and `dispreferred`, a batch each. Found {found}. "
-        "`RefusalData` and `AlternateAnswerData` make such batches. Plain ones, such as those of a probe, want a plain "
-        "readout: `RecoveryCheck(readout=PackedCausalLMReadout())`."
+        "`RefusalData` and `AlternateAnswerData` make such batches; plain ones want a plain readout."
     )
 
 

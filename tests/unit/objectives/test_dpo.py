@@ -248,7 +248,7 @@ def test_plain_batches_are_recognised_but_not_read(readout):
         ValueError, match=r"with `preferred` and `dispreferred`, a batch each. Found a mapping with keys"
     ):
         readout(family("llama"), batch())
-    with pytest.raises(ValueError, match=r"Found a tuple.*RecoveryCheck\(readout="):
+    with pytest.raises(ValueError, match=r"Found a tuple.*want a plain readout"):
         readout(nn.Linear(4, 2), images(0))
 
 
@@ -271,3 +271,9 @@ def test_finds_the_network_the_inner_readout_finds():
     module = nn.ModuleDict({"inside": network})
     assert PairedReadout().find_network(module) is network
     assert PreferredReadout().find_network(module) is network
+
+
+@pytest.mark.parametrize("kind", [PairedReadout, PreferredReadout])
+def test_what_is_known_is_measured_on_plain_batches(kind):
+    inner = CausalLMReadout()
+    assert kind(inner).for_measuring() is inner

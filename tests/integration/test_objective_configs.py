@@ -1,0 +1,143 @@
+"""Every configuration of an objective trains, and forgets by its own measure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from lightning_unlearn import PackedCausalLMReadout, Prediction, SplitData, Unlearn, objectives
+from lightning_unlearn.cli import main
+from lightning_unlearn.data import in_order
+from lightning_unlearn.functional.modes import looking
+from lightning_unlearn.models import TinyCausalLM
+from lightning_unlearn.objectives import CrossEntropy
+
+CONFIGS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs" / "objectives").glob("*.yaml"))}
+SIZES = {"hidden_size": 64, "num_hidden_layers": 2}
+STEPS = 20
+OTHER_DATA = {"SpanPair", "PromptDecouple", "ScopeTerm"}  # of spans and scopes, which the bundled rows do not mark
+
+
+def probability(said: Prediction) -> float:
+    """Geometric mean over the tokens of an answer, mean over answers."""
+    return float((-said.example_nll() / said.rows_per_example()).exp().mean())
+
+
+def answer_probability(unlearn: Unlearn, network: nn.Module, batch: Any) -> float:
+    """Of the answers that must go; of a pair of answers, these are the plain batch."""
+    return probability(PackedCausalLMReadout()(network, batch))
+
+
+def odds_against_refusal(unlearn: Unlearn, network: nn.Module, batch: Any) -> float:
+    """How many times likelier the answer that must go is than the refusal to prefer, per token."""
+    return answer_probability(unlearn, network, batch) / answer_probability(unlearn, network, batch["preferred"])
+
+
+@dataclass
+class Sign:
+    """What falls in twenty steps, and at least to which fraction of what it was."""
+
+    measure: Callable[[Unlearn, nn.Module, Any], float]
+    falls_to: float
+
+
+# What shows that an objective did what it is for. A taught answer starts at a probability of about 0.9.
+SIGNS = {
+    "npo": Sign(answer_probability, 0.5),
+    "sim_npo": Sign(answer_probability, 0.5),
+    "gradient_ascent": Sign(answer_probability, 0.5),
+    "wga": Sign(answer_probability, 0.5),
+    "sat_imp": Sign(answer_probability, 0.5),
+    "ceu": Sign(answer_probability, 0.5),
+    "undial": Sign(answer_probability, 0.5),
+    "pdu": Sign(answer_probability, 0.5),
+    "random_label": Sign(answer_probability, 0.5),
+    "fixed_random_label": Sign(answer_probability, 0.5),
+    "uniform_label": Sign(answer_probability, 0.5),
+    "kl_retain": Sign(answer_probability, 0.5),
+    "top_k_kl_retain": Sign(answer_probability, 0.5),
+    "dpo_idk": Sign(odds_against_refusal, 0.1),
+    "idk": Sign(odds_against_refusal, 0.1),
+}
+
+every = pytest.mark.parametrize("name", SIGNS)
+
+
+def test_every_objective_has_a_configuration_and_every_configuration_a_sign() -> None:
+    assert set(CONFIGS) == set(SIGNS)
+    text = "".join(path.read_text() for path in CONFIGS.values())
+    assert {name for name in objectives.__all__ if f".{name}" not in text} - OTHER_DATA == {"Objective"}
+
+
+def build(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **trainer: Any) -> Any:
+    """What the configuration says, with a network of a size for tests, and without teaching, checks and report."""
+    settings = yaml.safe_load(CONFIGS[name].read_text())
+    for part in ("teach", "recovery", "report"):
+        del settings[part]
+    settings["model"]["init_args"]["network"]["init_args"] = dict(SIZES)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1, "max_epochs": -1}
+    settings["trainer"].update({**quiet, **trainer})
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    monkeypatch.setattr(sys, "argv", ["lightning-unlearn"])
+    return main(["--config", str(path)], run=False)
+
+
+@pytest.fixture(scope="session")
+def taught() -> dict[str, Tensor]:
+    """Weights of a network that knows the answers."""
+    network, objective, readout = TinyCausalLM(**SIZES), CrossEntropy(), PackedCausalLMReadout()
+    batches = [batch for loader in loaders() for batch in in_order(loader)]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    for _ in range(40):
+        for batch in batches:
+            objective(readout(network, batch)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return network.state_dict()
+
+
+def loaders() -> tuple[Any, Any]:
+    data = SplitData(**yaml.safe_load(CONFIGS["npo"].read_text())["data"]["init_args"])
+    data.setup("fit")
+    return data.forget_dataloader(), data.retain.loader()
+
+
+@every
+def test_it_trains(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cli = build(name, monkeypatch, tmp_path, max_steps=2)
+    before = [p.detach().clone() for p in cli.model.parameters()]
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    (unlearn,) = (c for c in cli.trainer.callbacks if isinstance(c, Unlearn))
+    assert unlearn._steps == {"merged": 2, "taken": 2}
+    assert torch.isfinite(cli.trainer.callback_metrics["unlearn/forget"])
+    assert any(not torch.equal(p, q) for p, q in zip(before, cli.model.parameters(), strict=True))
+
+
+@every
+def test_it_forgets(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, taught: dict[str, Tensor]) -> None:
+    cli = build(name, monkeypatch, tmp_path, max_steps=STEPS)
+    cli.model.network.load_state_dict(taught)
+    (unlearn,) = (c for c in cli.trainer.callbacks if isinstance(c, Unlearn))
+
+    def measured(measure: Callable[[Unlearn, nn.Module, Any], float]) -> float:
+        with looking(cli.model.network):
+            values = [measure(unlearn, cli.model.network, batch) for batch in forget]
+        return sum(values) / len(values)
+
+    cli.datamodule.setup("fit")
+    forget = list(in_order(cli.datamodule.forget_dataloader()))
+    measures = {answer_probability: 0.95, SIGNS[name].measure: SIGNS[name].falls_to}
+    before = {measure: measured(measure) for measure in measures}
+    assert before[answer_probability] > 0.8
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    for measure, falls_to in measures.items():
+        assert measured(measure) < falls_to * before[measure], measure.__name__
