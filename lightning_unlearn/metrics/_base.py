@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class KnowledgeMetric(Metric):
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     score: list[Tensor]
     index: list[Tensor]
-    full_state_update = False
+    full_state_update = True  # else `forward` would number the examples of each batch from 0
     is_differentiable = False
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class KnowledgeMetric(Metric):
         """
         supervised = prediction.supervised()
         if index is None:
-            seen = sum(len(s) for s in self.score)
+            seen = next((int(i[-1]) + 1 for i in reversed(self.index) if len(i)), 0)
             index = torch.arange(seen, seen + prediction.batch_size, device=supervised.device)
         self.score.append(self.scores_of(prediction)[supervised].double())
         self.index.append(index.to(supervised.device)[supervised])
@@ -64,4 +64,13 @@ class KnowledgeMetric(Metric):
         """Score of each example, ``[n]`` float64, in the order of the data."""
         if not len(self.score):
             return torch.empty(0, dtype=torch.float64)
-        return dim_zero_cat(self.score)[dim_zero_cat(self.index).argsort()]
+        return dim_zero_cat(self.score)[dim_zero_cat(self.index).argsort(stable=True)]
+
+    @override
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather the scores of all processes."""
+        if not len(self.score):
+            # torchmetrics would join in with an empty float32, which does not match what the others send.
+            self.score.append(torch.empty(0, dtype=torch.float64, device=self.device))
+            self.index.append(torch.empty(0, dtype=torch.int64, device=self.device))
+        super().sync(*args, **kwargs)

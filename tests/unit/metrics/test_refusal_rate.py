@@ -1,0 +1,58 @@
+"""Share of answers that say nothing: the judge against the bundled refusals and the bundled answers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from _ranks import run_ranks
+
+from lightning_unlearn.data._rows import read_records
+from lightning_unlearn.metrics import RefusalRate
+
+
+def test_every_bundled_refusal_is_one() -> None:
+    refusals = [record.text("answer") for record in read_records("bundled:idk")]
+    assert len(refusals) > 20
+    assert [text for text in refusals if not RefusalRate().is_refusal(text)] == []
+
+
+def test_no_bundled_answer_is_one() -> None:
+    answers = [record.text("answer") for record in read_records("bundled:people")]
+    assert len(answers) > 100
+    assert [text for text in answers if RefusalRate().is_refusal(text)] == []
+
+
+def test_is_the_share_over_all_batches() -> None:
+    metric = RefusalRate()
+    metric.update(["A mill.", "I don\u2019t know."])
+    metric.update(["", "SORRY, no.", "He cannot swim; the village mill is his."])
+    metric.update([])
+    assert metric.compute().item() == pytest.approx(3 / 5)
+    metric.reset()
+    assert metric.compute().isnan()
+
+
+def test_phrases_and_judge_are_open() -> None:
+    metric = RefusalRate(phrases=["quantum", "x+"])
+    metric.update(["A Quantum answer", "no xx", "I don't know"])
+    assert metric.compute().item() == pytest.approx(2 / 3)
+
+    class Short(RefusalRate):
+        def is_refusal(self, text: str) -> bool:
+            return len(text) < 3
+
+    judged = Short()
+    judged.update(["ab", "abc"])
+    assert judged.compute().item() == 0.5
+    with pytest.raises(ValueError, match=r"`phrases` should hold at least one regular expression. Found none"):
+        RefusalRate(phrases=[])
+
+
+def test_ranks_are_pooled() -> None:
+    def on_rank(rank: int, world_size: int) -> float:
+        torch.distributed.init_process_group("gloo")
+        metric = RefusalRate()
+        metric.update(["A mill"] * 3 if rank == 0 else ["I don't know"])
+        return metric.compute().item()
+
+    assert run_ranks(on_rank) == [0.25, 0.25]
