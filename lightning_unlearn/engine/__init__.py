@@ -3,12 +3,15 @@
 from lightning_unlearn.engine._add import add_gradient_, adds_in_place
 from lightning_unlearn.engine._combine import combine_
 from lightning_unlearn.engine._gradients import GradientEngine
+from lightning_unlearn.engine._observed import ObservedGradient
 from lightning_unlearn.engine._products import Row, inner_products
+from lightning_unlearn.engine._scoped import sum_by_scope
 from lightning_unlearn.engine._set_aside import gradients_set_aside, muted
 from lightning_unlearn.engine._strategy import is_fsdp1, strategy_kind
 
 __all__ = [
     "GradientEngine",
+    "ObservedGradient",
     "Row",
     "add_gradient_",
     "adds_in_place",
@@ -18,4 +21,5 @@ __all__ = [
     "is_fsdp1",
     "muted",
     "strategy_kind",
+    "sum_by_scope",
 ]

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lightning_unlearn.callbacks._guarded_step import GuardedStep, Outcome
+from lightning_unlearn.callbacks._surroundings import callbacks_of, choose_readout, refuse_optimizers
+from lightning_unlearn.callbacks._unlearn import Unlearn
+from lightning_unlearn.data import ForgetStream, Part, Source
+from lightning_unlearn.engine import GradientEngine, ObservedGradient, strategy_kind
+from lightning_unlearn.functional.sharding import local
+from lightning_unlearn.guards import (
+    Cone,
+    Direction,
+    Directions,
+    Euclidean,
+    Geometry,
+    RetainGradient,
+    Rule,
+    Storage,
+    stored,
+)
+from lightning_unlearn.objectives import CrossEntropy, Objective
+from lightning_unlearn.readouts import Readout
+
+Scope = Literal["global", "module", "parameter"]
+
+_ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}
+_LOW_PRECISION_ROUNDING = 1e-5
+
+
+class StepGuard(pl.Callback):
+    r"""Correct the step the optimizer really took, such that it does not harm what must stay, to first order.
+
+    Momentum, weight decay, clipping and schedules are all in the step :math:`d` from the weights before to the weights
+    after; it is replaced by the nearest one that the rule allows, given the gradients :math:`G` of the protected losses:
+
+    .. math:: d' = \operatorname*{arg\,min}_{G^\top d' \le 0} \lVert d' - d \rVert_M
+
+    and the weights are written anew. The optimizer's state stays that of the step it proposed. A step that is safe is left
+    alone, to the bit. Beside :class:`Unlearn` it protects what the fit trains on, wherever it stands in the list of
+    callbacks; with ``retain`` it protects that set, from forgetting or from ordinary fine-tuning.
+
+    What is promised holds to first order, for the losses at hand, and up to the rounding of the weights: float32 keeps the
+    cosine of the applied step with a protected gradient near 1e-7, bf16 weights do not, and are warned about. A step that
+    is not finite, or cannot be told to be safe, is undone. The fit is never stopped.
+
+    Logged each step: ``guard/active`` (constraints at work), ``guard/kept`` (length of the applied step over that of the
+    proposed one), ``guard/cosine`` (the worst of the *applied* step with a protected gradient, over all scopes; positive
+    is uphill), ``guard/retain_before`` and ``guard/retain_after`` (change of this step's retain loss, to first order, by
+    the proposed and by the applied step), ``guard/fallbacks`` (steps so far that were undone or not corrected optimally).
+
+    Args:
+        rule: :class:`Cone`, :class:`Null` or :class:`Watch`. Defaults to ``Cone()``.
+        directions: :class:`RetainGradient`, :class:`MicroBatches` or :class:`History`. Defaults to ``RetainGradient()``.
+        geometry: :class:`Euclidean` or :class:`OptimizerMetric`. Defaults to ``Euclidean()``.
+        scope: Over what the rule holds: all parameters together, or those of each module, or each tensor, by itself.
+        storage: How directions are kept: ``"fp32"``, ``"bf16"`` or ``"cpu"``.
+        retain: What must stay, if not what the fit trains on: a datamodule, a loader, a data set, or, from YAML, a mapping
+            with ``class_path`` and ``init_args``. Costs one more pass per micro-batch.
+        objective: The loss protected on ``retain``. Defaults to :class:`CrossEntropy`.
+        readout: How to run the network on ``retain``. Defaults as in :class:`Unlearn`.
+        seed: Of the order of ``retain``.
+
+    Raises:
+        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed; when training starts, with LBFGS, or with
+            an optimizer that ``geometry`` cannot read.
+        ValueError: In ``setup``, if there is nothing to protect.
+        RuntimeError: When training ends, if an optimizer step was not guarded.
+
+    Example:
+        >>> from lightning_unlearn.guards import History
+        >>> guard = StepGuard(Cone(), History(length=4), scope="parameter")  # Trainer(callbacks=[unlearn, guard])
+
+    References:
+        The rule on the realised step is that of the repaired code of `Geometric-disentanglement Unlearning
+        <https://arxiv.org/abs/2511.17100>`_, 2025.
+    """
+
+    def __init__(
+        self,
+        rule: Rule | None = None,
+        directions: Directions | None = None,
+        geometry: Geometry | None = None,
+        scope: Scope = "global",
+        storage: Storage = "fp32",
+        retain: Source | None = None,
+        objective: Objective | None = None,
+        readout: Readout | None = None,
+        seed: int = 0,
+    ) -> None:
+        for name, value, choices in (
+            ("scope", scope, ("global", "module", "parameter")),
+            ("storage", storage, ("fp32", "bf16", "cpu")),
+        ):
+            if value not in choices:
+                raise ValueError(f"`{name}` should be one of {choices}. Found `{name} = {value!r}`.")
+        self.rule = Cone() if rule is None else rule
+        self.directions = RetainGradient() if directions is None else directions
+        self.geometry = Euclidean() if geometry is None else geometry
+        self.scope = scope
+        self.storage = storage
+        self.retain = retain
+        self.objective = CrossEntropy() if objective is None else objective
+        self.readout = readout
+        self.seed = seed
+        self._steps = {"taken": 0, "guarded": 0, "fallbacks": 0}
+        self._micro_batches = 0
+        self._restored: dict[str, Any] = {}
+        self._step_log: dict[str, float] = {}
+        self._step: GuardedStep | None = None
+        self._handle: Any = None
+        self._has_warned = False
+
+    @property
+    def state_key(self) -> str:
+        """Tells several instances in one trainer apart by their parts."""
+        return f"StepGuard[{self.rule!r}, {self.directions!r}, {self.geometry!r}, {self.scope}]"
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what cannot work."""
+        if stage != "fit":
+            return
+        if not pl_module.automatic_optimization:
+            raise NotImplementedError(
+                "`StepGuard` should run under automatic optimization, which tells it of each step. Found "
+                f"`automatic_optimization = False` in `{type(pl_module).__name__}`. Let Lightning step the optimizer."
+            )
+        if strategy_kind(trainer) == "deepspeed":
+            raise NotImplementedError(
+                "`StepGuard` should be able to read gradients and write weights. Found `DeepSpeedStrategy`, which keeps "
+                "both inside its engine. Use `strategy='ddp'`, `'fsdp'`, or `ModelParallelStrategy` (FSDP2)."
+            )
+        if self.retain is not None:
+            part = Part(self.retain, "retain")
+            part.prepare_data()
+            part.setup(trainer)
+            self._loader = part.loader()
+        elif not callbacks_of(trainer, Unlearn):
+            raise ValueError(
+                "`StepGuard` should find what to protect. Found neither `Unlearn`, beside which the fit's own data is what "
+                "must stay, nor `retain`. Use `StepGuard(retain=...)`."
+            )
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See the optimizer, and take up where a checkpoint left off."""
+        refuse_optimizers(trainer)
+        self.geometry.refuse_unsupported(trainer.optimizers[0])
+        self._engine = GradientEngine(pl_module, trainer)
+        self._params = [p for g in trainer.optimizers[0].param_groups for p in g["params"]]
+        self._scopes = _scopes(pl_module, self._params, self.scope)
+        self._observed = ObservedGradient(
+            self._engine,
+            self._params,
+            keep=self._stored,
+            per_micro_batch=self.directions.per_micro_batch,
+        )
+        self._step = None
+        if self.retain is not None:
+            self._used_readout = choose_readout(pl_module) if self.readout is None else self.readout
+            self._network = self._used_readout.find_network(pl_module)
+            self.objective.to(pl_module.device)
+            self._stream = ForgetStream(
+                self._loader, seed=self.seed, rank=trainer.global_rank, world_size=trainer.world_size
+            )
+        self._restore()
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the micro-batch. By now every callback has put its hooks on the optimizer: ours comes last."""
+        self._micro_batches += 1
+        if self._handle is None:
+            self._handle = trainer.optimizers[0].register_step_post_hook(self._after_step)
+
+    @override
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Copy the fit's own gradient before anybody adds to it."""
+        if self.retain is None:
+            self._observed.after_backward(is_last=not trainer.fit_loop._should_accumulate())
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Remember the weights. A step before that was never taken (a gradient scaler's choice) is forgotten."""
+        self._new = self._observed.take() if self.retain is None else self._retain_gradients()
+        self._micro_batches = 0
+        protected = self.directions.protected(self._new)
+        self._step = GuardedStep(self._engine, optimizer, protected, len(self._new), self._scopes)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log what became of the step."""
+        if self._step_log:
+            pl_module.log_dict({f"guard/{name}": value for name, value in self._step_log.items()}, batch_size=1)
+            self._step_log = {}
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prove that every step was guarded."""
+        self._detach_hook()
+        if self._steps["guarded"] != self._steps["taken"]:
+            raise RuntimeError(
+                f"Every optimizer step should be guarded. Found {self._steps['taken']} steps, of which "
+                f"{self._steps['guarded']} were: `on_before_optimizer_step` was not called. Does `optimizer_step` of your "
+                "module bypass it?"
+            )
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no hook behind."""
+        self._detach_hook()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, position in ``retain``, and past directions."""
+        return {
+            "steps": dict(self._steps),
+            "position": self._stream.position if hasattr(self, "_stream") else 0,
+            "directions": self.directions.state_dict(),
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until training starts: the stream does not exist yet."""
+        self._restored = state_dict
+
+    def retain_loss(self, batch: Any) -> Tensor:
+        """The protected loss on one micro-batch of ``retain``."""
+        loss: Tensor = self.objective(self._used_readout(self._network, batch))
+        return loss
+
+    def _retain_gradients(self) -> list[Direction]:
+        batches = [self._engine.to_device(next(self._stream)) for _ in range(self._micro_batches)]
+        apart = [[batch] for batch in batches] if self.directions.per_micro_batch else [batches]
+        try:
+            rows = [self._engine.row(self.retain_loss, b, self._params, divisor=len(batches))[0] for b in apart]
+        except FloatingPointError:
+            return []
+        return [[None if t is None else self._stored(local(t)) for t in row] for row in rows]
+
+    def _stored(self, gradient: Tensor, scale: float = 1.0) -> Tensor:
+        return stored(gradient, self.storage, scale)
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._steps["taken"] += 1
+        if self._step is None:
+            return
+        outcome = self._step.correct_(self.rule, self.geometry)
+        self._step = None
+        self._steps["guarded"] += 1
+        self._steps["fallbacks"] += not outcome.is_optimal
+        if outcome.retain_before == outcome.retain_before:
+            self.directions.remember(self._new)
+        self._new = []
+        shown = asdict(outcome)
+        shown.pop("is_optimal")
+        self._step_log = {**shown, "fallbacks": float(self._steps["fallbacks"])}
+        self._warn(outcome)
+
+    def _warn(self, outcome: Outcome) -> None:
+        expected = min(_ROUNDING.get(p.dtype, _LOW_PRECISION_ROUNDING) for p in self._params)
+        if self._has_warned or not self.rule.corrects or outcome.cosine <= expected:
+            return
+        self._has_warned = True
+        kinds = sorted({str(p.dtype) for p in self._params})
+        rank_zero_warn(
+            f"The corrected step should break no rule. Found a cosine of {outcome.cosine:.1e} with a protected gradient: "
+            f"weights of {kinds} round it. Train float32 weights with `precision='bf16-mixed'`, or use LoRA."
+        )
+
+    def _restore(self) -> None:
+        if not self._restored:
+            return
+        state, self._restored = self._restored, {}
+        self._steps = dict(state["steps"])
+        self.directions.load_state_dict(state["directions"])
+        if self.retain is not None:
+            self._stream.seek(state["position"])
+
+    def _detach_hook(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+
+def _scopes(module: nn.Module, params: Sequence[Tensor], scope: Scope) -> list[int]:
+    """Number of each parameter's scope, from 0 on."""
+    if scope == "parameter":
+        return list(range(len(params)))
+    owner: dict[Tensor, str] = {}
+    if scope == "module":
+        owner = {p: name.rpartition(".")[0] for name, p in module.named_parameters()}
+    names = [owner.get(p, "") for p in params]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return [numbers[name] for name in names]

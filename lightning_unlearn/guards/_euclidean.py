@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_unlearn.guards._geometry import Geometry
+
+
+class Euclidean(Geometry):
+    """Every weight counts the same. Works with any optimizer, and needs no memory of its own.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
+        >>> Euclidean().inverse_metric(torch.optim.SGD([weight]), weight, {}) is None
+        True
+    """
+
+    @override
+    def inverse_metric(
+        self, optimizer: torch.optim.Optimizer, param: Tensor, settings: dict[str, object]
+    ) -> Tensor | None:
+        return None
