@@ -29,6 +29,8 @@ class UnlearningModule(pl.LightningModule):
         retain: What training on the retain data minimises. Defaults to :class:`CrossEntropy`.
         reference: Where the original model's view comes from, if ``retain`` needs it, as :class:`KLToReference` does.
             Defaults to the adapter switched off, or else to a frozen copy.
+        retain_readout: How to run it for ``retain``, if that wants something else than what is measured, as
+            :class:`ActivationMatch` does. Defaults to ``readout``.
         optimizer: From parameters to an optimizer.
         scheduler: From an optimizer to a learning-rate scheduler, stepped after every optimizer step.
 
@@ -46,11 +48,13 @@ class UnlearningModule(pl.LightningModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
         reference: Reference | None = None,
+        retain_readout: Readout | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         chosen: Readout = PackedCausalLMReadout() if is_language_model(network) else ClassificationReadout()
         self.readout = chosen if readout is None else readout
+        self.retain_readout = self.readout if retain_readout is None else retain_readout
         self.retain = CrossEntropy() if retain is None else retain
         self.reference = reference
         self.optimizer = optimizer
@@ -110,8 +114,10 @@ class UnlearningModule(pl.LightningModule):
         checkpoint["state_dict"] = {_PREFIX + k: v for k, v in checkpoint["state_dict"].items()}
 
     def _loss(self, batch: Any, name: str) -> Tensor:
-        original = self.reference(self.readout, batch) if self.retain.needs_reference and self.reference else None
-        prediction = self.readout(self.network, batch)
+        original = (
+            self.reference(self.retain_readout, batch) if self.retain.needs_reference and self.reference else None
+        )
+        prediction = self.retain_readout(self.network, batch)
         loss: Tensor = self.retain(prediction, original)
         if self._trainer is not None:
             self.log(name, loss, batch_size=prediction.batch_size)

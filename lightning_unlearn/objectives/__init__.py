@@ -1,5 +1,6 @@
 """What forgetting, or retaining, minimises."""
 
+from lightning_unlearn.objectives._activation_match import ActivationMatch
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.objectives._bounded import Bounded
 from lightning_unlearn.objectives._ceu import CEU
@@ -11,6 +12,7 @@ from lightning_unlearn.objectives._kl_to_reference import KLToReference
 from lightning_unlearn.objectives._logit_margin_flattening import LogitMarginFlattening
 from lightning_unlearn.objectives._npo import NPO
 from lightning_unlearn.objectives._random_label import RandomLabel
+from lightning_unlearn.objectives._rmu import RMU
 from lightning_unlearn.objectives._sat_imp import SatImp
 from lightning_unlearn.objectives._sim_npo import SimNPO
 from lightning_unlearn.objectives._top_k_kl import TopKKL
@@ -25,6 +27,8 @@ __all__ = [
     "Bounded",
     "NPO",
     "DPO",
+    "RMU",
+    "ActivationMatch",
     "SimNPO",
     "WGA",
     "SatImp",

@@ -4,6 +4,7 @@ from lightning_unlearn.readouts._base import Readout, content_key
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout
 from lightning_unlearn.readouts._classification import ClassificationReadout
 from lightning_unlearn.readouts._every_position import EveryPositionReadout
+from lightning_unlearn.readouts._hidden_states import HiddenStateReadout, HiddenStates
 from lightning_unlearn.readouts._language_model import is_language_model
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
 from lightning_unlearn.readouts._paired import PairedPrediction, PairedReadout, PreferredReadout
@@ -18,6 +19,8 @@ __all__ = [
     "UnshiftedReadout",
     "PairedPrediction",
     "PairedReadout",
+    "HiddenStateReadout",
+    "HiddenStates",
     "PreferredReadout",
     "content_key",
     "is_language_model",

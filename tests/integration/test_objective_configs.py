@@ -41,6 +41,11 @@ def odds_against_refusal(unlearn: Unlearn, network: nn.Module, batch: Any) -> fl
     return answer_probability(unlearn, network, batch) / answer_probability(unlearn, network, batch["preferred"])
 
 
+def distance_to_control(unlearn: Unlearn, network: nn.Module, batch: Any) -> float:
+    """Of the hidden states of the answers that must go from the control vector, squared."""
+    return float(unlearn.objective(unlearn.readout(network, batch)))
+
+
 @dataclass
 class Sign:
     """What falls in twenty steps, and at least to which fraction of what it was."""
@@ -66,6 +71,7 @@ SIGNS = {
     "top_k_kl_retain": Sign(answer_probability, 0.5),
     "dpo_idk": Sign(odds_against_refusal, 0.1),
     "idk": Sign(odds_against_refusal, 0.1),
+    "rmu": Sign(distance_to_control, 0.9),
 }
 
 every = pytest.mark.parametrize("name", SIGNS)

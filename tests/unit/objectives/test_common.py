@@ -94,8 +94,8 @@ SUBJECTS = [
     Subject(partial(TopKKL, k=3), partial(oracles.kl_to_reference, k=3), moves=0),
 ]
 
-# More than the logits of one answer: they have files of their own, `test_dpo.py`.
-READ_OTHERWISE = {objectives.DPO}
+# More than the logits of one answer: they have files of their own, `test_dpo.py`, `test_rmu.py`.
+READ_OTHERWISE = {objectives.DPO, objectives.RMU, objectives.ActivationMatch}
 
 every = pytest.mark.parametrize("subject", SUBJECTS, ids=str)
 every_with_reference = pytest.mark.parametrize("subject", [s for s in SUBJECTS if s.make().needs_reference], ids=str)

@@ -1,0 +1,42 @@
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_unlearn.objectives._base import Objective
+from lightning_unlearn.objectives._needs import need_likelihood
+from lightning_unlearn.objectives._states import mean_per_example, need_states
+from lightning_unlearn.prediction import Likelihood, Prediction
+
+
+class ActivationMatch(Objective):
+    r"""Hold hidden states where the original model has them: the retain term of :class:`RMU`.
+
+    .. math:: \mathbb{E}_i \frac{1}{|y_i|} \sum_{t \in y_i} \frac{1}{D} \| h_t - h^\mathrm{ref}_t \|^2
+
+    with the mean over the examples that have supervised rows. Needs hidden states of both:
+    ``UnlearningModule(retain=ActivationMatch(), retain_readout=HiddenStateReadout("layers.7"))``.
+
+    Example:
+        >>> import torch
+        >>> def said(states):
+        ...     return Prediction(states[:, :0], torch.tensor([0]), torch.tensor([0]), batch_size=1, features=states)
+        >>> ActivationMatch()(said(torch.ones(1, 4)), said(torch.zeros(1, 4)))
+        tensor(1.)
+
+    References:
+        Li et al., `The WMDP Benchmark <https://arxiv.org/abs/2403.03218>`_, 2024, section 4; the mean per example is that
+        of OpenUnlearning, ``EMBED_DIFF`` there.
+    """
+
+    needs_reference = True
+    needs_reference_logits = True
+
+    @override
+    def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
+        states = need_states(self, student)
+        original = need_states(self, need_likelihood(self, student, reference))
+        if original.shape != states.shape:
+            raise ValueError(
+                f"`ActivationMatch` should get a reference of the same layer: hidden states of shape {tuple(states.shape)}. "
+                f"Found {tuple(original.shape)}."
+            )
+        return mean_per_example((states - original.to(states)).square().mean(-1), student)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lightning_unlearn.prediction import IGNORED, Prediction
+from lightning_unlearn.readouts._base import Readout
+from lightning_unlearn.readouts._causal_lm import CausalLMReadout, _labels, _mask
+from lightning_unlearn.readouts._language_model import eager_if_compiled, inputs_of
+from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
+
+_WRAPPED = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
+
+class HiddenStates(Prediction):
+    """A :class:`Prediction` that stops short of logits: ``features [N, D]`` is all that it says."""
+
+    @override
+    def token_nll(self) -> Tensor:
+        raise ValueError(
+            "Likelihoods should be taken of a readout with logits. Found the hidden states of `HiddenStateReadout`: "
+            "use it with `RMU` or `ActivationMatch`, and measure with `PackedCausalLMReadout()`."
+        )
+
+
+class HiddenStateReadout(Readout):
+    r"""Run a causal language model up to one layer, and read its hidden states at the labelled tokens themselves.
+
+    The row of a label is where the network has read that token, not the position before, which predicts it: what is
+    steered is how the answer is represented. ``features`` are ``[N, D]``; there are no logits.
+
+    The layers behind are not run: a forward hook on the layer raises an exception of our own, which ends the forward pass,
+    and is caught here. It leaves nothing behind, whatever else is raised. Where parameters are sharded the network is run to
+    its end, since FSDP cleans up after whole forward passes only. Under plain DDP the layers behind have no gradient, as any
+    unused parameter: freeze them, or use ``strategy="ddp_find_unused_parameters_true"``.
+
+    Args:
+        layer: The layer's name in the network, or the end of it, as a regular expression that fits one module:
+            ``"layers.7"``, ``r"h\.7"``.
+
+    Raises:
+        ValueError: If no module or several are named so, or the module's output is not one hidden state per position.
+
+    Example:
+        >>> import torch
+        >>> from lightning_unlearn import TinyCausalLM
+        >>> batch = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([[-100, 6, 7]])}
+        >>> said = HiddenStateReadout("layers.1")(TinyCausalLM(hidden_size=32), batch)
+        >>> said.features.shape, said.logits.shape, said.labels.tolist()
+        (torch.Size([2, 32]), torch.Size([2, 0]), [6, 7])
+    """
+
+    def __init__(self, layer: str) -> None:
+        try:
+            self._pattern = re.compile(rf"(.*\.)?(?:{layer})")
+        except re.error as error:
+            raise ValueError(f"`layer` should be a regular expression. Found `layer = {layer!r}`: {error}.") from error
+        self.layer = layer
+        self._whole = CausalLMReadout()
+
+    @override
+    def find_network(self, module: nn.Module) -> nn.Module:
+        """The first PEFT or Hugging Face model inside ``module``."""
+        return self._whole.find_network(module)
+
+    @override
+    def __call__(self, network: nn.Module, batch: Any) -> HiddenStates:
+        labels = _labels(batch)
+        layer = self._find(network)
+        read: list[Any] = []
+        with _reading(layer, read, stop=not _is_sharded(network)), eager_if_compiled(network, layer):
+            network(**inputs_of(network, batch))
+        states = self._states(read, labels)
+        mask = _mask(batch, labels)
+        chosen = labels != IGNORED if mask is None else (labels != IGNORED) & mask
+        features = states[chosen]
+        return HiddenStates(features[:, :0], labels[chosen].long(), chosen.nonzero()[:, 0], len(labels), features)
+
+    @override
+    def for_measuring(self) -> Readout:
+        """What has logits."""
+        return PackedCausalLMReadout()
+
+    @override
+    def keys(self, batch: Any) -> list[str]:
+        """As of every causal language model."""
+        return self._whole.keys(batch)
+
+    def _find(self, network: nn.Module) -> nn.Module:
+        named: dict[str, nn.Module] = {_WRAPPED.sub("", name): module for name, module in network.named_modules()}
+        found = [name for name in named if self._pattern.fullmatch(name)]
+        if len(found) == 1:
+            return named[found[0]]
+        blocks = [name for name in named if re.search(r"\.\d+$", name)]
+        candidates = ", ".join(f"`{name}`" for name in (found or blocks)[:20])
+        raise ValueError(
+            f"`layer` should fit the name of one module. Found {len(found)} with `layer = {self.layer!r}`. "
+            f"{'They are' if found else 'There are'} {candidates}."
+        )
+
+    def _states(self, read: list[Any], labels: Tensor) -> Tensor:
+        states = read[-1] if read else None
+        states = states[0] if isinstance(states, tuple) else states
+        if isinstance(states, Tensor) and states.dim() == 3 and _fits(states, labels):
+            # Counted from the end: prompt tuning puts positions of its own before the batch's.
+            return states[:, -labels.shape[1] :]
+        found = f"shape {tuple(states.shape)}" if isinstance(states, Tensor) else f"a {type(states).__name__}"
+        raise ValueError(
+            f"The layer `{self.layer}` should give a hidden state per position, [B, T, D], [B, T] = {list(labels.shape)}. "
+            f"Found {found}. Name a whole block."
+        )
+
+
+def _fits(states: Tensor, labels: Tensor) -> bool:
+    return len(states) == len(labels) and states.shape[1] >= labels.shape[1]
+
+
+class _Stop(Exception):  # no error
+    """The layer has been read."""
+
+
+@contextmanager
+def _reading(layer: nn.Module, read: list[Any], *, stop: bool) -> Iterator[None]:
+    def hook(_: nn.Module, args: Any, output: Any) -> None:
+        read.append(output)
+        if stop:
+            raise _Stop
+
+    handle = layer.register_forward_hook(hook)
+    try:
+        yield
+    except _Stop:
+        pass
+    finally:
+        handle.remove()
+
+
+def _is_sharded(network: nn.Module) -> bool:
+    return any(
+        {"FSDPModule", "FullyShardedDataParallel"} & {c.__name__ for c in type(m).__mro__} for m in network.modules()
+    )

@@ -1,0 +1,292 @@
+"""Hidden states of one layer: read without running the rest, steered to one vector, held where they were."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import pytest
+import torch
+from _language_models import VOCABULARY, adapted, batch, family, train_adapter
+from _modules import quiet
+from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.testing import assert_close
+from torch.utils.data import DataLoader
+
+from lightning_unlearn import CausalLMReadout, CrossEntropy, FrozenCopy, SplitData, TokenNLL, Unlearn, UnlearningModule
+from lightning_unlearn.objectives import NPO, RMU, ActivationMatch, Objective
+from lightning_unlearn.prediction import KnownLikelihood, Prediction
+from lightning_unlearn.readouts import HiddenStateReadout, HiddenStates, PackedCausalLMReadout
+
+COUNTS = (3, 0, 2, 4)
+WIDTH = 6
+
+
+def states(counts=COUNTS, *, seed=0, dtype=torch.float64, width=WIDTH):
+    rows = sum(counts)
+    features = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    features.requires_grad_()
+    example = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return HiddenStates(features[:, :0], torch.ones(rows, dtype=torch.int64), example, len(counts), features)
+
+
+def like(said, features):
+    return HiddenStates(features[:, :0], said.labels, said.example, said.batch_size, features)
+
+
+def by_loops(said, targets):
+    """Mean squared distance, token by token, answer by answer, in Python floats."""
+    answers = []
+    for number in range(said.batch_size):
+        rows = [n for n, e in enumerate(said.example.tolist()) if e == number]
+        distances = [math.dist(said.features[n].tolist(), targets[n]) ** 2 / said.features.shape[1] for n in rows]
+        answers += [sum(distances) / len(rows)] if rows else []
+    return torch.tensor(sum(answers) / len(answers), dtype=torch.float64)
+
+
+def rmu(width=WIDTH, **kwargs):
+    """In double precision: the buffer is float32."""
+    objective = RMU(**kwargs)
+    objective(states(width=width))
+    return objective.double()
+
+
+def test_rmu_equals_the_loops():
+    objective, said = rmu(steering_coefficient=3.0, seed=5), states()
+    direction = torch.rand(WIDTH, generator=torch.Generator().manual_seed(5), dtype=torch.float64).tolist()
+    control = [3.0 * x / math.hypot(*direction) for x in direction]
+    assert_close(objective(said), by_loops(said, [control] * 9), rtol=1e-6, atol=0)
+    assert (objective.control >= 0).all()
+    assert objective.control.norm().item() == pytest.approx(3.0, rel=1e-6)
+
+
+def test_activation_match_equals_the_loops():
+    said, original = states(), states(seed=1)
+    assert_close(ActivationMatch()(said, original), by_loops(said, original.features.tolist()), rtol=1e-12, atol=0)
+    assert ActivationMatch()(said, said.detach()) == 0
+
+
+@pytest.mark.parametrize("make", [rmu, ActivationMatch])
+def test_what_both_promise(make):
+    objective, said, original = make(), states(), states(seed=1)
+
+    def loss(features):
+        return objective(like(said, features), original)
+
+    value = loss(said.features)
+    assert torch.autograd.gradcheck(loss, said.features)
+    rows = torch.randperm(9, generator=torch.Generator().manual_seed(2))
+    moved, moved_original = (
+        Prediction(p.logits[rows], p.labels[rows], torch.tensor([2, 0, 3, 1])[p.example[rows]], 4, p.features[rows])
+        for p in (said, original)
+    )
+    assert_close(objective(moved, moved_original), value, rtol=1e-12, atol=0)
+    empty = states((0, 0))
+    nothing = objective(empty, states((0, 0)))
+    nothing.backward()
+    assert nothing.item() == 0
+    assert empty.features.grad.shape == (0, WIDTH)
+
+
+@pytest.mark.parametrize("make", [RMU, ActivationMatch])
+def test_half_precision_is_computed_in_float32(make):
+    said, original = states(dtype=torch.bfloat16), states(seed=1, dtype=torch.bfloat16)
+    exact = make()(like(said, said.features.double()), like(original, original.features.double()))
+    value = make()(said, original)
+    assert value.dtype == torch.float32
+    assert_close(value.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_the_global_random_numbers_are_left_alone():
+    before = torch.get_rng_state()
+    RMU()(states())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_control_vector_is_one_per_seed_and_in_the_state():
+    first, second, other = (RMU(seed=seed) for seed in (0, 0, 1))
+    for objective in (first, second, other):
+        objective(states())
+    assert torch.equal(first.control, second.control)
+    assert not torch.equal(first.control, other.control)
+    restored = RMU(seed=1)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    restored.load_state_dict(torch.load(file, weights_only=True))
+    assert_close(restored(states()), first(states()))
+    fresh = RMU()
+    fresh.load_state_dict(RMU().state_dict())  # before the first batch
+    assert_close(fresh(states()), first(states()))
+
+
+def test_states_of_another_width_are_refused():
+    with pytest.raises(ValueError, match="`RMU` should see hidden states of 6 dimensions, as before. Found 4"):
+        rmu()(states(width=4))
+    with pytest.raises(ValueError, match=r"the same layer: hidden states of shape \(9, 6\). Found \(9, 4\)"):
+        ActivationMatch()(states(), states(width=4))
+
+
+def test_predictions_without_states_are_refused():
+    said = states()
+    plain = Prediction(torch.zeros(9, 3), said.labels, said.example, 4)
+    known = KnownLikelihood(torch.zeros(9), said.example, 4)
+    match = ActivationMatch()
+    for objective, student, original in ((RMU(), plain, None), (match, said, plain), (match, said, known)):
+        with pytest.raises(ValueError, match=r"should get hidden states.*HiddenStateReadout\(layer="):
+            objective(student, original)
+    with pytest.raises(ValueError, match="should get what the original model said of the same rows"):
+        ActivationMatch()(said)
+
+
+@pytest.mark.parametrize("use", [CrossEntropy(), NPO(), lambda s, r: TokenNLL().update(s, torch.arange(4))])
+def test_likelihoods_are_not_to_be_had(use):
+    with pytest.raises(
+        ValueError, match="Likelihoods should be taken of a readout with logits. Found the hidden states"
+    ):
+        use(states(), states())
+
+
+@pytest.mark.parametrize("coefficient", [0.0, -1.0, math.nan, math.inf])
+def test_coefficient_out_of_range_is_refused(coefficient):
+    with pytest.raises(ValueError, match="`steering_coefficient` should be positive and finite. Found"):
+        RMU(steering_coefficient=coefficient)
+
+
+def test_yaml_builds_it():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--objective", type=Objective)
+    text = "objective: {class_path: lightning_unlearn.objectives.RMU, init_args: {steering_coefficient: 2, seed: 3}}"
+    assert (
+        repr(parser.instantiate_classes(parser.parse_string(text)).objective) == "RMU(steering_coefficient=2.0, seed=3)"
+    )
+
+
+LAYERS = {"llama": "layers.0", "gpt2": r"h\.0", "gemma2": "layers.0", "opt": "layers.0", "phi": "layers.0"}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_reads_what_the_model_itself_gives_out(name, side):
+    network, rows = family(name).eval(), batch(side)
+    said = HiddenStateReadout(LAYERS[name])(network, rows)
+    inputs = {key: rows[key] for key in ("input_ids", "attention_mask")}
+    whole = network(**inputs, output_hidden_states=True).hidden_states[1]
+    chosen = rows["labels"] != -100
+    assert_close(said.features, whole[chosen])
+    assert torch.equal(said.labels, rows["labels"][chosen])
+    assert torch.equal(said.example, chosen.nonzero()[:, 0])
+    assert said.logits.shape == (len(said.labels), 0)
+    assert said.batch_size == 3
+
+
+def test_the_layers_behind_are_not_run_and_get_no_gradient():
+    network = family("llama")
+    ran: list[str] = []
+    for name, module in network.named_modules():
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+    network.model.embed_tokens.weight.requires_grad_(False)
+    RMU()(HiddenStateReadout("layers.0")(network, batch())).backward()
+    assert "model.layers.0.mlp" in ran
+    assert not {"model.layers.1", "model.norm", "lm_head", "model", ""} & set(ran)
+    with_gradient = {name for name, p in network.named_parameters() if p.grad is not None}
+    assert with_gradient == {name for name, _ in network.named_parameters() if name.startswith("model.layers.0.")}
+
+
+def test_no_hook_stays_whatever_happens():
+    network = family("llama")
+
+    def hooks():
+        return [len(module._forward_hooks) for module in network.modules()]
+
+    before = hooks()
+    HiddenStateReadout("layers.1")(network, batch())
+    assert hooks() == before
+    with pytest.raises(IndexError):
+        HiddenStateReadout("layers.1")(network, {**batch(), "input_ids": batch()["input_ids"] + VOCABULARY})
+    assert hooks() == before
+
+
+def test_finds_the_layer_under_an_adapter_whose_absence_is_the_original():
+    network = adapted(family("llama"))
+    readout, plain = HiddenStateReadout("layers.1"), family("llama").eval()
+    train_adapter(network)
+    with network.eval().disable_adapter():
+        assert_close(readout(network, batch()).features, readout(plain, batch()).features)
+    assert not torch.allclose(readout(network, batch()).features, readout(plain, batch()).features)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("layers.7", r"Found 0 with `layer = 'layers.7'`. There are `model.layers.0`, `model.layers.1`"),
+        (r"layers\.\d", r"Found 2 .* They are `model.layers.0`, `model.layers.1`"),
+        ("mlp", r"Found 2 .* They are `model.layers.0.mlp`, `model.layers.1.mlp`"),
+    ],
+)
+def test_layers_that_are_not_one_are_refused_with_those_there_are(layer, message):
+    with pytest.raises(ValueError, match=message):
+        HiddenStateReadout(layer)(family("llama"), batch())
+
+
+def test_what_is_no_pattern_or_no_hidden_state_is_refused():
+    with pytest.raises(ValueError, match=r"`layer` should be a regular expression. Found `layer = '\('"):
+        HiddenStateReadout("(")
+    with pytest.raises(ValueError, match=r"hidden state per position, .* = \[3, 9\]. Found .* Name a whole block"):
+        HiddenStateReadout("rotary_emb")(family("llama"), batch())
+
+
+def test_compiled_networks_are_read_too():
+    network = family("llama").eval()
+    expected = HiddenStateReadout("layers.0")(network, batch()).features
+    network.compile(backend="eager")
+    assert_close(HiddenStateReadout("layers.0")(network, batch()).features, expected)
+
+
+def test_keys_and_measuring_are_those_of_language_models():
+    readout, network = HiddenStateReadout("layers.0"), family("llama")
+    assert readout.keys(batch()) == CausalLMReadout().keys(batch())
+    assert isinstance(readout.for_measuring(), PackedCausalLMReadout)
+    assert readout.find_network(nn.ModuleDict({"inside": network})) is network
+
+
+def rows(seed):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(3, VOCABULARY, (8, 7), generator=generator)
+    return [{"input_ids": t, "labels": torch.where(torch.arange(7) > 2, t, -100)} for t in tokens]
+
+
+def fit(tmp_path: Any, steps: int, ckpt_path: Any = None) -> tuple[Any, Any, Any]:
+    network, readout = family("llama"), HiddenStateReadout("layers.0")
+    module = UnlearningModule(
+        network, retain=ActivationMatch(), retain_readout=readout, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2)
+    )
+    unlearn = Unlearn(RMU(steering_coefficient=4.0), readout=readout)
+    saves = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    trainer = quiet(callbacks=[unlearn, saves], max_steps=steps, max_epochs=-1, enable_checkpointing=True)
+    data = SplitData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4))
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+    return network, unlearn, module
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.filterwarnings("ignore:.*val_dataloader.*")
+def test_a_fit_steers_what_must_go_and_resumes(tmp_path):
+    original, readout = family("llama"), HiddenStateReadout("layers.0")
+    network, unlearn, module = fit(tmp_path / "whole", 20)
+    forget, retain = (torch.utils.data.default_collate(rows(seed)) for seed in (2, 1))
+    distance = {n: unlearn.objective(readout(n, forget)) for n in (original, network)}
+    assert distance[network] < 0.8 * distance[original]
+    moved = ActivationMatch()(readout(network, retain), readout(original, retain))
+    assert moved < ActivationMatch()(readout(network, forget), readout(original, forget))
+    assert isinstance(module.reference, FrozenCopy)
+    assert torch.equal(network.model.layers[1].mlp.up_proj.weight, original.model.layers[1].mlp.up_proj.weight)
+
+    fit(tmp_path / "first", 7)
+    resumed, again, _ = fit(tmp_path / "second", 20, tmp_path / "first" / "step=7.ckpt")
+    assert torch.equal(again.objective.control, unlearn.objective.control)
+    for a, b in zip(network.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
