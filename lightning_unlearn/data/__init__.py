@@ -1,6 +1,7 @@
 """What must stay, what must go, and how the two are paired."""
 
 from lightning_unlearn.data._alternate import AlternateAnswerData, PairedAnswerDataset, RefusalData
+from lightning_unlearn.data._beside import BesideData, BesideDataset, DecoupledData, ScopeData
 from lightning_unlearn.data._bundled import bundled_path
 from lightning_unlearn.data._loaders import in_order
 from lightning_unlearn.data._pairing import Pairing, forget_order, retain_order
@@ -11,6 +12,9 @@ from lightning_unlearn.data._stream import ForgetStream, Order, shared_batches
 
 __all__ = [
     "AlternateAnswerData",
+    "BesideData",
+    "BesideDataset",
+    "DecoupledData",
     "ForgetStream",
     "Order",
     "PairedAnswerDataset",
@@ -20,6 +24,7 @@ __all__ = [
     "QuestionAnswerDataset",
     "RefusalData",
     "ResumableLoader",
+    "ScopeData",
     "Source",
     "SplitData",
     "build",

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
-from lightning_unlearn.data._encoding import Encoding, pad_right
+from lightning_unlearn.data._encoding import Encoding
 from lightning_unlearn.data._pairing import hash_of
 from lightning_unlearn.data._question_answer import Batch, QuestionAnswerData, QuestionAnswerDataset
 from lightning_unlearn.data._rows import QuestionAnswer, Record, read_records, select
@@ -95,7 +95,7 @@ class PairedAnswerData(QuestionAnswerData):
     @override
     def _loader(self, *, shuffle: bool) -> DataLoader[Batch]:
         loader = super()._loader(shuffle=shuffle)
-        loader.collate_fn = partial(pad_pairs, pad_token_id=self.loaded_tokenizer.pad_token_id or 0)
+        loader.collate_fn = partial(pad_pairs, pad=loader.collate_fn)
         return loader
 
 
@@ -191,14 +191,13 @@ class AlternateAnswerData(PairedAnswerData):
         return [list(dict.fromkeys(texts)) for texts in found]
 
 
-def pad_pairs(examples: Sequence[Any], *, pad_token_id: int) -> dict[str, Any]:
+def pad_pairs(examples: Sequence[Any], *, pad: Callable[[Any], Any]) -> dict[str, Any]:
     """Collate rows of :class:`PairedAnswerDataset`: a plain batch, with ``preferred`` and ``dispreferred`` beside."""
-    plain = pad_right(examples, pad_token_id=pad_token_id)
+    plain = pad(examples)
     # Where the network is taught, rows of the retain data, which have one answer, stand among them.
     if not all("preferred" in example for example in examples):
         return dict(plain)
-    preferred = pad_right([example["preferred"] for example in examples], pad_token_id=pad_token_id)
-    return {**plain, "preferred": preferred, "dispreferred": plain}
+    return {**plain, "preferred": pad([example["preferred"] for example in examples]), "dispreferred": plain}
 
 
 def _texts(record: Record, field: str) -> list[str]:

@@ -11,10 +11,13 @@ from lightning_unlearn.objectives._gradient_ascent import GradientAscent
 from lightning_unlearn.objectives._kl_to_reference import KLToReference
 from lightning_unlearn.objectives._logit_margin_flattening import LogitMarginFlattening
 from lightning_unlearn.objectives._npo import NPO
+from lightning_unlearn.objectives._prompt_decouple import PromptDecouple
 from lightning_unlearn.objectives._random_label import RandomLabel
 from lightning_unlearn.objectives._rmu import RMU
 from lightning_unlearn.objectives._sat_imp import SatImp
+from lightning_unlearn.objectives._scope_term import ScopeTerm
 from lightning_unlearn.objectives._sim_npo import SimNPO
+from lightning_unlearn.objectives._span_pair import SpanPair
 from lightning_unlearn.objectives._top_k_kl import TopKKL
 from lightning_unlearn.objectives._undial import UNDIAL
 from lightning_unlearn.objectives._uniform_label import UniformLabel
@@ -29,6 +32,7 @@ __all__ = [
     "DPO",
     "RMU",
     "ActivationMatch",
+    "SpanPair",
     "SimNPO",
     "WGA",
     "SatImp",
@@ -40,4 +44,6 @@ __all__ = [
     "UniformLabel",
     "KLToReference",
     "TopKKL",
+    "PromptDecouple",
+    "ScopeTerm",
 ]

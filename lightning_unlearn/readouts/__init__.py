@@ -1,6 +1,7 @@
 """How to run a network on a batch."""
 
 from lightning_unlearn.readouts._base import Readout, content_key
+from lightning_unlearn.readouts._beside import BesidePrediction, BesideReadout
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout
 from lightning_unlearn.readouts._classification import ClassificationReadout
 from lightning_unlearn.readouts._every_position import EveryPositionReadout
@@ -22,6 +23,8 @@ __all__ = [
     "HiddenStateReadout",
     "HiddenStates",
     "PreferredReadout",
+    "BesidePrediction",
+    "BesideReadout",
     "content_key",
     "is_language_model",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from _ranks import run_ranks
@@ -22,13 +25,24 @@ def test_no_bundled_answer_is_one() -> None:
     assert [text for text in answers if RefusalRate().is_refusal(text)] == []
 
 
+def test_hardly_any_answer_of_a_public_benchmark_is_one(data_folder: Path) -> None:
+    rows = (data_folder / "tofu" / "full.jsonl").read_text().splitlines()
+    refusals = sum(RefusalRate().is_refusal(json.loads(row)["answer"]) for row in rows)
+    assert len(rows) == 4000
+    assert refusals <= 8
+
+
 def test_is_the_share_over_all_batches() -> None:
     metric = RefusalRate()
     metric.update(["A mill.", "I don\u2019t know."])
     metric.update(["", "SORRY, no.", "He cannot swim; the village mill is his."])
     metric.update([])
     assert metric.compute().item() == pytest.approx(3 / 5)
-    metric.reset()
+
+
+def test_of_no_answers_it_is_not_a_number() -> None:
+    metric = RefusalRate()
+    metric.update([])
     assert metric.compute().isnan()
 
 

@@ -94,8 +94,15 @@ SUBJECTS = [
     Subject(partial(TopKKL, k=3), partial(oracles.kl_to_reference, k=3), moves=0),
 ]
 
-# More than the logits of one answer: they have files of their own, `test_dpo.py`, `test_rmu.py`.
-READ_OTHERWISE = {objectives.DPO, objectives.RMU, objectives.ActivationMatch}
+# More than the logits of one answer: `test_dpo.py`, `test_rmu.py`, `test_span_pair.py`, `test_beside.py`.
+READ_OTHERWISE = {
+    objectives.DPO,
+    objectives.RMU,
+    objectives.ActivationMatch,
+    objectives.SpanPair,
+    objectives.ScopeTerm,
+    objectives.PromptDecouple,
+}
 
 every = pytest.mark.parametrize("subject", SUBJECTS, ids=str)
 every_with_reference = pytest.mark.parametrize("subject", [s for s in SUBJECTS if s.make().needs_reference], ids=str)

@@ -1,0 +1,50 @@
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_unlearn.objectives._base import Objective
+from lightning_unlearn.objectives._keep_beside import check_factor, keep_beside
+from lightning_unlearn.prediction import Likelihood, Prediction
+
+
+class ScopeTerm(Objective):
+    r"""Scope-aware unlearning (SU): forget what is asked, not the words it is asked in.
+
+    .. math:: L_f + \eta \, \mathbb{E} \, \mathrm{CE}(y_r \,|\, x_f \oplus x_r)
+
+    :math:`L_f` is ``objective`` on what must go. Beside it stands a question of the retain data behind the one that must go,
+    to be answered as ever. A forget request may be poisoned with harmless phrases ("could you please tell me") so that a
+    network which forgets too widely falls silent wherever they occur; this term keeps the scope narrow. It is not free: less
+    is forgotten at the same number of steps.
+
+    Needs ``readout=BesideReadout()``, and :class:`ScopeData` as the forget data. The retain loss is the fit's own.
+
+    Args:
+        objective: What forgetting minimises.
+        eta: Of the added term, not negative. At 0 this is ``objective``. The authors use 5, and 2 to 40 elsewhere; with
+            plain ascent 10 and more is unstable.
+
+    Example:
+        >>> import torch
+        >>> from lightning_unlearn.objectives import GradientAscent
+        >>> from lightning_unlearn.readouts import BesidePrediction
+        >>> said = BesidePrediction(torch.zeros(2, 4), torch.tensor([1, 2]), torch.tensor([0, 1]), batch_size=2)
+        >>> ScopeTerm(GradientAscent(), eta=5.0)(said)  # 4 log 4
+        tensor(5.5452)
+
+    References:
+        Ren et al., `Keeping an Eye on LLM Unlearning: The Hidden Risk and Remedy <https://arxiv.org/abs/2506.00359>`_, 2025,
+        whose pairs are those of a batch.
+    """
+
+    def __init__(self, objective: Objective, eta: float = 5.0) -> None:
+        super().__init__()
+        check_factor("eta", eta)
+        self.objective = objective
+        self.eta = eta
+        self.needs_reference = objective.needs_reference
+        self.needs_reference_logits = objective.needs_reference_logits
+
+    @override
+    def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
+        forget, beside = keep_beside(self, self.objective, student, reference)
+        return forget + self.eta * beside
