@@ -23,7 +23,7 @@ from lightning_unlearn.objectives import CrossEntropy
 CONFIGS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs" / "objectives").glob("*.yaml"))}
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2}
 STEPS = 20
-OTHER_DATA = {"SpanPair", "PromptDecouple", "ScopeTerm"}  # of spans and scopes, which the bundled rows do not mark
+OTHER_DATA = {"SpanPair"}  # of spans, which the bundled rows do not mark
 
 
 def probability(said: Prediction) -> float:
@@ -70,6 +70,8 @@ SIGNS = {
     "kl_retain": Sign(answer_probability, 0.5),
     "top_k_kl_retain": Sign(answer_probability, 0.5),
     "dpo_idk": Sign(odds_against_refusal, 0.1),
+    "scope_term": Sign(answer_probability, 0.5),
+    "prompt_decouple": Sign(answer_probability, 0.5),
     "idk": Sign(odds_against_refusal, 0.1),
     "rmu": Sign(distance_to_control, 0.9),
 }
