@@ -230,7 +230,7 @@ class StepGuard(pl.Callback):
         return {
             "steps": dict(self._steps),
             "position": self._stream.position if hasattr(self, "_stream") else 0,
-            "directions": self.directions.state_dict(),
+            "directions": self._saved_directions(),
         }
 
     @override
@@ -251,6 +251,17 @@ class StepGuard(pl.Callback):
         except FloatingPointError:
             return []
         return [[None if t is None else self._stored(local(t)) for t in row] for row in rows]
+
+    def _saved_directions(self) -> dict[str, Any]:
+        state = self.directions.state_dict()
+        if not any(state.values()) or self._engine.world_size == 1 or self._engine.kind == "ddp":
+            return state
+        # A checkpoint holds the callbacks of rank 0, whose shards are not the others'.
+        rank_zero_warn(
+            f"The past gradients of `{self.directions!r}` are not in the checkpoint: they are sharded. A resumed fit is "
+            "guarded from its first step on, but its history fills anew."
+        )
+        return {}
 
     def _stored(self, gradient: Tensor, scale: float = 1.0) -> Tensor:
         return stored(gradient, self.storage, scale)
@@ -284,6 +295,7 @@ class StepGuard(pl.Callback):
 
     def _restore(self) -> None:
         if not self._restored:
+            self.directions.load_state_dict({})  # those of an earlier fit are of other weights
             return
         state, self._restored = self._restored, {}
         self._steps = dict(state["steps"])

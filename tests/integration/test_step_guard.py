@@ -1,0 +1,466 @@
+"""What `StepGuard` promises of the change of the weights, measured from outside, in float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from _language_models import batch, family
+from _modules import SomebodysModule, examples, loader, quiet
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_unlearn import (
+    Bounded,
+    GradientAscent,
+    Orthogonal,
+    Quantize,
+    RecoveryCheck,
+    Relearn,
+    SplitData,
+    Unlearn,
+    UnlearningModule,
+)
+from lightning_unlearn.callbacks import StepGuard
+from lightning_unlearn.guards import (
+    Cone,
+    Euclidean,
+    History,
+    MicroBatches,
+    Null,
+    OptimizerMetric,
+    RetainGradient,
+    Rule,
+    Watch,
+)
+
+
+class Module(SomebodysModule):
+    """Any optimizer over two parameter groups."""
+
+    KINDS = {
+        "sgd": lambda groups: torch.optim.SGD(groups, lr=3e-2),
+        "momentum": lambda groups: torch.optim.SGD(groups, lr=3e-2, momentum=0.9),
+        "adam": lambda groups: torch.optim.Adam(groups, lr=1e-2),
+        "adamw": lambda groups: torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.1),
+        "amsgrad": lambda groups: torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.1, amsgrad=True),
+    }
+
+    def configure_optimizers(self) -> Any:
+        groups = [
+            {"params": [*self.body.parameters(), self.unused]},
+            {"params": self.head.parameters(), "lr": 2e-2, "weight_decay": 0.0},
+        ]
+        optimizer = self.KINDS[self.optimizer](groups)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.7)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class Outside(pl.Callback):
+    """Retain gradients by plain autograd at the weights before each step, and what the step made of these weights."""
+
+    def __init__(self, mixed: bool = False) -> None:
+        self.mixed = mixed
+        self.gradients: list[list[list[Tensor]]] = []  # step, micro-batch, parameter
+        self.changes: list[list[Tensor]] = []
+        self.weights: list[list[Tensor]] = []
+        self._batches: list[Any] = []
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if not self._batches:
+            self.weights.append([p.detach().double().clone() for p in module.parameters()])
+        self._batches.append(batch)
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        params = list(module.parameters())
+        rows = []
+        for x, y in self._batches:
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.mixed):
+                loss = F.cross_entropy(module(x), y) / trainer.accumulate_grad_batches
+            found = torch.autograd.grad(loss, params, allow_unused=True)
+            rows.append([torch.zeros_like(p) if g is None else g for g, p in zip(found, params, strict=True)])
+        self.gradients.append([[g.double() for g in row] for row in rows])
+        self._batches = []
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
+        if not self._batches:
+            before = self.weights[-1]
+            self.changes.append([p.detach().double() - b for p, b in zip(module.parameters(), before, strict=True)])
+
+    def breaches(self, rule: str, scope: str, length: int = 1) -> list[float]:
+        """Of each step: how far the rule is broken, beyond what rounding the weights to float32 does."""
+        found = []
+        accumulated = [[sum(parts) for parts in zip(*rows, strict=True)] for rows in self.gradients]
+        for step, change in enumerate(self.changes):
+            for row in accumulated[max(0, step - length + 1) : step + 1]:
+                for scoped in scopes_of(scope, len(change)):
+                    g, d, w = (torch.cat([v[i].flatten() for i in scoped]) for v in (row, change, self.weights[step]))
+                    if not g.norm() or not d.norm():
+                        continue
+                    raised = g @ d if rule == "Cone" else (g @ d).abs()
+                    allowed = 4 * 2.0**-24 * (g * (w + d)).norm()
+                    found.append(float((raised - allowed) / (g.norm() * d.norm())))
+        return found
+
+
+def scopes_of(scope: str, n: int) -> list[list[int]]:
+    return [list(range(n))] if scope == "global" else [[i] for i in range(n)]
+
+
+def unlearn(**kwargs: Any) -> Unlearn:
+    return Unlearn(Bounded(GradientAscent(), bound=4.0), forget=loader(seed=2), weight=3.0, **kwargs)
+
+
+def fit(*callbacks: pl.Callback, optimizer: str = "adamw", module: Any = None, **kwargs: Any) -> tuple[Any, Any]:
+    module = Module(optimizer) if module is None else module
+    trainer = quiet(callbacks=list(callbacks), max_epochs=2, **kwargs)
+    trainer.fit(module, loader(seed=1))
+    return module, trainer
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+FITS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "accumulate": {"accumulate_grad_batches": 3},
+    "clip_norm": {"gradient_clip_val": 0.3},
+    "clip_value": {"gradient_clip_val": 0.02, "gradient_clip_algorithm": "value"},
+    "bf16-mixed": {"precision": "bf16-mixed"},
+}
+
+
+@pytest.mark.parametrize("scope", ["global", "parameter"])
+@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+@pytest.mark.parametrize("fitted", FITS)
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
+def test_the_applied_change_harms_nothing_protected(optimizer: str, fitted: str, rule: Rule, scope: Any) -> None:
+    outside = Outside(mixed=fitted == "bf16-mixed")
+    guard = StepGuard(rule, History(length=4), scope=scope)
+    fit(unlearn(), guard, outside, optimizer=optimizer, **FITS[fitted])
+    breaches = outside.breaches(type(rule).__name__, scope, length=4)
+    assert len(breaches) >= 10
+    assert max(breaches) <= 1e-6
+    assert guard._steps["fallbacks"] == 0
+
+
+@pytest.mark.parametrize("scope", ["global", "parameter"])
+@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+@pytest.mark.parametrize("geometry", [Euclidean(), OptimizerMetric()], ids=repr)
+def test_only_rounding_stands_in_the_way(geometry: Any, rule: Rule, scope: Any) -> None:
+    """With weights in float64 nothing is left to be allowed for."""
+    guard = StepGuard(rule, History(length=4), geometry, scope=scope)
+    _, trainer = fit(unlearn(), guard, precision="64-true")
+    assert trainer.callback_metrics["guard/cosine"] <= 1e-12
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam", "adamw"])
+def test_without_a_guard_it_is_harmed(optimizer: str) -> None:
+    """And a projector before the optimizer does not help: the test above could fail."""
+    outside = Outside()
+    fit(unlearn(projector=Orthogonal()), outside, optimizer=optimizer)
+    assert max(outside.breaches("Cone", "global")) > 1e-2
+
+
+@pytest.mark.parametrize("scope", ["global", "parameter"])
+@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "amsgrad"])
+def test_in_the_optimizers_metric_too(optimizer: str, rule: Rule, scope: Any) -> None:
+    outside = Outside()
+    fit(unlearn(), StepGuard(rule, History(4), OptimizerMetric(), scope=scope), outside, optimizer=optimizer)
+    assert max(outside.breaches(type(rule).__name__, scope, length=4)) <= 1e-6
+
+
+@pytest.mark.parametrize("directions", [RetainGradient, MicroBatches, lambda: History(4)])
+@pytest.mark.parametrize("fitted", FITS)
+def test_the_order_of_callbacks_does_not_matter(fitted: str, directions: Any) -> None:
+    first, _ = fit(StepGuard(Null(), directions()), unlearn(), **FITS[fitted])
+    last, _ = fit(unlearn(), StepGuard(Null(), directions()), **FITS[fitted])
+    bare, _ = fit(unlearn(), **FITS[fitted])
+    assert same(first, last)
+    assert not same(first, bare)
+
+
+def test_micro_batches_are_protected_one_by_one() -> None:
+    outside = Outside()
+    _, trainer = fit(unlearn(), StepGuard(Null(), MicroBatches()), outside, accumulate_grad_batches=3)
+    for rows, change in zip(outside.gradients, outside.changes, strict=True):
+        d = torch.cat([c.flatten() for c in change])
+        for row in rows:
+            g = torch.cat([part.flatten() for part in row])
+            assert abs(float(F.cosine_similarity(g, d, dim=0))) < 1e-6
+    assert trainer.callback_metrics["guard/active"] == 3
+
+
+@pytest.mark.parametrize("fitted", FITS)
+def test_a_watched_fit_is_the_fit_without_a_guard_to_the_bit(fitted: str) -> None:
+    bare, _ = fit(unlearn(), **FITS[fitted])
+    watched, trainer = fit(unlearn(), StepGuard(Watch(), History(4)), **FITS[fitted])
+    assert same(bare, watched)
+    assert trainer.callback_metrics["guard/kept"] == 1
+
+
+def test_a_safe_step_is_left_alone_to_the_bit() -> None:
+    """Under plain SGD with a forget gradient that is orthogonal, every step lowers the retain loss."""
+    bare, _ = fit(unlearn(projector=Orthogonal()), optimizer="sgd")
+    guarded, trainer = fit(unlearn(projector=Orthogonal()), StepGuard(Cone()), optimizer="sgd")
+    assert same(bare, guarded)
+    assert trainer.callback_metrics["guard/active"] == 0
+
+
+def test_what_is_logged_is_what_was_applied() -> None:
+    outside, seen = Outside(), Seen()
+    fit(unlearn(), StepGuard(Null()), outside, seen)
+    for rows, change, logged in zip(outside.gradients, outside.changes, seen.logged, strict=True):
+        g, d = (torch.cat([v.flatten() for v in vector]) for vector in (rows[0], change))
+        assert logged["guard/cosine"] == pytest.approx(abs(float(F.cosine_similarity(g, d, dim=0))), abs=1e-7)
+        assert logged["guard/retain_after"] == pytest.approx(float(g @ d), abs=1e-7)
+        assert abs(logged["guard/retain_before"]) > 1e-4
+        assert 0 < logged["guard/kept"] < 1
+        assert logged["guard/active"] == 1
+
+
+class Seen(pl.Callback):
+    def __init__(self) -> None:
+        self.logged: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        self.logged.append({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("guard/")})
+
+
+# Counting, refusing, resuming
+
+
+def scaled(init_scale: float) -> dict[str, Any]:
+    """`precision="16-mixed"` silently becomes bf16 on the CPU; so the plugin by hand."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=1000)
+    return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler=scaler)]}
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("order", [1, -1])
+def test_steps_that_a_scaler_skips_are_neither_guarded_nor_remembered(order: int) -> None:
+    guard = StepGuard(Null(), History(100))
+    _, trainer = fit(*[unlearn(), guard][::order], optimizer="momentum", **scaled(2.0**20))
+    assert 0 < guard._steps["taken"] == guard._steps["guarded"] < trainer.global_step == 12
+    assert len(guard.directions._past) == guard._steps["taken"]
+    assert trainer.callback_metrics["guard/cosine"] < 1e-6
+
+
+def test_the_loss_scale_does_not_change_the_direction() -> None:
+    small, _ = fit(StepGuard(Null()), unlearn(), optimizer="momentum", **scaled(1.0))
+    large, _ = fit(unlearn(), StepGuard(Null()), optimizer="momentum", **scaled(2.0**8))
+    for a, b in zip(small.parameters(), large.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-3)  # fp16 rounds differently at other scales
+
+
+def test_an_unguarded_step_is_noticed() -> None:
+    class Bypassing(Module):
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any) -> None:
+            optimizer_closure()
+            optimizer.optimizer.step()
+
+    data = DataLoader(examples(3), batch_size=4)
+    with pytest.raises(RuntimeError, match="Every optimizer step should be guarded. Found 12 steps, of which 0 were"):
+        fit(StepGuard(retain=data), module=Bypassing("adamw"))
+
+
+def test_what_cannot_be_guarded_is_refused_by_name() -> None:
+    class Manual(Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+    class Newton(Module):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.LBFGS(self.parameters())
+
+    data = loader(seed=3)
+    with pytest.raises(NotImplementedError, match="should run under automatic optimization.*`Manual`"):
+        fit(StepGuard(retain=data), module=Manual())
+    with pytest.raises(NotImplementedError, match="Found `LBFGS`"):
+        fit(StepGuard(retain=data), module=Newton())
+    with pytest.raises(NotImplementedError, match="second moments.*Found `SGD`. Use `geometry=Euclidean"):
+        fit(StepGuard(geometry=OptimizerMetric(), retain=data), optimizer="sgd")
+    with pytest.raises(ValueError, match="should find what to protect. Found neither `Unlearn`"):
+        fit(StepGuard())
+    with pytest.raises(ValueError, match="`scope` should be one of .*Found `scope = 'layer'`"):
+        StepGuard(scope="layer")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`storage` should be one of .*Found `storage = 'int8'`"):
+        StepGuard(storage="int8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`length` should be at least 1.*Found `length = 0`"):
+        History(0)
+
+
+def test_deepspeed_is_refused_by_name() -> None:
+    class DeepSpeedStrategy(SingleDeviceStrategy):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Found `DeepSpeedStrategy`, which keeps both inside its engine"):
+        fit(StepGuard(retain=loader(seed=3)), strategy=DeepSpeedStrategy(device="cpu"))
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "cpu"])
+@pytest.mark.parametrize("interrupted_at", [3, 6, 8])
+def test_resumed_equals_uninterrupted(interrupted_at: int, storage: Any, own: bool, tmp_path: Path) -> None:
+    def run(folder: str, ckpt_path: Path | None = None, **kwargs: Any) -> tuple[Any, StepGuard]:
+        source = {} if own else {"retain": loader(seed=5)}
+        guard = StepGuard(Null(), History(4), storage=storage, **source)
+        saved = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+        forgetting = Unlearn(Bounded(GradientAscent(), bound=4.0))
+        trainer = quiet(callbacks=[guard, forgetting, saved], enable_checkpointing=True, max_epochs=2, **kwargs)
+        module = Module("adamw")
+        data = SplitData(retain=loader(seed=1), forget=loader(seed=2), pairing="cyclic")
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+        return module, guard
+
+    whole, guard = run("whole")
+    run("first", max_steps=interrupted_at)
+    checkpoint = tmp_path / "first" / f"step={interrupted_at}.ckpt"
+    torch.load(checkpoint, weights_only=True)  # tensors and primitives only
+    resumed, again = run("second", checkpoint)
+    assert same(whole, resumed)
+    assert guard._steps == again._steps == {"taken": 12, "guarded": 12, "fallbacks": 0}
+
+
+# Uses
+
+
+@pytest.mark.parametrize("directions", [RetainGradient, MicroBatches, lambda: History(4)])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_ordinary_fine_tuning_leaves_a_retain_set_alone(accumulate: int, directions: Any) -> None:
+    """Other labels for the same inputs, all in one batch: fine-tuning raises their loss, a guarded one hardly."""
+    inputs, labels = examples(1).tensors
+    kept = TensorDataset(inputs[:8], (labels[:8] + 1) % 5)
+
+    @torch.no_grad()
+    def loss(module: Any) -> float:
+        return float(F.cross_entropy(module(kept.tensors[0]), kept.tensors[1]))
+
+    source = DataLoader(kept, batch_size=8)
+    bare, _ = fit(accumulate_grad_batches=accumulate)
+    guarded, trainer = fit(StepGuard(Null(), directions(), retain=source), accumulate_grad_batches=accumulate)
+    start = loss(Module())
+    assert loss(bare) > start + 0.05
+    assert abs(loss(guarded) - start) < 0.4 * (loss(bare) - start)
+    assert trainer.callback_metrics["guard/cosine"] < 1e-6
+    assert trainer.callback_metrics["guard/active"] == {RetainGradient: 1, MicroBatches: accumulate}.get(directions, 4)
+
+
+def test_checks_do_not_disturb_a_guarded_fit() -> None:
+    def run(*checks: pl.Callback) -> Any:
+        return fit(unlearn(), StepGuard(Cone(), History(4), scope="parameter"), *checks, accumulate_grad_batches=2)
+
+    attacks = {"int4": Quantize(bits=4), "relearn": Relearn(steps=2, lr=1e-2, mode="full")}
+    plain, _ = run()
+    checked, _ = run(RecoveryCheck(attacks, every_n_steps=1, retain_probe=loader(seed=1), attack_data=loader(seed=2)))
+    assert same(plain, checked)
+
+
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "cpu"])
+def test_storage_costs_at_most_its_rounding(storage: Any) -> None:
+    outside = Outside()
+    fit(unlearn(), StepGuard(Null(), storage=storage), outside)
+    assert max(outside.breaches("Null", "global")) <= (1e-3 if storage == "bf16" else 1e-6)
+
+
+def test_bf16_weights_are_warned_about_with_what_was_measured() -> None:
+    with pytest.warns(UserWarning, match=r"Found a cosine of \d.*with a protected gradient.*bfloat16"):
+        fit(unlearn(), StepGuard(Null()), optimizer="sgd", precision="bf16-true")
+
+
+def test_a_step_that_is_not_finite_is_undone_and_counted() -> None:
+    class Broken(Module):
+        """The fourth step is infinite; the state of the optimizer is not."""
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=1e-2)
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: float("inf") if n == 3 else 1.0)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    outside = Outside()
+    guard = StepGuard(Cone(), History(4))
+    module, trainer = fit(unlearn(), guard, outside, module=Broken())
+    assert all(p.isfinite().all() for p in module.parameters())
+    assert not any(c.any() for c in outside.changes[3])
+    assert all(any(c.any() for c in change) for i, change in enumerate(outside.changes) if i != 3)
+    assert trainer.callback_metrics["guard/fallbacks"] == 1
+
+
+def test_a_parameter_without_a_learning_rate_stays() -> None:
+    class Partly(Module):
+        def configure_optimizers(self) -> Any:
+            groups = [{"params": self.body.parameters(), "lr": 0.0}, {"params": self.head.parameters()}]
+            return torch.optim.SGD(groups, lr=1e-2)
+
+    module, trainer = fit(unlearn(), StepGuard(Null()), module=Partly())
+    assert same(module.body, Module().body)
+    assert not same(module.head, Module().head)
+    assert trainer.callback_metrics["guard/cosine"] < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_adapters_are_guarded() -> None:
+    network = family("llama", lora=True)
+    module = UnlearningModule(network, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2))
+    guard = StepGuard(Null(), scope="parameter")
+    callbacks = [Unlearn(GradientAscent(), forget=language(0)), guard]
+    trainer = quiet(callbacks=callbacks, max_steps=4)
+    base = frozen(network)
+    trainer.fit(module, language(1))
+    assert guard._steps == {"taken": 4, "guarded": 4, "fallbacks": 0}
+    assert trainer.callback_metrics["guard/cosine"] < 1e-6
+    assert len(base) > 10
+    assert all(torch.equal(a, b) for a, b in zip(base, frozen(network), strict=True))
+
+
+def language(row: int) -> DataLoader[Any]:
+    return DataLoader([{name: value[0] for name, value in batch(rows=(row,)).items()}] * 4, batch_size=1)
+
+
+def frozen(network: torch.nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in network.parameters() if not p.requires_grad]
+
+
+@pytest.mark.parametrize("name", ["AdamW", "AdamW8bit", "Adam8bit"])
+def test_the_moments_of_bitsandbytes_are_read(name: str) -> None:
+    bnb = pytest.importorskip("bitsandbytes", reason="its optimizers are what is read")
+
+    class Large(pl.LightningModule):
+        """Tensors under 4096 elements are not kept in eight bits."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                self.net = torch.nn.Sequential(torch.nn.Linear(8, 600), torch.nn.Tanh(), torch.nn.Linear(600, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return getattr(bnb.optim, name)(self.parameters(), lr=1e-2)
+
+    outside = Outside()
+    module, trainer = fit(unlearn(), StepGuard(Null(), geometry=OptimizerMetric()), outside, module=Large())
+    assert max(outside.breaches("Null", "global")) <= 1e-6
+    weight = module.net[0].weight
+    optimizer = trainer.optimizers[0]
+    assert (optimizer.state[weight]["state2"].dtype == torch.uint8) == name.endswith("8bit")
+    metric = OptimizerMetric().inverse_metric(optimizer, weight, optimizer.param_groups[0])
+    assert metric.shape == weight.shape
+    assert 0.05 < float(metric.median()) < 50

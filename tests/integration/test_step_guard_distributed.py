@@ -1,0 +1,126 @@
+"""A guarded fit in two real processes equals the one in one process, for every rule, scope and kind of sharding."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from _modules import SomebodysModule, examples, quiet
+from _ranks import run_ranks
+from test_distributed import STRATEGIES, whole
+from torch.testing import assert_close
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from lightning_unlearn import Bounded, GradientAscent, Unlearn
+from lightning_unlearn.callbacks import StepGuard
+from lightning_unlearn.guards import (
+    Cone,
+    Directions,
+    History,
+    MicroBatches,
+    Null,
+    OptimizerMetric,
+    RetainGradient,
+    Rule,
+    Watch,
+)
+
+NAMES = ("active", "kept", "retain_before", "retain_after", "fallbacks")
+
+
+def data(seed: int, n: int, exact: bool) -> TensorDataset:
+    inputs, labels = examples(seed, n).tensors
+    return TensorDataset(inputs.double() if exact else inputs, labels)
+
+
+def loader(data: Any, rank: int, world_size: int) -> DataLoader[Any]:
+    sampler = DistributedSampler(data, world_size, rank, shuffle=False)
+    return DataLoader(data, batch_size=8 // world_size, sampler=sampler)
+
+
+def fit(kind: str | None, rank: int, world_size: int, retain: bool = False, exact: bool = False, **guard: Any) -> Any:
+    module_class, strategy = STRATEGIES[kind] if kind else (SomebodysModule, lambda: "auto")
+    module = module_class("adamw")
+    if exact:
+        module.double()
+    unlearn = Unlearn(
+        Bounded(GradientAscent(), bound=4.0),
+        forget=DataLoader(data(2, 12, exact), batch_size=8 // world_size),
+        weight=10.0,
+    )
+    source = {"retain": DataLoader(data(5, 16, exact), batch_size=8 // world_size)} if retain else {}
+    stepguard = StepGuard(**guard, **source)
+    trainer = quiet(
+        strategy=strategy(),
+        devices=world_size,
+        callbacks=[unlearn, stepguard],
+        accumulate_grad_batches=2,
+        use_distributed_sampler=False,
+        max_epochs=2,
+    )
+    trainer.fit(module, loader(data(1, 32, exact), rank, world_size))
+    assert stepguard._steps == {"taken": 4, "guarded": 4, "fallbacks": 0}
+    logged = {name: float(trainer.callback_metrics[f"guard/{name}"]) for name in (*NAMES, "cosine")}
+    return whole(module, kind), logged
+
+
+def assert_equal_to_one_process(kind: str, exact: bool = False, **guard: Any) -> None:
+    expected, logged = fit(None, 0, 1, exact=exact, **guard)
+    for parameters, logged_there in run_ranks(lambda rank, world: fit(kind, rank, world, exact=exact, **guard)):
+        for name, value in expected.items():
+            if kind == "fsdp1" and name == "unused":
+                continue  # FSDP1 gives unused parameters a zero gradient, so they decay, with or without us
+            assert_close(
+                parameters[name], value, rtol=0, atol=1e-9 if exact else 1e-6, msg=lambda m, name=name: f"{name}: {m}"
+            )
+        assert logged_there["cosine"] < 1e-5
+        for name in NAMES:
+            assert logged_there[name] == pytest.approx(logged[name], abs=2e-6, rel=1e-4), name
+    watched, _ = fit(None, 0, 1, exact=exact, **{**guard, "rule": Watch()})
+    assert any(not torch.equal(watched[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("scope", ["global", "module", "parameter"])
+@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_every_rule_and_scope(kind: str, rule: Rule, scope: Any) -> None:
+    assert_equal_to_one_process(kind, rule=rule, scope=scope)
+
+
+@pytest.mark.parametrize("directions", [History(3), MicroBatches()], ids=repr)
+@pytest.mark.parametrize("kind", ["ddp", "ddp_bucket_view", "fsdp2"])
+def test_all_directions(kind: str, directions: Directions) -> None:
+    assert_equal_to_one_process(kind, rule=Null(), directions=directions)
+
+
+@pytest.mark.parametrize("directions", [RetainGradient(), MicroBatches()], ids=repr)
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_a_retain_set_of_its_own(kind: str, directions: Directions) -> None:
+    assert_equal_to_one_process(kind, exact=True, rule=Null(), directions=directions, retain=True)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_the_optimizers_metric(kind: str) -> None:
+    """In float64: where a gradient is nearly zero, Adam, and so its metric, makes much of the last digit of float32."""
+    assert_equal_to_one_process(kind, exact=True, rule=Null(), geometry=OptimizerMetric())
+
+
+@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+def test_flat_shards(rule: Rule) -> None:
+    assert_equal_to_one_process("fsdp1", rule=rule)
+
+
+def test_a_sharded_history_is_said_not_to_be_in_the_checkpoint() -> None:
+    def run(rank: int, world_size: int) -> Any:
+        module_class, strategy = STRATEGIES["fsdp2"]
+        stepguard = StepGuard(directions=History(3), retain=loader(examples(5, 16), rank, world_size))
+        trainer = quiet(strategy=strategy(), devices=world_size, callbacks=[stepguard], use_distributed_sampler=False)
+        trainer.fit(module_class("adamw"), loader(examples(1, n=32), rank, world_size))
+        with pytest.warns(UserWarning, match="fills anew") if rank == 0 else nullcontext():
+            return stepguard.state_dict()
+
+    for state in run_ranks(run):
+        assert state["directions"] == {}
+        assert state["steps"]["guarded"] == 4
