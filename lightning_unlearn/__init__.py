@@ -1,13 +1,23 @@
 """Make a model forget inside the PyTorch Lightning fit you already have, and prove it."""
 
 from lightning_unlearn.attacks import Attack, Quantize, Relearn
-from lightning_unlearn.callbacks import RecoveryCheck, SavePretrained, Teach, Unlearn, WriteReport, unlearning
+from lightning_unlearn.callbacks import (
+    RecoveryCheck,
+    SavePretrained,
+    StepGuard,
+    Teach,
+    Unlearn,
+    WriteReport,
+    unlearning,
+)
 from lightning_unlearn.data import QuestionAnswerData, SplitData
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization, KnowledgeMetric, TokenNLL
 from lightning_unlearn.models import LoRA, PretrainedCausalLM, TinyCausalLM
 from lightning_unlearn.module import UnlearningModule
 from lightning_unlearn.objectives import (
+    DPO,
     NPO,
+    RMU,
     Bounded,
     CrossEntropy,
     GradientAscent,
@@ -32,6 +42,7 @@ __all__ = [
     "CausalLMReadout",
     "ClassificationReadout",
     "CrossEntropy",
+    "DPO",
     "ExactMemorization",
     "FrozenCopy",
     "GradientAscent",
@@ -49,6 +60,7 @@ __all__ = [
     "Projector",
     "Quantize",
     "QuestionAnswerData",
+    "RMU",
     "Readout",
     "RecoveryCheck",
     "Reference",
@@ -57,6 +69,7 @@ __all__ = [
     "SavePretrained",
     "SimNPO",
     "SplitData",
+    "StepGuard",
     "Teach",
     "TinyCausalLM",
     "TokenNLL",

@@ -22,7 +22,7 @@ LAYERS = [
     ["functional"],
     ["prediction"],
     ["readouts", "objectives", "references", "projectors", "metrics"],
-    ["engine", "attacks", "data", "models"],
+    ["engine", "attacks", "data", "models", "guards"],
     ["callbacks", "report", "module"],
     ["cli"],
     ["__init__", "__main__"],

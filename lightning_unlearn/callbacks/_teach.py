@@ -101,8 +101,14 @@ class Teach(pl.Callback):
             torch.manual_seed(self.seed)
             network.train()
             optimizer = torch.optim.AdamW(params, lr=self.lr, betas=(0.9, 0.95), weight_decay=0.0)
+            # Rising takes two steps at least, else the schedule divides by none.
             schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, self.lr, total_steps=total, pct_start=0.1, anneal_strategy="linear", cycle_momentum=False
+                optimizer,
+                self.lr,
+                total_steps=max(total, 4),
+                pct_start=max(0.1, 2 / max(total, 4)),
+                anneal_strategy="linear",
+                cycle_momentum=False,
             )
             steps = (batch for _ in range(self.epochs) for batch in loader)
             quiet = not trainer.is_global_zero
