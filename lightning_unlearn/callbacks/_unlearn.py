@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_unlearn.callbacks._merging import Merger
 from lightning_unlearn.callbacks._overlap import OverlapGuard
 from lightning_unlearn.callbacks._realised_step import RealisedStep
 from lightning_unlearn.callbacks._supervision import SupervisionGuard
@@ -22,9 +23,9 @@ from lightning_unlearn.callbacks._surroundings import (
     refuse_unsupported,
 )
 from lightning_unlearn.data import ForgetStream, Source
-from lightning_unlearn.engine import GradientEngine, Row, add_gradient_, adds_in_place, combine_, strategy_kind
+from lightning_unlearn.engine import GradientEngine, strategy_kind
 from lightning_unlearn.objectives import Objective
-from lightning_unlearn.projectors import ObservingProjector, Projector
+from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references import FrozenCopy, Reference, choose_reference
 
@@ -90,7 +91,6 @@ class Unlearn(pl.Callback):
         self.forget = forget
         self._chosen_reference: Reference | None = None
         self._micro_batches = 0
-        self._retain_losses: list[Tensor] = []
         self._steps = {"merged": 0, "taken": 0}
         self._restored: dict[str, Any] = {}
         self._step_log: dict[str, Tensor] = {}
@@ -129,6 +129,7 @@ class Unlearn(pl.Callback):
         """Open the forget stream, cache what the reference needs, and take up where a checkpoint left off."""
         refuse_optimizers(trainer)
         self._engine = GradientEngine(pl_module, trainer)
+        self._merger = Merger(self._engine, self.projector, self.weight)
         self._supervision = SupervisionGuard(self._engine, self._loader)
         self._guard = OverlapGuard(self._used_readout)
         self._realised = RealisedStep()
@@ -152,11 +153,8 @@ class Unlearn(pl.Callback):
 
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Keep the retain loss as the user computed it, for projectors that go by it."""
-        if isinstance(self.projector, ObservingProjector):
-            scaler = self._engine.scaler()  # which has multiplied it already, as the trainer has divided it
-            factor = trainer.accumulate_grad_batches / (1.0 if scaler is None else float(scaler.get_scale()))
-            self._retain_losses.append(loss.detach().float() * factor)
+        """Show the retain loss to projectors that go by it."""
+        self._merger.saw_retain(loss, trainer.accumulate_grad_batches)
 
     @override
     def on_before_optimizer_step(
@@ -170,10 +168,8 @@ class Unlearn(pl.Callback):
             self._guard.saw_forget(batches)
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         logged = every > 0 and trainer.global_step % every == 0
-        if self.projector is None and adds_in_place(self._engine, len(batches)):
-            self._add(trainer, batches[0], params, logged)
-        else:
-            self._combine(trainer, batches, params)
+        accumulate = trainer.accumulate_grad_batches
+        self._step_log = self._merger.merge_(self.forget_loss, batches, params, accumulate=accumulate, measured=logged)
         self._supervision.check()
         self._steps["merged"] += 1
         if logged:
@@ -283,55 +279,6 @@ class Unlearn(pl.Callback):
         if self._chosen_reference is not None:
             self._chosen_reference.load_state_dict(self._restored["reference"])
 
-    def _add(self, trainer: pl.Trainer, batch: Any, params: list[Tensor], measured: bool) -> None:
-        """Without a projector the rows need not be told apart: one gradient's worth of memory, not two."""
-        weight = self.weight / trainer.accumulate_grad_batches
-        loss, gramian = add_gradient_(self._engine, self.forget_loss, batch, params, weight=weight, measured=measured)
-        self._refuse_not_finite(loss, gramian, trainer)
-        self._step_log = {"forget": loss, **({} if gramian is None else _geometry(gramian))}
-
-    def _combine(self, trainer: pl.Trainer, batches: list[Any], params: list[Tensor]) -> None:
-        forget, losses = self._engine.row(self.forget_loss, batches, params, divisor=trainer.accumulate_grad_batches)
-        retain: Row = [p.grad for p in params]
-        gramian = self._engine.gramian([forget, retain], params)
-        self._refuse_not_finite(losses.mean(), gramian, trainer)
-        if bool(gramian.isfinite().all()):  # else the gradient scaler has seen the infinity, and will skip this step
-            self._show_losses(losses.mean())
-            combine_(params, [forget, retain], self._merge(gramian))
-        self._retain_losses.clear()
-        self._step_log = {"forget": losses.mean(), **_geometry(gramian)}
-
-    def _show_losses(self, forget: Tensor) -> None:
-        if not isinstance(self.projector, ObservingProjector):
-            return
-        # A rank may have skipped micro-batches: the mean is over all there were.
-        losses = torch.stack([forget.new_zeros(()), *self._retain_losses]).sum()
-        retain, known = self._engine.average(
-            torch.stack([losses, losses.new_tensor(len(self._retain_losses))])
-        ).unbind()
-        if known:
-            self.projector.observe(forget, retain / known)
-
-    def _merge(self, gramian: Tensor) -> list[float]:
-        scale = torch.ones(len(gramian), dtype=gramian.dtype, device=gramian.device)
-        scale[0] = self.weight
-        weighted = scale[:, None] * gramian * scale
-        weights = torch.ones_like(scale) if self.projector is None else self.projector(weighted)
-        return (scale * weights).tolist()
-
-    def _refuse_not_finite(self, forget: Tensor, gramian: Tensor | None, trainer: pl.Trainer) -> None:
-        finite = gramian is None or self._engine.scaler() is not None or bool(gramian.diagonal().isfinite().all())
-        if bool(forget.isfinite()) and finite:
-            return
-        what = "forget loss" if not bool(forget.isfinite()) else "forget or retain gradient"
-        norms = [] if gramian is None else gramian.diagonal().tolist()
-        raise FloatingPointError(
-            f"The {what} should be finite. Found NaN or infinity at step {trainer.global_step} "
-            f"(forget loss {float(forget):.4g}, squared gradient norms {norms}). Lower the learning "
-            f"rate, clip gradients, or bound the objective: `Bounded({type(self.objective).__name__}(), bound=...)`. "
-            "Checkpoints and logs up to this step are kept."
-        )
-
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._steps["taken"] += 1
         if (ratio := self._realised.after(optimizer)) is None:
@@ -357,9 +304,3 @@ def share_among_ranks(reference: Reference, world_size: int) -> None:
     torch.distributed.all_gather_object(gathered, reference.known)
     for known in gathered:
         reference.add(known)  # type: ignore[attr-defined]
-
-
-def _geometry(gramian: Tensor) -> dict[str, Tensor]:
-    forget, retain = gramian.diagonal().sqrt().unbind()
-    cosine = gramian[0, 1] / (forget * retain).clamp_min(torch.finfo(gramian.dtype).tiny)
-    return {name: v.float() for name, v in (("forget_norm", forget), ("retain_norm", retain), ("cosine", cosine))}

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_unlearn.engine import GradientEngine, Row, add_gradient_, adds_in_place, combine_
+from lightning_unlearn.projectors import ObservingProjector, Projector
+
+BatchLoss = Callable[[Any], Tensor]
+
+
+class Merger:
+    """Merge the forget gradient into the retain gradient that stands in ``p.grad``.
+
+    Args:
+        engine: How extra passes are run.
+        projector: How the two are merged; ``None`` for their sum.
+        weight: Of the forget gradient.
+    """
+
+    def __init__(self, engine: GradientEngine, projector: Projector | None, weight: float) -> None:
+        self._engine = engine
+        self._projector = projector
+        self._weight = weight
+        self._retain_losses: list[Tensor] = []
+
+    def saw_retain(self, loss: Tensor, accumulate: int) -> None:
+        """Keep the retain loss as the user computed it, for projectors that go by it."""
+        if isinstance(self._projector, ObservingProjector):
+            scaler = self._engine.scaler()  # which has multiplied it already, as the trainer has divided it
+            factor = accumulate / (1.0 if scaler is None else float(scaler.get_scale()))
+            self._retain_losses.append(loss.detach().float() * factor)
+
+    def merge_(
+        self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], *, accumulate: int, measured: bool
+    ) -> dict[str, Tensor]:
+        """Merge, in place.
+
+        Args:
+            loss: The forget loss of a micro-batch.
+            batches: As many forget micro-batches as there were retain micro-batches.
+            params: What the optimizer trains.
+            accumulate: What the trainer divides the loss of a micro-batch by.
+            measured: Whether norms and cosine are wanted, where they cost extra.
+
+        Returns:
+            ``forget``, the mean loss over micro-batches and ranks; and, if known, ``forget_norm``, ``retain_norm`` and
+            ``cosine`` of the two gradients.
+
+        Raises:
+            FloatingPointError: If the loss or a gradient is not finite, except where a gradient scaler skips the step.
+        """
+        if self._projector is None and adds_in_place(self._engine, len(batches)):
+            # Without a projector the rows need not be told apart: one gradient's worth of memory, not two.
+            weight = self._weight / accumulate
+            mean, gramian = add_gradient_(self._engine, loss, batches[0], params, weight=weight, measured=measured)
+            self._refuse_not_finite(mean, gramian)
+        else:
+            mean, gramian = self._combine_(loss, batches, params, accumulate)
+        return {"forget": mean, **({} if gramian is None else _geometry(gramian))}
+
+    def _combine_(
+        self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], accumulate: int
+    ) -> tuple[Tensor, Tensor]:
+        forget, losses = self._engine.row(loss, batches, params, divisor=accumulate)
+        retain: Row = [p.grad for p in params]
+        gramian = self._engine.gramian([forget, retain], params)
+        self._refuse_not_finite(losses.mean(), gramian)
+        if bool(gramian.isfinite().all()):  # else the gradient scaler has seen the infinity, and will skip this step
+            self._show_losses(losses.mean())
+            combine_(params, [forget, retain], self._weights(gramian))
+        self._retain_losses.clear()
+        return losses.mean(), gramian
+
+    def _weights(self, gramian: Tensor) -> list[float]:
+        scale = torch.ones(len(gramian), dtype=gramian.dtype, device=gramian.device)
+        scale[0] = self._weight
+        weighted = scale[:, None] * gramian * scale
+        weights = torch.ones_like(scale) if self._projector is None else self._projector(weighted)
+        return (scale * weights).tolist()
+
+    def _show_losses(self, forget: Tensor) -> None:
+        if not isinstance(self._projector, ObservingProjector):
+            return
+        # A rank may have skipped micro-batches: the mean is over all there were.
+        losses = torch.stack([forget.new_zeros(()), *self._retain_losses]).sum()
+        counted = torch.stack([losses, losses.new_tensor(len(self._retain_losses))])
+        retain, known = self._engine.average(counted).unbind()
+        if known:
+            self._projector.observe(forget, retain / known)
+
+    def _refuse_not_finite(self, forget: Tensor, gramian: Tensor | None) -> None:
+        finite = gramian is None or self._engine.scaler() is not None or bool(gramian.diagonal().isfinite().all())
+        if bool(forget.isfinite()) and finite:
+            return
+        what = "forget loss" if not bool(forget.isfinite()) else "forget or retain gradient"
+        norms = [] if gramian is None else gramian.diagonal().tolist()
+        step = 0 if self._engine.trainer is None else self._engine.trainer.global_step
+        raise FloatingPointError(
+            f"The {what} should be finite. Found NaN or infinity at step {step} (forget loss {float(forget):.4g}, squared "
+            f"gradient norms {norms}). Lower the learning rate, clip gradients, or bound the objective: "
+            "`Bounded(objective, bound=...)`. Checkpoints and logs up to this step are kept."
+        )
+
+
+def _geometry(gramian: Tensor) -> dict[str, Tensor]:
+    forget, retain = gramian.diagonal().sqrt().unbind()
+    cosine = gramian[0, 1] / (forget * retain).clamp_min(torch.finfo(gramian.dtype).tiny)
+    return {name: v.float() for name, v in (("forget_norm", forget), ("retain_norm", retain), ("cosine", cosine))}
