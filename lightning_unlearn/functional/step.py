@@ -62,22 +62,24 @@ def step_products(
         ([[9.0]], [6.0], [9.0, 5.0])
     """
     k = len(directions)
-    gramian = torch.zeros(k, k, dtype=torch.float64, device=after.device)
-    along = gramian.new_zeros(k)
-    squares = gramian.new_zeros(k + 1)
-    for rows, new, old, inverse in _blocks(after, before, directions, inverse_metric):
-        step = new - old
-        gramian += rows @ (rows if inverse is None else rows * inverse).T
-        along += rows @ step
-        squares[:k] += rows.square().sum(1)
-        squares[k] += step @ step
-    return StepProducts(gramian, along, squares)
+    products = torch.zeros(k + 1, k + 1, dtype=torch.float64, device=after.device)
+    gramian = products[:k, :k]
+    squares = products.diagonal()
+    if inverse_metric is not None:
+        gramian = gramian.clone()
+    flat, old = after.detach().reshape(-1), before.detach().reshape(-1)
+    for here, rows, inverse in _blocks(flat, directions, inverse_metric):
+        torch.sub(flat[here], old[here], out=rows[k])
+        products += rows @ rows.T
+        if inverse is not None:
+            gramian += rows[:k] @ (rows[:k] * inverse).T
+    return StepProducts(gramian, products[k, :k], squares)
 
 
 def correct_step_(
     after: Tensor, directions: Sequence[Tensor | None], multipliers: Tensor, inverse_metric: Tensor | None = None
 ) -> None:
-    r"""Take :math:`M^{-1} G \lambda` out of ``after``, in place; summed up in float64 and rounded once.
+    r"""Take :math:`M^{-1} G \lambda` out of ``after``, in place; a sum is taken in float64 and rounded once.
 
     Example:
         >>> weight = torch.tensor([1.0, 2.0])
@@ -85,32 +87,35 @@ def correct_step_(
         >>> weight
         tensor([1.0000, 0.5000])
     """
+    k = len(directions)
+    at_work = [(row, m) for row, m in zip(directions, multipliers.tolist(), strict=True) if row is not None and m]
+    if len(at_work) == 1 and inverse_metric is None:
+        row, multiplier = at_work[0]
+        after.sub_(row.to(after), alpha=multiplier)  # no sum, so nothing to gain from float64
+        return
     flat = after.detach().reshape(-1)
-    start = 0
-    for rows, new, _, inverse in _blocks(after, after, directions, inverse_metric):
-        taken_out = multipliers @ rows
-        new -= taken_out if inverse is None else taken_out * inverse
-        flat[start : start + len(new)] = new.to(flat.dtype)
-        start += len(new)
+    for here, rows, inverse in _blocks(flat, directions, inverse_metric):
+        torch.mv(rows[:k].T, multipliers, out=rows[k])
+        if inverse is not None:
+            rows[k] *= inverse
+        flat[here] = (flat[here].double() - rows[k]).to(flat.dtype)
     if flat.data_ptr() != after.data_ptr():  # a copy, since the tensor is not contiguous
         after.copy_(flat.view_as(after))
 
 
-Block = tuple[Tensor, Tensor, Tensor, Tensor | None]
+Block = tuple[slice, Tensor, Tensor | None]
 
 
-def _blocks(
-    after: Tensor, before: Tensor, directions: Sequence[Tensor | None], inverse_metric: Tensor | None
-) -> Iterator[Block]:
-    flat, old = after.detach().reshape(-1), before.detach().reshape(-1)
+def _blocks(flat: Tensor, directions: Sequence[Tensor | None], inverse_metric: Tensor | None) -> Iterator[Block]:
+    """Where, the directions there in float64 and one more row to work in, and the metric there."""
     rows = [None if t is None else t.reshape(-1) for t in directions]
-    inverse = None if inverse_metric is None else inverse_metric.expand(after.shape).reshape(-1)
+    inverse = None if inverse_metric is None else inverse_metric.reshape(-1).expand(flat.shape)
     size = _BLOCK.get(flat.device.type, _LARGE_BLOCK)
+    buffer = torch.zeros(len(rows) + 1, min(size, len(flat)), dtype=torch.float64, device=flat.device)
     for start in range(0, len(flat), size):
-        here = slice(start, start + size)
-        new = flat[here].double()
-        block = new.new_zeros(len(rows), len(new))
-        for place, row in zip(block, rows, strict=True):
+        here = slice(start, min(start + size, len(flat)))
+        block = buffer[:, : here.stop - start]
+        for place, row in zip(block, rows, strict=False):
             if row is not None:
                 place.copy_(row[here])
-        yield block, new, old[here].double(), None if inverse is None else inverse[here].double()
+        yield here, block, None if inverse is None else inverse[here].double()

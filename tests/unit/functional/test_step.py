@@ -1,0 +1,63 @@
+"""Products and corrections of one tensor equal those of long float64 vectors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from lightning_unlearn.functional import step as step_file
+from lightning_unlearn.functional.step import StepProducts, correct_step_, step_products
+
+SHAPES = [(3, 4), (), (7,), (0, 3), (2, 3, 5)]
+
+
+def tensors(shape: tuple[int, ...], dtype: torch.dtype, strided: bool = False) -> tuple[Tensor, Tensor, list[Tensor]]:
+    made = [torch.randn(shape).to(dtype) for _ in range(5)]
+    if strided and len(shape) > 1:
+        made = [t.mT.contiguous().mT for t in made]
+    return made[0], made[1], made[2:]
+
+
+@pytest.mark.parametrize("metric", [None, "diagonal", "none at all"])
+@pytest.mark.parametrize("block", [1, 4, 1 << 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_long_vectors(
+    shape: tuple[int, ...], dtype: torch.dtype, block: int, metric: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(step_file._BLOCK, "cpu", block)
+    after, before, directions = tensors(shape, dtype, strided=True)
+    inverse = None if metric is None else torch.rand(shape) if metric == "diagonal" else torch.zeros(())
+    weights = torch.ones(after.numel()) if inverse is None else inverse.expand(shape).flatten()
+    g = torch.stack([t.double().flatten() for t in directions])
+    d = (after - before).double().flatten()
+    found = step_products(after, before, [*directions, None], inverse)
+    assert_close(found.gramian[:3, :3], g @ (weights.double() * g).T)
+    assert_close(found.along[:3], g @ d)
+    assert_close(found.squares, torch.cat([g.square().sum(1), torch.zeros(1), d.square().sum()[None]]).double())
+    assert not found.gramian[3].any()
+    assert not found.along[3]
+
+    multipliers = torch.randn(4, dtype=torch.float64)
+    expected = (after.double().flatten() - weights * (multipliers[:3] @ g)).view(shape).to(dtype)
+    correct_step_(after, [*directions, None], multipliers, inverse)
+    assert torch.equal(after, expected)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_one_direction_at_work(place: int) -> None:
+    after, _, directions = tensors((3, 4), torch.float32)
+    multipliers = torch.zeros(3, dtype=torch.float64)
+    multipliers[place] = 0.3
+    expected = after.double() - 0.3 * directions[place].double()
+    correct_step_(after, directions, multipliers)
+    assert_close(after.double(), expected, rtol=0, atol=1e-6)
+
+
+def test_packing_loses_nothing() -> None:
+    found = step_products(*tensors((3, 4), torch.float32))
+    again = StepProducts.unpacked(found.packed)
+    for name in ("gramian", "along", "squares"):
+        assert torch.equal(getattr(found, name), getattr(again, name))
