@@ -54,8 +54,12 @@ class StepGuard(pl.Callback):
 
     Logged each step: ``guard/active`` (constraints at work), ``guard/kept`` (length of the applied step over that of the
     proposed one), ``guard/cosine`` (the worst of the *applied* step with a protected gradient, over all scopes; positive
-    is uphill), ``guard/retain_before`` and ``guard/retain_after`` (change of this step's retain loss, to first order, by
-    the proposed and by the applied step), ``guard/fallbacks`` (steps so far that were undone or not corrected optimally).
+    is uphill; over the length of the proposed step where that is longer), ``guard/retain_before`` and
+    ``guard/retain_after`` (change of this step's retain loss, to first order, by the proposed and by the applied step),
+    ``guard/fallbacks`` (steps so far that were undone or not corrected optimally).
+
+    Checkpoints hold the counters, the position in ``retain`` and past gradients; of sharded parameters (FSDP) the past
+    gradients are left out, with a warning.
 
     Args:
         rule: :class:`Cone`, :class:`Null` or :class:`Watch`. Defaults to ``Cone()``.
