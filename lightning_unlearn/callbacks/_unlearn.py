@@ -23,7 +23,7 @@ from lightning_unlearn.callbacks._surroundings import (
     refuse_unsupported,
 )
 from lightning_unlearn.data import ForgetStream, Source
-from lightning_unlearn.engine import GradientEngine, strategy_kind
+from lightning_unlearn.engine import GradientEngine, strategy_kind, unscaled, unscales_by_itself
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
@@ -169,10 +169,12 @@ class Unlearn(pl.Callback):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         logged = every > 0 and trainer.global_step % every == 0
         accumulate = trainer.accumulate_grad_batches
-        self._step_log = self._merger.merge_(self.forget_loss, batches, params, accumulate=accumulate, measured=logged)
+        merge = self._merger.merge_
+        with unscaled(self._engine, optimizer, params):
+            self._step_log = merge(self.forget_loss, batches, params, accumulate=accumulate, measured=logged)
         self._supervision.check()
         self._steps["merged"] += 1
-        if logged:
+        if logged and not unscales_by_itself(self._engine, optimizer):
             self._realised.before(optimizer, params)
 
     @override

@@ -8,6 +8,7 @@ from lightning_unlearn.engine._products import Row, inner_products
 from lightning_unlearn.engine._scoped import sum_by_scope
 from lightning_unlearn.engine._set_aside import gradients_set_aside, muted
 from lightning_unlearn.engine._strategy import is_fsdp1, strategy_kind
+from lightning_unlearn.engine._unscaled import unscaled, unscales_by_itself
 
 __all__ = [
     "GradientEngine",
@@ -21,5 +22,7 @@ __all__ = [
     "is_fsdp1",
     "muted",
     "strategy_kind",
+    "unscaled",
+    "unscales_by_itself",
     "sum_by_scope",
 ]

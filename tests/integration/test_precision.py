@@ -36,6 +36,18 @@ def test_the_loss_scale_does_not_change_what_is_learnt(clip: float | None) -> No
         assert_close(a, b, rtol=0, atol=2e-4)  # fp16 rounds differently at other scales
 
 
+def test_fused_optimizers_that_unscale_by_themselves_see_both_gradients_at_one_scale() -> None:
+    class Fused(SomebodysModule):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.parameters(), lr=1e-2, fused=True)
+
+    small, *_ = fit(Fused(), **scaled(1.0))
+    large, _, logged = fit(Fused(), **scaled(2.0**10))
+    for a, b in zip(small.parameters(), large.parameters(), strict=True):
+        assert_close(a, b, rtol=0, atol=2e-3)
+    assert logged["unlearn/retain_norm"] < 10  # of the gradient itself, not of 1024 times it
+
+
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_forget_gradient_overflow_is_retried_and_the_users_own_is_left_to_the_scaler() -> None:
     module, unlearn, _ = fit(**scaled(2.0**20))  # overflows until the scaler has backed off

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from lightning_unlearn.engine._gradients import GradientEngine
+
+
+def unscales_by_itself(engine: GradientEngine, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether ``p.grad`` is still scaled before the step: fused optimizers divide by the scaler's factor inside it."""
+    return engine.scaler() is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
+@contextmanager
+def unscaled(engine: GradientEngine, optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> Iterator[None]:
+    """Let ``p.grad`` be the gradient itself, also where the optimizer expects it scaled, and scale it again.
+
+    The factor is a power of two unless the user chose another, so nothing is rounded.
+    """
+    if not unscales_by_itself(engine, optimizer):
+        yield
+        return
+    scale = float(engine.scaler().get_scale())
+    _multiply_(params, 1 / scale)
+    yield
+    _multiply_(params, scale)
+
+
+def _multiply_(params: Sequence[Tensor], factor: float) -> None:
+    for p in params:
+        if p.grad is not None:
+            p.grad.mul_(factor)
