@@ -67,7 +67,7 @@ def find_probes(trainer: pl.Trainer, readout: Readout, given: Mapping[str, Any])
 
 def _first_training_batches(trainer: pl.Trainer, readout: Readout) -> list[Any]:
     """The first batches of the user's own training data, if the readout can read them."""
-    loader: Any = trainer.train_dataloader
+    loader = _training_loader(trainer)
     if not isinstance(loader, Iterable) or isinstance(loader, Mapping):
         return []
     batches = list(islice(in_order(loader), _TRAINING_BATCHES))
@@ -77,6 +77,16 @@ def _first_training_batches(trainer: pl.Trainer, readout: Readout) -> list[Any]:
     except (ValueError, TypeError, KeyError, AttributeError):
         return []
     return batches
+
+
+def _training_loader(trainer: pl.Trainer) -> Any:
+    data: Any = getattr(trainer, "datamodule", None)
+    if trainer.train_dataloader is not None or data is None:
+        return trainer.train_dataloader
+    try:
+        return data.train_dataloader()
+    except Exception:  # whatever a user's datamodule does that was set up for validation only
+        return None
 
 
 def find_attack_data(trainer: pl.Trainer, given: Any) -> Iterable[Any]:
