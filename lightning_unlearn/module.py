@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_unlearn.engine import strategy_kind
 from lightning_unlearn.objectives import CrossEntropy, Objective
 from lightning_unlearn.readouts import ClassificationReadout, PackedCausalLMReadout, Readout, is_language_model
 from lightning_unlearn.references import AdapterDisabled, FrozenCopy, Reference, why_adapter_is_not_enough
@@ -59,21 +60,18 @@ class UnlearningModule(pl.LightningModule):
         self.reference = reference
         self.optimizer = optimizer
         self.scheduler = scheduler
+        self._sees_original = False
 
     @override
     def setup(self, stage: str) -> None:
         """See the original model, before any checkpoint replaces it."""
-        if stage != "fit" or not self.retain.needs_reference:
-            return
-        if self.reference is None:
-            fresh_adapter = why_adapter_is_not_enough(self.network) is None
-            self.reference = AdapterDisabled() if fresh_adapter else FrozenCopy()
-        if self.reference.needs_sweep:
-            raise ValueError(
-                "`reference` should know the original's view of any retain batch. Found "
-                f"`{type(self.reference).__name__}`, which looks at forget data only. Use `FrozenCopy()`."
-            )
-        self.reference.attach(self.network)
+        if self._trainer is None or not self.trainer.strategy.restore_checkpoint_after_setup:
+            self._see_original()
+
+    @override
+    def on_fit_start(self) -> None:
+        """Sharded parameters, as a strategy that shards them restores into, exist only now."""
+        self._see_original()
 
     @override
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -105,13 +103,44 @@ class UnlearningModule(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write the network's own keys."""
+        """Write the network's own keys, but for strategies that shard: those load by name, before anybody is asked."""
+        if self._trainer is not None and self.trainer.strategy.restore_checkpoint_after_setup:
+            return
         checkpoint["state_dict"] = {k.removeprefix(_PREFIX): v for k, v in checkpoint.get("state_dict", {}).items()}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Read the network's own keys."""
-        checkpoint["state_dict"] = {_PREFIX + k: v for k, v in checkpoint["state_dict"].items()}
+        """Read the network's own keys, or those of a sharded run."""
+        state = checkpoint.get("state_dict", {})  # a strategy that shards has taken it out, and loaded it
+        own = self.state_dict() if state else {}
+        if set(state) <= set(own):
+            return
+        beside = {k for k in own if not k.startswith(_PREFIX)}  # of objectives that learn
+        checkpoint["state_dict"] = {k if k in beside else _PREFIX + k: v for k, v in state.items()}
+
+    def _see_original(self) -> None:
+        if not self.retain.needs_reference:
+            return
+        if self.reference is None:
+            fresh_adapter = why_adapter_is_not_enough(self.network) is None
+            self.reference = AdapterDisabled() if fresh_adapter else FrozenCopy()
+        if self.reference.needs_sweep:
+            raise ValueError(
+                "`reference` should know the original's view of any retain batch. Found "
+                f"`{type(self.reference).__name__}`, which looks at forget data only. Use `FrozenCopy()`."
+            )
+        if (
+            isinstance(self.reference, FrozenCopy)
+            and self._trainer is not None
+            and strategy_kind(self.trainer) == "fsdp1"
+        ):
+            raise NotImplementedError(
+                "`FrozenCopy` should be able to swap weights in place. Found `FSDPStrategy` (FSDP1), whose flat parameters "
+                "do not show it. Use `ModelParallelStrategy` (FSDP2), or LoRA with `AdapterDisabled()`."
+            )
+        if not self._sees_original:  # a second fit goes on from the first; the original stays what it was
+            self.reference.attach(self.network)
+            self._sees_original = True
 
     def _loss(self, batch: Any, name: str) -> Tensor:
         original = (
