@@ -88,19 +88,20 @@ class ForgetStream:
 
     def _batches(self) -> Iterable[Any]:
         if self._rows is None:
-            return islice(self._repeated(), self.position, None)
+            return islice(_repeated(self.loader, self._seed, self._rank), self.position, None)
         sampler = _Batches(self._order, batch_size_of(self.loader), self._rank, self._world_size, start=self.position)
         batches = reordered(self.loader, batch_sampler=sampler)
         return Seeded(batches, self._seed, self._rank, start=self.position)
 
-    def _repeated(self) -> Iterator[Any]:
-        for epoch in count():
-            empty = True
-            for batch in Seeded(self.loader, self._seed, self._rank, epoch):
-                empty = False
-                yield batch
-            if empty:
-                raise ValueError(EMPTY)
+
+def _repeated(loader: Iterable[Any], *seeds: int) -> Iterator[Any]:
+    for epoch in count():
+        empty = True
+        for batch in Seeded(loader, *seeds, epoch):
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError(EMPTY)
 
 
 def _shuffled(rows: int, seed: int, epoch: int) -> list[int]:

@@ -21,7 +21,7 @@ class Mixed(nn.Module):
         for number, shape in enumerate([(3, 5), (4,), (), (2, 2, 2), (0,)]):
             self.register_parameter(f"p{number}", nn.Parameter(torch.randn(shape, generator=generator)))
         self.register_buffer("halves", torch.randn(7, generator=generator).bfloat16())
-        self.register_buffer("wide", torch.randn(40, generator=generator))
+        self.register_buffer("wide", torch.randn(12, generator=generator))
         self.register_buffer("integers", torch.arange(3))
         self.register_buffer("flags", torch.tensor([True, False, True]))
 
@@ -43,7 +43,7 @@ def test_every_single_bit_counts() -> None:
                 seen.add(checksum(network))
                 octets[place] ^= 1 << bit
                 flipped += 1
-    assert len(seen) == flipped + 1 > 2000
+    assert len(seen) == flipped + 1 > 1000
 
 
 CHANGES: dict[str, Callable[[Tensor], object]] = {
