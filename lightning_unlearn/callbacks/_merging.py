@@ -57,7 +57,8 @@ class Merger:
             # Without a projector the rows need not be told apart: one gradient's worth of memory, not two.
             weight = self._weight / accumulate
             mean, gramian = add_gradient_(self._engine, loss, batches[0], params, weight=weight, measured=measured)
-            self._refuse_not_finite(mean, gramian)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+            self._refuse_not_finite(mean, norm.square().reshape(1, 1) if gramian is None else gramian)
         else:
             mean, gramian = self._combine_(loss, batches, params, accumulate)
         return {"forget": mean, **({} if gramian is None else _geometry(gramian))}
@@ -92,12 +93,12 @@ class Merger:
         if known:
             self._projector.observe(forget, retain / known)
 
-    def _refuse_not_finite(self, forget: Tensor, gramian: Tensor | None) -> None:
-        finite = gramian is None or self._engine.scaler() is not None or bool(gramian.diagonal().isfinite().all())
+    def _refuse_not_finite(self, forget: Tensor, gramian: Tensor) -> None:
+        finite = self._engine.scaler() is not None or bool(gramian.diagonal().isfinite().all())
         if bool(forget.isfinite()) and finite:
             return
         what = "forget loss" if not bool(forget.isfinite()) else "forget or retain gradient"
-        norms = [] if gramian is None else gramian.diagonal().tolist()
+        norms = gramian.diagonal().tolist()
         step = 0 if self._engine.trainer is None else self._engine.trainer.global_step
         raise FloatingPointError(
             f"The {what} should be finite. Found NaN or infinity at step {step} (forget loss {float(forget):.4g}, squared "

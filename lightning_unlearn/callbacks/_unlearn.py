@@ -296,6 +296,7 @@ class Unlearn(pl.Callback):
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+            self._stream.close()
 
 
 def share_among_ranks(reference: Reference, world_size: int) -> None:
