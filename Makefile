@@ -21,7 +21,7 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 unit: $(VENV)/installed
-	$(BIN)/pytest
+	$(BIN)/pytest --doctest-modules lightning_unlearn tests
 
 # torch first, by its exact version: a bare `torch` may bring gigabytes of CUDA.
 $(VENV)/installed: pyproject.toml constraints.txt
