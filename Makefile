@@ -21,7 +21,8 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 unit: $(VENV)/installed
-	$(BIN)/pytest --doctest-modules lightning_unlearn tests
+	$(BIN)/pytest
+	$(BIN)/pytest --doctest-modules lightning_unlearn
 
 # torch first, by its exact version: a bare `torch` may bring gigabytes of CUDA.
 $(VENV)/installed: pyproject.toml constraints.txt
