@@ -361,7 +361,7 @@ def test_parts_stand_around_the_users_own_callbacks(only_built: None) -> None:
 
 def test_a_network_of_ones_own_optimizer() -> None:
     run, arguments = bare_network()
-    cli = run(["fit", *arguments, "--model.optimizer=SGD", "--model.optimizer.lr=0.5"])
+    cli = run(["fit", *arguments, "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.5"])
     assert isinstance(cli.model, UnlearningModule)
     assert cli.trainer.optimizers[0].defaults["lr"] == 0.5
 
