@@ -16,6 +16,7 @@ from lightning_unlearn.readouts._language_model import (
     output_head,
     refuse_not_causal,
 )
+from lightning_unlearn.readouts._tied import tied_cheaply
 
 
 class CausalLMReadout(Readout):
@@ -73,7 +74,7 @@ class CausalLMReadout(Readout):
         """Logits ``[N, V]`` and features at the positions that predict a ``supervised [B, T-1]`` label."""
         gathered: list[Tensor] = []
         head = output_head(network)
-        with _gathering(head, supervised, gathered), eager_if_compiled(network, head):
+        with _gathering(head, supervised, gathered), eager_if_compiled(network, head), tied_cheaply(network, head):
             logits = network(**inputs_of(network, batch)).logits
         if logits.dim() == 3:
             logits = _before_labels(logits, supervised)

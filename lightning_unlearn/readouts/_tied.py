@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+
+@contextmanager
+def tied_cheaply(network: nn.Module, head: nn.Module | None) -> Iterator[None]:
+    """Let the gradient of a ``head`` that shares its weight with the embedding be one that autograd may add to in place.
+
+    That of :func:`torch.nn.functional.linear` is a view, which autograd never adds to: the sum with the embedding's part is
+    one more tensor of the size of the vocabulary in every backward pass. Values are the same. Heads that are
+    sharded, compiled, run in mixed precision or have been given another ``forward`` are left as they are.
+    """
+    if head is None or not _is_tied(network, head):
+        yield
+        return
+    run: Any = _Head.apply
+    head.__dict__["forward"] = lambda hidden: run(hidden, head.weight, head.bias)
+    try:
+        yield
+    finally:
+        del head.__dict__["forward"]
+
+
+class _Head(torch.autograd.Function):
+    """A linear layer whose weight has a gradient of its own."""
+
+    @staticmethod
+    @override
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        return F.linear(hidden, weight, bias)
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        hidden, weight = ctx.saved_tensors
+        rows, seen = grad.reshape(-1, grad.shape[-1]), hidden.reshape(-1, hidden.shape[-1])
+        return grad @ weight, rows.T @ seen, rows.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def _is_tied(network: nn.Module, head: nn.Module) -> bool:
+    if type(head) is not nn.Linear or "forward" in head.__dict__ or type(head.weight) is not nn.Parameter:
+        return False
+    try:
+        embedding = network.get_input_embeddings()  # type: ignore[operator]  # a method of every Hugging Face model
+    except (AttributeError, NotImplementedError):
+        return False
+    trained = head.weight.requires_grad and torch.is_grad_enabled()
+    plain = not torch.is_autocast_enabled(head.weight.device.type) and not _is_wrapped(network)
+    return getattr(embedding, "weight", None) is head.weight and trained and plain
+
+
+def _is_wrapped(network: nn.Module) -> bool:
+    from torch.distributed.fsdp import FSDPModule
+
+    return any(
+        isinstance(m, FSDPModule)
+        or type(m).__name__ == "FullyShardedDataParallel"
+        or m._compiled_call_impl is not None
+        or hasattr(m, "_orig_mod")
+        for m in network.modules()
+    )
