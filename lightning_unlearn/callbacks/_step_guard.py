@@ -48,11 +48,11 @@ class StepGuard(pl.Callback):
     alone, to the bit. Beside :class:`Unlearn` it protects what the fit trains on, wherever it stands in the list of
     callbacks; with ``retain`` it protects that set, from forgetting or from ordinary fine-tuning.
 
-    Beside an :class:`Unlearn` that has an optimizer of its own, the step :math:`d` is that optimizer's alone, from the weights
-    after the user's step to those after it, and ``geometry`` reads that optimizer; the user's step is not touched. Then
+    Beside an :class:`Unlearn` that has an optimizer of its own, the step :math:`d` is that optimizer's alone, from the
+    weights after the user's step on, and ``geometry`` reads that optimizer; the user's step is not touched. Then
     :class:`Null` is of use: the fit learns what it will, and forgetting changes no protected loss. The protected gradients
-    are those at the weights before the user's step, one user step old: to first order, and to no more than that, they are
-    those at the weights the forget step starts from.
+    are those at the weights before the user's step, so one step old: what is promised of both steps together, to first
+    order, is that the retain loss changes as the user's step alone would change it.
 
     What is promised holds to first order, for the losses at hand, and up to the rounding of the weights: float32 keeps the
     cosine of the applied step with a protected gradient near 1e-7, bf16 weights do not, and are warned about. A step that
@@ -216,8 +216,8 @@ class StepGuard(pl.Callback):
         self._new = self._observed.take() if self.retain is None else self._retain_gradients()
         self._micro_batches = 0
         self._step = None
-        if self._guarded is trainer.optimizers[0]:  # whose closure is run between its hooks: this is the place just before it steps
-            self._before_step()
+        if self._guarded is trainer.optimizers[0]:
+            self._before_step()  # and not in its hook, which comes before its closure, when gradients are stale
 
     @override
     def on_train_batch_end(

@@ -102,8 +102,9 @@ class Unlearn(pl.Callback):
             )
         if optimizer is not None and projector is not None:
             raise ValueError(
-                "`projector` should have two gradients to merge. Found `optimizer` as well, which steps along the forget "
-                f"gradient alone. Leave out one of them; `StepGuard(Null())` protects the step. Found `projector = {projector!r}`."
+                f"`projector` should have two gradients to merge. Found `projector = {projector!r}` and an `optimizer`, "
+                "which steps along the forget gradient alone. Leave out one of them; to protect its step, add "
+                "`StepGuard(Null())` to the callbacks."
             )
         self.objective = objective
         self.readout = readout

@@ -28,7 +28,7 @@ def optimizer_state(engine: GradientEngine, optimizer: torch.optim.Optimizer) ->
 
 
 def load_optimizer_state(engine: GradientEngine, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """The inverse of :func:`optimizer_state`, each process taking its shards; also of a state saved under another strategy."""
+    """Take up a state of :func:`optimizer_state`, each process its shards; it may come from under another strategy."""
     if not _is_sharded(engine):
         optimizer.load_state_dict(state)
         return
@@ -39,7 +39,8 @@ def load_optimizer_state(engine: GradientEngine, optimizer: torch.optim.Optimize
     model = _model(engine)
     params = [p for group in optimizer.param_groups for p in group["params"]]
     named = _rekeyed(state, "PARAM_NAME", model, optimizer)
-    with gradients_set_aside(engine.module, params):  # torch takes a step of length zero, to have something to load into
+    # Torch takes a step of length zero first, to have something to load into.
+    with gradients_set_aside(engine.module, params):
         set_optimizer_state_dict(model, optimizer, named, options=_options())
     for number, param in enumerate(params):
         if number not in state["state"]:

@@ -192,6 +192,24 @@ def test_adapters_alone_are_moved() -> None:
     assert callback._steps == {"merged": 4, "taken": 4}
 
 
+def test_what_is_unfrozen_later_is_moved_then() -> None:
+    class Unfreezing(SomebodysModule):
+        def __init__(self) -> None:
+            super().__init__("sgd")
+            self.head.requires_grad_(False)
+            self.moved: list[bool] = []
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            self.moved.append(not torch.equal(self.head.weight, SomebodysModule().head.weight))
+            self.head.requires_grad_(batch_idx >= 3)
+
+    seen = AfterUsersStep()
+    module, _ = fit(seen, unlearn(), module=Unfreezing())
+    assert module.moved == [False, False, False, False, True, True]
+    *_, weight, _bias = seen.weights[-1]
+    assert not torch.equal(module.head.weight, weight)  # by the forget step too
+
+
 # What is logged and counted
 
 
@@ -347,7 +365,7 @@ def test_resumed_equals_uninterrupted(interrupted_at: int, own: str, tmp_path: P
 
 
 def test_a_projector_has_nothing_to_merge() -> None:
-    with pytest.raises(ValueError, match=r"`projector` should have two gradients.*Leave out one.*`projector = Orthogonal"):
+    with pytest.raises(ValueError, match=r"two gradients to merge.*`projector = Orthogonal.*Leave out one"):
         unlearn(projector=Orthogonal())
 
 
@@ -361,7 +379,9 @@ def test_an_optimizer_of_parameters_that_are_not_there_yet() -> None:
 def test_what_is_made_is_no_optimizer_to_step_with() -> None:
     with pytest.raises(TypeError, match=r"should make an optimizer from parameters.*It made `\[Parameter"):
         fit(unlearn(optimizer=list))
-    with pytest.raises(NotImplementedError, match=r"`Unlearn\(optimizer=...\)` should take one gradient.*Found `LBFGS`"):
+    with pytest.raises(
+        NotImplementedError, match=r"`Unlearn\(optimizer=...\)` should take one gradient.*Found `LBFGS`"
+    ):
         fit(unlearn(optimizer=torch.optim.LBFGS))
 
 
