@@ -170,8 +170,8 @@ class Unlearn(pl.Callback):
         self._stream = ForgetStream(
             self._loader, order=self._order, seed=self.seed, rank=trainer.global_rank, world_size=trainer.world_size
         )
-        self._restore()
-        if self._chosen_reference is not None and self._chosen_reference.needs_sweep and not self._restored:
+        is_resumed = self._restore()
+        if self._chosen_reference is not None and self._chosen_reference.needs_sweep and not is_resumed:
             self._sweep(self._chosen_reference)
         self._handle = trainer.optimizers[0].register_step_post_hook(self._after_step)
 
@@ -271,7 +271,7 @@ class Unlearn(pl.Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until training starts: under FSDP it comes before the stream and the reference exist."""
-        self._restored = dict(state_dict)
+        self._restored = state_dict
 
     def forget_loss(self, batch: Any) -> Tensor:
         """The objective on one forget micro-batch."""
@@ -311,18 +311,21 @@ class Unlearn(pl.Callback):
         self._engine.forward(lambda all_batches: reference.sweep(self._used_readout, all_batches), batches)
         share_among_ranks(reference, self._engine.world_size)
 
-    def _restore(self) -> None:
-        if not self._restored:
-            return
-        self._stream.seek(self._restored["position"])
-        self._steps = dict(self._restored["steps"])
-        self.objective.load_state_dict(self._restored["objective"])
-        if (state := self._restored.pop("optimizer", {})) and self._private is not None:
-            self._private.load_state_dict(state)
+    def _restore(self) -> bool:
+        """Take up what a checkpoint holds, once: a second fit does not go back to it."""
+        state, self._restored = self._restored, {}
+        if not state:
+            return False
+        self._stream.seek(state["position"])
+        self._steps = dict(state["steps"])
+        self.objective.load_state_dict(state["objective"])
+        if state["optimizer"] and self._private is not None:
+            self._private.load_state_dict(state["optimizer"])
         if self.projector is not None:
-            self.projector.load_state_dict(self._restored["projector"])
+            self.projector.load_state_dict(state["projector"])
         if self._chosen_reference is not None:
-            self._chosen_reference.load_state_dict(self._restored["reference"])
+            self._chosen_reference.load_state_dict(state["reference"])
+        return True
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if was_skipped(optimizer):
