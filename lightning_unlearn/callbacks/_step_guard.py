@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.callbacks._guarded_step import GuardedStep, Outcome
+from lightning_unlearn.callbacks._subspace_guard import SubspaceGuard
 from lightning_unlearn.callbacks._surroundings import callbacks_of, choose_readout, refuse_optimizers
 from lightning_unlearn.callbacks._unlearn import Unlearn
 from lightning_unlearn.data import ForgetStream, Part, Source
@@ -51,6 +52,8 @@ class StepGuard(pl.Callback):
     What is promised holds to first order, for the losses at hand, and up to the rounding of the weights: float32 keeps the
     cosine of the applied step with a protected gradient near 1e-7, bf16 weights do not, and are warned about. A step that
     is not finite, or cannot be told to be safe, is undone. The fit is never stopped.
+
+    Beside :class:`SubspaceGuard` both promises hold: this one moves along what the other leaves of each gradient.
 
     Logged each step: ``guard/active`` (constraints at work), ``guard/kept`` (length of the applied step over that of the
     proposed one), ``guard/cosine`` (the worst of the *applied* step with a protected gradient, over all scopes; positive
@@ -201,6 +204,8 @@ class StepGuard(pl.Callback):
         self._new = self._observed.take() if self.retain is None else self._retain_gradients()
         self._micro_batches = 0
         protected = self.directions.protected(self._new)
+        for inputs in callbacks_of(trainer, SubspaceGuard):  # which comes last, and would take out anything else
+            protected = [inputs.allowed(direction, self._params) for direction in protected]
         self._step = GuardedStep(self._engine, optimizer, protected, len(self._new), self._scopes)
 
     @override
