@@ -33,7 +33,7 @@ class InputSubspace(Subspace):
     Example:
         >>> inputs = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.1, 0.0]], dtype=torch.float64)
         >>> subspace = InputSubspace(energy=0.9)
-        >>> subspace.protected(subspace.summary(inputs))[0].abs()
+        >>> subspace.protected(subspace.summary(inputs))[0].abs().round(decimals=6)
         tensor([[1.],
                 [0.],
                 [0.]], dtype=torch.float64)

@@ -77,7 +77,10 @@ def assert_equal_to_one_process(kind: str, subspace: Any, own: bool, cone: bool 
             assert torch.equal(found[name]["basis"], ranks[0][2][name]["basis"])
             assert found[name]["basis"].shape == bases[name]["basis"].shape
     start = dict(SomebodysModule("adamw").named_parameters())
-    assert max(float((expected[name] - start[name].detach()).abs().max()) for name in ("body.0.weight", "head.weight")) > 1e-2
+    assert (
+        max(float((expected[name] - start[name].detach()).abs().max()) for name in ("body.0.weight", "head.weight"))
+        > 1e-2
+    )
 
 
 def test_weights_gathered_by_a_sanity_check_are_still_found() -> None:

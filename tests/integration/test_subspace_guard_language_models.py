@@ -174,5 +174,7 @@ def test_inputs_that_are_no_positions_are_looked_at_with_a_warning() -> None:
 
     network = family("llama")
     network.model.layers[0].mlp = Pooling()
-    with pytest.warns(UserWarning, match=r"Found others, and looked at padding too, in `network.model.layers.0.mlp.inner`"):
+    with pytest.warns(
+        UserWarning, match=r"Found others, and looked at padding too, in `network.model.layers.0.mlp.inner`"
+    ):
         fit(network, NullSpace(0), layers=["q_proj", "inner"])
