@@ -234,7 +234,11 @@ class SubspaceGuard(pl.Callback):
         inputs = ProtectedInputs(self._engine, projections)
         inputs.start_adapters_()
         _warn_of("Every layer should have something left to learn with. Found nothing free in", inputs.exhausted())
-        _warn_of("The sketch should hold the energy asked for; use a larger `width`. Found less in", narrow)
+        _warn_of(
+            "The sketch should tell which directions hold the energy asked for; use a larger `width`. Found too few, and "
+            "protected all of them, in",
+            narrow,
+        )
         _warn_of(
             "Inputs should be positions of the batch, so that padding is known. Found others, and looked at padding too, in",
             sorted(seen.with_padding),

@@ -26,8 +26,9 @@ class InputSubspace(Subspace):
     Args:
         energy: :math:`\epsilon`, in (0, 1].
         rank: At most so many directions, however much energy they hold: a small subspace per matrix.
-        width: Of the sketch. Layers of at most as many inputs (and 1 more with a bias) are treated exactly. Where it is too
-            thin to hold the energy, all its directions are protected, and a warning names the layer.
+        width: Of the sketch. Layers of at most as many inputs (and 1 more with a bias) are treated exactly. In others,
+            unless the spectrum falls off within it, less energy is found than there is, and more directions are
+            protected than the fewest; where it takes all of the sketch's, a warning names the layer.
         seed: Of :math:`\Omega`; random states stay as they were.
 
     Example:

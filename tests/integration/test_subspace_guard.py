@@ -476,7 +476,7 @@ def test_a_layer_with_nothing_free_stays_and_is_named() -> None:
 
 
 def test_a_sketch_that_is_too_thin_is_named() -> None:
-    with pytest.warns(UserWarning, match="use a larger `width`. Found less in `net.0`"):
+    with pytest.warns(UserWarning, match="use a larger `width`. Found too few, and protected all of them, in `net.0`"):
         fit(guarding(InputSubspace(1.0, width=4)), max_steps=1)
 
 

@@ -24,13 +24,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:All that is trained should be pr
 
 
 def fit(
-    kind: str | None, rank: int, world_size: int, subspace: Any, own: bool, cone: bool = False
+    kind: str | None, rank: int, world_size: int, subspace: Any, own: bool, cone: bool = False, state: Any = None
 ) -> tuple[Any, dict[str, float], dict[str, Any]]:
     module_class, strategy = STRATEGIES[kind] if kind else (SomebodysModule, lambda: "auto")
     module = module_class("adamw")
     size = 8 // world_size
     retain = {} if own else {"retain": DataLoader(examples(5, 4 * 8), batch_size=size)}
     guard = SubspaceGuard(subspace, batches=4, **retain)
+    if state is not None:
+        guard.load_state_dict(state)
     forget = DataLoader(examples(2, n=16), batch_size=size)
     trainer = quiet(
         strategy=strategy(),
@@ -47,13 +49,15 @@ def fit(
     data = examples(1, 32)
     sampler = DistributedSampler(data, world_size, rank, shuffle=False)
     trainer.fit(module, DataLoader(data, batch_size=size, sampler=sampler))
-    assert guard._steps == {"taken": 4, "guarded": 4}
+    assert guard._steps == ({"taken": 4, "guarded": 4} if state is None else {"taken": 5, "guarded": 5})
     logged = {name: float(trainer.callback_metrics[f"subspace/{name}"]) for name in ("kept", "action")}
     return whole(module, kind), logged, guard.state_dict()["bases"]
 
 
-@pytest.mark.parametrize("own", [True, False])
-@pytest.mark.parametrize("subspace", [NullSpace(0.3), InputSubspace(0.8), InputSubspace(1.0, rank=3)], ids=repr)
+@pytest.mark.parametrize(
+    ("subspace", "own"),
+    [(NullSpace(0.3), True), (NullSpace(0.3), False), (InputSubspace(0.8), True), (InputSubspace(1.0, rank=3), False)],
+)
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_equal_one(kind: str, subspace: Any, own: bool) -> None:
     assert_equal_to_one_process(kind, subspace, own)
@@ -81,6 +85,18 @@ def assert_equal_to_one_process(kind: str, subspace: Any, own: bool, cone: bool 
         max(float((expected[name] - start[name].detach()).abs().max()) for name in ("body.0.weight", "head.weight"))
         > 1e-2
     )
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_bases_of_a_checkpoint_serve_every_process(kind: str) -> None:
+    """A checkpoint holds the callbacks of the first process; with its bases the fit is the same, to the bit."""
+    (first, _, bases), (other, _, _) = run_ranks(lambda r, world: fit(kind, r, world, NullSpace(0.3), own=False))
+    state = {"steps": {"taken": 1, "guarded": 1}, "bases": bases}
+    for again, _, found in run_ranks(
+        lambda r, world: fit(kind, r, world, InputSubspace(0.1), own=False, state=state)  # would find others
+    ):
+        assert all(torch.equal(again[name], first[name]) and torch.equal(first[name], other[name]) for name in first)
+        assert all(torch.equal(found[name]["basis"], bases[name]["basis"]) for name in bases)
 
 
 def test_weights_gathered_by_a_sanity_check_are_still_found() -> None:
