@@ -5,8 +5,19 @@ from lightning_unlearn.callbacks._isolation import isolated
 from lightning_unlearn.callbacks._recovery_check import RecoveryCheck
 from lightning_unlearn.callbacks._save_pretrained import SavePretrained
 from lightning_unlearn.callbacks._step_guard import StepGuard
+from lightning_unlearn.callbacks._subspace_guard import SubspaceGuard
 from lightning_unlearn.callbacks._teach import Teach
 from lightning_unlearn.callbacks._unlearn import Unlearn
 from lightning_unlearn.callbacks._write_report import WriteReport
 
-__all__ = ["RecoveryCheck", "SavePretrained", "StepGuard", "Teach", "Unlearn", "WriteReport", "isolated", "unlearning"]
+__all__ = [
+    "RecoveryCheck",
+    "SavePretrained",
+    "StepGuard",
+    "SubspaceGuard",
+    "Teach",
+    "Unlearn",
+    "WriteReport",
+    "isolated",
+    "unlearning",
+]

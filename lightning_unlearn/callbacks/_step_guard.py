@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.callbacks._guarded_step import GuardedStep, Outcome
+from lightning_unlearn.callbacks._subspace_guard import SubspaceGuard
 from lightning_unlearn.callbacks._surroundings import callbacks_of, choose_readout, refuse_optimizers
 from lightning_unlearn.callbacks._unlearn import Unlearn
 from lightning_unlearn.data import ForgetStream, Part, Source
@@ -57,6 +58,8 @@ class StepGuard(pl.Callback):
     What is promised holds to first order, for the losses at hand, and up to the rounding of the weights: float32 keeps the
     cosine of the applied step with a protected gradient near 1e-7, bf16 weights do not, and are warned about. A step that
     is not finite, or cannot be told to be safe, is undone. The fit is never stopped.
+
+    Beside :class:`SubspaceGuard` both promises hold: this one moves along what the other leaves of each gradient.
 
     Logged each step: ``guard/active`` (constraints at work), ``guard/kept`` (length of the applied step over that of the
     proposed one), ``guard/cosine`` (the worst of the *applied* step with a protected gradient, over all scopes; positive
@@ -168,6 +171,7 @@ class StepGuard(pl.Callback):
         """See the optimizer, and take up where a checkpoint left off."""
         refuse_optimizers(trainer)
         self._guarded = _last_to_step(trainer)
+        self._subspaces = callbacks_of(trainer, SubspaceGuard)
         self.geometry.refuse_unsupported(self._guarded)
         self._engine = GradientEngine(pl_module, trainer)
         self._params = [p for g in self._guarded.param_groups for p in g["params"]]
@@ -293,6 +297,8 @@ class StepGuard(pl.Callback):
         if self._new is None:
             return
         protected = self.directions.protected(self._new)
+        for inputs in self._subspaces:  # which come last, and would take out anything else
+            protected = [inputs.allowed(direction, self._params) for direction in protected]
         self._step = GuardedStep(self._engine, self._guarded, protected, len(self._new), self._scopes)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

@@ -28,6 +28,14 @@ class Readout(ABC):
         References cache by it, and forget data found among the retain data is noticed by it.
         """
 
+    def present(self, batch: Any) -> Tensor | None:
+        """Which positions of ``batch`` are not padding, ``[B, T]`` bool; ``None``, the default, if none is."""
+        return None
+
+    def unpacked(self) -> Readout:
+        """One that runs the rows of a batch as they stand in it, where hooks look for them. Defaults to this one."""
+        return self
+
     def for_measuring(self) -> Readout:
         """What metrics and attacks read by, where this readout serves an objective only. Defaults to this one."""
         return self

@@ -86,10 +86,15 @@ class CausalLMReadout(Readout):
         return logits, gathered[0] if self.keep_features else None
 
     @override
+    def present(self, batch: Any) -> Tensor | None:
+        """What the mask says; without one, what stands up to the last label of each row."""
+        return _present(batch, _labels(batch))
+
+    @override
     def keys(self, batch: Any) -> list[str]:
         labels = _labels(batch).cpu()
         tokens = batch["input_ids"].cpu()
-        return [content_key(t[p], y[p]) for t, y, p in zip(tokens, labels, _present(batch, labels), strict=True)]
+        return [content_key(t[p], y[p]) for t, y, p in zip(tokens, labels, _present(batch, labels).cpu(), strict=True)]
 
 
 def _labels(batch: Any) -> Tensor:
@@ -125,7 +130,7 @@ def _present(batch: Mapping[str, Any], labels: Tensor) -> Tensor:
     """Which positions are not padding, ``[B, T]`` bool."""
     mask = _mask(batch, labels)
     if mask is not None:
-        return mask.cpu()
+        return mask
     # Without a mask, what stands behind the last label changes no prediction of any.
     supervised = labels != IGNORED
     later = supervised.flip(1).cumsum(1).flip(1) > 0

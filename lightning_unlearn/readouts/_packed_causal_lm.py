@@ -49,6 +49,11 @@ class PackedCausalLMReadout(CausalLMReadout):
             return super().__call__(network, batch)
         return self._read_packed(network, labels, packed, predicts)
 
+    @override
+    def unpacked(self) -> CausalLMReadout:
+        """The plain readout."""
+        return CausalLMReadout(self.keep_features)
+
     def _read_packed(self, network: nn.Module, labels: Tensor, packed: Packed, predicts: Tensor) -> Prediction:
         inputs = {
             "input_ids": packed.tokens,
