@@ -290,6 +290,18 @@ def test_both_guards_keep_their_promises_in_either_order(rule: Any, geometry: An
     assert not same(first, fit(guarding())[0])
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_forget_step_of_its_own_is_projected_too(order: int) -> None:
+    """Also if it was guarded before: both the fit's step and the one that forgets leave old outputs alone."""
+    own = Unlearn(
+        Bounded(GradientAscent(), bound=4.0), forget=new(8, seed=9), optimizer=lambda p: torch.optim.SGD(p, lr=0.1)
+    )
+    module, trainer = fit(*[own, StepGuard(Null()), guarding()][::order])
+    assert drift(module, Module(), kept().tensors[0]) < 1e-6
+    assert trainer.callback_metrics["guard/cosine"] < 1e-6
+    assert not same(module, fit(guarding())[0])
+
+
 def test_checks_do_not_disturb_a_guarded_fit() -> None:
     attacks = {"int4": Quantize(bits=4), "relearn": Relearn(steps=2, lr=1e-2, mode="full")}
     checks = RecoveryCheck(attacks, every_n_steps=2, retain_probe=DataLoader(kept(), 6), attack_data=new(8, seed=9))
