@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_unlearn.callbacks._example_gradients import ExampleGradients
 from lightning_unlearn.callbacks._guarded_step import GuardedStep, Outcome
 from lightning_unlearn.callbacks._surroundings import callbacks_of, choose_readout, refuse_optimizers
 from lightning_unlearn.callbacks._unlearn import Unlearn
@@ -22,6 +23,7 @@ from lightning_unlearn.guards import (
     Directions,
     Euclidean,
     Geometry,
+    PerExample,
     RetainGradient,
     Rule,
     Storage,
@@ -63,19 +65,22 @@ class StepGuard(pl.Callback):
 
     Args:
         rule: :class:`Cone`, :class:`Null` or :class:`Watch`. Defaults to ``Cone()``.
-        directions: :class:`RetainGradient`, :class:`MicroBatches` or :class:`History`. Defaults to ``RetainGradient()``.
+        directions: :class:`RetainGradient`, :class:`MicroBatches`, :class:`History` or :class:`PerExample`. Defaults to
+            ``RetainGradient()``.
         geometry: :class:`Euclidean` or :class:`OptimizerMetric`. Defaults to ``Euclidean()``.
         scope: Over what the rule holds: all parameters together, or those of each module, or each tensor, by itself.
-        storage: How directions are kept: ``"fp32"``, ``"bf16"`` or ``"cpu"``.
+        storage: How directions are kept: ``"fp32"``, ``"bf16"`` or ``"cpu"``; or ``"matrix_free"``, of :class:`PerExample`
+            in one process: not at all, but written out again and again from inputs and output gradients of layers.
         retain: What must stay, if not what the fit trains on: a datamodule, a loader, a data set, or, from YAML, a mapping
             with ``class_path`` and ``init_args``. Costs one more pass per micro-batch.
         objective: The loss protected on ``retain``. Defaults to :class:`CrossEntropy`.
-        readout: How to run the network on ``retain``. Defaults as in :class:`Unlearn`.
+        readout: How to run the network on ``retain``, and for :class:`PerExample`. Defaults as in :class:`Unlearn`.
         seed: Of the order of ``retain``.
 
     Raises:
-        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed; when training starts, with LBFGS, or with
-            an optimizer that ``geometry`` cannot read.
+        NotImplementedError: In ``setup``, under manual optimization, DeepSpeed, or, with ``"matrix_free"``, several
+            processes; when training starts, with LBFGS, or with an optimizer that ``geometry`` cannot read; in the first
+            step, if a network is not one whose gradients can be kept ``"matrix_free"``.
         ValueError: In ``setup``, if there is nothing to protect.
         RuntimeError: When training ends, if an optimizer step was not guarded.
 
@@ -102,12 +107,17 @@ class StepGuard(pl.Callback):
     ) -> None:
         for name, value, choices in (
             ("scope", scope, ("global", "module", "parameter")),
-            ("storage", storage, ("fp32", "bf16", "cpu")),
+            ("storage", storage, get_args(Storage)),
         ):
             if value not in choices:
                 raise ValueError(f"`{name}` should be one of {choices}. Found `{name} = {value!r}`.")
         self.rule = Cone() if rule is None else rule
         self.directions = RetainGradient() if directions is None else directions
+        if storage == "matrix_free" and not self.directions.per_example:
+            raise ValueError(
+                "`storage='matrix_free'` should go with the gradients of single examples, which are made of what layers see. "
+                f"Found `directions = {self.directions!r}`. Use `directions=PerExample()`, or another storage."
+            )
         self.geometry = Euclidean() if geometry is None else geometry
         self.scope = scope
         self.storage = storage
@@ -117,6 +127,7 @@ class StepGuard(pl.Callback):
         self.seed = seed
         self._steps = {"taken": 0, "guarded": 0, "fallbacks": 0}
         self._micro_batches = 0
+        self._own_batches: list[Any] = []
         self._restored: dict[str, Any] = {}
         self._step_log: dict[str, float] = {}
         self._step: GuardedStep | None = None
@@ -142,6 +153,11 @@ class StepGuard(pl.Callback):
             raise NotImplementedError(
                 "`StepGuard` should be able to read gradients and write weights. Found `DeepSpeedStrategy`, which keeps "
                 "both inside its engine. Use `strategy='ddp'`, `'fsdp'`, or `ModelParallelStrategy` (FSDP2)."
+            )
+        if self.storage == "matrix_free" and trainer.world_size > 1:
+            raise NotImplementedError(
+                "`storage='matrix_free'` should run in one process: what layers see is not averaged over ranks. Found "
+                f"`world_size = {trainer.world_size}`. Use `storage='fp32'`, `'bf16'` or `'cpu'`."
             )
         if self.retain is not None:
             part = Part(self.retain, "retain")
@@ -169,10 +185,21 @@ class StepGuard(pl.Callback):
             per_micro_batch=self.directions.per_micro_batch,
         )
         self._step = None
-        if self.retain is not None:
+        if self.retain is not None or self.directions.per_example:
             self._used_readout = choose_readout(pl_module) if self.readout is None else self.readout
             self._network = self._used_readout.find_network(pl_module)
             self.objective.to(pl_module.device)
+        if isinstance(self.directions, PerExample):
+            self._examples = ExampleGradients(
+                self._engine,
+                pl_module,
+                self._used_readout,
+                self.objective,
+                self._params,
+                limit=self.directions.limit,
+                keep=None if self.storage == "matrix_free" else self._stored,
+            )
+        if self.retain is not None:
             self._stream = ForgetStream(
                 self._loader, seed=self.seed, rank=trainer.global_rank, world_size=trainer.world_size
             )
@@ -184,13 +211,15 @@ class StepGuard(pl.Callback):
     ) -> None:
         """Count the micro-batch. By now every callback has put its hooks on the optimizer: ours comes last."""
         self._micro_batches += 1
+        if self._reads_own_batches:
+            self._own_batches.append(batch)
         if self._handle is None:
             self._handle = trainer.optimizers[0].register_step_post_hook(self._after_step)
 
     @override
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the fit's own gradient before anybody adds to it."""
-        if self.retain is None:
+        if self.retain is None and not self.directions.per_example:
             self._observed.after_backward(is_last=not trainer.fit_loop._should_accumulate())
 
     @override
@@ -198,8 +227,8 @@ class StepGuard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Remember the weights. A step before that was never taken (a gradient scaler's choice) is forgotten."""
-        self._new = self._observed.take() if self.retain is None else self._retain_gradients()
-        self._micro_batches = 0
+        self._new = self._new_directions()
+        self._micro_batches, self._own_batches = 0, []
         protected = self.directions.protected(self._new)
         self._step = GuardedStep(self._engine, optimizer, protected, len(self._new), self._scopes)
 
@@ -247,8 +276,19 @@ class StepGuard(pl.Callback):
         loss: Tensor = self.objective(self._used_readout(self._network, batch))
         return loss
 
-    def _retain_gradients(self) -> list[Direction]:
+    @property
+    def _reads_own_batches(self) -> bool:
+        return self.retain is None and self.directions.per_example
+
+    def _new_directions(self) -> Sequence[Direction]:
+        if self._reads_own_batches:
+            return self._examples.of(self._own_batches)
+        if self.retain is None:
+            return self._observed.take()
         batches = [self._engine.to_device(next(self._stream)) for _ in range(self._micro_batches)]
+        return self._examples.of(batches) if self.directions.per_example else self._retain_gradients(batches)
+
+    def _retain_gradients(self, batches: Sequence[Any]) -> list[Direction]:
         apart = [[batch] for batch in batches] if self.directions.per_micro_batch else [batches]
         try:
             rows = [self._engine.row(self.retain_loss, b, self._params, divisor=len(batches))[0] for b in apart]

@@ -8,6 +8,7 @@ from lightning_unlearn.guards._history import History
 from lightning_unlearn.guards._micro_batches import MicroBatches
 from lightning_unlearn.guards._null import Null
 from lightning_unlearn.guards._optimizer_metric import OptimizerMetric
+from lightning_unlearn.guards._per_example import PerExample
 from lightning_unlearn.guards._retain_gradient import RetainGradient
 from lightning_unlearn.guards._rule import Rule
 from lightning_unlearn.guards._storage import Storage, stored
@@ -23,6 +24,7 @@ __all__ = [
     "MicroBatches",
     "Null",
     "OptimizerMetric",
+    "PerExample",
     "RetainGradient",
     "Rule",
     "Storage",

@@ -15,12 +15,14 @@ class Directions(ABC):
 
     Attributes:
         per_micro_batch: Whether each micro-batch of a step is a loss of its own, or all together are one.
+        per_example: Whether each example is.
     """
 
     per_micro_batch: ClassVar[bool] = False
+    per_example: ClassVar[bool] = False
 
     @abstractmethod
-    def protected(self, new: Sequence[Direction]) -> list[Direction]:
+    def protected(self, new: Sequence[Direction]) -> Sequence[Direction]:
         """The gradients to protect in this step, those of this step, ``new``, first."""
 
     def remember(self, new: Sequence[Direction]) -> None:
