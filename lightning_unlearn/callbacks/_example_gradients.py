@@ -33,6 +33,9 @@ class ExampleGradients:
         params: The parameters wanted.
         limit: Number of examples at most.
         keep: From a gradient to the copy to hold; ``None`` to capture.
+
+    Raises:
+        NotImplementedError: If examples meet in a BatchNorm even in evaluation mode.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class ExampleGradients:
         limit: int | None,
         keep: Callable[[Tensor], Tensor] | None,
     ) -> None:
+        refuse_batch_statistics(module)
         self._engine, self._module, self._objective, self._params = engine, module, objective, list(params)
         self._limit, self._keep = limit, keep
         self._readout = apart(readout)
@@ -109,6 +113,16 @@ def cut(batch: Any, size: int, here: slice) -> Any:
         {'x': tensor([1]), 'scale': tensor([1.])}
     """
     return apply_to_collection(batch, Tensor, lambda t: t[here] if t.dim() and len(t) == size else t)
+
+
+def refuse_batch_statistics(module: nn.Module) -> None:
+    """Refuse, by name, a BatchNorm in which examples meet even in evaluation mode."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
+            raise NotImplementedError(
+                "`PerExample` should find a network in which examples do not meet. Found `track_running_stats=False` in "
+                f"`{name}`, a `{type(part).__name__}`. Keep running statistics, use another norm, or `MicroBatches()`."
+            )
 
 
 def apart(readout: Readout) -> Readout:

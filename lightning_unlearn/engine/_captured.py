@@ -182,8 +182,8 @@ class CapturingPass:
             if error > tolerance * (length + 1e-2 * whole):
                 raise NotImplementedError(
                     "`matrix_free` should get gradients that autograd agrees with. Found a difference of "
-                    f"{error:.1e} in `{self._names[p]}`, of length {length:.1e}: examples of a batch meet, as in a BatchNorm "
-                    f"without running statistics, or the weight is used in other ways, too. {_WAY_OUT}"
+                    f"{error:.1e} in `{self._names[p]}`, of length {length:.1e}: examples of a batch meet, or the weight is "
+                    f"used in other ways, too. {_WAY_OUT}"
                 )
 
 
