@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.engine import CapturedRows, GradientEngine, sum_by_scope
-from lightning_unlearn.functional.sharding import local
 from lightning_unlearn.functional import step
+from lightning_unlearn.functional.sharding import local
 from lightning_unlearn.guards import Direction, Geometry, Rule
 
 

@@ -115,7 +115,7 @@ class StepGuard(pl.Callback):
         self.directions = RetainGradient() if directions is None else directions
         if storage == "matrix_free" and not self.directions.per_example:
             raise ValueError(
-                "`storage='matrix_free'` should go with the gradients of single examples, which are made of what layers see. "
+                "`storage='matrix_free'` should go with gradients of single examples, which are made of what layers see. "
                 f"Found `directions = {self.directions!r}`. Use `directions=PerExample()`, or another storage."
             )
         self.geometry = Euclidean() if geometry is None else geometry

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -92,7 +93,7 @@ class CapturingPass:
         self._engine, self._params = engine, list(params)
         self._wanted = {p for p in params if p.requires_grad}
         self._head = set() if head is None else set(head.parameters())
-        self._names = {p: name for name, p in engine.module.named_parameters()}
+        self._names: dict[Tensor, str] = {p: name for name, p in engine.module.named_parameters()}
         self._has_agreed = False
 
     def __call__(
@@ -118,9 +119,9 @@ class CapturingPass:
             for pieces in self._engine.forward(lambda them: [b.pieces(scale) for b in them], brought):  # noqa: B023
                 for p in self._wanted.intersection(pieces):
                     rows[p].add(first, pieces[p])
-            if not self._has_agreed:
-                self._compare(values * (scale / count), scale, found, tolerance=max(b.tolerance for b in brought))
-                self._has_agreed = True
+            if not self._has_agreed and first == 0:
+                tolerance = max((b.tolerance for b in brought), default=0.0)
+                self._has_agreed = self._agrees(values * (scale / count), scale, found, tolerance)
             first += size
         return found
 
@@ -167,14 +168,16 @@ class CapturingPass:
             )
         return [length // size] * size
 
-    def _compare(self, values: Tensor, scale: float, found: CapturedRows, tolerance: float) -> None:
-        """Weights that differ by example, so that one cannot stand in for another."""
+    def _agrees(self, values: Tensor, scale: float, found: CapturedRows, tolerance: float) -> bool:
+        """Compare, by weights that differ by example, so that one cannot stand in for another; unless nothing is finite."""
         weights = torch.linspace(1, 2, len(values), dtype=torch.float64, device=values.device)
         padded = torch.cat([weights, weights.new_zeros(len(found) - len(values))])
         wanted = [p for p in self._params if p in self._wanted]
         grads = torch.autograd.grad(values, wanted, weights.to(values.dtype), materialize_grads=True)
         expected = {p: grad.double() / scale for p, grad in zip(wanted, grads, strict=True)}
         whole = float(torch.stack([grad.norm() for grad in expected.values()]).norm())
+        if not isfinite(whole):
+            return False
         for p, total in zip(self._params, found.combined(padded), strict=True):
             if p not in expected:
                 continue
@@ -185,6 +188,7 @@ class CapturingPass:
                     f"{error:.1e} in `{self._names[p]}`, of length {length:.1e}: examples of a batch meet, or the weight is "
                     f"used in other ways, too. {_WAY_OUT}"
                 )
+        return True
 
 
 @dataclass(frozen=True)

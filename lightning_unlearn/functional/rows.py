@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 class Rows(ABC):
@@ -40,9 +41,11 @@ class StoredRows(Rows):
     def __init__(self, tensors: Sequence[Tensor | None]) -> None:
         self._flat = [None if t is None else t.reshape(-1) for t in tensors]
 
+    @override
     def __len__(self) -> int:
         return len(self._flat)
 
+    @override
     def fill_(self, block: Tensor, here: slice) -> None:
         for place, row in zip(block, self._flat, strict=True):
             if row is not None:
@@ -50,7 +53,7 @@ class StoredRows(Rows):
 
 
 class Piece(ABC):
-    """What one call of a module adds to the gradients of ``n`` of the losses by one parameter, ``R x C`` seen as a matrix."""
+    """What one use of a parameter, ``R x C`` seen as a matrix, adds to the gradients of ``n`` of the losses by it."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -86,14 +89,17 @@ class OuterProducts(Piece):
     def __init__(self, left: Tensor, right: Tensor, counts: Sequence[int]) -> None:
         self._left, self._right, self._counts = left, right, list(counts)
 
+    @override
     def __len__(self) -> int:
         return len(self._counts)
 
+    @override
     def add_(self, block: Tensor, start: int) -> None:
         left = _raised(self._left[:, start : start + block.shape[1]]).split(self._counts)
         for place, u, v in zip(block, left, _raised(self._right).split(self._counts), strict=True):
             place += u.mT @ v
 
+    @override
     def tensors(self) -> list[Tensor]:
         return [self._left, self._right]
 
@@ -118,14 +124,17 @@ class ScatteredRows(Piece):
     def __init__(self, index: Tensor, values: Tensor, owner: Tensor, count: int) -> None:
         self._index, self._values, self._owner, self._count = index, values, owner, count
 
+    @override
     def __len__(self) -> int:
         return self._count
 
+    @override
     def add_(self, block: Tensor, start: int) -> None:
         here = ((self._index >= start) & (self._index < start + block.shape[1])).nonzero()[:, 0]
         places = (self._owner[here], self._index[here] - start)
         block.index_put_(places, self._values[here].to(block.dtype), accumulate=True)
 
+    @override
     def tensors(self) -> list[Tensor]:
         return [self._index, self._values, self._owner]
 
@@ -143,12 +152,15 @@ class WrittenOut(Piece):
     def __init__(self, values: Tensor) -> None:
         self._values = values
 
+    @override
     def __len__(self) -> int:
         return len(self._values)
 
+    @override
     def add_(self, block: Tensor, start: int) -> None:
         block += self._values[:, start : start + block.shape[1]]
 
+    @override
     def tensors(self) -> list[Tensor]:
         return [self._values]
 
@@ -177,6 +189,7 @@ class SumOfPieces(Rows):
         self.pieces: list[tuple[int, Piece]] = []
         self._count = count
 
+    @override
     def __len__(self) -> int:
         return self._count
 
@@ -184,6 +197,7 @@ class SumOfPieces(Rows):
         """Let ``piece`` be of the losses from ``first`` on."""
         self.pieces.append((first, piece))
 
+    @override
     def fill_(self, block: Tensor, here: slice) -> None:
         matrices = block.zero_().unflatten(1, (-1, self.width))
         for first, piece in self.pieces:

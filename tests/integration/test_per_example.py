@@ -135,14 +135,26 @@ def test_mixed_precision(storage: Any) -> None:
         assert trainer.callback_metrics["guard/fallbacks"] == 0
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_a_loss_scale_that_overflows_is_halved() -> None:
     """The scaler skips its first steps; those it takes are guarded."""
-    with pytest.warns(UserWarning, match="Detected call of `lr_scheduler.step"):
-        guard = StepGuard(Null(), PerExample(), storage="matrix_free")
-        _, trainer = fit(unlearn(), guard, optimizer="momentum", **scaled(2.0**20))
+    guard = StepGuard(Null(), PerExample(), storage="matrix_free")
+    _, trainer = fit(unlearn(), guard, optimizer="momentum", **scaled(2.0**20))
     assert 0 < guard._steps["taken"] == guard._steps["guarded"] < trainer.global_step
     assert trainer.callback_metrics["guard/cosine"] < 1e-5
     assert trainer.callback_metrics["guard/fallbacks"] == 0
+
+
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_examples_that_are_not_finite_undo_the_step(storage: Any, precision: str) -> None:
+    options = scaled(2.0**10) if precision == "16-mixed" else {}
+    labels = examples(1).tensors[1]
+    broken = TensorDataset(torch.full((24, 8), float("inf")), labels)
+    guard = StepGuard(Cone(), PerExample(), retain=DataLoader(broken, batch_size=4), storage=storage)
+    module, _ = fit(guard, **options)
+    assert guard._steps == {"taken": 12, "guarded": 12, "fallbacks": 12}
+    assert same(module, Module("adamw"))
 
 
 # Guests' manners
@@ -366,9 +378,7 @@ def test_matrix_free_is_refused_in_several_processes() -> None:
 
 @pytest.mark.parametrize("directions", [None, MicroBatches(), History(3)], ids=repr)
 def test_other_directions_are_not_matrix_free(directions: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"should go with the gradients of single examples.*Use `directions=PerExample"
-    ):
+    with pytest.raises(ValueError, match=r"should go with gradients of single examples.*Use `directions=PerExample"):
         StepGuard(directions=directions, storage="matrix_free")
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from _language_models import FAMILIES, VOCABULARY, batch, family
 from _language_models import _SIZES as SIZES
+from _language_models import FAMILIES, VOCABULARY, batch, family
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_unlearn.callbacks._example_gradients import ExampleGradients
-from lightning_unlearn.engine import CapturedRows, CapturingPass, GradientEngine
+from lightning_unlearn.engine import CapturedRows, GradientEngine
 from lightning_unlearn.functional import step as step_file
 from lightning_unlearn.functional.step import correct_step_, step_products
 from lightning_unlearn.objectives import CrossEntropy
