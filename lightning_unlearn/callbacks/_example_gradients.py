@@ -84,7 +84,7 @@ class ExampleGradients:
 
     def _held(self, batches: Sequence[Any]) -> list[Direction]:
         sizes = [self._size(batch) for batch in batches]
-        alone = [cut(b, n, slice(j, j + 1)) for b, n in zip(batches, sizes, strict=True) for j in range(n)]
+        alone = [self._cut(b, n, slice(j, j + 1)) for b, n in zip(batches, sizes, strict=True) for j in range(n)]
         count = self._engine.smallest(len(alone[: self._limit]))
         rows = (self._engine.row(self.loss, [one], self._params, divisor=count)[0] for one in alone[:count])
         return [[None if t is None or self._keep is None else self._keep(local(t)) for t in row] for row in rows]
@@ -97,9 +97,19 @@ class ExampleGradients:
             wanted = size if left is None else min(size, left)
             left = None if left is None else left - wanted
             if wanted:
-                kept.append(cut(batch, size, slice(0, wanted)))
+                kept.append(self._cut(batch, size, slice(0, wanted)))
                 sizes.append(wanted)
         return capture(self.losses, kept, sizes)
+
+    def _cut(self, batch: Any, size: int, here: slice) -> Any:
+        fewer = cut(batch, size, here)
+        if (found := self._size(fewer)) != here.stop - here.start:
+            raise NotImplementedError(
+                "`PerExample` should be able to take a batch apart: tensors with one entry per example, in mappings, "
+                f"sequences or data classes. Found a `{type(batch).__name__}` of {size} examples that still has {found} "
+                f"when cut to {here.stop - here.start}. Use `MicroBatches()`, or let your `collate_fn` return tensors."
+            )
+        return fewer
 
     def _size(self, batch: Any) -> int:
         return len(self._readout.keys(batch))

@@ -113,7 +113,8 @@ class StepGuard(pl.Callback):
                 raise ValueError(f"`{name}` should be one of {choices}. Found `{name} = {value!r}`.")
         self.rule = Cone() if rule is None else rule
         self.directions = RetainGradient() if directions is None else directions
-        if storage == "matrix_free" and not self.directions.per_example:
+        self._per_example = self.directions if isinstance(self.directions, PerExample) else None
+        if storage == "matrix_free" and self._per_example is None:
             raise ValueError(
                 "`storage='matrix_free'` should go with gradients of single examples, which are made of what layers see. "
                 f"Found `directions = {self.directions!r}`. Use `directions=PerExample()`, or another storage."
@@ -184,19 +185,19 @@ class StepGuard(pl.Callback):
             keep=self._stored,
             per_micro_batch=self.directions.per_micro_batch,
         )
-        self._step = None
-        if self.retain is not None or self.directions.per_example:
+        self._step, self._micro_batches, self._own_batches = None, 0, []
+        if self.retain is not None or self._per_example is not None:
             self._used_readout = choose_readout(pl_module) if self.readout is None else self.readout
             self._network = self._used_readout.find_network(pl_module)
             self.objective.to(pl_module.device)
-        if isinstance(self.directions, PerExample):
+        if self._per_example is not None:
             self._examples = ExampleGradients(
                 self._engine,
                 pl_module,
                 self._used_readout,
                 self.objective,
                 self._params,
-                limit=self.directions.limit,
+                limit=self._per_example.limit,
                 keep=None if self.storage == "matrix_free" else self._stored,
             )
         if self.retain is not None:
@@ -219,7 +220,7 @@ class StepGuard(pl.Callback):
     @override
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the fit's own gradient before anybody adds to it."""
-        if self.retain is None and not self.directions.per_example:
+        if self.retain is None and self._per_example is None:
             self._observed.after_backward(is_last=not trainer.fit_loop._should_accumulate())
 
     @override
@@ -278,7 +279,7 @@ class StepGuard(pl.Callback):
 
     @property
     def _reads_own_batches(self) -> bool:
-        return self.retain is None and self.directions.per_example
+        return self.retain is None and self._per_example is not None
 
     def _new_directions(self) -> Sequence[Direction]:
         if self._reads_own_batches:
@@ -286,7 +287,7 @@ class StepGuard(pl.Callback):
         if self.retain is None:
             return self._observed.take()
         batches = [self._engine.to_device(next(self._stream)) for _ in range(self._micro_batches)]
-        return self._examples.of(batches) if self.directions.per_example else self._retain_gradients(batches)
+        return self._retain_gradients(batches) if self._per_example is None else self._examples.of(batches)
 
     def _retain_gradients(self, batches: Sequence[Any]) -> list[Direction]:
         apart = [[batch] for batch in batches] if self.directions.per_micro_batch else [batches]

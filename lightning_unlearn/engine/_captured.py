@@ -23,6 +23,10 @@ _AGREES_IN_LOW_PRECISION = 5e-2
 class CapturedRows(Sequence[Row]):
     """Gradients of ``k`` losses that nobody holds: those by one parameter at a time are written out block by block.
 
+    Written out twice they are the same, so all products made of them agree with each other, and every rule, scope and
+    geometry works as it does with gradients that are held. For as many multiplications, the products themselves could be
+    made of inputs and output gradients; each in its own way, and each with roundings of its own.
+
     Args:
         by_parameter: For each parameter, what writes out its gradients.
         params: The parameters.
@@ -62,18 +66,17 @@ class CapturingPass:
 
     The gradient of a matrix that multiplies tokens is :math:`\sum_t g_t x_t^\top`, over the tokens of the example, with the
     input :math:`x_t` of the layer and the gradient :math:`g_t` of its output. Both are there after one pass over the sum of
-    all losses, as long as examples do not meet on their way through the network. They are what is kept: twice the width of
+    all losses, as long as examples do not meet on their way through the network. They are what is kept: the two widths of
     each layer for each token. Looked-up tables keep which rows were looked up; norms and biases are so small that their
     gradients are kept. Gradients by parameters are not computed in the pass.
 
-    ``torchjd.autogram`` brings the Gramian of such gradients, and nothing else: neither their products with a step that is
-    only known later, nor their weighted sum without another pass; and it knows one call by batch of rows, where an output
-    head sees supervised tokens only.
-
     On the first batch the weighted sum of the gradients is compared with what autograd makes of the weighted losses on the
-    same graph: examples that meet, weights that are used behind their module's back, and whatever else would make the
-    result wrong, are refused by the name of the parameter. A parameter of a module that nobody knows is refused whenever
-    it is used.
+    same graph: examples that meet, weights that are used in yet another way, and whatever else would make the result wrong,
+    are refused by the name of the parameter. A parameter that is used in none of these ways is refused in any step.
+
+    ``torchjd.autogram`` brings the Gramian of such gradients, but neither their products with a step that is only known
+    later, nor their weighted sum without another pass; it writes out all of a layer's at once, and wants examples along the
+    first axis even of an output head, which sees supervised tokens only.
 
     Args:
         engine: How passes are run.
@@ -144,7 +147,8 @@ class CapturingPass:
     ) -> tuple[Tensor, list[_Brought]]:
         with noted_uses(self._engine.module, self._wanted, size) as uses, torch.enable_grad():
             values, rows = self._engine.forward(losses, batch)
-        missed = list(self._wanted - {p for use in uses for p in use.params})
+        used = {p for use in uses for p in use.params}
+        missed = [p for p in self._params if p in self._wanted - used]
         wanted: list[Any] = [*(use.edge for use in uses), *missed]
         found = torch.autograd.grad(values.sum() * factor, wanted, allow_unused=True, retain_graph=not self._has_agreed)
         for p, gradient in zip(missed, found[len(uses) :], strict=True):

@@ -15,11 +15,9 @@ class Directions(ABC):
 
     Attributes:
         per_micro_batch: Whether each micro-batch of a step is a loss of its own, or all together are one.
-        per_example: Whether each example is.
     """
 
     per_micro_batch: ClassVar[bool] = False
-    per_example: ClassVar[bool] = False
 
     @abstractmethod
     def protected(self, new: Sequence[Direction]) -> Sequence[Direction]:

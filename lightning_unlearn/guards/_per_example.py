@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from typing_extensions import override
 
@@ -32,8 +31,6 @@ class PerExample(Directions):
         >>> PerExample(limit=8)
         PerExample(limit=8)
     """
-
-    per_example: ClassVar[bool] = True
 
     def __init__(self, limit: int | None = None) -> None:
         if limit is not None and limit < 1:

@@ -27,6 +27,7 @@ from lightning_unlearn import Bounded, GradientAscent, SplitData, Unlearn, Unlea
 from lightning_unlearn.callbacks import StepGuard
 from lightning_unlearn.cli import main
 from lightning_unlearn.guards import Cone, History, MicroBatches, Null, OptimizerMetric, PerExample, Rule, Watch
+from lightning_unlearn.readouts import ClassificationReadout
 
 STORAGES = ["fp32", "matrix_free"]
 
@@ -84,8 +85,7 @@ def test_a_limit_protects_the_first_of_the_step(storage: Any) -> None:
     assert outside.worst("Null", limit=6) > 1e-2
 
 
-@pytest.mark.parametrize("fitted", ["plain", "accumulate", "clip_norm"])
-@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+@pytest.mark.parametrize(("rule", "fitted"), [(Cone(), "accumulate"), (Null(), "clip_norm")], ids=str)
 def test_both_storages_take_the_same_steps(rule: Rule, fitted: str) -> None:
     for precision, tolerance in (("32-true", 1e-5), ("64-true", 1e-10)):
         held, free = (
@@ -361,9 +361,12 @@ def test_ranks_protect_the_means_of_their_examples(uneven: bool) -> None:
 
 
 def test_shards_take_the_same_steps_as_replicas() -> None:
-    replicas, shards = (run_ranks(lambda rank, world, k=k: fit_ranks(k, rank))[0][0] for k in ("ddp", "fsdp2"))
-    for name, value in replicas.items():
-        assert_close(shards[name], value, rtol=0, atol=2e-6)
+    replicas, *others = (
+        run_ranks(lambda rank, world, k=k: fit_ranks(k, rank))[0][0] for k in ("ddp", "fsdp2", "fsdp1")
+    )
+    for shards in others:
+        for name in replicas.keys() - {"unused"}:  # which FSDP1 lets decay, with or without us
+            assert_close(shards[name], replicas[name], rtol=0, atol=2e-6)
 
 
 def test_matrix_free_is_refused_in_several_processes() -> None:
@@ -380,6 +383,18 @@ def test_matrix_free_is_refused_in_several_processes() -> None:
 def test_other_directions_are_not_matrix_free(directions: Any) -> None:
     with pytest.raises(ValueError, match=r"should go with gradients of single examples.*Use `directions=PerExample"):
         StepGuard(directions=directions, storage="matrix_free")
+
+
+class Opaque:
+    """A batch that nobody but its readout can look into."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.inputs, self.labels = (torch.stack(column) for column in zip(*rows, strict=True))
+
+
+class OpaqueReadout(ClassificationReadout):
+    def _split(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return batch.inputs, batch.labels
 
 
 def test_what_cannot_be_is_refused_by_name() -> None:
@@ -399,6 +414,10 @@ def test_what_cannot_be_is_refused_by_name() -> None:
         fit(unlearn(), StepGuard(directions=PerExample(), storage="matrix_free"), module=Convolved())
     fit(unlearn(), StepGuard(directions=PerExample()), module=Convolved())
     for storage in STORAGES:
+        opaque = DataLoader(examples(5), batch_size=4, collate_fn=Opaque)
+        guard = StepGuard(directions=PerExample(limit=2), storage=storage, retain=opaque, readout=OpaqueReadout())
+        with pytest.raises(NotImplementedError, match="Found a `Opaque` of 4 examples that still has 4 when cut to"):
+            fit(guard)
         with pytest.raises(NotImplementedError, match="Found `track_running_stats=False` in `body.1`"):
             fit(unlearn(), StepGuard(directions=PerExample(), storage=storage), module=Batchwise())
     with pytest.raises(ValueError, match="should find what to protect"):
