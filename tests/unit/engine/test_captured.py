@@ -143,6 +143,14 @@ def test_classifiers(dtype: torch.dtype, tolerance: float, held: bool) -> None:
     assert_equal(long(found, list(network.parameters())), expected, tolerance)
 
 
+def test_what_is_looked_up_for_padding_does_not_learn() -> None:
+    network = nn.Sequential(nn.Embedding(6, 3, padding_idx=2), nn.Flatten(), nn.Linear(12, 5))
+    batches = [(torch.tensor([[0, 2, 2, 5], [1, 1, 2, 0], [4, 3, 3, 2]]), torch.tensor([0, 3, 1]))]
+    found = gradients(network, ClassificationReadout(), held=False).of(batches)
+    assert_equal(long(found, list(network.parameters())), loop(network, batches, classifier_loss(network)), 1e-5)
+    assert all(row[0][0].any() == (j < 2) and not row[0][2].any() for j, row in enumerate(found))
+
+
 @pytest.mark.parametrize("metric", [False, True])
 @pytest.mark.parametrize("name", ["tied", "gpt2", "llama lora"])
 def test_gramian_change_and_correction_of_a_step(name: str, metric: bool, monkeypatch: pytest.MonkeyPatch) -> None:
