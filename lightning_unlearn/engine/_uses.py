@@ -161,14 +161,14 @@ class _Noting(TorchFunctionMode):
         said: Tensor = func(*args, **kwargs)
         # With settings by name, or of a vector, it is something else, and will be missed.
         if said.requires_grad and said.dim() > 1 and (not kwargs or func is F.embedding):
-            self._uses.append(_use(func, args, said))
+            self._uses.append(_use(func, args, kwargs, said))
         return said
 
 
-def _use(func: Any, args: tuple[Any, ...], said: Tensor) -> Use:
+def _use(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], said: Tensor) -> Use:
     edge = get_gradient_edge(said)
     if func is F.embedding:
-        return LookUp(args[0], edge, weight=args[1], padding=args[2] if len(args) > 2 else None)
+        return LookUp(args[0], edge, weight=args[1], padding=kwargs.get("padding_idx"))  # torch passes settings by name
     if func is F.linear:
         return Product(_as_used(args[0], said), edge, weight=args[1], bias=args[2] if len(args) > 2 else None)
     return Product(_as_used(args[1], said), edge, weight=args[2], bias=args[0], is_transposed=True)
