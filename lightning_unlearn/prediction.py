@@ -102,3 +102,24 @@ class Prediction(Likelihood):
         """The same values, cut off the graph."""
         features = None if self.features is None else self.features.detach()
         return replace(self, logits=self.logits.detach(), features=features)
+
+    def apart(self) -> list[Prediction]:
+        """Each example as a batch of its own, ``B`` of them.
+
+        Example:
+            >>> said = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
+            >>> [alone.labels.tolist() for alone in said.apart()]
+            [[1, 2], [0]]
+        """
+        places = [(self.example == j).nonzero()[:, 0] for j in range(self.batch_size)]
+        return [
+            replace(
+                self,
+                logits=self.logits[here],
+                labels=self.labels[here],
+                example=torch.zeros_like(here),
+                batch_size=1,
+                features=None if self.features is None else self.features[here],
+            )
+            for here in places
+        ]

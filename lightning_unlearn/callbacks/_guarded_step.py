@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_unlearn.engine import GradientEngine, sum_by_scope
+from lightning_unlearn.engine import CapturedRows, GradientEngine, sum_by_scope
+from lightning_unlearn.functional import step
 from lightning_unlearn.functional.sharding import local
-from lightning_unlearn.functional.step import StepProducts, correct_step_, step_products
 from lightning_unlearn.guards import Direction, Geometry, Rule
 
 
@@ -60,7 +60,7 @@ class GuardedStep:
         self._settings: list[dict[str, Any]] = [every[i][1] for i in moving]
         self._scopes = [scopes[i] for i in moving]
         self._count = 1 + max(scopes)
-        self._directions = [[row[i] for row in directions] for i in moving]
+        self._directions = _by_parameter(directions, moving)
         self._before = [local(p).detach().clone() for p in self._params]
 
     @torch.no_grad()
@@ -85,20 +85,20 @@ class GuardedStep:
             is_optimal=bool(correction.exact.all()),
         )
 
-    def _products(self, geometry: Geometry) -> StepProducts:
+    def _products(self, geometry: Geometry) -> step.StepProducts:
         metrics = self._inverse_metrics(geometry)
         parts = (
-            step_products(local(p), before, directions, metric).packed
+            step.step_products(local(p), before, directions, metric).packed
             for p, before, directions, metric in zip(self._params, self._before, self._directions, metrics, strict=True)
         )
-        return StepProducts.unpacked(sum_by_scope(self._engine, parts, self._params, self._scopes, self._count))
+        return step.StepProducts.unpacked(sum_by_scope(self._engine, parts, self._params, self._scopes, self._count))
 
     def _take_out_(self, multipliers: Tensor, geometry: Geometry) -> None:
         touched = multipliers.ne(0).any(-1).tolist()
         metrics = self._inverse_metrics(geometry)
         for p, scope, directions, metric in zip(self._params, self._scopes, self._directions, metrics, strict=True):
             if touched[scope]:
-                correct_step_(local(p), directions, multipliers[scope], metric)
+                step.correct_step_(local(p), directions, multipliers[scope], metric)
 
     def _inverse_metrics(self, geometry: Geometry) -> Iterator[Tensor | None]:
         """One at a time: of a diagonal metric, all together would be one more copy of the model."""
@@ -114,7 +114,13 @@ class GuardedStep:
         return Outcome(0, 0.0 if rule.corrects else 1.0, 0.0, unknown, 0.0 if rule.corrects else unknown, False)
 
 
-def _breach(rule: Rule, applied: StepProducts, proposed: StepProducts) -> float:
+def _by_parameter(directions: Sequence[Direction], moving: Sequence[int]) -> list[step.Directions]:
+    if isinstance(directions, CapturedRows):
+        return [directions.by_parameter[i] for i in moving]
+    return [[row[i] for row in directions] for i in moving]
+
+
+def _breach(rule: Rule, applied: step.StepProducts, proposed: step.StepProducts) -> float:
     """The worst there is. Of a scope whose step is all taken out, what is left is rounding, and points anywhere."""
     steps = torch.maximum(applied.squares, proposed.squares)[..., -1:]
     lengths = (proposed.squares[..., :-1] * steps).sqrt()
@@ -122,6 +128,6 @@ def _breach(rule: Rule, applied: StepProducts, proposed: StepProducts) -> float:
     return float(rule.breach(cosines)) if len(cosines) else 0.0
 
 
-def _length_ratio(applied: StepProducts, proposed: StepProducts) -> float:
+def _length_ratio(applied: step.StepProducts, proposed: step.StepProducts) -> float:
     lengths = [float(products.squares[:, -1].sum()) for products in (applied, proposed)]
     return (lengths[0] / lengths[1]) ** 0.5 if lengths[1] else 1.0

@@ -2,20 +2,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.callbacks._example_gradients import ExampleGradients
+from lightning_unlearn.callbacks._guardable import Scope, last_to_step, refuse_unguardable, scopes_of
 from lightning_unlearn.callbacks._guarded_step import GuardedStep, Outcome
 from lightning_unlearn.callbacks._subspace_guard import SubspaceGuard
 from lightning_unlearn.callbacks._surroundings import callbacks_of, choose_readout, refuse_optimizers
 from lightning_unlearn.callbacks._unlearn import Unlearn
 from lightning_unlearn.data import ForgetStream, Part, Source
-from lightning_unlearn.engine import GradientEngine, ObservedGradient, strategy_kind, was_skipped
+from lightning_unlearn.engine import GradientEngine, ObservedGradient, was_skipped
 from lightning_unlearn.functional.sharding import local
 from lightning_unlearn.guards import (
     Cone,
@@ -23,6 +25,7 @@ from lightning_unlearn.guards import (
     Directions,
     Euclidean,
     Geometry,
+    PerExample,
     RetainGradient,
     Rule,
     Storage,
@@ -30,8 +33,6 @@ from lightning_unlearn.guards import (
 )
 from lightning_unlearn.objectives import CrossEntropy, Objective
 from lightning_unlearn.readouts import Readout
-
-Scope = Literal["global", "module", "parameter"]
 
 _ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}
 _LOW_PRECISION_ROUNDING = 1e-5
@@ -72,20 +73,24 @@ class StepGuard(pl.Callback):
 
     Args:
         rule: :class:`Cone`, :class:`Null` or :class:`Watch`. Defaults to ``Cone()``.
-        directions: :class:`RetainGradient`, :class:`MicroBatches` or :class:`History`. Defaults to ``RetainGradient()``.
+        directions: :class:`RetainGradient`, :class:`MicroBatches`, :class:`History` or :class:`PerExample`. Defaults to
+            ``RetainGradient()``.
         geometry: :class:`Euclidean` or :class:`OptimizerMetric`. Defaults to ``Euclidean()``.
         scope: Over what the rule holds: all parameters together, or those of each module, or each tensor, by itself.
-        storage: How directions are kept: ``"fp32"``, ``"bf16"`` or ``"cpu"``.
+        storage: How directions are kept: ``"fp32"``, ``"bf16"`` or ``"cpu"``; or ``"matrix_free"``, of :class:`PerExample`
+            in one process: not at all, but written out again and again from inputs and output gradients of layers.
         retain: What must stay, if not what the fit trains on: a datamodule, a loader, a data set, or, from YAML, a mapping
             with ``class_path`` and ``init_args``. Costs one more pass per micro-batch.
         objective: The loss protected on ``retain``. Defaults to :class:`CrossEntropy`.
-        readout: How to run the network on ``retain``. Defaults as in :class:`Unlearn`.
+        readout: How to run the network on ``retain``, and for :class:`PerExample`. Defaults as in :class:`Unlearn`.
         seed: Of the order of ``retain``.
 
     Raises:
-        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed; when training starts, with LBFGS, or with
-            an optimizer that ``geometry`` cannot read; in ``setup``, beside several :class:`Unlearn` of which one has an
-            optimizer of its own, since the others' forgetting would not be guarded.
+        NotImplementedError: In ``setup``, under manual optimization, DeepSpeed, or, with ``"matrix_free"``, several
+            processes or a :class:`SubspaceGuard`; beside several :class:`Unlearn` of which one has an optimizer of its own,
+            since the others' forgetting would not be guarded; when training starts, with LBFGS, or with an optimizer that
+            ``geometry`` cannot read; in the first step, if a network is not one whose gradients can be kept
+            ``"matrix_free"``.
         ValueError: In ``setup``, if there is nothing to protect.
         RuntimeError: When training ends, if an optimizer step was not guarded.
 
@@ -112,12 +117,18 @@ class StepGuard(pl.Callback):
     ) -> None:
         for name, value, choices in (
             ("scope", scope, ("global", "module", "parameter")),
-            ("storage", storage, ("fp32", "bf16", "cpu")),
+            ("storage", storage, get_args(Storage)),
         ):
             if value not in choices:
                 raise ValueError(f"`{name}` should be one of {choices}. Found `{name} = {value!r}`.")
         self.rule = Cone() if rule is None else rule
         self.directions = RetainGradient() if directions is None else directions
+        self._per_example = self.directions if isinstance(self.directions, PerExample) else None
+        if storage == "matrix_free" and self._per_example is None:
+            raise ValueError(
+                "`storage='matrix_free'` should go with gradients of single examples, which are made of what layers see. "
+                f"Found `directions = {self.directions!r}`. Use `directions=PerExample()`, or another storage."
+            )
         self.geometry = Euclidean() if geometry is None else geometry
         self.scope = scope
         self.storage = storage
@@ -127,9 +138,10 @@ class StepGuard(pl.Callback):
         self.seed = seed
         self._steps = {"taken": 0, "guarded": 0, "fallbacks": 0}
         self._micro_batches = 0
+        self._own_batches: list[Any] = []
         self._restored: dict[str, Any] = {}
         self._step_log: dict[str, float] = {}
-        self._new: list[Direction] | None = None
+        self._new: Sequence[Direction] | None = None
         self._step: GuardedStep | None = None
         self._handles: list[Any] = []
         self._has_warned = False
@@ -144,17 +156,7 @@ class StepGuard(pl.Callback):
         """Refuse what cannot work."""
         if stage != "fit":
             return
-        if not pl_module.automatic_optimization:
-            raise NotImplementedError(
-                "`StepGuard` should run under automatic optimization, which tells it of each step. Found "
-                f"`automatic_optimization = False` in `{type(pl_module).__name__}`. Let Lightning step the optimizer."
-            )
-        if strategy_kind(trainer) == "deepspeed":
-            raise NotImplementedError(
-                "`StepGuard` should be able to read gradients and write weights. Found `DeepSpeedStrategy`, which keeps "
-                "both inside its engine. Use `strategy='ddp'`, `'fsdp'`, or `ModelParallelStrategy` (FSDP2)."
-            )
-        _refuse_several_steps(trainer)
+        refuse_unguardable(trainer, pl_module, self.storage)
         if self.retain is not None:
             part = Part(self.retain, "retain")
             part.prepare_data()
@@ -170,12 +172,12 @@ class StepGuard(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See the optimizer, and take up where a checkpoint left off."""
         refuse_optimizers(trainer)
-        self._guarded = _last_to_step(trainer)
+        self._guarded = last_to_step(trainer)
         self._subspaces = callbacks_of(trainer, SubspaceGuard)
         self.geometry.refuse_unsupported(self._guarded)
         self._engine = GradientEngine(pl_module, trainer)
         self._params = [p for g in self._guarded.param_groups for p in g["params"]]
-        self._scopes = _scopes(pl_module, self._params, self.scope)
+        self._scopes = scopes_of(pl_module, self._params, self.scope)
         self._observed = ObservedGradient(
             self._engine,
             self._params,
@@ -183,10 +185,22 @@ class StepGuard(pl.Callback):
             per_micro_batch=self.directions.per_micro_batch,
         )
         self._new = self._step = None
-        if self.retain is not None:
+        self._micro_batches, self._own_batches = 0, []
+        if self.retain is not None or self._per_example is not None:
             self._used_readout = choose_readout(pl_module) if self.readout is None else self.readout
             self._network = self._used_readout.find_network(pl_module)
             self.objective.to(pl_module.device)
+        if self._per_example is not None:
+            self._examples = ExampleGradients(
+                self._engine,
+                pl_module,
+                self._used_readout,
+                self.objective,
+                self._params,
+                limit=self._per_example.limit,
+                keep=None if self.storage == "matrix_free" else self._stored,
+            )
+        if self.retain is not None:
             self._stream = ForgetStream(
                 self._loader, seed=self.seed, rank=trainer.global_rank, world_size=trainer.world_size
             )
@@ -198,6 +212,8 @@ class StepGuard(pl.Callback):
     ) -> None:
         """Count the micro-batch. By now every callback has put its hooks on the optimizer: ours comes last."""
         self._micro_batches += 1
+        if self._reads_own_batches:
+            self._own_batches.append(batch)
         if self._handles:
             return
         theirs = trainer.optimizers[0]
@@ -209,7 +225,7 @@ class StepGuard(pl.Callback):
     @override
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the fit's own gradient before anybody adds to it."""
-        if self.retain is None:
+        if self.retain is None and self._per_example is None:
             self._observed.after_backward(is_last=not trainer.fit_loop._should_accumulate())
 
     @override
@@ -217,8 +233,8 @@ class StepGuard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Have the directions ready. Those of a step that was never taken (a gradient scaler's choice) are forgotten."""
-        self._new = self._observed.take() if self.retain is None else self._retain_gradients()
-        self._micro_batches = 0
+        self._new = self._new_directions()
+        self._micro_batches, self._own_batches = 0, []
         self._step = None
         if self._guarded is trainer.optimizers[0]:
             self._before_step()  # and not in its hook, which comes before its closure, when gradients are stale
@@ -267,8 +283,19 @@ class StepGuard(pl.Callback):
         loss: Tensor = self.objective(self._used_readout(self._network, batch))
         return loss
 
-    def _retain_gradients(self) -> list[Direction]:
+    @property
+    def _reads_own_batches(self) -> bool:
+        return self.retain is None and self._per_example is not None
+
+    def _new_directions(self) -> Sequence[Direction]:
+        if self._reads_own_batches:
+            return self._examples.of(self._own_batches)
+        if self.retain is None:
+            return self._observed.take()
         batches = [self._engine.to_device(next(self._stream)) for _ in range(self._micro_batches)]
+        return self._retain_gradients(batches) if self._per_example is None else self._examples.of(batches)
+
+    def _retain_gradients(self, batches: Sequence[Any]) -> list[Direction]:
         apart = [[batch] for batch in batches] if self.directions.per_micro_batch else [batches]
         try:
             rows = [self._engine.row(self.retain_loss, b, self._params, divisor=len(batches))[0] for b in apart]
@@ -339,33 +366,3 @@ class StepGuard(pl.Callback):
     def _detach_hooks(self) -> None:
         while self._handles:
             self._handles.pop().remove()
-
-
-def _refuse_several_steps(trainer: pl.Trainer) -> None:
-    """Refuse to guard one forget step of several: the others would do the harm."""
-    every = callbacks_of(trainer, Unlearn)
-    apart = [c for c in every if c.optimizer is not None]
-    if apart and len(every) > 1:
-        raise NotImplementedError(
-            "`StepGuard` should find all forgetting in one step: an `Unlearn(optimizer=...)` by itself, or any number of "
-            f"`Unlearn` without. Found {len(every)} `Unlearn`, {len(apart)} of them with an optimizer of its own. Leave out "
-            "`optimizer`, and the whole step is guarded."
-        )
-
-
-def _last_to_step(trainer: pl.Trainer) -> torch.optim.Optimizer:
-    """The optimizer whose step is guarded: that of forgetting alone if there is one, else the fit's."""
-    own = (c.forget_optimizer for c in callbacks_of(trainer, Unlearn))
-    return next((o for o in own if o is not None), trainer.optimizers[0])
-
-
-def _scopes(module: nn.Module, params: Sequence[Tensor], scope: Scope) -> list[int]:
-    """Number of each parameter's scope, from 0 on."""
-    if scope == "parameter":
-        return list(range(len(params)))
-    owner: dict[Tensor, str] = {}
-    if scope == "module":
-        owner = {p: name.rpartition(".")[0] for name, p in module.named_parameters()}
-    names = [owner.get(p, "") for p in params]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return [numbers[name] for name in names]

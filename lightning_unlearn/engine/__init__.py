@@ -1,6 +1,7 @@
 """Extra gradients and inner products under every strategy: the only code that knows strategies."""
 
 from lightning_unlearn.engine._add import add_gradient_, adds_in_place
+from lightning_unlearn.engine._captured import CapturedRows, CapturingPass
 from lightning_unlearn.engine._combine import combine_
 from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._observed import ObservedGradient
@@ -12,6 +13,8 @@ from lightning_unlearn.engine._strategy import is_fsdp1, strategy_kind
 from lightning_unlearn.engine._unscaled import unscaled, unscales_by_itself, was_skipped
 
 __all__ = [
+    "CapturedRows",
+    "CapturingPass",
     "GradientEngine",
     "ObservedGradient",
     "Row",

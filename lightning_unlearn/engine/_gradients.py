@@ -142,6 +142,14 @@ class GradientEngine:
         torch.distributed.all_reduce(value)
         return value / self.world_size
 
+    def smallest(self, number: int) -> int:
+        """The smallest of what each rank says."""
+        if self.world_size == 1:
+            return number
+        value = torch.tensor(number, device=self.trainer.strategy.root_device)  # type: ignore[union-attr]
+        torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MIN)
+        return int(value)
+
     def _attempt(
         self, loss: Callable[[Any], Tensor], batches: Sequence[Any], params: Sequence[Tensor], scale: float
     ) -> tuple[Row, Tensor]:

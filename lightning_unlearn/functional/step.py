@@ -8,9 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_unlearn.functional.rows import Rows, StoredRows
+
 # Float64 copies of one block should stay in a processor's cache; a graphics card wants few large kernels.
 _BLOCK = {"cpu": 1 << 16}
 _LARGE_BLOCK = 1 << 22
+# However many directions there are, their blocks together take no more than this, and one width each.
+_BLOCKS = {"cpu": 1 << 20}
+_LARGE_BLOCKS = 1 << 25
+
+Directions = Sequence[Tensor | None] | Rows
+"""Gradients by one parameter: tensors of its shape, where ``None`` counts as zero, or what writes them out."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +51,15 @@ class StepProducts:
 
 
 def step_products(
-    after: Tensor, before: Tensor, directions: Sequence[Tensor | None], inverse_metric: Tensor | None = None
+    after: Tensor, before: Tensor, directions: Directions, inverse_metric: Tensor | None = None
 ) -> StepProducts:
     """Inner products of ``directions`` and the step from ``before`` to ``after``, in float64.
 
     Args:
         after: One parameter, or the part of it that is here, of any shape.
         before: The same, before the step.
-        directions: ``k`` gradients of the same shape; ``None`` counts as zero. They may be elsewhere, and in low precision.
+        directions: ``k`` gradients of the same shape; ``None`` counts as zero. They may be elsewhere, and in low precision;
+            or not be held at all, and written out block by block.
         inverse_metric: Diagonal of :math:`M^{-1}`, of the same shape or none. Defaults to the identity.
 
     Returns:
@@ -77,7 +86,7 @@ def step_products(
 
 
 def correct_step_(
-    after: Tensor, directions: Sequence[Tensor | None], multipliers: Tensor, inverse_metric: Tensor | None = None
+    after: Tensor, directions: Directions, multipliers: Tensor, inverse_metric: Tensor | None = None
 ) -> None:
     r"""Take :math:`M^{-1} G \lambda` out of ``after``, in place; a sum is taken in float64 and rounded once.
 
@@ -88,7 +97,8 @@ def correct_step_(
         tensor([1.0000, 0.5000])
     """
     k = len(directions)
-    at_work = [(row, m) for row, m in zip(directions, multipliers.tolist(), strict=True) if row is not None and m]
+    held = () if isinstance(directions, Rows) else zip(directions, multipliers.tolist(), strict=True)
+    at_work = [(row, m) for row, m in held if row is not None and m]
     if len(at_work) == 1 and inverse_metric is None:
         row, multiplier = at_work[0]
         after.sub_(row.to(after), alpha=multiplier)  # no sum, so nothing to gain from float64
@@ -106,16 +116,20 @@ def correct_step_(
 Block = tuple[slice, Tensor, Tensor | None]
 
 
-def _blocks(flat: Tensor, directions: Sequence[Tensor | None], inverse_metric: Tensor | None) -> Iterator[Block]:
+def _blocks(flat: Tensor, directions: Directions, inverse_metric: Tensor | None) -> Iterator[Block]:
     """Where, the directions there in float64 and one more row to work in, and the metric there."""
-    rows = [None if t is None else t.reshape(-1) for t in directions]
+    rows = directions if isinstance(directions, Rows) else StoredRows(directions)
     inverse = None if inverse_metric is None else inverse_metric.reshape(-1).expand(flat.shape)
-    size = _BLOCK.get(flat.device.type, _LARGE_BLOCK)
+    size = _block_size(rows, flat.device.type)
     buffer = torch.zeros(len(rows) + 1, min(size, len(flat)), dtype=torch.float64, device=flat.device)
     for start in range(0, len(flat), size):
         here = slice(start, min(start + size, len(flat)))
         block = buffer[:, : here.stop - start]
-        for place, row in zip(block, rows, strict=False):
-            if row is not None:
-                place.copy_(row[here])
+        rows.fill_(block[:-1], here)
         yield here, block, None if inverse is None else inverse[here].double()
+
+
+def _block_size(rows: Rows, device: str) -> int:
+    together = _BLOCKS.get(device, _LARGE_BLOCKS) // (len(rows) + 1)
+    size = min(_BLOCK.get(device, _LARGE_BLOCK), together)
+    return max(size // rows.width, 1) * rows.width

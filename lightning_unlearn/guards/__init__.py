@@ -11,6 +11,7 @@ from lightning_unlearn.guards._micro_batches import MicroBatches
 from lightning_unlearn.guards._null import Null
 from lightning_unlearn.guards._null_space import NullSpace
 from lightning_unlearn.guards._optimizer_metric import OptimizerMetric
+from lightning_unlearn.guards._per_example import PerExample
 from lightning_unlearn.guards._retain_gradient import RetainGradient
 from lightning_unlearn.guards._rule import Rule
 from lightning_unlearn.guards._storage import Storage, stored
@@ -30,6 +31,7 @@ __all__ = [
     "Null",
     "NullSpace",
     "OptimizerMetric",
+    "PerExample",
     "RetainGradient",
     "Rule",
     "Storage",

@@ -20,7 +20,7 @@ class Directions(ABC):
     per_micro_batch: ClassVar[bool] = False
 
     @abstractmethod
-    def protected(self, new: Sequence[Direction]) -> list[Direction]:
+    def protected(self, new: Sequence[Direction]) -> Sequence[Direction]:
         """The gradients to protect in this step, those of this step, ``new``, first."""
 
     def remember(self, new: Sequence[Direction]) -> None:

@@ -5,9 +5,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Storage = Literal["fp32", "bf16", "cpu"]
+Storage = Literal["fp32", "bf16", "cpu", "matrix_free"]
 """How directions are kept: as float32, as bfloat16 (half the memory; cosines to the true gradient of about 4e-5 are left),
-or in the computer's main memory."""
+in the computer's main memory, or not at all: written out again, block by block, from inputs and output gradients of
+layers (:class:`PerExample` only)."""
 
 
 def stored(tensor: Tensor, storage: Storage, scale: float = 1.0) -> Tensor:

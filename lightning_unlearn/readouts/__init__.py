@@ -6,7 +6,7 @@ from lightning_unlearn.readouts._causal_lm import CausalLMReadout
 from lightning_unlearn.readouts._classification import ClassificationReadout
 from lightning_unlearn.readouts._every_position import EveryPositionReadout
 from lightning_unlearn.readouts._hidden_states import HiddenStateReadout, HiddenStates
-from lightning_unlearn.readouts._language_model import is_language_model
+from lightning_unlearn.readouts._language_model import is_language_model, output_head
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
 from lightning_unlearn.readouts._paired import PairedPrediction, PairedReadout, PreferredReadout
 from lightning_unlearn.readouts._unshifted import UnshiftedReadout
@@ -27,4 +27,5 @@ __all__ = [
     "BesideReadout",
     "content_key",
     "is_language_model",
+    "output_head",
 ]

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
+
+from lightning_unlearn.functional.rows import OuterProducts, Piece, ScatteredRows, WrittenOut
+
+
+@dataclass(frozen=True)
+class Use(ABC):
+    """Parameters were used: by what, and where the gradient of the outcome will come by.
+
+    Args:
+        seen: What they were used on; examples are along its first axis.
+        edge: Of the outcome.
+    """
+
+    seen: Tensor
+    edge: GradientEdge
+
+    @property
+    @abstractmethod
+    def params(self) -> list[Tensor]:
+        """The parameters, those included that nobody asked for."""
+
+    @abstractmethod
+    def pieces(self, brought: Tensor, counts: Sequence[int]) -> dict[Tensor, Piece]:
+        """What this use adds to the gradients of each example, by parameter.
+
+        Args:
+            brought: Gradient of the outcome.
+            counts: How many entries of the first axis of ``seen`` each example has.
+        """
+
+
+@dataclass(frozen=True)
+class Product(Use):
+    """Tokens were multiplied by a matrix, and perhaps a bias added."""
+
+    weight: Tensor
+    bias: Tensor | None
+    is_transposed: bool = False
+
+    @property
+    @override
+    def params(self) -> list[Tensor]:
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+    @override
+    def pieces(self, brought: Tensor, counts: Sequence[int]) -> dict[Tensor, Piece]:
+        tokens = [n * self.seen[:1, ..., 0].numel() for n in counts]
+        inputs, gradients = self.seen.flatten(0, -2), brought.flatten(0, -2)
+        pair = (inputs, gradients) if self.is_transposed else (gradients, inputs)
+        found: dict[Tensor, Piece] = {self.weight: OuterProducts(*pair, tokens)} if self.weight.requires_grad else {}
+        if self.bias is not None and self.bias.requires_grad:
+            dtype = torch.promote_types(gradients.dtype, torch.float32)
+            sums = [part.sum(0, dtype=dtype) for part in gradients.split(tokens)]
+            found[self.bias] = WrittenOut(torch.stack(sums)[..., None])
+        return found
+
+
+@dataclass(frozen=True)
+class LookUp(Use):
+    """Rows of a table were looked up."""
+
+    weight: Tensor
+    padding: int | None
+
+    @property
+    @override
+    def params(self) -> list[Tensor]:
+        return [self.weight]
+
+    @override
+    def pieces(self, brought: Tensor, counts: Sequence[int]) -> dict[Tensor, Piece]:
+        index = self.seen.flatten()
+        tokens = [n * self.seen[:1].numel() for n in counts]
+        owner = torch.arange(len(tokens)).repeat_interleave(torch.tensor(tokens)).to(index.device)
+        learns = index != (-1 if self.padding is None else self.padding)
+        return {self.weight: ScatteredRows(index[learns], brought.flatten(0, -2)[learns], owner[learns], len(counts))}
+
+
+@dataclass(frozen=True)
+class Small(Use):
+    """A module that holds nothing but vectors, such as a norm, was called. It is run again, example by example."""
+
+    module: nn.Module
+
+    @property
+    @override
+    def params(self) -> list[Tensor]:
+        return list(self.module.parameters(recurse=False))
+
+    @override
+    def pieces(self, brought: Tensor, counts: Sequence[int]) -> dict[Tensor, Piece]:
+        own = [p for p in self.params if p.requires_grad]
+        by_example = []
+        for x, gradient in zip(self.seen.split(list(counts)), brought.split(list(counts)), strict=True):
+            with torch.enable_grad():
+                said = self.module.forward(x)
+            by_example.append(torch.autograd.grad(said, own, gradient.to(said.dtype), materialize_grads=True))
+        stacked = [torch.stack(grads).reshape(len(counts), -1, 1) for grads in zip(*by_example, strict=True)]
+        return {p: WrittenOut(rows) for p, rows in zip(own, stacked, strict=True)}
+
+
+@contextmanager
+def noted_uses(module: nn.Module, wanted: set[Tensor], size: int) -> Iterator[list[Use]]:
+    """Note down where parameters are used in a forward pass, in layers and outside of them.
+
+    Matrices are found where they multiply or are looked up in, whatever the module around that is; vectors in modules
+    that hold nothing else, and as biases. What is compiled runs eagerly meanwhile.
+
+    Args:
+        module: Holds the parameters.
+        wanted: Those of interest.
+        size: Number of examples of the batch. What is looked up once for all of them, as positions are, is looked up for
+            each, since the sum over examples must not be taken before it is seen.
+
+    Example:
+        >>> layer = nn.Linear(2, 3)
+        >>> with noted_uses(layer, set(layer.parameters()), size=1) as uses:
+        ...     _ = layer(torch.ones(1, 2))
+        >>> [type(use).__name__ for use in uses]
+        ['Product']
+    """
+    uses: list[Use] = []
+    small = [m for m in module.modules() if _is_small(m) and wanted.intersection(m.parameters(recurse=False))]
+    handles = [m.register_forward_hook(_note_small(uses), with_kwargs=True) for m in small]
+    try:
+        with _eager_if_compiled(module), _Noting(uses, wanted, size):
+            yield uses
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Noting(TorchFunctionMode):
+    def __init__(self, uses: list[Use], wanted: set[Tensor], size: int) -> None:
+        super().__init__()
+        self._uses, self._wanted, self._size = uses, wanted, size
+
+    @override
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in (F.linear, F.embedding, torch.addmm) or not self._wanted.intersection(_tensors(args)):
+            return func(*args, **kwargs)
+        if func is F.embedding and args[0].dim() > 1 and len(args[0]) == 1:
+            args = (args[0].expand(self._size, *args[0].shape[1:]), *args[1:])
+        said: Tensor = func(*args, **kwargs)
+        # With settings by name, or of a vector, it is something else, and will be missed.
+        if said.requires_grad and said.dim() > 1 and (not kwargs or func is F.embedding):
+            self._uses.append(_use(func, args, kwargs, said))
+        return said
+
+
+def _use(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], said: Tensor) -> Use:
+    edge = get_gradient_edge(said)
+    if func is F.embedding:
+        return LookUp(args[0], edge, weight=args[1], padding=kwargs.get("padding_idx"))  # torch passes settings by name
+    if func is F.linear:
+        return Product(_as_used(args[0], said), edge, weight=args[1], bias=args[2] if len(args) > 2 else None)
+    return Product(_as_used(args[1], said), edge, weight=args[2], bias=args[0], is_transposed=True)
+
+
+def _eager_if_compiled(module: nn.Module) -> AbstractContextManager[Any]:
+    is_compiled = any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in module.modules())
+    return torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
+
+
+def _note_small(uses: list[Use]) -> Callable[..., None]:
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], said: Any) -> None:
+        inputs = [*args, *kwargs.values()]
+        if len(inputs) == 1 and isinstance(said, Tensor) and said.requires_grad and _share_first_axis(inputs[0], said):
+            uses.append(Small(inputs[0].detach(), get_gradient_edge(said), module))
+
+    return note
+
+
+def _share_first_axis(seen: Any, said: Tensor) -> bool:
+    return isinstance(seen, Tensor) and seen.dim() > 0 and said.shape[:1] == seen.shape[:1]
+
+
+def _is_small(module: nn.Module) -> bool:
+    return not any(True for _ in module.children()) and all(p.dim() < 2 for p in module.parameters(recurse=False))
+
+
+def _as_used(inputs: Tensor, said: Tensor) -> Tensor:
+    """Under autocast, what was really multiplied is of the type of the outcome."""
+    return inputs.detach().to(said.dtype)
+
+
+def _tensors(args: Iterable[Any]) -> list[Tensor]:
+    return [a for a in args if isinstance(a, Tensor)]

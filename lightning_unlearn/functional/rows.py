@@ -1,0 +1,208 @@
+"""Gradients of several losses by one parameter, held, or written out block by block from what they are made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+
+class Rows(ABC):
+    """Gradients of ``k`` losses by one parameter, as rows over its flat elements.
+
+    Attributes:
+        width: Blocks begin and end at multiples of it.
+    """
+
+    width: int = 1
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of losses, ``k``."""
+
+    @abstractmethod
+    def fill_(self, block: Tensor, here: slice) -> None:
+        """Write the elements ``here`` of every row into ``block [k, n]``, which holds zeros or another block of these."""
+
+
+class StoredRows(Rows):
+    """Rows that are held, each of the parameter's shape; ``None`` counts as zero.
+
+    Example:
+        >>> block = torch.zeros(2, 2)
+        >>> StoredRows([torch.tensor([1.0, 2.0, 3.0]), None]).fill_(block, slice(1, 3))
+        >>> block.tolist()
+        [[2.0, 3.0], [0.0, 0.0]]
+    """
+
+    def __init__(self, tensors: Sequence[Tensor | None]) -> None:
+        self._flat = [None if t is None else t.reshape(-1) for t in tensors]
+
+    @override
+    def __len__(self) -> int:
+        return len(self._flat)
+
+    @override
+    def fill_(self, block: Tensor, here: slice) -> None:
+        for place, row in zip(block, self._flat, strict=True):
+            if row is not None:
+                place.copy_(row[here])
+
+
+class Piece(ABC):
+    """What one use of a parameter, ``R x C`` seen as a matrix, adds to the gradients of ``n`` of the losses by it."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of losses, ``n``."""
+
+    @abstractmethod
+    def add_(self, block: Tensor, start: int) -> None:
+        """Add the matrix rows from ``start`` on to ``block [n, r, C]``."""
+
+    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """What is held for it."""
+
+
+class OuterProducts(Piece):
+    r"""Of a matrix that multiplies tokens: :math:`\sum_t u_t v_t^\top` over the tokens ``t`` of each loss.
+
+    The same tensors are multiplied in the same way each time, so a block is the same, to the bit, whenever it is written.
+
+    Args:
+        left: ``u``, ``[T, R]``, loss by loss.
+        right: ``v``, ``[T, C]``.
+        counts: Number of tokens of each loss; they add up to ``T``.
+
+    Example:
+        >>> block = torch.zeros(2, 1, 2)
+        >>> ones = torch.ones(3, 1)
+        >>> OuterProducts(ones, torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), counts=[1, 2]).add_(block, 0)
+        >>> block.tolist()
+        [[[1.0, 2.0]], [[8.0, 10.0]]]
+    """
+
+    def __init__(self, left: Tensor, right: Tensor, counts: Sequence[int]) -> None:
+        self._left, self._right, self._counts = left, right, list(counts)
+
+    @override
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    @override
+    def add_(self, block: Tensor, start: int) -> None:
+        left = _raised(self._left[:, start : start + block.shape[1]]).split(self._counts)
+        for place, u, v in zip(block, left, _raised(self._right).split(self._counts), strict=True):
+            place += u.mT @ v
+
+    @override
+    def tensors(self) -> list[Tensor]:
+        return [self._left, self._right]
+
+
+class ScatteredRows(Piece):
+    """Of a table that is looked up: each token adds its gradient to the row it was looked up from.
+
+    Args:
+        index: Row of each token, ``[T]`` int64.
+        values: Gradient of what was looked up, ``[T, C]``.
+        owner: Which loss each token is of, ``[T]`` int64.
+        count: Number of losses.
+
+    Example:
+        >>> block = torch.zeros(1, 2, 1)
+        >>> one, two = torch.tensor([1]), torch.tensor([[5.0]])
+        >>> ScatteredRows(one, two, owner=torch.tensor([0]), count=1).add_(block, 0)
+        >>> block.tolist()
+        [[[0.0], [5.0]]]
+    """
+
+    def __init__(self, index: Tensor, values: Tensor, owner: Tensor, count: int) -> None:
+        self._index, self._values, self._owner, self._count = index, values, owner, count
+
+    @override
+    def __len__(self) -> int:
+        return self._count
+
+    @override
+    def add_(self, block: Tensor, start: int) -> None:
+        here = ((self._index >= start) & (self._index < start + block.shape[1])).nonzero()[:, 0]
+        places = (self._owner[here], self._index[here] - start)
+        block.index_put_(places, self._values[here].to(block.dtype), accumulate=True)
+
+    @override
+    def tensors(self) -> list[Tensor]:
+        return [self._index, self._values, self._owner]
+
+
+class WrittenOut(Piece):
+    """Of a parameter so small that its gradients are simply held, ``[n, R, C]``.
+
+    Example:
+        >>> block = torch.zeros(1, 1, 1)
+        >>> WrittenOut(torch.tensor([[[1.0], [2.0]]])).add_(block, 1)
+        >>> block.tolist()
+        [[[2.0]]]
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+
+    @override
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @override
+    def add_(self, block: Tensor, start: int) -> None:
+        block += self._values[:, start : start + block.shape[1]]
+
+    @override
+    def tensors(self) -> list[Tensor]:
+        return [self._values]
+
+
+class SumOfPieces(Rows):
+    """Rows that nobody holds: what the calls of a module bring, for all or some of the losses, added up anew each time.
+
+    A matrix that is used twice, as an embedding and as an output head, is the sum of both.
+
+    Args:
+        count: Number of losses, ``k``.
+        width: Number of columns of the parameter, seen as a matrix.
+
+    Example:
+        >>> rows = SumOfPieces(count=2, width=1)
+        >>> rows.add(0, WrittenOut(torch.ones(1, 3, 1)))
+        >>> rows.add(1, WrittenOut(torch.full((1, 3, 1), 2.0)))
+        >>> block = torch.empty(2, 2)
+        >>> rows.fill_(block, slice(1, 3))
+        >>> block.tolist()
+        [[1.0, 1.0], [2.0, 2.0]]
+    """
+
+    def __init__(self, count: int, width: int) -> None:
+        self.width = width
+        self.pieces: list[tuple[int, Piece]] = []
+        self._count = count
+
+    @override
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, first: int, piece: Piece) -> None:
+        """Let ``piece`` be of the losses from ``first`` on."""
+        self.pieces.append((first, piece))
+
+    @override
+    def fill_(self, block: Tensor, here: slice) -> None:
+        matrices = block.zero_().unflatten(1, (-1, self.width))
+        for first, piece in self.pieces:
+            piece.add_(matrices[first : first + len(piece)], here.start // self.width)
+
+
+def _raised(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
