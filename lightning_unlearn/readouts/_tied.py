@@ -16,7 +16,8 @@ def tied_cheaply(network: nn.Module, head: nn.Module | None) -> Iterator[None]:
 
     That of :func:`torch.nn.functional.linear` is a view, which autograd never adds to: the sum with the embedding's part is
     one more tensor of the size of the vocabulary in every backward pass. Values are the same. Heads that are
-    sharded, compiled, run in mixed precision or have been given another ``forward`` are left as they are.
+    sharded, compiled, watched by a function mode, run in mixed precision or have been given another ``forward`` are left as
+    they are.
     """
     if head is None or not _is_tied(network, head):
         yield
@@ -48,6 +49,8 @@ class _Head(torch.autograd.Function):
 
 def _is_tied(network: nn.Module, head: nn.Module) -> bool:
     if type(head) is not nn.Linear or "forward" in head.__dict__ or type(head.weight) is not nn.Parameter:
+        return False
+    if torch._C._len_torch_function_stack():  # somebody looks for the calls of `F.linear`
         return False
     try:
         embedding = network.get_input_embeddings()  # type: ignore[operator]  # a method of every Hugging Face model
