@@ -7,8 +7,10 @@ from lightning_unlearn.data._loaders import in_order
 from lightning_unlearn.data._pairing import Pairing, forget_order, retain_order
 from lightning_unlearn.data._question_answer import QuestionAnswerData, QuestionAnswerDataset
 from lightning_unlearn.data._source import Part, Source, build
+from lightning_unlearn.data._spans import MarkedAnswer, SpanEncoding
 from lightning_unlearn.data._split import ResumableLoader, SplitData
 from lightning_unlearn.data._stream import ForgetStream, Order, shared_batches
+from lightning_unlearn.data._traces import TraceData, TraceDataset
 
 __all__ = [
     "AlternateAnswerData",
@@ -16,6 +18,7 @@ __all__ = [
     "BesideDataset",
     "DecoupledData",
     "ForgetStream",
+    "MarkedAnswer",
     "Order",
     "PairedAnswerDataset",
     "Pairing",
@@ -26,7 +29,10 @@ __all__ = [
     "ResumableLoader",
     "ScopeData",
     "Source",
+    "SpanEncoding",
     "SplitData",
+    "TraceData",
+    "TraceDataset",
     "build",
     "bundled_path",
     "forget_order",

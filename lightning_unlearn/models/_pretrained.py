@@ -43,8 +43,8 @@ def PretrainedCausalLM(
             nothing in bfloat16.
         gguf_file: Name of the GGUF file, where ``path_or_id`` is a folder or a Hub id.
         attn_implementation: As in transformers: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``.
-        activation_checkpointing: Keep each layer's input only, and compute the rest again in the backward pass: less memory for
-            one more forward pass, the same gradients.
+        activation_checkpointing: Keep each layer's input only, and compute the rest again in the backward pass: the same
+            gradients in less memory, for one more forward pass.
         cache_folder: Where converted GGUF files are kept. Defaults to the environment variable
             ``LIGHTNING_UNLEARN_CACHE``, then ``~/.cache/lightning_unlearn``.
 
