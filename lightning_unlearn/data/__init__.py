@@ -3,6 +3,7 @@
 from lightning_unlearn.data._alternate import AlternateAnswerData, PairedAnswerDataset, RefusalData
 from lightning_unlearn.data._beside import BesideData, BesideDataset, DecoupledData, ScopeData
 from lightning_unlearn.data._bundled import bundled_path
+from lightning_unlearn.data._encoding import load_tokenizer
 from lightning_unlearn.data._loaders import in_order
 from lightning_unlearn.data._pairing import Pairing, forget_order, retain_order
 from lightning_unlearn.data._question_answer import QuestionAnswerData, QuestionAnswerDataset
@@ -37,6 +38,7 @@ __all__ = [
     "bundled_path",
     "forget_order",
     "in_order",
+    "load_tokenizer",
     "retain_order",
     "shared_batches",
 ]
