@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +12,25 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from _modules import quiet
 from torch import Tensor, nn
 
-from lightning_unlearn import PackedCausalLMReadout, Prediction, SplitData, Unlearn, objectives
+from lightning_unlearn import (
+    DPO,
+    PackedCausalLMReadout,
+    Prediction,
+    QuestionAnswerData,
+    SplitData,
+    Unlearn,
+    UnlearningModule,
+    objectives,
+)
 from lightning_unlearn.cli import main
-from lightning_unlearn.data import in_order
+from lightning_unlearn.data import AlternateAnswerData, in_order
 from lightning_unlearn.functional.modes import looking
 from lightning_unlearn.models import TinyCausalLM
 from lightning_unlearn.objectives import CrossEntropy
+from lightning_unlearn.readouts import PairedReadout
 
 CONFIGS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs" / "objectives").glob("*.yaml"))}
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2}
@@ -157,3 +169,27 @@ def test_it_forgets(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     for measure, falls_to in measures.items():
         assert measured(measure) < falls_to * before[measure], measure.__name__
+
+
+def test_alternate_answers_from_a_file_come_to_be_preferred(taught: dict[str, Tensor], tmp_path: Path) -> None:
+    """AltPO: the configuration of DPO, with another answer to each question in place of a refusal."""
+    settings = yaml.safe_load(CONFIGS["dpo_idk"].read_text())["data"]["init_args"]
+    names = settings["forget"]["init_args"]
+    asked = QuestionAnswerData(**names).dataset.rows
+    lines = [{"question": row.question, "alternate": f"Nobody knows number {i}"} for i, row in enumerate(asked)]
+    (tmp_path / "others.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    forget = AlternateAnswerData(**names, alternates=str(tmp_path / "others.jsonl"))
+    network = TinyCausalLM(**SIZES)
+    network.load_state_dict(taught)
+    unlearn = Unlearn(DPO(), readout=PairedReadout())
+
+    def odds() -> float:
+        with looking(network):
+            batches = list(forget.val_dataloader())
+            return sum(odds_against_refusal(unlearn, network, batch) for batch in batches) / len(batches)
+
+    before = odds()
+    module = UnlearningModule(network, optimizer=lambda p: torch.optim.AdamW(p, lr=5e-4))
+    trainer = quiet(callbacks=[unlearn], max_steps=STEPS, max_epochs=-1, limit_val_batches=0)
+    trainer.fit(module, datamodule=SplitData(**{**settings, "forget": forget}))
+    assert odds() < 0.1 * before
