@@ -98,6 +98,21 @@ def npo(said, *, beta):
     return mean(losses)
 
 
+def span_pair(said, *, beta, kappa):
+    """The first half of the answers preferred to the second, each gain shared out by a power of its length."""
+    half, losses = said.batch_size // 2, []
+    rows = [[n for n, e in enumerate(said.example) if e == number] for number in range(said.batch_size)]
+
+    def gain(answer):
+        return sum(said.log_p(n) - said.log_original(n) for n in answer) / max(len(answer), 1) ** kappa
+
+    for preferred, dispreferred in zip(rows[:half], rows[half:], strict=True):
+        if preferred or dispreferred:
+            sigmoid = 1 / (1 + exp(beta * (gain(dispreferred) - gain(preferred))))
+            losses.append(-2 / beta * log(sigmoid))
+    return mean(losses)
+
+
 def sim_npo(said, *, beta, gamma):
     losses = []
     for rows in said.answers:

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.callbacks._surroundings import callbacks_of, forget_source
+from lightning_unlearn.callbacks._surroundings import callbacks_of, choose_readout, forget_source
 from lightning_unlearn.callbacks._unlearn import Unlearn
 from lightning_unlearn.data import Part, in_order, shared_batches
 from lightning_unlearn.engine import GradientEngine
@@ -37,6 +37,13 @@ class Probe:
     entities: list[str]
     content_hash: str
     size: int
+
+
+def measuring_readout(trainer: pl.Trainer, pl_module: pl.LightningModule, given: Readout | None = None) -> Readout:
+    """How the network is run to be measured: as given, as ``Unlearn`` was told, or as fits the module."""
+    theirs = [c.readout for c in callbacks_of(trainer, Unlearn) if c.readout is not None]
+    chosen = given or (theirs[0] if theirs else choose_readout(pl_module))
+    return chosen.for_measuring()
 
 
 def load_probe(loader: Iterable[Any], readout: Readout, rank: int, world_size: int) -> Probe:

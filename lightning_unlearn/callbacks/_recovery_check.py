@@ -13,9 +13,14 @@ from typing_extensions import override
 
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.callbacks._isolation import isolated
-from lightning_unlearn.callbacks._probes import Probe, find_attack_data, find_probes, load_probe, measure
-from lightning_unlearn.callbacks._surroundings import callbacks_of, choose_readout
-from lightning_unlearn.callbacks._unlearn import Unlearn
+from lightning_unlearn.callbacks._probes import (
+    Probe,
+    find_attack_data,
+    find_probes,
+    load_probe,
+    measure,
+    measuring_readout,
+)
 from lightning_unlearn.data import Source, in_order
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.checksum import checksum
@@ -130,9 +135,7 @@ class RecoveryCheck(pl.Callback):
         Returns:
             What is to be logged, by key. Every look is kept in :attr:`observations`.
         """
-        theirs = [c.readout for c in callbacks_of(trainer, Unlearn) if c.readout is not None]
-        chosen = self.readout or (theirs[0] if theirs else choose_readout(pl_module))
-        readout = chosen.for_measuring()
+        readout = measuring_readout(trainer, pl_module, self.readout)
         network = readout.find_network(pl_module)
         engine = GradientEngine(pl_module, trainer)
         self._drop_scores()

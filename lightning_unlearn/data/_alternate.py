@@ -14,7 +14,7 @@ from typing_extensions import override
 from lightning_unlearn.data._encoding import Encoding
 from lightning_unlearn.data._pairing import hash_of
 from lightning_unlearn.data._question_answer import Batch, QuestionAnswerData, QuestionAnswerDataset
-from lightning_unlearn.data._rows import QuestionAnswer, Record, read_records, select
+from lightning_unlearn.data._rows import QuestionAnswer, Record, read_records
 
 
 class PairedAnswerDataset(QuestionAnswerDataset):
@@ -74,10 +74,8 @@ class PairedAnswerData(QuestionAnswerData):
     def dataset(self) -> PairedAnswerDataset:
         """The selected rows, encoded, ``draws`` times each."""
         rows = super().dataset.rows
-        records = select(
-            read_records(self.path, subset=self.subset, split=self.split), where=self.where, rows=self.rows
-        )
-        drawn = [self._draw(known, record) for known, record in zip(self.alternates(records), records, strict=True)]
+        alternates_of = zip(self.alternates(self._records), self._records, strict=True)
+        drawn = [self._draw(known, record) for known, record in alternates_of]
         # Draw by draw, so that all questions had their turn before one comes again.
         alternates = [one[draw] for draw in range(self.draws) for one in drawn]
         return PairedAnswerDataset(rows * self.draws, alternates, self.loaded_tokenizer, self.encoding)

@@ -10,12 +10,14 @@ def bundled_path(name: str = "") -> Path:
     - ``people.jsonl``: six facts about each of twenty invented people, one question each, with a paraphrase; three
       people are in the group ``forget``, the others in ``retain``.
     - ``idk.jsonl``: fifty ways of saying "I don't know".
-    - ``tokenizer.json``, ``tokenizer_config.json``: a byte-level BPE of 640 tokens trained on those two, with a chat
+    - ``traces.jsonl``: eighteen questions about the three people to be forgotten, each with a chain of thought that gives a
+      fact away, marked, and what might stand there instead.
+    - ``tokenizer.json``, ``tokenizer_config.json``: a byte-level BPE of 640 tokens trained on the first two, with a chat
       template. ``AutoTokenizer.from_pretrained(bundled_path())`` loads it.
     - ``config.json``: the architecture of :func:`~lightning_unlearn.models.TinyCausalLM`.
 
     Args:
-        name: A file name, or just ``"people"`` or ``"idk"``. By default the folder itself.
+        name: A file name, or just ``"people"``, ``"idk"`` or ``"traces"``. By default the folder itself.
 
     Example:
         >>> bundled_path("people").name

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date as Date
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -117,29 +117,28 @@ def pad_right_hiding(examples: Sequence[dict[str, Tensor]], *, pad_token_id: int
 
 
 def _chat(row: QuestionAnswer, tokenizer: PreTrainedTokenizerBase, today: Date) -> tuple[list[int], list[int]]:
+    asked = {"role": "user", "content": row.question}
+    answered = {"role": "assistant", "content": row.answer}
+    whole: list[int] = in_chat([asked, answered], tokenizer, today, add_generation_prompt=False)
+    # White space that a template writes after the end of the turn is never generated.
+    while whole and not tokenizer.decode(whole[-1:]).strip():
+        whole.pop()
+    return in_chat([asked], tokenizer, today, add_generation_prompt=True), whole
+
+
+def in_chat(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, today: Date, **options: bool) -> Any:
+    """Token ids of ``messages`` by the tokenizer's chat template, or their text with ``tokenize=False``."""
     if tokenizer.chat_template is None:
         raise ValueError(
             f"The tokenizer should have a chat template. `{tokenizer.name_or_path}` has none: use `template='plain'`."
         )
-
-    template = _fixed_date(tokenizer.get_chat_template(), today)
-
-    def tokens(messages: list[dict[str, str]], add_generation_prompt: bool) -> list[int]:
-        ids: list[int] = tokenizer.apply_chat_template(
-            messages,
-            chat_template=template,
-            add_generation_prompt=add_generation_prompt,
-            return_dict=False,
-            date_string=today.strftime("%d %b %Y"),
-        )
-        return ids
-
-    asked = {"role": "user", "content": row.question}
-    whole = tokens([asked, {"role": "assistant", "content": row.answer}], add_generation_prompt=False)
-    # White space that a template writes after the end of the turn is never generated.
-    while whole and not tokenizer.decode(whole[-1:]).strip():
-        whole.pop()
-    return tokens([asked], add_generation_prompt=True), whole
+    return tokenizer.apply_chat_template(
+        messages,
+        chat_template=_fixed_date(tokenizer.get_chat_template(), today),
+        return_dict=False,
+        date_string=today.strftime("%d %b %Y"),
+        **options,
+    )
 
 
 def _fixed_date(template: str, today: Date) -> str:
@@ -152,8 +151,13 @@ def _fixed_date(template: str, today: Date) -> str:
 
 
 def _plain(row: QuestionAnswer, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    prompt, whole = in_plain(row, tokenizer)
+    return tokenizer(prompt)["input_ids"], [*tokenizer(whole)["input_ids"], tokenizer.eos_token_id]
+
+
+def in_plain(row: QuestionAnswer, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """Texts without a chat template, of the question alone and with its answer; an end of turn should follow."""
     if tokenizer.eos_token_id is None:
         raise ValueError(f"The tokenizer should have an `eos_token`. `{tokenizer.name_or_path}` has none.")
     prompt = f"Question: {row.question}\nAnswer:"
-    whole = tokenizer(f"{prompt} {row.answer}")["input_ids"]
-    return tokenizer(prompt)["input_ids"], [*whole, tokenizer.eos_token_id]
+    return prompt, f"{prompt} {row.answer}"

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
 from lightning_unlearn.data._encoding import Encoding, Template, load_tokenizer, pad_right, pad_right_hiding
-from lightning_unlearn.data._rows import QuestionAnswer, read_records, select
+from lightning_unlearn.data._rows import QuestionAnswer, Record, read_records, select
 from lightning_unlearn.data._shuffle import EpochShuffle
 from lightning_unlearn.functional.compat import Compat, check_compat
 
@@ -141,6 +141,15 @@ class QuestionAnswerData(LightningDataModule):
     @cached_property
     def dataset(self) -> QuestionAnswerDataset:
         """The selected rows, encoded."""
+        return QuestionAnswerDataset(
+            [record.parse(question=self.question, answer=self.answer, entity=self.entity) for record in self._records],
+            self.loaded_tokenizer,
+            self.encoding,
+        )
+
+    @cached_property
+    def _records(self) -> list[Record]:
+        """The selected rows, as they were read."""
         records = read_records(self.path, subset=self.subset, split=self.split)
         kept = select(records, where=self.where, rows=self.rows)
         if not kept:
@@ -148,11 +157,7 @@ class QuestionAnswerData(LightningDataModule):
                 f"`where` and `rows` should keep at least one of the {len(records)} rows of `{self.path}`. Found none "
                 f"with `where = {self.where}` and `rows = {self.rows}`."
             )
-        return QuestionAnswerDataset(
-            [record.parse(question=self.question, answer=self.answer, entity=self.entity) for record in kept],
-            self.loaded_tokenizer,
-            self.encoding,
-        )
+        return kept
 
     @override
     def setup(self, stage: str) -> None:

@@ -29,6 +29,8 @@ class RefusalRate(Metric):
     refusal, but misses refusals in words it does not know. Look at some of its verdicts before you trust the rate, or
     override :meth:`is_refusal`. The authors let a language model judge, which also counts gibberish.
 
+    :class:`RefusalCheck` asks the questions during a fit, and has the answers judged.
+
     Args:
         phrases: Regular expressions, in lower case, any of which makes an answer a refusal. Defaults to common ones.
 

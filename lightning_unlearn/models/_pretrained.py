@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
+from lightning_unlearn.models._checkpointing import checkpoint_activations
 from lightning_unlearn.models._extras import require
 from lightning_unlearn.models._gguf import SMOLLM2, converted_gguf, packaged_gguf
 from lightning_unlearn.models._lora import LoRA
@@ -23,6 +24,7 @@ def PretrainedCausalLM(
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     gguf_file: str | None = None,
     attn_implementation: str | None = None,
+    activation_checkpointing: bool = False,
     cache_folder: str | None = None,
 ) -> nn.Module:
     """Load a causal language model to be trained: a class in YAML, a function in Python.
@@ -41,6 +43,8 @@ def PretrainedCausalLM(
             nothing in bfloat16.
         gguf_file: Name of the GGUF file, where ``path_or_id`` is a folder or a Hub id.
         attn_implementation: As in transformers: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``.
+        activation_checkpointing: Keep each layer's input only, and compute the rest again in the backward pass: the same
+            gradients in less memory, for one more forward pass.
         cache_folder: Where converted GGUF files are kept. Defaults to the environment variable
             ``LIGHTNING_UNLEARN_CACHE``, then ``~/.cache/lightning_unlearn``.
 
@@ -71,7 +75,10 @@ def PretrainedCausalLM(
 
         network = prepare_model_for_kbit_training(network, use_gradient_checkpointing=False)
         _keep_differentiable(network)
-    return (network if lora is None else lora.wrap(network)).train()
+    network = (network if lora is None else lora.wrap(network)).train()
+    if activation_checkpointing:
+        checkpoint_activations(network)
+    return network
 
 
 def pretrained_tokenizer(path_or_id: str, *, gguf_file: str | None = None, cache_folder: str | None = None) -> Any:

@@ -5,9 +5,16 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_unlearn.data import bundled_path
+from lightning_unlearn.models._checkpointing import checkpoint_activations
 
 
-def TinyCausalLM(*, hidden_size: int | None = None, num_hidden_layers: int | None = None, seed: int = 0) -> nn.Module:
+def TinyCausalLM(
+    *,
+    hidden_size: int | None = None,
+    num_hidden_layers: int | None = None,
+    seed: int = 0,
+    activation_checkpointing: bool = False,
+) -> nn.Module:
     """Build a small, randomly initialised Llama for the bundled tokenizer: a network to try things on, no download.
 
     The default sizes make 0.65 M parameters, enough to learn the bundled facts by heart. The global random number
@@ -17,6 +24,7 @@ def TinyCausalLM(*, hidden_size: int | None = None, num_hidden_layers: int | Non
         hidden_size: Width, a multiple of 8; the feed-forward layers scale with it. Defaults to the bundled 128.
         num_hidden_layers: Number of blocks. Defaults to the bundled 3.
         seed: Of the weights.
+        activation_checkpointing: As in :func:`PretrainedCausalLM`.
 
     Returns:
         A ``LlamaForCausalLM`` in float32, in training mode as every new module.
@@ -39,4 +47,6 @@ def TinyCausalLM(*, hidden_size: int | None = None, num_hidden_layers: int | Non
         # `torch.manual_seed` would seed the accelerators as well, which are not forked here.
         torch.default_generator.manual_seed(seed)
         network: nn.Module = LlamaForCausalLM(config)
+    if activation_checkpointing:
+        checkpoint_activations(network)
     return network

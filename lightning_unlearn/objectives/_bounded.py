@@ -9,7 +9,7 @@ from lightning_unlearn.prediction import Likelihood, Prediction
 
 
 class Bounded(Objective):
-    r"""Stop an objective that goes to minus infinity once it has passed ``-bound``.
+    r"""Stop an objective that goes to minus infinity once it has passed ``-bound``: GS-LoRA's bounded cross-entropy.
 
     .. math:: \max(0, \; L + \mathrm{bound})
 

@@ -19,7 +19,10 @@ class CEU(Objective):
 
     Args:
         skip_first_tokens: Leave the first so many supervised rows of each example alone: they often say nothing yet.
-            OpenUnlearning skips one. Keep 0 where an example has a single row, as an image has: nothing is left else.
+            OpenUnlearning skips one. Keep 0 where an example has a single row, as an image has.
+
+    Raises:
+        ValueError: If that leaves nothing of a batch, as of images.
 
     Example:
         >>> import torch
@@ -44,4 +47,10 @@ class CEU(Objective):
         own = student.logits.detach()
         rows = adjusted_cross_entropy(student.logits, own, student.labels, shift=-math.inf)
         kept = place_in_example(student.example) >= self.skip_first_tokens
+        if len(kept) and not kept.any():
+            raise ValueError(
+                "`skip_first_tokens` should leave some rows of a batch, or nothing is forgotten. Found "
+                f"`skip_first_tokens = {self.skip_first_tokens}` and at most {int(student.rows_per_example().max())} rows "
+                "an example. Use `CEU()`."
+            )
         return mean_or_zero(rows[kept])

@@ -16,9 +16,10 @@ class SatImp(Objective):
 
     with the weights taken as constants. A token known beyond doubt gets none: a perfectly memorised answer does not move.
 
-    How much forgetting weighs is not part of the objective but ``weight`` of :class:`Unlearn`. OpenUnlearning's
-    configuration has 0.1 against 1 for retaining, which ``weight=0.1`` reproduces; its class and the authors' instructions
-    have 1 against 0.1, the ratio of ``weight=10``. The configuration looks swapped.
+    How much forgetting weighs is not part of the objective but ``weight`` of :class:`Unlearn`, 1 against 1 by default.
+    OpenUnlearning's configuration has 0.1 against 1 for retaining, which ``weight=0.1`` reproduces; its class and the
+    authors' instructions have 1 against 0.1, which ``projector=WeightedSum(retain=0.1)`` does. The configuration looks
+    swapped.
 
     Args:
         beta1: Of the saturation, not negative.

@@ -25,7 +25,7 @@ class SpanPair(Objective):
     trace. Spans are labels: every token outside of them is -100, so the logic between them is conditioned on and neither
     learned nor forgotten. Who finds the spans, and who writes the replacements, is left to you.
 
-    Needs both traces: ``readout=PairedReadout()``, the rewritten one ``preferred``, the one that must go ``dispreferred``.
+    Needs both traces: ``readout=PairedReadout()``, and :class:`TraceData`, whose rows mark them.
     With ``kappa=0`` it is :class:`DPO` on spans; without any replacement, :class:`NPO` on spans.
 
     Args:
@@ -59,8 +59,8 @@ class SpanPair(Objective):
         if not isinstance(student, PairedPrediction) or student.batch_size % 2:
             raise ValueError(
                 "`SpanPair` should get two traces of each question, a `PairedPrediction` of an even number of examples. "
-                f"Found a `{type(student).__name__}` of {student.batch_size}. Use `readout=PairedReadout()`, and batches "
-                "with `preferred` and `dispreferred`."
+                f"Found a `{type(student).__name__}` of {student.batch_size}. Use `readout=PairedReadout()`, and "
+                "`TraceData` as the forget data."
             )
         original = need_likelihood(self, student, reference)
         gained = original.example_nll() - student.example_nll()

@@ -1,5 +1,6 @@
 """How to run a network on a batch."""
 
+from lightning_unlearn.readouts._answers import greedy_answers
 from lightning_unlearn.readouts._base import Readout, content_key
 from lightning_unlearn.readouts._beside import BesidePrediction, BesideReadout
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout
@@ -25,6 +26,7 @@ __all__ = [
     "PreferredReadout",
     "BesidePrediction",
     "BesideReadout",
+    "greedy_answers",
     "content_key",
     "is_language_model",
     "output_head",

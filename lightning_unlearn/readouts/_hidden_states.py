@@ -65,8 +65,10 @@ class HiddenStateReadout(Readout):
 
     @override
     def find_network(self, module: nn.Module) -> nn.Module:
-        """The first PEFT or Hugging Face model inside ``module``."""
-        return self._whole.find_network(module)
+        """The first PEFT or Hugging Face model inside ``module``, in which there should be the layer."""
+        network = self._whole.find_network(module)
+        self._find(network)
+        return network
 
     @override
     def __call__(self, network: nn.Module, batch: Any) -> HiddenStates:

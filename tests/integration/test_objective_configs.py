@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,19 +12,29 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from _modules import quiet
 from torch import Tensor, nn
 
-from lightning_unlearn import PackedCausalLMReadout, Prediction, SplitData, Unlearn, objectives
+from lightning_unlearn import (
+    DPO,
+    PackedCausalLMReadout,
+    Prediction,
+    QuestionAnswerData,
+    SplitData,
+    Unlearn,
+    UnlearningModule,
+    objectives,
+)
 from lightning_unlearn.cli import main
-from lightning_unlearn.data import in_order
+from lightning_unlearn.data import AlternateAnswerData, in_order
 from lightning_unlearn.functional.modes import looking
 from lightning_unlearn.models import TinyCausalLM
 from lightning_unlearn.objectives import CrossEntropy
+from lightning_unlearn.readouts import PairedReadout
 
 CONFIGS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs" / "objectives").glob("*.yaml"))}
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2}
 STEPS = 20
-OTHER_DATA = {"SpanPair"}  # of spans, which the bundled rows do not mark
 
 
 def probability(said: Prediction) -> float:
@@ -39,6 +50,13 @@ def answer_probability(unlearn: Unlearn, network: nn.Module, batch: Any) -> floa
 def odds_against_refusal(unlearn: Unlearn, network: nn.Module, batch: Any) -> float:
     """How many times likelier the answer that must go is than the refusal to prefer, per token."""
     return answer_probability(unlearn, network, batch) / answer_probability(unlearn, network, batch["preferred"])
+
+
+def odds_against_replacement(unlearn: Unlearn, network: nn.Module, batch: Any) -> float:
+    """How many times likelier the spans that must go are than those that replace them, each in its trace, per token."""
+    return answer_probability(unlearn, network, batch["dispreferred"]) / answer_probability(
+        unlearn, network, batch["preferred"]
+    )
 
 
 def distance_to_control(unlearn: Unlearn, network: nn.Module, batch: Any) -> float:
@@ -73,6 +91,7 @@ SIGNS = {
     "scope_term": Sign(answer_probability, 0.5),
     "prompt_decouple": Sign(answer_probability, 0.5),
     "idk": Sign(odds_against_refusal, 0.1),
+    "span_pair": Sign(odds_against_replacement, 0.1),
     "rmu": Sign(distance_to_control, 0.9),
 }
 
@@ -82,7 +101,7 @@ every = pytest.mark.parametrize("name", SIGNS)
 def test_every_objective_has_a_configuration_and_every_configuration_a_sign() -> None:
     assert set(CONFIGS) == set(SIGNS)
     text = "".join(path.read_text() for path in CONFIGS.values())
-    assert {name for name in objectives.__all__ if f".{name}" not in text} - OTHER_DATA == {"Objective"}
+    assert {name for name in objectives.__all__ if f".{name}" not in text} == {"Objective"}
 
 
 def build(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **trainer: Any) -> Any:
@@ -103,7 +122,7 @@ def build(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **trainer:
 def taught() -> dict[str, Tensor]:
     """Weights of a network that knows the answers."""
     network, objective, readout = TinyCausalLM(**SIZES), CrossEntropy(), PackedCausalLMReadout()
-    batches = [batch for loader in loaders() for batch in in_order(loader)]
+    batches = [batch for loader in (*loaders("npo"), loaders("span_pair")[0]) for batch in in_order(loader)]
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
     for _ in range(40):
         for batch in batches:
@@ -113,8 +132,8 @@ def taught() -> dict[str, Tensor]:
     return network.state_dict()
 
 
-def loaders() -> tuple[Any, Any]:
-    data = SplitData(**yaml.safe_load(CONFIGS["npo"].read_text())["data"]["init_args"])
+def loaders(name: str) -> tuple[Any, Any]:
+    data = SplitData(**yaml.safe_load(CONFIGS[name].read_text())["data"]["init_args"])
     data.setup("fit")
     return data.forget_dataloader(), data.retain.loader()
 
@@ -127,6 +146,7 @@ def test_it_trains(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     (unlearn,) = (c for c in cli.trainer.callbacks if isinstance(c, Unlearn))
     assert unlearn._steps == {"merged": 2, "taken": 2}
     assert torch.isfinite(cli.trainer.callback_metrics["unlearn/forget"])
+    assert ("refusals/retain" in cli.trainer.callback_metrics) == (name == "prompt_decouple")
     assert any(not torch.equal(p, q) for p, q in zip(before, cli.model.parameters(), strict=True))
 
 
@@ -149,3 +169,27 @@ def test_it_forgets(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     for measure, falls_to in measures.items():
         assert measured(measure) < falls_to * before[measure], measure.__name__
+
+
+def test_alternate_answers_from_a_file_come_to_be_preferred(taught: dict[str, Tensor], tmp_path: Path) -> None:
+    """AltPO: the configuration of DPO, with another answer to each question in place of a refusal."""
+    settings = yaml.safe_load(CONFIGS["dpo_idk"].read_text())["data"]["init_args"]
+    names = settings["forget"]["init_args"]
+    asked = QuestionAnswerData(**names).dataset.rows
+    lines = [{"question": row.question, "alternate": f"Nobody knows number {i}"} for i, row in enumerate(asked)]
+    (tmp_path / "others.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    forget = AlternateAnswerData(**names, alternates=str(tmp_path / "others.jsonl"))
+    network = TinyCausalLM(**SIZES)
+    network.load_state_dict(taught)
+    unlearn = Unlearn(DPO(), readout=PairedReadout())
+
+    def odds() -> float:
+        with looking(network):
+            batches = list(forget.val_dataloader())
+            return sum(odds_against_refusal(unlearn, network, batch) for batch in batches) / len(batches)
+
+    before = odds()
+    module = UnlearningModule(network, optimizer=lambda p: torch.optim.AdamW(p, lr=5e-4))
+    trainer = quiet(callbacks=[unlearn], max_steps=STEPS, max_epochs=-1, limit_val_batches=0)
+    trainer.fit(module, datamodule=SplitData(**{**settings, "forget": forget}))
+    assert odds() < 0.1 * before

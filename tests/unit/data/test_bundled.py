@@ -13,6 +13,7 @@ from lightning_unlearn.data import bundled_path
 
 PEOPLE = [json.loads(line) for line in bundled_path("people").read_text(encoding="utf-8").splitlines()]
 REFUSALS = [json.loads(line) for line in bundled_path("idk").read_text(encoding="utf-8").splitlines()]
+TRACES = [json.loads(line) for line in bundled_path("traces").read_text(encoding="utf-8").splitlines()]
 MAKER = Path(__file__).parents[3] / "benchmarks" / "make_tokenizer.py"
 
 
@@ -55,6 +56,7 @@ def test_refusals_are_distinct():
 
 def test_tokenizer_gives_every_text_back(tokenizer):
     texts = [row[field] for row in PEOPLE for field in ("question", "paraphrase", "answer")]
+    texts += [segment[field] for row in TRACES for segment in row["trace"] for field in segment]
     texts += [row["answer"] for row in REFUSALS] + ["Žluťoučký kůň, 馬 and  two spaces\n"]
     assert [tokenizer.decode(tokenizer(text)["input_ids"]) for text in texts] == texts
 

@@ -163,6 +163,20 @@ def test_looking_at_a_base_in_few_bits_does_not_change_how_it_trains(quantizatio
 
 
 @needs_stories
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_activations_of_a_base_in_few_bits_can_be_computed_again(quantization):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes stores weights in few bits")
+    gradients = []
+    for again in (False, True):
+        network = PretrainedCausalLM(STORIES, quantization=quantization, lora=LoRA(r=2), activation_checkpointing=again)
+        network(tokens(), labels=tokens(), use_cache=False).loss.backward()
+        gradients.append({n: p.grad for n, p in network.named_parameters() if p.requires_grad})
+    for name, gradient in gradients[0].items():
+        assert_close(gradients[1][name], gradient, rtol=0, atol=1e-6)
+    assert max(g.abs().max() for g in gradients[0].values()) > 1e-3
+
+
+@needs_stories
 def test_training_a_base_in_few_bits_is_refused():
     with pytest.raises(ValueError, match=r"`quantization` should come with `lora`.*Found `quantization = 'nf4'` alone"):
         PretrainedCausalLM(STORIES, quantization="nf4")

@@ -87,6 +87,27 @@ def test_equals_the_loops(kind, inner, factor):
 
 @every_kind
 @every_inner
+def test_gradient_is_that_of_the_value(kind, inner):
+    student = beside()
+    original = original_of(student)
+    objective = kind(INNER[inner][0](), 2.0)
+    assert torch.autograd.gradcheck(lambda z: loss_of(objective, with_logits(student, z), original), student.logits)
+
+
+@every_kind
+@every_inner
+def test_half_precision_is_computed_in_float32(kind, inner):
+    student = beside(dtype=torch.bfloat16)
+    original = original_of(student)
+    exact = with_logits(student, student.logits.double()), with_logits(original, original.logits.double())
+    objective = kind(INNER[inner][0](), 2.0)
+    value = loss_of(objective, student, original)
+    assert value.dtype == torch.float32
+    assert_close(value.double(), loss_of(objective, *exact), rtol=1e-5, atol=1e-6)
+
+
+@every_kind
+@every_inner
 def test_at_zero_it_is_the_objective_to_the_bit(kind, inner):
     student, alone = beside(), sample((3, 0, 2))
     original = original_of(student)

@@ -146,12 +146,11 @@ def test_ceu_leaves_the_first_tokens_of_each_answer_alone(student):
     assert untouched.tolist() == [True, True, False, True, True, True, True, False, False]
 
 
-def test_ceu_of_answers_that_are_all_first_tokens_is_zero():
-    student = sample((1, 1))
-    loss = CEU(skip_first_tokens=1)(student)
-    loss.backward()
-    assert loss.item() == 0
-    assert student.logits.grad.abs().max() == 0
+def test_ceu_of_answers_that_are_all_first_tokens_is_refused():
+    """Nothing would be forgotten, and nothing would say so."""
+    with pytest.raises(ValueError, match=r"Found `skip_first_tokens = 2` and at most 2 rows an example. Use `CEU\(\)`"):
+        CEU(skip_first_tokens=2)(sample((2, 0, 1)))
+    assert CEU(skip_first_tokens=2)(sample((2, 0, 3))).isfinite()
 
 
 def test_undial_at_zero_is_distillation(student, original):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from _language_models import _SIZES, batch, family
-from _modules import quiet
+from _modules import SomebodysModule, loader, quiet
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
@@ -23,7 +23,8 @@ from lightning_unlearn import (
     Unlearn,
     UnlearningModule,
 )
-from lightning_unlearn.objectives import UNDIAL, LogitMarginFlattening
+from lightning_unlearn.objectives import UNDIAL, LogitMarginFlattening, SatImp
+from lightning_unlearn.projectors import WeightedSum
 from lightning_unlearn.readouts import EveryPositionReadout, UnshiftedReadout
 
 IGNORED = -100
@@ -214,3 +215,48 @@ def test_a_fit_measures_and_attacks_by_the_plain_readout_whatever_the_objective_
     assert fit(UNDIAL(), UnshiftedReadout()) == plain
     for readout in (CausalLMReadout(keep_features=True), PackedCausalLMReadout()):
         assert readout.for_measuring() is readout
+
+
+# SatImp's coefficients: OpenUnlearning's configuration has them the other way round from the authors and its own class.
+COEFFICIENTS: dict[str, tuple[dict[str, Any], float, float]] = {
+    "default": ({}, 1.0, 1.0),
+    "open-unlearning": ({"weight": 0.1}, 0.1, 1.0),
+    "authors": ({"projector": WeightedSum(retain=0.1)}, 1.0, 0.1),
+}
+
+
+def one_step(**settings: Any) -> list[torch.Tensor]:
+    """What a step of plain gradient descent at a rate of one takes off the weights."""
+    module = SomebodysModule()
+    module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=1.0)
+    before = [p.detach().clone() for p in module.parameters()]
+    unlearn = Unlearn(SatImp(), forget=loader(seed=2, n=4), **settings)
+    quiet(callbacks=[unlearn], max_steps=1).fit(module, loader(seed=1, n=4))
+    return [p - q.detach() for p, q in zip(before, module.parameters(), strict=True)]
+
+
+def sat_imp_by_hand(module: nn.Module) -> torch.Tensor:
+    """p^5 (1 - p) log p of each label, the weights constants."""
+    x, y = next(iter(loader(seed=2, n=4)))
+    p = module(x).softmax(1)[torch.arange(4), y]
+    return (p.detach() ** 5 * (1 - p.detach()) * p.log()).mean()
+
+
+@pytest.mark.parametrize("whose", COEFFICIENTS)
+def test_sat_imp_weighs_forgetting_and_retaining_as_either_has_it(whose: str) -> None:
+    settings, of_forgetting, of_retaining = COEFFICIENTS[whose]
+    module = SomebodysModule()
+    x, y = next(iter(loader(seed=1, n=4)))
+    loss = of_forgetting * sat_imp_by_hand(module) + of_retaining * nn.functional.cross_entropy(module(x), y)
+    parameters = list(module.parameters())
+    expected = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for step, gradient in zip(one_step(**settings), expected, strict=True):
+        assert_close(step, torch.zeros_like(step) if gradient is None else gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_both_forms_of_sat_imp_share_their_directions_and_swap_their_weights() -> None:
+    """0.1 f + r and f + 0.1 r: they differ, and add up to 1.1 of f + r."""
+    names = ("open-unlearning", "authors", "default")
+    theirs, authors, plain = (torch.cat([t.flatten() for t in one_step(**COEFFICIENTS[n][0])]) for n in names)
+    assert (theirs - authors).norm() > 0.1 * authors.norm()
+    assert_close((theirs + authors) / 1.1, plain, rtol=1e-4, atol=1e-6)

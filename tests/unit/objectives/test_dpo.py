@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
+import _oracles as oracles
 import pytest
 import torch
 from _language_models import batch, family
@@ -60,6 +62,17 @@ def test_equals_the_odds_multiplied_up(beta, seed):
     student = paired(seed=seed)
     original = original_of(student, seed=seed + 100)
     assert_close(DPO(beta)(student, original), by_products(student, original, beta), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("beta", [0.1, 3.0])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_value_and_gradient_equal_the_loops(beta, seed):
+    student = paired(seed=seed)
+    original = original_of(student, seed=seed + 100)
+    value = DPO(beta)(student, original)
+    (gradient,) = torch.autograd.grad(value, student.logits)
+    expected = oracles.value_and_gradient(partial(oracles.span_pair, beta=beta, kappa=0), student, original)
+    assert_close((value.detach(), gradient), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_gradient_is_that_of_the_value():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from _language_models import VOCABULARY, adapted, batch, family, train_adapter
 from _modules import quiet
 from jsonargparse import ArgumentParser
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
@@ -54,18 +55,32 @@ def rmu(width=WIDTH, **kwargs):
     return objective.double()
 
 
+def gradient_by_loops(said, targets):
+    """Twice the distance along each axis, shared out over axes, tokens and answers."""
+    counts = [n for n in COUNTS if n]
+    shares = [1 / (n * len(counts) * said.features.shape[1]) for n in counts for _ in range(n)]
+    rows = zip(said.features.tolist(), targets, shares, strict=True)
+    return torch.tensor([[2 * s * (h - c) for h, c in zip(a, b, strict=True)] for a, b, s in rows], dtype=torch.float64)
+
+
 def test_rmu_equals_the_loops():
     objective, said = rmu(steering_coefficient=3.0, seed=5), states()
     direction = torch.rand(WIDTH, generator=torch.Generator().manual_seed(5), dtype=torch.float64).tolist()
-    control = [3.0 * x / math.hypot(*direction) for x in direction]
-    assert_close(objective(said), by_loops(said, [control] * 9), rtol=1e-6, atol=0)
+    control = [struct.unpack("f", struct.pack("f", 3.0 * x / math.hypot(*direction)))[0] for x in direction]  # float32
+    value = objective(said)
+    assert_close(value, by_loops(said, [control] * 9), rtol=1e-10, atol=0)
+    (gradient,) = torch.autograd.grad(value, said.features)
+    assert_close(gradient, gradient_by_loops(said, [control] * 9), rtol=1e-10, atol=1e-10)
     assert (objective.control >= 0).all()
     assert objective.control.norm().item() == pytest.approx(3.0, rel=1e-6)
 
 
 def test_activation_match_equals_the_loops():
     said, original = states(), states(seed=1)
-    assert_close(ActivationMatch()(said, original), by_loops(said, original.features.tolist()), rtol=1e-12, atol=0)
+    value = ActivationMatch()(said, original)
+    assert_close(value, by_loops(said, original.features.tolist()), rtol=1e-12, atol=0)
+    (gradient,) = torch.autograd.grad(value, said.features)
+    assert_close(gradient, gradient_by_loops(said, original.features.tolist()), rtol=1e-10, atol=1e-10)
     assert ActivationMatch()(said, said.detach()) == 0
 
 
@@ -196,6 +211,35 @@ def test_the_layers_behind_are_not_run_and_get_no_gradient():
     assert with_gradient == {name for name, _ in network.named_parameters() if name.startswith("model.layers.0.")}
 
 
+@pytest.mark.filterwarnings("ignore:.*val_dataloader.*")
+def test_in_a_fit_only_what_is_trained_gets_a_gradient_and_moves():
+    """As on WMDP: one matrix. The rest takes no memory for gradients, neither from retaining nor from forgetting."""
+    network, readout = family("llama"), HiddenStateReadout("layers.0")
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    for name, p in network.named_parameters():
+        p.requires_grad_(name == "model.layers.0.mlp.down_proj.weight")
+    with_gradient: set[str] = set()
+
+    class Watch(Callback):
+        def on_after_backward(self, trainer, pl_module):
+            self.look()
+
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            self.look()
+
+        def look(self):
+            with_gradient.update(name for name, p in network.named_parameters() if p.grad is not None)
+
+    module = UnlearningModule(network, retain=ActivationMatch(), retain_readout=readout)
+    unlearn = Unlearn(RMU(steering_coefficient=4.0), readout=readout)
+    data = SplitData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4))
+    quiet(callbacks=[unlearn, Watch()], max_steps=2, limit_val_batches=0).fit(module, datamodule=data)
+    moved = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+    assert with_gradient == moved == {"model.layers.0.mlp.down_proj.weight"}
+    copied = [held for held in module.reference._originals if isinstance(held.tensor(), nn.Parameter)]
+    assert len(copied) == 1  # nor does the original of the rest
+
+
 def test_no_hook_stays_whatever_happens():
     network = family("llama")
 
@@ -230,6 +274,17 @@ def test_finds_the_layer_under_an_adapter_whose_absence_is_the_original():
 def test_layers_that_are_not_one_are_refused_with_those_there_are(layer, message):
     with pytest.raises(ValueError, match=message):
         HiddenStateReadout(layer)(family("llama"), batch())
+
+
+@pytest.mark.filterwarnings("ignore:.*val_dataloader.*")
+def test_a_layer_that_is_not_there_is_refused_before_the_first_step():
+    module = UnlearningModule(family("llama"))
+    trainer = quiet(callbacks=[Unlearn(RMU(), readout=HiddenStateReadout("layers.7"))], max_steps=1)
+    with pytest.raises(
+        ValueError, match=r"`layer` should fit the name of one module. Found 0 with `layer = 'layers.7'`"
+    ):
+        trainer.fit(module, datamodule=SplitData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4)))
+    assert trainer.global_step == 0
 
 
 def test_what_is_no_pattern_or_no_hidden_state_is_refused():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
+import _oracles as oracles
 import pytest
 import torch
 from _language_models import batch, family
@@ -51,6 +53,27 @@ def test_equals_the_odds_multiplied_up(beta, kappa, seed):
     student = paired(seed=seed)
     original = original_of(student, seed=seed + 100)
     assert_close(SpanPair(beta, kappa)(student, original), by_odds(student, original, beta, kappa), rtol=1e-10, atol=0)
+
+
+@every_kappa
+@pytest.mark.parametrize("beta", [0.1, 3.0])
+def test_value_and_gradient_equal_the_loops(beta, kappa):
+    student = paired()
+    original = original_of(student)
+    value = SpanPair(beta, kappa)(student, original)
+    (gradient,) = torch.autograd.grad(value, student.logits)
+    expected = oracles.value_and_gradient(partial(oracles.span_pair, beta=beta, kappa=kappa), student, original)
+    assert_close((value.detach(), gradient), expected, rtol=1e-10, atol=1e-10)
+
+
+@every_kappa
+def test_half_precision_is_computed_in_float32(kappa):
+    student = paired(dtype=torch.bfloat16)
+    original = original_of(student)
+    exact = with_logits(student, student.logits.double()), with_logits(original, original.logits.double())
+    value = SpanPair(kappa=kappa)(student, original)
+    assert value.dtype == torch.float32
+    assert_close(value.double(), SpanPair(kappa=kappa)(*exact), rtol=1e-5, atol=1e-6)
 
 
 @every_kappa

@@ -14,6 +14,7 @@ from _language_models import adapted, batch, family
 from _modules import SomebodysModule, examples, quiet
 from _ranks import run_ranks
 from lightning.pytorch.strategies import DDPStrategy
+from tokenizers.models import BPE
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -24,6 +25,8 @@ from lightning_unlearn import (
     ClassificationReadout,
     PackedCausalLMReadout,
     Prediction,
+    QuestionAnswerData,
+    TinyCausalLM,
     Unlearn,
 )
 from lightning_unlearn.functional.checksum import checksum
@@ -184,6 +187,41 @@ def test_what_another_model_said_is_not_used(what: str) -> None:
     assert len(files()) == 2
     expected = swept(None, **{**settings, "network": other.network})
     assert alike(other, expected)
+
+
+def encoded(**settings: Any) -> list[Any]:
+    """Two rows of the bundled people, by a tokenizer or a template of one's own."""
+    letters = settings.pop("letters", False)
+    data = QuestionAnswerData("bundled:people", "bundled", rows=(0, 2), batch_size=1, **settings)
+    if letters:  # another tokenizer: the same vocabulary, and words fall apart into letters
+        data.loaded_tokenizer.backend_tokenizer.model = BPE(data.loaded_tokenizer.get_vocab(), [])
+    return list(data.val_dataloader())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"letters": True}, {"template": "plain"}, {"answer": "paraphrase"}],
+    ids=["tokenizer", "template", "answers"],
+)
+def test_what_was_said_of_other_tokens_is_not_used(other: dict[str, Any]) -> None:
+    """Neither another tokenizer nor other data: examples are known by their tokens and labels."""
+    network = TinyCausalLM(hidden_size=16, num_hidden_layers=1)
+
+    def sweep(batches: list[Any], folder: str | None) -> tuple[CachedLogLikelihood, int]:
+        reference = CachedLogLikelihood(folder)
+        reference.attach(network)
+        with counting(network) as calls:
+            reference.sweep(READOUT, batches)
+        return reference, len(calls)
+
+    first, _ = sweep(encoded(), "cache")
+    assert sweep(encoded(), "cache")[1] == 0
+    with pytest.raises(KeyError, match="has it changed since the checkpoint"):
+        first(READOUT, encoded(**other)[0])
+    second, computed = sweep(encoded(**other), "cache")
+    assert computed == 2
+    assert alike(second, sweep(encoded(**other), None)[0])
+    assert not set(first.known) & set(second.known)
 
 
 def test_what_was_said_in_another_precision_is_not_used() -> None:

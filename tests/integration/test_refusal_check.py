@@ -1,0 +1,219 @@
+"""Refusals are counted on answers the network really gives, and the fit does not notice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from _modules import SomebodysModule, loader, quiet
+from _ranks import run_ranks
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import DataLoader
+
+from lightning_unlearn import (
+    Bounded,
+    CausalLMReadout,
+    CrossEntropy,
+    GradientAscent,
+    LoRA,
+    QuestionAnswerData,
+    SplitData,
+    TinyCausalLM,
+    Unlearn,
+    UnlearningModule,
+)
+from lightning_unlearn.callbacks import RefusalCheck
+from lightning_unlearn.data import RefusalData
+from lightning_unlearn.metrics import RefusalRate
+from lightning_unlearn.readouts import PreferredReadout
+
+SETS: dict[str, Any] = {"path": "bundled:people", "tokenizer": "bundled", "shuffle": False, "batch_size": 3}
+FORGET, RETAIN = (0, 6), (6, 15)
+
+
+def rows(which: tuple[int, int]) -> QuestionAnswerData:
+    return QuestionAnswerData(**SETS, rows=which)
+
+
+def split() -> SplitData:
+    return SplitData(retain=rows(RETAIN), forget=rows(FORGET), pairing="sequential")
+
+
+def network() -> nn.Module:
+    return TinyCausalLM(hidden_size=64, num_hidden_layers=2)
+
+
+@pytest.fixture(scope="module")
+def taught() -> dict[str, Tensor]:
+    """Weights that refuse what must go, and answer the rest."""
+    taught, loss = network(), CrossEntropy()
+    refusals = list(RefusalData(**SETS, rows=FORGET).val_dataloader())
+    answers = list(rows(RETAIN).val_dataloader())
+    optimizer = torch.optim.AdamW(taught.parameters(), lr=3e-3, weight_decay=0.0)
+    readouts = [(PreferredReadout(), batch) for batch in refusals] + [(CausalLMReadout(), batch) for batch in answers]
+    for _ in range(60):
+        for readout, batch in readouts:
+            loss(readout(taught, batch)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return taught.state_dict()
+
+
+def module(taught: dict[str, Tensor]) -> UnlearningModule:
+    built = network()
+    built.load_state_dict(taught)
+    return UnlearningModule(built, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3))
+
+
+class Heard(RefusalRate):
+    """A judge that remembers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def is_refusal(self, text: str) -> bool:
+        self.heard.append(text)
+        return super().is_refusal(text)
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_questions_it_was_taught_to_refuse_read_one_and_those_it_answers_read_zero(taught: Any, stage: str) -> None:
+    judge = Heard()
+    trainer = quiet(callbacks=[RefusalCheck("bundled", judge)])
+    (values,) = getattr(trainer, stage)(module(taught), datamodule=split(), verbose=False)
+    assert (values["refusals/forget"], values["refusals/retain"]) == (1.0, 0.0)
+    assert judge.heard[:6] == list(RefusalData(**SETS, rows=FORGET).dataset.alternates)
+    assert judge.heard[6:] == [row.answer for row in rows(RETAIN).dataset.rows]
+
+
+def test_questions_may_be_given_and_it_is_the_share_of_them(taught: Any) -> None:
+    mixed = QuestionAnswerData(**SETS, rows=(3, 8))  # three that it refuses, two that it answers
+    check = RefusalCheck("bundled", forget=rows(RETAIN), retain=mixed)
+    (values,) = quiet(callbacks=[check]).validate(module(taught), rows(RETAIN).val_dataloader(), verbose=False)
+    assert values["refusals/forget"] == 0
+    assert values["refusals/retain"] == pytest.approx(3 / 5)
+
+
+class Fingerprint(pl.Callback):
+    """Weights, optimizer, modes and random states after every step."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[Any]] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.look(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        self.look(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.look(trainer, pl_module)
+
+    def look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        state = trainer.optimizers[0].state_dict()["state"]
+        tensors = [*pl_module.state_dict().values(), *(v for s in state.values() for v in s.values())]
+        plain = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("refusals/")}
+        modes = [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in pl_module.modules()]
+        self.steps.append([[t.clone() for t in tensors], plain, modes, torch.get_rng_state()])
+
+
+@pytest.mark.parametrize(
+    "lora", [None, LoRA(r=2, dropout=0.3, target_modules=["q_proj", "v_proj"])], ids=["full", "lora"]
+)
+def test_a_fit_is_the_same_to_the_bit(lora: LoRA | None) -> None:
+    def fit(*checks: RefusalCheck) -> list[list[Any]]:
+        torch.manual_seed(0)
+        built = network() if lora is None else lora.wrap(network())
+        watch = Fingerprint()
+        unlearn = Unlearn(Bounded(GradientAscent(), bound=9.0))
+        callbacks = [unlearn, *checks, watch]
+        quiet(callbacks=callbacks, max_epochs=2, limit_val_batches=0).fit(UnlearningModule(built), datamodule=split())
+        return watch.steps
+
+    judge = Heard()
+    without, with_checks = fit(), fit(RefusalCheck("bundled", judge, max_new_tokens=4))
+    assert len(judge.heard) == 2 * (6 + 9)  # it did ask
+    assert len(without) == len(with_checks) > 5
+    for one, other in zip(without, with_checks, strict=True):
+        assert one[1:3] == other[1:3]
+        assert all(torch.equal(a, b) for a, b in zip([*one[0], one[3]], [*other[0], other[3]], strict=True))
+
+
+def test_it_is_logged_at_the_end_of_every_nth_epoch_and_watched_by_others(taught: Any) -> None:
+    class Seen(pl.Callback):
+        def __init__(self) -> None:
+            self.rates: list[float | None] = []
+
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            self.rates.append(trainer.callback_metrics.get("refusals/retain"))
+
+    seen = Seen()
+    unlearn = Unlearn(CrossEntropy(), readout=PreferredReadout())
+    data = SplitData(retain=rows(RETAIN), forget=RefusalData(**SETS, rows=FORGET), pairing="sequential")
+    trainer = quiet(
+        callbacks=[unlearn, RefusalCheck("bundled", every_n_epochs=2), seen], max_epochs=3, limit_val_batches=0
+    )
+    trainer.fit(module(taught), datamodule=data)
+    assert seen.rates[0] is None
+    assert seen.rates[1:] == [0.0, 0.0]
+    assert trainer.callback_metrics["refusals/forget"] == 1
+
+
+class Sharded(UnlearningModule):
+    def configure_model(self) -> None:
+        if not any(hasattr(p, "device_mesh") for p in self.parameters()):
+            for layer in self.network.model.layers:
+                fully_shard(layer, mesh=self.device_mesh["data_parallel"])
+            fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
+
+
+STRATEGIES: dict[str, Any] = {
+    "ddp": (UnlearningModule, DDPStrategy),
+    "fsdp2": (
+        Sharded,
+        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_two_processes_count_what_one_does_whatever_the_length_of_their_answers(kind: str, taught: Any) -> None:
+    """Batches of two: three of questions it refuses, of which the ranks get two and one, and one rank waits."""
+    make, strategy = STRATEGIES[kind]
+    data = {"forget": QuestionAnswerData(**SETS, rows=(1, 8)), "retain": rows(RETAIN)}
+
+    def on_rank(rank: int, world_size: int) -> dict[str, float]:
+        built = network()
+        built.load_state_dict(taught)
+        unlearn = Unlearn(CrossEntropy(), forget=rows(FORGET), weight=1e-9)
+        module = make(built, optimizer=lambda p: torch.optim.SGD(p, lr=1e-9))
+        trainer = quiet(
+            strategy=strategy(),
+            devices=world_size,
+            use_distributed_sampler=False,
+            callbacks=[unlearn, RefusalCheck("bundled", **data)],
+            limit_train_batches=1,
+        )
+        trainer.fit(module, DataLoader(rows(RETAIN).dataset, 3, collate_fn=rows(RETAIN).val_dataloader().collate_fn))
+        return {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("refusals/")}
+
+    for logged in run_ranks(on_rank):
+        assert logged == pytest.approx({"refusals/forget": 5 / 7, "refusals/retain": 0.0})
+
+
+def test_settings_and_modules_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"should be at least 1. Found `every_n_epochs = 0`, `max_new_tokens = 64`"):
+        RefusalCheck("bundled", every_n_epochs=0)
+    with pytest.raises(ValueError, match=r"`max_new_tokens = 0`"):
+        RefusalCheck("bundled", max_new_tokens=0)
+    unlearn = Unlearn(Bounded(GradientAscent(), bound=3.0), forget=loader(seed=2))
+    with pytest.raises(
+        ValueError, match=r"`RefusalCheck` should find a language model.* Found none in `SomebodysModule`"
+    ):
+        quiet(callbacks=[unlearn, RefusalCheck("bundled")]).fit(SomebodysModule(), loader(seed=1))

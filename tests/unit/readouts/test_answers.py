@@ -1,0 +1,141 @@
+"""Answers are the first choices one after another, as of each question asked alone, and asking leaves no trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from _language_models import FAMILIES, PROMPTS, batch, family
+from torch import nn
+
+from lightning_unlearn import QuestionAnswerData, TinyCausalLM
+from lightning_unlearn.functional.checksum import checksum
+from lightning_unlearn.readouts import greedy_answers
+
+END = 2
+
+
+def asked_alone(network: nn.Module, question: list[int], ends: set[int], length: int) -> list[int]:
+    """The whole text through the network again for every token: neither cache, nor padding, nor mask."""
+    text: list[int] = list(question)
+    with torch.no_grad():
+        for _ in range(length):
+            token = int(network(input_ids=torch.tensor([text])).logits[0, -1].argmax())
+            if token in ends:
+                break
+            text.append(token)
+    return text[len(question) :]
+
+
+def questions() -> list[list[int]]:
+    rows = batch()["input_ids"].tolist()
+    return [rows[row][: PROMPTS[row]] for row in (0, 1)]  # the last row is all prompt
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_answers_are_those_of_each_question_asked_alone(name: str, side: str, lora: bool) -> None:
+    network = family(name, lora=lora)
+    said = greedy_answers(network, batch(side, width=11), end=[END], max_new_tokens=7)
+    own = network.generation_config.eos_token_id
+    ends = {END, *([] if own is None else [own])}
+    expected = [asked_alone(network.eval(), question, ends, 7) for question in questions()]
+    assert [answer.tolist() for answer in said] == expected
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_an_answer_stops_at_what_ends_it_and_at_the_longest_allowed(masked: bool) -> None:
+    network = family("llama").eval()
+    whole = [asked_alone(network, question, set(), 7) for question in questions()]
+    for end in {token for answer in whole for token in answer}:
+        network.generation_config.eos_token_id = None
+        expected = [answer[: answer.index(end)] if end in answer else answer for answer in whole]
+        said = [
+            answer.tolist() for answer in greedy_answers(network, batch(masked=masked), end=[end], max_new_tokens=7)
+        ]
+        assert said == expected
+        network.generation_config.eos_token_id = [end, 1]  # the model's own end counts as well
+        own = [answer.tolist() for answer in greedy_answers(network, batch(masked=masked), end=[1], max_new_tokens=7)]
+        assert own == [answer[: answer.index(1)] if 1 in answer else answer for answer in expected]
+    network.generation_config.eos_token_id = None
+    short = greedy_answers(network, batch(masked=masked), end=[22], max_new_tokens=2)
+    assert all(len(answer) <= 2 for answer in short)
+
+
+def test_what_the_model_would_rather_do_than_say_its_first_choice_does_not_count() -> None:
+    network = family("llama")
+    expected = [asked_alone(network.eval(), question, {END}, 7) for question in questions()]
+    for name, value in {
+        "do_sample": True,
+        "temperature": 2.0,
+        "top_k": 3,
+        "top_p": 0.5,
+        "repetition_penalty": 5.0,
+        "num_beams": 3,
+        "no_repeat_ngram_size": 1,
+        "min_new_tokens": 6,
+    }.items():
+        setattr(network.generation_config, name, value)
+    network.generation_config.eos_token_id = None
+    said = greedy_answers(network, batch(), end=[END], max_new_tokens=7)
+    assert [answer.tolist() for answer in said] == expected
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_asking_leaves_no_trace(lora: bool) -> None:
+    network = family("llama", lora=lora).train()
+    network.get_input_embeddings().eval()
+    for p in network.parameters():
+        p.grad = torch.ones_like(p) if p.requires_grad else None
+
+    def seen() -> Any:
+        modes = [m.training for m in network.modules()]
+        hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in network.modules()]
+        grads = [(id(p.grad), p.requires_grad) for p in network.parameters()]
+        configs = (network.generation_config.to_dict(), network.config.to_dict())
+        return checksum(network), modes, hooks, grads, configs, torch.get_rng_state().tolist(), torch.is_grad_enabled()
+
+    before, data = seen(), batch()
+    greedy_answers(network, data, end=[END], max_new_tokens=3)
+    assert seen() == before
+    assert all(torch.equal(data[name], batch()[name]) for name in data)
+
+
+def test_a_question_without_an_answer_is_not_asked() -> None:
+    network = family("llama")
+    assert greedy_answers(network, batch(rows=(2, 2)), end=[END]) == []
+    alone = greedy_answers(network, batch(rows=(0,)), end=[END], max_new_tokens=3)
+    assert [a.tolist() for a in greedy_answers(network, batch(rows=(2, 0)), end=[END], max_new_tokens=3)] == [
+        a.tolist() for a in alone
+    ]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_text_that_is_supervised_all_through_is_asked_by_its_first_token(side: str) -> None:
+    network, data = family("llama").eval(), batch(side, width=11, rows=(0, 1))
+    data["labels"] = torch.where(data["attention_mask"] > 0, data["input_ids"], -100)
+    said = greedy_answers(network, data, end=[END], max_new_tokens=4)
+    expected = [asked_alone(network, question[:1], {END}, 4) for question in questions()]
+    assert [answer.tolist() for answer in said] == expected
+
+
+def test_the_question_of_a_bundled_row_ends_where_the_assistant_speaks() -> None:
+    data = QuestionAnswerData("bundled:people", "bundled", batch_size=2, shuffle=False)
+    heard: list[str] = []
+    network = TinyCausalLM(hidden_size=16, num_hidden_layers=1)
+    network.register_forward_pre_hook(
+        lambda _, __, kwargs: heard.extend(data.loaded_tokenizer.batch_decode(kwargs["input_ids"])), with_kwargs=True
+    )
+    greedy_answers(
+        network, next(iter(data.val_dataloader())), end=[data.loaded_tokenizer.eos_token_id], max_new_tokens=1
+    )
+    assert len(heard) == 2
+    assert all(text.endswith("<|assistant|>") for text in heard)
+    assert all("Where" in text or "What" in text for text in heard)
+
+
+def test_what_is_no_batch_of_tokens_gets_one_clear_error() -> None:
+    with pytest.raises(ValueError, match=r"a mapping with `input_ids` and `labels`. Found a tuple"):
+        greedy_answers(family("llama"), (torch.ones(1), torch.ones(1)), end=[END])
