@@ -333,6 +333,8 @@ def summary(name: str, optimizer: str) -> list[dict[str, Any]]:
         v: [Run(name, optimizer, v, s).fetch(run=False) for s in range(task.seeds)] for v in chosen(name, optimizer)
     }
     complete = {v: [r.result for r in runs if r is not None] for v, runs in found.items() if None not in runs}
+    if "sum" not in complete:
+        return []
     out = []
     for variant, results in complete.items():
         entry: dict[str, Any] = {"task": name, "optimizer": optimizer, "variant": variant, "seeds": task.seeds}
@@ -365,7 +367,8 @@ def cell(value: dict[str, Any] | None, is_plain: bool, seeds: int) -> str:
         return "never there"
     text = f"{value['mean']:.3f}"
     if not is_plain:
-        text += f" ({value['difference']:+.3f} ± {value['half']:.3f})"
+        interval = f" ± {value['half']:.3f}" if value["n"] > 1 else ""
+        text += f" ({value['difference']:+.3f}{interval})"
     return text if value["n"] == seeds else f"{text}, {value['n']} of {seeds} seeds"
 
 
