@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.cli import OptimizerCallable
 
 from lightning_unlearn.callbacks._unlearn import Unlearn
 from lightning_unlearn.data import Source, build
@@ -29,6 +30,7 @@ def unlearning(
     reference: Reference | None = None,
     weight: float = 1.0,
     seed: int = 0,
+    optimizer: OptimizerCallable | None = None,
 ) -> pl.LightningModule:
     """Give an existing LightningModule what it needs to forget, and give the same object back.
 
@@ -46,6 +48,7 @@ def unlearning(
         reference: Where the original model's view comes from, as in :class:`Unlearn`.
         weight: Factor on the forget gradient, positive.
         seed: Seed of the order of the forget data, as in :class:`Unlearn`.
+        optimizer: From parameters to the optimizer of forgetting alone, as in :class:`Unlearn`.
 
     Returns:
         ``module`` itself.
@@ -63,7 +66,7 @@ def unlearning(
         ['Unlearn']
     """
     built: pl.LightningModule = build(module, pl.LightningModule)
-    unlearn = Unlearn(objective, readout, projector, reference, weight=weight, forget=forget, seed=seed)
+    unlearn = Unlearn(objective, readout, projector, reference, weight, forget, seed, optimizer)
     object.__setattr__(built, "configure_callbacks", _Bring([unlearn, *(checks or [])], built.configure_callbacks))
     return built
 

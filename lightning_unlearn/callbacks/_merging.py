@@ -63,18 +63,34 @@ class Merger:
             mean, gramian = self._combine_(loss, batches, params, accumulate)
         return {"forget": mean, **({} if gramian is None else _geometry(gramian))}
 
+    def apart(
+        self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], *, accumulate: int
+    ) -> tuple[Row, dict[str, Tensor]]:
+        """The forget gradient times its weight, and what :meth:`merge_` returns; ``p.grad`` is what it was."""
+        forget, _, gramian, mean = self._rows(loss, batches, params, accumulate)
+        if self._weight != 1:
+            forget = [None if t is None else t.mul_(self._weight) for t in forget]
+        return forget, {"forget": mean, **_geometry(gramian)}
+
     def _combine_(
         self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], accumulate: int
     ) -> tuple[Tensor, Tensor]:
+        forget, retain, gramian, mean = self._rows(loss, batches, params, accumulate)
+        if bool(gramian.isfinite().all()):  # else the gradient scaler has seen the infinity, and will skip this step
+            self._show_losses(mean)
+            combine_(params, [forget, retain], self._weights(gramian))
+        self._retain_losses.clear()
+        return mean, gramian
+
+    def _rows(
+        self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], accumulate: int
+    ) -> tuple[Row, Row, Tensor, Tensor]:
+        """Forget row, retain row, their Gramian, and the forget loss."""
         forget, losses = self._engine.row(loss, batches, params, divisor=accumulate)
         retain: Row = [p.grad for p in params]
         gramian = self._engine.gramian([forget, retain], params)
         self._refuse_not_finite(losses.mean(), gramian)
-        if bool(gramian.isfinite().all()):  # else the gradient scaler has seen the infinity, and will skip this step
-            self._show_losses(losses.mean())
-            combine_(params, [forget, retain], self._weights(gramian))
-        self._retain_losses.clear()
-        return losses.mean(), gramian
+        return forget, retain, gramian, losses.mean()
 
     def _weights(self, gramian: Tensor) -> list[float]:
         scale = torch.ones(len(gramian), dtype=gramian.dtype, device=gramian.device)

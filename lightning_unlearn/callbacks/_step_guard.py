@@ -14,7 +14,7 @@ from lightning_unlearn.callbacks._guarded_step import GuardedStep, Outcome
 from lightning_unlearn.callbacks._surroundings import callbacks_of, choose_readout, refuse_optimizers
 from lightning_unlearn.callbacks._unlearn import Unlearn
 from lightning_unlearn.data import ForgetStream, Part, Source
-from lightning_unlearn.engine import GradientEngine, ObservedGradient, strategy_kind
+from lightning_unlearn.engine import GradientEngine, ObservedGradient, strategy_kind, was_skipped
 from lightning_unlearn.functional.sharding import local
 from lightning_unlearn.guards import (
     Cone,
@@ -48,6 +48,12 @@ class StepGuard(pl.Callback):
     alone, to the bit. Beside :class:`Unlearn` it protects what the fit trains on, wherever it stands in the list of
     callbacks; with ``retain`` it protects that set, from forgetting or from ordinary fine-tuning.
 
+    Beside an :class:`Unlearn` that has an optimizer of its own, the step :math:`d` is that optimizer's alone, from the
+    weights after the user's step on, and ``geometry`` reads that optimizer; the user's step is not touched. Then
+    :class:`Null` is of use: the fit learns what it will, and forgetting changes no protected loss. The protected gradients
+    are those at the weights before the user's step, so one step old: what is promised of both steps together, to first
+    order, is that the retain loss changes as the user's step alone would change it.
+
     What is promised holds to first order, for the losses at hand, and up to the rounding of the weights: float32 keeps the
     cosine of the applied step with a protected gradient near 1e-7, bf16 weights do not, and are warned about. A step that
     is not finite, or cannot be told to be safe, is undone. The fit is never stopped.
@@ -75,7 +81,8 @@ class StepGuard(pl.Callback):
 
     Raises:
         NotImplementedError: In ``setup``, under manual optimization or DeepSpeed; when training starts, with LBFGS, or with
-            an optimizer that ``geometry`` cannot read.
+            an optimizer that ``geometry`` cannot read; in ``setup``, beside several :class:`Unlearn` of which one has an
+            optimizer of its own, since the others' forgetting would not be guarded.
         ValueError: In ``setup``, if there is nothing to protect.
         RuntimeError: When training ends, if an optimizer step was not guarded.
 
@@ -119,8 +126,9 @@ class StepGuard(pl.Callback):
         self._micro_batches = 0
         self._restored: dict[str, Any] = {}
         self._step_log: dict[str, float] = {}
+        self._new: list[Direction] | None = None
         self._step: GuardedStep | None = None
-        self._handle: Any = None
+        self._handles: list[Any] = []
         self._has_warned = False
 
     @property
@@ -143,6 +151,7 @@ class StepGuard(pl.Callback):
                 "`StepGuard` should be able to read gradients and write weights. Found `DeepSpeedStrategy`, which keeps "
                 "both inside its engine. Use `strategy='ddp'`, `'fsdp'`, or `ModelParallelStrategy` (FSDP2)."
             )
+        _refuse_several_steps(trainer)
         if self.retain is not None:
             part = Part(self.retain, "retain")
             part.prepare_data()
@@ -158,9 +167,10 @@ class StepGuard(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See the optimizer, and take up where a checkpoint left off."""
         refuse_optimizers(trainer)
-        self.geometry.refuse_unsupported(trainer.optimizers[0])
+        self._guarded = _last_to_step(trainer)
+        self.geometry.refuse_unsupported(self._guarded)
         self._engine = GradientEngine(pl_module, trainer)
-        self._params = [p for g in trainer.optimizers[0].param_groups for p in g["params"]]
+        self._params = [p for g in self._guarded.param_groups for p in g["params"]]
         self._scopes = _scopes(pl_module, self._params, self.scope)
         self._observed = ObservedGradient(
             self._engine,
@@ -168,7 +178,7 @@ class StepGuard(pl.Callback):
             keep=self._stored,
             per_micro_batch=self.directions.per_micro_batch,
         )
-        self._step = None
+        self._new = self._step = None
         if self.retain is not None:
             self._used_readout = choose_readout(pl_module) if self.readout is None else self.readout
             self._network = self._used_readout.find_network(pl_module)
@@ -184,8 +194,13 @@ class StepGuard(pl.Callback):
     ) -> None:
         """Count the micro-batch. By now every callback has put its hooks on the optimizer: ours comes last."""
         self._micro_batches += 1
-        if self._handle is None:
-            self._handle = trainer.optimizers[0].register_step_post_hook(self._after_step)
+        if self._handles:
+            return
+        theirs = trainer.optimizers[0]
+        self._handles.append(theirs.register_step_post_hook(self._count))
+        if self._guarded is not theirs:
+            self._handles.append(self._guarded.register_step_pre_hook(self._before_step))
+        self._handles.append(self._guarded.register_step_post_hook(self._after_step))
 
     @override
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -197,11 +212,12 @@ class StepGuard(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Remember the weights. A step before that was never taken (a gradient scaler's choice) is forgotten."""
+        """Have the directions ready. Those of a step that was never taken (a gradient scaler's choice) are forgotten."""
         self._new = self._observed.take() if self.retain is None else self._retain_gradients()
         self._micro_batches = 0
-        protected = self.directions.protected(self._new)
-        self._step = GuardedStep(self._engine, optimizer, protected, len(self._new), self._scopes)
+        self._step = None
+        if self._guarded is trainer.optimizers[0]:
+            self._before_step()  # and not in its hook, which comes before its closure, when gradients are stale
 
     @override
     def on_train_batch_end(
@@ -215,7 +231,7 @@ class StepGuard(pl.Callback):
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prove that every step was guarded."""
-        self._detach_hook()
+        self._detach_hooks()
         if self._steps["guarded"] != self._steps["taken"]:
             raise RuntimeError(
                 f"Every optimizer step should be guarded. Found {self._steps['taken']} steps, of which "
@@ -226,7 +242,7 @@ class StepGuard(pl.Callback):
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave no hook behind."""
-        self._detach_hook()
+        self._detach_hooks()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -270,17 +286,24 @@ class StepGuard(pl.Callback):
     def _stored(self, gradient: Tensor, scale: float = 1.0) -> Tensor:
         return stored(gradient, self.storage, scale)
 
+    def _count(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._steps["taken"] += not was_skipped(optimizer)
+
+    def _before_step(self, *args: Any) -> None:
+        if self._new is None:
+            return
+        protected = self.directions.protected(self._new)
+        self._step = GuardedStep(self._engine, self._guarded, protected, len(self._new), self._scopes)
+
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self._steps["taken"] += 1
-        if self._step is None:
+        if self._new is None or self._step is None or was_skipped(optimizer):
             return
         outcome = self._step.correct_(self.rule, self.geometry)
-        self._step = None
         self._steps["guarded"] += 1
         self._steps["fallbacks"] += not outcome.is_optimal
         if outcome.retain_before == outcome.retain_before:
             self.directions.remember(self._new)
-        self._new = []
+        self._new = self._step = None
         shown = asdict(outcome)
         shown.pop("is_optimal")
         self._step_log = {**shown, "fallbacks": float(self._steps["fallbacks"])}
@@ -307,10 +330,27 @@ class StepGuard(pl.Callback):
         if self.retain is not None:
             self._stream.seek(state["position"])
 
-    def _detach_hook(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+    def _detach_hooks(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+
+def _refuse_several_steps(trainer: pl.Trainer) -> None:
+    """Refuse to guard one forget step of several: the others would do the harm."""
+    every = callbacks_of(trainer, Unlearn)
+    apart = [c for c in every if c.optimizer is not None]
+    if apart and len(every) > 1:
+        raise NotImplementedError(
+            "`StepGuard` should find all forgetting in one step: an `Unlearn(optimizer=...)` by itself, or any number of "
+            f"`Unlearn` without. Found {len(every)} `Unlearn`, {len(apart)} of them with an optimizer of its own. Leave out "
+            "`optimizer`, and the whole step is guarded."
+        )
+
+
+def _last_to_step(trainer: pl.Trainer) -> torch.optim.Optimizer:
+    """The optimizer whose step is guarded: that of forgetting alone if there is one, else the fit's."""
+    own = (c.forget_optimizer for c in callbacks_of(trainer, Unlearn))
+    return next((o for o in own if o is not None), trainer.optimizers[0])
 
 
 def _scopes(module: nn.Module, params: Sequence[Tensor], scope: Scope) -> list[int]:

@@ -6,12 +6,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.callbacks._merging import Merger
 from lightning_unlearn.callbacks._overlap import OverlapGuard
+from lightning_unlearn.callbacks._private_step import PrivateStep
 from lightning_unlearn.callbacks._realised_step import RealisedStep
 from lightning_unlearn.callbacks._supervision import SupervisionGuard
 from lightning_unlearn.callbacks._surroundings import (
@@ -23,7 +25,7 @@ from lightning_unlearn.callbacks._surroundings import (
     refuse_unsupported,
 )
 from lightning_unlearn.data import ForgetStream, Source
-from lightning_unlearn.engine import GradientEngine, strategy_kind, unscaled, unscales_by_itself
+from lightning_unlearn.engine import GradientEngine, strategy_kind, unscaled, unscales_by_itself, was_skipped
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
@@ -42,20 +44,29 @@ class Unlearn(pl.Callback):
     the length of the step the weights took over the length of the step the optimizer asked for, measured on one tensor:
     bf16 weights swallow small steps.
 
+    With ``optimizer``, forgetting has an optimizer of its own. The user's then steps along the retain gradient alone, and
+    its state never sees a forget gradient; the other one, over the same parameters, steps right after it along the forget
+    gradient, which was taken at the weights before both. Where a gradient scaler skips the one it skips the other. Learning
+    rate, momentum, decay are those ``optimizer`` is made with: the fit's clipping and scheduler do not concern it (it is
+    ``forget_optimizer`` during the fit, for callbacks that schedule it). ``unlearn/realised`` is then of its step. Its state
+    is in the checkpoint, gathered where it is sharded. A :class:`StepGuard` beside it acts on its step alone.
+
     Args:
         objective: What forgetting minimises.
         readout: How to run the network. Defaults to the module's own, to :class:`PackedCausalLMReadout` if it holds a
             Hugging Face language model, else to :class:`ClassificationReadout`.
-        projector: How the two gradients are merged. Defaults to their sum.
+        projector: How the two gradients are merged. Defaults to their sum. Not together with ``optimizer``.
         reference: Where the original model's view comes from, if the objective needs it. Defaults to the cheapest that
             serves: the adapter switched off, cached likelihoods, a frozen copy.
         weight: Factor on the forget gradient, positive.
         forget: What must go: a datamodule, a loader, a data set, or, from YAML, a mapping with ``class_path`` and
             ``init_args``. Defaults to ``forget_dataloader`` of the trainer's datamodule (see :class:`SplitData`).
         seed: Seed of the order of the forget data, where no :class:`SplitData` says it.
+        optimizer: From parameters to the optimizer of forgetting alone, such as ``torch.optim.SGD``. Defaults to none: the
+            gradients are merged, and the user's optimizer takes both. Costs one more gradient's memory, and its own state.
 
     Raises:
-        NotImplementedError: In ``setup``, under manual optimization, DeepSpeed, or with LBFGS.
+        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed; when the fit starts, with LBFGS.
         ValueError: In ``setup``, if there is no forget or no retain data; during the fit, if forget examples are among the
             retain data, or nothing in the forget data is supervised.
         FloatingPointError: If a loss or a gradient is not finite.
@@ -63,6 +74,7 @@ class Unlearn(pl.Callback):
     Example:
         >>> from lightning_unlearn import NPO
         >>> callback = Unlearn(NPO(beta=0.1))  # Trainer(callbacks=[callback])
+        >>> apart = Unlearn(NPO(beta=0.1), optimizer=lambda params: torch.optim.SGD(params, lr=1e-2, momentum=0.9))
     """
 
     def __init__(
@@ -74,6 +86,7 @@ class Unlearn(pl.Callback):
         weight: float = 1.0,
         forget: Source | None = None,
         seed: int = 0,
+        optimizer: OptimizerCallable | None = None,
     ) -> None:
         if not isinstance(objective, Objective):
             raise TypeError(f"`objective` should be an `Objective`, such as `NPO()`. Found `{objective!r}`.")
@@ -82,6 +95,17 @@ class Unlearn(pl.Callback):
                 "`weight` should be positive and finite: it is the sign of `objective` that says forget. Found "
                 f"`weight = {weight}`."
             )
+        if optimizer is not None and (isinstance(optimizer, torch.optim.Optimizer) or not callable(optimizer)):
+            raise TypeError(
+                "`optimizer` should make an optimizer from parameters, as `torch.optim.SGD` does, or `lambda params: "
+                f"torch.optim.SGD(params, lr=1e-2)`. Found `{type(optimizer).__name__}`."
+            )
+        if optimizer is not None and projector is not None:
+            raise ValueError(
+                f"`projector` should have two gradients to merge. Found `projector = {projector!r}` and an `optimizer`, "
+                "which steps along the forget gradient alone. Leave out one of them; to protect its step, add "
+                "`StepGuard(Null())` to the callbacks."
+            )
         self.objective = objective
         self.readout = readout
         self.projector = projector
@@ -89,7 +113,9 @@ class Unlearn(pl.Callback):
         self.weight = weight
         self.seed = seed
         self.forget = forget
+        self.optimizer = optimizer
         self._chosen_reference: Reference | None = None
+        self._private: PrivateStep | None = None
         self._micro_batches = 0
         self._steps = {"merged": 0, "taken": 0}
         self._restored: dict[str, Any] = {}
@@ -100,6 +126,11 @@ class Unlearn(pl.Callback):
     def state_key(self) -> str:
         """Tells several instances in one trainer apart by what they minimise."""
         return f"Unlearn[{self.objective!r}]"
+
+    @property
+    def forget_optimizer(self) -> torch.optim.Optimizer | None:
+        """What ``optimizer`` made for this fit; ``None`` if forgetting has none of its own, or before the fit."""
+        return None if self._private is None else self._private.optimizer
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -113,7 +144,11 @@ class Unlearn(pl.Callback):
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Sharded modules, and those that are built in ``configure_model``, exist only now."""
+        """Sharded modules, those that are built in ``configure_model``, and the optimizer exist only now."""
+        refuse_optimizers(trainer)
+        self._engine = GradientEngine(pl_module, trainer)
+        if self.optimizer is not None:
+            self._private = PrivateStep(self._engine, self.optimizer, trainer.optimizers[0])
         if not hasattr(self, "_network"):
             self._attach(trainer, pl_module)
             restored = trainer.ckpt_path is not None and not trainer.strategy.restore_checkpoint_after_setup
@@ -127,8 +162,6 @@ class Unlearn(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the forget stream, cache what the reference needs, and take up where a checkpoint left off."""
-        refuse_optimizers(trainer)
-        self._engine = GradientEngine(pl_module, trainer)
         self._merger = Merger(self._engine, self.projector, self.weight)
         self._supervision = SupervisionGuard(self._engine, self._loader)
         self._guard = OverlapGuard(self._used_readout)
@@ -160,7 +193,7 @@ class Unlearn(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Merge: ``.grad`` is accumulated, reduced and unscaled here, and not yet clipped."""
+        """Merge, or have it ready: ``.grad`` is accumulated, reduced and unscaled here, and not yet clipped."""
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         batches = [self._engine.to_device(next(self._stream)) for _ in range(self._micro_batches)]
         self._micro_batches = 0
@@ -169,10 +202,16 @@ class Unlearn(pl.Callback):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         logged = every > 0 and trainer.global_step % every == 0
         accumulate = trainer.accumulate_grad_batches
-        merge = self._merger.merge_
+        merge, apart = self._merger.merge_, self._merger.apart
         with unscaled(self._engine, optimizer, params):
-            self._step_log = merge(self.forget_loss, batches, params, accumulate=accumulate, measured=logged)
+            if self._private is None:
+                self._step_log = merge(self.forget_loss, batches, params, accumulate=accumulate, measured=logged)
+            else:
+                row, self._step_log = apart(self.forget_loss, batches, params, accumulate=accumulate)
+                self._private.hold(params, row, measured=logged)
         self._supervision.check()
+        if self._private is not None:
+            return
         self._steps["merged"] += 1
         if logged and not unscales_by_itself(self._engine, optimizer):
             self._realised.before(optimizer, params)
@@ -194,7 +233,7 @@ class Unlearn(pl.Callback):
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prove that forgetting happened: every optimizer step must have been merged into."""
+        """Prove that forgetting happened: every optimizer step must have been merged into, or been followed by its own."""
         self._detach_hook()
         if self._steps["merged"] < self._steps["taken"]:
             raise RuntimeError(
@@ -223,6 +262,8 @@ class Unlearn(pl.Callback):
             "position": self._stream.position if hasattr(self, "_stream") else 0,
             "steps": dict(self._steps),
             "objective": self.objective.state_dict(),
+            # Before the first step there is nothing to save; and where it is sharded, torch would take one to find that out.
+            "optimizer": self._private.state_dict() if self._private is not None and self._steps["merged"] else {},
             "projector": {} if self.projector is None else self.projector.state_dict(),
             "reference": {} if reference is None else reference.state_dict(),
         }
@@ -230,7 +271,7 @@ class Unlearn(pl.Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until training starts: under FSDP it comes before the stream and the reference exist."""
-        self._restored = state_dict
+        self._restored = dict(state_dict)
 
     def forget_loss(self, batch: Any) -> Tensor:
         """The objective on one forget micro-batch."""
@@ -276,14 +317,23 @@ class Unlearn(pl.Callback):
         self._stream.seek(self._restored["position"])
         self._steps = dict(self._restored["steps"])
         self.objective.load_state_dict(self._restored["objective"])
+        if (state := self._restored.pop("optimizer", {})) and self._private is not None:
+            self._private.load_state_dict(state)
         if self.projector is not None:
             self.projector.load_state_dict(self._restored["projector"])
         if self._chosen_reference is not None:
             self._chosen_reference.load_state_dict(self._restored["reference"])
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if was_skipped(optimizer):
+            return
         self._steps["taken"] += 1
-        if (ratio := self._realised.after(optimizer)) is None:
+        if self._private is None:
+            ratio = self._realised.after(optimizer)
+        else:
+            self._steps["merged"] += self._private.take_()
+            ratio = self._private.realised
+        if ratio is None:
             return
         self._step_log["realised"] = torch.tensor(ratio)
         if ratio < 0.5:

@@ -4,11 +4,12 @@ from lightning_unlearn.engine._add import add_gradient_, adds_in_place
 from lightning_unlearn.engine._combine import combine_
 from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._observed import ObservedGradient
+from lightning_unlearn.engine._optimizer_state import load_optimizer_state, optimizer_state
 from lightning_unlearn.engine._products import Row, inner_products
 from lightning_unlearn.engine._scoped import sum_by_scope
 from lightning_unlearn.engine._set_aside import gradients_set_aside, muted
 from lightning_unlearn.engine._strategy import is_fsdp1, strategy_kind
-from lightning_unlearn.engine._unscaled import unscaled, unscales_by_itself
+from lightning_unlearn.engine._unscaled import unscaled, unscales_by_itself, was_skipped
 
 __all__ = [
     "GradientEngine",
@@ -20,9 +21,12 @@ __all__ = [
     "gradients_set_aside",
     "inner_products",
     "is_fsdp1",
+    "load_optimizer_state",
     "muted",
+    "optimizer_state",
     "strategy_kind",
     "unscaled",
     "unscales_by_itself",
     "sum_by_scope",
+    "was_skipped",
 ]

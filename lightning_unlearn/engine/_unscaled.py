@@ -14,6 +14,18 @@ def unscales_by_itself(engine: GradientEngine, optimizer: torch.optim.Optimizer)
     return engine.scaler() is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
+def was_skipped(optimizer: torch.optim.Optimizer) -> bool:
+    """In a step's post hook: whether it changed nothing, since fused optimizers leave out by themselves what overflowed.
+
+    Of every other optimizer the scaler does not call the step then, and so no hook.
+
+    Example:
+        >>> was_skipped(torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))]))
+        False
+    """
+    return bool(getattr(optimizer, "found_inf", False))
+
+
 @contextmanager
 def unscaled(engine: GradientEngine, optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> Iterator[None]:
     """Let ``p.grad`` be the gradient itself, also where the optimizer expects it scaled, and scale it again.

@@ -13,7 +13,7 @@ class Null(Rule):
     .. math:: \min_{d'} \lVert d' - d \rVert_M \quad \text{s.t.} \quad G^\top d' = 0
 
     On the whole step of a fit this also takes out what the fit learns on the protected data; use it where nothing is to be
-    learnt there.
+    learnt there, or where forgetting has a step of its own: beside ``Unlearn(optimizer=...)``.
 
     Example:
         >>> import torch

@@ -366,6 +366,20 @@ def test_a_network_of_ones_own_optimizer() -> None:
     assert cli.trainer.optimizers[0].defaults["lr"] == 0.5
 
 
+def test_an_optimizer_for_forgetting_alone_and_again_from_the_saved_configuration() -> None:
+    run, arguments = ours()
+    chosen = ["--unlearn.optimizer=torch.optim.SGD", "--unlearn.optimizer.lr=0.25", "--unlearn.optimizer.momentum=0.5"]
+    first = run(["fit", *arguments, *chosen])
+    (config,) = Path("logs").rglob("config.yaml")
+    again = run(["fit", "--config", str(config)])
+    for cli in (first, again):
+        (unlearn,) = parts_of(cli, Unlearn)
+        assert type(unlearn.forget_optimizer) is torch.optim.SGD
+        assert (unlearn.forget_optimizer.defaults["lr"], unlearn.forget_optimizer.defaults["momentum"]) == (0.25, 0.5)
+        assert unlearn._steps == {"merged": 2, "taken": 2}
+    assert same(weights(first), weights(again))
+
+
 UNKNOWN: list[tuple[dict[str, Any], str]] = [
     ({"unlearn": {"objective": OBJECTIVE, "wieght": 2}}, "Option 'wieght' is not accepted"),
     ({"unlearn": {"objective": {**OBJECTIVE, "init_args": {"bta": 2}}}}, "Option 'bta' is not accepted"),
