@@ -12,8 +12,9 @@ from lightning_unlearn.guards._directions import Direction, Directions
 class History(Directions):
     """Protect the retain loss of this step and of those before it, each by the gradient it had then.
 
-    Gradients of past steps are those of past weights: what is promised for them holds near those weights only. On a tiny
-    language model a history of eight kept retain data that the guard had not seen better than this step's gradient alone.
+    Gradients of past steps are those of past weights: what is promised for them holds near those weights only. On small
+    language models a history of eight kept retain data that the guard had not seen better than this step's gradient alone,
+    and in bf16 as well as in float32 (``benchmarks/README.md``).
 
     Args:
         length: Number of directions, this step's included, at least 1. Each takes as much memory as a gradient, here and
