@@ -53,7 +53,7 @@ FILLED = {"rank 4": 4, "rank 8": 8, "rank 8, bf16": 8}
 def projectors() -> dict[str, Callable[[], Any]]:
     import torchjd.aggregation as torchjd
 
-    from lightning_unlearn import HalfSpace, Orthogonal, PCGrad, SignRule, TorchJD
+    from lightning_unlearn.projectors import HalfSpace, Orthogonal, PCGrad, SignRule, TorchJD
 
     upgrad = lambda: TorchJD(torchjd.UPGradWeighting())  # noqa: E731
     return {"Orthogonal": Orthogonal, "HalfSpace": HalfSpace, "SignRule": SignRule, "PCGrad": PCGrad, "UPGrad": upgrad}
