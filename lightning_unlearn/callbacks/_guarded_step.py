@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,32 @@ class Outcome:
     is_optimal: bool
 
 
+@dataclass(frozen=True)
+class PastProducts:
+    """Products among directions that stay what they are from one step to the next.
+
+    Args:
+        directions: ``m`` of them, by identity.
+        moving: The parameters that the products are over, by number.
+        gramian: ``[scopes, m, m]`` float64.
+        squares: ``[scopes, m]`` float64.
+    """
+
+    directions: Sequence[Direction]
+    moving: list[int]
+    gramian: Tensor
+    squares: Tensor
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints: all but the directions themselves."""
+        return {"moving": self.moving, "gramian": self.gramian, "squares": self.squares}
+
+    def are_of(self, directions: Sequence[Direction], moving: list[int]) -> bool:
+        """Whether these are the products of ``directions``."""
+        same = all(a is b for a, b in zip(self.directions, directions, strict=False))
+        return same and len(directions) == len(self.directions) and moving == self.moving
+
+
 class GuardedStep:
     """The weights before a step, and what it must not harm.
 
@@ -43,6 +69,7 @@ class GuardedStep:
         directions: Gradients to protect, those of this step first.
         new: Number of those of this step.
         scopes: Number of the scope of each parameter.
+        past: What the last step knew of directions that are protected again.
     """
 
     def __init__(
@@ -52,6 +79,7 @@ class GuardedStep:
         directions: Sequence[Direction],
         new: int,
         scopes: Sequence[int],
+        past: PastProducts | None = None,
     ) -> None:
         self._engine, self._optimizer, self._new = engine, optimizer, new
         every = [(p, group) for group in optimizer.param_groups for p in group["params"]]
@@ -60,22 +88,23 @@ class GuardedStep:
         self._settings: list[dict[str, Any]] = [every[i][1] for i in moving]
         self._scopes = [scopes[i] for i in moving]
         self._count = 1 + max(scopes)
+        self._rows, self._moving = directions, moving
         self._directions = _by_parameter(directions, moving)
+        self._past = past if past is not None and past.are_of(directions[new:], moving) else None
         self._before = [local(p).detach().clone() for p in self._params]
+        self._proposed: step.StepProducts | None = None
 
     @torch.no_grad()
     def correct_(self, rule: Rule, geometry: Geometry) -> Outcome:
         """Replace the step that was taken by the nearest one that ``rule`` allows."""
         if not self._new or not self._params:
             return self._undone(rule)
-        proposed = self._products(geometry)
+        proposed = self._proposed = self._products(geometry)
         correction = rule.multipliers(proposed.gramian, proposed.along)
         if not bool(correction.violation.isfinite().all()):
             return self._undone(rule)
         active = int(correction.multipliers.count_nonzero())
-        if active:
-            self._take_out_(correction.multipliers, geometry)
-        applied = self._products(geometry) if active else proposed
+        applied = self._take_out_(correction.multipliers, geometry, proposed) if active else proposed
         return Outcome(
             active=active,
             kept=_length_ratio(applied, proposed),
@@ -85,20 +114,46 @@ class GuardedStep:
             is_optimal=bool(correction.exact.all()),
         )
 
+    def products_among(self, directions: Sequence[Direction]) -> PastProducts | None:
+        """What is known of ``directions``, if they are the first of those that were protected in this step."""
+        m = len(directions)
+        same = all(a is b for a, b in zip(directions, self._rows, strict=False))
+        if not m or not same or m > len(self._rows) or self._proposed is None:
+            return None
+        return PastProducts(directions, self._moving, self._proposed.gramian[:, :m, :m], self._proposed.squares[:, :m])
+
     def _products(self, geometry: Geometry) -> step.StepProducts:
+        past = self._past if geometry.is_constant else None
+        fresh = None if past is None else self._new
         metrics = self._inverse_metrics(geometry)
         parts = (
-            step.step_products(local(p), before, directions, metric).packed
+            step.step_products(local(p), before, directions, metric, fresh).packed
             for p, before, directions, metric in zip(self._params, self._before, self._directions, metrics, strict=True)
         )
-        return step.StepProducts.unpacked(sum_by_scope(self._engine, parts, self._params, self._scopes, self._count))
+        found = step.StepProducts.unpacked(self._summed(parts))
+        return found if past is None else found.completed(past.gramian, past.squares)
 
-    def _take_out_(self, multipliers: Tensor, geometry: Geometry) -> None:
-        touched = multipliers.ne(0).any(-1).tolist()
+    def _take_out_(self, multipliers: Tensor, geometry: Geometry, proposed: step.StepProducts) -> step.StepProducts:
+        touched = multipliers.ne(0).any(-1)
+        is_touched = touched.tolist()
         metrics = self._inverse_metrics(geometry)
-        for p, scope, directions, metric in zip(self._params, self._scopes, self._directions, metrics, strict=True):
-            if touched[scope]:
-                step.correct_step_(local(p), directions, multipliers[scope], metric)
+        nothing = proposed.squares.new_zeros(multipliers.shape[-1] + 1)
+        parts = (
+            step.correct_step_(local(p), before, directions, multipliers[scope], metric)
+            if is_touched[scope]
+            else nothing
+            for p, scope, before, directions, metric in zip(
+                self._params, self._scopes, self._before, self._directions, metrics, strict=True
+            )
+        )
+        measured = self._summed(parts)
+        along = torch.where(touched[:, None], measured[:, :-1], proposed.along)
+        squares = proposed.squares.clone()
+        squares[:, -1] = torch.where(touched, measured[:, -1], squares[:, -1])
+        return step.StepProducts(proposed.gramian, along, squares)
+
+    def _summed(self, parts: Iterable[Tensor]) -> Tensor:
+        return sum_by_scope(self._engine, parts, self._params, self._scopes, self._count)
 
     def _inverse_metrics(self, geometry: Geometry) -> Iterator[Tensor | None]:
         """One at a time: of a diagonal metric, all together would be one more copy of the model."""

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from lightning_unlearn.callbacks._example_gradients import ExampleGradients
 from lightning_unlearn.callbacks._guardable import Scope, last_to_step, refuse_unguardable, scopes_of
-from lightning_unlearn.callbacks._guarded_step import GuardedStep, Outcome
+from lightning_unlearn.callbacks._guarded_step import GuardedStep, Outcome, PastProducts
 from lightning_unlearn.callbacks._subspace_guard import SubspaceGuard
 from lightning_unlearn.callbacks._surroundings import callbacks_of, choose_readout, refuse_optimizers
 from lightning_unlearn.callbacks._unlearn import Unlearn
@@ -143,6 +143,7 @@ class StepGuard(pl.Callback):
         self._step_log: dict[str, float] = {}
         self._new: Sequence[Direction] | None = None
         self._step: GuardedStep | None = None
+        self._past: PastProducts | None = None
         self._handles: list[Any] = []
         self._has_warned = False
 
@@ -184,7 +185,7 @@ class StepGuard(pl.Callback):
             keep=self._stored,
             per_micro_batch=self.directions.per_micro_batch,
         )
-        self._new = self._step = None
+        self._new = self._step = self._past = None
         self._micro_batches, self._own_batches = 0, []
         if self.retain is not None or self._per_example is not None:
             self._used_readout = choose_readout(pl_module) if self.readout is None else self.readout
@@ -271,6 +272,7 @@ class StepGuard(pl.Callback):
             "steps": dict(self._steps),
             "position": self._stream.position if hasattr(self, "_stream") else 0,
             "directions": self._saved_directions(),
+            "products": None if self._past is None else self._past.state_dict(),
         }
 
     @override
@@ -326,7 +328,7 @@ class StepGuard(pl.Callback):
         protected = self.directions.protected(self._new)
         for inputs in self._subspaces:  # which come last, and would take out anything else
             protected = [inputs.allowed(direction, self._params) for direction in protected]
-        self._step = GuardedStep(self._engine, self._guarded, protected, len(self._new), self._scopes)
+        self._step = GuardedStep(self._engine, self._guarded, protected, len(self._new), self._scopes, self._past)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if self._new is None or self._step is None or was_skipped(optimizer):
@@ -336,6 +338,7 @@ class StepGuard(pl.Callback):
         self._steps["fallbacks"] += not outcome.is_optimal
         if outcome.retain_before == outcome.retain_before:
             self.directions.remember(self._new)
+        self._past = self._step.products_among(self.directions.protected([]))
         self._new = self._step = None
         shown = asdict(outcome)
         shown.pop("is_optimal")
@@ -360,6 +363,9 @@ class StepGuard(pl.Callback):
         state, self._restored = self._restored, {}
         self._steps = dict(state["steps"])
         self.directions.load_state_dict(state["directions"])
+        past = self.directions.protected([])
+        if past and state["products"]:
+            self._past = PastProducts(past, **state["products"])
         if self.retain is not None:
             self._stream.seek(state["position"])
 

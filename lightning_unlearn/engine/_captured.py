@@ -51,7 +51,7 @@ class CapturedRows(Sequence[Row]):
         """The weighted sum of the gradients, by one parameter after the other."""
         for param, rows in zip(self._params, self.by_parameter, strict=True):
             total = torch.zeros_like(param, dtype=torch.promote_types(param.dtype, torch.float32))
-            correct_step_(total, rows, -weights.to(total.device))
+            correct_step_(total, torch.zeros_like(total), rows, -weights.to(total.device))
             yield total
 
     def nbytes(self) -> int:

@@ -9,11 +9,10 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.placement_types import Partial
 
 from lightning_unlearn.functional.sharding import local
+from lightning_unlearn.functional.step import direction_products
 
 Row = list[Tensor | None]
 """One gradient, or one step: a tensor per parameter, ``None`` where it has none."""
-
-_BLOCK = 1 << 20
 
 
 def inner_products(rows: Sequence[Row], params: Sequence[Tensor], group: Any = None) -> Tensor:
@@ -40,25 +39,14 @@ def inner_products(rows: Sequence[Row], params: Sequence[Tensor], group: Any = N
     for i, param in enumerate(params):
         groups = _sharding_groups(param) if group is None else (group,)
         total = sums.setdefault(groups, torch.zeros(len(rows), len(rows), dtype=torch.float64, device=device))
-        total += _products([row[i] for row in rows], total)
+        total += direction_products(
+            [None if (t := row[i]) is None else local(t).detach() for row in rows], local(param)
+        )
     # Insertion order follows the parameters, so every rank reduces in the same order.
     for groups, total in sums.items():
         for g in groups:
             torch.distributed.all_reduce(total, group=g)
     return torch.stack(list(sums.values())).sum(0)
-
-
-def _products(tensors: Sequence[Tensor | None], like: Tensor) -> Tensor:
-    out = torch.zeros_like(like)
-    present = [(j, local(t).detach().reshape(-1)) for j, t in enumerate(tensors) if t is not None and local(t).numel()]
-    if not present:
-        return out
-    index = torch.tensor([j for j, _ in present], device=like.device)
-    size = present[0][1].numel()
-    for start in range(0, size, _BLOCK):  # in blocks, so that the float64 copies stay small
-        block = torch.stack([t[start : start + _BLOCK].double() for _, t in present])
-        out[index[:, None], index] += block @ block.T
-    return out
 
 
 def _sharding_groups(param: Tensor) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_unlearn.functional.rows import Rows, StoredRows
 
 # Float64 copies of one block should stay in a processor's cache; a graphics card wants few large kernels.
-_BLOCK = {"cpu": 1 << 16}
+_BLOCK = {"cpu": 1 << 17}
 _LARGE_BLOCK = 1 << 22
 # However many directions there are, their blocks together take no more than this, and one width each.
 _BLOCKS = {"cpu": 1 << 20}
@@ -26,9 +26,10 @@ class StepProducts:
     r"""Inner products of ``k`` directions and a step; those of the parts of a vector add up to those of the whole.
 
     Args:
-        gramian: Of the directions, in the metric, :math:`G^\top M^{-1} G`, ``[..., k, k]`` float64.
+        gramian: Of the first ``n`` directions with all of them, in the metric, :math:`G^\top M^{-1} G`, ``[..., n, k]``
+            float64.
         along: Change of each loss by the step, to first order, :math:`G^\top d`, ``[..., k]`` float64.
-        squares: Squared Euclidean lengths of the directions and of the step, ``[..., k + 1]`` float64.
+        squares: Squared Euclidean lengths of the first ``n`` directions and of the step, ``[..., n + 1]`` float64.
     """
 
     gramian: Tensor
@@ -37,21 +38,57 @@ class StepProducts:
 
     @property
     def packed(self) -> Tensor:
-        """All of it in one tensor, ``[..., k + 2, k + 1]``, to be added up."""
-        k = self.along.shape[-1]
-        out = self.squares.new_zeros(*self.squares.shape[:-1], k + 2, k + 1)
-        out[..., :k, :k], out[..., k, :k], out[..., k + 1, :] = self.gramian, self.along, self.squares
+        """All of it in one tensor, ``[..., n + 2, k + 1]``, to be added up."""
+        n, k = self.gramian.shape[-2:]
+        out = self.squares.new_zeros(*self.squares.shape[:-1], n + 2, k + 1)
+        out[..., :n, :k], out[..., n, :k], out[..., n + 1, : n + 1] = self.gramian, self.along, self.squares
         return out
 
     @classmethod
     def unpacked(cls, packed: Tensor) -> StepProducts:
         """The inverse of :attr:`packed`."""
-        k = packed.shape[-1] - 1
-        return cls(packed[..., :k, :k], packed[..., k, :k], packed[..., k + 1, :])
+        n, k = packed.shape[-2] - 2, packed.shape[-1] - 1
+        return cls(packed[..., :n, :k], packed[..., n, :k], packed[..., n + 1, : n + 1])
+
+    def completed(self, gramian: Tensor, squares: Tensor) -> StepProducts:
+        """With the products ``[..., k - n, k - n]`` and ``[..., k - n]`` among the other directions, known from before.
+
+        Example:
+            >>> whole = step_products(torch.ones(2), torch.zeros(2), [torch.ones(2), torch.tensor([0.0, 2.0])])
+            >>> part = step_products(torch.ones(2), torch.zeros(2), [torch.ones(2), torch.tensor([0.0, 2.0])], fresh=1)
+            >>> torch.equal(part.completed(whole.gramian[1:, 1:], whole.squares[1:2]).gramian, whole.gramian)
+            True
+        """
+        n = self.gramian.shape[-2]
+        beside = torch.cat([self.gramian[..., n:].mT, gramian], -1)
+        squares = torch.cat([self.squares[..., :n], squares, self.squares[..., n:]], -1)
+        return StepProducts(torch.cat([self.gramian, beside], -2), self.along, squares)
+
+
+def direction_products(directions: Directions, like: Tensor) -> Tensor:
+    """Inner products of ``directions`` among themselves, ``[k, k]`` float64.
+
+    Args:
+        directions: ``k`` gradients of one shape; ``None`` counts as zero.
+        like: Of that shape, and where the products are to be computed.
+
+    Example:
+        >>> direction_products([torch.tensor([1.0, 2.0]), torch.ones(2), None], torch.ones(2)).tolist()
+        [[5.0, 3.0, 0.0], [3.0, 2.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    k = len(directions)
+    products = torch.zeros(k, k, dtype=torch.float64, device=like.device)
+    for _, rows, _ in _blocks(like.detach().reshape(-1), directions, None):
+        products += rows[:k] @ rows[:k].T
+    return products
 
 
 def step_products(
-    after: Tensor, before: Tensor, directions: Directions, inverse_metric: Tensor | None = None
+    after: Tensor,
+    before: Tensor,
+    directions: Directions,
+    inverse_metric: Tensor | None = None,
+    fresh: int | None = None,
 ) -> StepProducts:
     """Inner products of ``directions`` and the step from ``before`` to ``after``, in float64.
 
@@ -61,6 +98,7 @@ def step_products(
         directions: ``k`` gradients of the same shape; ``None`` counts as zero. They may be elsewhere, and in low precision;
             or not be held at all, and written out block by block.
         inverse_metric: Diagonal of :math:`M^{-1}`, of the same shape or none. Defaults to the identity.
+        fresh: Number of leading directions whose products with the others are wanted. Defaults to all.
 
     Returns:
         The products of this one tensor.
@@ -71,46 +109,64 @@ def step_products(
         ([[9.0]], [6.0], [9.0, 5.0])
     """
     k = len(directions)
-    products = torch.zeros(k + 1, k + 1, dtype=torch.float64, device=after.device)
-    gramian = products[:k, :k]
-    squares = products.diagonal()
+    n = k if fresh is None else fresh
+    wanted = [*range(n), k]
+    products = torch.zeros(n + 1, k + 1, dtype=torch.float64, device=after.device)
+    gramian = products[:n, :k]
     if inverse_metric is not None:
         gramian = gramian.clone()
     flat, old = after.detach().reshape(-1), before.detach().reshape(-1)
     for here, rows, inverse in _blocks(flat, directions, inverse_metric):
         torch.sub(flat[here], old[here], out=rows[k])
-        products += rows @ rows.T
+        # Few rows are multiplied faster one by one.
+        products += rows @ rows.T if n == k else torch.stack([torch.mv(rows, rows[i]) for i in wanted])
         if inverse is not None:
-            gramian += rows[:k] @ (rows[:k] * inverse).T
-    return StepProducts(gramian, products[k, :k], squares)
+            gramian += rows[:n] @ (rows[:k] * inverse).T
+    return StepProducts(gramian, products[n, :k], products[range(n + 1), wanted])
 
 
 def correct_step_(
-    after: Tensor, directions: Directions, multipliers: Tensor, inverse_metric: Tensor | None = None
-) -> None:
-    r"""Take :math:`M^{-1} G \lambda` out of ``after``, in place; a sum is taken in float64 and rounded once.
+    after: Tensor, before: Tensor, directions: Directions, multipliers: Tensor, inverse_metric: Tensor | None = None
+) -> Tensor:
+    r"""Take :math:`M^{-1} G \lambda` out of ``after``, in place, and measure what is left of the step.
+
+    The sum is taken in float64 and rounded once.
+
+    Returns:
+        :math:`G^\top d'` of the step :math:`d'` from ``before`` to the new ``after``, and its squared length at the end,
+        ``[k + 1]`` float64.
 
     Example:
         >>> weight = torch.tensor([1.0, 2.0])
-        >>> correct_step_(weight, [torch.tensor([0.0, 3.0])], torch.tensor([0.5], dtype=torch.float64))
-        >>> weight
-        tensor([1.0000, 0.5000])
+        >>> along = correct_step_(weight, torch.zeros(2), [torch.tensor([0.0, 3.0])], torch.tensor([0.5]).double())
+        >>> weight, along
+        (tensor([1.0000, 0.5000]), tensor([1.5000, 1.2500], dtype=torch.float64))
     """
     k = len(directions)
-    held = () if isinstance(directions, Rows) else zip(directions, multipliers.tolist(), strict=True)
-    at_work = [(row, m) for row, m in held if row is not None and m]
-    if len(at_work) == 1 and inverse_metric is None:
-        row, multiplier = at_work[0]
-        after.sub_(row.to(after), alpha=multiplier)  # no sum, so nothing to gain from float64
-        return
-    flat = after.detach().reshape(-1)
+    products = torch.zeros(k + 1, dtype=torch.float64, device=after.device)
+    alone = None if inverse_metric is not None else _only_one(directions, multipliers)
+    if alone is not None:  # no sum, so nothing to gain from float64
+        row, multiplier = alone
+        after.sub_(row.to(after), alpha=multiplier)
+    flat, old = after.detach().reshape(-1), before.detach().reshape(-1)
     for here, rows, inverse in _blocks(flat, directions, inverse_metric):
-        torch.mv(rows[:k].T, multipliers, out=rows[k])
-        if inverse is not None:
-            rows[k] *= inverse
-        flat[here] = (flat[here].double() - rows[k]).to(flat.dtype)
+        if alone is None:
+            torch.mv(rows[:k].T, multipliers, out=rows[k])
+            if inverse is not None:
+                rows[k] *= inverse
+            torch.sub(flat[here], rows[k], out=flat[here])
+        torch.sub(flat[here], old[here], out=rows[k])
+        products += torch.mv(rows, rows[k])
     if flat.data_ptr() != after.data_ptr():  # a copy, since the tensor is not contiguous
         after.copy_(flat.view_as(after))
+    return products
+
+
+def _only_one(directions: Directions, multipliers: Tensor) -> tuple[Tensor, float] | None:
+    """The direction at work, if it is held, and the only one."""
+    held = () if isinstance(directions, Rows) else zip(directions, multipliers.tolist(), strict=True)
+    at_work = [(row, m) for row, m in held if row is not None and m]
+    return at_work[0] if len(at_work) == 1 else None
 
 
 Block = tuple[slice, Tensor, Tensor | None]

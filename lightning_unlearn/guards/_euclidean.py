@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -15,6 +17,8 @@ class Euclidean(Geometry):
         >>> Euclidean().inverse_metric(torch.optim.SGD([weight]), weight, {}) is None
         True
     """
+
+    is_constant: ClassVar[bool] = True
 
     @override
     def inverse_metric(

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 
 class Geometry(ABC):
-    """In which metric a corrected step is near the step that was taken: a diagonal, read off the optimizer."""
+    """In which metric a corrected step is near the step that was taken: a diagonal, read off the optimizer.
+
+    Attributes:
+        is_constant: Whether it is the same in every step, so that products among past gradients are, too.
+    """
+
+    is_constant: ClassVar[bool] = False
 
     def refuse_unsupported(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuse, by name, an optimizer that does not have what the metric is made of."""

@@ -29,6 +29,7 @@ from lightning_unlearn import (
     UnlearningModule,
 )
 from lightning_unlearn.callbacks import StepGuard
+from lightning_unlearn.callbacks._guarded_step import GuardedStep
 from lightning_unlearn.guards import (
     Cone,
     Euclidean,
@@ -226,6 +227,47 @@ def test_what_is_logged_is_what_was_applied() -> None:
         assert abs(logged["guard/retain_before"]) > 1e-4
         assert 0 < logged["guard/kept"] < 1
         assert logged["guard/active"] == 1
+
+
+@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+def test_what_is_logged_is_what_was_applied_where_only_some_scopes_are_corrected(rule: Rule) -> None:
+    outside, seen = Outside(), Seen()
+    fit(unlearn(), StepGuard(rule, scope="parameter"), outside, seen)
+    for rows, change, logged in zip(outside.gradients, outside.changes, seen.logged, strict=True):
+        products = torch.stack([(g * d).sum() for g, d in zip(rows[0], change, strict=True)])
+        assert logged["guard/retain_after"] == pytest.approx(float(products.sum()), abs=1e-7)
+    assert any(0 < logged["guard/active"] < len(products) for logged in seen.logged)
+
+
+@pytest.mark.parametrize("scope", ["global", "parameter"])
+def test_products_among_past_gradients_are_known_from_the_step_before(
+    scope: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the parameters they are over change, as those of the head do here, which rest at times."""
+
+    class Resting(Module):
+        def configure_optimizers(self) -> Any:
+            made = super().configure_optimizers()
+            rests = [lambda step: 1.0, lambda step: float(step not in (3, 4))]
+            made["lr_scheduler"]["scheduler"] = torch.optim.lr_scheduler.LambdaLR(made["optimizer"], rests)
+            return made
+
+    known = []
+    computed = GuardedStep._products
+
+    def compared(self: GuardedStep, geometry: Any) -> Any:
+        found = computed(self, geometry)
+        known.append(self._past is not None)
+        self._past = None
+        anew = computed(self, geometry)
+        torch.testing.assert_close(found.gramian, anew.gramian, rtol=1e-12, atol=0)
+        torch.testing.assert_close(found.squares, anew.squares, rtol=1e-12, atol=0)
+        return found
+
+    monkeypatch.setattr(GuardedStep, "_products", compared)
+    fit(unlearn(), StepGuard(Null(), History(4), scope=scope), module=Resting())
+    assert len(known) >= 8
+    assert [i for i, was in enumerate(known) if not was] == [0, 3, 5]
 
 
 class Seen(pl.Callback):

@@ -171,7 +171,7 @@ def test_gramian_change_and_correction_of_a_step(name: str, metric: bool, monkey
     assert_close(sum(p.along for p in products), along, rtol=0, atol=1e-5 * float(lengths.max() * step.norm()))
     multipliers = torch.randn(len(g), dtype=torch.float64)
     for row, total, m in zip(rows.by_parameter, d, inverse, strict=True):
-        correct_step_(total, row, multipliers, m)
+        correct_step_(total, torch.zeros_like(total), row, multipliers, m)
     corrected = torch.cat([s.flatten() for s in d]).double()
     taken = weights * (multipliers @ g)
     assert float((step - corrected - taken).norm() / taken.norm()) < 1e-5
@@ -237,7 +237,7 @@ def test_no_tensor_is_as_large_as_two_gradients_of_the_largest_layer(
         rows = capture.of(classified(examples))
         for p, row in zip(network.parameters(), rows.by_parameter, strict=True):
             step_products(p.detach(), torch.zeros_like(p), row)
-            correct_step_(p.detach(), row, torch.ones(examples, dtype=torch.float64))
+            correct_step_(p.detach(), torch.zeros_like(p), row, torch.ones(examples, dtype=torch.float64))
     assert WIDE * WIDE * 4 <= largest.nbytes <= 2 * WIDE * WIDE * 4 + 1
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor, init_device_mesh
 from torch.testing import assert_close
 
-from lightning_unlearn.engine import _products as products_file
 from lightning_unlearn.engine import inner_products
+from lightning_unlearn.functional import step as step_file
 
 SHAPES = [(3, 4), (), (7,), (1, 2, 5), (0, 3)]
 
@@ -38,7 +38,7 @@ def by_numpy(rows: list[list[Tensor | None]], shapes: list[tuple[int, ...]]) -> 
 def test_equals_long_vectors_at_every_block_boundary(
     block: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products_file, "_BLOCK", block)
+    monkeypatch.setitem(step_file._BLOCK, "cpu", block)
     rows = rows_of(SHAPES, dtype=dtype)
     got = inner_products(rows, [torch.zeros(s) for s in SHAPES])
     assert got.dtype == torch.float64

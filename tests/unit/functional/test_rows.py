@@ -65,8 +65,8 @@ def test_products_and_corrections_are_those_of_held_rows(
         assert_close(getattr(found, name), getattr(wanted, name), **exact)
     multipliers = torch.randn(5, dtype=torch.float64)
     corrected, again = after.clone(), after.clone()
-    correct_step_(corrected, rows, multipliers, inverse)
-    correct_step_(again, list(expected), multipliers, inverse)
+    correct_step_(corrected, before, rows, multipliers, inverse)
+    correct_step_(again, before, list(expected), multipliers, inverse)
     assert_close(corrected, again, **exact)
 
 

@@ -42,18 +42,35 @@ def test_equals_long_vectors(
 
     multipliers = torch.randn(4, dtype=torch.float64)
     expected = (after.double().flatten() - weights * (multipliers[:3] @ g)).view(shape).to(dtype)
-    correct_step_(after, [*directions, None], multipliers, inverse)
+    left = correct_step_(after, before, [*directions, None], multipliers, inverse)
     assert torch.equal(after, expected)
+    d = (expected - before).double().flatten()
+    assert_close(left, torch.cat([g @ d, torch.zeros(1), d.square().sum()[None]]).double())
 
 
 @pytest.mark.parametrize("place", [0, 2])
 def test_one_direction_at_work(place: int) -> None:
-    after, _, directions = tensors((3, 4), torch.float32)
+    after, before, directions = tensors((3, 4), torch.float32, strided=True)
     multipliers = torch.zeros(3, dtype=torch.float64)
     multipliers[place] = 0.3
     expected = after.double() - 0.3 * directions[place].double()
-    correct_step_(after, directions, multipliers)
+    left = correct_step_(after, before, directions, multipliers)
     assert_close(after.double(), expected, rtol=0, atol=1e-6)
+    d = (after - before).double()
+    assert_close(left, torch.stack([(d * other).sum() for other in (*directions, d)]))
+
+
+@pytest.mark.parametrize("fresh", [1, 2])
+@pytest.mark.parametrize("metric", [None, torch.rand(3, 4)])
+def test_what_is_known_is_not_computed_again(fresh: int, metric: Tensor | None) -> None:
+    after, before, directions = tensors((3, 4), torch.float32)
+    whole = step_products(after, before, directions, metric)
+    part = step_products(after, before, directions, metric, fresh=fresh)
+    assert part.gramian.shape == (fresh, 3)
+    assert part.packed.shape == (fresh + 2, 4)
+    completed = StepProducts.unpacked(part.packed).completed(whole.gramian[fresh:, fresh:], whole.squares[fresh:3])
+    for name in ("gramian", "along", "squares"):
+        assert_close(getattr(completed, name), getattr(whole, name))
 
 
 def test_packing_loses_nothing() -> None:
