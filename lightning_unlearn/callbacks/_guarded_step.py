@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_unlearn.engine import CapturedRows, GradientEngine, sum_by_scope
 from lightning_unlearn.functional import step
 from lightning_unlearn.functional.sharding import local
+from lightning_unlearn.functional.side_by_side import side_by_side
 from lightning_unlearn.guards import Direction, Geometry, Rule
 
 
@@ -125,40 +126,41 @@ class GuardedStep:
     def _products(self, geometry: Geometry) -> step.StepProducts:
         past = self._past if geometry.is_constant else None
         fresh = None if past is None else self._new
-        metrics = self._inverse_metrics(geometry)
-        parts = (
-            step.step_products(local(p), before, directions, metric, fresh).packed
-            for p, before, directions, metric in zip(self._params, self._before, self._directions, metrics, strict=True)
-        )
-        found = step.StepProducts.unpacked(self._summed(parts))
+
+        def part(i: int) -> Tensor:
+            metric = self._inverse_metric(geometry, i)
+            return step.step_products(self._after(i), self._before[i], self._directions[i], metric, fresh).packed
+
+        found = step.StepProducts.unpacked(self._summed(part))
         return found if past is None else found.completed(past.gramian, past.squares)
 
     def _take_out_(self, multipliers: Tensor, geometry: Geometry, proposed: step.StepProducts) -> step.StepProducts:
         touched = multipliers.ne(0).any(-1)
         is_touched = touched.tolist()
-        metrics = self._inverse_metrics(geometry)
-        nothing = proposed.squares.new_zeros(multipliers.shape[-1] + 1)
-        parts = (
-            step.correct_step_(local(p), before, directions, multipliers[scope], metric)
-            if is_touched[scope]
-            else nothing
-            for p, scope, before, directions, metric in zip(
-                self._params, self._scopes, self._before, self._directions, metrics, strict=True
-            )
-        )
-        measured = self._summed(parts)
+
+        def part(i: int) -> Tensor:
+            scope = self._scopes[i]
+            if not is_touched[scope]:
+                return proposed.along.new_zeros(multipliers.shape[-1] + 1)
+            metric = self._inverse_metric(geometry, i)
+            return step.correct_step_(self._after(i), self._before[i], self._directions[i], multipliers[scope], metric)
+
+        measured = self._summed(part)
         along = torch.where(touched[:, None], measured[:, :-1], proposed.along)
         squares = proposed.squares.clone()
         squares[:, -1] = torch.where(touched, measured[:, -1], squares[:, -1])
         return step.StepProducts(proposed.gramian, along, squares)
 
-    def _summed(self, parts: Iterable[Tensor]) -> Tensor:
-        return sum_by_scope(self._engine, parts, self._params, self._scopes, self._count)
+    def _after(self, i: int) -> Tensor:
+        return local(self._params[i]).detach()
 
-    def _inverse_metrics(self, geometry: Geometry) -> Iterator[Tensor | None]:
-        """One at a time: of a diagonal metric, all together would be one more copy of the model."""
-        for p, settings in zip(self._params, self._settings, strict=True):
-            yield geometry.inverse_metric(self._optimizer, p, settings)
+    def _summed(self, part: Callable[[int], Tensor]) -> Tensor:
+        parts = side_by_side(part, range(len(self._params)), self._before[0].device)
+        return sum_by_scope(parts, self._params, self._scopes, self._count, self._engine.sharding_group)
+
+    def _inverse_metric(self, geometry: Geometry, i: int) -> Tensor | None:
+        """When it is needed: of a diagonal metric, all together would be one more copy of the model."""
+        return geometry.inverse_metric(self._optimizer, self._params[i], self._settings[i])
 
     def _undone(self, rule: Rule) -> Outcome:
         """Nothing is known of what this step does: it is not taken."""

@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from lightning_unlearn.engine import GradientEngine, sum_by_scope
 from lightning_unlearn.functional.sharding import local
+from lightning_unlearn.functional.side_by_side import side_by_side
 from lightning_unlearn.functional.subspace import Projection
 from lightning_unlearn.guards import Direction, InputLayer
 
@@ -101,12 +102,16 @@ class ProtectedInputs:
         """Project the step since :meth:`remember`; what became of it, if ``measured``."""
         assert self._before is not None
         before, self._before = self._before, None
-        pairs = zip(self._projections.items(), before, strict=True)
-        squares = [_correct_(*pair, old, measured) for pair, old in pairs]
-        if not measured or not squares:
-            return None
         weights = [layer.weight for layer in self._projections]
-        return _outcome(sum_by_scope(self._engine, squares, weights, range(len(weights)), len(weights)).sqrt())
+        if not weights:
+            return None
+        work = [(*pair, old) for pair, old in zip(self._projections.items(), before, strict=True)]
+        squares = side_by_side(lambda each: _correct_(*each, measured), work, weights[0].device)
+        if not measured:
+            return None
+        return _outcome(
+            sum_by_scope(squares, weights, range(len(weights)), len(weights), self._engine.sharding_group).sqrt()
+        )
 
     @property
     def is_waiting(self) -> bool:

@@ -54,6 +54,11 @@ class GradientEngine:
         """Number of this process."""
         return 0 if self.trainer is None else self.trainer.global_rank
 
+    @property
+    def sharding_group(self) -> Any:
+        """Process group of FSDP1's flat shards; ``None`` under every other strategy."""
+        return None if self.trainer is None else process_group(self.trainer)
+
     def to_device(self, batch: Any) -> Any:
         """Move ``batch`` as the trainer would: in its precision, through the module's own transfer hooks."""
         if self.trainer is None:
@@ -124,8 +129,7 @@ class GradientEngine:
 
     def gramian(self, rows: Sequence[Row], params: Sequence[Tensor]) -> Tensor:
         """Inner products of ``rows`` over whole parameters, ``[m, m]`` float64, the same on every rank."""
-        group = None if self.trainer is None else process_group(self.trainer)
-        return inner_products(rows, params, group)
+        return inner_products(rows, params, self.sharding_group)
 
     def backward(self, loss: Callable[[Any], Tensor], batch: Any) -> Tensor:
         """Run ``loss`` forward and backward with the gradients in flight set aside; what hooks do not take is dropped."""

@@ -5,37 +5,33 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from lightning_unlearn.engine._gradients import GradientEngine
-from lightning_unlearn.engine._products import _sharding_groups
-from lightning_unlearn.engine._strategy import process_group
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.placement_types import Partial
 
 
 def sum_by_scope(
-    engine: GradientEngine, parts: Iterable[Tensor], params: Sequence[Tensor], scopes: Sequence[int], count: int
+    parts: Iterable[Tensor], params: Sequence[Tensor], scopes: Sequence[int], count: int, group: Any = None
 ) -> Tensor:
     """Add up what was computed of each parameter's local part, over the parameters of a scope and over their shards.
 
     Inner products of whole vectors are such sums. One collective for each way of sharding, whatever the number of scopes.
 
     Args:
-        engine: Knows the process group of FSDP1's flat shards.
         parts: A float64 tensor for each of ``params``, all of one shape; zeros where this process holds nothing of it.
         params: The parameters, for their placement.
         scopes: Number of the scope of each of ``params``.
         count: Number of scopes.
+        group: Process group of FSDP1's flat shards.
 
     Returns:
         ``[count, ...]`` float64, the same on every rank.
 
     Example:
         >>> ones = [torch.ones(2, dtype=torch.float64)] * 3
-        >>> engine = GradientEngine(torch.nn.Linear(1, 1))
-        >>> sum_by_scope(engine, ones, [torch.zeros(1)] * 3, [0, 1, 1], count=2)
+        >>> sum_by_scope(ones, [torch.zeros(1)] * 3, [0, 1, 1], count=2)
         tensor([[1., 1.],
                 [2., 2.]], dtype=torch.float64)
     """
-    group = None if engine.trainer is None else process_group(engine.trainer)
     sums: dict[tuple[Any, ...], Tensor] = {}
     for part, param, scope in zip(parts, params, scopes, strict=True):
         groups = _sharding_groups(param) if group is None else (group,)
@@ -46,3 +42,15 @@ def sum_by_scope(
         for g in groups:
             torch.distributed.all_reduce(total, group=g)
     return torch.stack(list(sums.values())).sum(0)
+
+
+def _sharding_groups(param: Tensor) -> tuple[Any, ...]:
+    if not isinstance(param, DTensor):
+        return ()
+    if any(isinstance(placement, Partial) for placement in param.placements):
+        raise NotImplementedError(
+            f"Parameters should be sharded or replicated. Found `placements = {param.placements}`. "
+            "Reduce partial parameters before the optimizer step."
+        )
+    mesh = param.device_mesh
+    return tuple(mesh.get_group(d) for d, placement in enumerate(param.placements) if placement.is_shard())
