@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_unlearn.engine import CapturedRows, GradientEngine, sum_by_scope
 from lightning_unlearn.functional import step
+from lightning_unlearn.functional.rows import Rows
 from lightning_unlearn.functional.sharding import local
 from lightning_unlearn.functional.side_by_side import side_by_side
 from lightning_unlearn.guards import Direction, Geometry, Rule
@@ -135,21 +136,30 @@ class GuardedStep:
         return found if past is None else found.completed(past.gramian, past.squares)
 
     def _take_out_(self, multipliers: Tensor, geometry: Geometry, proposed: step.StepProducts) -> step.StepProducts:
-        touched = multipliers.ne(0).any(-1)
-        is_touched = touched.tolist()
+        """Correct the step. It is measured against the directions at work and those of this step; the rest follows."""
+        k = multipliers.shape[-1]
+        measured = multipliers.ne(0).any(-1, keepdim=True) & (multipliers.ne(0) | (torch.arange(k, device=multipliers.device) < self._new))
+        places = [scope.nonzero()[:, 0].tolist() for scope in measured]
 
         def part(i: int) -> Tensor:
-            scope = self._scopes[i]
-            if not is_touched[scope]:
-                return proposed.along.new_zeros(multipliers.shape[-1] + 1)
-            metric = self._inverse_metric(geometry, i)
-            return step.correct_step_(self._after(i), self._before[i], self._directions[i], multipliers[scope], metric)
+            out = proposed.along.new_zeros(k + 1)
+            here, mine = places[self._scopes[i]], multipliers[self._scopes[i]]
+            if here:
+                rows = self._directions[i]
+                if not isinstance(rows, Rows):
+                    rows, mine = [rows[j] for j in here], mine[here]
+                else:
+                    here = list(range(k))
+                metric = self._inverse_metric(geometry, i)
+                out[[*here, k]] = step.correct_step_(self._after(i), self._before[i], rows, mine, metric)
+            return out
 
-        measured = self._summed(part)
-        along = torch.where(touched[:, None], measured[:, :-1], proposed.along)
+        found = self._summed(part)
+        follows = proposed.along - (proposed.gramian @ multipliers[..., None])[..., 0]
         squares = proposed.squares.clone()
-        squares[:, -1] = torch.where(touched, measured[:, -1], squares[:, -1])
-        return step.StepProducts(proposed.gramian, along, squares)
+        touched = measured.any(-1)
+        squares[touched, -1] = found[touched, -1]
+        return step.StepProducts(proposed.gramian, torch.where(measured, found[:, :-1], follows), squares)
 
     def _after(self, i: int) -> Tensor:
         return local(self._params[i]).detach()

@@ -25,7 +25,7 @@ class Rows(ABC):
 
     @abstractmethod
     def fill_(self, block: Tensor, here: slice) -> None:
-        """Write the elements ``here`` of every row into ``block [k, n]``, which holds zeros or another block of these."""
+        """Write the elements ``here`` of every row into ``block [k, n]``, whatever that holds."""
 
 
 class StoredRows(Rows):
@@ -48,7 +48,9 @@ class StoredRows(Rows):
     @override
     def fill_(self, block: Tensor, here: slice) -> None:
         for place, row in zip(block, self._flat, strict=True):
-            if row is not None:
+            if row is None:
+                place.zero_()
+            else:
                 place.copy_(row[here])
 
 

@@ -177,7 +177,7 @@ def _blocks(flat: Tensor, directions: Directions, inverse_metric: Tensor | None)
     rows = directions if isinstance(directions, Rows) else StoredRows(directions)
     inverse = None if inverse_metric is None else inverse_metric.reshape(-1).expand(flat.shape)
     size = _block_size(rows, flat.device.type)
-    buffer = torch.zeros(len(rows) + 1, min(size, len(flat)), dtype=torch.float64, device=flat.device)
+    buffer = torch.empty(len(rows) + 1, min(size, len(flat)), dtype=torch.float64, device=flat.device)
     for start in range(0, len(flat), size):
         here = slice(start, min(start + size, len(flat)))
         block = buffer[:, : here.stop - start]
