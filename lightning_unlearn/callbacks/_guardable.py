@@ -33,6 +33,11 @@ def refuse_unguardable(trainer: pl.Trainer, module: pl.LightningModule, storage:
     _refuse_several_steps(trainer)
     if storage == "matrix_free":
         _refuse_matrix_free(trainer)
+    if storage in ("matrix_free", "int8") and callbacks_of(trainer, SubspaceGuard):
+        raise NotImplementedError(
+            f"`storage='{storage}'` should be the only guard: what is not held as it is cannot be projected. Found a "
+            "`SubspaceGuard`. Use `storage='fp32'`, `'bf16'` or `'cpu'` beside it."
+        )
 
 
 def _refuse_matrix_free(trainer: pl.Trainer) -> None:
@@ -40,11 +45,6 @@ def _refuse_matrix_free(trainer: pl.Trainer) -> None:
         raise NotImplementedError(
             "`storage='matrix_free'` should run in one process: what layers see is not averaged over ranks. Found "
             f"`world_size = {trainer.world_size}`. Use `storage='fp32'`, `'bf16'` or `'cpu'`."
-        )
-    if callbacks_of(trainer, SubspaceGuard):
-        raise NotImplementedError(
-            "`storage='matrix_free'` should be the only guard: gradients that nobody holds cannot be projected. Found a "
-            "`SubspaceGuard`. Use `storage='fp32'`, `'bf16'` or `'cpu'` beside it."
         )
 
 

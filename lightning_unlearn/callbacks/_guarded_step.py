@@ -138,7 +138,9 @@ class GuardedStep:
     def _take_out_(self, multipliers: Tensor, geometry: Geometry, proposed: step.StepProducts) -> step.StepProducts:
         """Correct the step. It is measured against the directions at work and those of this step; the rest follows."""
         k = multipliers.shape[-1]
-        measured = multipliers.ne(0).any(-1, keepdim=True) & (multipliers.ne(0) | (torch.arange(k, device=multipliers.device) < self._new))
+        measured = multipliers.ne(0).any(-1, keepdim=True) & (
+            multipliers.ne(0) | (torch.arange(k, device=multipliers.device) < self._new)
+        )
         places = [scope.nonzero()[:, 0].tolist() for scope in measured]
 
         def part(i: int) -> Tensor:

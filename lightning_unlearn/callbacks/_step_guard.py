@@ -64,7 +64,8 @@ class StepGuard(pl.Callback):
 
     Logged each step: ``guard/active`` (constraints at work), ``guard/kept`` (length of the applied step over that of the
     proposed one), ``guard/cosine`` (the worst of the *applied* step with a protected gradient, over all scopes; positive
-    is uphill; over the length of the proposed step where that is longer), ``guard/retain_before`` and
+    is uphill; over the length of the proposed step where that is longer; measured against this step's gradients and those
+    at work, and for the others computed from float64 products), ``guard/retain_before`` and
     ``guard/retain_after`` (change of this step's retain loss, to first order, by the proposed and by the applied step),
     ``guard/fallbacks`` (steps so far that were undone or not corrected optimally).
 
@@ -77,8 +78,9 @@ class StepGuard(pl.Callback):
             ``RetainGradient()``.
         geometry: :class:`Euclidean` or :class:`OptimizerMetric`. Defaults to ``Euclidean()``.
         scope: Over what the rule holds: all parameters together, or those of each module, or each tensor, by itself.
-        storage: How directions are kept: ``"fp32"``, ``"bf16"`` or ``"cpu"``; or ``"matrix_free"``, of :class:`PerExample`
-            in one process: not at all, but written out again and again from inputs and output gradients of layers.
+        storage: How directions are kept: ``"fp32"``, ``"bf16"``, ``"int8"`` or ``"cpu"``; or ``"matrix_free"``, of
+            :class:`PerExample` in one process: not at all, but written out again and again from inputs and output gradients
+            of layers.
         retain: What must stay, if not what the fit trains on: a datamodule, a loader, a data set, or, from YAML, a mapping
             with ``class_path`` and ``init_args``. Costs one more pass per micro-batch.
         objective: The loss protected on ``retain``. Defaults to :class:`CrossEntropy`.
@@ -86,11 +88,11 @@ class StepGuard(pl.Callback):
         seed: Of the order of ``retain``.
 
     Raises:
-        NotImplementedError: In ``setup``, under manual optimization, DeepSpeed, or, with ``"matrix_free"``, several
-            processes or a :class:`SubspaceGuard`; beside several :class:`Unlearn` of which one has an optimizer of its own,
-            since the others' forgetting would not be guarded; when training starts, with LBFGS, or with an optimizer that
-            ``geometry`` cannot read; in the first step, if a network is not one whose gradients can be kept
-            ``"matrix_free"``.
+        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed; with ``"matrix_free"`` in several
+            processes; with that or ``"int8"`` beside a :class:`SubspaceGuard`; beside several :class:`Unlearn` of which one
+            has an optimizer of its own, since the others' forgetting would not be guarded; when training starts, with
+            LBFGS, or with an optimizer that ``geometry`` cannot read; in the first step, if a network is not one whose
+            gradients can be kept ``"matrix_free"``.
         ValueError: In ``setup``, if there is nothing to protect.
         RuntimeError: When training ends, if an optimizer step was not guarded.
 

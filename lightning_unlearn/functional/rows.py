@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.functional.int8_rows import WIDTH, is_packed, unpack_int8_
+
 
 class Rows(ABC):
     """Gradients of ``k`` losses by one parameter, as rows over its flat elements.
@@ -29,7 +31,7 @@ class Rows(ABC):
 
 
 class StoredRows(Rows):
-    """Rows that are held, each of the parameter's shape; ``None`` counts as zero.
+    """Rows that are held, each of the parameter's shape, or packed as int8; ``None`` counts as zero.
 
     Example:
         >>> block = torch.zeros(2, 2)
@@ -39,17 +41,20 @@ class StoredRows(Rows):
     """
 
     def __init__(self, tensors: Sequence[Tensor | None]) -> None:
-        self._flat = [None if t is None else t.reshape(-1) for t in tensors]
+        self._held = [t if t is None or is_packed(t) else t.reshape(-1) for t in tensors]
+        self.width = WIDTH if any(t is not None and is_packed(t) for t in tensors) else 1
 
     @override
     def __len__(self) -> int:
-        return len(self._flat)
+        return len(self._held)
 
     @override
     def fill_(self, block: Tensor, here: slice) -> None:
-        for place, row in zip(block, self._flat, strict=True):
+        for place, row in zip(block, self._held, strict=True):
             if row is None:
                 place.zero_()
+            elif is_packed(row):
+                unpack_int8_(place, row, here.start)
             else:
                 place.copy_(row[here])
 

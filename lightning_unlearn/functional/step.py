@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_unlearn.functional.int8_rows import is_packed
 from lightning_unlearn.functional.rows import Rows, StoredRows
 
 # Float64 copies of one block should stay in a processor's cache; a graphics card wants few large kernels.
@@ -18,7 +19,8 @@ _BLOCKS = {"cpu": 1 << 20}
 _LARGE_BLOCKS = 1 << 25
 
 Directions = Sequence[Tensor | None] | Rows
-"""Gradients by one parameter: tensors of its shape, where ``None`` counts as zero, or what writes them out."""
+"""Gradients by one parameter: tensors of its shape, or packed as int8, where ``None`` counts as zero; or what writes them
+out."""
 
 
 @dataclass(frozen=True)
@@ -163,10 +165,10 @@ def correct_step_(
 
 
 def _only_one(directions: Directions, multipliers: Tensor) -> tuple[Tensor, float] | None:
-    """The direction at work, if it is held, and the only one."""
+    """The direction at work, if it is held as it is, and the only one."""
     held = () if isinstance(directions, Rows) else zip(directions, multipliers.tolist(), strict=True)
     at_work = [(row, m) for row, m in held if row is not None and m]
-    return at_work[0] if len(at_work) == 1 else None
+    return at_work[0] if len(at_work) == 1 and not is_packed(at_work[0][0]) else None
 
 
 Block = tuple[slice, Tensor, Tensor | None]

@@ -5,14 +5,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Storage = Literal["fp32", "bf16", "cpu", "matrix_free"]
-"""How directions are kept: as float32, as bfloat16 (half the memory; cosines to the true gradient of about 4e-5 are left),
-in the computer's main memory, or not at all: written out again, block by block, from inputs and output gradients of
-layers (:class:`PerExample` only)."""
+from lightning_unlearn.functional.int8_rows import pack_int8
+
+Storage = Literal["fp32", "bf16", "int8", "cpu", "matrix_free"]
+"""How directions are kept: as float32; as bfloat16 (half the memory; cosines to the true gradient of about 4e-5 are left);
+as int8 with a scale for every 256 elements (a quarter; about 2e-4 are left); in the computer's main memory; or not at all:
+written out again, block by block, from inputs and output gradients of layers (:class:`PerExample` only)."""
 
 
 def stored(tensor: Tensor, storage: Storage, scale: float = 1.0) -> Tensor:
-    """A copy of ``tensor``, divided by ``scale``.
+    """A copy of ``tensor``, divided by ``scale``; as int8 it has another shape (:func:`pack_int8`).
 
     Example:
         >>> stored(torch.ones(2), "bf16", scale=2.0)
@@ -21,4 +23,6 @@ def stored(tensor: Tensor, storage: Storage, scale: float = 1.0) -> Tensor:
     raised = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
     if scale != 1:
         raised /= scale
+    if storage == "int8":
+        return pack_int8(raised)
     return raised.bfloat16() if storage == "bf16" else raised.cpu() if storage == "cpu" else raised

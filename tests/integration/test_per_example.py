@@ -471,7 +471,8 @@ def test_forgetting_by_an_optimizer_of_its_own_harms_no_example(storage: Any) ->
     assert not same(module, fit(unlearn(), precision="64-true")[0])
 
 
-def test_matrix_free_is_refused_beside_a_subspace() -> None:
-    parts = [StepGuard(Cone(), PerExample(), storage="matrix_free"), SubspaceGuard(NullSpace())]
+@pytest.mark.parametrize("storage", ["matrix_free", "int8"])
+def test_what_is_not_held_as_it_is_is_refused_beside_a_subspace(storage: Any) -> None:
+    parts = [StepGuard(Cone(), PerExample(), storage=storage), SubspaceGuard(NullSpace())]
     with pytest.raises(NotImplementedError, match="should be the only guard.*Found a `SubspaceGuard`"):
         fit(unlearn(), *parts)

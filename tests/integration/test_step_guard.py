@@ -336,8 +336,8 @@ def test_what_cannot_be_guarded_is_refused_by_name() -> None:
         fit(StepGuard())
     with pytest.raises(ValueError, match="`scope` should be one of .*Found `scope = 'layer'`"):
         StepGuard(scope="layer")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`storage` should be one of .*Found `storage = 'int8'`"):
-        StepGuard(storage="int8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`storage` should be one of .*Found `storage = 'int4'`"):
+        StepGuard(storage="int4")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`length` should be at least 1.*Found `length = 0`"):
         History(0)
 
@@ -353,7 +353,7 @@ def test_deepspeed_is_refused_by_name() -> None:
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("own", [True, False])
-@pytest.mark.parametrize("storage", ["fp32", "bf16", "cpu"])
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "int8", "cpu"])
 @pytest.mark.parametrize("interrupted_at", [3, 6, 8])
 def test_resumed_equals_uninterrupted(interrupted_at: int, storage: Any, own: bool, tmp_path: Path) -> None:
     def run(folder: str, ckpt_path: Path | None = None, **kwargs: Any) -> tuple[Any, StepGuard]:
@@ -410,11 +410,11 @@ def test_checks_do_not_disturb_a_guarded_fit() -> None:
     assert same(plain, checked)
 
 
-@pytest.mark.parametrize("storage", ["fp32", "bf16", "cpu"])
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "int8", "cpu"])
 def test_storage_costs_at_most_its_rounding(storage: Any) -> None:
     outside = Outside()
     fit(unlearn(), StepGuard(Null(), storage=storage), outside)
-    assert max(outside.breaches("Null", "global")) <= (1e-3 if storage == "bf16" else 1e-6)
+    assert max(outside.breaches("Null", "global")) <= {"bf16": 1e-3, "int8": 1e-2}.get(storage, 1e-6)
 
 
 def test_bf16_weights_are_warned_about_with_what_was_measured() -> None:
