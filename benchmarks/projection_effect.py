@@ -45,6 +45,7 @@ from lightning_unlearn import (
     QuestionAnswerData,
     SplitData,
     StepGuard,
+    SubspaceGuard,
     Teach,
     TinyCausalLM,
     Unlearn,
@@ -52,7 +53,16 @@ from lightning_unlearn import (
 )
 from lightning_unlearn.data import in_order
 from lightning_unlearn.functional.modes import looking
-from lightning_unlearn.guards import Cone, History, Null, OptimizerMetric, RetainGradient
+from lightning_unlearn.guards import (
+    Cone,
+    History,
+    InputSubspace,
+    Null,
+    NullSpace,
+    OptimizerMetric,
+    PerExample,
+    RetainGradient,
+)
 from lightning_unlearn.metrics import TokenNLL
 
 ROOT = Path(__file__).parents[1]
@@ -162,6 +172,12 @@ VARIANTS = {
     "history 4": guarded(directions=lambda: History(4)),
     "history 8, per parameter": guarded(directions=History, scope=lambda: "parameter"),
     "history 8, bf16": guarded(directions=History, storage=lambda: "bf16"),
+    "history 8, int8": guarded(directions=History, storage=lambda: "int8"),
+    "each example": guarded(directions=PerExample),
+    "each example, matrix-free": guarded(directions=PerExample, storage=lambda: "matrix_free"),
+    "input subspace": Variant(guards=lambda: [SubspaceGuard(InputSubspace())]),
+    "null space": Variant(guards=lambda: [SubspaceGuard(NullSpace())]),
+    "input subspace, rank 1": Variant(guards=lambda: [SubspaceGuard(InputSubspace()), StepGuard()]),
     "own optimizer": Variant(unlearn=lambda optimizer: {"optimizer": optimizer}),
     "own optimizer, null": Variant(
         unlearn=lambda optimizer: {"optimizer": optimizer}, guards=lambda: [StepGuard(Null())]

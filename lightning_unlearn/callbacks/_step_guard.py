@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
@@ -13,12 +14,15 @@ from typing_extensions import override
 from lightning_unlearn.callbacks._example_gradients import ExampleGradients
 from lightning_unlearn.callbacks._guardable import Scope, last_to_step, refuse_unguardable, scopes_of
 from lightning_unlearn.callbacks._guarded_step import GuardedStep, Outcome, PastProducts
+from lightning_unlearn.callbacks._isolation import remember_rng
+from lightning_unlearn.callbacks._sharded_state import own_share, with_all_ranks
 from lightning_unlearn.callbacks._subspace_guard import SubspaceGuard
 from lightning_unlearn.callbacks._surroundings import callbacks_of, choose_readout, refuse_optimizers
 from lightning_unlearn.callbacks._unlearn import Unlearn
 from lightning_unlearn.data import ForgetStream, Part, Source
 from lightning_unlearn.engine import GradientEngine, ObservedGradient, was_skipped
-from lightning_unlearn.functional.sharding import local
+from lightning_unlearn.functional.modes import eval_mode
+from lightning_unlearn.functional.sharding import local, reshard
 from lightning_unlearn.guards import (
     Cone,
     Direction,
@@ -69,8 +73,8 @@ class StepGuard(pl.Callback):
     ``guard/retain_after`` (change of this step's retain loss, to first order, by the proposed and by the applied step),
     ``guard/fallbacks`` (steps so far that were undone or not corrected optimally).
 
-    Checkpoints hold the counters, the position in ``retain`` and past gradients; of sharded parameters (FSDP) the past
-    gradients are left out, with a warning.
+    Checkpoints hold the counters, the position in ``retain`` and past gradients; those of sharded parameters (FSDP) as each
+    process holds them, so they are taken up in as many processes only, and left out, with a warning, elsewhere.
 
     Args:
         rule: :class:`Cone`, :class:`Null` or :class:`Watch`. Defaults to ``Cone()``.
@@ -82,7 +86,8 @@ class StepGuard(pl.Callback):
             :class:`PerExample` in one process: not at all, but written out again and again from inputs and output gradients
             of layers.
         retain: What must stay, if not what the fit trains on: a datamodule, a loader, a data set, or, from YAML, a mapping
-            with ``class_path`` and ``init_args``. Costs one more pass per micro-batch.
+            with ``class_path`` and ``init_args``. Costs one more pass per micro-batch, in evaluation mode, which touches
+            neither buffers nor random generators.
         objective: The loss protected on ``retain``. Defaults to :class:`CrossEntropy`.
         readout: How to run the network on ``retain``, and for :class:`PerExample`. Defaults as in :class:`Unlearn`.
         seed: Of the order of ``retain``.
@@ -174,7 +179,8 @@ class StepGuard(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See the optimizer, and take up where a checkpoint left off."""
-        refuse_optimizers(trainer)
+        refuse_optimizers(trainer, "StepGuard")
+        reshard(pl_module)  # a sanity check leaves gathered weights behind, which are not the optimizer's
         self._guarded = last_to_step(trainer)
         self._subspaces = callbacks_of(trainer, SubspaceGuard)
         self.geometry.refuse_unsupported(self._guarded)
@@ -204,9 +210,8 @@ class StepGuard(pl.Callback):
                 keep=None if self.storage == "matrix_free" else self._stored,
             )
         if self.retain is not None:
-            self._stream = ForgetStream(
-                self._loader, seed=self.seed, rank=trainer.global_rank, world_size=trainer.world_size
-            )
+            rank, world_size = trainer.global_rank, trainer.world_size
+            self._stream = ForgetStream(self._loader, seed=self.seed, rank=rank, world_size=world_size, name="retain")
         self._restore()
 
     @override
@@ -273,7 +278,9 @@ class StepGuard(pl.Callback):
         return {
             "steps": dict(self._steps),
             "position": self._stream.position if hasattr(self, "_stream") else 0,
-            "directions": self._saved_directions(),
+            "directions": with_all_ranks(self.directions.state_dict(), self._engine)
+            if hasattr(self, "_engine")
+            else {},
             "products": None if self._past is None else self._past.state_dict(),
         }
 
@@ -301,22 +308,15 @@ class StepGuard(pl.Callback):
 
     def _retain_gradients(self, batches: Sequence[Any]) -> list[Direction]:
         apart = [[batch] for batch in batches] if self.directions.per_micro_batch else [batches]
+        restore = remember_rng(self._engine.module)
         try:
-            rows = [self._engine.row(self.retain_loss, b, self._params, divisor=len(batches))[0] for b in apart]
+            with eval_mode(self._engine.module):
+                rows = [self._engine.row(self.retain_loss, b, self._params, divisor=len(batches))[0] for b in apart]
         except FloatingPointError:
             return []
+        finally:
+            restore()
         return [[None if t is None else self._stored(local(t)) for t in row] for row in rows]
-
-    def _saved_directions(self) -> dict[str, Any]:
-        state = self.directions.state_dict()
-        if not any(state.values()) or self._engine.world_size == 1 or self._engine.kind == "ddp":
-            return state
-        # A checkpoint holds the callbacks of rank 0, whose shards are not the others'.
-        rank_zero_warn(
-            f"The past gradients of `{self.directions!r}` are not in the checkpoint: they are sharded. A resumed fit is "
-            "guarded from its first step on, but its history fills anew."
-        )
-        return {}
 
     def _stored(self, gradient: Tensor, scale: float = 1.0) -> Tensor:
         return stored(gradient, self.storage, scale)
@@ -364,10 +364,12 @@ class StepGuard(pl.Callback):
             return
         state, self._restored = self._restored, {}
         self._steps = dict(state["steps"])
-        self.directions.load_state_dict(state["directions"])
+        device = torch.device("cpu") if self.storage == "cpu" else self._params[0].device
+        own = own_share(state["directions"], self._engine, f"The past gradients of `{self.directions!r}`")
+        self.directions.load_state_dict(move_data_to_device(own, device))
         past = self.directions.protected([])
         if past and state["products"]:
-            self._past = PastProducts(past, **state["products"])
+            self._past = PastProducts(past, **move_data_to_device(state["products"], self._params[0].device))
         if self.retain is not None:
             self._stream.seek(state["position"])
 

@@ -144,7 +144,7 @@ class SubspaceGuard(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the inputs, or take up where a checkpoint left off."""
-        refuse_optimizers(trainer)
+        refuse_optimizers(trainer, "SubspaceGuard")
         reshard(pl_module)  # a sanity check leaves gathered weights behind, which are not the optimizer's
         self._engine = GradientEngine(pl_module, trainer)
         self._trained = _trained(trainer.optimizers[0])
@@ -222,7 +222,7 @@ class SubspaceGuard(pl.Callback):
         readout = (choose_readout(pl_module) if self.readout is None else self.readout).for_measuring().unpacked()
         network = readout.find_network(pl_module)
         rank, world_size = trainer.global_rank, trainer.world_size
-        stream = ForgetStream(self._retain(trainer), seed=self.seed, rank=rank, world_size=world_size)
+        stream = ForgetStream(self._retain(trainer), seed=self.seed, rank=rank, world_size=world_size, name="retain")
         batches = (next(stream) for _ in range(self.batches))
         with isolated(trainer, pl_module):
             seen = look_at_inputs(self._engine, network, readout, batches, layers, self.subspace)

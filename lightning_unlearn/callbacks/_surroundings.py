@@ -35,16 +35,16 @@ def refuse_unsupported(trainer: pl.Trainer, pl_module: pl.LightningModule) -> No
         )
 
 
-def refuse_optimizers(trainer: pl.Trainer) -> None:
+def refuse_optimizers(trainer: pl.Trainer, who: str = "Unlearn") -> None:
     """Refuse none, and one that evaluates its closure many times a step."""
     if not trainer.optimizers or type(trainer.optimizers[0]).__name__ == "_MockOptimizer":
         raise ValueError(
-            "`Unlearn` should find the optimizer of the module. Found none: `configure_optimizers` returned `None`. "
+            f"`{who}` should find the optimizer of the module. Found none: `configure_optimizers` returned `None`. "
             "Return one, over what may be changed."
         )
     if isinstance(trainer.optimizers[0], torch.optim.LBFGS):
         raise NotImplementedError(
-            "`Unlearn` should get an optimizer that takes one gradient a step. Found `LBFGS`. Use `AdamW` or `SGD`."
+            f"`{who}` should get an optimizer that takes one gradient a step. Found `LBFGS`. Use `AdamW` or `SGD`."
         )
 
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 from lightning_unlearn.data._loaders import batch_size_of, in_order, reordered, rows_of
 from lightning_unlearn.data._pairing import Pairing, forget_order, retain_order
 from lightning_unlearn.data._source import Part, Source
-from lightning_unlearn.data._stream import EMPTY, Order, share
+from lightning_unlearn.data._stream import Order, empty_set, share
 
 _OWN = (  # of the retain datamodule, if it has them
     "val_dataloader",
@@ -141,8 +141,7 @@ class SplitData(pl.LightningDataModule):
                 f"{_what(loader)}. Use `pairing=None`."
             )
         if not rows:
-            retain = "The retain set should hold at least one example. Found none. Check its path and filter."
-            raise ValueError(EMPTY if part is self.forget else retain)
+            raise ValueError(empty_set(part.name))
         return len(rows)
 
 

@@ -31,9 +31,10 @@ class ForgetStream:
         seed: Of the shuffling.
         rank: Number of this process.
         world_size: Number of processes.
+        name: Of the set, in errors.
 
     Raises:
-        ValueError: If there is nothing to forget.
+        ValueError: If the set is empty.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -46,16 +47,24 @@ class ForgetStream:
     """
 
     def __init__(
-        self, loader: Iterable[Any], *, order: Order | None = None, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        loader: Iterable[Any],
+        *,
+        order: Order | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        name: str = "forget",
     ) -> None:
         self.loader = loader
+        self.name = name
         self.position = 0
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._rows = rows_of(loader)
         self._order = order if order is not None else partial(_shuffled, len(self._rows or []), seed)
         self._iterator: Iterator[Any] | None = None
         if self._rows == []:
-            raise ValueError(EMPTY)
+            raise ValueError(empty_set(name))
 
     def seek(self, position: int) -> None:
         """Go to micro-batch number ``position``, counted from the start of training."""
@@ -84,34 +93,36 @@ class ForgetStream:
             empty = False
             yield batch
         if empty:
-            raise ValueError(EMPTY)
+            raise ValueError(empty_set(self.name))
 
     def _batches(self) -> Iterable[Any]:
         if self._rows is None:
-            return islice(_repeated(self.loader, self._seed, self._rank), self.position, None)
+            return islice(_repeated(self.loader, self.name, self._seed, self._rank), self.position, None)
         sampler = _Batches(self._order, batch_size_of(self.loader), self._rank, self._world_size, start=self.position)
         batches = reordered(self.loader, batch_sampler=sampler)
         return Seeded(batches, self._seed, self._rank, start=self.position)
 
 
-def _repeated(loader: Iterable[Any], *seeds: int) -> Iterator[Any]:
+def _repeated(loader: Iterable[Any], name: str, *seeds: int) -> Iterator[Any]:
     for epoch in count():
         empty = True
         for batch in Seeded(loader, *seeds, epoch):
             empty = False
             yield batch
         if empty:
-            raise ValueError(EMPTY)
+            raise ValueError(empty_set(name))
 
 
 def _shuffled(rows: int, seed: int, epoch: int) -> list[int]:
     return forget_order("random", forget=rows, retain=rows, seed=seed, epoch=epoch)
 
 
-EMPTY = (
-    "The forget set should hold at least one example. Found none. Check its path, its filter and its split; "
-    "a `DataLoader` with `drop_last=True` drops a set smaller than its batch size."
-)
+def empty_set(name: str) -> str:
+    """What to say of a set of that name that holds nothing."""
+    return (
+        f"The {name} set should hold at least one example. Found none. Check its path, its filter and its split; "
+        "a `DataLoader` with `drop_last=True` drops a set smaller than its batch size."
+    )
 
 
 def shared_batches(loader: Iterable[Any], rank: int, world_size: int) -> Iterator[tuple[Any, bool]]:

@@ -376,6 +376,32 @@ def test_resumed_equals_uninterrupted(interrupted_at: int, storage: Any, own: bo
     assert guard._steps == again._steps == {"taken": 12, "guarded": 12, "fallbacks": 0}
 
 
+def test_looking_at_a_retain_set_leaves_buffers_and_random_generators_alone() -> None:
+    class Drawing(Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(self.head.in_features)
+            self.drop = torch.nn.Dropout(0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.drop(self.norm(self.body(x))))
+
+    def run(*guards: pl.Callback) -> Module:
+        torch.manual_seed(3)
+        return fit(unlearn(), *guards, module=Drawing())[0]
+
+    bare, watched = run(), run(StepGuard(Watch(), History(3), retain=loader(seed=5)))
+    assert same(bare, watched)
+    assert all(torch.equal(x, y) for x, y in zip(bare.buffers(), watched.buffers(), strict=True))
+    assert bare.norm.num_batches_tracked > 0
+
+
+def test_an_empty_retain_set_is_named() -> None:
+    empty = DataLoader(TensorDataset(torch.zeros(0, 3), torch.zeros(0)), batch_size=2)
+    with pytest.raises(ValueError, match="The retain set should hold at least one example. Found none"):
+        fit(unlearn(), StepGuard(retain=empty))
+
+
 # Uses
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -110,17 +109,3 @@ def test_the_optimizers_metric(kind: str) -> None:
 @pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
 def test_flat_shards(rule: Rule) -> None:
     assert_equal_to_one_process("fsdp1", rule=rule)
-
-
-def test_a_sharded_history_is_said_not_to_be_in_the_checkpoint() -> None:
-    def run(rank: int, world_size: int) -> Any:
-        module_class, strategy = STRATEGIES["fsdp2"]
-        stepguard = StepGuard(directions=History(3), retain=loader(examples(5, 16), rank, world_size))
-        trainer = quiet(strategy=strategy(), devices=world_size, callbacks=[stepguard], use_distributed_sampler=False)
-        trainer.fit(module_class("adamw"), loader(examples(1, n=32), rank, world_size))
-        with pytest.warns(UserWarning, match="fills anew") if rank == 0 else nullcontext():
-            return stepguard.state_dict()
-
-    for state in run_ranks(run):
-        assert state["directions"] == {}
-        assert state["steps"]["guarded"] == 4

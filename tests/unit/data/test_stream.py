@@ -83,6 +83,7 @@ LOADERS: dict[str, Any] = {
 KNOWN = ("plain", "shuffled", "dropping", "augmented", "subset", "batch_sampler")
 HERE = [name for name in LOADERS if "workers" not in name]  # starting and ending processes takes its time
 loaders = pytest.mark.parametrize("name", LOADERS)
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create .* worker")  # on one core
 
 
 def take(stream: ForgetStream, n: int) -> list[list[Any]]:
