@@ -173,7 +173,6 @@ VARIANTS = {
     "history 8, per parameter": guarded(directions=History, scope=lambda: "parameter"),
     "history 8, bf16": guarded(directions=History, storage=lambda: "bf16"),
     "history 8, int8": guarded(directions=History, storage=lambda: "int8"),
-    "each example": guarded(directions=PerExample),
     "each example, matrix-free": guarded(directions=PerExample, storage=lambda: "matrix_free"),
     "input subspace": Variant(guards=lambda: [SubspaceGuard(InputSubspace())]),
     "null space": Variant(guards=lambda: [SubspaceGuard(NullSpace())]),
