@@ -21,6 +21,7 @@ from lightning_unlearn.callbacks._probes import (
     measure,
     measuring_readout,
 )
+from lightning_unlearn.callbacks._surroundings import refuse_tensor_parallel
 from lightning_unlearn.data import Source, in_order
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.checksum import checksum
@@ -86,6 +87,11 @@ class RecoveryCheck(pl.Callback):
         self._checked_step = -1
         self._loaded = {"global_step": 0, "epoch": 0}
         self._probes: dict[str, Probe] | None = None
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what cannot be measured."""
+        refuse_tensor_parallel(trainer, "RecoveryCheck")
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

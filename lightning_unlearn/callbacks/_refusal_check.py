@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from lightning_unlearn.callbacks._isolation import isolated
 from lightning_unlearn.callbacks._probes import Probe, find_probes, load_probe, measuring_readout
+from lightning_unlearn.callbacks._surroundings import refuse_tensor_parallel
 from lightning_unlearn.data import Source, load_tokenizer
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.metrics import RefusalRate
@@ -57,6 +58,11 @@ class RefusalCheck(pl.Callback):
         self.every_n_epochs, self.max_new_tokens = every_n_epochs, max_new_tokens
         self.forget, self.retain = forget, retain
         self._probes: dict[str, Probe] | None = None
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what cannot be measured."""
+        refuse_tensor_parallel(trainer, "RefusalCheck")
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -22,6 +22,7 @@ from lightning_unlearn.callbacks._unlearn import Unlearn
 from lightning_unlearn.data import ForgetStream, Part, Source
 from lightning_unlearn.engine import GradientEngine, ObservedGradient, was_skipped
 from lightning_unlearn.functional.modes import eval_mode
+from lightning_unlearn.functional.ranks import data_share
 from lightning_unlearn.functional.sharding import local, reshard
 from lightning_unlearn.guards import (
     Cone,
@@ -210,7 +211,7 @@ class StepGuard(pl.Callback):
                 keep=None if self.storage == "matrix_free" else self._stored,
             )
         if self.retain is not None:
-            rank, world_size = trainer.global_rank, trainer.world_size
+            rank, world_size = data_share(trainer)
             self._stream = ForgetStream(self._loader, seed=self.seed, rank=rank, world_size=world_size, name="retain")
         self._restore()
 

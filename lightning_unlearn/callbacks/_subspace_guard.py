@@ -16,6 +16,7 @@ from lightning_unlearn.callbacks._surroundings import callbacks_of, choose_reado
 from lightning_unlearn.callbacks._unlearn import Unlearn
 from lightning_unlearn.data import ForgetStream, Part, Source
 from lightning_unlearn.engine import GradientEngine, strategy_kind
+from lightning_unlearn.functional.ranks import data_share
 from lightning_unlearn.functional.sharding import local, reshard
 from lightning_unlearn.functional.subspace import Projection, thinner
 from lightning_unlearn.guards import Direction, InputLayer, Subspace, input_layers
@@ -221,7 +222,7 @@ class SubspaceGuard(pl.Callback):
     ) -> ProtectedInputs:
         readout = (choose_readout(pl_module) if self.readout is None else self.readout).for_measuring().unpacked()
         network = readout.find_network(pl_module)
-        rank, world_size = trainer.global_rank, trainer.world_size
+        rank, world_size = data_share(trainer)
         stream = ForgetStream(self._retain(trainer), seed=self.seed, rank=rank, world_size=world_size, name="retain")
         batches = (next(stream) for _ in range(self.batches))
         with isolated(trainer, pl_module):

@@ -13,6 +13,7 @@ from torch import nn
 
 from lightning_unlearn.data import Order, Part
 from lightning_unlearn.engine import strategy_kind
+from lightning_unlearn.functional.ranks import data_share
 from lightning_unlearn.readouts import ClassificationReadout, PackedCausalLMReadout, Readout, is_language_model
 
 
@@ -32,6 +33,17 @@ def refuse_unsupported(trainer: pl.Trainer, pl_module: pl.LightningModule) -> No
         raise ValueError(
             "`Unlearn` should find retain data: what the fit trains on is what must stay. Found no training data. Give it "
             "some: `trainer.fit(module, datamodule=SplitData(retain=..., forget=...))`, or `trainer.fit(module, retain)`."
+        )
+
+
+def refuse_tensor_parallel(trainer: pl.Trainer, who: str) -> None:
+    """Refuse to measure in processes of which several see the same data."""
+    _, shares = data_share(trainer)
+    if shares != trainer.world_size:
+        raise NotImplementedError(
+            f"`{who}` should measure each example in one process. Found `tensor_parallel_size = "
+            f"{trainer.world_size // shares}`, where several run it together. Use `tensor_parallel_size=1`, or leave "
+            f"`{who}` out and check the saved model in one process."
         )
 
 

@@ -26,6 +26,7 @@ from lightning_unlearn.callbacks._surroundings import (
 )
 from lightning_unlearn.data import ForgetStream, Source
 from lightning_unlearn.engine import GradientEngine, strategy_kind, unscaled, unscales_by_itself, was_skipped
+from lightning_unlearn.functional.ranks import data_share
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
@@ -167,9 +168,8 @@ class Unlearn(pl.Callback):
         self._guard = OverlapGuard(self._used_readout)
         self._realised = RealisedStep()
         self.objective.to(pl_module.device)
-        self._stream = ForgetStream(
-            self._loader, order=self._order, seed=self.seed, rank=trainer.global_rank, world_size=trainer.world_size
-        )
+        rank, world_size = data_share(trainer)
+        self._stream = ForgetStream(self._loader, order=self._order, seed=self.seed, rank=rank, world_size=world_size)
         is_resumed = self._restore()
         if self._chosen_reference is not None and self._chosen_reference.needs_sweep and not is_resumed:
             self._sweep(self._chosen_reference)

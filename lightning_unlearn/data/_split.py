@@ -12,6 +12,7 @@ from lightning_unlearn.data._loaders import batch_size_of, in_order, reordered, 
 from lightning_unlearn.data._pairing import Pairing, forget_order, retain_order
 from lightning_unlearn.data._source import Part, Source
 from lightning_unlearn.data._stream import Order, empty_set, share
+from lightning_unlearn.functional.ranks import data_share
 
 _OWN = (  # of the retain datamodule, if it has them
     "val_dataloader",
@@ -99,7 +100,7 @@ class SplitData(pl.LightningDataModule):
         if self.pairing is None:
             return self.retain.as_given()
         loader, order = self.retain.loader(), self._order(retain_order, self.retain, self.forget)
-        world_size, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        rank, world_size = data_share(self.trainer)
         sampler = _PairedSampler(order, world_size, rank)
         paired = reordered(loader, ResumableLoader, batch_size=batch_size_of(loader), sampler=sampler)
         paired.trainer = self.trainer

@@ -1,0 +1,104 @@
+"""Tensor-parallel processes see the same data and hold parts of each matrix: together they are one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from _modules import SomebodysModule, examples, loader, quiet
+from _ranks import run_ranks
+from lightning.pytorch.strategies import ModelParallelStrategy
+from test_distributed import whole
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.testing import assert_close
+from torch.utils.data import DataLoader
+
+from lightning_unlearn import Bounded, GradientAscent, Orthogonal, RecoveryCheck, Unlearn, WeightedSum
+from lightning_unlearn.callbacks import RefusalCheck, StepGuard
+from lightning_unlearn.guards import Cone, History, Null, Watch
+
+
+class Plain(SomebodysModule):
+    """Torch cannot step whole and sharded parameters in one call for all of them."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2, weight_decay=0.1, foreach=False)
+
+
+class TensorParallel(Plain):
+    def configure_model(self) -> None:
+        mesh = self.device_mesh["tensor_parallel"]
+        parallelize_module(self.body[0], mesh, ColwiseParallel(output_layouts=Replicate()))
+        parallelize_module(self.head, mesh, RowwiseParallel(input_layouts=Replicate()))
+
+
+def strategy() -> ModelParallelStrategy:
+    return ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=2, save_distributed_checkpoint=False)
+
+
+def fit(parallel: bool, projector: Any = None, **guard: Any) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    module = TensorParallel() if parallel else Plain()
+    unlearn = Unlearn(
+        Bounded(GradientAscent(), bound=4.0),
+        forget=DataLoader(examples(2, n=12), batch_size=4),
+        weight=10.0,
+        projector=projector,
+    )
+    guards = [StepGuard(**guard)] if guard else []
+    trainer = quiet(
+        strategy=strategy() if parallel else "auto",
+        devices=2 if parallel else 1,
+        callbacks=[unlearn, *guards],
+        accumulate_grad_batches=2,
+        use_distributed_sampler=False,
+        max_epochs=2,
+    )
+    trainer.fit(module, loader(seed=1))
+    if parallel:
+        assert sum(isinstance(p, DTensor) for p in module.parameters()) == 4
+    logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("guard/", "unlearn/forget"))}
+    return whole(module, None), logged
+
+
+def assert_equal_to_one_process(**options: Any) -> None:
+    expected, logged = fit(False, **options)
+    for parameters, logged_there in run_ranks(lambda rank, world: fit(True, **options)):
+        for name, value in expected.items():
+            assert_close(parameters[name], value, rtol=0, atol=2e-6, msg=lambda m, name=name: f"{name}: {m}")
+        assert logged_there == pytest.approx(logged, abs=2e-6, rel=1e-4)
+
+
+@pytest.mark.parametrize("projector", [WeightedSum(), Orthogonal()], ids=repr)
+def test_projectors(projector: Any) -> None:
+    assert_equal_to_one_process(projector=projector)
+
+
+GUARDS: dict[str, dict[str, Any]] = {
+    "cone": {"rule": Cone()},
+    "null": {"rule": Null()},
+    "history": {"rule": Null(), "directions": History(3)},
+    "parameter": {"rule": Cone(), "scope": "parameter"},
+}
+
+
+@pytest.mark.parametrize("name", GUARDS)
+def test_guards(name: str) -> None:
+    assert_equal_to_one_process(**GUARDS[name])
+    watched, _ = fit(False, rule=Watch())
+    guarded, _ = fit(False, **GUARDS[name])
+    assert any(not torch.equal(watched[n], guarded[n]) for n in watched)
+
+
+@pytest.mark.parametrize("check", [RecoveryCheck, RefusalCheck])
+def test_checks_are_refused_by_name(check: Any) -> None:
+    def run(rank: int, world_size: int) -> str:
+        made = check({}) if check is RecoveryCheck else check("bundled")
+        trainer = quiet(strategy=strategy(), devices=2, callbacks=[made])
+        with pytest.raises(NotImplementedError, match="Found `tensor_parallel_size = 2`") as caught:
+            trainer.fit(TensorParallel(), loader(seed=1))
+        return str(caught.value)
+
+    for message in run_ranks(run):
+        assert message.startswith(f"`{check.__name__}` should measure")
