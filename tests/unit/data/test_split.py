@@ -63,7 +63,8 @@ def test_batches_of_different_sizes_still_make_whole_epochs(
     pairing: Any, forget_batch: int, retain_batch: int, forget: int, retain: int, world_size: int
 ) -> None:
     data = SplitData(numbered(retain, retain_batch), numbered(forget, forget_batch), pairing=pairing)
-    data.trainer = type("T", (), {"world_size": world_size, "global_rank": 0})()
+    share = {"num_replicas": world_size, "rank": 0}
+    data.trainer = type("T", (), {"distributed_sampler_kwargs": share})()
     steps = len(data.train_dataloader())
     stream = [forget_stream(data, rank=rank, world_size=world_size) for rank in range(world_size)]
     gone = Counter(row for s in stream for row in rows(next(s) for _ in range(steps)))
