@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -16,10 +16,10 @@ from lightning_unlearn.callbacks._guardable import Scope, last_to_step, refuse_u
 from lightning_unlearn.callbacks._guarded_step import GuardedStep, Outcome, PastProducts
 from lightning_unlearn.callbacks._isolation import remember_rng
 from lightning_unlearn.callbacks._sharded_state import own_share, with_all_ranks
+from lightning_unlearn.callbacks._step_corrector import StepCorrector
 from lightning_unlearn.callbacks._subspace_guard import SubspaceGuard
 from lightning_unlearn.callbacks._surroundings import callbacks_of, choose_readout, refuse_optimizers
-from lightning_unlearn.callbacks._unlearn import Unlearn
-from lightning_unlearn.data import ForgetStream, Part, Source
+from lightning_unlearn.data import ForgetStream, Source
 from lightning_unlearn.engine import GradientEngine, ObservedGradient, was_skipped
 from lightning_unlearn.functional.modes import eval_mode
 from lightning_unlearn.functional.ranks import data_share
@@ -43,7 +43,7 @@ _ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}
 _LOW_PRECISION_ROUNDING = 1e-5
 
 
-class StepGuard(pl.Callback):
+class StepGuard(StepCorrector):
     r"""Correct the step the optimizer really took, such that it does not harm what must stay, to first order.
 
     Momentum, weight decay, clipping and schedules are all in the step :math:`d` from the weights before to the weights
@@ -111,6 +111,8 @@ class StepGuard(pl.Callback):
         <https://arxiv.org/abs/2511.17100>`_, 2025.
     """
 
+    prefix: ClassVar[str] = "guard"
+
     def __init__(
         self,
         rule: Rule | None = None,
@@ -129,6 +131,7 @@ class StepGuard(pl.Callback):
         ):
             if value not in choices:
                 raise ValueError(f"`{name}` should be one of {choices}. Found `{name} = {value!r}`.")
+        super().__init__(retain)
         self.rule = Cone() if rule is None else rule
         self.directions = RetainGradient() if directions is None else directions
         self._per_example = self.directions if isinstance(self.directions, PerExample) else None
@@ -140,20 +143,16 @@ class StepGuard(pl.Callback):
         self.geometry = Euclidean() if geometry is None else geometry
         self.scope = scope
         self.storage = storage
-        self.retain = retain
         self.objective = CrossEntropy() if objective is None else objective
         self.readout = readout
         self.seed = seed
-        self._steps = {"taken": 0, "guarded": 0, "fallbacks": 0}
+        self._steps["fallbacks"] = 0
         self._micro_batches = 0
         self._own_batches: list[Any] = []
         self._restored: dict[str, Any] = {}
-        self._step_log: dict[str, float] = {}
         self._new: Sequence[Direction] | None = None
         self._step: GuardedStep | None = None
         self._past: PastProducts | None = None
-        self._handles: list[Any] = []
-        self._has_warned = False
 
     @property
     def state_key(self) -> str:
@@ -166,16 +165,7 @@ class StepGuard(pl.Callback):
         if stage != "fit":
             return
         refuse_unguardable(trainer, pl_module, self.storage)
-        if self.retain is not None:
-            part = Part(self.retain, "retain")
-            part.prepare_data()
-            part.setup(trainer)
-            self._loader = part.loader()
-        elif not callbacks_of(trainer, Unlearn):
-            raise ValueError(
-                "`StepGuard` should find what to protect. Found neither `Unlearn`, beside which the fit's own data is what "
-                "must stay, nor `retain`. Use `StepGuard(retain=...)`."
-            )
+        self._find_retain(trainer)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -247,31 +237,6 @@ class StepGuard(pl.Callback):
         self._step = None
         if self._guarded is trainer.optimizers[0]:
             self._before_step()  # and not in its hook, which comes before its closure, when gradients are stale
-
-    @override
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Log what became of the step."""
-        if self._step_log:
-            pl_module.log_dict({f"guard/{name}": value for name, value in self._step_log.items()}, batch_size=1)
-            self._step_log = {}
-
-    @override
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prove that every step was guarded."""
-        self._detach_hooks()
-        if self._steps["guarded"] != self._steps["taken"]:
-            raise RuntimeError(
-                f"Every optimizer step should be guarded. Found {self._steps['taken']} steps, of which "
-                f"{self._steps['guarded']} were: `on_before_optimizer_step` was not called. Does `optimizer_step` of your "
-                "module bypass it?"
-            )
-
-    @override
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind."""
-        self._detach_hooks()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -373,7 +338,3 @@ class StepGuard(pl.Callback):
             self._past = PastProducts(past, **move_data_to_device(state["products"], self._params[0].device))
         if self.retain is not None:
             self._stream.seek(state["position"])
-
-    def _detach_hooks(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -12,8 +12,8 @@ from typing_extensions import override
 from lightning_unlearn.callbacks._isolation import isolated
 from lightning_unlearn.callbacks._layer_inputs import look_at_inputs
 from lightning_unlearn.callbacks._protected_inputs import ProtectedInputs
+from lightning_unlearn.callbacks._step_corrector import StepCorrector
 from lightning_unlearn.callbacks._surroundings import callbacks_of, choose_readout, refuse_optimizers
-from lightning_unlearn.callbacks._unlearn import Unlearn
 from lightning_unlearn.data import ForgetStream, Part, Source
 from lightning_unlearn.engine import GradientEngine, strategy_kind
 from lightning_unlearn.functional.ranks import data_share
@@ -23,7 +23,7 @@ from lightning_unlearn.guards import Direction, InputLayer, Subspace, input_laye
 from lightning_unlearn.readouts import Readout
 
 
-class SubspaceGuard(pl.Callback):
+class SubspaceGuard(StepCorrector):
     r"""Let steps change linear layers only where what must stay does not look: at inputs it hardly has.
 
     Before training the inputs of each layer on retain batches are looked at, where they are not padding, and a
@@ -78,6 +78,8 @@ class SubspaceGuard(pl.Callback):
         2024, where a server projects what clients have changed.
     """
 
+    prefix: ClassVar[str] = "subspace"
+
     def __init__(
         self,
         subspace: Subspace,
@@ -91,18 +93,14 @@ class SubspaceGuard(pl.Callback):
             raise TypeError(f"`subspace` should be a `Subspace`, such as `InputSubspace()`. Found `{subspace!r}`.")
         if batches < 1:
             raise ValueError(f"`batches` should be at least 1. Found `batches = {batches}`.")
+        super().__init__(retain)
         self.subspace = subspace
-        self.retain = retain
         self.layers = layers
         self.batches = batches
         self.readout = readout
         self.seed = seed
-        self._steps = {"taken": 0, "guarded": 0}
         self._restored: dict[str, Any] = {}
         self._is_measured = False
-        self._step_log: dict[str, float] = {}
-        self._handle: Any = None
-        self._has_warned = False
         self._trained: list[Tensor] = []
 
     @property
@@ -131,16 +129,7 @@ class SubspaceGuard(pl.Callback):
                 "There should be one `SubspaceGuard`: projections that follow each other undo each other. Found "
                 f"{len(callbacks_of(trainer, SubspaceGuard))}. Name all layers in one."
             )
-        if self.retain is not None:
-            part = Part(self.retain, "retain")
-            part.prepare_data()
-            part.setup(trainer)
-            self._loader = part.loader()
-        elif not callbacks_of(trainer, Unlearn):
-            raise ValueError(
-                "`SubspaceGuard` should find what to protect. Found neither `Unlearn`, beside which the fit's own data is "
-                "what must stay, nor `retain`. Use `SubspaceGuard(retain=...)`."
-            )
+        self._find_retain(trainer)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -160,8 +149,8 @@ class SubspaceGuard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Count steps, also those that we are not told of."""
-        if self._handle is None:
-            self._handle = trainer.optimizers[0].register_step_post_hook(self._after_step)
+        if not self._handles:
+            self._handles.append(trainer.optimizers[0].register_step_post_hook(self._after_step))
 
     @override
     def on_before_optimizer_step(
@@ -172,36 +161,11 @@ class SubspaceGuard(pl.Callback):
             self._trained = trained
             self._warn_unprotected(pl_module)
         # Come last, whoever has put a hook on the optimizer since.
-        self._detach_hook()
-        self._handle = trainer.optimizers[0].register_step_post_hook(self._after_step)
+        self._detach_hooks()
+        self._handles.append(trainer.optimizers[0].register_step_post_hook(self._after_step))
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         self._is_measured = not self._steps["guarded"] or (every > 0 and trainer.global_step % every == 0)
         self._inputs.remember()
-
-    @override
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Log what became of the step."""
-        if self._step_log:
-            pl_module.log_dict({f"subspace/{name}": value for name, value in self._step_log.items()}, batch_size=1)
-            self._step_log = {}
-
-    @override
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prove that every step was guarded."""
-        self._detach_hook()
-        if self._steps["guarded"] != self._steps["taken"]:
-            raise RuntimeError(
-                f"Every optimizer step should be guarded. Found {self._steps['taken']} steps, of which "
-                f"{self._steps['guarded']} were: `on_before_optimizer_step` was not called. Does `optimizer_step` of your "
-                "module bypass it?"
-            )
-
-    @override
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind."""
-        self._detach_hook()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -299,11 +263,6 @@ class SubspaceGuard(pl.Callback):
             "trainable numbers that `SubspaceGuard` cannot protect, or was not told to:",
             [name for name, p in module.named_parameters() if id(p) in bare],
         )
-
-    def _detach_hook(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
 
 
 def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
