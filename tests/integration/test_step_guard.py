@@ -402,6 +402,17 @@ def test_an_empty_retain_set_is_named() -> None:
         fit(unlearn(), StepGuard(retain=empty))
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_network_is_guarded_the_same(backend: str) -> None:
+    for retain in (None, loader(seed=5)):
+        compiled = Module()
+        compiled.body = torch.compile(compiled.body, backend=backend)
+        plain, _ = fit(unlearn(), StepGuard(Null(), History(3), retain=retain))
+        fit(unlearn(), StepGuard(Null(), History(3), retain=retain), module=compiled)
+        for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
 # Uses
 
 
