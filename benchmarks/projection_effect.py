@@ -115,7 +115,7 @@ TASKS = {
         rows={"forget": {"rows": (0, 40)}, "seen": {"rows": (40, 120)}, "unseen": {"rows": (120, 200)}},
         teach={"epochs": 30, "lr": 4e-3, "batch_size": 16},
         batch=(8, 16),
-        lr={"sgd": 1e-2, "adam": 1e-3, "adamw": 1e-3},
+        lr={"sgd": 1e-3, "sgd, fast": 1e-2, "adam": 1e-3, "adamw": 1e-3},
         steps=60,
         every=4,
         levels=(1.0, 2.0),
@@ -139,6 +139,7 @@ TASKS = {
 }
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
+    "sgd, fast": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
     "adam": lambda params, lr: torch.optim.Adam(params, lr=lr),
     "adamw": lambda params, lr: torch.optim.AdamW(params, lr=lr, weight_decay=0.1),
 }
@@ -235,8 +236,8 @@ class Run:
 
     @property
     def path(self) -> Path:
-        words = "".join(c if c.isalnum() else "-" for c in self.variant)
-        return RUNS / f"{self.task}-{self.optimizer}-{words}-{self.seed}.json"
+        words = "".join(c if c.isalnum() else "-" for c in f"{self.optimizer}-{self.variant}")
+        return RUNS / f"{self.task}-{words}-{self.seed}.json"
 
     def fetch(self, *, run: bool = True) -> Run | None:
         """What was found before, or is found now."""
