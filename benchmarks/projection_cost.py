@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "HalfSpace",
         "SignRule",
         "PCGrad",
-        "UPGrad",
+        "MGDA",
         "rank 1",
         "rank 1, null",
         "rank 1, per parameter",
@@ -59,8 +60,8 @@ def projectors() -> dict[str, Callable[[], Any]]:
 
     from lightning_unlearn.projectors import HalfSpace, Orthogonal, PCGrad, SignRule, TorchJD
 
-    upgrad = lambda: TorchJD(torchjd.UPGradWeighting())  # noqa: E731
-    return {"Orthogonal": Orthogonal, "HalfSpace": HalfSpace, "SignRule": SignRule, "PCGrad": PCGrad, "UPGrad": upgrad}
+    mgda = lambda: TorchJD(torchjd.MGDAWeighting())  # noqa: E731
+    return {"Orthogonal": Orthogonal, "HalfSpace": HalfSpace, "SignRule": SignRule, "PCGrad": PCGrad, "MGDA": mgda}
 
 
 def guards(retain: Any) -> dict[str, Callable[[], Any]]:
@@ -135,8 +136,9 @@ class Fit:
 
     def step(self) -> float:
         assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # what it died of is in what it printed
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
         return float(self.line("STEP "))
 
     def result(self) -> dict[str, Any]:
