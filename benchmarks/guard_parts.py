@@ -1,0 +1,79 @@
+"""Where a guarded step's extra seconds go: each part of it by itself, on random gradients in the shapes of SmolLM2-135M.
+
+    OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE python benchmarks/guard_parts.py
+    python benchmarks/guard_parts.py --rank 8 --storage int8
+
+The proposed step raises the loss of this step's direction, so every step is corrected. Smallest of three, after one more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from itertools import pairwise
+from typing import get_args
+
+import torch
+
+from lightning_unlearn.callbacks._guarded_step import GuardedStep, PastProducts
+from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.guards import Cone, Euclidean, Storage, stored
+
+WIDTH, INNER, KEYS, LAYERS, TOKENS = 576, 1536, 192, 30, 49152
+LAYER = [(WIDTH, WIDTH), (KEYS, WIDTH), (KEYS, WIDTH), (WIDTH, WIDTH), (INNER, WIDTH), (INNER, WIDTH), (WIDTH, INNER)]
+SHAPES = [(TOKENS, WIDTH), *[*LAYER, (WIDTH,), (WIDTH,)] * LAYERS, (WIDTH,)]
+
+
+def parts(rank: int, storage: Storage) -> dict[str, list[float]]:
+    torch.manual_seed(0)
+    network = torch.nn.ParameterList([torch.randn(shape) * 0.02 for shape in SHAPES])
+    params = list(network)
+    optimizer = torch.optim.AdamW(params, lr=1e-5, fused=True)
+    first = [torch.randn_like(p) * 1e-3 for p in params]
+    kept = [[stored(g, storage) for g in first]]
+    kept += [[stored(torch.randn_like(p) * 1e-3, storage) for p in params] for _ in range(rank - 1)]
+    seconds: dict[str, list[float]] = defaultdict(list)
+    past = None
+    for _ in range(4):
+        for p, g in zip(params, first, strict=True):
+            p.grad = -g + 0.3e-3 * torch.randn_like(p)
+        marks = [("", time.perf_counter())]
+
+        def mark(name: str, marks: list[tuple[str, float]] = marks) -> None:
+            marks.append((name, time.perf_counter()))
+
+        _copy = [stored(p.grad, storage) for p in params if p.grad is not None]
+        mark("copy of the gradient")
+        del _copy
+        step = GuardedStep(GradientEngine(network), optimizer, kept, 1, [0] * len(params), past)
+        mark("snapshot of the weights")
+        optimizer.step()
+        mark("the optimizer's own step")
+        with torch.no_grad():
+            proposed = step._proposed = step._products(Euclidean())
+            mark("products")
+            multipliers = Cone().multipliers(proposed.gramian, proposed.along).multipliers
+            mark("multipliers")
+            step._take_out_(multipliers, Euclidean(), proposed)
+            mark("correcting and measuring")
+        assert multipliers.any()
+        if rank > 1:  # in a fit this step's direction is past in the next one; here all stay where they are
+            past = PastProducts(kept[1:], step._moving, proposed.gramian[:, 1:, 1:], proposed.squares[:, 1:-1])
+        for (_, start), (name, end) in pairwise(marks):
+            seconds[name].append(end - start)
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rank", type=int, default=1, help="number of directions")
+    parser.add_argument("--storage", default="fp32", choices=get_args(Storage)[:-1])
+    arguments = parser.parse_args()
+    print(f"{sum(torch.Size(s).numel() for s in SHAPES) / 1e6:.1f} M weights, {torch.get_num_threads()} threads")
+    for name, values in parts(arguments.rank, arguments.storage).items():
+        print(f"{name:26s} {min(values):.3f} s")
+
+
+if __name__ == "__main__":
+    main()
