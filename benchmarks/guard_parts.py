@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE python benchmarks/guard_parts.py
     python benchmarks/guard_parts.py --rank 8 --storage int8
+    python benchmarks/guard_parts.py --rank 8 --training lora
 
 The proposed step raises the loss of this step's direction, so every step is corrected. Smallest of three, after one more.
 """
@@ -18,23 +19,25 @@ import torch
 
 from lightning_unlearn.callbacks._guarded_step import GuardedStep, PastProducts
 from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.functional.side_by_side import side_by_side
 from lightning_unlearn.guards import Cone, Euclidean, Storage, stored
 
 WIDTH, INNER, KEYS, LAYERS, TOKENS = 576, 1536, 192, 30, 49152
 LAYER = [(WIDTH, WIDTH), (KEYS, WIDTH), (KEYS, WIDTH), (WIDTH, WIDTH), (INNER, WIDTH), (INNER, WIDTH), (WIDTH, INNER)]
-SHAPES = [(TOKENS, WIDTH), *[*LAYER, (WIDTH,), (WIDTH,)] * LAYERS, (WIDTH,)]
+ADAPTERS = [shape for out, into in LAYER for shape in ((8, into), (out, 8))]
+SHAPES = {"full": [(TOKENS, WIDTH), *[*LAYER, (WIDTH,), (WIDTH,)] * LAYERS, (WIDTH,)], "lora": ADAPTERS * LAYERS}
 
 
-def parts(rank: int, storage: Storage) -> dict[str, list[float]]:
+def parts(training: str, rank: int, storage: Storage) -> dict[str, list[float]]:
     torch.manual_seed(0)
-    network = torch.nn.ParameterList([torch.randn(shape) * 0.02 for shape in SHAPES])
+    network = torch.nn.ParameterList([torch.randn(shape) * 0.02 for shape in SHAPES[training]])
     params = list(network)
     optimizer = torch.optim.AdamW(params, lr=1e-5, fused=True)
     first = [torch.randn_like(p) * 1e-3 for p in params]
     kept = [[stored(g, storage) for g in first]]
     kept += [[stored(torch.randn_like(p) * 1e-3, storage) for p in params] for _ in range(rank - 1)]
     seconds: dict[str, list[float]] = defaultdict(list)
-    past = None
+    past, cpu = None, torch.device("cpu")
     for _ in range(4):
         for p, g in zip(params, first, strict=True):
             p.grad = -g + 0.3e-3 * torch.randn_like(p)
@@ -43,7 +46,7 @@ def parts(rank: int, storage: Storage) -> dict[str, list[float]]:
         def mark(name: str, marks: list[tuple[str, float]] = marks) -> None:
             marks.append((name, time.perf_counter()))
 
-        _copy = [stored(p.grad, storage) for p in params if p.grad is not None]
+        _copy = side_by_side(lambda g: stored(g, storage), [p.grad for p in params if p.grad is not None], cpu)
         mark("copy of the gradient")
         del _copy
         step = GuardedStep(GradientEngine(network), optimizer, kept, 1, [0] * len(params), past)
@@ -68,10 +71,12 @@ def parts(rank: int, storage: Storage) -> dict[str, list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rank", type=int, default=1, help="number of directions")
+    parser.add_argument("--training", default="full", choices=list(SHAPES))
     parser.add_argument("--storage", default="fp32", choices=get_args(Storage)[:-1])
     arguments = parser.parse_args()
-    print(f"{sum(torch.Size(s).numel() for s in SHAPES) / 1e6:.1f} M weights, {torch.get_num_threads()} threads")
-    for name, values in parts(arguments.rank, arguments.storage).items():
+    shapes = SHAPES[arguments.training]
+    print(f"{sum(torch.Size(s).numel() for s in shapes) / 1e6:.1f} M weights, {torch.get_num_threads()} threads")
+    for name, values in parts(arguments.training, arguments.rank, arguments.storage).items():
         print(f"{name:26s} {min(values):.3f} s")
 
 

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from lightning_unlearn.engine import CapturedRows, GradientEngine, sum_by_scope
+from lightning_unlearn.engine import CapturedRows, GradientEngine, sharding_groups, sum_by_scope
 from lightning_unlearn.functional import step
+from lightning_unlearn.functional.bundles import bundled, joined, spread_
+from lightning_unlearn.functional.int8_rows import is_packed
 from lightning_unlearn.functional.rows import Rows
 from lightning_unlearn.functional.sharding import local
 from lightning_unlearn.functional.side_by_side import side_by_side
 from lightning_unlearn.guards import Direction, Geometry, Rule
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -86,20 +90,25 @@ class GuardedStep:
         self._engine, self._optimizer, self._new = engine, optimizer, new
         every = [(p, group) for group in optimizer.param_groups for p in group["params"]]
         moving = [i for i, (p, group) in enumerate(every) if p.requires_grad and float(group["lr"]) != 0]
-        self._params: list[Tensor] = [every[i][0] for i in moving]
-        self._settings: list[dict[str, Any]] = [every[i][1] for i in moving]
-        self._scopes = [scopes[i] for i in moving]
         self._count = 1 + max(scopes)
         self._rows, self._moving = directions, moving
-        self._directions = _by_parameter(directions, moving)
         self._past = past if past is not None and past.are_of(directions[new:], moving) else None
-        self._before = [local(p).detach().clone() for p in self._params]
+        self._parts = [
+            _Part(
+                params=[every[i][0] for i in numbers],
+                settings=[every[i][1] for i in numbers],
+                scope=scopes[numbers[0]],
+                rows=_rows_of(directions, numbers),
+            )
+            for numbers in _worked_on_together([p for p, _ in every], moving, scopes, directions, engine)
+        ]
+        self._before = self._of_each(_Part.snapshot, self._parts)
         self._proposed: step.StepProducts | None = None
 
     @torch.no_grad()
     def correct_(self, rule: Rule, geometry: Geometry) -> Outcome:
         """Replace the step that was taken by the nearest one that ``rule`` allows."""
-        if not self._new or not self._params:
+        if not self._new or not self._parts:
             return self._undone(rule)
         proposed = self._proposed = self._products(geometry)
         correction = rule.multipliers(proposed.gramian, proposed.along)
@@ -128,11 +137,12 @@ class GuardedStep:
         past = self._past if geometry.is_constant else None
         fresh = None if past is None else self._new
 
-        def part(i: int) -> Tensor:
-            metric = self._inverse_metric(geometry, i)
-            return step.step_products(self._after(i), self._before[i], self._directions[i], metric, fresh).packed
+        def of(whole: tuple[_Part, Tensor]) -> Tensor:
+            part, before = whole
+            metric = part.inverse_metric(geometry, self._optimizer)
+            return step.step_products(part.weights(), before, part.directions(), metric, fresh).packed
 
-        found = step.StepProducts.unpacked(self._summed(part))
+        found = step.StepProducts.unpacked(self._summed(of))
         return found if past is None else found.completed(past.gramian, past.squares)
 
     def _take_out_(self, multipliers: Tensor, geometry: Geometry, proposed: step.StepProducts) -> step.StepProducts:
@@ -143,50 +153,120 @@ class GuardedStep:
         )
         places = [scope.nonzero()[:, 0].tolist() for scope in measured]
 
-        def part(i: int) -> Tensor:
+        def of(whole: tuple[_Part, Tensor]) -> Tensor:
+            part, before = whole
             out = proposed.along.new_zeros(k + 1)
-            here, mine = places[self._scopes[i]], multipliers[self._scopes[i]]
+            here, mine = places[part.scope], multipliers[part.scope]
             if here:
-                rows = self._directions[i]
+                rows = part.directions()
                 if not isinstance(rows, Rows):
                     rows, mine = [rows[j] for j in here], mine[here]
                 else:
                     here = list(range(k))
-                metric = self._inverse_metric(geometry, i)
-                out[[*here, k]] = step.correct_step_(self._after(i), self._before[i], rows, mine, metric)
+                weights = part.weights()
+                metric = part.inverse_metric(geometry, self._optimizer)
+                out[[*here, k]] = step.correct_step_(weights, before, rows, mine, metric)
+                part.write_(weights)
             return out
 
-        found = self._summed(part)
+        found = self._summed(of)
         follows = proposed.along - (proposed.gramian @ multipliers[..., None])[..., 0]
         squares = proposed.squares.clone()
         touched = measured.any(-1)
         squares[touched, -1] = found[touched, -1]
         return step.StepProducts(proposed.gramian, torch.where(measured, found[:, :-1], follows), squares)
 
-    def _after(self, i: int) -> Tensor:
-        return local(self._params[i]).detach()
+    def _summed(self, of: Callable[[tuple[_Part, Tensor]], Tensor]) -> Tensor:
+        found = self._of_each(of, zip(self._parts, self._before, strict=True))
+        firsts = [part.params[0] for part in self._parts]
+        scopes = [part.scope for part in self._parts]
+        return sum_by_scope(found, firsts, scopes, self._count, self._engine.sharding_group)
 
-    def _summed(self, part: Callable[[int], Tensor]) -> Tensor:
-        parts = side_by_side(part, range(len(self._params)), self._before[0].device)
-        return sum_by_scope(parts, self._params, self._scopes, self._count, self._engine.sharding_group)
-
-    def _inverse_metric(self, geometry: Geometry, i: int) -> Tensor | None:
-        """When it is needed: of a diagonal metric, all together would be one more copy of the model."""
-        return geometry.inverse_metric(self._optimizer, self._params[i], self._settings[i])
+    def _of_each(self, function: Callable[[T], Tensor], items: Iterable[T]) -> list[Tensor]:
+        return side_by_side(function, items, self._parts[0].params[0].device) if self._parts else []
 
     def _undone(self, rule: Rule) -> Outcome:
         """Nothing is known of what this step does: it is not taken."""
         if rule.corrects:
-            for p, before in zip(self._params, self._before, strict=True):
-                local(p).copy_(before)
+            for part, before in zip(self._parts, self._before, strict=True):
+                part.write_(before)
         unknown = float("nan")
         return Outcome(0, 0.0 if rule.corrects else 1.0, 0.0, unknown, 0.0 if rule.corrects else unknown, False)
 
 
-def _by_parameter(directions: Sequence[Direction], moving: Sequence[int]) -> list[step.Directions]:
+@dataclass(frozen=True)
+class _Part:
+    """What is worked on at once: a parameter, or many small ones of one scope as one long vector.
+
+    Args:
+        params: One or many.
+        settings: The optimizer's settings for each.
+        scope: Number of their scope.
+        rows: For each direction, the gradients by each of ``params``; or what writes out those by the only one.
+    """
+
+    params: Sequence[Tensor]
+    settings: Sequence[dict[str, Any]]
+    scope: int
+    rows: Sequence[Sequence[Tensor | None]] | Rows
+
+    def weights(self) -> Tensor:
+        """The only parameter's own, or a copy."""
+        whole = joined([local(p).detach() for p in self.params], self._sizes)
+        assert whole is not None
+        return whole
+
+    def snapshot(self) -> Tensor:
+        """A copy."""
+        return self.weights() if len(self.params) > 1 else self.weights().clone()
+
+    def write_(self, weights: Tensor) -> None:
+        """Let the parameters be ``weights``: what :meth:`weights` returned, changed, or a snapshot."""
+        if weights.data_ptr() != local(self.params[0]).data_ptr():
+            spread_([local(p).detach() for p in self.params], weights)
+
+    def directions(self) -> step.Directions:
+        if isinstance(self.rows, Rows):
+            return self.rows
+        return [joined(row, self._sizes) for row in self.rows]
+
+    def inverse_metric(self, geometry: Geometry, optimizer: torch.optim.Optimizer) -> Tensor | None:
+        """When it is needed: of a diagonal metric, all together would be one more copy of the model."""
+        pairs = list(zip(self.params, self.settings, strict=True))
+        if len(pairs) == 1:
+            return geometry.inverse_metric(optimizer, *pairs[0])
+        found = [(geometry.inverse_metric(optimizer, p, settings), local(p).shape) for p, settings in pairs]
+        return joined([None if m is None else m.expand(shape) for m, shape in found], self._sizes)
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [local(p).numel() for p in self.params]
+
+
+def _worked_on_together(
+    params: Sequence[Tensor],
+    moving: Sequence[int],
+    scopes: Sequence[int],
+    directions: Sequence[Direction],
+    engine: GradientEngine,
+) -> list[list[int]]:
+    alone = isinstance(directions, CapturedRows) or any(
+        t is not None and is_packed(t) for row in directions for t in row
+    )
+    if alone or not moving:
+        return [[i] for i in moving]
+    kinds = [
+        (scopes[i], params[i].dtype, params[i].device, sharding_groups(params[i], engine.sharding_group))
+        for i in moving
+    ]
+    sizes = [local(params[i]).numel() for i in moving]
+    return [[moving[j] for j in bundle] for bundle in bundled(sizes, kinds, params[moving[0]].device)]
+
+
+def _rows_of(directions: Sequence[Direction], numbers: Sequence[int]) -> Sequence[Direction] | Rows:
     if isinstance(directions, CapturedRows):
-        return [directions.by_parameter[i] for i in moving]
-    return [[row[i] for row in directions] for i in moving]
+        return directions.by_parameter[numbers[0]]
+    return [[row[i] for i in numbers] for row in directions]
 
 
 def _breach(rule: Rule, applied: step.StepProducts, proposed: step.StepProducts) -> float:

@@ -7,7 +7,7 @@ from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._observed import ObservedGradient
 from lightning_unlearn.engine._optimizer_state import load_optimizer_state, optimizer_state
 from lightning_unlearn.engine._products import Row, inner_products
-from lightning_unlearn.engine._scoped import sum_by_scope
+from lightning_unlearn.engine._scoped import sharding_groups, sum_by_scope
 from lightning_unlearn.engine._set_aside import gradients_set_aside, muted
 from lightning_unlearn.engine._strategy import is_fsdp1, strategy_kind
 from lightning_unlearn.engine._unscaled import unscaled, unscales_by_itself, was_skipped
@@ -27,9 +27,10 @@ __all__ = [
     "load_optimizer_state",
     "muted",
     "optimizer_state",
+    "sharding_groups",
     "strategy_kind",
+    "sum_by_scope",
     "unscaled",
     "unscales_by_itself",
-    "sum_by_scope",
     "was_skipped",
 ]

@@ -34,7 +34,7 @@ def sum_by_scope(
     """
     sums: dict[tuple[Any, ...], Tensor] = {}
     for part, param, scope in zip(parts, params, scopes, strict=True):
-        groups = _sharding_groups(param) if group is None else (group,)
+        groups = sharding_groups(param, group)
         total = sums.setdefault(groups, part.new_zeros(count, *part.shape))
         total[scope] += part
     # Insertion order follows the parameters, so every rank reduces in the same order.
@@ -44,7 +44,22 @@ def sum_by_scope(
     return torch.stack(list(sums.values())).sum(0)
 
 
-def _sharding_groups(param: Tensor) -> tuple[Any, ...]:
+def sharding_groups(param: Tensor, group: Any = None) -> tuple[Any, ...]:
+    """Over which process groups ``param`` is cut up; sums over parameters cut up alike need one collective each.
+
+    Args:
+        param: Whose placement it is.
+        group: Process group of FSDP1's flat shards.
+
+    Raises:
+        NotImplementedError: If each process holds a summand of it.
+
+    Example:
+        >>> sharding_groups(torch.zeros(1))
+        ()
+    """
+    if group is not None:
+        return (group,)
     if not isinstance(param, DTensor):
         return ()
     if any(isinstance(placement, Partial) for placement in param.placements):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 WIDTH = 256
 """Number of elements that share a scale."""
+
+# A few of them at a time stay in a processor's cache; a graphics card wants few large kernels.
+_BLOCKS = {"cpu": 512}
+_MANY_BLOCKS = 1 << 14
 
 
 def is_packed(tensor: Tensor) -> bool:
@@ -31,25 +37,56 @@ def pack_int8(tensor: Tensor) -> Tensor:
         >>> packed.shape, packed[0, :3].tolist()
         (torch.Size([1, 260]), [127, -64, 0])
     """
-    flat = tensor.detach().reshape(-1).float()
-    blocks = F.pad(flat, (0, -len(flat) % WIDTH)).view(-1, WIDTH)
-    scales = blocks.abs().amax(1) / 127
-    codes = (blocks / torch.where(scales == 0, 1, scales)[:, None]).round_().to(torch.int8)
-    return torch.cat([codes, scales.view(torch.int8).view(-1, 4)], 1)
+    flat = tensor.detach().reshape(-1)
+    packed = torch.empty(-(-len(flat) // WIDTH), WIDTH + 4, dtype=torch.int8, device=flat.device)
+    whole = len(flat) // WIDTH
+    size = _BLOCKS.get(flat.device.type, _MANY_BLOCKS)
+    for start in range(0, whole, size):
+        here = slice(start, min(start + size, whole))
+        _pack_(packed[here], flat[here.start * WIDTH : here.stop * WIDTH].view(-1, WIDTH))
+    if len(flat) % WIDTH:
+        _pack_(packed[whole:], F.pad(flat[whole * WIDTH :], (0, -len(flat) % WIDTH))[None])
+    return packed
 
 
-def unpack_int8_(out: Tensor, packed: Tensor, start: int) -> None:
-    """Write the elements from ``start``, a multiple of 256, on to ``out [n]``.
+def _pack_(packed: Tensor, blocks: Tensor) -> None:
+    blocks = blocks.float()
+    scales = blocks.abs().amax(1, keepdim=True) / 127
+    packed[:, :WIDTH] = (blocks / torch.where(scales == 0, 1, scales)).round_()
+    packed[:, WIDTH:] = scales.view(torch.int8)
+
+
+def scales_of(packed: Tensor) -> Tensor:
+    """The scale of each block, ``[ceil(n / 256), 1]`` float32.
 
     Example:
-        >>> out = torch.empty(2, dtype=torch.float64)
-        >>> unpack_int8_(out, pack_int8(torch.tensor([1.0, -0.5, 0.0])), start=0)
-        >>> out
-        tensor([ 1.0000, -0.5039], dtype=torch.float64)
+        >>> scales_of(pack_int8(torch.tensor([127.0, -64.0])))
+        tensor([[1.]])
     """
-    rows = packed[start // WIDTH : -(-(start + len(out)) // WIDTH)].to(out.device)
-    scales = rows[:, WIDTH:].contiguous().view(torch.float32).to(out.dtype)
-    if len(out) % WIDTH == 0:
-        out.view(-1, WIDTH).copy_(rows[:, :WIDTH]).mul_(scales)
-    else:
-        out.copy_((rows[:, :WIDTH] * scales).view(-1)[: len(out)])
+    return packed[:, WIDTH:].contiguous().view(torch.float32)
+
+
+def unpack_int8_(out: Tensor, packed: Sequence[Tensor], scales: Tensor, start: int) -> None:
+    """Write the elements from ``start``, a multiple of 256, on to the rows of ``out [k, n]``.
+
+    Args:
+        out: Whatever it holds.
+        packed: ``k`` vectors.
+        scales: All of :func:`scales_of` them, ``[k, blocks, 1]``, of the type of ``out``.
+        start: Number of the first element.
+
+    Example:
+        >>> packed, out = pack_int8(torch.tensor([1.0, -0.5, 0.0])), torch.empty(1, 2)
+        >>> unpack_int8_(out, [packed], scales_of(packed)[None], start=0)
+        >>> out
+        tensor([[ 1.0000, -0.5039]])
+    """
+    here = slice(start // WIDTH, -(-(start + out.shape[1]) // WIDTH))
+    rest = out.shape[1] % WIDTH
+    blocks = out.new_empty(len(out), here.stop - here.start, WIDTH) if rest else out.unflatten(1, (-1, WIDTH))
+    torch._foreach_copy_(
+        list(blocks.unbind()), [p[here, :WIDTH] for p in packed]
+    )  # in one call, which others can overlap
+    blocks *= scales[:, here]
+    if rest:
+        out.copy_(blocks.flatten(1)[:, : out.shape[1]])

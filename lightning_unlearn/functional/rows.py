@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.functional.int8_rows import WIDTH, is_packed, unpack_int8_
+from lightning_unlearn.functional.int8_rows import WIDTH, is_packed, scales_of, unpack_int8_
 
 
 class Rows(ABC):
@@ -41,22 +41,29 @@ class StoredRows(Rows):
     """
 
     def __init__(self, tensors: Sequence[Tensor | None]) -> None:
-        self._held = [t if t is None or is_packed(t) else t.reshape(-1) for t in tensors]
-        self.width = WIDTH if any(t is not None and is_packed(t) for t in tensors) else 1
+        self._count = len(tensors)
+        held = [(i, t) for i, t in enumerate(tensors) if t is not None]
+        self._plain = [(i, t.reshape(-1)) for i, t in held if not is_packed(t)]
+        self._packed = [(i, t) for i, t in held if is_packed(t)]
+        self._scales = torch.stack([scales_of(t) for _, t in self._packed]).double() if self._packed else torch.empty(0)
+        self.width = WIDTH if self._packed else 1
 
     @override
     def __len__(self) -> int:
-        return len(self._held)
+        return self._count
 
     @override
     def fill_(self, block: Tensor, here: slice) -> None:
-        for place, row in zip(block, self._held, strict=True):
-            if row is None:
-                place.zero_()
-            elif is_packed(row):
-                unpack_int8_(place, row, here.start)
-            else:
-                place.copy_(row[here])
+        if len(self._plain) + len(self._packed) < self._count:
+            block.zero_()
+        if self._plain:  # many in one call: threads that work side by side wait for each other between calls
+            torch._foreach_copy_([block[i] for i, _ in self._plain], [row[here] for _, row in self._plain])
+        if self._packed:
+            alone = len(self._packed) == self._count
+            out = block if alone else block.new_empty(len(self._packed), block.shape[1])
+            unpack_int8_(out, [row for _, row in self._packed], self._scales, here.start)
+            if not alone:
+                block[[i for i, _ in self._packed]] = out
 
 
 class Piece(ABC):

@@ -15,7 +15,7 @@ from lightning_unlearn.functional.rows import Rows, StoredRows
 _BLOCK = {"cpu": 1 << 17}
 _LARGE_BLOCK = 1 << 22
 # However many directions there are, their blocks together take no more than this, and one width each.
-_BLOCKS = {"cpu": 1 << 20}
+_BLOCKS = {"cpu": 1 << 19}
 _LARGE_BLOCKS = 1 << 25
 
 Directions = Sequence[Tensor | None] | Rows

@@ -21,9 +21,9 @@ def stored(tensor: Tensor, storage: Storage, scale: float = 1.0) -> Tensor:
         >>> stored(torch.ones(2), "bf16", scale=2.0)
         tensor([0.5000, 0.5000], dtype=torch.bfloat16)
     """
-    raised = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
-    if scale != 1:
-        raised /= scale
+    raised = torch.promote_types(tensor.dtype, torch.float32)
+    tensor = tensor.detach() if scale == 1 else tensor.detach().to(raised) / scale
     if storage == "int8":
-        return pack_int8(raised)
-    return raised.bfloat16() if storage == "bf16" else raised.cpu() if storage == "cpu" else raised
+        return pack_int8(tensor)
+    device = torch.device("cpu") if storage == "cpu" else tensor.device
+    return tensor.to(device, torch.bfloat16 if storage == "bf16" else raised, copy=True)

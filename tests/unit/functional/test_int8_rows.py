@@ -7,16 +7,16 @@ import torch
 from torch.testing import assert_close
 
 from lightning_unlearn.functional import step as step_file
-from lightning_unlearn.functional.int8_rows import pack_int8, unpack_int8_
+from lightning_unlearn.functional.int8_rows import pack_int8, scales_of, unpack_int8_
 from lightning_unlearn.functional.step import correct_step_, step_products
 
 SIZES = [0, 1, 255, 256, 257, 1000]
 
 
 def unpacked(packed: torch.Tensor, size: int, start: int = 0) -> torch.Tensor:
-    out = torch.full((size - start,), float("nan"), dtype=torch.float64)
-    unpack_int8_(out, packed, start)
-    return out
+    out = torch.full((1, size - start), float("nan"), dtype=torch.float64)
+    unpack_int8_(out, [packed], scales_of(packed)[None], start)
+    return out[0]
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
@@ -53,18 +53,23 @@ def test_zeros_stay_zeros() -> None:
 
 @pytest.mark.parametrize("multipliers", [[0.3, -0.2, 0.1, 0.7], [0.0, 0.5, 0.0, 0.0]])
 @pytest.mark.parametrize("block", [256, 512, 1 << 17])
+@pytest.mark.parametrize("others", ["packed", "plain", "none"])
 def test_products_and_corrections_are_those_of_what_is_kept(
-    block: int, multipliers: list[float], monkeypatch: pytest.MonkeyPatch
+    others: str, block: int, multipliers: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(step_file._BLOCK, "cpu", block)
-    after, before, plain = torch.randn(30, 30), torch.randn(30, 30), torch.randn(30, 30)
-    packed = [pack_int8(torch.randn(30, 30)) for _ in range(2)]
-    held = [unpacked(p, 900).view(30, 30) for p in packed]
-    found = step_products(after, before, [plain, *packed, None])
-    wanted = step_products(after, before, [plain, *held, None])
+    after, before = torch.randn(30, 30), torch.randn(30, 30)
+    packed: list[torch.Tensor | None] = [pack_int8(torch.randn(30, 30)) for _ in range(4)]
+    held = [None if p is None else unpacked(p, 900).view(30, 30) for p in packed]
+    if others != "packed":
+        packed[0] = held[0] = torch.randn(30, 30)
+    if others == "none":
+        packed[3] = held[3] = None
+    found = step_products(after, before, packed)
+    wanted = step_products(after, before, held)
     for name in ("gramian", "along", "squares"):
         assert_close(getattr(found, name), getattr(wanted, name), rtol=1e-12, atol=1e-12)
     weights, again = torch.tensor(multipliers, dtype=torch.float64), after.clone()
-    left = correct_step_(after, before, [plain, *packed, None], weights)
-    assert_close(left, correct_step_(again, before, [plain, *held, None], weights), rtol=1e-6, atol=1e-5)
+    left = correct_step_(after, before, packed, weights)
+    assert_close(left, correct_step_(again, before, held, weights), rtol=1e-6, atol=1e-5)
     assert_close(after, again)
