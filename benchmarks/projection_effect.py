@@ -127,7 +127,7 @@ TASKS = {
         rows={"forget": {"rows": (0, 40)}, "seen": {"rows": (40, 120)}, "unseen": {"rows": (120, 160)}},
         teach={"epochs": 6, "lr": 3e-4, "batch_size": 8},
         batch=(4, 4),
-        lr={"adam": 1e-3, "adamw": 1e-3},
+        lr={"sgd, clipped": 5e-2, "adam": 1e-3, "adamw": 1e-3},  # unclipped, SGD leaps at every rate that moves it
         steps=20,
         every=4,
         levels=(0.5, 1.0),
@@ -140,9 +140,11 @@ TASKS = {
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
     "sgd, fast": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
+    "sgd, clipped": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
     "adam": lambda params, lr: torch.optim.Adam(params, lr=lr),
     "adamw": lambda params, lr: torch.optim.AdamW(params, lr=lr, weight_decay=0.1),
 }
+CLIP = {"sgd, clipped": 0.5}
 Optimizer = Callable[[Any], torch.optim.Optimizer]
 
 
@@ -265,7 +267,7 @@ class Run:
         data = {name: rows(task, name, self.seed) for name in SPLITS}
         curve = Curve({name: in_order(d.train_dataloader()) for name, d in data.items()}, task.every, task.measured)
         unlearn = Unlearn(NPO(beta=0.1), **variant.unlearn(optimizer))
-        trainer = quiet(task.steps, [unlearn, *variant.guards(), curve])
+        trainer = quiet(task.steps, [unlearn, *variant.guards(), curve], CLIP.get(self.optimizer))
         split = SplitData(retain=data["seen"], forget=data["forget"], pairing=task.pairing, seed=self.seed)
         trainer.fit(module, datamodule=split)
         kept = statistics.mean(curve.kept) if curve.kept else None
@@ -296,10 +298,16 @@ def taught(name: str, seed: int) -> UnlearningModule:
     return module
 
 
-def quiet(steps: int, callbacks: list[pl.Callback]) -> pl.Trainer:
+def quiet(steps: int, callbacks: list[pl.Callback], clip: float | None = None) -> pl.Trainer:
     silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     return pl.Trainer(
-        max_steps=steps, max_epochs=-1, callbacks=callbacks, accelerator="cpu", enable_model_summary=False, **silent
+        max_steps=steps,
+        max_epochs=-1,
+        callbacks=callbacks,
+        gradient_clip_val=clip,
+        accelerator="cpu",
+        enable_model_summary=False,
+        **silent,
     )
 
 
