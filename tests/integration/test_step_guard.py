@@ -30,6 +30,7 @@ from lightning_unlearn import (
 )
 from lightning_unlearn.callbacks import StepGuard
 from lightning_unlearn.callbacks._guarded_step import GuardedStep
+from lightning_unlearn.functional import bundles
 from lightning_unlearn.guards import (
     Cone,
     Euclidean,
@@ -268,6 +269,30 @@ def test_products_among_past_gradients_are_known_from_the_step_before(
     fit(unlearn(), StepGuard(Null(), History(4), scope=scope), module=Resting())
     assert len(known) >= 8
     assert [i for i, was in enumerate(known) if not was] == [0, 3, 5]
+
+
+@pytest.mark.parametrize("rule", [Cone, Null])
+@pytest.mark.parametrize("geometry", [Euclidean, OptimizerMetric])
+@pytest.mark.parametrize("scope", ["global", "module"])
+def test_small_parameters_as_one_vector_are_guarded_as_one_by_one(
+    scope: Any, geometry: Any, rule: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends, parts = [], []
+    made = GuardedStep.__init__
+
+    def counted(self: GuardedStep, *args: Any) -> None:
+        made(self, *args)
+        parts[-1].append(len(self._parts))
+
+    monkeypatch.setattr(GuardedStep, "__init__", counted)
+    for length in (0, 40, 1 << 17):
+        monkeypatch.setitem(bundles._LENGTH, "cpu", length)
+        parts.append([])
+        module, _ = fit(unlearn(), StepGuard(rule(), History(4), geometry(), scope=scope), optimizer="adamw")
+        ends.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
+    assert parts[0][0] > parts[1][0] > parts[2][0] >= 1
+    for end in ends[1:]:
+        torch.testing.assert_close(end, ends[0], rtol=0, atol=1e-6)
 
 
 class Seen(pl.Callback):
