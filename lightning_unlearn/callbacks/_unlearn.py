@@ -58,7 +58,8 @@ class Unlearn(pl.Callback):
             Hugging Face language model, else to :class:`ClassificationReadout`.
         projector: How the two gradients are merged. Defaults to their sum. Not together with ``optimizer``.
         reference: Where the original model's view comes from, if the objective needs it. Defaults to the cheapest that
-            serves: the adapter switched off, cached likelihoods, a frozen copy.
+            serves: the adapter switched off, cached likelihoods, a frozen copy. The original is the network without its
+            adapter, or, for the other two, as the fit finds it (a second fit anew, a resumed one not).
         weight: Factor on the forget gradient, positive.
         forget: What must go: a datamodule, a loader, a data set, or, from YAML, a mapping with ``class_path`` and
             ``init_args``. Defaults to ``forget_dataloader`` of the trainer's datamodule (see :class:`SplitData`).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from lightning_unlearn import (
     NPO,
+    CachedLogLikelihood,
     FrozenCopy,
     GradientAscent,
     KLToReference,
@@ -105,3 +107,21 @@ def test_a_second_fit_does_not_go_back_to_the_checkpoint(tmp_path: Path) -> None
     quiet(callbacks=[unlearn], max_steps=2).fit(module, datamodule=data)
     assert unlearn._stream.position == 2
     assert unlearn._steps == {"merged": 20, "taken": 20}
+
+
+@pytest.mark.parametrize("reference", [None, CachedLogLikelihood, FrozenCopy])
+def test_a_second_fit_measures_from_the_network_it_finds(reference: Any) -> None:
+    forget = DataLoader(examples(2, n=10), batch_size=10)
+    module = SomebodysModule("adamw")
+    unlearn = Unlearn(NPO(beta=0.5), reference=None if reference is None else reference())
+    ends = []
+    for steps in (5, 5, 1):
+        seen = []
+        take = unlearn.forget_loss
+        unlearn.forget_loss = lambda batch, seen=seen, take=take: seen.append((loss := take(batch)).item()) or loss
+        data = SplitData(retain=DataLoader(examples(1, n=24), batch_size=4), forget=forget, pairing="cyclic")
+        quiet(callbacks=[unlearn], max_steps=steps, max_epochs=-1).fit(module, datamodule=data)
+        unlearn.forget_loss = take
+        assert seen[0] == pytest.approx(4 * math.log(2), abs=1e-5)  # a ratio of one
+        ends.append(seen[-1])
+    assert max(ends[:2]) < 4 * math.log(2) - 1e-3
