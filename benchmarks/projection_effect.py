@@ -141,7 +141,9 @@ TASKS = {
     ),
 }
 # Unclipped, SGD leaps at every rate that moves this network at all; guarded, it needs a few more steps.
-TASKS["smollm2-clipped"] = replace(TASKS["smollm2"], lr={"sgd": 0.1}, clip=0.5, steps=24, every=1, measured=12)
+TASKS["smollm2-clipped"] = replace(
+    TASKS["smollm2"], lr={"sgd": 0.1}, clip=0.5, steps=24, every=1, measured=12, levels=(0.25, 1.0)
+)
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
     "sgd, fast": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
