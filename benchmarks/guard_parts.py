@@ -19,7 +19,6 @@ import torch
 
 from lightning_unlearn.callbacks._guarded_step import GuardedStep, PastProducts
 from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.functional.side_by_side import side_by_side
 from lightning_unlearn.guards import Cone, Euclidean, Storage, stored
 
 WIDTH, INNER, KEYS, LAYERS, TOKENS = 576, 1536, 192, 30, 49152
@@ -37,7 +36,7 @@ def parts(training: str, rank: int, storage: Storage) -> dict[str, list[float]]:
     kept = [[stored(g, storage) for g in first]]
     kept += [[stored(torch.randn_like(p) * 1e-3, storage) for p in params] for _ in range(rank - 1)]
     seconds: dict[str, list[float]] = defaultdict(list)
-    past, cpu = None, torch.device("cpu")
+    past = None
     for _ in range(4):
         for p, g in zip(params, first, strict=True):
             p.grad = -g + 0.3e-3 * torch.randn_like(p)
@@ -46,7 +45,7 @@ def parts(training: str, rank: int, storage: Storage) -> dict[str, list[float]]:
         def mark(name: str, marks: list[tuple[str, float]] = marks) -> None:
             marks.append((name, time.perf_counter()))
 
-        _copy = side_by_side(lambda g: stored(g, storage), [p.grad for p in params if p.grad is not None], cpu)
+        _copy = [stored(p.grad, storage) for p in params if p.grad is not None]
         mark("copy of the gradient")
         del _copy
         step = GuardedStep(GradientEngine(network), optimizer, kept, 1, [0] * len(params), past)

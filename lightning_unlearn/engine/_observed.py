@@ -8,7 +8,6 @@ from torch import Tensor
 from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._products import Row
 from lightning_unlearn.functional.sharding import local
-from lightning_unlearn.functional.side_by_side import side_by_side
 
 
 class ObservedGradient:
@@ -72,8 +71,7 @@ class ObservedGradient:
 
     def _kept(self, row: Row) -> Row:
         scale = self._engine._loss_scale()
-        device = local(self._params[0]).device
-        return side_by_side(lambda t: None if t is None else self._keep(t, scale), row, device)
+        return [None if t is None else self._keep(t, scale) for t in row]
 
 
 def _sum(row: Row, other: Row | None, factor: float = 1.0) -> Row:

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 WIDTH = 256
 """Number of elements that share a scale."""
 
-# A few of them at a time stay in a processor's cache; a graphics card wants few large kernels.
-_BLOCKS = {"cpu": 512}
+# So few at a time stay in a processor's cache, and torch does not wake other threads for them; a graphics card wants few
+# large kernels.
+_BLOCKS = {"cpu": 128}
 _MANY_BLOCKS = 1 << 14
 
 
@@ -56,37 +57,37 @@ def _pack_(packed: Tensor, blocks: Tensor) -> None:
     packed[:, WIDTH:] = scales.view(torch.int8)
 
 
-def scales_of(packed: Tensor) -> Tensor:
-    """The scale of each block, ``[ceil(n / 256), 1]`` float32.
+def codes_and_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers, ``[ceil(n / 256), 256]`` int8, and the scale of each block, ``[ceil(n / 256), 1]`` float32.
 
     Example:
-        >>> scales_of(pack_int8(torch.tensor([127.0, -64.0])))
-        tensor([[1.]])
+        >>> codes, scales = codes_and_scales(pack_int8(torch.tensor([127.0, -64.0])))
+        >>> codes[0, :2].tolist(), scales.tolist()
+        ([127, -64], [[1.0]])
     """
-    return packed[:, WIDTH:].contiguous().view(torch.float32)
+    return packed[:, :WIDTH], packed[:, WIDTH:].contiguous().view(torch.float32)
 
 
-def unpack_int8_(out: Tensor, packed: Sequence[Tensor], scales: Tensor, start: int) -> None:
+def unpack_int8_(out: Tensor, codes: Sequence[Tensor], scales: Tensor, start: int) -> None:
     """Write the elements from ``start``, a multiple of 256, on to the rows of ``out [k, n]``.
 
     Args:
         out: Whatever it holds.
-        packed: ``k`` vectors.
-        scales: All of :func:`scales_of` them, ``[k, blocks, 1]``, of the type of ``out``.
+        codes: Those of ``k`` vectors.
+        scales: All of theirs, ``[k, blocks, 1]``, of the type of ``out``.
         start: Number of the first element.
 
     Example:
-        >>> packed, out = pack_int8(torch.tensor([1.0, -0.5, 0.0])), torch.empty(1, 2)
-        >>> unpack_int8_(out, [packed], scales_of(packed)[None], start=0)
+        >>> codes, scales = codes_and_scales(pack_int8(torch.tensor([1.0, -0.5, 0.0])))
+        >>> out = torch.empty(1, 2)
+        >>> unpack_int8_(out, [codes], scales[None], start=0)
         >>> out
         tensor([[ 1.0000, -0.5039]])
     """
     here = slice(start // WIDTH, -(-(start + out.shape[1]) // WIDTH))
     rest = out.shape[1] % WIDTH
     blocks = out.new_empty(len(out), here.stop - here.start, WIDTH) if rest else out.unflatten(1, (-1, WIDTH))
-    torch._foreach_copy_(
-        list(blocks.unbind()), [p[here, :WIDTH] for p in packed]
-    )  # in one call, which others can overlap
+    torch._foreach_copy_(list(blocks.unbind()), [c[here] for c in codes])  # in one call, which others can overlap
     blocks *= scales[:, here]
     if rest:
         out.copy_(blocks.flatten(1)[:, : out.shape[1]])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.functional.int8_rows import WIDTH, is_packed, scales_of, unpack_int8_
+from lightning_unlearn.functional.int8_rows import WIDTH, codes_and_scales, is_packed, unpack_int8_
 
 
 class Rows(ABC):
@@ -44,8 +44,10 @@ class StoredRows(Rows):
         self._count = len(tensors)
         held = [(i, t) for i, t in enumerate(tensors) if t is not None]
         self._plain = [(i, t.reshape(-1)) for i, t in held if not is_packed(t)]
-        self._packed = [(i, t) for i, t in held if is_packed(t)]
-        self._scales = torch.stack([scales_of(t) for _, t in self._packed]).double() if self._packed else torch.empty(0)
+        self._packed = [i for i, t in held if is_packed(t)]
+        if self._packed:
+            self._codes, scales = zip(*(codes_and_scales(t) for _, t in held if is_packed(t)), strict=True)
+            self._scales = torch.stack(scales).double()
         self.width = WIDTH if self._packed else 1
 
     @override
@@ -61,9 +63,9 @@ class StoredRows(Rows):
         if self._packed:
             alone = len(self._packed) == self._count
             out = block if alone else block.new_empty(len(self._packed), block.shape[1])
-            unpack_int8_(out, [row for _, row in self._packed], self._scales, here.start)
+            unpack_int8_(out, self._codes, self._scales, here.start)
             if not alone:
-                block[[i for i, _ in self._packed]] = out
+                block[self._packed] = out
 
 
 class Piece(ABC):

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from lightning_unlearn.functional import step as step_file
-from lightning_unlearn.functional.int8_rows import pack_int8, scales_of, unpack_int8_
+from lightning_unlearn.functional.int8_rows import codes_and_scales, pack_int8, unpack_int8_
 from lightning_unlearn.functional.step import correct_step_, step_products
 
 SIZES = [0, 1, 255, 256, 257, 1000]
@@ -15,7 +15,8 @@ SIZES = [0, 1, 255, 256, 257, 1000]
 
 def unpacked(packed: torch.Tensor, size: int, start: int = 0) -> torch.Tensor:
     out = torch.full((1, size - start), float("nan"), dtype=torch.float64)
-    unpack_int8_(out, [packed], scales_of(packed)[None], start)
+    codes, scales = codes_and_scales(packed)
+    unpack_int8_(out, [codes], scales[None], start)
     return out[0]
 
 
