@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_unlearn.functional.side_by_side import side_by_side
+
 WIDTH = 256
 """Number of elements that share a scale."""
 
-# So few at a time stay in a processor's cache, and torch does not wake other threads for them; a graphics card wants few
-# large kernels.
-_BLOCKS = {"cpu": 128}
+# So few at a time stay in a processor's cache; a graphics card wants few large kernels.
+_BLOCKS = {"cpu": 512}
 _MANY_BLOCKS = 1 << 14
 
 
@@ -42,9 +43,12 @@ def pack_int8(tensor: Tensor) -> Tensor:
     packed = torch.empty(-(-len(flat) // WIDTH), WIDTH + 4, dtype=torch.int8, device=flat.device)
     whole = len(flat) // WIDTH
     size = _BLOCKS.get(flat.device.type, _MANY_BLOCKS)
-    for start in range(0, whole, size):
+
+    def fill(start: int) -> None:
         here = slice(start, min(start + size, whole))
         _pack_(packed[here], flat[here.start * WIDTH : here.stop * WIDTH].view(-1, WIDTH))
+
+    side_by_side(fill, range(0, whole, size), flat.device)
     if len(flat) % WIDTH:
         _pack_(packed[whole:], F.pad(flat[whole * WIDTH :], (0, -len(flat) % WIDTH))[None])
     return packed

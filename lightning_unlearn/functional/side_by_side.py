@@ -28,8 +28,8 @@ def side_by_side(function: Callable[[T], R], items: Iterable[T], device: torch.d
         >>> side_by_side(lambda t: float(t.sum()), [torch.ones(2), torch.ones(3)], torch.device("cpu"))
         [2.0, 3.0]
     """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1 or not _threads_can_be_set():
+    threads, items = torch.get_num_threads(), list(items)
+    if len(items) < 2 or device.type != "cpu" or threads == 1 or not _threads_can_be_set():
         with torch.no_grad():
             return list(map(function, items))
     torch.set_num_threads(1)
