@@ -100,7 +100,7 @@ class GuardedStep:
             )
             for numbers in _worked_on_together([p for p, _ in every], moving, scopes, directions, engine)
         ]
-        # Not side by side: what other threads allocate, this one cannot use again, which costs half a gigabyte of 4.
+        # Not side by side: memory that other threads allocate is not used again by this one.
         self._before = [part.snapshot() for part in self._parts]
         self._proposed: step.StepProducts | None = None
 
