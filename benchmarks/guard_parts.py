@@ -17,9 +17,9 @@ from typing import get_args
 
 import torch
 
-from lightning_unlearn.callbacks._guarded_step import GuardedStep, PastProducts
 from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.guards import Cone, Euclidean, Storage, stored
+from lightning_unlearn.guards import Euclidean, NoIncrease, Storage, stored
+from lightning_unlearn.guards._guarded_step import GuardedStep, PastProducts
 
 WIDTH, INNER, KEYS, LAYERS, TOKENS = 576, 1536, 192, 30, 49152
 LAYER = [(WIDTH, WIDTH), (KEYS, WIDTH), (KEYS, WIDTH), (WIDTH, WIDTH), (INNER, WIDTH), (INNER, WIDTH), (WIDTH, INNER)]
@@ -55,7 +55,7 @@ def parts(training: str, rank: int, storage: Storage) -> dict[str, list[float]]:
         with torch.no_grad():
             proposed = step._proposed = step._products(Euclidean())
             mark("products")
-            multipliers = Cone().multipliers(proposed.gramian, proposed.along).multipliers
+            multipliers = NoIncrease().multipliers(proposed.gramian, proposed.along).multipliers
             mark("multipliers")
             step._take_out_(multipliers, Euclidean(), proposed)
             mark("correcting and measuring")

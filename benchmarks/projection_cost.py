@@ -66,16 +66,16 @@ def projectors() -> dict[str, Callable[[], Any]]:
 
 def guards(retain: Any) -> dict[str, Callable[[], Any]]:
     from lightning_unlearn import StepGuard, SubspaceGuard
-    from lightning_unlearn.guards import History, InputSubspace, Null, OptimizerMetric, PerExample
+    from lightning_unlearn.guards import History, InputSubspace, NoChange, OptimizerMetric, PerExample
 
     return {
         "rank 1": StepGuard,
-        "rank 1, null": lambda: StepGuard(Null()),
+        "rank 1, null": lambda: StepGuard(NoChange()),
         "rank 1, per parameter": lambda: StepGuard(scope="parameter"),
         "rank 1, optimizer's metric": lambda: StepGuard(geometry=OptimizerMetric()),
         "rank 4": lambda: StepGuard(directions=History(4)),
         "rank 8": lambda: StepGuard(directions=History(8)),
-        "rank 8, null": lambda: StepGuard(Null(), History(8)),
+        "rank 8, null": lambda: StepGuard(NoChange(), History(8)),
         "rank 8, bf16": lambda: StepGuard(directions=History(8), storage="bf16"),
         "rank 8, int8": lambda: StepGuard(directions=History(8), storage="int8"),
         "4 examples": lambda: StepGuard(directions=PerExample()),
@@ -90,7 +90,7 @@ def measure(variant: str, training: str, total: int) -> dict[str, Any]:
     import torch
     from step_cost import network, rows
 
-    from lightning_unlearn import GradientAscent, SplitData, Unlearn, UnlearningModule
+    from lightning_unlearn import ForgetRetainData, GradientAscent, Unlearn, UnlearningModule
 
     class Clock(pl.Callback):
         def __init__(self) -> None:
@@ -118,7 +118,7 @@ def measure(variant: str, training: str, total: int) -> dict[str, Any]:
         enable_model_summary=False,
     )
     module = UnlearningModule(network(training), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-5, fused=True))
-    data = SplitData(retain=rows("retain", total), forget=rows("forget", total), pairing="sequential")
+    data = ForgetRetainData(retain=rows("retain", total), forget=rows("forget", total), pairing="sequential")
     trainer.fit(module, datamodule=data)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     logged = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items() if "guard/" in k}

@@ -36,6 +36,8 @@ from torch.utils.data import Subset
 
 from lightning_unlearn import (
     NPO,
+    FinetuneFirst,
+    ForgetRetainData,
     HalfSpace,
     LoRA,
     Orthogonal,
@@ -43,27 +45,25 @@ from lightning_unlearn import (
     PCGrad,
     PretrainedCausalLM,
     QuestionAnswerData,
-    SplitData,
     StepGuard,
     SubspaceGuard,
-    Teach,
     TinyCausalLM,
     Unlearn,
     UnlearningModule,
 )
 from lightning_unlearn.data import in_order
-from lightning_unlearn.functional.modes import looking
 from lightning_unlearn.guards import (
-    Cone,
     History,
     InputSubspace,
-    Null,
+    NoChange,
+    NoIncrease,
     NullSpace,
     OptimizerMetric,
     PerExample,
     RetainGradient,
 )
 from lightning_unlearn.metrics import TokenNLL
+from lightning_unlearn.runtime import eval_without_grad
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", ROOT.parent / "shared" / "data"))
@@ -189,13 +189,13 @@ VARIANTS = {
     "input subspace, rank 1": Variant(guards=lambda: [SubspaceGuard(InputSubspace()), StepGuard()]),
     "own optimizer": Variant(unlearn=lambda optimizer: {"optimizer": optimizer}),
     "own optimizer, null": Variant(
-        unlearn=lambda optimizer: {"optimizer": optimizer}, guards=lambda: [StepGuard(Null())]
+        unlearn=lambda optimizer: {"optimizer": optimizer}, guards=lambda: [StepGuard(NoChange())]
     ),
     "own optimizer, cone": Variant(
-        unlearn=lambda optimizer: {"optimizer": optimizer}, guards=lambda: [StepGuard(Cone())]
+        unlearn=lambda optimizer: {"optimizer": optimizer}, guards=lambda: [StepGuard(NoIncrease())]
     ),
     "own optimizer, null, history 8": Variant(
-        unlearn=lambda optimizer: {"optimizer": optimizer}, guards=lambda: [StepGuard(Null(), History())]
+        unlearn=lambda optimizer: {"optimizer": optimizer}, guards=lambda: [StepGuard(NoChange(), History())]
     ),
 }
 
@@ -222,7 +222,7 @@ class Curve(pl.Callback):
 
     def measure(self, trainer: pl.Trainer, module: Any) -> None:
         point: dict[str, float] = {"step": trainer.global_step}
-        with looking(module.network):
+        with eval_without_grad(module.network):
             for name, loader in self.loaders.items():
                 metric = TokenNLL()
                 for batch in loader:
@@ -273,7 +273,7 @@ class Run:
         curve = Curve({name: in_order(d.train_dataloader()) for name, d in data.items()}, task.every, task.measured)
         unlearn = Unlearn(NPO(beta=0.1), **variant.unlearn(optimizer))
         trainer = quiet(task.steps, [unlearn, *variant.guards(), curve], task.clip)
-        split = SplitData(retain=data["seen"], forget=data["forget"], pairing=task.pairing, seed=self.seed)
+        split = ForgetRetainData(retain=data["seen"], forget=data["forget"], pairing=task.pairing, seed=self.seed)
         trainer.fit(module, datamodule=split)
         kept = statistics.mean(curve.kept) if curve.kept else None
         return {"points": curve.points, "kept": kept}
@@ -290,7 +290,7 @@ def taught(name: str, seed: int) -> UnlearningModule:
     """A network that knows all three splits, taught anew for each seed, but for the largest, which is taught once."""
     task = TASKS[name]
     module = UnlearningModule(task.network(), readout=PackedCausalLMReadout())
-    known = SplitData(
+    known = ForgetRetainData(
         retain=torch.utils.data.ConcatDataset([rows(task, n, seed).dataset for n in ("seen", "unseen")]),
         forget=rows(task, "forget", seed),
     )
@@ -298,7 +298,7 @@ def taught(name: str, seed: int) -> UnlearningModule:
     known.retain = type(known.forget)(
         torch.utils.data.DataLoader(known.retain.source, task.batch[1], collate_fn=loader.collate_fn), "retain"
     )
-    teach = Teach(**task.teach, folder=str(RUNS / "taught"), seed=0 if task.taught_once else seed)
+    teach = FinetuneFirst(**task.teach, folder=str(RUNS / "taught"), seed=0 if task.taught_once else seed)
     quiet(0, [teach]).fit(module, datamodule=known)  # teaching happens in `setup`
     return module
 

@@ -226,7 +226,15 @@ def ours(objective: str, training: str, steps: int, *, checkpointed: bool, sweep
     import lightning.pytorch as pl
     import torch
 
-    from lightning_unlearn import NPO, GradientAscent, KLToReference, SimNPO, SplitData, Unlearn, UnlearningModule
+    from lightning_unlearn import (
+        NPO,
+        ForgetRetainData,
+        GradientAscent,
+        KLToReference,
+        SimNPO,
+        Unlearn,
+        UnlearningModule,
+    )
 
     class Begin(pl.Callback):
         def on_train_start(self, *args: Any) -> None:
@@ -263,7 +271,7 @@ def ours(objective: str, training: str, steps: int, *, checkpointed: bool, sweep
         enable_model_summary=False,
     )
     retain, forget = rows("retain", steps), rows("forget", steps)
-    trainer.fit(module, datamodule=SplitData(retain=retain, forget=forget, pairing="sequential"))
+    trainer.fit(module, datamodule=ForgetRetainData(retain=retain, forget=forget, pairing="sequential"))
     yield from clock.seconds
 
 

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from lightning_unlearn import (
     NPO,
+    ForgetRetainData,
     QuestionAnswerData,
-    SplitData,
     StepGuard,
     TinyCausalLM,
     Unlearn,
     UnlearningModule,
 )
-from lightning_unlearn.guards import Null
+from lightning_unlearn.guards import NoChange
 
 
 class Cosines(pl.Callback):
@@ -57,10 +57,10 @@ def main() -> None:
     for storage in ("fp32", "bf16", "int8"):
         pl.seed_everything(0, verbose=False)
         cosines = Cosines()
-        callbacks = [cosines, Unlearn(NPO()), StepGuard(Null(), storage=storage)]
+        callbacks = [cosines, Unlearn(NPO()), StepGuard(NoChange(), storage=storage)]
         trainer = pl.Trainer(max_steps=20, accelerator="cpu", callbacks=callbacks, enable_model_summary=False, **silent)
         module = UnlearningModule(TinyCausalLM(), optimizer=lambda params: torch.optim.AdamW(params, lr=2e-4))
-        trainer.fit(module, datamodule=SplitData(retain=group("retain"), forget=group("forget")))
+        trainer.fit(module, datamodule=ForgetRetainData(retain=group("retain"), forget=group("forget")))
         print(f"{storage}: median {statistics.median(cosines.found):.1e}, largest {max(cosines.found):.1e}")
 
 

@@ -2,16 +2,16 @@
 
 from lightning_unlearn.attacks import Attack, Quantize, Relearn
 from lightning_unlearn.callbacks import (
+    FinetuneFirst,
     RecoveryCheck,
     SavePretrained,
     StepGuard,
     SubspaceGuard,
-    Teach,
     Unlearn,
     WriteReport,
     unlearning,
 )
-from lightning_unlearn.data import QuestionAnswerData, SplitData
+from lightning_unlearn.data import ForgetRetainData, QuestionAnswerData
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization, KnowledgeMetric, TokenNLL
 from lightning_unlearn.models import LoRA, PretrainedCausalLM, TinyCausalLM
 from lightning_unlearn.module import UnlearningModule
@@ -69,10 +69,10 @@ __all__ = [
     "RobustnessReport",
     "SavePretrained",
     "SimNPO",
-    "SplitData",
+    "ForgetRetainData",
     "StepGuard",
     "SubspaceGuard",
-    "Teach",
+    "FinetuneFirst",
     "TinyCausalLM",
     "TokenNLL",
     "TorchJD",

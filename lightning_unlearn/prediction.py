@@ -83,8 +83,8 @@ class Prediction(Likelihood):
         features: Hidden state each row was read from, ``[N, D]``, if the readout kept it.
 
     Example:
-        >>> said = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
-        >>> said.example_nll()
+        >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
+        >>> prediction.example_nll()
         tensor([2.7726, 1.3863])
     """
 
@@ -107,8 +107,8 @@ class Prediction(Likelihood):
         """Each example as a batch of its own, ``B`` of them.
 
         Example:
-            >>> said = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
-            >>> [alone.labels.tolist() for alone in said.apart()]
+            >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
+            >>> [alone.labels.tolist() for alone in prediction.apart()]
             [[1, 2], [0]]
         """
         places = [(self.example == j).nonzero()[:, 0] for j in range(self.batch_size)]

@@ -13,13 +13,8 @@ from typing_extensions import override
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._layers import Layer, deployed_layers
 from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.functional.quantization import (
-    codebook_codes,
-    integer_codes,
-    round_to_codebook,
-    round_to_nearest,
-)
-from lightning_unlearn.functional.sharding import local, reshard
+from lightning_unlearn.functional.quantization import codebook_codes, integer_codes, round_to_codebook, round_to_nearest
+from lightning_unlearn.runtime import local, reshard
 
 
 class Quantize(Attack):

@@ -12,8 +12,7 @@ from typing_extensions import override
 from lightning_unlearn.attacks._adapter import attached_adapter
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.functional.modes import eval_mode
-from lightning_unlearn.functional.sharding import local, reshard
+from lightning_unlearn.runtime import eval_mode, local, reshard
 
 
 class Relearn(Attack):
@@ -84,7 +83,7 @@ class Relearn(Attack):
         if not batches or loss is None:
             raise ValueError(
                 f"`Relearn` should get batches and a loss to relearn from. Found {len(batches)} batches and "
-                f"`loss = {loss}`. Give `SplitData` forget or attack data."
+                f"`loss = {loss}`. Give `ForgetRetainData` forget or attack data."
             )
         engine = GradientEngine(network) if engine is None else engine
         with ExitStack() as stack, torch.inference_mode(False), torch.enable_grad():

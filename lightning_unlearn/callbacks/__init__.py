@@ -1,25 +1,21 @@
-"""When things happen: the only code that knows the Trainer's hooks."""
+"""Everything a Trainer takes; those that are small live here."""
 
 from lightning_unlearn.callbacks._attach import unlearning
-from lightning_unlearn.callbacks._isolation import isolated
-from lightning_unlearn.callbacks._recovery_check import RecoveryCheck
-from lightning_unlearn.callbacks._refusal_check import RefusalCheck
+from lightning_unlearn.callbacks._finetune_first import FinetuneFirst
 from lightning_unlearn.callbacks._save_pretrained import SavePretrained
-from lightning_unlearn.callbacks._step_guard import StepGuard
-from lightning_unlearn.callbacks._subspace_guard import SubspaceGuard
-from lightning_unlearn.callbacks._teach import Teach
-from lightning_unlearn.callbacks._unlearn import Unlearn
 from lightning_unlearn.callbacks._write_report import WriteReport
+from lightning_unlearn.checks import RecoveryCheck, RefusalCheck
+from lightning_unlearn.forgetting import Unlearn
+from lightning_unlearn.guards import StepGuard, SubspaceGuard
 
 __all__ = [
+    "FinetuneFirst",
     "RecoveryCheck",
     "RefusalCheck",
     "SavePretrained",
     "StepGuard",
     "SubspaceGuard",
-    "Teach",
     "Unlearn",
     "WriteReport",
-    "isolated",
     "unlearning",
 ]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 from lightning.pytorch.cli import OptimizerCallable
 
-from lightning_unlearn.callbacks._unlearn import Unlearn
-from lightning_unlearn.data import Source, build
+from lightning_unlearn.data import DataSource, build
+from lightning_unlearn.forgetting import Unlearn
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
@@ -23,7 +23,7 @@ else:
 def unlearning(
     module: Module,
     objective: Objective,
-    forget: Source | None = None,
+    forget: DataSource | None = None,
     checks: list[pl.Callback] | None = None,
     readout: Readout | None = None,
     projector: Projector | None = None,

@@ -9,11 +9,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from typing_extensions import override
 
+from lightning_unlearn.callbacks._finetune_first import FinetuneFirst
 from lightning_unlearn.callbacks._folders import writable_folder
-from lightning_unlearn.callbacks._recovery_check import RecoveryCheck
-from lightning_unlearn.callbacks._surroundings import callbacks_of
-from lightning_unlearn.callbacks._teach import Teach
-from lightning_unlearn.callbacks._unlearn import Unlearn
+from lightning_unlearn.checks._recovery_check import RecoveryCheck
+from lightning_unlearn.engine import callbacks_of
+from lightning_unlearn.forgetting import Unlearn
 from lightning_unlearn.report import RobustnessReport
 
 _CURVES = ("forget", "retain", "cosine", "forget_norm", "retain_norm", "realised")
@@ -88,7 +88,7 @@ class WriteReport(pl.Callback):
         if not trainer.is_global_zero or not any(c.observations for c in checks):
             return
         report = RobustnessReport.from_observations(
-            [look for check in checks for look in check.observations],
+            [observation for check in checks for observation in check.observations],
             run=self._run(trainer),
             models={"student": {"class": _network_name(pl_module), "n_params": _count(pl_module)}},
             data={name: about for check in checks for name, about in check.about_data().items()},
@@ -101,7 +101,7 @@ class WriteReport(pl.Callback):
         report.print(Console(), page=Path(self.folder) / "report.html")
 
     def _run(self, trainer: pl.Trainer) -> dict[str, Any]:
-        taught = bool(callbacks_of(trainer, Teach))
+        taught = bool(callbacks_of(trainer, FinetuneFirst))
         objectives = [repr(c.objective) for c in callbacks_of(trainer, Unlearn)]
         note = "The model was taught the facts in this same run, so that there was something to forget."
         return {
@@ -110,7 +110,9 @@ class WriteReport(pl.Callback):
             "world_size": trainer.world_size,
             "precision": str(trainer.precision),
             "device": str(trainer.strategy.root_device),
-            "steps": max(look.step for check in callbacks_of(trainer, RecoveryCheck) for look in check.observations),
+            "steps": max(
+                observation.step for check in callbacks_of(trainer, RecoveryCheck) for observation in check.observations
+            ),
             "wall_s": round(self._seconds + time.monotonic() - self._started, 1),
             "notes": [*([note] if taught else []), *self.notes],
         }

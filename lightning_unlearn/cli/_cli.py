@@ -8,12 +8,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
-from lightning_unlearn.callbacks import RecoveryCheck, Teach, Unlearn, WriteReport
+from lightning_unlearn.callbacks import FinetuneFirst, RecoveryCheck, WriteReport
 from lightning_unlearn.callbacks._folders import writable_folder
 from lightning_unlearn.cli._hyperparameters import OwnHyperparameters
+from lightning_unlearn.forgetting import Unlearn
 
 _PARTS: dict[str, type[pl.Callback]] = {
-    "teach": Teach,
+    "teach": FinetuneFirst,
     "unlearn": Unlearn,
     "recovery": RecoveryCheck,
     "report": WriteReport,

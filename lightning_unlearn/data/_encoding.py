@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lightning_unlearn.data._bundled import bundled_path
+from lightning_unlearn.bundled import bundled_path
 from lightning_unlearn.data._rows import QuestionAnswer
 from lightning_unlearn.prediction import IGNORED
 
@@ -22,7 +22,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer by what :func:`PretrainedCausalLM` takes; ``"bundled"`` is the small one of the package."""
     if name == "bundled":
         return AutoTokenizer.from_pretrained(str(bundled_path()))
-    from lightning_unlearn.models._pretrained import pretrained_tokenizer  # which itself needs the bundled files
+    from lightning_unlearn.models._pretrained import pretrained_tokenizer
 
     return pretrained_tokenizer(name)
 

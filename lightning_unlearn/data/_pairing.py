@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 Pairing = Literal["random", "cyclic", "sequential"]
-"""Which retain rows go with which forget rows: see :class:`~lightning_unlearn.SplitData`."""
+"""Which retain rows go with which forget rows: see :class:`~lightning_unlearn.ForgetRetainData`."""
 
 
 def forget_order(pairing: Pairing, *, forget: int, retain: int, seed: int, epoch: int) -> list[int]:

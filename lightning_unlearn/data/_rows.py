@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lightning_unlearn.data._bundled import bundled_path
+from lightning_unlearn.bundled import bundled_path
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
-    Source = pl.LightningDataModule | Iterable[Any] | Dataset[Any] | dict[str, Any]
+    DataSource = pl.LightningDataModule | Iterable[Any] | Dataset[Any] | dict[str, Any]
 else:
     # LightningCLI hands the top-level `data:` hyper-parameters to every datamodule *it* builds, nested ones included: the
     # forget set silently becomes the retain set. So it gets to see a plain mapping, and we build what it says.
-    Source = dict[str, Any]
+    DataSource = dict[str, Any]
 """A datamodule, a loader, a data set, or, from YAML, a mapping with ``class_path`` and ``init_args``."""
 
 
@@ -54,7 +54,7 @@ def build(source: Any, base: type) -> Any:
         _given_hyperparameters.reset(token)
 
 
-class Part:
+class OpenedSource:
     """One kind of data, whatever holds it: a datamodule, a loader, or a data set."""
 
     def __init__(self, source: Any, name: str) -> None:
@@ -96,6 +96,14 @@ class Part:
                 f"Found `{type(loader).__name__}`."
             )
         return loader
+
+
+def loader_of(source: DataSource, name: str, trainer: pl.Trainer | None) -> Iterable[Any]:
+    """Open ``source`` for ``trainer``, and give its training batches as one loader."""
+    opened = OpenedSource(source, name)
+    opened.prepare_data()
+    opened.setup(trainer)
+    return opened.loader()
 
 
 def _is_data_set(source: Any) -> bool:

@@ -10,9 +10,9 @@ from typing_extensions import override
 
 from lightning_unlearn.data._loaders import batch_size_of, in_order, reordered, rows_of
 from lightning_unlearn.data._pairing import Pairing, forget_order, retain_order
-from lightning_unlearn.data._source import Part, Source
+from lightning_unlearn.data._source import DataSource, OpenedSource
 from lightning_unlearn.data._stream import Order, empty_set, share
-from lightning_unlearn.functional.ranks import data_share
+from lightning_unlearn.runtime import data_share
 
 _OWN = (  # of the retain datamodule, if it has them
     "val_dataloader",
@@ -26,7 +26,7 @@ _OWN = (  # of the retain datamodule, if it has them
 )
 
 
-class SplitData(pl.LightningDataModule):
+class ForgetRetainData(pl.LightningDataModule):
     """What must stay and what must go, behind one datamodule.
 
     The trainer sees the retain data, with the validation, test and prediction loaders, the transfer hooks and the state
@@ -50,7 +50,8 @@ class SplitData(pl.LightningDataModule):
         ValueError: With a pairing, if it cannot be known which rows a loader visits, or if one visits none.
 
     Example:
-        >>> data = SplitData(retain=DataLoader(list(range(10, 14)), 2), forget=DataLoader([0, 1], 2), pairing="cyclic")
+        >>> retain, forget = DataLoader(list(range(10, 14)), 2), DataLoader([0, 1], 2)
+        >>> data = ForgetRetainData(retain=retain, forget=forget, pairing="cyclic")
         >>> data.setup("fit")
         >>> [batch.tolist() for batch in data.train_dataloader()]
         [[10, 11], [12, 13]]
@@ -58,17 +59,17 @@ class SplitData(pl.LightningDataModule):
 
     def __init__(
         self,
-        retain: Source,
-        forget: Source,
-        probe: Source | None = None,
-        attack: Source | None = None,
+        retain: DataSource,
+        forget: DataSource,
+        probe: DataSource | None = None,
+        attack: DataSource | None = None,
         pairing: Pairing | None = "random",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.retain, self.forget = Part(retain, "retain"), Part(forget, "forget")
-        self.probe = self.forget if probe is None else Part(probe, "probe")
-        self.attack = self.forget if attack is None else Part(attack, "attack")
+        self.retain, self.forget = OpenedSource(retain, "retain"), OpenedSource(forget, "forget")
+        self.probe = self.forget if probe is None else OpenedSource(probe, "probe")
+        self.attack = self.forget if attack is None else OpenedSource(attack, "attack")
         self.pairing = pairing
         self.seed = seed
         for name in _OWN:
@@ -76,7 +77,7 @@ class SplitData(pl.LightningDataModule):
                 setattr(self, name, getattr(source, name))
 
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[OpenedSource]:
         """The distinct parts."""
         return list(dict.fromkeys([self.retain, self.forget, self.probe, self.attack]))
 
@@ -122,7 +123,7 @@ class SplitData(pl.LightningDataModule):
         """What an attacker has to relearn from."""
         return in_order(self.attack.loader())
 
-    def _order(self, rule: Any, own: Part, other: Part) -> Order:
+    def _order(self, rule: Any, own: OpenedSource, other: OpenedSource) -> Order:
         """The order of one part's rows, the other having as many rows as makes its number of batches in own batches."""
         sizes = {part.name: self._rows(part) for part in (own, other)}
         own_batch, other_batch = batch_size_of(own.loader()), batch_size_of(other.loader())
@@ -133,7 +134,7 @@ class SplitData(pl.LightningDataModule):
 
         return order
 
-    def _rows(self, part: Part) -> int:
+    def _rows(self, part: OpenedSource) -> int:
         rows = rows_of(loader := part.loader())
         if rows is None:
             raise ValueError(

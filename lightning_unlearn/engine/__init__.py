@@ -4,12 +4,20 @@ from lightning_unlearn.engine._add import add_gradient_, adds_in_place
 from lightning_unlearn.engine._captured import CapturedRows, CapturingPass
 from lightning_unlearn.engine._combine import combine_
 from lightning_unlearn.engine._gradients import GradientEngine
+from lightning_unlearn.engine._isolation import isolated, remember_rng
 from lightning_unlearn.engine._observed import ObservedGradient
 from lightning_unlearn.engine._optimizer_state import load_optimizer_state, optimizer_state
 from lightning_unlearn.engine._products import Row, inner_products
 from lightning_unlearn.engine._scoped import sharding_groups, sum_by_scope
-from lightning_unlearn.engine._set_aside import gradients_set_aside, muted
+from lightning_unlearn.engine._set_aside import gradients_set_aside, without_logging
+from lightning_unlearn.engine._sharded_state import own_share, with_all_ranks
 from lightning_unlearn.engine._strategy import is_fsdp1, strategy_kind
+from lightning_unlearn.engine._trainer import (
+    callbacks_of,
+    refuse_manual_optimization,
+    refuse_optimizers,
+    refuse_tensor_parallel,
+)
 from lightning_unlearn.engine._unscaled import unscaled, unscales_by_itself, was_skipped
 
 __all__ = [
@@ -20,17 +28,25 @@ __all__ = [
     "Row",
     "add_gradient_",
     "adds_in_place",
+    "callbacks_of",
     "combine_",
     "gradients_set_aside",
     "inner_products",
     "is_fsdp1",
+    "isolated",
     "load_optimizer_state",
-    "muted",
+    "without_logging",
     "optimizer_state",
+    "own_share",
+    "refuse_manual_optimization",
+    "refuse_optimizers",
+    "refuse_tensor_parallel",
+    "remember_rng",
     "sharding_groups",
     "strategy_kind",
     "sum_by_scope",
     "unscaled",
     "unscales_by_itself",
     "was_skipped",
+    "with_all_ranks",
 ]

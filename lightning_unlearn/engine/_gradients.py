@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.engine._products import Row, inner_products
-from lightning_unlearn.engine._set_aside import gradients_set_aside, muted
+from lightning_unlearn.engine._set_aside import gradients_set_aside, without_logging
 from lightning_unlearn.engine._strategy import process_group, strategy_kind
-from lightning_unlearn.functional.sharding import local
+from lightning_unlearn.runtime import local
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class GradientEngine:
         if self.trainer is None:
             return function(batch)
         strategy = self.trainer.strategy
-        with muted(self.module), strategy.precision_plugin.train_step_context():
+        with without_logging(self.module), strategy.precision_plugin.train_step_context():
             if self.kind != "fsdp1":
                 return function(batch)
             # FSDP1 gathers its root only when the wrapper is called; Lightning can lead that call to a named method.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._products import Row
-from lightning_unlearn.functional.sharding import local
+from lightning_unlearn.runtime import local
 
 
 class ObservedGradient:

@@ -6,9 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_unlearn.engine._scoped import sum_by_scope
-from lightning_unlearn.functional.sharding import local
-from lightning_unlearn.functional.side_by_side import side_by_side
 from lightning_unlearn.functional.step import direction_products
+from lightning_unlearn.runtime import local, map_in_threads
 
 Row = list[Tensor | None]
 """One gradient, or one step: a tensor per parameter, ``None`` where it has none."""
@@ -39,5 +38,5 @@ def inner_products(rows: Sequence[Row], params: Sequence[Tensor], group: Any = N
         directions = [None if (t := row[i]) is None else local(t).detach() for row in rows]
         return direction_products(directions, local(params[i]))
 
-    parts = side_by_side(part, range(len(params)), local(params[0]).device)
+    parts = map_in_threads(part, range(len(params)), local(params[0]).device)
     return sum_by_scope(parts, params, [0] * len(params), 1, group)[0]

@@ -37,7 +37,7 @@ def gradients_set_aside(module: nn.Module, params: Iterable[Tensor] = ()) -> Ite
 
 
 @contextmanager
-def muted(module: nn.Module) -> Iterator[None]:
+def without_logging(module: nn.Module) -> Iterator[None]:
     """Let ``self.log`` and ``self.log_dict`` of a LightningModule do nothing: extra passes are not the user's."""
     attributes = module.__dict__
     before: dict[str, Any] = {name: attributes[name] for name in ("log", "log_dict") if name in attributes}

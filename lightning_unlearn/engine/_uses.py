@@ -107,8 +107,8 @@ class Small(Use):
         by_example = []
         for x, gradient in zip(self.seen.split(list(counts)), brought.split(list(counts)), strict=True):
             with torch.enable_grad():
-                said = self.module.forward(x)
-            by_example.append(torch.autograd.grad(said, own, gradient.to(said.dtype), materialize_grads=True))
+                output = self.module.forward(x)
+            by_example.append(torch.autograd.grad(output, own, gradient.to(output.dtype), materialize_grads=True))
         stacked = [torch.stack(grads).reshape(len(counts), -1, 1) for grads in zip(*by_example, strict=True)]
         return {p: WrittenOut(rows) for p, rows in zip(own, stacked, strict=True)}
 
@@ -158,20 +158,20 @@ class _Noting(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is F.embedding and args[0].dim() > 1 and len(args[0]) == 1:
             args = (args[0].expand(self._size, *args[0].shape[1:]), *args[1:])
-        said: Tensor = func(*args, **kwargs)
+        output: Tensor = func(*args, **kwargs)
         # With settings by name, or of a vector, it is something else, and will be missed.
-        if said.requires_grad and said.dim() > 1 and (not kwargs or func is F.embedding):
-            self._uses.append(_use(func, args, kwargs, said))
-        return said
+        if output.requires_grad and output.dim() > 1 and (not kwargs or func is F.embedding):
+            self._uses.append(_use(func, args, kwargs, output))
+        return output
 
 
-def _use(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], said: Tensor) -> Use:
-    edge = get_gradient_edge(said)
+def _use(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Use:
+    edge = get_gradient_edge(output)
     if func is F.embedding:
         return LookUp(args[0], edge, weight=args[1], padding=kwargs.get("padding_idx"))  # torch passes settings by name
     if func is F.linear:
-        return Product(_as_used(args[0], said), edge, weight=args[1], bias=args[2] if len(args) > 2 else None)
-    return Product(_as_used(args[1], said), edge, weight=args[2], bias=args[0], is_transposed=True)
+        return Product(_as_used(args[0], output), edge, weight=args[1], bias=args[2] if len(args) > 2 else None)
+    return Product(_as_used(args[1], output), edge, weight=args[2], bias=args[0], is_transposed=True)
 
 
 def _eager_if_compiled(module: nn.Module) -> AbstractContextManager[Any]:
@@ -180,25 +180,30 @@ def _eager_if_compiled(module: nn.Module) -> AbstractContextManager[Any]:
 
 
 def _note_small(uses: list[Use]) -> Callable[..., None]:
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], said: Any) -> None:
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         inputs = [*args, *kwargs.values()]
-        if len(inputs) == 1 and isinstance(said, Tensor) and said.requires_grad and _share_first_axis(inputs[0], said):
-            uses.append(Small(inputs[0].detach(), get_gradient_edge(said), module))
+        if (
+            len(inputs) == 1
+            and isinstance(output, Tensor)
+            and output.requires_grad
+            and _share_first_axis(inputs[0], output)
+        ):
+            uses.append(Small(inputs[0].detach(), get_gradient_edge(output), module))
 
     return note
 
 
-def _share_first_axis(seen: Any, said: Tensor) -> bool:
-    return isinstance(seen, Tensor) and seen.dim() > 0 and said.shape[:1] == seen.shape[:1]
+def _share_first_axis(seen: Any, output: Tensor) -> bool:
+    return isinstance(seen, Tensor) and seen.dim() > 0 and output.shape[:1] == seen.shape[:1]
 
 
 def _is_small(module: nn.Module) -> bool:
     return not any(True for _ in module.children()) and all(p.dim() < 2 for p in module.parameters(recurse=False))
 
 
-def _as_used(inputs: Tensor, said: Tensor) -> Tensor:
+def _as_used(inputs: Tensor, output: Tensor) -> Tensor:
     """Under autocast, what was really multiplied is of the type of the outcome."""
-    return inputs.detach().to(said.dtype)
+    return inputs.detach().to(output.dtype)
 
 
 def _tensors(args: Iterable[Any]) -> list[Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_unlearn.functional.side_by_side import side_by_side
+from lightning_unlearn.runtime import map_in_threads
 
 WIDTH = 256
 """Number of elements that share a scale."""
@@ -48,7 +48,7 @@ def pack_int8(tensor: Tensor) -> Tensor:
         here = slice(start, min(start + size, whole))
         _pack_(packed[here], flat[here.start * WIDTH : here.stop * WIDTH].view(-1, WIDTH))
 
-    side_by_side(fill, range(0, whole, size), flat.device)
+    map_in_threads(fill, range(0, whole, size), flat.device)
     if len(flat) % WIDTH:
         _pack_(packed[whole:], F.pad(flat[whole * WIDTH :], (0, -len(flat) % WIDTH))[None])
     return packed

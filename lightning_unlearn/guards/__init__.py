@@ -1,25 +1,14 @@
-"""What guards are put together from: a rule, directions, a geometry; the subspace of inputs that is protected."""
+"""Callbacks that keep each optimizer step from harming what must stay, and what they are put together from."""
 
-from lightning_unlearn.guards._cone import Cone
-from lightning_unlearn.guards._directions import Direction, Directions
-from lightning_unlearn.guards._euclidean import Euclidean
-from lightning_unlearn.guards._geometry import Geometry
-from lightning_unlearn.guards._history import History
-from lightning_unlearn.guards._input_layers import InputLayer, input_layers
-from lightning_unlearn.guards._input_subspace import InputSubspace
-from lightning_unlearn.guards._micro_batches import MicroBatches
-from lightning_unlearn.guards._null import Null
-from lightning_unlearn.guards._null_space import NullSpace
-from lightning_unlearn.guards._optimizer_metric import OptimizerMetric
-from lightning_unlearn.guards._per_example import PerExample
-from lightning_unlearn.guards._retain_gradient import RetainGradient
-from lightning_unlearn.guards._rule import Rule
-from lightning_unlearn.guards._storage import Storage, stored
-from lightning_unlearn.guards._subspace import Subspace
-from lightning_unlearn.guards._watch import Watch
+from lightning_unlearn.guards._step_guard import StepGuard
+from lightning_unlearn.guards._subspace_guard import SubspaceGuard
+from lightning_unlearn.guards.directions import Direction, Directions, History, MicroBatches, PerExample, RetainGradient
+from lightning_unlearn.guards.geometries import Euclidean, Geometry, OptimizerMetric
+from lightning_unlearn.guards.rules import Monitor, NoChange, NoIncrease, Rule
+from lightning_unlearn.guards.storages import Storage, stored
+from lightning_unlearn.guards.subspaces import InputLayer, InputSubspace, NullSpace, Subspace, input_layers
 
 __all__ = [
-    "Cone",
     "Direction",
     "Directions",
     "Euclidean",
@@ -28,15 +17,18 @@ __all__ = [
     "InputLayer",
     "InputSubspace",
     "MicroBatches",
-    "Null",
+    "Monitor",
+    "NoChange",
+    "NoIncrease",
     "NullSpace",
     "OptimizerMetric",
     "PerExample",
     "RetainGradient",
     "Rule",
+    "StepGuard",
     "Storage",
     "Subspace",
-    "Watch",
+    "SubspaceGuard",
     "input_layers",
     "stored",
 ]

@@ -18,12 +18,12 @@ class KnowledgeMetric(Metric):
     The scores are kept, for intervals. Under several processes they are gathered, and put back in the order of the data.
 
     Attributes:
-        more_means_known: Whether a higher score means more knowledge.
+        higher_means_known: Whether a higher score means more knowledge.
         in_words: What it means, for a reader of the report who has not read this.
         bounds: Smallest and largest possible score; infinite where there is none.
     """
 
-    more_means_known: ClassVar[bool] = True
+    higher_means_known: ClassVar[bool] = True
     in_words: ClassVar[str] = "A score per example; see the metric's own documentation."
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     score: list[Tensor]

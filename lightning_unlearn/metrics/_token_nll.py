@@ -21,7 +21,7 @@ class TokenNLL(KnowledgeMetric):
     in_words: ClassVar[str] = (
         "How surprised the model is by each token of the right answer, in nats; lower means it knows more."
     )
-    more_means_known: ClassVar[bool] = False
+    higher_means_known: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, float("inf"))
 
     @override

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lightning_unlearn.data import bundled_path
+from lightning_unlearn.bundled import bundled_path
 from lightning_unlearn.models._checkpointing import checkpoint_activations
 
 

@@ -2,7 +2,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.objectives._base import Objective
-from lightning_unlearn.objectives._keep_beside import check_factor, keep_beside
+from lightning_unlearn.objectives._keep_companion import check_factor, keep_companion
 from lightning_unlearn.prediction import Likelihood, Prediction
 
 
@@ -16,7 +16,7 @@ class PromptDecouple(Objective):
     questions measures that. The authors decouple a harmful text from a harmful image; for text alone, the form of a
     question from whom it is about is our analogue.
 
-    Needs ``readout=BesideReadout()``, and :class:`DecoupledData` as the forget data. The retain loss is the fit's own.
+    Needs ``readout=CompanionReadout()``, and :class:`DecoupledData` as the forget data. The retain loss is the fit's own.
 
     Args:
         objective: What forgetting minimises. The authors' ascent goes to minus infinity: put it in :class:`Bounded`.
@@ -26,8 +26,8 @@ class PromptDecouple(Objective):
     Example:
         >>> import torch
         >>> from lightning_unlearn.objectives import GradientAscent
-        >>> from lightning_unlearn.readouts import BesidePrediction
-        >>> said = BesidePrediction(torch.zeros(2, 4), torch.tensor([1, 2]), torch.tensor([0, 1]), batch_size=2)
+        >>> from lightning_unlearn.readouts import CompanionPrediction
+        >>> said = CompanionPrediction(torch.zeros(2, 4), torch.tensor([1, 2]), torch.tensor([0, 1]), batch_size=2)
         >>> PromptDecouple(GradientAscent(), weight=0.5)(said)  # -log(4) / 2
         tensor(-0.6931)
 
@@ -45,5 +45,5 @@ class PromptDecouple(Objective):
 
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
-        forget, beside = keep_beside(self, self.objective, student, reference)
+        forget, beside = keep_companion(self, self.objective, student, reference)
         return forget + self.weight * beside

@@ -2,7 +2,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.objectives._base import Objective
-from lightning_unlearn.objectives._keep_beside import check_factor, keep_beside
+from lightning_unlearn.objectives._keep_companion import check_factor, keep_companion
 from lightning_unlearn.prediction import Likelihood, Prediction
 
 
@@ -16,7 +16,7 @@ class ScopeTerm(Objective):
     network which forgets too widely falls silent wherever they occur; this term keeps the scope narrow. It is not free: less
     is forgotten at the same number of steps.
 
-    Needs ``readout=BesideReadout()``, and :class:`ScopeData` as the forget data. The retain loss is the fit's own.
+    Needs ``readout=CompanionReadout()``, and :class:`ScopeData` as the forget data. The retain loss is the fit's own.
 
     Args:
         objective: What forgetting minimises.
@@ -26,8 +26,8 @@ class ScopeTerm(Objective):
     Example:
         >>> import torch
         >>> from lightning_unlearn.objectives import GradientAscent
-        >>> from lightning_unlearn.readouts import BesidePrediction
-        >>> said = BesidePrediction(torch.zeros(2, 4), torch.tensor([1, 2]), torch.tensor([0, 1]), batch_size=2)
+        >>> from lightning_unlearn.readouts import CompanionPrediction
+        >>> said = CompanionPrediction(torch.zeros(2, 4), torch.tensor([1, 2]), torch.tensor([0, 1]), batch_size=2)
         >>> ScopeTerm(GradientAscent(), eta=5.0)(said)  # 4 log 4
         tensor(5.5452)
 
@@ -46,5 +46,5 @@ class ScopeTerm(Objective):
 
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
-        forget, beside = keep_beside(self, self.objective, student, reference)
+        forget, beside = keep_companion(self, self.objective, student, reference)
         return forget + self.eta * beside

@@ -2,9 +2,10 @@
 
 from lightning_unlearn.readouts._answers import greedy_answers
 from lightning_unlearn.readouts._base import Readout, content_key
-from lightning_unlearn.readouts._beside import BesidePrediction, BesideReadout
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout
+from lightning_unlearn.readouts._choice import choose_readout
 from lightning_unlearn.readouts._classification import ClassificationReadout
+from lightning_unlearn.readouts._companion import CompanionPrediction, CompanionReadout
 from lightning_unlearn.readouts._every_position import EveryPositionReadout
 from lightning_unlearn.readouts._hidden_states import HiddenStateReadout, HiddenStates
 from lightning_unlearn.readouts._language_model import is_language_model, output_head
@@ -24,8 +25,9 @@ __all__ = [
     "HiddenStateReadout",
     "HiddenStates",
     "PreferredReadout",
-    "BesidePrediction",
-    "BesideReadout",
+    "CompanionPrediction",
+    "CompanionReadout",
+    "choose_readout",
     "greedy_answers",
     "content_key",
     "is_language_model",

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from lightning_unlearn.functional.modes import looking
 from lightning_unlearn.readouts._causal_lm import _labels, _present, _supervised
 from lightning_unlearn.readouts._language_model import base_model
+from lightning_unlearn.runtime import eval_without_grad
 
 
 def greedy_answers(
@@ -39,8 +39,8 @@ def greedy_answers(
     """
     questions, answered = _questions(batch)
     ends = sorted({*end, *_own_ends(network)})
-    with looking(network):
-        said = network.generate(  # type: ignore[operator]  # a method of every language model of transformers
+    with eval_without_grad(network):
+        generated = network.generate(  # type: ignore[operator]  # a method of every language model of transformers
             input_ids=pad_sequence(questions, batch_first=True, padding_value=ends[0], padding_side="left"),
             attention_mask=pad_sequence([torch.ones_like(q) for q in questions], batch_first=True, padding_side="left"),
             max_new_tokens=max_new_tokens,
@@ -49,7 +49,7 @@ def greedy_answers(
             synced_gpus=in_step,
             **_FIRST_CHOICE,
         )
-    answers = said[:, max(map(len, questions)) :]
+    answers = generated[:, max(map(len, questions)) :]
     ended = torch.isin(answers, torch.tensor(ends, device=answers.device)).int().cumsum(1) > 0
     rows = zip(answers, ended, answered, strict=True)
     return [answer[~after] for answer, after, has_label in rows if has_label]

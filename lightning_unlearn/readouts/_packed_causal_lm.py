@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from lightning_unlearn.functional.modes import looking
 from lightning_unlearn.functional.packing import Packed, pack
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout, _inside, _labels, _supervised
 from lightning_unlearn.readouts._language_model import base_model, refuse_not_causal
+from lightning_unlearn.runtime import eval_without_grad
 
 _PLAIN = {"input_ids", "attention_mask", "labels"}
 
@@ -68,7 +68,7 @@ class PackedCausalLMReadout(CausalLMReadout):
     def _is_exact(self, network: nn.Module, batch: Any) -> bool:
         """Compare the two once per network, on the first batch that could show a difference."""
         if network not in self._exact:
-            with looking(network):
+            with eval_without_grad(network):
                 plain = super().__call__(network, batch)
                 if not bool(plain.supervised()[1:].any()):
                     return False  # a first row packs to itself

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
-from lightning_unlearn.functional.modes import looking
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference
+from lightning_unlearn.runtime import eval_without_grad
 
 _SAVED = re.compile(r"\.modules_to_save\.[^.]+\.")
 
@@ -37,7 +37,7 @@ class AdapterDisabled(Reference):
 
     @override
     def __call__(self, readout: Readout, batch: Any) -> Prediction:
-        with looking(self.network), _switched_off(self.network):
+        with eval_without_grad(self.network), _switched_off(self.network):
             return readout(self.network, batch)
 
 

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_unlearn.functional.modes import looking
-from lightning_unlearn.functional.ranks import on_every_rank
 from lightning_unlearn.prediction import KnownLikelihood
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference
 from lightning_unlearn.references._cache_file import CacheFile, make_writable
 from lightning_unlearn.references._origin import origin_of
+from lightning_unlearn.runtime import eval_without_grad, on_every_rank
 
 
 class CachedLogLikelihood(Reference):
@@ -67,7 +66,7 @@ class CachedLogLikelihood(Reference):
                 self.add({key: file.known[key] for key in keys})
 
     def _look(self, readout: Readout, batch: Any, keys: list[str]) -> dict[str, Tensor]:
-        with looking(self.network):
+        with eval_without_grad(self.network):
             said = readout(self.network, batch)
         by_example = said.token_nll()[said.example.argsort(stable=True)].float().cpu()
         return dict(zip(keys, by_example.split(said.rows_per_example().tolist()), strict=True))

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_unlearn.functional.modes import looking
-from lightning_unlearn.functional.sharding import local, reshard
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference
+from lightning_unlearn.runtime import eval_without_grad, local, reshard
 
 
 class FrozenCopy(Reference):
@@ -42,7 +41,7 @@ class FrozenCopy(Reference):
 
     @override
     def __call__(self, readout: Readout, batch: Any) -> Prediction:
-        with self._swapped(), looking(self.network):
+        with self._swapped(), eval_without_grad(self.network):
             return readout(self.network, batch)
 
     @contextmanager

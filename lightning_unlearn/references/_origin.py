@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_unlearn.functional.checksum import checksum
-from lightning_unlearn.functional.ranks import on_every_rank
 from lightning_unlearn.readouts import Readout
+from lightning_unlearn.runtime import checksum, on_every_rank
 
 _VOLATILE = {"_name_or_path", "transformers_version"}
 
@@ -38,8 +37,8 @@ def origin_of(network: nn.Module, readout: Readout) -> dict[str, Any]:
 def _architecture(network: nn.Module) -> str:
     """Layers, and what a Hugging Face configuration says beyond them: number of heads, attention, soft caps."""
     config: Any = getattr(network, "config", None)
-    said = {k: v for k, v in config.to_dict().items() if k not in _VOLATILE} if hasattr(config, "to_dict") else {}
-    return f"{network}\n{sorted((k, str(v)) for k, v in said.items())}"
+    settings = {k: v for k, v in config.to_dict().items() if k not in _VOLATILE} if hasattr(config, "to_dict") else {}
+    return f"{network}\n{sorted((k, str(v)) for k, v in settings.items())}"
 
 
 def _settings(readout: Readout) -> str:

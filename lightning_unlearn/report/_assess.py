@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from lightning_unlearn.observation import Observation
 from lightning_unlearn.report._gates import (
     gate_baseline,
     gate_control,
@@ -14,11 +15,11 @@ from lightning_unlearn.report._gates import (
     gate_utility,
 )
 from lightning_unlearn.report._intervals import Bootstrap
-from lightning_unlearn.report._looks import Looks
-from lightning_unlearn.report._schema import Gate, Interval, Level, Observation, Recovery, Split
+from lightning_unlearn.report._schema import Gate, Interval, Level, Recovery
+from lightning_unlearn.report._series_of_observations import ObservationSeries
 from lightning_unlearn.report._statistics import retained_knowledge
 
-SPLITS: tuple[Split, Split] = ("forget", "retain")
+SPLITS: tuple[str, str] = ("forget", "retain")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Assessment:
         floors: What a model that never knew scores, per metric. A control, if there is one, says it better.
     """
 
-    looks: Looks
+    observations: ObservationSeries
     utility: str
     bootstrap: Bootstrap
     restored: bool | None
@@ -42,76 +43,93 @@ class Assessment:
     def levels(self) -> list[Level]:
         """The original, the unlearned and the control model, on each metric and split."""
         levels = []
-        for metric in self.looks.metrics:
-            for look in self._unattacked(metric):
-                levels.append(Level(self._model(look), look.step, metric, look.split, self.bootstrap.level(look)))
+        for metric in self.observations.metrics:
+            for observation in self._unattacked(metric):
+                levels.append(
+                    Level(
+                        self._model(observation),
+                        observation.step,
+                        metric,
+                        observation.split,
+                        self.bootstrap.level(observation),
+                    )
+                )
         return levels
 
     def gates(self) -> list[Gate]:
         """Every gate, those of all numbers first."""
-        gates = [self._utility_gate(self.looks.unlearned_step), gate_restored(self.restored)]
-        gates += [self._gap_gate(metric, self.looks.unlearned_step) for metric in self.looks.metrics]
-        for attack in self.looks.attacks:
-            step = self.looks.last_step(attack)
-            gates += [gate_baseline(attack, step=step, final=self.looks.unlearned_step), self._control_gate(attack)]
-            points = {point for metric in self.looks.metrics for point in self.looks.points(attack, metric, step)}
+        gates = [self._utility_gate(self.observations.unlearned_step), gate_restored(self.restored)]
+        gates += [self._gap_gate(metric, self.observations.unlearned_step) for metric in self.observations.metrics]
+        for attack in self.observations.attacks:
+            step = self.observations.last_step(attack)
+            gates += [
+                gate_baseline(attack, step=step, final=self.observations.unlearned_step),
+                self._control_gate(attack),
+            ]
+            points = {
+                point
+                for metric in self.observations.metrics
+                for point in self.observations.points(attack, metric, step)
+            }
             gates += [self._intact_gate(attack, point, step) for point in sorted(points)]
         return gates
 
     def recoveries(self) -> list[Recovery]:
         """What each attack brought back at each of its points, worst points marked."""
         gates, found = self.gates(), []
-        for metric in self.looks.metrics:
-            for attack in self.looks.attacks:
-                points = self.looks.points(attack, metric, self.looks.last_step(attack))
+        for metric in self.observations.metrics:
+            for attack in self.observations.attacks:
+                points = self.observations.points(attack, metric, self.observations.last_step(attack))
                 recoveries = [self._recovery(metric, attack, point) for point in points]
                 found += mark_worst([_gated(recovery, gates) for recovery in recoveries])
         return found
 
     def _unattacked(self, metric: str) -> list[Observation]:
-        steps = dict.fromkeys((self.looks.original_step, self.looks.unlearned_step))
-        looks = [self.looks.find(metric, split, step=step) for step in steps for split in SPLITS]
-        looks += [self.looks.find(metric, split, subject="control") for split in SPLITS]
-        return [look for look in looks if look is not None]
+        steps = dict.fromkeys((self.observations.original_step, self.observations.unlearned_step))
+        observations = [self.observations.find(metric, split, step=step) for step in steps for split in SPLITS]
+        observations += [self.observations.find(metric, split, subject="control") for split in SPLITS]
+        return [observation for observation in observations if observation is not None]
 
-    def _model(self, look: Observation) -> Literal["original", "unlearned", "control"]:
-        if look.subject == "control":
+    def _model(self, observation: Observation) -> Literal["original", "unlearned", "control"]:
+        if observation.subject == "control":
             return "control"
-        return "original" if look.step == self.looks.original_step else "unlearned"
+        return "original" if observation.step == self.observations.original_step else "unlearned"
 
     def _utility_gate(self, step: int) -> Gate:
         original, unlearned = (
-            self.looks.find(self.utility, "retain", step=at) for at in (self.looks.original_step, step)
+            self.observations.find(self.utility, "retain", step=at) for at in (self.observations.original_step, step)
         )
         return gate_utility(original, unlearned)
 
     def _gap_gate(self, metric: str, step: int) -> Gate:
-        original, unlearned = (self.looks.find(metric, "forget", step=at) for at in (self.looks.original_step, step))
+        original, unlearned = (
+            self.observations.find(metric, "forget", step=at) for at in (self.observations.original_step, step)
+        )
         if original is None or unlearned is None or original is unlearned:
             return gate_gap(metric, None, None)
         return gate_gap(metric, self.bootstrap.gap(original, unlearned), original.bounds)
 
     def _intact_gate(self, attack: str, point: int, step: int) -> Gate:
-        unlearned = self.looks.find(self.utility, "retain", step=step)
-        attacked = self.looks.find(self.utility, "retain", step=step, attack=attack, point=point)
+        unlearned = self.observations.find(self.utility, "retain", step=step)
+        attacked = self.observations.find(self.utility, "retain", step=step, attack=attack, point=point)
         return gate_intact(attack, point, unlearned, attacked)
 
     def _control_gate(self, attack: str) -> Gate:
-        metrics = self.looks.metrics
-        found = any(self.looks.find(metric, "forget", attack=attack, subject="control") for metric in metrics)
+        metrics = self.observations.metrics
+        found = any(self.observations.find(metric, "forget", attack=attack, subject="control") for metric in metrics)
         return gate_control(attack, found=found)
 
     def _recovery(self, metric: str, attack: str, point: int) -> Recovery:
-        find, step = self.looks.find, self.looks.last_step(attack)
+        find, step = self.observations.find, self.observations.last_step(attack)
         attacked = find(metric, "forget", step=step, attack=attack, point=point)
         assert attacked is not None  # it is where the point was read from
         retain = find(metric, "retain", step=step, attack=attack, point=point)
-        original = find(metric, "forget", step=self.looks.original_step)
-        unlearned = find(metric, "forget", step=step) or find(metric, "forget", step=self.looks.unlearned_step)
+        original = find(metric, "forget", step=self.observations.original_step)
+        unlearned = find(metric, "forget", step=step) or find(metric, "forget", step=self.observations.unlearned_step)
         control = find(metric, "forget", subject="control")
         control_attacked = find(metric, "forget", attack=attack, point=point, subject="control")
-        student = [look for look in (original, unlearned, attacked) if look is not None]
-        controls = [look for look in (control, control_attacked) if look is not None]
+        student = [observation for observation in (original, unlearned, attacked) if observation is not None]
+        controls = [observation for observation in (control, control_attacked) if observation is not None]
         complete = len(student) == 3
         return Recovery(
             attack=attack,

@@ -12,7 +12,7 @@ from lightning_unlearn.report._words import SHOWN
 Curve = list[tuple[int, float]]
 LONGEST = 44
 """Characters of a name that fit into a panel."""
-Look = dict[str, Any]
+LineStyle = dict[str, Any]
 """Colour and marker of a line; an attack keeps its own in every panel."""
 
 
@@ -20,26 +20,28 @@ def draw_steps(
     axes: Any,
     *,
     curves: Mapping[str, Curve],
-    looks: Mapping[str, Look],
+    styles: Mapping[str, LineStyle],
     label: str,
     bounds: tuple[float, float] | None,
 ) -> None:
-    _lines(axes, curves, looks)
+    _lines(axes, curves, styles)
     if bounds:
         margin = 0.04 * (bounds[1] - bounds[0])
         axes.set_ylim(bounds[0] - margin, bounds[1] + margin)
     _finish(axes, x="step of the run", y=label)
 
 
-def draw_recovery(axes: Any, *, curves: Mapping[str, Curve], looks: Mapping[str, Look]) -> None:
-    _lines(axes, curves, looks)
+def draw_recovery(axes: Any, *, curves: Mapping[str, Curve], styles: Mapping[str, LineStyle]) -> None:
+    _lines(axes, curves, styles)
     _recovery_axis(axes)
     _finish(axes, x="step of the run", y="recovery")
 
 
-def draw_points(axes: Any, *, attacks: Mapping[str, list[Recovery]], looks: Mapping[str, Look], unit: str) -> None:
+def draw_points(
+    axes: Any, *, attacks: Mapping[str, list[Recovery]], styles: Mapping[str, LineStyle], unit: str
+) -> None:
     for attack, found in attacks.items():
-        _draw_attack(axes, attack, found, looks[attack], start=unit == "step")
+        _draw_attack(axes, attack, found, styles[attack], start=unit == "step")
     _recovery_axis(axes)
     ticks = sorted({recovery.point for found in attacks.values() for recovery in found})
     if unit == "step":
@@ -51,11 +53,11 @@ def draw_points(axes: Any, *, attacks: Mapping[str, list[Recovery]], looks: Mapp
     _finish(axes, x="step of the attack" if unit == "step" else unit or "strength", y="recovery")
 
 
-def _draw_attack(axes: Any, attack: str, found: list[Recovery], look: Look, *, start: bool) -> None:
+def _draw_attack(axes: Any, attack: str, found: list[Recovery], style: LineStyle, *, start: bool) -> None:
     # before its first step an attack has brought back nothing, by definition
     origin = [(0, 0.0)] if start and found[0].point > 0 else []
     line = [*origin, *[(recovery.point, recovery.shown.value) for recovery in found]]
-    axes.plot(*zip(*line, strict=True), label=literal(attack), **look)
+    axes.plot(*zip(*line, strict=True), label=literal(attack), **style)
     band = [
         (recovery.point, recovery.shown.low, recovery.shown.high)
         for recovery in found
@@ -63,11 +65,14 @@ def _draw_attack(axes: Any, attack: str, found: list[Recovery], look: Look, *, s
     ]
     if band:
         axes.fill_between(
-            *zip(*[(*point, point[1]) for point in origin], *band, strict=True), color=look["color"], alpha=0.18, lw=0
+            *zip(*[(*point, point[1]) for point in origin], *band, strict=True),
+            color=style["color"],
+            alpha=0.18,
+            lw=0,
         )
     grey = [(recovery.point, recovery.shown.value) for recovery in found if not recovery.is_verdict]
     if grey:
-        axes.plot(*zip(*grey, strict=True), **{**as_grey(look), "linestyle": "none", "zorder": 4})
+        axes.plot(*zip(*grey, strict=True), **{**as_grey(style), "linestyle": "none", "zorder": 4})
 
 
 def draw_training(axes: Any, *, curves: Mapping[str, Curve], label: str) -> None:
@@ -77,13 +82,13 @@ def draw_training(axes: Any, *, curves: Mapping[str, Curve], label: str) -> None
     _finish(axes, x="step of the run", y=label)
 
 
-def _lines(axes: Any, curves: Mapping[str, Curve], looks: Mapping[str, Look]) -> None:
+def _lines(axes: Any, curves: Mapping[str, Curve], styles: Mapping[str, LineStyle]) -> None:
     for who, curve in curves.items():
         if curve:
-            axes.plot(*zip(*curve, strict=True), label=literal(who), **looks[who])
+            axes.plot(*zip(*curve, strict=True), label=literal(who), **styles[who])
 
 
-def look_of(index: int) -> Look:
+def style_of(index: int) -> LineStyle:
     role = "student" if index < 0 else ATTACKS[index % len(ATTACKS)]
     marker = "o" if index < 0 else MARKERS[index % len(MARKERS)]
     return {
@@ -95,8 +100,8 @@ def look_of(index: int) -> Look:
     }
 
 
-def as_grey(look: Look) -> Look:
-    return {**look, "color": LIGHT["grey"], "markerfacecolor": LIGHT["card"], "linestyle": ":"}
+def as_grey(style: LineStyle) -> LineStyle:
+    return {**style, "color": LIGHT["grey"], "markerfacecolor": LIGHT["card"], "linestyle": ":"}
 
 
 def _recovery_axis(axes: Any) -> None:

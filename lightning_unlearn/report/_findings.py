@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from lightning_unlearn.report._schema import Gate, Level, Observation, Recovery
+from lightning_unlearn.observation import Observation
+from lightning_unlearn.report._schema import Gate, Level, Recovery
 from lightning_unlearn.report._words import name, point_words, recovery_words
 
 FEW = 10
@@ -67,29 +68,37 @@ def limits(
         gates: All gates.
         recoveries: Those of the metric the report leads with.
     """
-    said = list(outdone(recoveries))
-    said += [f"{gate.reason.capitalize()}." for gate in gates if gate.status == "warning" and not gate.attack]
+    prediction = list(outdone(recoveries))
+    prediction += [f"{gate.reason.capitalize()}." for gate in gates if gate.status == "warning" and not gate.attack]
     uncontrolled = [gate.attack for gate in gates if gate.code == "G4" and gate.status == "warning"]
     if uncontrolled:
-        said.append(
+        prediction.append(
             f"No control for {', '.join(uncontrolled)}: no model that never saw the forget set was attacked in the same "
             "way, so knowledge that an attack taught anew counts as recovered."
         )
-    first = min((look.step for look in observations if not look.attacked), default=0)
+    first = min((observation.step for observation in observations if not observation.attacked), default=0)
     if first > 0:
-        said.append(f"The first look at the model was at step {first}; that model is taken for the original.")
+        prediction.append(f"The first look at the model was at step {first}; that model is taken for the original.")
     few = min((level.interval.entities for level in levels if level.interval.entities), default=FEW)
     if few < FEW:
-        said.append(f"Only {few} entities were resampled somewhere: with fewer than {FEW}, intervals are too narrow.")
-    if any(look.scores and not look.entities for look in observations):
-        said.append("Some examples name no entity: they were treated as independent, so intervals may be too narrow.")
-    odd = {look.metric for look in observations if look.scores and not _close(look.value, look.estimate)}
+        prediction.append(
+            f"Only {few} entities were resampled somewhere: with fewer than {FEW}, intervals are too narrow."
+        )
+    if any(observation.scores and not observation.entities for observation in observations):
+        prediction.append(
+            "Some examples name no entity: they were treated as independent, so intervals may be too narrow."
+        )
+    odd = {
+        observation.metric
+        for observation in observations
+        if observation.scores and not _close(observation.value, observation.estimate)
+    }
     if odd:
-        said.append(
+        prediction.append(
             f"The value of {', '.join(sorted(odd))} is not the mean of its scores; this report shows the mean of the scores."
         )
-    said.append("One training run: intervals cover the choice of examples, not the randomness of training.")
-    return said
+    prediction.append("One training run: intervals cover the choice of examples, not the randomness of training.")
+    return prediction
 
 
 def _close(one: float, other: float) -> bool:

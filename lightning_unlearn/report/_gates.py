@@ -2,7 +2,8 @@
 
 import math
 
-from lightning_unlearn.report._schema import Gate, Interval, Observation, Status
+from lightning_unlearn.observation import Observation
+from lightning_unlearn.report._schema import Gate, Interval, Status
 
 MIN_GAP = 0.05
 """Least share of a metric's range that has to be removed before recovery means anything."""
@@ -21,9 +22,9 @@ CLAIMS = {
 }
 
 
-def as_utility(look: Observation) -> float:
+def as_utility(observation: Observation) -> float:
     """A metric as something that is good to have: itself, or the likelihood :math:`e^{-x}` of a loss in nats."""
-    return look.estimate if look.higher_means_more_knowledge else math.exp(min(-look.estimate, 700.0))
+    return observation.estimate if observation.higher_means_known else math.exp(min(-observation.estimate, 700.0))
 
 
 def gate_gap(metric: str, gap: Interval | None, bounds: tuple[float, float] | None) -> Gate:

@@ -12,14 +12,7 @@ from lightning_unlearn.report._plots import panels
 from lightning_unlearn.report._rows import Row, level_of, recovery_row, verdict_rows
 from lightning_unlearn.report._schema import Gate, Interval
 from lightning_unlearn.report._style import style
-from lightning_unlearn.report._words import (
-    name,
-    number,
-    percent,
-    plain,
-    point_words,
-    recovery_words,
-)
+from lightning_unlearn.report._words import name, number, percent, plain, point_words, recovery_words
 
 if TYPE_CHECKING:
     from lightning_unlearn.report._report import RobustnessReport
@@ -153,7 +146,9 @@ def _share(value: float) -> float:
 
 
 def _direction(report: RobustnessReport, metric: str) -> str:
-    up = next((look.higher_means_more_knowledge for look in report.observations if look.metric == metric), True)
+    up = next(
+        (observation.higher_means_known for observation in report.observations if observation.metric == metric), True
+    )
     said = "Higher" if up else "Lower"
     return f"{said} {name(metric)} means that the model knows more. Of each attack, the point that brought back most."
 
@@ -186,7 +181,10 @@ def _gates(gates: Sequence[Gate]) -> Markup:
         reach = " ".join([gate.metric, gate.attack, "" if gate.point is None else f"at {gate.point}"]).strip() or "all"
         cells = zip(columns, (gate.code, gate.claim, reach, gate.status, gate.reason), strict=True)
         rows.append(
-            element("tr", *[element("td", said, data_label=column, class_=gate.status) for column, said in cells])
+            element(
+                "tr",
+                *[element("td", said, data_label=column, class_=gate.status) for column, said in cells],
+            )
         )
     return element("div", element("table", head, element("tbody", *rows), class_="cards"), class_="scroll")
 

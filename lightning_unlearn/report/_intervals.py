@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_unlearn.report._looks import paired_scores
-from lightning_unlearn.report._schema import Interval, Observation
+from lightning_unlearn.observation import Observation
+from lightning_unlearn.report._schema import Interval
+from lightning_unlearn.report._series_of_observations import paired_scores
 from lightning_unlearn.report._statistics import (
     Floats,
     adjusted_recovery_rate,
@@ -31,8 +32,9 @@ class Bootstrap:
 
     Example:
         >>> who = ["a", "a", "b", "b"]
-        >>> said = Observation(metric="p", split="forget", value=0.5, step=0, scores=[0.25, 0.25, 0.75, 0.75], entities=who)
-        >>> interval = Bootstrap().level(said)
+        >>> scores = [0.25, 0.25, 0.75, 0.75]
+        >>> seen = Observation(metric="p", split="forget", value=0.5, step=0, scores=scores, entities=who)
+        >>> interval = Bootstrap().level(seen)
         >>> interval.value, interval.low, interval.high, interval.entities
         (0.5, 0.25, 0.75, 2)
     """
@@ -40,13 +42,13 @@ class Bootstrap:
     draws: int = 2000
     seed: int = 0
 
-    def level(self, look: Observation) -> Interval:
+    def level(self, observation: Observation) -> Interval:
         """How much a model knows."""
-        return self.interval([look], lambda value: np.asarray(value))
+        return self.interval([observation], lambda value: np.asarray(value))
 
     def gap(self, original: Observation, unlearned: Observation) -> Interval:
         """What was removed, positive if the original knew more."""
-        sign = 1 if original.higher_means_more_knowledge else -1
+        sign = 1 if original.higher_means_known else -1
         return self.interval([original, unlearned], lambda full, less: np.asarray(sign * (full - less)))
 
     def recovery(self, original: Observation, unlearned: Observation, attacked: Observation) -> Interval:
@@ -57,21 +59,23 @@ class Bootstrap:
         """The recovery of (original, unlearned, attacked), less what (control, attacked control) learned."""
         return self.interval([*student, *control], adjusted_recovery_rate, divides=True)
 
-    def interval(self, looks: Sequence[Observation], of: Callable[..., Floats], *, divides: bool = False) -> Interval:
+    def interval(
+        self, observations: Sequence[Observation], of: Callable[..., Floats], *, divides: bool = False
+    ) -> Interval:
         """The interval of a function of the looks' means.
 
         Args:
-            looks: One per argument of ``of``.
+            observations: One per argument of ``of``.
             of: From means to the number, elementwise.
             divides: Whether ``of`` divides by the first mean less the second.
         """
-        means = [look.estimate for look in looks]
+        means = [observation.estimate for observation in observations]
         with np.errstate(invalid="ignore"):  # a broken model may well say inf or NaN
             value = float(of(*means))
-        scores, entities = paired_scores(looks), looks[0].clusters
+        scores, entities = paired_scores(observations), observations[0].clusters
         number = len(set(entities))
         if scores is None or number < MIN_ENTITIES or not math.isfinite(value):
-            return Interval(value, examples=len(looks[0].scores), entities=number)
+            return Interval(value, examples=len(observations[0].scores), entities=number)
         columns = resampled_means(scores, entities, draws=self.draws, seed=self.seed).T
         if divides and is_unstable(columns[0] - columns[1], means[0] - means[1]):
             return Interval(value, unbounded=True, examples=len(entities), entities=number)

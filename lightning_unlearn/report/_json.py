@@ -5,7 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_unlearn.report._schema import Gate, Interval, Level, Observation, Recovery
+from lightning_unlearn.observation import Observation
+from lightning_unlearn.report._schema import Gate, Interval, Level, Recovery
 
 NOT_FINITE = ("nan", "inf", "-inf")
 """How numbers that strict JSON cannot say are written."""

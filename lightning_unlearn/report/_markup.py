@@ -21,8 +21,8 @@ def element(name: str, *children: str, **attributes: str) -> Markup:
         >>> element("td", "<script>", class_="grey")
         '<td class="grey">&lt;script&gt;</td>'
     """
-    said = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items())
-    return Markup(f"<{name}{said}>{join(children)}</{name}>")
+    written = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items())
+    return Markup(f"<{name}{written}>{join(children)}</{name}>")
 
 
 def join(parts: tuple[str, ...] | list[str], between: str = "") -> Markup:

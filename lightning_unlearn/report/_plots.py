@@ -17,7 +17,7 @@ from lightning_unlearn.report import _series as series
 from lightning_unlearn.report._colours import LIGHT, themed
 from lightning_unlearn.report._draw import (
     Curve,
-    Look,
+    LineStyle,
     as_grey,
     columns_for,
     draw_points,
@@ -25,7 +25,7 @@ from lightning_unlearn.report._draw import (
     draw_steps,
     draw_training,
     literal,
-    look_of,
+    style_of,
 )
 from lightning_unlearn.report._words import name
 
@@ -72,16 +72,16 @@ def panels(report: RobustnessReport) -> list[Panel]:
     if _has_curve(retain):
         drawn.append(_over_run(report, "Retain set", utility, retain))
     if _has_curve(recovery):
-        looks = {who: as_grey(look) if who in grey else look for who, look in _looks(recovery).items()}
+        styles = {who: as_grey(style) if who in grey else style for who, style in _styles(recovery).items()}
         adjusted = any(worst.adjusted is not None for worst in worst_points)
         title = "Recovery over the run" + (" (no control taken off)" if adjusted else "")
-        drawn.append(Panel(title, partial(draw_recovery, curves=recovery, looks=looks)))
-    looks = {worst.attack: look_of(index) for index, worst in enumerate(worst_points)}
+        drawn.append(Panel(title, partial(draw_recovery, curves=recovery, styles=styles)))
+    styles = {worst.attack: style_of(index) for index, worst in enumerate(worst_points)}
     for unit, attacks in series.over_points(report).items():
         title = (
             "Relearning: recovery against attack steps" if unit == "step" else f"Recovery against {unit or 'strength'}"
         )
-        drawn.append(Panel(title, partial(draw_points, attacks=attacks, looks=looks, unit=unit)))
+        drawn.append(Panel(title, partial(draw_points, attacks=attacks, styles=styles, unit=unit)))
     if losses := series.training(report, ("forget", "retain")):
         drawn.append(Panel("Training losses", partial(draw_training, curves=losses, label="loss")))
     if cosine := series.training(report, ("cosine",)):
@@ -91,8 +91,8 @@ def panels(report: RobustnessReport) -> list[Panel]:
 
 
 def _over_run(report: RobustnessReport, which: str, metric: str, curves: dict[str, Curve]) -> Panel:
-    bounds = next((look.bounds for look in report.observations if look.metric == metric), None)
-    draw = partial(draw_steps, curves=curves, looks=_looks(curves), label=name(metric), bounds=bounds)
+    bounds = next((observation.bounds for observation in report.observations if observation.metric == metric), None)
+    draw = partial(draw_steps, curves=curves, styles=_styles(curves), label=name(metric), bounds=bounds)
     return Panel(f"{which}: {name(metric)} over the run", draw)
 
 
@@ -112,9 +112,9 @@ def to_png(report: RobustnessReport) -> bytes:
     return _bytes(figure, format="png", dpi=150)
 
 
-def _looks(curves: Mapping[str, Curve]) -> dict[str, Look]:
+def _styles(curves: Mapping[str, Curve]) -> dict[str, LineStyle]:
     attacks = [who for who in curves if who != series.STUDENT]
-    return {who: look_of(attacks.index(who) if who in attacks else -1) for who in curves}
+    return {who: style_of(attacks.index(who) if who in attacks else -1) for who in curves}
 
 
 def _has_curve(curves: Mapping[str, Curve]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lightning_unlearn.observation import Observation
 from lightning_unlearn.report._assess import Assessment
 from lightning_unlearn.report._environment import environment
 from lightning_unlearn.report._files import write_atomically
@@ -24,9 +25,9 @@ from lightning_unlearn.report._json import (
     to_strict_json,
     to_training_row,
 )
-from lightning_unlearn.report._looks import Looks
 from lightning_unlearn.report._plots import to_png
-from lightning_unlearn.report._schema import Gate, Level, Observation, Recovery
+from lightning_unlearn.report._schema import Gate, Level, Recovery
+from lightning_unlearn.report._series_of_observations import ObservationSeries
 from lightning_unlearn.report._table import to_table
 
 SCHEMA_VERSION = 1
@@ -55,14 +56,14 @@ class RobustnessReport:
 
     Example:
         >>> who = ["Ada", "Ada", "Bo", "Bo"]
-        >>> def look(step, scores, split="forget", **attack):
+        >>> def observation(step, scores, split="forget", **attack):
         ...     value = sum(scores) / len(scores)
         ...     return Observation("probability", split, value, step, scores=scores, entities=who, **attack)
-        >>> kept = [look(step, [0.75, 0.75, 0.75, 0.75], "retain", **attack) for step, attack in
+        >>> kept = [observation(step, [0.75, 0.75, 0.75, 0.75], "retain", **attack) for step, attack in
         ...         [(0, {}), (9, {}), (9, {"attack": "int4", "point": 4, "unit": "bits"})]]
         >>> report = RobustnessReport.from_observations(kept + [
-        ...     look(0, [0.75, 1.0, 0.5, 0.75]), look(9, [0.25, 0.5, 0.0, 0.25]),
-        ...     look(9, [0.5, 0.75, 0.25, 0.5], attack="int4", point=4, unit="bits")])
+        ...     observation(0, [0.75, 1.0, 0.5, 0.75]), observation(9, [0.25, 0.5, 0.0, 0.25]),
+        ...     observation(9, [0.5, 0.75, 0.25, 0.5], attack="int4", point=4, unit="bits")])
         >>> report.recoveries[0].rho.value, report.recoveries[0].is_verdict
         (0.5, True)
     """
@@ -121,7 +122,7 @@ class RobustnessReport:
             draws: Number of bootstrap resamples.
             seed: Of the bootstrap.
         """
-        looks = Looks(list(observations))
+        looks = ObservationSeries(list(observations))
         headline = headline or looks.headline()
         utility = utility or looks.utility(headline)
         assessment = Assessment(looks, utility, Bootstrap(draws, seed), restored, floors or {})

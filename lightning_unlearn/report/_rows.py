@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lightning_unlearn.report._schema import Interval, Level, Recovery, Split
+from lightning_unlearn.report._schema import Interval, Level, Recovery
 from lightning_unlearn.report._words import level_words, percent, point_words, recovery_words
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _more(recovery: Recovery) -> Iterator[str]:
         yield f"still known: {percent(recovery.kappa)}"
 
 
-def level_of(levels: Sequence[Level], metric: str, model: str, split: Split) -> Interval | None:
+def level_of(levels: Sequence[Level], metric: str, model: str, split: str) -> Interval | None:
     """What a model that was not attacked knows."""
     wanted = (metric, model, split)
     return next((level.interval for level in levels if (level.metric, level.model, level.split) == wanted), None)

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.observation import NOT_ATTACKED, Observation
 from lightning_unlearn.report._draw import Curve
 from lightning_unlearn.report._gates import MIN_GAP
-from lightning_unlearn.report._looks import Looks
-from lightning_unlearn.report._schema import NOT_ATTACKED, Observation, Recovery, Split
+from lightning_unlearn.report._schema import Recovery
+from lightning_unlearn.report._series_of_observations import ObservationSeries
 from lightning_unlearn.report._statistics import recovery_rate
 from lightning_unlearn.report._words import point_words
 
@@ -26,7 +27,7 @@ def worst_points(report: RobustnessReport) -> list[Recovery]:
     return [recovery for recovery in report.recoveries if recovery.metric == metric and recovery.worst]
 
 
-def over_steps(report: RobustnessReport, metric: str, split: Split) -> dict[str, Curve]:
+def over_steps(report: RobustnessReport, metric: str, split: str) -> dict[str, Curve]:
     """A metric over the steps of the fit: not attacked, and under each attack at its worst point."""
     curves = {STUDENT: _curve(report, metric, split, NOT_ATTACKED, None)}
     for worst in worst_points(report):
@@ -36,7 +37,7 @@ def over_steps(report: RobustnessReport, metric: str, split: Split) -> dict[str,
 
 def recovery_over_steps(report: RobustnessReport) -> dict[str, Curve]:
     """Recovery over the steps of the fit, where enough had been removed by then to speak of recovery."""
-    looks, metric = Looks(report.observations), report.summary["headline_metric"]
+    looks, metric = ObservationSeries(report.observations), report.summary["headline_metric"]
     original = looks.find(metric, "forget", step=looks.original_step)
     final = looks.find(metric, "forget", step=looks.unlearned_step)
     if original is None or final is None:
@@ -78,12 +79,13 @@ def label(recovery: Recovery) -> str:
     return f"{recovery.attack} ({point_words(recovery)})"
 
 
-def _curve(report: RobustnessReport, metric: str, split: Split, attack: str, point: int | None) -> Curve:
-    wanted = (metric, split, attack, "student")
+def _curve(report: RobustnessReport, metric: str, split: str, attack: str, point: int | None) -> Curve:
+    wanted = (metric, split, attack, False)
     values = {
-        look.step: look.estimate
-        for look in report.observations
-        if (look.metric, look.split, look.attack, look.subject) == wanted and point in (None, look.point)
+        observation.step: observation.estimate
+        for observation in report.observations
+        if (observation.metric, observation.split, observation.attack, observation.subject == "control") == wanted
+        and point in (None, observation.point)
     }
     return sorted((step, value) for step, value in values.items() if math.isfinite(value))
 

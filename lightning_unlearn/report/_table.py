@@ -44,5 +44,5 @@ def _page(path: Path) -> Path:
 
 def _cells(row: Row) -> list[Text]:
     # `Text`, not `str`: an attack named "[red]" is a name, not a colour
-    numbers = [said.replace(" [", "\n[") for said in (row.forget, row.retain, row.recovery)]
+    numbers = [prediction.replace(" [", "\n[") for prediction in (row.forget, row.retain, row.recovery)]
     return [Text(cell) for cell in (f"{row.who}\n{row.where}", *numbers, row.gate)]

@@ -17,6 +17,7 @@ from lightning_unlearn import (
     NPO,
     CausalLMReadout,
     CrossEntropy,
+    ForgetRetainData,
     KLToReference,
     LoRA,
     PackedCausalLMReadout,
@@ -24,7 +25,6 @@ from lightning_unlearn import (
     QuestionAnswerData,
     RecoveryCheck,
     Relearn,
-    SplitData,
     TinyCausalLM,
     Unlearn,
     UnlearningModule,
@@ -122,7 +122,7 @@ def test_a_fit_with_its_extra_passes_ends_at_the_same_weights(readout: Any, lora
         )
         check = RecoveryCheck({"relearn": Relearn(steps=2, lr=1e-2)}, every_n_steps=1)
         unlearn = Unlearn(NPO(beta=0.5))
-        data = SplitData(retain=rows(rows=(6, 14)), forget=rows(rows=(0, 6)), pairing="sequential")
+        data = ForgetRetainData(retain=rows(rows=(6, 14)), forget=rows(rows=(0, 6)), pairing="sequential")
         trainer = quiet(callbacks=[unlearn, check], max_steps=2, limit_val_batches=0)
         trainer.fit(module, datamodule=data)
         assert unlearn._steps == {"merged": 2, "taken": 2}

@@ -17,7 +17,7 @@ from _modules import HostileModule, loader, quiet
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_unlearn import Attack, GradientAscent, Quantize, RecoveryCheck, Relearn, Unlearn
-from lightning_unlearn.callbacks import _isolation
+from lightning_unlearn.engine import _isolation
 
 
 class Vandal(Attack):
@@ -143,7 +143,7 @@ def test_the_comparison_notices_each_kind_of_state(left_out: Any, monkeypatch: p
     whole = fit(None)
     kept = [remember for remember in _isolation.REMEMBERED if remember is not left_out]
     monkeypatch.setattr(_isolation, "REMEMBERED", kept)
-    monkeypatch.setattr("lightning_unlearn.callbacks._recovery_check.checksum", lambda module: 0)
+    monkeypatch.setattr("lightning_unlearn.checks._recovery_check.checksum", lambda module: 0)
     try:
         disturbed = fit(check_with("vandal"))
     except RuntimeError:

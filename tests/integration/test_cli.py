@@ -356,7 +356,7 @@ def test_parts_stand_around_the_users_own_callbacks(only_built: None) -> None:
     run, arguments = ours()
     cli = run(["fit", *arguments, "--trainer.callbacks+=LearningRateMonitor", "--teach.epochs=1"])
     names = [type(c).__name__ for c in cli.trainer.callbacks]
-    assert names[:5] == ["Teach", "Unlearn", "LearningRateMonitor", "RecoveryCheck", "WriteReport"]
+    assert names[:5] == ["FinetuneFirst", "Unlearn", "LearningRateMonitor", "RecoveryCheck", "WriteReport"]
 
 
 def test_a_network_of_ones_own_optimizer() -> None:
@@ -447,7 +447,7 @@ def test_a_bug_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> N
     """Only what is raised on purpose is meant for the user."""
     _, arguments = ours()
     monkeypatch.setattr(sys, "argv", ["lightning-unlearn", "fit", *arguments])
-    monkeypatch.setattr("lightning_unlearn.callbacks._unlearn.forget_source", lambda trainer, forget: None)
+    monkeypatch.setattr("lightning_unlearn.forgetting._unlearn.forget_source", lambda trainer, forget: None)
     with pytest.raises(TypeError, match="cannot unpack"):
         script()
 
@@ -471,7 +471,7 @@ def helped(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["fit", "--recovery.attacks.help", "Quantize"], ["Weights that share a scale"]),
         (["fit", "--model.help", "UnlearningModule"], ["a torchvision model, any module. (required, type: Module"]),
         (
-            ["fit", "--data.help", "SplitData"],
+            ["fit", "--data.help", "ForgetRetainData"],
             ["What must stay and what must go", "What an attacker has to relearn from"],
         ),
         (["fit", "--data.help", "somebodys_package.Measurements"], ["Which measurements."]),
@@ -490,7 +490,9 @@ def test_help_reads_like_documentation(
 
 def test_a_configuration_to_start_from_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        main(["fit", "--model=UnlearningModule", "--data=SplitData", "--unlearn.objective=NPO", "--print_config"])
+        main(
+            ["fit", "--model=UnlearningModule", "--data=ForgetRetainData", "--unlearn.objective=NPO", "--print_config"]
+        )
     settings = yaml.safe_load(capsys.readouterr().out)
     assert settings["unlearn"]["init_args"]["objective"] == callback("NPO", beta=0.1)
 

@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader, DistributedSampler
 from lightning_unlearn import (
     NPO,
     Bounded,
+    ForgetRetainData,
     FrozenCopy,
     GradientAscent,
     KLToReference,
     Quantize,
     RecoveryCheck,
     Relearn,
-    SplitData,
     Unlearn,
 )
 
@@ -137,7 +137,7 @@ def test_checks_disturb_no_rank_and_agree_with_one_process(kind: str) -> None:
 def test_split_data_shares_rows_among_ranks_as_one_process_would_see_them() -> None:
     def rows(rank: int, world: int) -> Any:
         module = SomebodysModule("adamw")
-        data = SplitData(
+        data = ForgetRetainData(
             retain=DataLoader(examples(1, n=32), batch_size=8 // world),
             forget=DataLoader(examples(2, n=12), batch_size=8 // world),
             pairing="cyclic",

@@ -9,7 +9,7 @@ from _modules import SomebodysModule, loader, quiet
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from lightning_unlearn import Bounded, CrossEntropy, GradientAscent, SplitData, Unlearn
+from lightning_unlearn import Bounded, CrossEntropy, ForgetRetainData, GradientAscent, Unlearn
 from lightning_unlearn.data import ForgetStream
 
 BOUND = 3.0
@@ -111,7 +111,7 @@ def test_logs_are_the_two_losses_norms_and_cosine() -> None:
 def test_split_data_gives_the_same_stream_as_two_loaders() -> None:
     """`pairing=None` leaves the user's retain loader alone."""
     through_data, through_argument = SomebodysModule(), SomebodysModule()
-    data = SplitData(retain=loader(seed=1), forget=loader(seed=2), pairing=None)
+    data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2), pairing=None)
     quiet(callbacks=[Unlearn(GradientAscent())]).fit(through_data, datamodule=data)
     quiet(callbacks=[Unlearn(GradientAscent(), forget=loader(seed=2))]).fit(through_argument, loader(seed=1))
     for a, b in zip(through_data.parameters(), through_argument.parameters(), strict=True):

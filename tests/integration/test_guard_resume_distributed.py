@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 
 from lightning_unlearn import Bounded, GradientAscent, Unlearn
 from lightning_unlearn.callbacks import StepGuard
-from lightning_unlearn.callbacks._sharded_state import own_share, with_all_ranks
 from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.functional.sharding import local
-from lightning_unlearn.guards import History, Null
+from lightning_unlearn.engine._sharded_state import own_share, with_all_ranks
+from lightning_unlearn.guards import History, NoChange
+from lightning_unlearn.runtime import local
 
 __all__ = ["device_semantics"]  # a fixture
 
@@ -30,7 +30,7 @@ def run(kind: str, storage: Any, folder: Path, ckpt_path: Path | None = None) ->
 
     def one(rank: int, world_size: int) -> tuple[list[Tensor], Any]:
         module_class, strategy = SAVING[kind]
-        module, guard = module_class(), StepGuard(Null(), History(4), storage=storage)
+        module, guard = module_class(), StepGuard(NoChange(), History(4), storage=storage)
         forget = DataLoader(data(2, 12, exact=False), batch_size=8 // world_size)
         saved = ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
         trainer = quiet(

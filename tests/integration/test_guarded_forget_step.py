@@ -17,9 +17,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_unlearn import Bounded, CrossEntropy, GradientAscent, SplitData, Unlearn, UnlearningModule
+from lightning_unlearn import Bounded, CrossEntropy, ForgetRetainData, GradientAscent, Unlearn, UnlearningModule
 from lightning_unlearn.callbacks import StepGuard
-from lightning_unlearn.guards import Cone, Euclidean, History, MicroBatches, Null, OptimizerMetric, Rule, Watch
+from lightning_unlearn.guards import (
+    Euclidean,
+    History,
+    MicroBatches,
+    Monitor,
+    NoChange,
+    NoIncrease,
+    OptimizerMetric,
+    Rule,
+)
 
 
 class OutsideForget(Outside):
@@ -38,7 +47,7 @@ def unlearn(own: str = "adamw", **kwargs: Any) -> Unlearn:
 
 
 @pytest.mark.parametrize("scope", ["global", "parameter"])
-@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+@pytest.mark.parametrize("rule", [NoIncrease(), NoChange()], ids=repr)
 @pytest.mark.parametrize("fitted", FITS)
 @pytest.mark.parametrize(("optimizer", "own"), [("momentum", "adamw"), ("adamw", "momentum")])
 def test_the_applied_forget_step_harms_nothing_protected(
@@ -58,11 +67,11 @@ def test_without_a_guard_it_does_harm(own: str) -> None:
     """So the test above could fail."""
     outside = OutsideForget()
     fit(outside, unlearn(own))
-    assert max(outside.breaches("Cone", "global")) > 1e-2
-    assert max(outside.breaches("Null", "global")) > 1e-2
+    assert max(outside.breaches("NoIncrease", "global")) > 1e-2
+    assert max(outside.breaches("NoChange", "global")) > 1e-2
 
 
-@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+@pytest.mark.parametrize("rule", [NoIncrease(), NoChange()], ids=repr)
 @pytest.mark.parametrize("geometry", [Euclidean(), OptimizerMetric()], ids=repr)
 def test_only_rounding_stands_in_the_way(geometry: Any, rule: Rule) -> None:
     """The user's plain SGD has no moments to read: it is the other optimizer's metric."""
@@ -84,7 +93,7 @@ def test_the_users_part_of_the_step_is_untouched_to_the_bit(scope: Any, fitted: 
 
     *alone, _ = first()
     *unguarded, before = first(unlearn())
-    *guarded, after = first(unlearn(), StepGuard(Null(), scope=scope))
+    *guarded, after = first(unlearn(), StepGuard(NoChange(), scope=scope))
     for wanted, found, too in zip(alone, unguarded, guarded, strict=True):
         assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(wanted, found, too, strict=True))
     assert not same(before, after)
@@ -93,7 +102,7 @@ def test_the_users_part_of_the_step_is_untouched_to_the_bit(scope: Any, fitted: 
 def test_the_whole_step_is_not_what_is_guarded() -> None:
     """Of it, the user's part lowers the retain loss; `Null` on the whole step would take that out."""
     outside = Outside()
-    fit(unlearn(), StepGuard(Null()), outside, optimizer="sgd")
+    fit(unlearn(), StepGuard(NoChange()), outside, optimizer="sgd")
     for rows, change in zip(outside.gradients, outside.changes, strict=True):
         g, d = (torch.cat([v.flatten() for v in vector]) for vector in (rows[0], change))
         assert float(g @ d) < -1e-4
@@ -102,14 +111,14 @@ def test_the_whole_step_is_not_what_is_guarded() -> None:
 @pytest.mark.parametrize("fitted", FITS)
 @pytest.mark.parametrize("directions", [History(4), MicroBatches()], ids=repr)
 def test_the_order_of_callbacks_does_not_matter(directions: Any, fitted: str) -> None:
-    first, _ = fit(StepGuard(Null(), directions), unlearn(), **FITS[fitted])
-    last, _ = fit(unlearn(), StepGuard(Null(), directions), **FITS[fitted])
+    first, _ = fit(StepGuard(NoChange(), directions), unlearn(), **FITS[fitted])
+    last, _ = fit(unlearn(), StepGuard(NoChange(), directions), **FITS[fitted])
     assert same(first, last)
 
 
 def test_a_watched_fit_is_the_fit_without_a_guard_to_the_bit() -> None:
     bare, _ = fit(unlearn())
-    watched, trainer = fit(StepGuard(Watch(), History(4)), unlearn())
+    watched, trainer = fit(StepGuard(Monitor(), History(4)), unlearn())
     assert same(bare, watched)
     assert trainer.callback_metrics["guard/kept"] == 1
 
@@ -120,7 +129,7 @@ def test_a_safe_forget_step_is_left_alone_to_the_bit() -> None:
     forget = DataLoader(TensorDataset(1.001 * x, y), batch_size=4)
     learn = {"objective": CrossEntropy(), "forget": forget}
     bare, _ = fit(unlearn("plain", **learn), accumulate_grad_batches=6)
-    guarded, trainer = fit(unlearn("plain", **learn), StepGuard(Cone()), accumulate_grad_batches=6)
+    guarded, trainer = fit(unlearn("plain", **learn), StepGuard(NoIncrease()), accumulate_grad_batches=6)
     assert same(bare, guarded)
     assert trainer.callback_metrics["guard/active"] == 0
     assert trainer.callback_metrics["guard/retain_after"] < -1e-3
@@ -128,7 +137,7 @@ def test_a_safe_forget_step_is_left_alone_to_the_bit() -> None:
 
 def test_what_is_logged_is_what_was_applied() -> None:
     outside, seen = OutsideForget(), Seen()
-    fit(outside, unlearn(), StepGuard(Null()), seen)
+    fit(outside, unlearn(), StepGuard(NoChange()), seen)
     for rows, change, logged in zip(outside.gradients, outside.changes, seen.logged, strict=True):
         g, d = (torch.cat([v.flatten() for v in vector]) for vector in (rows[0], change))
         assert logged["guard/cosine"] == pytest.approx(abs(float(F.cosine_similarity(g, d, dim=0))), abs=1e-7)
@@ -140,17 +149,17 @@ def test_what_is_logged_is_what_was_applied() -> None:
 
 def test_a_retain_set_of_its_own_is_protected_from_forgetting() -> None:
     """What the fit trains on is then none of the guard's business."""
-    outside, guard = OutsideForget(), StepGuard(Null(), retain=loader(seed=5))
+    outside, guard = OutsideForget(), StepGuard(NoChange(), retain=loader(seed=5))
     _, trainer = fit(outside, unlearn(), guard)
     assert trainer.callback_metrics["guard/cosine"] < 1e-6
-    assert max(outside.breaches("Null", "global")) > 1e-2
+    assert max(outside.breaches("NoChange", "global")) > 1e-2
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize("module_class", [Module, Fused])
 @pytest.mark.parametrize("order", [1, -1])
 def test_steps_that_a_scaler_skips_are_neither_guarded_nor_remembered(order: int, module_class: Any) -> None:
-    guard = StepGuard(Null(), History(100))
+    guard = StepGuard(NoChange(), History(100))
     _, trainer = fit(*[unlearn(), guard][::order], module=module_class(), **scaled(2.0**20))
     assert 0 < guard._steps["taken"] == guard._steps["guarded"] < trainer.global_step == 12
     assert len(guard.directions._past) == guard._steps["taken"]
@@ -161,7 +170,7 @@ def test_steps_that_a_scaler_skips_are_neither_guarded_nor_remembered(order: int
 def test_adapters_are_guarded() -> None:
     network = family("llama", lora=True)
     module = UnlearningModule(network, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2))
-    guard = StepGuard(Null(), scope="parameter")
+    guard = StepGuard(NoChange(), scope="parameter")
     trainer = quiet(callbacks=[unlearn(objective=GradientAscent(), forget=language(0)), guard], max_steps=4)
     base = frozen(network)
     trainer.fit(module, language(1))
@@ -171,7 +180,7 @@ def test_adapters_are_guarded() -> None:
 
 
 def test_no_hook_stays_behind() -> None:
-    callback, guard = unlearn(), StepGuard(Null())
+    callback, guard = unlearn(), StepGuard(NoChange())
     _, trainer = fit(callback, guard)
     assert not trainer.optimizers[0]._optimizer_step_post_hooks
     assert not callback.forget_optimizer._optimizer_step_pre_hooks
@@ -183,11 +192,11 @@ def test_no_hook_stays_behind() -> None:
 @pytest.mark.parametrize("interrupted_at", [3, 6])
 def test_resumed_equals_uninterrupted(interrupted_at: int, tmp_path: Path) -> None:
     def run(folder: str, ckpt_path: Path | None = None, **kwargs: Any) -> tuple[Any, StepGuard]:
-        guard, forgetting = StepGuard(Null(), History(4)), unlearn(forget=None)
+        guard, forgetting = StepGuard(NoChange(), History(4)), unlearn(forget=None)
         saved = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
         trainer = quiet(callbacks=[guard, forgetting, saved], enable_checkpointing=True, max_epochs=2, **kwargs)
         module = Module("adamw")
-        data = SplitData(retain=loader(seed=1), forget=loader(seed=2), pairing="cyclic")
+        data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2), pairing="cyclic")
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
         return module, guard
 

@@ -17,20 +17,20 @@ from torch import Tensor, nn
 
 from lightning_unlearn import (
     DPO,
+    ForgetRetainData,
     PackedCausalLMReadout,
     Prediction,
     QuestionAnswerData,
-    SplitData,
     Unlearn,
     UnlearningModule,
     objectives,
 )
 from lightning_unlearn.cli import main
 from lightning_unlearn.data import AlternateAnswerData, in_order
-from lightning_unlearn.functional.modes import looking
 from lightning_unlearn.models import TinyCausalLM
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.readouts import PairedReadout
+from lightning_unlearn.runtime import eval_without_grad
 
 CONFIGS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs" / "objectives").glob("*.yaml"))}
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2}
@@ -133,7 +133,7 @@ def taught() -> dict[str, Tensor]:
 
 
 def loaders(name: str) -> tuple[Any, Any]:
-    data = SplitData(**yaml.safe_load(CONFIGS[name].read_text())["data"]["init_args"])
+    data = ForgetRetainData(**yaml.safe_load(CONFIGS[name].read_text())["data"]["init_args"])
     data.setup("fit")
     return data.forget_dataloader(), data.retain.loader()
 
@@ -157,7 +157,7 @@ def test_it_forgets(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     (unlearn,) = (c for c in cli.trainer.callbacks if isinstance(c, Unlearn))
 
     def measured(measure: Callable[[Unlearn, nn.Module, Any], float]) -> float:
-        with looking(cli.model.network):
+        with eval_without_grad(cli.model.network):
             values = [measure(unlearn, cli.model.network, batch) for batch in forget]
         return sum(values) / len(values)
 
@@ -184,12 +184,12 @@ def test_alternate_answers_from_a_file_come_to_be_preferred(taught: dict[str, Te
     unlearn = Unlearn(DPO(), readout=PairedReadout())
 
     def odds() -> float:
-        with looking(network):
+        with eval_without_grad(network):
             batches = list(forget.val_dataloader())
             return sum(odds_against_refusal(unlearn, network, batch) for batch in batches) / len(batches)
 
     before = odds()
     module = UnlearningModule(network, optimizer=lambda p: torch.optim.AdamW(p, lr=5e-4))
     trainer = quiet(callbacks=[unlearn], max_steps=STEPS, max_epochs=-1, limit_val_batches=0)
-    trainer.fit(module, datamodule=SplitData(**{**settings, "forget": forget}))
+    trainer.fit(module, datamodule=ForgetRetainData(**{**settings, "forget": forget}))
     assert odds() < 0.1 * before

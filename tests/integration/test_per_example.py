@@ -23,19 +23,19 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lightning_unlearn import Bounded, GradientAscent, SplitData, SubspaceGuard, Unlearn, UnlearningModule
+from lightning_unlearn import Bounded, ForgetRetainData, GradientAscent, SubspaceGuard, Unlearn, UnlearningModule
 from lightning_unlearn.callbacks import StepGuard
 from lightning_unlearn.cli import main
 from lightning_unlearn.guards import (
-    Cone,
     History,
     MicroBatches,
-    Null,
+    Monitor,
+    NoChange,
+    NoIncrease,
     NullSpace,
     OptimizerMetric,
     PerExample,
     Rule,
-    Watch,
 )
 from lightning_unlearn.readouts import ClassificationReadout
 
@@ -58,7 +58,7 @@ class EachOutside(Outside):
                     g, d, w = (torch.cat([v[i].flatten() for i in scoped]) for v in (row, change, weights))
                     if not g.norm() or not d.norm():
                         continue
-                    raised = g @ d if rule == "Cone" else (g @ d).abs()
+                    raised = g @ d if rule == "NoIncrease" else (g @ d).abs()
                     found.append(float((raised - 4 * 2.0**-24 * (g * (w + d)).norm()) / (g.norm() * d.norm())))
         assert len(found) >= 10
         return max(found)
@@ -67,7 +67,9 @@ class EachOutside(Outside):
 FITTED = {name: FITS[name] for name in ("plain", "accumulate")}
 
 
-@pytest.mark.parametrize(("rule", "scope"), [(Cone(), "global"), (Null(), "global"), (Cone(), "parameter")], ids=str)
+@pytest.mark.parametrize(
+    ("rule", "scope"), [(NoIncrease(), "global"), (NoChange(), "global"), (NoIncrease(), "parameter")], ids=str
+)
 @pytest.mark.parametrize("fitted", FITTED)
 @pytest.mark.parametrize("optimizer", ["momentum", "adam", "adamw"])
 @pytest.mark.parametrize("storage", STORAGES)
@@ -81,21 +83,21 @@ def test_the_applied_change_harms_no_example(storage: Any, optimizer: str, fitte
 def test_without_it_single_examples_are_harmed() -> None:
     """By the guard of their sum, too: the test above could fail."""
     outside = EachOutside()
-    fit(unlearn(), StepGuard(Cone()), outside)
-    assert outside.worst("Cone") > 1e-2
+    fit(unlearn(), StepGuard(NoIncrease()), outside)
+    assert outside.worst("NoIncrease") > 1e-2
 
 
 @pytest.mark.parametrize("storage", STORAGES)
 def test_a_limit_protects_the_first_of_the_step(storage: Any) -> None:
     outside = EachOutside()
-    guard = StepGuard(Null(), PerExample(limit=5), storage=storage)
+    guard = StepGuard(NoChange(), PerExample(limit=5), storage=storage)
     _, trainer = fit(unlearn(), guard, outside, accumulate_grad_batches=2)
     assert trainer.callback_metrics["guard/active"] == 5
-    assert outside.worst("Null", limit=5) <= 1e-6
-    assert outside.worst("Null", limit=6) > 1e-2
+    assert outside.worst("NoChange", limit=5) <= 1e-6
+    assert outside.worst("NoChange", limit=6) > 1e-2
 
 
-@pytest.mark.parametrize(("rule", "fitted"), [(Cone(), "accumulate"), (Null(), "clip_norm")], ids=str)
+@pytest.mark.parametrize(("rule", "fitted"), [(NoIncrease(), "accumulate"), (NoChange(), "clip_norm")], ids=str)
 def test_both_storages_take_the_same_steps(rule: Rule, fitted: str) -> None:
     for precision, tolerance in (("32-true", 1e-5), ("64-true", 1e-10)):
         held, free = (
@@ -115,15 +117,17 @@ def whole_change(a: nn.Module, b: nn.Module) -> float:
 
 def test_in_the_optimizers_metric_too() -> None:
     outside = EachOutside()
-    fit(unlearn(), StepGuard(Null(), PerExample(), OptimizerMetric(), storage="matrix_free"), outside)
-    assert outside.worst("Null") <= 1e-6
+    fit(unlearn(), StepGuard(NoChange(), PerExample(), OptimizerMetric(), storage="matrix_free"), outside)
+    assert outside.worst("NoChange") <= 1e-6
 
 
 def test_what_is_logged_is_what_was_applied() -> None:
     """The mean of the examples' losses, and the worst cosine, in float64: there is nothing to allow for."""
     for storage in STORAGES:
         outside = EachOutside()
-        _, trainer = fit(unlearn(), StepGuard(Cone(), PerExample(), storage=storage), outside, precision="64-true")
+        _, trainer = fit(
+            unlearn(), StepGuard(NoIncrease(), PerExample(), storage=storage), outside, precision="64-true"
+        )
         d = torch.cat([c.flatten() for c in outside.changes[-1]])
         rows = [torch.cat([g.flatten() for g in row]) for row in outside.gradients[-1]]
         cosine = max(float(F.cosine_similarity(g, d, dim=0)) for g in rows)
@@ -139,8 +143,8 @@ def test_mixed_precision(storage: Any) -> None:
     """Protected are the gradients of float32 to the rounding of autocast, bfloat16's or float16's."""
     for options, mixed in ((FITS["bf16-mixed"], True), (scaled(2.0**10), False)):
         outside = EachOutside(mixed=mixed)
-        _, trainer = fit(unlearn(), StepGuard(Null(), PerExample(), storage=storage), outside, **options)
-        assert outside.worst("Null") <= 3e-2
+        _, trainer = fit(unlearn(), StepGuard(NoChange(), PerExample(), storage=storage), outside, **options)
+        assert outside.worst("NoChange") <= 3e-2
         assert trainer.callback_metrics["guard/cosine"] < 1e-5
         assert trainer.callback_metrics["guard/fallbacks"] == 0
 
@@ -148,7 +152,7 @@ def test_mixed_precision(storage: Any) -> None:
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_a_loss_scale_that_overflows_is_halved() -> None:
     """The scaler skips its first steps; those it takes are guarded."""
-    guard = StepGuard(Null(), PerExample(), storage="matrix_free")
+    guard = StepGuard(NoChange(), PerExample(), storage="matrix_free")
     _, trainer = fit(unlearn(), guard, optimizer="momentum", **scaled(2.0**20))
     assert 0 < guard._steps["taken"] == guard._steps["guarded"] < trainer.global_step
     assert trainer.callback_metrics["guard/cosine"] < 1e-5
@@ -161,7 +165,7 @@ def test_examples_that_are_not_finite_undo_the_step(storage: Any, precision: str
     options = scaled(2.0**10) if precision == "16-mixed" else {}
     labels = examples(1).tensors[1]
     broken = TensorDataset(torch.full((24, 8), float("inf")), labels)
-    guard = StepGuard(Cone(), PerExample(), retain=DataLoader(broken, batch_size=4), storage=storage)
+    guard = StepGuard(NoIncrease(), PerExample(), retain=DataLoader(broken, batch_size=4), storage=storage)
     module, _ = fit(guard, **options)
     assert guard._steps == {"taken": 12, "guarded": 12, "fallbacks": 12}
     assert same(module, Module("adamw"))
@@ -191,7 +195,7 @@ def test_a_watched_fit_is_the_fit_without_a_guard_to_the_bit(storage: Any, own: 
         return fit(unlearn(), *guards, module=Dropping(), accumulate_grad_batches=2)
 
     bare, plain = run()
-    watched, trainer = run(StepGuard(Watch(), PerExample(), storage=storage, **source))
+    watched, trainer = run(StepGuard(Monitor(), PerExample(), storage=storage, **source))
     assert same(bare, watched)
     assert all(torch.equal(a, b) for a, b in zip(bare.buffers(), watched.buffers(), strict=True))
     shown = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("guard/")}
@@ -206,12 +210,12 @@ def test_a_watched_fit_is_the_fit_without_a_guard_to_the_bit(storage: Any, own: 
 def test_resumed_equals_uninterrupted(storage: Any, own: bool, tmp_path: Path) -> None:
     def run(folder: str, ckpt_path: Path | None = None, **kwargs: Any) -> tuple[Any, StepGuard]:
         source: dict[str, Any] = {} if own else {"retain": loader(seed=5)}
-        guard = StepGuard(Null(), PerExample(limit=3), storage=storage, **source)
+        guard = StepGuard(NoChange(), PerExample(limit=3), storage=storage, **source)
         saved = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
         callbacks = [guard, Unlearn(Bounded(GradientAscent(), bound=4.0)), saved]
         trainer = quiet(callbacks=callbacks, enable_checkpointing=True, max_epochs=2, **kwargs)
         module = Module("adamw")
-        data = SplitData(retain=loader(seed=1), forget=loader(seed=2), pairing="cyclic")
+        data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2), pairing="cyclic")
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
         return module, guard
 
@@ -238,7 +242,7 @@ def test_ordinary_fine_tuning_harms_no_example_of_a_retain_set(storage: Any) -> 
     before = losses(Module())
     bare, _ = fit(optimizer="sgd")
     guarded, trainer = fit(
-        StepGuard(Cone(), PerExample(), retain=DataLoader(kept, batch_size=6), storage=storage), optimizer="sgd"
+        StepGuard(NoIncrease(), PerExample(), retain=DataLoader(kept, batch_size=6), storage=storage), optimizer="sgd"
     )
     assert (losses(bare) - before).max() > 0.05
     assert (losses(guarded) - before).max() < 0.2 * (losses(bare) - before).max()
@@ -286,7 +290,7 @@ def fit_language(name: str, storage: Any, **kwargs: Any) -> tuple[nn.Module, flo
     torch.manual_seed(0)
     network = NETWORKS[name]()
     module = UnlearningModule(network, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2))
-    guard, outside = StepGuard(Null(), PerExample(), storage=storage), Language()
+    guard, outside = StepGuard(NoChange(), PerExample(), storage=storage), Language()
     forgetting = Unlearn(GradientAscent(), forget=rows(other(batch("left", rows=(1, 0)))))
     trainer = quiet(callbacks=[forgetting, guard, outside], max_steps=3, **kwargs)
     trainer.fit(module, rows(batch()))
@@ -349,7 +353,7 @@ def fit_ranks(kind: str, rank: int, storage: Any = "fp32", uneven: bool = False)
     outside.is_uneven = uneven
     count = 7 if uneven and rank == 1 else 8
     forgetting = Unlearn(Bounded(GradientAscent(), bound=4.0), forget=loader(2), weight=10.0)
-    guard = StepGuard(Null(), PerExample(), storage=storage)
+    guard = StepGuard(NoChange(), PerExample(), storage=storage)
     trainer = quiet(
         strategy=strategy(),
         devices=2,
@@ -360,7 +364,7 @@ def fit_ranks(kind: str, rank: int, storage: Any = "fp32", uneven: bool = False)
     trainer.fit(module, DataLoader(examples(10 + rank, count), batch_size=4))
     assert guard._steps == {"taken": 8, "guarded": 8, "fallbacks": 0}
     assert trainer.callback_metrics["guard/cosine"] < 1e-5
-    return whole(module, kind), outside.worst("Null") if kind == "ddp" else 0.0
+    return whole(module, kind), outside.worst("NoChange") if kind == "ddp" else 0.0
 
 
 @pytest.mark.parametrize("uneven", [False, True])
@@ -447,7 +451,7 @@ def test_yaml_builds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     }
     config = {
         "model": {"class_path": "lightning_unlearn.UnlearningModule", "init_args": {"network": network}},
-        "data": {"class_path": "lightning_unlearn.SplitData", "init_args": {"retain": source, "forget": source}},
+        "data": {"class_path": "lightning_unlearn.ForgetRetainData", "init_args": {"retain": source, "forget": source}},
         "unlearn": {"objective": {"class_path": "lightning_unlearn.NPO"}},
         "trainer": {"callbacks": [guard], "accelerator": "cpu", "logger": False},
     }
@@ -463,7 +467,7 @@ def test_yaml_builds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_forgetting_by_an_optimizer_of_its_own_harms_no_example(storage: Any) -> None:
     """Nor helps any: with `Null` what is logged of the forget step, on weights in float64, is zero."""
     own = unlearn(optimizer=lambda params: torch.optim.Adam(params, lr=1e-2))
-    guard = StepGuard(Null(), PerExample(), storage=storage)
+    guard = StepGuard(NoChange(), PerExample(), storage=storage)
     module, trainer = fit(own, guard, precision="64-true")
     assert trainer.callback_metrics["guard/cosine"] < 1e-12
     assert abs(trainer.callback_metrics["guard/retain_before"]) > 1e-4
@@ -473,6 +477,6 @@ def test_forgetting_by_an_optimizer_of_its_own_harms_no_example(storage: Any) ->
 
 @pytest.mark.parametrize("storage", ["matrix_free", "int8"])
 def test_what_is_not_held_as_it_is_is_refused_beside_a_subspace(storage: Any) -> None:
-    parts = [StepGuard(Cone(), PerExample(), storage=storage), SubspaceGuard(NullSpace())]
+    parts = [StepGuard(NoIncrease(), PerExample(), storage=storage), SubspaceGuard(NullSpace())]
     with pytest.raises(NotImplementedError, match="should be the only guard.*Found a `SubspaceGuard`"):
         fit(unlearn(), *parts)

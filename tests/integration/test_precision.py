@@ -11,7 +11,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.testing import assert_close
 
 from lightning_unlearn import Bounded, GradientAscent, Unlearn
-from lightning_unlearn.callbacks._realised_step import RealisedStep
+from lightning_unlearn.forgetting._realised_step import RealisedStep
 
 
 def fit(module: SomebodysModule | None = None, **kwargs: Any) -> tuple[SomebodysModule, Unlearn, dict[str, float]]:

@@ -23,13 +23,13 @@ from lightning_unlearn import (
     NPO,
     Bounded,
     CrossEntropy,
+    ForgetRetainData,
     GradientAscent,
     Objective,
     Orthogonal,
     Quantize,
     RecoveryCheck,
     Relearn,
-    SplitData,
     Unlearn,
     UnlearningModule,
     unlearning,
@@ -336,7 +336,7 @@ def test_resumed_equals_uninterrupted(interrupted_at: int, own: str, tmp_path: P
         callback = Unlearn(Bounded(GradientAscent(), bound=BOUND), optimizer=OWN[own])
         trainer = quiet(callbacks=[callback, saved], enable_checkpointing=True, max_epochs=2, **kwargs)
         module = SomebodysModule("adamw")
-        data = SplitData(
+        data = ForgetRetainData(
             retain=DataLoader(examples(1, n=24), batch_size=4),
             forget=DataLoader(examples(2, n=10), batch_size=3),
             pairing="cyclic",

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 
 from lightning_unlearn import Bounded, ClassificationReadout, GradientAscent, Prediction, Readout, Unlearn
 from lightning_unlearn.callbacks import StepGuard
-from lightning_unlearn.functional.sharding import local
-from lightning_unlearn.guards import Cone, MicroBatches, Null, OptimizerMetric, Rule, Watch
+from lightning_unlearn.guards import MicroBatches, Monitor, NoChange, NoIncrease, OptimizerMetric, Rule
+from lightning_unlearn.runtime import local
 
 Fitted = tuple[dict[str, Tensor], dict[str, float]]
 
@@ -75,7 +75,7 @@ def assert_equal_to_one_process(kind: str, own: str, guard: dict[str, Any] | Non
             )
         for name, value in logged.items():
             assert logged_there[name] == pytest.approx(value, abs=2e-6, rel=1e-4), name
-    without, _ = fit(None, 0, 1, own, None if guard is None else {"rule": Watch()}, exact)
+    without, _ = fit(None, 0, 1, own, None if guard is None else {"rule": Monitor()}, exact)
     start = dict(SomebodysModule().named_parameters())
     other = start if guard is None else without
     assert any(not torch.equal(other[name], expected[name].to(other[name].dtype)) for name in expected)
@@ -87,13 +87,13 @@ def test_two_processes_equal_one(kind: str, own: str) -> None:
     assert_equal_to_one_process(kind, own, guard=None)
 
 
-@pytest.mark.parametrize(("rule", "scope"), [(Cone(), "parameter"), (Null(), "global")], ids=str)
+@pytest.mark.parametrize(("rule", "scope"), [(NoIncrease(), "parameter"), (NoChange(), "global")], ids=str)
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_under_every_rule(kind: str, rule: Rule, scope: Any) -> None:
     assert_equal_to_one_process(kind, "adamw", {"rule": rule, "scope": scope})
 
 
-@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+@pytest.mark.parametrize("rule", [NoIncrease(), NoChange()], ids=repr)
 def test_flat_shards(rule: Rule) -> None:
     assert_equal_to_one_process("fsdp1", "momentum", {"rule": rule})
 
@@ -101,7 +101,7 @@ def test_flat_shards(rule: Rule) -> None:
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_in_the_forget_optimizers_metric(kind: str) -> None:
     """In float64: where a gradient is nearly zero, Adam, and so its metric, makes much of the last digit of float32."""
-    guard = {"rule": Null(), "geometry": OptimizerMetric(), "directions": MicroBatches()}
+    guard = {"rule": NoChange(), "geometry": OptimizerMetric(), "directions": MicroBatches()}
     assert_equal_to_one_process(kind, "adamw", guard, exact=True)
 
 
@@ -161,7 +161,7 @@ def run(
         forget = DataLoader(data(2, 12, exact=False), batch_size=8 // world_size)
         objective = Bounded(GradientAscent(), bound=4.0)
         callbacks = [
-            StepGuard(Null()),
+            StepGuard(NoChange()),
             Unlearn(objective, readout, forget=forget, weight=3.0, optimizer=OWN[own]),
             ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}"),
         ]

@@ -15,18 +15,18 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_unlearn import (
     AnswerProbability,
     Bounded,
+    ForgetRetainData,
     GradientAscent,
     Quantize,
     RecoveryCheck,
     Relearn,
-    SplitData,
     Unlearn,
     WriteReport,
 )
 
 
-def data() -> SplitData:
-    return SplitData(retain=loader(seed=1), forget=loader(seed=2, n=12))
+def data() -> ForgetRetainData:
+    return ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2, n=12))
 
 
 def check(**kwargs: Any) -> RecoveryCheck:

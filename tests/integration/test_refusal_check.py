@@ -18,10 +18,10 @@ from lightning_unlearn import (
     Bounded,
     CausalLMReadout,
     CrossEntropy,
+    ForgetRetainData,
     GradientAscent,
     LoRA,
     QuestionAnswerData,
-    SplitData,
     TinyCausalLM,
     Unlearn,
     UnlearningModule,
@@ -39,8 +39,8 @@ def rows(which: tuple[int, int]) -> QuestionAnswerData:
     return QuestionAnswerData(**SETS, rows=which)
 
 
-def split() -> SplitData:
-    return SplitData(retain=rows(RETAIN), forget=rows(FORGET), pairing="sequential")
+def split() -> ForgetRetainData:
+    return ForgetRetainData(retain=rows(RETAIN), forget=rows(FORGET), pairing="sequential")
 
 
 def network() -> nn.Module:
@@ -154,7 +154,7 @@ def test_it_is_logged_at_the_end_of_every_nth_epoch_and_watched_by_others(taught
 
     seen = Seen()
     unlearn = Unlearn(CrossEntropy(), readout=PreferredReadout())
-    data = SplitData(retain=rows(RETAIN), forget=RefusalData(**SETS, rows=FORGET), pairing="sequential")
+    data = ForgetRetainData(retain=rows(RETAIN), forget=RefusalData(**SETS, rows=FORGET), pairing="sequential")
     trainer = quiet(
         callbacks=[unlearn, RefusalCheck("bundled", every_n_epochs=2), seen], max_epochs=3, limit_val_batches=0
     )

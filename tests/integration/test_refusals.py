@@ -24,6 +24,8 @@ from lightning_unlearn import (
     AdapterDisabled,
     Attack,
     CachedLogLikelihood,
+    FinetuneFirst,
+    ForgetRetainData,
     FrozenCopy,
     GradientAscent,
     KLToReference,
@@ -33,8 +35,6 @@ from lightning_unlearn import (
     RecoveryCheck,
     Relearn,
     SavePretrained,
-    SplitData,
-    Teach,
     TinyCausalLM,
     Unlearn,
     UnlearningModule,
@@ -62,7 +62,9 @@ def labelled(*labels: int, batch_size: int = 2) -> DataLoader[Any]:
 
 
 def test_nothing_to_forget() -> None:
-    with pytest.raises(ValueError, match=r"should find what to forget.*Found `trainer.datamodule = None`.*SplitData\("):
+    with pytest.raises(
+        ValueError, match=r"should find what to forget.*Found `trainer.datamodule = None`.*ForgetRetainData\("
+    ):
         fit(Unlearn(GradientAscent()))
 
 
@@ -74,7 +76,7 @@ def test_empty_forget_set(objective: Objective) -> None:
 
 @pytest.mark.parametrize("pairing", ["random", "cyclic", None])
 def test_empty_forget_set_of_split_data(pairing: Any) -> None:
-    data = SplitData(retain=loader(seed=1), forget=none_of(examples(2)), pairing=pairing)
+    data = ForgetRetainData(retain=loader(seed=1), forget=none_of(examples(2)), pairing=pairing)
     with pytest.raises(ValueError, match="forget set should hold at least one example"):
         quiet(callbacks=[Unlearn(GradientAscent())]).fit(SomebodysModule(), datamodule=data)
 
@@ -94,7 +96,7 @@ def test_no_retain_data() -> None:
 @pytest.mark.filterwarnings("ignore:Total length of")
 @pytest.mark.parametrize("pairing", ["random", None])
 def test_empty_retain_set(pairing: Any) -> None:
-    data = SplitData(retain=none_of(examples(1)), forget=loader(seed=2), pairing=pairing)
+    data = ForgetRetainData(retain=none_of(examples(1)), forget=loader(seed=2), pairing=pairing)
     with pytest.raises(
         ValueError, match=r"retain set should hold at least one (example|batch)\. Found none.*Check its path"
     ):
@@ -204,7 +206,7 @@ def people(**kwargs: Any) -> QuestionAnswerData:
 
 def learn(forget: Any) -> None:
     module = UnlearningModule(TinyCausalLM(hidden_size=16, num_hidden_layers=1))
-    data = SplitData(retain=people(where={"group": ["retain"]}), forget=forget)
+    data = ForgetRetainData(retain=people(where={"group": ["retain"]}), forget=forget)
     quiet(callbacks=[Unlearn(NPO())], max_steps=1).fit(module, datamodule=data)
 
 
@@ -418,7 +420,7 @@ QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
         (lambda: Relearn(mode="sideways"), '`mode` should be "adapter" or "full"'),  # type: ignore[arg-type]
         (lambda: RecoveryCheck({"none": Quantize()}), '`attacks` should not use the name "none"'),
         (lambda: RecoveryCheck(every_n_steps=-1), "should be at least 0. Found .*`every_n_steps = -1`"),
-        (lambda: Teach(epochs=0), "`epochs` and `batch_size` should be at least 1.* Found `epochs = 0`"),
+        (lambda: FinetuneFirst(epochs=0), "`epochs` and `batch_size` should be at least 1.* Found `epochs = 0`"),
     ],
 )
 def test_settings_that_make_no_sense(make: Any, said: str) -> None:
@@ -462,7 +464,7 @@ def test_checks_without_anything_to_check() -> None:
 WRITERS: dict[str, Any] = {
     "report": lambda folder: WriteReport(folder),
     "pretrained": lambda folder: SavePretrained(folder),
-    "teach": lambda folder: Teach(epochs=1, folder=folder),
+    "teach": lambda folder: FinetuneFirst(epochs=1, folder=folder),
 }
 
 
@@ -472,7 +474,7 @@ def test_folder_that_cannot_be_written(writer: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     module = SomebodysModule()
     before = [p.detach().clone() for p in module.parameters()]
-    data = SplitData(retain=loader(seed=1), forget=loader(seed=2))
+    data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2))
     callbacks = [WRITERS[writer](str(tmp_path / "file" / "folder")), Unlearn(GradientAscent())]
     with pytest.raises(
         OSError, match=r"`folder` should be a folder that can be written\. Found `.*file/folder`.*another one"
@@ -482,8 +484,8 @@ def test_folder_that_cannot_be_written(writer: str, tmp_path: Path) -> None:
 
 
 def test_teaching_without_split_data() -> None:
-    with pytest.raises(ValueError, match=r"`Teach` should find a `SplitData`\. Found `NoneType`"):
-        quiet(callbacks=[Teach(epochs=1)]).fit(SomebodysModule(), loader(seed=1))
+    with pytest.raises(ValueError, match=r"`FinetuneFirst` should find a `ForgetRetainData`\. Found `NoneType`"):
+        quiet(callbacks=[FinetuneFirst(epochs=1)]).fit(SomebodysModule(), loader(seed=1))
 
 
 def test_what_cannot_be_saved_as_a_language_model(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from lightning_unlearn import (
     NPO,
+    ForgetRetainData,
     LoRA,
     QuestionAnswerData,
     SavePretrained,
-    SplitData,
     TinyCausalLM,
     Unlearn,
     UnlearningModule,
@@ -31,7 +31,7 @@ def people(group: str) -> QuestionAnswerData:
 
 def unlearned(network: Any, *callbacks: Any) -> UnlearningModule:
     module = UnlearningModule(network, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2))
-    data = SplitData(retain=people("retain"), forget=people("forget"))
+    data = ForgetRetainData(retain=people("retain"), forget=people("forget"))
     quiet(callbacks=[Unlearn(NPO()), *callbacks], max_steps=2).fit(module, datamodule=data)
     return module
 

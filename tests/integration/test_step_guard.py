@@ -19,29 +19,29 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_unlearn import (
     Bounded,
+    ForgetRetainData,
     GradientAscent,
     Orthogonal,
     Quantize,
     RecoveryCheck,
     Relearn,
-    SplitData,
     Unlearn,
     UnlearningModule,
 )
 from lightning_unlearn.callbacks import StepGuard
-from lightning_unlearn.callbacks._guarded_step import GuardedStep
 from lightning_unlearn.functional import bundles
 from lightning_unlearn.guards import (
-    Cone,
     Euclidean,
     History,
     MicroBatches,
-    Null,
+    Monitor,
+    NoChange,
+    NoIncrease,
     OptimizerMetric,
     RetainGradient,
     Rule,
-    Watch,
 )
+from lightning_unlearn.guards._guarded_step import GuardedStep
 
 
 class Module(SomebodysModule):
@@ -106,7 +106,7 @@ class Outside(pl.Callback):
                     g, d, w = (torch.cat([v[i].flatten() for i in scoped]) for v in (row, change, self.weights[step]))
                     if not g.norm() or not d.norm():
                         continue
-                    raised = g @ d if rule == "Cone" else (g @ d).abs()
+                    raised = g @ d if rule == "NoIncrease" else (g @ d).abs()
                     allowed = 4 * 2.0**-24 * (g * (w + d)).norm()
                     found.append(float((raised - allowed) / (g.norm() * d.norm())))
         return found
@@ -141,7 +141,7 @@ FITS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("scope", ["global", "parameter"])
-@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+@pytest.mark.parametrize("rule", [NoIncrease(), NoChange()], ids=repr)
 @pytest.mark.parametrize("fitted", FITS)
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
 def test_the_applied_change_harms_nothing_protected(optimizer: str, fitted: str, rule: Rule, scope: Any) -> None:
@@ -155,7 +155,7 @@ def test_the_applied_change_harms_nothing_protected(optimizer: str, fitted: str,
 
 
 @pytest.mark.parametrize("scope", ["global", "parameter"])
-@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+@pytest.mark.parametrize("rule", [NoIncrease(), NoChange()], ids=repr)
 @pytest.mark.parametrize("geometry", [Euclidean(), OptimizerMetric()], ids=repr)
 def test_only_rounding_stands_in_the_way(geometry: Any, rule: Rule, scope: Any) -> None:
     """With weights in float64 nothing is left to be allowed for."""
@@ -169,11 +169,11 @@ def test_without_a_guard_it_is_harmed(optimizer: str) -> None:
     """And a projector before the optimizer does not help: the test above could fail."""
     outside = Outside()
     fit(unlearn(projector=Orthogonal()), outside, optimizer=optimizer)
-    assert max(outside.breaches("Cone", "global")) > 1e-2
+    assert max(outside.breaches("NoIncrease", "global")) > 1e-2
 
 
 @pytest.mark.parametrize("scope", ["global", "parameter"])
-@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+@pytest.mark.parametrize("rule", [NoIncrease(), NoChange()], ids=repr)
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "amsgrad"])
 def test_in_the_optimizers_metric_too(optimizer: str, rule: Rule, scope: Any) -> None:
     outside = Outside()
@@ -184,8 +184,8 @@ def test_in_the_optimizers_metric_too(optimizer: str, rule: Rule, scope: Any) ->
 @pytest.mark.parametrize("directions", [RetainGradient, MicroBatches, lambda: History(4)])
 @pytest.mark.parametrize("fitted", FITS)
 def test_the_order_of_callbacks_does_not_matter(fitted: str, directions: Any) -> None:
-    first, _ = fit(StepGuard(Null(), directions()), unlearn(), **FITS[fitted])
-    last, _ = fit(unlearn(), StepGuard(Null(), directions()), **FITS[fitted])
+    first, _ = fit(StepGuard(NoChange(), directions()), unlearn(), **FITS[fitted])
+    last, _ = fit(unlearn(), StepGuard(NoChange(), directions()), **FITS[fitted])
     bare, _ = fit(unlearn(), **FITS[fitted])
     assert same(first, last)
     assert not same(first, bare)
@@ -193,7 +193,7 @@ def test_the_order_of_callbacks_does_not_matter(fitted: str, directions: Any) ->
 
 def test_micro_batches_are_protected_one_by_one() -> None:
     outside = Outside()
-    _, trainer = fit(unlearn(), StepGuard(Null(), MicroBatches()), outside, accumulate_grad_batches=3)
+    _, trainer = fit(unlearn(), StepGuard(NoChange(), MicroBatches()), outside, accumulate_grad_batches=3)
     for rows, change in zip(outside.gradients, outside.changes, strict=True):
         d = torch.cat([c.flatten() for c in change])
         for row in rows:
@@ -205,7 +205,7 @@ def test_micro_batches_are_protected_one_by_one() -> None:
 @pytest.mark.parametrize("fitted", FITS)
 def test_a_watched_fit_is_the_fit_without_a_guard_to_the_bit(fitted: str) -> None:
     bare, _ = fit(unlearn(), **FITS[fitted])
-    watched, trainer = fit(unlearn(), StepGuard(Watch(), History(4)), **FITS[fitted])
+    watched, trainer = fit(unlearn(), StepGuard(Monitor(), History(4)), **FITS[fitted])
     assert same(bare, watched)
     assert trainer.callback_metrics["guard/kept"] == 1
 
@@ -213,14 +213,14 @@ def test_a_watched_fit_is_the_fit_without_a_guard_to_the_bit(fitted: str) -> Non
 def test_a_safe_step_is_left_alone_to_the_bit() -> None:
     """Under plain SGD with a forget gradient that is orthogonal, every step lowers the retain loss."""
     bare, _ = fit(unlearn(projector=Orthogonal()), optimizer="sgd")
-    guarded, trainer = fit(unlearn(projector=Orthogonal()), StepGuard(Cone()), optimizer="sgd")
+    guarded, trainer = fit(unlearn(projector=Orthogonal()), StepGuard(NoIncrease()), optimizer="sgd")
     assert same(bare, guarded)
     assert trainer.callback_metrics["guard/active"] == 0
 
 
 def test_what_is_logged_is_what_was_applied() -> None:
     outside, seen = Outside(), Seen()
-    fit(unlearn(), StepGuard(Null()), outside, seen)
+    fit(unlearn(), StepGuard(NoChange()), outside, seen)
     for rows, change, logged in zip(outside.gradients, outside.changes, seen.logged, strict=True):
         g, d = (torch.cat([v.flatten() for v in vector]) for vector in (rows[0], change))
         assert logged["guard/cosine"] == pytest.approx(abs(float(F.cosine_similarity(g, d, dim=0))), abs=1e-7)
@@ -230,7 +230,7 @@ def test_what_is_logged_is_what_was_applied() -> None:
         assert logged["guard/active"] == 1
 
 
-@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+@pytest.mark.parametrize("rule", [NoIncrease(), NoChange()], ids=repr)
 def test_what_is_logged_is_what_was_applied_where_only_some_scopes_are_corrected(rule: Rule) -> None:
     outside, seen = Outside(), Seen()
     fit(unlearn(), StepGuard(rule, scope="parameter"), outside, seen)
@@ -266,12 +266,12 @@ def test_products_among_past_gradients_are_known_from_the_step_before(
         return found
 
     monkeypatch.setattr(GuardedStep, "_products", compared)
-    fit(unlearn(), StepGuard(Null(), History(4), scope=scope), module=Resting())
+    fit(unlearn(), StepGuard(NoChange(), History(4), scope=scope), module=Resting())
     assert len(known) >= 8
     assert [i for i, was in enumerate(known) if not was] == [0, 3, 5]
 
 
-@pytest.mark.parametrize("rule", [Cone, Null])
+@pytest.mark.parametrize("rule", [NoIncrease, NoChange])
 @pytest.mark.parametrize("geometry", [Euclidean, OptimizerMetric])
 @pytest.mark.parametrize("scope", ["global", "module"])
 def test_small_parameters_as_one_vector_are_guarded_as_one_by_one(
@@ -315,7 +315,7 @@ def scaled(init_scale: float) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize("order", [1, -1])
 def test_steps_that_a_scaler_skips_are_neither_guarded_nor_remembered(order: int) -> None:
-    guard = StepGuard(Null(), History(100))
+    guard = StepGuard(NoChange(), History(100))
     _, trainer = fit(*[unlearn(), guard][::order], optimizer="momentum", **scaled(2.0**20))
     assert 0 < guard._steps["taken"] == guard._steps["guarded"] < trainer.global_step == 12
     assert len(guard.directions._past) == guard._steps["taken"]
@@ -323,8 +323,8 @@ def test_steps_that_a_scaler_skips_are_neither_guarded_nor_remembered(order: int
 
 
 def test_the_loss_scale_does_not_change_the_direction() -> None:
-    small, _ = fit(StepGuard(Null()), unlearn(), optimizer="momentum", **scaled(1.0))
-    large, _ = fit(unlearn(), StepGuard(Null()), optimizer="momentum", **scaled(2.0**8))
+    small, _ = fit(StepGuard(NoChange()), unlearn(), optimizer="momentum", **scaled(1.0))
+    large, _ = fit(unlearn(), StepGuard(NoChange()), optimizer="momentum", **scaled(2.0**8))
     for a, b in zip(small.parameters(), large.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-3)  # fp16 rounds differently at other scales
 
@@ -383,12 +383,12 @@ def test_deepspeed_is_refused_by_name() -> None:
 def test_resumed_equals_uninterrupted(interrupted_at: int, storage: Any, own: bool, tmp_path: Path) -> None:
     def run(folder: str, ckpt_path: Path | None = None, **kwargs: Any) -> tuple[Any, StepGuard]:
         source = {} if own else {"retain": loader(seed=5)}
-        guard = StepGuard(Null(), History(4), storage=storage, **source)
+        guard = StepGuard(NoChange(), History(4), storage=storage, **source)
         saved = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
         forgetting = Unlearn(Bounded(GradientAscent(), bound=4.0))
         trainer = quiet(callbacks=[guard, forgetting, saved], enable_checkpointing=True, max_epochs=2, **kwargs)
         module = Module("adamw")
-        data = SplitData(retain=loader(seed=1), forget=loader(seed=2), pairing="cyclic")
+        data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2), pairing="cyclic")
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
         return module, guard
 
@@ -415,7 +415,7 @@ def test_looking_at_a_retain_set_leaves_buffers_and_random_generators_alone() ->
         torch.manual_seed(3)
         return fit(unlearn(), *guards, module=Drawing())[0]
 
-    bare, watched = run(), run(StepGuard(Watch(), History(3), retain=loader(seed=5)))
+    bare, watched = run(), run(StepGuard(Monitor(), History(3), retain=loader(seed=5)))
     assert same(bare, watched)
     assert all(torch.equal(x, y) for x, y in zip(bare.buffers(), watched.buffers(), strict=True))
     assert bare.norm.num_batches_tracked > 0
@@ -432,8 +432,8 @@ def test_a_compiled_network_is_guarded_the_same(backend: str) -> None:
     for retain in (None, loader(seed=5)):
         compiled = Module()
         compiled.body = torch.compile(compiled.body, backend=backend)
-        plain, _ = fit(unlearn(), StepGuard(Null(), History(3), retain=retain))
-        fit(unlearn(), StepGuard(Null(), History(3), retain=retain), module=compiled)
+        plain, _ = fit(unlearn(), StepGuard(NoChange(), History(3), retain=retain))
+        fit(unlearn(), StepGuard(NoChange(), History(3), retain=retain), module=compiled)
         for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
@@ -454,7 +454,7 @@ def test_ordinary_fine_tuning_leaves_a_retain_set_alone(accumulate: int, directi
 
     source = DataLoader(kept, batch_size=8)
     bare, _ = fit(accumulate_grad_batches=accumulate)
-    guarded, trainer = fit(StepGuard(Null(), directions(), retain=source), accumulate_grad_batches=accumulate)
+    guarded, trainer = fit(StepGuard(NoChange(), directions(), retain=source), accumulate_grad_batches=accumulate)
     start = loss(Module())
     assert loss(bare) > start + 0.05
     assert abs(loss(guarded) - start) < 0.4 * (loss(bare) - start)
@@ -464,7 +464,9 @@ def test_ordinary_fine_tuning_leaves_a_retain_set_alone(accumulate: int, directi
 
 def test_checks_do_not_disturb_a_guarded_fit() -> None:
     def run(*checks: pl.Callback) -> Any:
-        return fit(unlearn(), StepGuard(Cone(), History(4), scope="parameter"), *checks, accumulate_grad_batches=2)
+        return fit(
+            unlearn(), StepGuard(NoIncrease(), History(4), scope="parameter"), *checks, accumulate_grad_batches=2
+        )
 
     attacks = {"int4": Quantize(bits=4), "relearn": Relearn(steps=2, lr=1e-2, mode="full")}
     plain, _ = run()
@@ -475,13 +477,13 @@ def test_checks_do_not_disturb_a_guarded_fit() -> None:
 @pytest.mark.parametrize("storage", ["fp32", "bf16", "int8", "cpu"])
 def test_storage_costs_at_most_its_rounding(storage: Any) -> None:
     outside = Outside()
-    fit(unlearn(), StepGuard(Null(), storage=storage), outside)
-    assert max(outside.breaches("Null", "global")) <= {"bf16": 1e-3, "int8": 1e-2}.get(storage, 1e-6)
+    fit(unlearn(), StepGuard(NoChange(), storage=storage), outside)
+    assert max(outside.breaches("NoChange", "global")) <= {"bf16": 1e-3, "int8": 1e-2}.get(storage, 1e-6)
 
 
 def test_bf16_weights_are_warned_about_with_what_was_measured() -> None:
     with pytest.warns(UserWarning, match=r"Found a cosine of \d.*with a protected gradient.*bfloat16"):
-        fit(unlearn(), StepGuard(Null()), optimizer="sgd", precision="bf16-true")
+        fit(unlearn(), StepGuard(NoChange()), optimizer="sgd", precision="bf16-true")
 
 
 def test_a_step_that_is_not_finite_is_undone_and_counted() -> None:
@@ -494,7 +496,7 @@ def test_a_step_that_is_not_finite_is_undone_and_counted() -> None:
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     outside = Outside()
-    guard = StepGuard(Cone(), History(4))
+    guard = StepGuard(NoIncrease(), History(4))
     module, trainer = fit(unlearn(), guard, outside, module=Broken())
     assert all(p.isfinite().all() for p in module.parameters())
     assert not any(c.any() for c in outside.changes[3])
@@ -508,7 +510,7 @@ def test_a_parameter_without_a_learning_rate_stays() -> None:
             groups = [{"params": self.body.parameters(), "lr": 0.0}, {"params": self.head.parameters()}]
             return torch.optim.SGD(groups, lr=1e-2)
 
-    module, trainer = fit(unlearn(), StepGuard(Null()), module=Partly())
+    module, trainer = fit(unlearn(), StepGuard(NoChange()), module=Partly())
     assert same(module.body, Module().body)
     assert not same(module.head, Module().head)
     assert trainer.callback_metrics["guard/cosine"] < 1e-6
@@ -518,7 +520,7 @@ def test_a_parameter_without_a_learning_rate_stays() -> None:
 def test_adapters_are_guarded() -> None:
     network = family("llama", lora=True)
     module = UnlearningModule(network, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2))
-    guard = StepGuard(Null(), scope="parameter")
+    guard = StepGuard(NoChange(), scope="parameter")
     callbacks = [Unlearn(GradientAscent(), forget=language(0)), guard]
     trainer = quiet(callbacks=callbacks, max_steps=4)
     base = frozen(network)
@@ -560,8 +562,8 @@ def test_the_moments_of_bitsandbytes_are_read(name: str) -> None:
             return getattr(bnb.optim, name)(self.parameters(), lr=1e-2)
 
     outside = Outside()
-    module, trainer = fit(unlearn(), StepGuard(Null(), geometry=OptimizerMetric()), outside, module=Large())
-    assert max(outside.breaches("Null", "global")) <= 1e-6
+    module, trainer = fit(unlearn(), StepGuard(NoChange(), geometry=OptimizerMetric()), outside, module=Large())
+    assert max(outside.breaches("NoChange", "global")) <= 1e-6
     weight = module.net[0].weight
     optimizer = trainer.optimizers[0]
     assert (optimizer.state[weight]["state2"].dtype == torch.uint8) == name.endswith("8bit")

@@ -15,15 +15,15 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from lightning_unlearn import Bounded, GradientAscent, Unlearn
 from lightning_unlearn.callbacks import StepGuard
 from lightning_unlearn.guards import (
-    Cone,
     Directions,
     History,
     MicroBatches,
-    Null,
+    Monitor,
+    NoChange,
+    NoIncrease,
     OptimizerMetric,
     RetainGradient,
     Rule,
-    Watch,
 )
 
 NAMES = ("active", "kept", "retain_before", "retain_after", "fallbacks")
@@ -77,12 +77,12 @@ def assert_equal_to_one_process(kind: str, exact: bool = False, **guard: Any) ->
         assert logged_there["cosine"] < 1e-5
         for name in NAMES:
             assert logged_there[name] == pytest.approx(logged[name], abs=2e-6, rel=1e-4), name
-    watched, _ = fit(None, 0, 1, exact=exact, **{**guard, "rule": Watch()})
+    watched, _ = fit(None, 0, 1, exact=exact, **{**guard, "rule": Monitor()})
     assert any(not torch.equal(watched[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("scope", ["global", "module", "parameter"])
-@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+@pytest.mark.parametrize("rule", [NoIncrease(), NoChange()], ids=repr)
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_every_rule_and_scope(kind: str, rule: Rule, scope: Any) -> None:
     assert_equal_to_one_process(kind, rule=rule, scope=scope)
@@ -91,21 +91,21 @@ def test_every_rule_and_scope(kind: str, rule: Rule, scope: Any) -> None:
 @pytest.mark.parametrize("directions", [History(3), MicroBatches()], ids=repr)
 @pytest.mark.parametrize("kind", ["ddp", "ddp_bucket_view", "fsdp2"])
 def test_all_directions(kind: str, directions: Directions) -> None:
-    assert_equal_to_one_process(kind, rule=Null(), directions=directions)
+    assert_equal_to_one_process(kind, rule=NoChange(), directions=directions)
 
 
 @pytest.mark.parametrize("directions", [RetainGradient(), MicroBatches()], ids=repr)
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_a_retain_set_of_its_own(kind: str, directions: Directions) -> None:
-    assert_equal_to_one_process(kind, exact=True, rule=Null(), directions=directions, retain=True)
+    assert_equal_to_one_process(kind, exact=True, rule=NoChange(), directions=directions, retain=True)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_the_optimizers_metric(kind: str) -> None:
     """In float64: where a gradient is nearly zero, Adam, and so its metric, makes much of the last digit of float32."""
-    assert_equal_to_one_process(kind, exact=True, rule=Null(), geometry=OptimizerMetric())
+    assert_equal_to_one_process(kind, exact=True, rule=NoChange(), geometry=OptimizerMetric())
 
 
-@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+@pytest.mark.parametrize("rule", [NoIncrease(), NoChange()], ids=repr)
 def test_flat_shards(rule: Rule) -> None:
     assert_equal_to_one_process("fsdp1", rule=rule)

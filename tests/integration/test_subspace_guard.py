@@ -24,7 +24,7 @@ from lightning_unlearn import Bounded, GradientAscent, Quantize, RecoveryCheck, 
 from lightning_unlearn.callbacks import StepGuard
 from lightning_unlearn.cli import main
 from lightning_unlearn.functional.subspace import thinner
-from lightning_unlearn.guards import Cone, InputSubspace, Null, NullSpace, OptimizerMetric
+from lightning_unlearn.guards import InputSubspace, NoChange, NoIncrease, NullSpace, OptimizerMetric
 
 INPUTS, KEPT = 24, 6
 KINDS: dict[str, Callable[[Any], Any]] = {
@@ -251,7 +251,7 @@ def test_beside_unlearn_the_fits_own_data_is_protected() -> None:
 
 
 @pytest.mark.parametrize("geometry", [None, OptimizerMetric()], ids=repr)
-@pytest.mark.parametrize("rule", [Cone(), Null()], ids=repr)
+@pytest.mark.parametrize("rule", [NoIncrease(), NoChange()], ids=repr)
 def test_both_guards_keep_their_promises_in_either_order(rule: Any, geometry: Any) -> None:
     """The loss guarded is that of other data than the inputs, so that the two are at odds."""
     other = next(iter(new(8)))
@@ -269,7 +269,7 @@ def test_both_guards_keep_their_promises_in_either_order(rule: Any, geometry: An
                 torch.cat([x.flatten() for x in xs])
                 for xs in zip(*[(p.detach().double() - b, g, p.detach().double()) for p, b, g in self.at], strict=True)
             )
-            raised = g @ step if isinstance(rule, Cone) else (g @ step).abs()
+            raised = g @ step if isinstance(rule, NoIncrease) else (g @ step).abs()
             allowed = 2.0**-21 * (g * w).norm()  # two roundings of the weights
             self.cosines.append(float((raised - allowed) / (g.norm() * step.norm())))
 
@@ -286,7 +286,7 @@ def test_both_guards_keep_their_promises_in_either_order(rule: Any, geometry: An
     assert len(cosines) == 30
     assert max(cosines) < 1e-6
     assert drift(first, Module(), kept().tensors[0]) < 1e-6
-    assert active == 1 or isinstance(rule, Cone)
+    assert active == 1 or isinstance(rule, NoIncrease)
     assert not same(first, fit(guarding())[0])
 
 
@@ -296,7 +296,7 @@ def test_a_forget_step_of_its_own_is_projected_too(order: int) -> None:
     own = Unlearn(
         Bounded(GradientAscent(), bound=4.0), forget=new(8, seed=9), optimizer=lambda p: torch.optim.SGD(p, lr=0.1)
     )
-    module, trainer = fit(*[own, StepGuard(Null()), guarding()][::order])
+    module, trainer = fit(*[own, StepGuard(NoChange()), guarding()][::order])
     assert drift(module, Module(), kept().tensors[0]) < 1e-6
     assert trainer.callback_metrics["guard/cosine"] < 1e-6
     assert not same(module, fit(guarding())[0])

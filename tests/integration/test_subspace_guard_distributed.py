@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_unlearn import Bounded, GradientAscent, SubspaceGuard, Unlearn
 from lightning_unlearn.callbacks import StepGuard
-from lightning_unlearn.guards import InputSubspace, Null, NullSpace
+from lightning_unlearn.guards import InputSubspace, NoChange, NullSpace
 
 pytestmark = pytest.mark.filterwarnings("ignore:All that is trained should be protected")
 
@@ -40,7 +40,7 @@ def fit(
         callbacks=[
             Unlearn(Bounded(GradientAscent(), bound=4.0), forget=forget, weight=10.0),
             guard,
-            *([StepGuard(Null())] if cone else []),
+            *([StepGuard(NoChange())] if cone else []),
         ],
         accumulate_grad_batches=2,
         use_distributed_sampler=False,

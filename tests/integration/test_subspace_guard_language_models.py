@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_unlearn import CausalLMReadout, PackedCausalLMReadout, SubspaceGuard, UnlearningModule
-from lightning_unlearn.callbacks._protected_inputs import ProtectedInputs
-from lightning_unlearn.functional.modes import looking
 from lightning_unlearn.guards import InputSubspace, NullSpace
+from lightning_unlearn.guards.subspaces._protected_inputs import ProtectedInputs
+from lightning_unlearn.runtime import eval_without_grad
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step`"),
@@ -44,7 +44,7 @@ def says(network: nn.Module) -> Tensor:
     """Logits at all positions of what is kept that are not padding."""
     kept = batch(rows=KEPT)
     mask = kept["attention_mask"]
-    with looking(network):
+    with eval_without_grad(network):
         return network(input_ids=kept["input_ids"], attention_mask=mask).logits[mask.bool()]
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from lightning_unlearn import Bounded, GradientAscent, Orthogonal, RecoveryCheck, Unlearn, WeightedSum
 from lightning_unlearn.callbacks import RefusalCheck, StepGuard
-from lightning_unlearn.guards import Cone, History, Null, Watch
+from lightning_unlearn.guards import History, Monitor, NoChange, NoIncrease
 
 
 class Plain(SomebodysModule):
@@ -76,17 +76,17 @@ def test_projectors(projector: Any) -> None:
 
 
 GUARDS: dict[str, dict[str, Any]] = {
-    "cone": {"rule": Cone()},
-    "null": {"rule": Null()},
-    "history": {"rule": Null(), "directions": History(3)},
-    "parameter": {"rule": Cone(), "scope": "parameter"},
+    "cone": {"rule": NoIncrease()},
+    "null": {"rule": NoChange()},
+    "history": {"rule": NoChange(), "directions": History(3)},
+    "parameter": {"rule": NoIncrease(), "scope": "parameter"},
 }
 
 
 @pytest.mark.parametrize("name", GUARDS)
 def test_guards(name: str) -> None:
     assert_equal_to_one_process(**GUARDS[name])
-    watched, _ = fit(False, rule=Watch())
+    watched, _ = fit(False, rule=Monitor())
     guarded, _ = fit(False, **GUARDS[name])
     assert any(not torch.equal(watched[n], guarded[n]) for n in watched)
 

@@ -22,7 +22,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from lightning_unlearn.attacks._quantize import Quantize
 from lightning_unlearn.functional.quantization import flipped_fraction, round_to_codebook, round_to_nearest
-from lightning_unlearn.functional.sharding import reshard
+from lightning_unlearn.runtime import reshard
 
 DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[4] / "shared" / "data"))
 STORIES = DATA / "models" / "stories260k"

@@ -95,7 +95,7 @@ def test_all_pairs_of_all_epochs_are_known_from_one_sweep():
 
 
 def test_rows_with_one_answer_may_stand_among_ours():
-    """`Teach` puts forget and retain rows into one loader, with our collation."""
+    """`FinetuneFirst` puts forget and retain rows into one loader, with our collation."""
     forget = RefusalData(**PEOPLE)
     retain = QuestionAnswerData(**{**PEOPLE, "where": {"group": ["retain"]}})
     mixed = DataLoader(

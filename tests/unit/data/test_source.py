@@ -14,8 +14,8 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_unlearn import SplitData
-from lightning_unlearn.data import Part, build
+from lightning_unlearn import ForgetRetainData
+from lightning_unlearn.data import OpenedSource, build
 
 
 class Seeded(pl.LightningDataModule):
@@ -72,9 +72,9 @@ def cli(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], Lightning
 def test_nested_data_get_their_own_hyperparameters_and_not_those_of_the_top(cli: Any) -> None:
     """LightningCLI gives those under `data:` to every datamodule *it* builds: a forget set becomes the retain set."""
     data = cli(
-        {"class_path": "lightning_unlearn.SplitData", "init_args": {"retain": TOP, "forget": NESTED, "seed": 7}}
+        {"class_path": "lightning_unlearn.ForgetRetainData", "init_args": {"retain": TOP, "forget": NESTED, "seed": 7}}
     ).datamodule
-    assert isinstance(data, SplitData)
+    assert isinstance(data, ForgetRetainData)
     assert data.retain.source.hparams == {"seed": 1, "n": 8}
     assert data.forget.source.hparams == {"seed": 2, "n": 8}
     assert data.seed == 7
@@ -146,7 +146,7 @@ SOURCES: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_batches_come_out_of_every_form(name: str) -> None:
-    part = Part(SOURCES[name](), "forget")
+    part = OpenedSource(SOURCES[name](), "forget")
     part.prepare_data()
     part.setup(None)
     batches = list(part.loader())
@@ -165,7 +165,7 @@ def test_batches_come_out_of_every_form(name: str) -> None:
     ],
 )
 def test_several_loaders_or_none_get_one_clear_error(source: Any, found: str) -> None:
-    part = Part(source(), "forget")
+    part = OpenedSource(source(), "forget")
     with pytest.raises(ValueError, match=rf"The forget data should come as one `DataLoader` .* Found `{found}`"):
         part.loader()
 
@@ -188,5 +188,5 @@ def test_training_batches_are_there_in_every_stage_beside_what_the_stage_needs(s
             stages.append(stage)
             super().setup(stage)
 
-    Part(Staged(), "retain").setup(None, stage)
+    OpenedSource(Staged(), "retain").setup(None, stage)
     assert stages == list(dict.fromkeys(["fit", stage]))

@@ -1,4 +1,4 @@
-"""Behind `SplitData`, retain and forget rows meet as the pairing says, and the user's datamodule keeps all it can do."""
+"""Behind `ForgetRetainData`, retain and forget rows meet as the pairing says; the user's datamodule keeps all it can."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_unlearn import GradientAscent, SplitData, Unlearn
+from lightning_unlearn import ForgetRetainData, GradientAscent, Unlearn
 from lightning_unlearn.data import ForgetStream, ResumableLoader, forget_order, retain_order
 
 
@@ -34,14 +34,14 @@ def rows(batches: Any) -> list[int]:
     return [row for batch in batches for row in batch.tolist()]
 
 
-def forget_stream(data: SplitData, **options: Any) -> ForgetStream:
+def forget_stream(data: ForgetRetainData, **options: Any) -> ForgetStream:
     return ForgetStream(data.forget_dataloader(), order=data.forget_order(), **options)
 
 
 @pytest.mark.parametrize("pairing", ["random", "cyclic", "sequential"])
 @pytest.mark.parametrize(("forget", "retain"), [(4, 10), (10, 4), (6, 6), (5, 11)])
 def test_an_epoch_is_the_pairing(pairing: Any, forget: int, retain: int) -> None:
-    data = SplitData(numbered(retain, shuffle=True), numbered(forget), pairing=pairing, seed=5)
+    data = ForgetRetainData(numbered(retain, shuffle=True), numbered(forget), pairing=pairing, seed=5)
     data.setup("fit")
     batches, stream = data.train_dataloader(), forget_stream(data)
     for epoch in range(3):
@@ -62,7 +62,7 @@ def test_an_epoch_is_the_pairing(pairing: Any, forget: int, retain: int) -> None
 def test_batches_of_different_sizes_still_make_whole_epochs(
     pairing: Any, forget_batch: int, retain_batch: int, forget: int, retain: int, world_size: int
 ) -> None:
-    data = SplitData(numbered(retain, retain_batch), numbered(forget, forget_batch), pairing=pairing)
+    data = ForgetRetainData(numbered(retain, retain_batch), numbered(forget, forget_batch), pairing=pairing)
     share = {"num_replicas": world_size, "rank": 0}
     data.trainer = type("T", (), {"distributed_sampler_kwargs": share})()
     steps = len(data.train_dataloader())
@@ -81,19 +81,19 @@ def test_batches_of_different_sizes_still_make_whole_epochs(
 
 def test_without_pairing_everything_is_as_given() -> None:
     given = numbered(10, shuffle=True)
-    data = SplitData(given, numbered(4), pairing=None)
+    data = ForgetRetainData(given, numbered(4), pairing=None)
     assert data.train_dataloader() is given
     assert data.forget_order() is None
     several = {"a": numbered(3), "b": numbered(4)}
-    assert SplitData(CombinedLoader(several), numbered(4), pairing=None).train_dataloader().iterables is several
-    assert SplitData(Returning(several), numbered(4), pairing=None).train_dataloader() is several
+    assert ForgetRetainData(CombinedLoader(several), numbered(4), pairing=None).train_dataloader().iterables is several
+    assert ForgetRetainData(Returning(several), numbered(4), pairing=None).train_dataloader() is several
 
 
 def test_only_the_rows_a_sampler_visits_are_retained_and_forgotten() -> None:
     """The usual way to cut one data set in two."""
     retain = DataLoader(range(100, 120), 2, sampler=SubsetRandomSampler([5, 3, 8, 6]))
     forget = DataLoader(range(100, 120), 2, sampler=SubsetRandomSampler([0, 1]))
-    data = SplitData(retain, forget, pairing="cyclic")
+    data = ForgetRetainData(retain, forget, pairing="cyclic")
     assert sorted(rows(data.train_dataloader())) == [103, 105, 106, 108]
     assert rows(data.forget_dataloader()) in ([100, 101], [101, 100])
     assert sorted(rows([next(forget_stream(data))])) == [100, 101]
@@ -104,11 +104,11 @@ def test_only_the_rows_a_sampler_visits_are_retained_and_forgotten() -> None:
 
 
 def test_probe_and_attack_default_to_the_forget_data() -> None:
-    data = SplitData(numbered(3), numbered(5, shuffle=True, drop_last=True))
+    data = ForgetRetainData(numbered(3), numbered(5, shuffle=True, drop_last=True))
     assert rows(data.probe_dataloaders()["forget"]) == rows(data.attack_dataloader()) == [0, 1, 2, 3, 4]
     assert rows(data.probe_dataloaders()["retain"]) == [0, 1, 2]
     assert data.parts == [data.retain, data.forget]
-    other = SplitData(numbered(3), numbered(5), probe=numbered(6), attack=numbered(7))
+    other = ForgetRetainData(numbered(3), numbered(5), probe=numbered(6), attack=numbered(7))
     assert rows(other.probe_dataloaders()["forget"]) == list(range(6))
     assert rows(other.attack_dataloader()) == list(range(7))
     assert [part.name for part in other.parts] == ["retain", "forget", "probe", "attack"]
@@ -135,7 +135,7 @@ class Streamed(IterableDataset[int]):
 @pytest.mark.parametrize("part", ["retain", "forget"])
 def test_pairing_rows_nobody_knows_is_refused(retain: Any, found: str, part: str) -> None:
     sources = {"retain": numbered(4), "forget": numbered(2), part: retain()}
-    data = SplitData(**sources)
+    data = ForgetRetainData(**sources)
     message = rf"`pairing='random'` should get .* of {part} data {found}\. Use `pairing=None`"
     for ask in (data.train_dataloader, data.forget_order):
         with pytest.raises(ValueError, match=message):
@@ -145,11 +145,11 @@ def test_pairing_rows_nobody_knows_is_refused(retain: Any, found: str, part: str
 
 
 def test_empty_parts_get_one_clear_error() -> None:
-    for data in (SplitData(numbered(0, sampler=SequentialSampler([])), numbered(3)),):
+    for data in (ForgetRetainData(numbered(0, sampler=SequentialSampler([])), numbered(3)),):
         for ask in (data.train_dataloader, data.forget_order):
             with pytest.raises(ValueError, match=r"The retain set should hold at least one example\. Found none"):
                 ask()
-    data = SplitData(numbered(3), numbered(0, sampler=SequentialSampler([])))
+    data = ForgetRetainData(numbered(3), numbered(0, sampler=SequentialSampler([])))
     for ask in (data.train_dataloader, data.forget_order):
         with pytest.raises(ValueError, match=r"The forget set should hold at least one example\. Found none"):
             ask()
@@ -212,7 +212,7 @@ class Evaluating(SomebodysModule):
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_hooks_loaders_and_state_of_the_users_datamodule_stay_in_use(tmp_path: Path) -> None:
     own = Everything()
-    data = SplitData(own, loader(seed=2, n=8))
+    data = ForgetRetainData(own, loader(seed=2, n=8))
     module = Evaluating()
     trainer = quiet(limit_val_batches=1, callbacks=[Unlearn(GradientAscent())])
     trainer.fit(module, datamodule=data)
@@ -223,13 +223,13 @@ def test_hooks_loaders_and_state_of_the_users_datamodule_stay_in_use(tmp_path: P
     trainer.test(module, datamodule=data, verbose=False)
     resumed = Everything()
     quiet(max_epochs=2, callbacks=[Unlearn(GradientAscent())]).fit(
-        Evaluating(), datamodule=SplitData(resumed, loader(seed=2, n=8)), ckpt_path=tmp_path / "c.ckpt"
+        Evaluating(), datamodule=ForgetRetainData(resumed, loader(seed=2, n=8)), ckpt_path=tmp_path / "c.ckpt"
     )
     assert any(call.startswith("load {'counter': ") for call in resumed.called)
 
 
 def test_a_plain_loader_brings_no_evaluation() -> None:
-    data = SplitData(loader(seed=1), loader(seed=2))
+    data = ForgetRetainData(loader(seed=1), loader(seed=2))
     from lightning.pytorch.utilities.model_helpers import is_overridden
 
     assert not is_overridden("val_dataloader", data)
@@ -258,7 +258,7 @@ def test_interrupted_anywhere_the_rest_of_the_batches_follows(
 
     def fit(folder: str, path: Path | None = None) -> list[int]:
         module = Recording()
-        data = SplitData(loader(1, n=24), loader(2, n=24), pairing="random")
+        data = ForgetRetainData(loader(1, n=24), loader(2, n=24), pairing="random")
         kept = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
         trainer = quiet(
             callbacks=[kept, Unlearn(GradientAscent())],
@@ -306,7 +306,7 @@ def test_ranks_share_pairs() -> None:
             def configure_optimizers(self) -> Any:
                 return torch.optim.SGD(self.parameters(), lr=0.1)
 
-        data = SplitData(numbered(7, shuffle=True), numbered(4), pairing="cyclic")
+        data = ForgetRetainData(numbered(7, shuffle=True), numbered(4), pairing="cyclic")
         trainer = quiet(strategy="ddp", devices=world_size)
         trainer.fit(Module(), datamodule=data)
         stream = forget_stream(data, rank=rank, world_size=world_size)

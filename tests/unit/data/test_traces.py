@@ -13,15 +13,8 @@ from torch.utils.data import ConcatDataset, DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from lightning_unlearn import CausalLMReadout, QuestionAnswerData
-from lightning_unlearn.data import (
-    ForgetStream,
-    MarkedAnswer,
-    SpanEncoding,
-    TraceData,
-    TraceDataset,
-    build,
-    bundled_path,
-)
+from lightning_unlearn.bundled import bundled_path
+from lightning_unlearn.data import ForgetStream, MarkedAnswer, SpanEncoding, TraceData, TraceDataset, build
 from lightning_unlearn.data._encoding import Encoding, load_tokenizer
 from lightning_unlearn.prediction import IGNORED
 from lightning_unlearn.readouts import PairedReadout

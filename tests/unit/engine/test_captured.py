@@ -15,10 +15,10 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lightning_unlearn.callbacks._example_gradients import ExampleGradients
 from lightning_unlearn.engine import CapturedRows, GradientEngine
 from lightning_unlearn.functional import step as step_file
 from lightning_unlearn.functional.step import correct_step_, step_products
+from lightning_unlearn.guards.directions._example_gradients import ExampleGradients
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout, PackedCausalLMReadout, Readout
 

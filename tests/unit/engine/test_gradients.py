@@ -23,8 +23,8 @@ from lightning_unlearn.engine import (
     adds_in_place,
     combine_,
     gradients_set_aside,
-    muted,
     strategy_kind,
+    without_logging,
 )
 from lightning_unlearn.engine import _gradients as gradients_file
 
@@ -227,7 +227,7 @@ class TestMuted:
         module = SomebodysModule()
         own = module.__dict__["log"] = lambda *args: "own"
         try:
-            with muted(module), muted(module):
+            with without_logging(module), without_logging(module):
                 assert module.log("x", 1.0) is None
                 assert module.log_dict({}) is None
                 if fails:
@@ -240,7 +240,7 @@ class TestMuted:
 
     def test_class_methods_come_back(self) -> None:
         module = SomebodysModule()
-        with muted(module):
+        with without_logging(module):
             pass
         assert module.log.__func__ is pl.LightningModule.log
 

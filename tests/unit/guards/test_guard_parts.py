@@ -7,14 +7,15 @@ import torch
 from torch.testing import assert_close
 
 from lightning_unlearn.guards import (
-    Cone,
     Euclidean,
     History,
     MicroBatches,
-    Null,
+    Monitor,
+    NoChange,
+    NoIncrease,
     OptimizerMetric,
     RetainGradient,
-    Watch,
+    Rule,
     stored,
 )
 
@@ -45,8 +46,8 @@ def test_what_has_no_past_protects_what_is_new(directions: RetainGradient | Micr
     assert directions.state_dict() == {}
 
 
-@pytest.mark.parametrize(("rule", "expected"), [(Cone(), 0.1), (Null(), 0.5), (Watch(), 0.1)], ids=repr)
-def test_breach_is_uphill_for_a_cone_and_either_way_for_null(rule: Cone | Null | Watch, expected: float) -> None:
+@pytest.mark.parametrize(("rule", "expected"), [(NoIncrease(), 0.1), (NoChange(), 0.5), (Monitor(), 0.1)], ids=repr)
+def test_breach_is_uphill_for_a_cone_and_either_way_for_null(rule: Rule, expected: float) -> None:
     assert float(rule.breach(torch.tensor([-0.5, 0.1]))) == pytest.approx(expected)
 
 

@@ -97,8 +97,8 @@ def test_scores_lie_within_the_bounds_and_better_knowledge_scores_as_said(kind: 
     low, high = kind.bounds
     for metric in (knowing, ignorant):
         assert ((low <= metric.scores()) & (metric.scores() <= high)).all()
-    assert (knowing.compute() > ignorant.compute()) == kind.more_means_known
-    best = high if kind.more_means_known else low
+    assert (knowing.compute() > ignorant.compute()) == kind.higher_means_known
+    best = high if kind.higher_means_known else low
     assert knowing.compute().item() == pytest.approx(best, abs=1e-6)
 
 

@@ -35,11 +35,11 @@ from lightning_unlearn.objectives import (
     TopKKL,
     UniformLabel,
 )
-from lightning_unlearn.readouts import BesideReadout, HiddenStateReadout, PairedReadout, Readout
+from lightning_unlearn.readouts import CompanionReadout, HiddenStateReadout, PairedReadout, Readout
 
 CLASSES = 4
 PLAIN = ClassificationReadout("x", "y")
-PAIRED, BESIDE = PairedReadout(PLAIN), BesideReadout(PLAIN)
+PAIRED, BESIDE = PairedReadout(PLAIN), CompanionReadout(PLAIN)
 
 
 def images(seed: int, n: int = 6) -> dict[str, Tensor]:
@@ -50,7 +50,7 @@ def images(seed: int, n: int = 6) -> dict[str, Tensor]:
 
 FORGET, BESIDE_IT = images(1), images(2)
 OTHER = {"x": FORGET["x"], "y": (FORGET["y"] + 1) % CLASSES}  # the same images, labelled otherwise
-BATCH = {**FORGET, "beside": BESIDE_IT, "preferred": OTHER, "dispreferred": FORGET}
+BATCH = {**FORGET, "companion": BESIDE_IT, "preferred": OTHER, "dispreferred": FORGET}
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,15 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from lightning_unlearn import CausalLMReadout, CrossEntropy, FrozenCopy, SplitData, TokenNLL, Unlearn, UnlearningModule
+from lightning_unlearn import (
+    CausalLMReadout,
+    CrossEntropy,
+    ForgetRetainData,
+    FrozenCopy,
+    TokenNLL,
+    Unlearn,
+    UnlearningModule,
+)
 from lightning_unlearn.objectives import NPO, RMU, ActivationMatch, Objective
 from lightning_unlearn.prediction import KnownLikelihood, Prediction
 from lightning_unlearn.readouts import HiddenStateReadout, HiddenStates, PackedCausalLMReadout
@@ -232,7 +240,7 @@ def test_in_a_fit_only_what_is_trained_gets_a_gradient_and_moves():
 
     module = UnlearningModule(network, retain=ActivationMatch(), retain_readout=readout)
     unlearn = Unlearn(RMU(steering_coefficient=4.0), readout=readout)
-    data = SplitData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4))
+    data = ForgetRetainData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4))
     quiet(callbacks=[unlearn, Watch()], max_steps=2, limit_val_batches=0).fit(module, datamodule=data)
     moved = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
     assert with_gradient == moved == {"model.layers.0.mlp.down_proj.weight"}
@@ -283,7 +291,7 @@ def test_a_layer_that_is_not_there_is_refused_before_the_first_step():
     with pytest.raises(
         ValueError, match=r"`layer` should fit the name of one module. Found 0 with `layer = 'layers.7'`"
     ):
-        trainer.fit(module, datamodule=SplitData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4)))
+        trainer.fit(module, datamodule=ForgetRetainData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4)))
     assert trainer.global_step == 0
 
 
@@ -322,7 +330,7 @@ def fit(tmp_path: Any, steps: int, ckpt_path: Any = None) -> tuple[Any, Any, Any
     unlearn = Unlearn(RMU(steering_coefficient=4.0), readout=readout)
     saves = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
     trainer = quiet(callbacks=[unlearn, saves], max_steps=steps, max_epochs=-1, enable_checkpointing=True)
-    data = SplitData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4))
+    data = ForgetRetainData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4))
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
     return network, unlearn, module
 

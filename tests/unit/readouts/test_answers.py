@@ -10,8 +10,8 @@ from _language_models import FAMILIES, PROMPTS, batch, family
 from torch import nn
 
 from lightning_unlearn import QuestionAnswerData, TinyCausalLM
-from lightning_unlearn.functional.checksum import checksum
 from lightning_unlearn.readouts import greedy_answers
+from lightning_unlearn.runtime import checksum
 
 END = 2
 

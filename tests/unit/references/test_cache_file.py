@@ -29,9 +29,9 @@ from lightning_unlearn import (
     TinyCausalLM,
     Unlearn,
 )
-from lightning_unlearn.functional.checksum import checksum
 from lightning_unlearn.references._cache_file import CacheFile
 from lightning_unlearn.references._origin import origin_of
+from lightning_unlearn.runtime import checksum
 
 READOUT = CausalLMReadout()
 BATCHES = [batch(rows=(0,)), batch(rows=(1, 2))]

@@ -30,9 +30,9 @@ from lightning_unlearn import (
     Prediction,
     Reference,
 )
-from lightning_unlearn.functional.checksum import checksum
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references import choose_reference, why_adapter_is_not_enough
+from lightning_unlearn.runtime import checksum
 
 READOUT = CausalLMReadout()
 

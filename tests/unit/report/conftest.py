@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lightning_unlearn.report import Observation, RobustnessReport
+from lightning_unlearn.observation import Observation
+from lightning_unlearn.report import RobustnessReport
 
 AUTHORS = [f"author {index:02d}" for index in range(20) for _ in range(10)]
 STEPS = (0, 20, 40, 60, 80, 100, 120)
@@ -62,7 +63,7 @@ def looks(examinees, split, level, step, back=0.0, **attack):
             metric=metric,
             value=float(scores.mean()),
             scores=scores.tolist(),
-            higher_means_more_knowledge=up,
+            higher_means_known=up,
             bounds=bounds,
             **shared,
         )

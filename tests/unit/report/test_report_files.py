@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_unlearn.report import Observation, RobustnessReport, environment
+from lightning_unlearn.observation import Observation
+from lightning_unlearn.report import RobustnessReport, environment
 
 
 def test_a_report_survives_json(report):
@@ -51,7 +52,7 @@ def test_a_string_called_nan_stays_a_string():
 
 def test_each_observation_is_one_line(report):
     lines = report.to_json().splitlines()
-    assert sum('"higher_means_more_knowledge"' in line for line in lines) == len(report.observations)
+    assert sum('"higher_means_known"' in line for line in lines) == len(report.observations)
 
 
 def test_an_unwritable_folder_gives_one_error_with_the_way_out(small, tmp_path):

@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_unlearn.report import Observation, RobustnessReport
+from lightning_unlearn.observation import Observation
+from lightning_unlearn.report import RobustnessReport
 
 WHO = [f"author {index // 2}" for index in range(24)]
 WIGGLE = [0.01 * (index % 3 - 1) for index in range(24)]
@@ -129,7 +130,7 @@ def test_a_grey_number_that_outdoes_the_verdict_is_said_first():
 def test_a_metric_where_less_means_more_knowledge_tells_the_same_story():
     def flip(look):
         scores = [1 - score for score in look.scores]
-        return replace(look, scores=scores, value=sum(scores) / len(scores), higher_means_more_knowledge=False)
+        return replace(look, scores=scores, value=sum(scores) / len(scores), higher_means_known=False)
 
     made, flipped = report(study()), report([flip(look) for look in study()], utility="probability")
     assert flipped.recoveries[0].rho.value == pytest.approx(made.recoveries[0].rho.value)
@@ -141,7 +142,7 @@ def test_a_metric_where_less_means_more_knowledge_tells_the_same_story():
 @pytest.mark.parametrize(("loss", "passes"), [(0.15, True), (0.4, False)])
 def test_a_loss_counts_as_utility_by_its_likelihood(loss, passes):
     # e^-0.15 = 0.86 and e^-0.4 = 0.67 of the likelihood are left
-    shared = {"higher_means_more_knowledge": False, "bounds": None}
+    shared = {"higher_means_known": False, "bounds": None}
     looks = [look(0.1, 0, **shared), look(2.0, 9, **shared), look(1.0, 9, attack="a", **shared)]
     looks += [look(0.1, 0, "retain", **shared), look(0.1 + loss, 9, "retain", **shared)]
     looks += [look(0.1 + loss, 9, "retain", attack="a", **shared)]
@@ -195,7 +196,7 @@ def test_limits_are_said(looks, options, warning):
 
 
 def test_the_headline_is_a_bounded_metric_where_more_means_more_knowledge():
-    nll = [replace(look, metric="nll", bounds=None, higher_means_more_knowledge=False) for look in study()]
+    nll = [replace(look, metric="nll", bounds=None, higher_means_known=False) for look in study()]
     assert report([*nll, *study()]).summary["headline_metric"] == "probability"
     assert report([*nll, *study()], headline="nll").summary["headline_metric"] == "nll"
     assert report(nll).summary["headline_metric"] == "nll"

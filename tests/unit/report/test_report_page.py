@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from lightning_unlearn.report import Interval, Observation, RobustnessReport
+from lightning_unlearn.observation import Observation
+from lightning_unlearn.report import Interval, RobustnessReport
 from lightning_unlearn.report._colours import DARK, LIGHT
 from lightning_unlearn.report._plots import panels
 from lightning_unlearn.report._words import level_words, percent, recovery_words

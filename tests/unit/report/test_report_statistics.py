@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lightning_unlearn.observation import Observation
 from lightning_unlearn.report import (
-    Observation,
     adjusted_recovery_rate,
     percentile_interval,
     recovery_rate,
@@ -21,7 +21,7 @@ def rows(scores):
 def look(scores, entities=(), step=0, up=True):
     value = float(np.mean(scores))
     scores, entities = [float(score) for score in scores], list(entities)
-    return Observation("m", "forget", value, step, scores=scores, entities=entities, higher_means_more_knowledge=up)
+    return Observation("m", "forget", value, step, scores=scores, entities=entities, higher_means_known=up)
 
 
 def test_of_many_independent_rows_the_interval_is_the_normal_one():

@@ -1,0 +1,50 @@
+"""What a callback needs to know of the trainer it is a guest of, and what any of them refuses."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import lightning.pytorch as pl
+import torch
+
+from lightning_unlearn.runtime import data_share
+
+C = TypeVar("C", bound=pl.Callback)
+
+
+def callbacks_of(trainer: pl.Trainer, kind: type[C]) -> list[C]:
+    """The trainer's callbacks of one kind."""
+    return [c for c in trainer.callbacks if isinstance(c, kind)]  # type: ignore[attr-defined]
+
+
+def refuse_optimizers(trainer: pl.Trainer, who: str) -> None:
+    """Refuse none, and one that evaluates its closure many times a step."""
+    if not trainer.optimizers or type(trainer.optimizers[0]).__name__ == "_MockOptimizer":
+        raise ValueError(
+            f"`{who}` should find the optimizer of the module. Found none: `configure_optimizers` returned `None`. "
+            "Return one, over what may be changed."
+        )
+    if isinstance(trainer.optimizers[0], torch.optim.LBFGS):
+        raise NotImplementedError(
+            f"`{who}` should get an optimizer that takes one gradient a step. Found `LBFGS`. Use `AdamW` or `SGD`."
+        )
+
+
+def refuse_tensor_parallel(trainer: pl.Trainer, who: str) -> None:
+    """Refuse to measure in processes of which several see the same data."""
+    _, shares = data_share(trainer)
+    if shares != trainer.world_size:
+        raise NotImplementedError(
+            f"`{who}` should measure each example in one process. Found `tensor_parallel_size = "
+            f"{trainer.world_size // shares}`, where several run it together. Use `tensor_parallel_size=1`, or leave "
+            f"`{who}` out and check the saved model in one process."
+        )
+
+
+def refuse_manual_optimization(pl_module: pl.LightningModule, who: str) -> None:
+    """Refuse a module that steps its optimizers itself."""
+    if not pl_module.automatic_optimization:
+        raise NotImplementedError(
+            f"`{who}` should run under automatic optimization, which tells it of each step. Found "
+            f"`automatic_optimization = False` in `{type(pl_module).__name__}`. Let Lightning step the optimizer."
+        )

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from lightning_unlearn.engine import GradientEngine, Row, gradients_set_aside, load_optimizer_state, optimizer_state
+from lightning_unlearn.forgetting._realised_step import RealisedStep
+
+
+class PrivateStep:
+    """An optimizer of the forget gradient's own, stepped right after the fit's.
+
+    Args:
+        engine: How parameters are sharded.
+        make: From parameters to an optimizer.
+        theirs: The optimizer of the fit, whose parameters may be changed.
+
+    Raises:
+        TypeError: If ``make`` makes no optimizer.
+        NotImplementedError: If it makes one that evaluates its closure many times a step.
+    """
+
+    def __init__(self, engine: GradientEngine, make: OptimizerCallable, theirs: torch.optim.Optimizer) -> None:
+        self._engine = engine
+        params = [p for group in theirs.param_groups for p in group["params"]]
+        self._known = set(params)
+        self.optimizer = make(params)
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            raise TypeError(
+                "`Unlearn(optimizer=...)` should make an optimizer from parameters, as `torch.optim.SGD` does. It made "
+                f"`{self.optimizer!r}`."
+            )
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            raise NotImplementedError(
+                "`Unlearn(optimizer=...)` should take one gradient a step. Found `LBFGS`. Use `AdamW` or `SGD`."
+            )
+        self.realised: float | None = None
+        self._realised = RealisedStep()
+        self._held: list[tuple[Tensor, Tensor | None]] | None = None
+        self._measured = False
+        # A hook, so that it sees the step before anybody corrects it.
+        self.optimizer.register_step_post_hook(self._measure)
+
+    def hold(self, params: Sequence[Tensor], row: Row, *, measured: bool) -> None:
+        """Keep the forget gradient ``row`` until the fit's optimizer has stepped. One of a step never taken is dropped."""
+        if late := sum(p not in self._known for p in params):
+            raise NotImplementedError(
+                "`Unlearn(optimizer=...)` should know from the start what may be changed. Found that the fit's optimizer "
+                f"was given {late} parameters since. Give it all of them in `configure_optimizers`, and freeze by "
+                "`requires_grad`, or leave out `optimizer`."
+            )
+        self._held = list(zip(params, row, strict=True))
+        self._measured = measured
+
+    def take_(self) -> bool:
+        """Step along what is held, and say whether there was anything. ``p.grad`` is what it was, the same tensors."""
+        held, self._held = self._held, None
+        self.realised = None
+        if held is None:
+            return False
+        with gradients_set_aside(self._engine.module, self._known):
+            for param, gradient in held:
+                param.grad = gradient
+            if self._measured:
+                self._realised.before(self.optimizer, [p for g in self.optimizer.param_groups for p in g["params"]])
+            self.optimizer.step()
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's; all ranks have to ask."""
+        return optimizer_state(self._engine, self.optimizer)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where a checkpoint left off."""
+        load_optimizer_state(self._engine, self.optimizer, state)
+
+    def _measure(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self.realised = self._realised.after(optimizer)

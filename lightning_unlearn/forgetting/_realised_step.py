@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_unlearn.runtime import local
+
+_SAMPLE = 1 << 16
+
+
+class RealisedStep:
+    """How much of the step the optimizer asked for did the weights take?
+
+    One tensor's step is done again in float32, by an optimizer of the same class with the same state and the clipped
+    gradient, and compared with how far the tensor moved. In bf16 a weight has eight bits: a step smaller than about 1/512
+    of it is lost.
+    """
+
+    def __init__(self) -> None:
+        self._param: Tensor | None = None
+
+    def before(self, optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> None:
+        """Remember one tensor, of a size near 2^16, and its optimizer state."""
+        used = [p for p in params if p.grad is not None and local(p).numel()]
+        if not used:
+            return
+        self._param = min(used, key=lambda p: abs(local(p).numel() - _SAMPLE))
+        self._weight = local(self._param).detach().clone()
+        self._state = deepcopy({k: _whole(v) for k, v in optimizer.state.get(self._param, {}).items()})
+
+    def after(self, optimizer: torch.optim.Optimizer) -> float | None:
+        """The ratio of the two lengths; ``None`` if nothing was remembered, asked for, or can be done again."""
+        param, self._param = self._param, None
+        if param is None or param.grad is None:
+            return None
+        asked = self._asked(optimizer, param)
+        taken = local(param).detach().float() - self._weight.float()
+        if asked is None or not float(asked.norm()):
+            return None
+        return float(taken.norm() / asked.norm())
+
+    def _asked(self, optimizer: torch.optim.Optimizer, param: Tensor) -> Tensor | None:
+        group = next(g for g in optimizer.param_groups if any(p is param for p in g["params"]))
+        double = torch.nn.Parameter(self._weight.float().clone())
+        assert param.grad is not None
+        double.grad = local(param.grad).detach().float().clone()
+        try:
+            again: Any = type(optimizer)([{**group, "params": [double]}])  # type: ignore[call-arg]
+            again.state[double] = {k: _raised(v) for k, v in self._state.items()}
+            again.step()
+        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
+            return None  # not built from its parameter groups, or its state is not of the parameter's kind
+        return double.detach() - self._weight.float()
+
+
+def _whole(value: Any) -> Any:
+    return local(value) if isinstance(value, Tensor) else value
+
+
+def _raised(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value

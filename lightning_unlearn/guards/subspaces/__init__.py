@@ -1,0 +1,10 @@
+"""Which inputs of a layer are protected."""
+
+from lightning_unlearn.guards.subspaces._base import Subspace
+from lightning_unlearn.guards.subspaces._input_layers import InputLayer, input_layers
+from lightning_unlearn.guards.subspaces._input_subspace import InputSubspace
+from lightning_unlearn.guards.subspaces._layer_inputs import look_at_inputs
+from lightning_unlearn.guards.subspaces._null_space import NullSpace
+from lightning_unlearn.guards.subspaces._protected_inputs import ProtectedInputs
+
+__all__ = ["InputLayer", "InputSubspace", "NullSpace", "ProtectedInputs", "Subspace", "input_layers", "look_at_inputs"]

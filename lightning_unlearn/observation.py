@@ -1,0 +1,81 @@
+"""The one value that audits produce and reports consume."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Subject = Literal["original", "unlearned", "control"]
+"""Whose knowledge: the model before unlearning, the model that is unlearning or has, or one that never knew."""
+
+NOT_ATTACKED = "none"
+"""The `attack` of an observation of a model nobody attacked."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One look at a model: one metric, on one split, under one attack (or none), at one moment of the fit.
+
+    Args:
+        metric: Name of the metric.
+        split: Name of the examples: ``"forget"`` for those that must go, ``"retain"`` for those that must stay, or any
+            other name.
+        value: What the metric computed.
+        step: Optimizer step of the fit at which it was made.
+        subject: Whose knowledge it is.
+        epoch: Epoch of the fit.
+        attack: The attack's label in the report, or ``"none"``.
+        attack_config: Its settings, as plain values.
+        family: The kind of attack: ``"quant"``, ``"relearn"``; empty for no attack.
+        point: The strength looked at: a number of bits, a number of steps.
+        unit: What a point counts: ``"bits"``, ``"step"``.
+        scores: One score per example, whose mean is the value. Without them there are no intervals.
+        entities: Whom or what each score is about (an author, a document, a class), parallel to ``scores``. Scores of
+            one entity are never treated as independent. Empty: every example stands for itself.
+        higher_means_known: Whether a larger value means that the model knows more.
+        bounds: Smallest and largest possible value, if both are finite.
+
+    Example:
+        >>> Observation(metric="probability", split="forget", value=0.5, scores=[0.25, 0.75]).estimate
+        0.5
+    """
+
+    metric: str
+    split: str
+    value: float
+    step: int = 0
+    subject: Subject = "unlearned"
+    epoch: int = 0
+    attack: str = NOT_ATTACKED
+    attack_config: dict[str, Any] = field(default_factory=dict)
+    family: str = ""
+    point: int = 0
+    unit: str = ""
+    scores: list[float] = field(default_factory=list)
+    entities: list[str] = field(default_factory=list)
+    higher_means_known: bool = True
+    bounds: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.split:
+            raise ValueError('`split` should be the name of the examples, such as "forget". Found an empty one.')
+        if self.subject not in get_args(Subject):
+            raise ValueError(f"`subject` should be one of {get_args(Subject)}. Found `subject = {self.subject!r}`.")
+        if self.entities and len(self.entities) != len(self.scores):
+            raise ValueError(
+                "`entities` should name one entity per score. "
+                f"Found {len(self.entities)} entities for {len(self.scores)} scores of `{self.metric}`."
+            )
+
+    @property
+    def attacked(self) -> bool:
+        """Whether the model was attacked."""
+        return self.attack != NOT_ATTACKED
+
+    @property
+    def estimate(self) -> float:
+        """The mean of the scores, which is what intervals are about; the value, if there are no scores."""
+        return sum(self.scores) / len(self.scores) if self.scores else self.value
+
+    @property
+    def clusters(self) -> list[str]:
+        """The entity of each score; without entities, every score is its own."""
+        return self.entities or [str(index) for index in range(len(self.scores))]

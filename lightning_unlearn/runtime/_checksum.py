@@ -1,0 +1,46 @@
+"""A cheap proof that weights are what they were."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lightning_unlearn.runtime._sharding import local, reshard
+
+_BLOCK = 1 << 20
+_MIX = -7046029254386353131  # 0x9E3779B97F4A7C15, odd
+
+
+@torch.no_grad()
+def checksum(network: nn.Module) -> int:
+    """A 64-bit hash of the bits of all parameters and buffers this process holds, and of their order.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> before = checksum(layer)
+        >>> with torch.no_grad():
+        ...     _ = layer.weight[0, 0].add_(1e-3)
+        >>> checksum(layer) == before
+        False
+    """
+    reshard(network)
+    total = 0
+    for tensor in [*network.parameters(), *network.buffers()]:
+        total = (total * 31 + _bits(local(tensor).detach())) % (1 << 64)
+    return total
+
+
+def _bits(tensor: Tensor) -> int:
+    integers = tensor.contiguous().reshape(-1).view(torch.uint8)
+    total = 0
+    for start in range(0, integers.numel(), 8 * _BLOCK):  # in blocks, so that the 64-bit copies stay small
+        block = integers[start : start + 8 * _BLOCK]
+        words = torch.nn.functional.pad(block, (0, -block.numel() % 8)).view(torch.int64)
+        total += int(_mixed(words + _mixed(torch.arange(start, start + words.numel(), device=words.device))).sum())
+    return total
+
+
+def _mixed(words: Tensor) -> Tensor:
+    # Without mixing, changes of the highest bits, signs among them, would cancel: a plain sum takes them modulo two.
+    words = (words ^ (words >> 30)) * _MIX
+    return words ^ (words >> 27)

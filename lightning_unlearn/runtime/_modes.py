@@ -1,0 +1,41 @@
+"""Contexts that change how a network runs, and put it back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Switch every submodule to evaluation; afterwards each has the mode it had, also when they differed.
+
+    Example:
+        >>> network = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+        >>> with eval_mode(network):
+        ...     [m.training for m in network]
+        [False, False]
+        >>> [m.training for m in network]
+        [True, False]
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def eval_without_grad(network: nn.Module) -> Iterator[None]:
+    """Run ``network`` only to look: in evaluation mode, without a graph.
+
+    Example:
+        >>> with eval_without_grad(nn.Linear(1, 1)):
+        ...     torch.is_grad_enabled()
+        False
+    """
+    with eval_mode(network), torch.no_grad():
+        yield

@@ -1,0 +1,66 @@
+"""Looking at a network leaves every mode, and the gradient switch, as found."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_unlearn.runtime import eval_mode, eval_without_grad
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    frozen = nn.Sequential(nn.BatchNorm1d(2).eval(), nn.Dropout())
+    return nn.Sequential(nn.Linear(2, 2), frozen, nn.Dropout().eval())
+
+
+def modes(network: nn.Module) -> list[bool]:
+    return [m.training for m in network.modules()]
+
+
+@pytest.mark.parametrize("context", [eval_mode, eval_without_grad])
+@pytest.mark.parametrize("fails", [False, True])
+def test_modes_come_back_one_by_one(network: nn.Module, context: object, fails: bool) -> None:
+    before = modes(network)
+    assert len(set(before)) == 2
+    try:
+        with context(network), context(network):
+            assert not any(modes(network))
+            network[1].train()
+            if fails:
+                raise RuntimeError
+    except RuntimeError:
+        pass
+    assert modes(network) == before
+
+
+def test_running_statistics_and_random_numbers_stay_as_they_are(network: nn.Module) -> None:
+    network[1][0].train()
+    mean, state = network[1][0].running_mean.clone(), torch.get_rng_state()
+    with eval_without_grad(network):
+        network(torch.randn(8, 2, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(network[1][0].running_mean, mean)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_only_looking_takes_no_gradients(network: nn.Module, enabled: bool) -> None:
+    with torch.set_grad_enabled(enabled):
+        with eval_without_grad(network):
+            assert not network(torch.ones(1, 2)).requires_grad
+        assert torch.is_grad_enabled() is enabled
+        with eval_mode(network):
+            assert network(torch.ones(1, 2)).requires_grad is enabled
+
+
+def test_modules_that_override_train_come_back_too() -> None:
+    class Stubborn(nn.Module):
+        def train(self, mode: bool = True) -> nn.Module:
+            return super().train(False)
+
+    network = Stubborn()
+    network.training = True
+    with eval_mode(network):
+        assert not network.training
+    assert network.training
