@@ -5,13 +5,14 @@ BIN    := $(VENV)/bin
 
 export OMP_WAIT_POLICY ?= PASSIVE  # two torch processes on two cores collapse otherwise
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test slow lint types unit doctest clean
 
 demo: $(VENV)/installed
 	$(BIN)/lightning-unlearn fit --config configs/quickstart.yaml
 	@echo "Open runs/quickstart/report.html"
 
-test: lint types unit
+# Everything but what is marked `slow`; CI runs both.
+test: lint types doctest unit
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -20,8 +21,14 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
+# Two workers, a file to each: what a file makes once for its tests is made once.
 unit: $(VENV)/installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+
+slow: $(VENV)/installed
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
+
+doctest: $(VENV)/installed
 	$(BIN)/pytest --doctest-modules lightning_unlearn
 
 # torch first, by its exact version: a bare `torch` may bring gigabytes of CUDA.

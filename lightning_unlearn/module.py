@@ -36,7 +36,7 @@ class UnlearningModule(pl.LightningModule):
         scheduler: From an optimizer to a learning-rate scheduler, stepped after every optimizer step.
 
     Example:
-        >>> module = UnlearningModule(nn.Linear(3, 2))
+        >>> module = UnlearningModule(nn.Linear(3, 2, bias=False))
         >>> round(module.training_step((torch.zeros(2, 3), torch.tensor([0, 1])), 0).item(), 1)
         0.7
     """

@@ -70,6 +70,11 @@ def _work(rank: int, world_size: int, port: int, function: Callable[[int, int], 
 
 
 def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """One of pytest-xdist's workers takes even ports, the other odd ones: none takes what the other is about to use."""
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    while True:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = int(s.getsockname()[1])
+        if port % workers == int(worker.removeprefix("gw")):
+            return port

@@ -253,6 +253,7 @@ def test_two_of_one_class_are_told_apart_by_their_arguments() -> None:
     assert (cli.model.hparams["width"], cli.model.other.hparams["width"]) == (24, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["validate", "test"])
 def test_checks_run_alone_on_a_checkpoint(fitted: Fitted, stage: str) -> None:
     (path,) = Path(fitted.cli.trainer.log_dir).glob("checkpoints/*.ckpt")
@@ -277,6 +278,7 @@ def test_the_report_holds_the_configuration_and_checks_alone_leave_it_there() ->
     assert "verbose" in yaml.safe_load(Path("report/config-validate.yaml").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [ours, nested], ids=lambda way: way.__name__)
 def test_resumed_equals_uninterrupted(way: Way) -> None:
     run, arguments = way()

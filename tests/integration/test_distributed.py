@@ -62,8 +62,8 @@ def fit(kind: str | None, objective: str, accumulate: int, world_size: int, rank
     return whole(module, kind), logged
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("objective", ["cache", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ascent", "copy"))])
 @pytest.mark.parametrize("kind", STRATEGIES)
 def test_two_processes_equal_one(kind: str, objective: str, accumulate: int) -> None:
     if kind == "fsdp1" and objective == "copy":

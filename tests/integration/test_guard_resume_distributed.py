@@ -45,6 +45,7 @@ def run(kind: str, storage: Any, folder: Path, ckpt_path: Path | None = None) ->
     return run_ranks(one)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
 @pytest.mark.parametrize(("kind", "storage"), [(k, "fp32") for k in SAVING if k != "single"] + [("fsdp2", "int8")])
 @pytest.mark.usefixtures("device_semantics")

@@ -150,6 +150,7 @@ def test_it_trains(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert any(not torch.equal(p, q) for p, q in zip(before, cli.model.parameters(), strict=True))
 
 
+@pytest.mark.slow
 @every
 def test_it_forgets(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, taught: dict[str, Tensor]) -> None:
     cli = build(name, monkeypatch, tmp_path, max_steps=STEPS)

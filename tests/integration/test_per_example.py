@@ -368,12 +368,14 @@ def fit_ranks(kind: str, rank: int, storage: Any = "fp32", uneven: bool = False)
     return whole(module, kind), outside.worst("NoChange") if kind == "ddp" else 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uneven", [False, True])
 def test_ranks_protect_the_means_of_their_examples(uneven: bool) -> None:
     for _, worst in run_ranks(lambda rank, world: fit_ranks("ddp", rank, uneven=uneven)):
         assert worst <= 1e-6
 
 
+@pytest.mark.slow
 def test_shards_take_the_same_steps_as_replicas() -> None:
     replicas, *others = (
         run_ranks(lambda rank, world, k=k: fit_ranks(k, rank))[0][0] for k in ("ddp", "fsdp2", "fsdp1")

@@ -23,6 +23,8 @@ from lightning_unlearn.callbacks import StepGuard
 from lightning_unlearn.guards import MicroBatches, Monitor, NoChange, NoIncrease, OptimizerMetric, Rule
 from lightning_unlearn.runtime import local
 
+pytestmark = pytest.mark.slow  # two processes each; `test_distributed.py` has one fit of every kind in `make test`
+
 Fitted = tuple[dict[str, Tensor], dict[str, float]]
 
 

@@ -27,6 +27,8 @@ from lightning_unlearn.guards import (
     Rule,
 )
 
+pytestmark = pytest.mark.slow  # two processes each; `test_distributed.py` has one fit of every kind in `make test`
+
 
 def fit(kind: str | None, rank: int, world_size: int, retain: bool = False, exact: bool = False, **guard: Any) -> Any:
     module_class, strategy = STRATEGIES[kind] if kind else (SomebodysModule, lambda: "auto")

@@ -83,6 +83,7 @@ GUARDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GUARDS)
 def test_guards(name: str) -> None:
     assert_equal_to_one_process(**GUARDS[name])

@@ -228,6 +228,7 @@ def small() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 5))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
 @pytest.mark.parametrize(
     ("kind", "retain"), [(k, r) for k in SHARDED for r in ("cross_entropy", "kl") if (k, r) != ("fsdp1", "kl")]

@@ -150,6 +150,7 @@ def test_padding_never_predicts_a_token() -> None:
     assert_close(said.logits, expected.logits, rtol=0, atol=1e-6)  # OPT counts positions from the first token
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("ran_before", [False, True])
 def test_compiled_network_says_the_same_and_stays_what_it_was(compiler: str, ran_before: bool) -> None:
