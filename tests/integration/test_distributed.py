@@ -88,8 +88,10 @@ def test_checks_disturb_no_rank_and_agree_with_one_process(kind: str) -> None:
     for (a, _), (b, _) in zip(without, within, strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a)
     _, logged = fit(None, "cache", 1, 1, 0, checks=True)
+    names = [name for name in logged if name.startswith("recovery/")]
+    assert {name.split("/")[1] for name in names} == {"none", "int4", "adapter", "full"}
     for _, there in within:
-        for name in (n for n in logged if n.startswith("recovery/")):
+        for name in names:
             assert there[name] == pytest.approx(logged[name], abs=1e-5), name
 
 

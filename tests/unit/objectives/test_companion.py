@@ -292,12 +292,11 @@ def test_the_plain_batch_is_what_must_go(kind):
 def test_scope_asks_both_and_answers_the_harmless_one_alone():
     data = ScopeData(**SETS)
     part = first(data)["companion"]
-    for row, other, asked, answered in zip(
-        data.dataset.rows,
-        data.dataset.others,
-        texts(part, data, answers=False),
-        texts(part, data, answers=True),
-        strict=False,
+    asked_and_answered = list(zip(texts(part, data, answers=False), texts(part, data, answers=True), strict=True))
+    size = len(asked_and_answered)
+    assert size == len(part["labels"]) > 1
+    for row, other, (asked, answered) in zip(
+        data.dataset.rows[:size], data.dataset.others[:size], asked_and_answered, strict=True
     ):
         assert f"{row.question} " in asked
         assert asked.index(row.question) < asked.index(other.question.removeprefix(row.question).strip())

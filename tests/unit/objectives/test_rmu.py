@@ -257,7 +257,7 @@ def test_no_hook_stays_whatever_happens():
     before = hooks()
     HiddenStateReadout("layers.1")(network, batch())
     assert hooks() == before
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="index out of range"):
         HiddenStateReadout("layers.1")(network, {**batch(), "input_ids": batch()["input_ids"] + VOCABULARY})
     assert hooks() == before
 
