@@ -21,12 +21,14 @@ class Group:
         absent: What to say if there is none.
         who: The attacks, for "No verdict on ...".
         none: How a sentence about none of them begins.
+        no_control: What to say of a number without a control.
     """
 
     lead: str
     absent: str
     who: str
     none: str
+    no_control: str
 
 
 ADVERSARY = Group(
@@ -34,12 +36,14 @@ ADVERSARY = Group(
     absent="No attack of an adversary (such as relearning) was tried, so nothing is known about what one would bring back.",
     who="an adversary",
     none="No attack of an adversary that was tried",
+    no_control="No control: part of this may be what the attack taught anew.",
 )
 DEPLOYMENT = Group(
     lead="The worst deployment that was tried",
     absent="No deployment (rounding, pruning, merging) was tried.",
     who="deployments",
     none="No deployment that was tried",
+    no_control="There is no control to compare with.",
 )
 
 
@@ -73,17 +77,17 @@ def _group_words(group: Group, metric: str, utility: str, recoveries: Sequence[R
     if worst is None:
         return _no_verdict(group, metric, recoveries)
     parts = [
-        f"{group.lead}, {attack_words(worst)}, brings back {_recovered(metric, worst)}",
+        f"{group.lead}, {attack_words(worst)}, brings back {_recovered(group, metric, worst)}",
         price_sentence(worst, utility),
         _more_without_control(worst, recoveries),
     ]
     return " ".join(part for part in parts if part)
 
 
-def _recovered(metric: str, worst: Recovery) -> str:
+def _recovered(group: Group, metric: str, worst: Recovery) -> str:
     raw = f"{recovery_words(worst.rho)} of what was removed ({name(metric)} on the forget set)"
     if worst.adjusted is None:
-        return f"{raw}. No control: part of this may be what the attack taught anew."
+        return f"{raw}. {group.no_control}"
     beyond = f"{recovery_words(worst.adjusted)} of what was removed is beyond what the same attack teaches"
     return f"{raw}; {beyond} a model that never knew."
 

@@ -35,7 +35,10 @@ def to_table(report: RobustnessReport, *, page: str | Path | None = None) -> Ren
         padding=(0, 1, 0, 0),
     )
     for column in ("model", *columns_of(report).names, "gates"):
-        table.add_column(Text(column), overflow="fold", no_wrap=column in ("forget", "retain"))
+        fixed = column in ("forget", "retain")
+        table.add_column(
+            Text(column), overflow="fold", no_wrap=fixed, min_width=11 if column in ("model", "gates") else None
+        )
     for row in rows:
         table.add_row(*_cells(row), style="bright_black" if row.reasons else "")
     notes = [Text(f"{row.who}: {reason}", style="bright_black") for row in rows for reason in row.reasons]

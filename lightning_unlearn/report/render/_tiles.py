@@ -46,11 +46,15 @@ def _returned(title: str, report: RobustnessReport, which: str) -> Tile:
     worst = _at(report, report.summary[which])
     if worst is None:
         return Tile(title, "no verdict", ("nothing was tried, or nothing passes its gates",), grey=True)
-    price = f"price: {price_words(worst.price)} of what was kept"
-    raw = recovery_words(worst.rho)
-    beyond = "no control" if worst.adjusted is None else f"beyond the control: {recovery_words(worst.adjusted)}"
-    lines = (f"of what was removed; {beyond}", f"nothing taken off: {raw}", attack_words(worst), price)
+    lines = (*_recovered(worst), f"{attack_words(worst)}; price: {price_words(worst.price)}")
     return Tile(title, percent(worst.shown.value), lines)
+
+
+def _recovered(worst: Recovery) -> tuple[str, ...]:
+    if worst.adjusted is None:
+        return (f"of what was removed: {recovery_words(worst.rho)}; no control",)
+    beyond = f"of what was removed, beyond the control: {recovery_words(worst.adjusted)}"
+    return beyond, f"control not taken off: {recovery_words(worst.rho)}"
 
 
 def _at(report: RobustnessReport, place: dict[str, object] | None) -> Recovery | None:
