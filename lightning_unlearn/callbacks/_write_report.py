@@ -14,7 +14,7 @@ from lightning_unlearn.callbacks._folders import writable_folder
 from lightning_unlearn.checks._recovery_check import RecoveryCheck
 from lightning_unlearn.engine import callbacks_of
 from lightning_unlearn.forgetting import Unlearn
-from lightning_unlearn.report import RobustnessReport
+from lightning_unlearn.report import assess, print_table, save
 
 _CURVES = ("forget", "retain", "cosine", "forget_norm", "retain_norm", "realised")
 
@@ -87,7 +87,7 @@ class WriteReport(pl.Callback):
         checks = callbacks_of(trainer, RecoveryCheck)
         if not trainer.is_global_zero or not any(c.observations for c in checks):
             return
-        report = RobustnessReport.from_observations(
+        report = assess(
             [observation for check in checks for observation in check.observations],
             run=self._run(trainer),
             models={"student": {"class": _network_name(pl_module), "n_params": _count(pl_module)}},
@@ -97,8 +97,8 @@ class WriteReport(pl.Callback):
             restored=None if any(c.restored is None for c in checks) else all(c.restored for c in checks),
             definitions={name: metric.in_words for c in checks for name, metric in c.metrics.items()},
         )
-        report.save(self.folder)
-        report.print(Console(), page=Path(self.folder) / "report.html")
+        save(report, self.folder)
+        print_table(report, Console(), page=Path(self.folder) / "report.html")
 
     def _run(self, trainer: pl.Trainer) -> dict[str, Any]:
         taught = bool(callbacks_of(trainer, FinetuneFirst))

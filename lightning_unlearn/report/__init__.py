@@ -1,24 +1,32 @@
-from lightning_unlearn.report._environment import environment
-from lightning_unlearn.report._report import RobustnessReport
-from lightning_unlearn.report._schema import Gate, Interval, Level, Recovery
-from lightning_unlearn.report._statistics import (
+"""The report a sceptical reviewer reads: `assess` what was observed, then `save` and `print_table` what it comes to."""
+
+from lightning_unlearn.report.analysis import (
     adjusted_recovery_rate,
+    assess,
+    environment,
     percentile_interval,
     recovery_rate,
     resampled_means,
     retained_knowledge,
 )
+from lightning_unlearn.report.render import print_table, save, to_page
+from lightning_unlearn.report.schema import DEPLOYMENTS, Gate, Interval, Level, Recovery, RobustnessReport
 
 __all__ = [
-    "RobustnessReport",
-    "Interval",
+    "DEPLOYMENTS",
     "Gate",
+    "Interval",
     "Level",
     "Recovery",
-    "environment",
-    "recovery_rate",
+    "RobustnessReport",
     "adjusted_recovery_rate",
-    "retained_knowledge",
-    "resampled_means",
+    "assess",
+    "environment",
     "percentile_interval",
+    "print_table",
+    "recovery_rate",
+    "resampled_means",
+    "retained_knowledge",
+    "save",
+    "to_page",
 ]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lightning_unlearn.observation import Observation
-from lightning_unlearn.report import RobustnessReport
+from lightning_unlearn.report import assess
 
 AUTHORS = [f"author {index:02d}" for index in range(20) for _ in range(10)]
 STEPS = (0, 20, 40, 60, 80, 100, 120)
@@ -52,7 +52,7 @@ class Examinees:
         return 1 / (1 + np.exp(-logit - back * self.openness * 4 - self.noise.normal(0, 0.1, 200)))
 
 
-def looks(examinees, split, level, step, back=0.0, **attack):
+def observed(examinees, split, level, step, back=0.0, **attack):
     probability = examinees.scores(level, back)
     shared = {"split": split, "step": step, "epoch": step // 20, "entities": AUTHORS, **attack}
     for metric, scores, up, bounds in (
@@ -74,14 +74,18 @@ def observations():
     forget, retain = Examinees(1), Examinees(2)
     made = []
     for step in STEPS:
-        made += [*looks(forget, "forget", FORGOTTEN[step], step), *looks(retain, "retain", KEPT[step], step)]
+        subject = "original" if step == 0 else "unlearned"
+        made += observed(forget, "forget", FORGOTTEN[step], step, subject=subject)
+        made += observed(retain, "retain", KEPT[step], step, subject=subject)
         for (attack, unit, point), (share, left) in RETURNED.items():
             back = FORGOTTEN[step] + share * (FORGOTTEN[0] - FORGOTTEN[step])
             family = "quant" if unit == "bits" else attack
-            how = {"attack": attack, "unit": unit, "point": point, "family": family, "attack_config": CONFIGS[attack]}
+            config = CONFIGS[attack]
+            how = {"attack": attack, "unit": unit, "point": point, "family": family, "attack_config": config}
+            how["subject"] = subject
             made += [
-                *looks(forget, "forget", back, step, back=share, **how),
-                *looks(retain, "retain", left * KEPT[step], step, **how),
+                *observed(forget, "forget", back, step, back=share, **how),
+                *observed(retain, "retain", left * KEPT[step], step, **how),
             ]
     return made
 
@@ -127,4 +131,4 @@ def context():
 
 @pytest.fixture(scope="session")
 def report(observations, context):
-    return RobustnessReport.from_observations(observations, restored=True, draws=400, **context)
+    return assess(observations, restored=True, draws=400, **context)

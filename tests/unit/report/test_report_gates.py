@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from lightning_unlearn.observation import Observation
-from lightning_unlearn.report import RobustnessReport
+from lightning_unlearn.report import assess
 
 WHO = [f"author {index // 2}" for index in range(24)]
 WIGGLE = [0.01 * (index % 3 - 1) for index in range(24)]
@@ -26,7 +26,7 @@ def study(forget=(0.8, 0.1), retain=(0.8, 0.8), back=(0.4,), left=0.8, step=9, a
 
 
 def report(looks, **options):
-    return RobustnessReport.from_observations(looks, draws=200, **{"restored": True, **options})
+    return assess(looks, draws=200, **{"restored": True, **options})
 
 
 def status(made, code):

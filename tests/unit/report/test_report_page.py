@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from lightning_unlearn.observation import Observation
-from lightning_unlearn.report import Interval, RobustnessReport
-from lightning_unlearn.report._colours import DARK, LIGHT
-from lightning_unlearn.report._plots import panels
-from lightning_unlearn.report._words import level_words, percent, recovery_words
+from lightning_unlearn.report import Interval, RobustnessReport, assess, print_table, save, to_page
+from lightning_unlearn.report.render._palette import DARK, LIGHT
+from lightning_unlearn.report.render._panels import panels
+from lightning_unlearn.report.schema._words import level_words, percent, recovery_words
 
 HOSTILE = "<script>alert('x')</script> \"&$[red]"
 
@@ -49,7 +49,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def html(report):
-    return report.to_html()
+    return to_page(report)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def page(html):
 
 def in_terminal(report, width=100, **options):
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    report.print(console, **options)
+    print_table(report, console, **options)
     return console.file.getvalue()
 
 
@@ -84,7 +84,7 @@ def test_every_text_of_the_user_is_escaped(observations, context):
     looks = [replace(look, metric=HOSTILE) if look.metric == "probability" else look for look in looks]
     looks = [replace(look, unit=HOSTILE, attack_config={HOSTILE: HOSTILE}) if look.attacked else look for look in looks]
     facts = {"name": HOSTILE, "n": HOSTILE, "description": HOSTILE}
-    made = RobustnessReport.from_observations(
+    made = assess(
         looks,
         run={"notes": [HOSTILE], HOSTILE: HOSTILE},
         models={HOSTILE: HOSTILE},
@@ -95,7 +95,7 @@ def test_every_text_of_the_user_is_escaped(observations, context):
         definitions={HOSTILE: HOSTILE},
         draws=20,
     )
-    html = made.to_html()
+    html = to_page(made)
     assert html.count("&lt;script&gt;") > 20
     assert "<script" not in html
     assert Page(html).open == []
@@ -132,8 +132,8 @@ def test_a_number_that_misses_a_gate_is_grey_with_its_reason(report, page):
 
 def test_a_number_that_misses_a_gate_is_never_the_verdict(report, observations):
     assert "relearn at step 20" in report.summary["verdict"]
-    unsound = RobustnessReport.from_observations(observations, restored=False, draws=20)
-    html = unsound.to_html()
+    unsound = assess(observations, restored=False, draws=20)
+    html = to_page(unsound)
     assert 'class="verdict grey"' in html
     assert "no verdict" in html
     assert all(kind == "grey" for kind, cells in Page(html).rows if cells[0] in ("int8", "int4", "relearn"))
@@ -147,7 +147,7 @@ def test_limits_come_before_the_table(html, report):
 
 
 def test_the_terminal_points_to_the_page(report, tmp_path):
-    page = report.save(tmp_path)
+    page = save(report, tmp_path)
     assert str(page) in in_terminal(report, width=300, page=page)
     assert str(page) in in_terminal(report, width=300, page=tmp_path)
 
@@ -203,8 +203,8 @@ def test_text_can_be_read_on_its_background(palette, role, least):
     ids=["nothing", "one look", "retain only", "a broken model"],
 )
 def test_a_report_of_next_to_nothing_is_still_a_page(looks, tmp_path):
-    made = RobustnessReport.from_observations(looks, draws=20)
-    assert "<h1>Asked to forget: the forget set</h1>" in made.save(tmp_path).read_text()
+    made = assess(looks, draws=20)
+    assert "<h1>Asked to forget: the forget set</h1>" in save(made, tmp_path).read_text()
     assert "Note: One training run" in in_terminal(made)
 
 

@@ -10,8 +10,8 @@ from lightning_unlearn.report import (
     resampled_means,
     retained_knowledge,
 )
-from lightning_unlearn.report._intervals import Bootstrap
-from lightning_unlearn.report._statistics import is_unstable
+from lightning_unlearn.report.analysis._bootstrap import Bootstrap
+from lightning_unlearn.report.analysis._statistics import is_unstable
 
 
 def rows(scores):

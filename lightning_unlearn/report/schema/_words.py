@@ -3,17 +3,18 @@
 import math
 from typing import Any
 
-from lightning_unlearn.report._schema import Interval, Recovery
+from lightning_unlearn.report.schema._interval import Interval
+from lightning_unlearn.report.schema._recovery import Recovery
 
 SHOWN = (-0.5, 1.5)
-"""Recovery beyond this is not told apart on the page; the JSON has the number."""
+"""Recovery outside this range is shown as "over" or "under" its ends; the JSON has the number."""
 
 NARROW = 0.03
 """A recovery whose interval is narrower than this is shown with a decimal."""
 
 
 def name(metric: str) -> str:
-    """A metric's name as one says it.
+    """A metric's name without underscores.
 
     Example:
         >>> name("token_nll")
@@ -92,6 +93,57 @@ def point_words(recovery: Recovery) -> str:
         '4 bits'
     """
     return f"step {recovery.point}" if recovery.unit == "step" else f"{recovery.point} {recovery.unit}".strip()
+
+
+def attack_words(recovery: Recovery) -> str:
+    """An attack at its point, as the subject of a sentence.
+
+    Example:
+        >>> attack_words(Recovery("relearn", {}, "relearn", 20, "step", 9, "p", Interval(0.5), None, Interval(0.5)))
+        '20 steps of relearning'
+        >>> attack_words(Recovery("q", {}, "quant", 4, "bits", 9, "p", Interval(0.5), None, Interval(0.5)))
+        'q at 4 bits'
+    """
+    if recovery.family != "relearn" or recovery.unit != "step":
+        return f"{recovery.attack} at {point_words(recovery)}"
+    steps = "1 step" if recovery.point == 1 else f"{recovery.point} steps"
+    own_name = "" if recovery.attack in ("relearn", "relearning") else f" ({recovery.attack})"
+    return f"{steps} of relearning{own_name}"
+
+
+def price_words(price: float | None) -> str:
+    """What an attack costs the rest of the model, as a share of its retain utility.
+
+    Example:
+        >>> price_words(0.51), price_words(0.004), price_words(-0.2), price_words(None)
+        ('51 %', '0.4 %', 'none (-20 %)', '-')
+    """
+    if price is None:
+        return "-"
+    said = percent(price, digits=0 if abs(price) >= 0.1 else 1)
+    return said if price >= 0 or said.startswith("0") else f"none ({said})"
+
+
+def rough(price: float) -> str:
+    """A share in words.
+
+    Example:
+        >>> rough(0.003), rough(0.51), rough(0.98)
+        ('next to nothing', 'about half', 'nearly all')
+    """
+    return next((words for limit, words in _ROUGHLY if price < limit), "nearly all")
+
+
+_ROUGHLY = (
+    (0.01, "next to nothing"),
+    (0.05, "very little"),
+    (0.17, "about a tenth"),
+    (0.29, "about a quarter"),
+    (0.42, "about a third"),
+    (0.58, "about half"),
+    (0.71, "about two thirds"),
+    (0.9, "most"),
+)
 
 
 def plain(value: Any) -> str:

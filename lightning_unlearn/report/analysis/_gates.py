@@ -1,30 +1,27 @@
 """Conditions without which a number is not a verdict."""
 
-import math
-
 from lightning_unlearn.observation import Observation
-from lightning_unlearn.report._schema import Gate, Interval, Status
+from lightning_unlearn.report.analysis._utility import as_utility, kept_share
+from lightning_unlearn.report.schema import Gate, Interval, Status
 
 MIN_GAP = 0.05
 """Least share of a metric's range that has to be removed before recovery means anything."""
 UTILITY_KEPT = 0.8
 """Least share of the original's utility that unlearning has to leave (the bound open-unlearning uses too)."""
 UTILITY_AFTER_ATTACK = 0.95
-"""Least share of the unlearned model's utility that an attack has to leave."""
+"""Least share of the unlearned model's utility that a deployment has to leave."""
+CHANCE = 0.5
+"""Specificity of a model that does not tell the right answer from others'."""
 
 CLAIMS = {
     "G1": "There was something to recover",
     "G2": "Unlearning left a working model",
-    "G3": "The attack left a working model",
+    "G3": "The deployment left a working model",
     "G4": "The attack was tried on a model that never knew",
     "G5": "The attack was run on the final model",
     "G6": "The attack left no trace in the weights",
+    "G7": "Under the attack, the right answer is ahead of others' answers",
 }
-
-
-def as_utility(observation: Observation) -> float:
-    """A metric as something that is good to have: itself, or the likelihood :math:`e^{-x}` of a loss in nats."""
-    return observation.estimate if observation.higher_means_known else math.exp(min(-observation.estimate, 700.0))
 
 
 def gate_gap(metric: str, gap: Interval | None, bounds: tuple[float, float] | None) -> Gate:
@@ -32,7 +29,7 @@ def gate_gap(metric: str, gap: Interval | None, bounds: tuple[float, float] | No
     least = MIN_GAP * (bounds[1] - bounds[0]) if bounds else 0.0
     status: Status = "unknown"
     if gap is None:
-        reason = "only one of the original and the unlearned model was looked at"
+        reason = "only one of the original and the unlearned model was observed"
     elif gap.low is None:
         reason = "no interval: scores of the same examples, of two or more entities, are needed"
     else:
@@ -50,20 +47,23 @@ def gate_utility(original: Observation | None, unlearned: Observation | None) ->
 
 
 def gate_intact(attack: str, point: int, unlearned: Observation | None, attacked: Observation | None) -> Gate:
-    """G3: the attacked model keeps at least 0.95 of the unlearned model's retain utility."""
+    """G3, of deployments: the model keeps at least 0.95 of the unlearned model's retain utility.
+
+    A rounded model that no longer works is never deployed. An adversary does not care, so there is no such gate for him.
+    """
     status, reason = _kept(unlearned, attacked, least=UTILITY_AFTER_ATTACK, of="the unlearned model's")
     return Gate("G3", CLAIMS["G3"], status, reason, attack=attack, point=point)
 
 
 def gate_control(attack: str, *, found: bool) -> Gate:
     """G4: without a control, knowledge that was re-taught counts as recovered."""
-    reason = "a control was attacked too" if found else "no control: what the attack re-taught counts as recovered"
+    reason = "a control was attacked too" if found else "no control: what the attack taught anew counts as recovered"
     return Gate("G4", CLAIMS["G4"], "pass" if found else "warning", reason, attack=attack)
 
 
 def gate_baseline(attack: str, *, step: int, final: int) -> Gate:
     """G5: every attack starts from the same model, the last one."""
-    reason = f"run at step {step}; the last look at the model was at step {final}"
+    reason = f"run at step {step}; the last observation of the model was at step {final}"
     return Gate("G5", CLAIMS["G5"], "pass" if step == final else "fail", reason, attack=attack)
 
 
@@ -78,12 +78,32 @@ def gate_restored(restored: bool | None) -> Gate:
     return Gate("G6", CLAIMS["G6"], states[restored], reasons[restored])
 
 
+def gate_specificity(attack: str, point: int, specificity: Interval | None) -> Gate:
+    """G7: mean specificity, with its whole interval, is above chance. Where nobody measured it, that is a warning.
+
+    A model whose weights are so far off that every answer becomes likely has not recovered any in particular.
+    """
+    status, reason = _above_chance(specificity)
+    return Gate("G7", CLAIMS["G7"], status, reason, attack=attack, point=point)
+
+
+def _above_chance(specificity: Interval | None) -> tuple[Status, str]:
+    if specificity is None or specificity.value != specificity.value:  # NaN differs from itself
+        return "warning", "specificity was not measured"
+    if specificity.low is None:
+        status: Status = "warning" if specificity.value > CHANCE else "fail"
+        return status, f"specificity is {specificity.value:.2f}, without an interval; above {CHANCE} is needed"
+    found = f"specificity is {specificity.value:.2f} [{specificity.low:.2f}, {specificity.high:.2f}]"
+    if specificity.low > CHANCE:
+        return "pass", found
+    return "fail", f"{found}, not above chance ({CHANCE}): the model would say anything"
+
+
 def _kept(before: Observation | None, after: Observation | None, *, least: float, of: str) -> tuple[Status, str]:
     if before is None or after is None:
-        return "unknown", "the retain set was not looked at"
-    had, has = as_utility(before), as_utility(after)
-    if not had > 0:
-        return "unknown", f"{of} retain {before.metric} of {had:.3f} leaves nothing to compare with"
-    share = has / had
+        return "unknown", "the retain set was not measured"
+    share = kept_share(before, after)
+    if share is None:
+        return "unknown", f"{of} retain {before.metric} of {as_utility(before):.3f} leaves nothing to compare with"
     reason = f"retain {before.metric} is {share:.2f} of {of}; at least {least} is needed"
     return ("pass" if share >= least else "fail"), reason

@@ -1,22 +1,17 @@
 """Curves of a report: what is drawn, before it is drawn."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 from lightning_unlearn.observation import NOT_ATTACKED, Observation
-from lightning_unlearn.report._draw import Curve
-from lightning_unlearn.report._gates import MIN_GAP
-from lightning_unlearn.report._schema import Recovery
-from lightning_unlearn.report._series_of_observations import ObservationSeries
-from lightning_unlearn.report._statistics import recovery_rate
-from lightning_unlearn.report._words import point_words
+from lightning_unlearn.report.analysis import recovery_rate
+from lightning_unlearn.report.analysis._gates import MIN_GAP
+from lightning_unlearn.report.analysis._observation_index import ObservationIndex
+from lightning_unlearn.report.schema import Recovery, RobustnessReport
+from lightning_unlearn.report.schema._words import point_words
 
-if TYPE_CHECKING:
-    from lightning_unlearn.report._report import RobustnessReport
-
+Curve = list[tuple[int, float]]
+"""Points of a line, from left to right."""
 STUDENT = "not attacked"
 """What the student's own curve is called."""
 
@@ -37,20 +32,20 @@ def over_steps(report: RobustnessReport, metric: str, split: str) -> dict[str, C
 
 def recovery_over_steps(report: RobustnessReport) -> dict[str, Curve]:
     """Recovery over the steps of the fit, where enough had been removed by then to speak of recovery."""
-    looks, metric = ObservationSeries(report.observations), report.summary["headline_metric"]
-    original = looks.find(metric, "forget", step=looks.original_step)
-    final = looks.find(metric, "forget", step=looks.unlearned_step)
-    if original is None or final is None:
-        return {}
-    curves: dict[str, Curve] = {}
-    for worst in worst_points(report):
-        curve = []
-        for step, attacked in _curve(report, metric, "forget", worst.attack, worst.point):
-            now = looks.find(metric, "forget", step=step)
-            if now is not None and _speaks_of_recovery(original, now, final):
-                curve.append((step, float(recovery_rate(original.estimate, now.estimate, attacked))))
-        curves[label(worst)] = curve
-    return curves
+    return {label(worst): list(_recovery_curve(report, worst)) for worst in worst_points(report)}
+
+
+def _recovery_curve(report: RobustnessReport, worst: Recovery) -> Iterator[tuple[int, float]]:
+    index, metric = ObservationIndex(report.observations), worst.metric
+    original = index.find(metric, "forget", subject="original")
+    final = index.find(metric, "forget", subject="unlearned")
+    for step in dict.fromkeys(o.step for o in report.observations if o.subject == "unlearned"):
+        now = index.find(metric, "forget", subject="unlearned", step=step)
+        attacked = index.find(metric, "forget", subject="unlearned", step=step, attack=worst.attack, point=worst.point)
+        if original and final and now and attacked and _speaks_of_recovery(original, now, final):
+            rate = float(recovery_rate(original.estimate, now.estimate, attacked.estimate))
+            if math.isfinite(rate):
+                yield step, rate
 
 
 def over_points(report: RobustnessReport) -> dict[str, dict[str, list[Recovery]]]:
@@ -75,19 +70,19 @@ def training(report: RobustnessReport, columns: Sequence[str]) -> dict[str, Curv
 
 
 def label(recovery: Recovery) -> str:
-    """An attack and where it stood."""
+    """An attack and its point."""
     return f"{recovery.attack} ({point_words(recovery)})"
 
 
 def _curve(report: RobustnessReport, metric: str, split: str, attack: str, point: int | None) -> Curve:
-    wanted = (metric, split, attack, False)
+    wanted = (metric, split, attack)
+    # Original and unlearned are kept apart: after a one-shot edit both were observed at step 0.
     values = {
-        observation.step: observation.estimate
-        for observation in report.observations
-        if (observation.metric, observation.split, observation.attack, observation.subject == "control") == wanted
-        and point in (None, observation.point)
+        (o.step, o.subject): o.estimate
+        for o in report.observations
+        if (o.metric, o.split, o.attack) == wanted and o.subject != "control" and point in (None, o.point)
     }
-    return sorted((step, value) for step, value in values.items() if math.isfinite(value))
+    return [(step, value) for (step, _), value in sorted(values.items()) if math.isfinite(value)]
 
 
 def _speaks_of_recovery(original: Observation, now: Observation, final: Observation) -> bool:
@@ -97,11 +92,8 @@ def _speaks_of_recovery(original: Observation, now: Observation, final: Observat
 
 
 def _with_several_points(attacks: dict[str, list[Recovery]]) -> dict[str, list[Recovery]]:
-    return {attack: _sorted(found) for attack, found in attacks.items() if len(found) > 1}
-
-
-def _sorted(recoveries: Sequence[Recovery]) -> list[Recovery]:
-    return sorted(recoveries, key=lambda recovery: recovery.point)
+    by_point = {a: sorted(found, key=lambda recovery: recovery.point) for a, found in attacks.items()}
+    return {attack: found for attack, found in by_point.items() if len(found) > 1}
 
 
 def _is_number(value: object) -> bool:

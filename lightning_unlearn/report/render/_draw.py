@@ -1,15 +1,17 @@
-"""Drawing on matplotlib axes, in the palette's light colours."""
+"""Drawing on matplotlib axes, in the palette's light colours; the rest of the look is in ``report.mplstyle``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from lightning_unlearn.report._colours import ATTACKS, LIGHT, MARKERS
-from lightning_unlearn.report._schema import Recovery
-from lightning_unlearn.report._words import SHOWN
+from lightning_unlearn.report.render._curves import Curve
+from lightning_unlearn.report.render._palette import ATTACKS, LIGHT, MARKERS
+from lightning_unlearn.report.schema import Recovery
+from lightning_unlearn.report.schema._words import SHOWN
 
-Curve = list[tuple[int, float]]
+STEP_OF_RUN = "step of the run"
+"""What the horizontal axis of a run counts."""
 LONGEST = 44
 """Characters of a name that fit into a panel."""
 LineStyle = dict[str, Any]
@@ -28,13 +30,13 @@ def draw_steps(
     if bounds:
         margin = 0.04 * (bounds[1] - bounds[0])
         axes.set_ylim(bounds[0] - margin, bounds[1] + margin)
-    _finish(axes, x="step of the run", y=label)
+    _label(axes, x=STEP_OF_RUN, y=label)
 
 
 def draw_recovery(axes: Any, *, curves: Mapping[str, Curve], styles: Mapping[str, LineStyle]) -> None:
     _lines(axes, curves, styles)
     _recovery_axis(axes)
-    _finish(axes, x="step of the run", y="recovery")
+    _label(axes, x=STEP_OF_RUN, y="recovery")
 
 
 def draw_points(
@@ -50,7 +52,7 @@ def draw_points(
         axes.set_xlim(-0.15, 1.2 * ticks[-1])
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    _finish(axes, x="step of the attack" if unit == "step" else unit or "strength", y="recovery")
+    _label(axes, x="step of the attack" if unit == "step" else unit or "strength", y="recovery")
 
 
 def _draw_attack(axes: Any, attack: str, found: list[Recovery], style: LineStyle, *, start: bool) -> None:
@@ -58,6 +60,9 @@ def _draw_attack(axes: Any, attack: str, found: list[Recovery], style: LineStyle
     origin = [(0, 0.0)] if start and found[0].point > 0 else []
     line = [*origin, *[(recovery.point, recovery.shown.value) for recovery in found]]
     axes.plot(*zip(*line, strict=True), label=literal(attack), **style)
+    if any(recovery.adjusted is not None for recovery in found):
+        raw = [*origin, *[(recovery.point, recovery.rho.value) for recovery in found]]
+        axes.plot(*zip(*raw, strict=True), label=literal(f"{attack}, control not taken off"), **as_raw(style))
     band = [
         (recovery.point, recovery.shown.low, recovery.shown.high)
         for recovery in found
@@ -79,7 +84,7 @@ def draw_training(axes: Any, *, curves: Mapping[str, Curve], label: str) -> None
     for what, curve in curves.items():
         role = "attack-0" if what == "forget" else "student"
         axes.plot(*zip(*curve, strict=True), label=what, color=LIGHT[role], linewidth=1.6)
-    _finish(axes, x="step of the run", y=label)
+    _label(axes, x=STEP_OF_RUN, y=label)
 
 
 def _lines(axes: Any, curves: Mapping[str, Curve], styles: Mapping[str, LineStyle]) -> None:
@@ -94,7 +99,6 @@ def style_of(index: int) -> LineStyle:
     return {
         "color": LIGHT[role],
         "marker": marker,
-        "markersize": 4,
         "linewidth": 1.8 if index < 0 else 1.4,
         "linestyle": "-" if index < len(ATTACKS) else "--",
     }
@@ -102,6 +106,11 @@ def style_of(index: int) -> LineStyle:
 
 def as_grey(style: LineStyle) -> LineStyle:
     return {**style, "color": LIGHT["grey"], "markerfacecolor": LIGHT["card"], "linestyle": ":"}
+
+
+def as_raw(style: LineStyle) -> LineStyle:
+    """Of the same attack, with nothing taken off for a control."""
+    return {**style, "linestyle": ":", "linewidth": 1.1, "marker": "none"}
 
 
 def _recovery_axis(axes: Any) -> None:
@@ -112,30 +121,14 @@ def _recovery_axis(axes: Any) -> None:
     axes.set_ylim(max(min(low, -0.1), SHOWN[0]), min(max(high, 1.1), SHOWN[1]))
 
 
-def _finish(axes: Any, *, x: str, y: str) -> None:
-    axes.set_xlabel(literal(x), color=LIGHT["soft"], fontsize=9)
-    axes.set_ylabel(literal(y), color=LIGHT["soft"], fontsize=9)
-    axes.tick_params(colors=LIGHT["soft"], labelsize=8.5, length=3)
-    axes.grid(axis="y", color=LIGHT["rule"], linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(LIGHT["rule"])
-    if x == "step of the run":
+def _label(axes: Any, *, x: str, y: str) -> None:
+    axes.set_xlabel(literal(x))
+    axes.set_ylabel(literal(y))
+    if x == STEP_OF_RUN:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if labels := axes.get_legend_handles_labels()[1]:
         # above the axes, where it can hide no point
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            ncols=columns_for(labels),
-            frameon=False,
-            fontsize=8.5,
-            labelcolor=LIGHT["ink"],
-            borderaxespad=0.2,
-            borderpad=0.1,
-            handlelength=1.6,
-            columnspacing=1.2,
-        )
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns_for(labels))
 
 
 def columns_for(labels: Sequence[str]) -> int:

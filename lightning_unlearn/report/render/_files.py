@@ -1,11 +1,11 @@
-"""Files that are either whole or absent."""
+"""Files that are written whole or not at all."""
 
 from pathlib import Path
 from uuid import uuid4
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that no reader, and no crash, ever meets half of it.
+    """Write a file so that no reader, and no crash, ever finds half of it.
 
     Args:
         path: Where to; its folder is made if it is missing.
@@ -23,7 +23,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         _remove(temporary)
         raise OSError(
             f"The report's folder should be writable. Found `{error.strerror}` when writing `{path}`. "
-            "The report is still in memory: save it elsewhere with `report.save(folder)`."
+            "The report is still in memory: save it elsewhere with `save(report, folder)`."
         ) from error
 
 

@@ -18,7 +18,7 @@ def resampled_means(scores: Floats, entities: Sequence[str], *, draws: int = 200
     columns share each draw, so differences and ratios between columns keep their pairing.
 
     Args:
-        scores: One row per example, one column per look, ``[n, k]``.
+        scores: One row per example, one column per observation, ``[n, k]``.
         entities: Which entity each row belongs to, ``n`` names.
         draws: Number of resamples ``B``.
         seed: Of the generator. Equal seeds give equal draws for equal entities.

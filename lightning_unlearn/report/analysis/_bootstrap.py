@@ -1,4 +1,4 @@
-"""From looks to numbers with intervals."""
+"""From observations to numbers with intervals."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_unlearn.observation import Observation
-from lightning_unlearn.report._schema import Interval
-from lightning_unlearn.report._series_of_observations import paired_scores
-from lightning_unlearn.report._statistics import (
+from lightning_unlearn.report.analysis._paired_scores import paired_scores
+from lightning_unlearn.report.analysis._statistics import (
     Floats,
     adjusted_recovery_rate,
     is_unstable,
@@ -17,14 +16,15 @@ from lightning_unlearn.report._statistics import (
     recovery_rate,
     resampled_means,
 )
+from lightning_unlearn.report.schema import Interval
 
 MIN_ENTITIES = 2
-"""With a single entity every resample is the same, and an interval of width 0 would be a lie."""
+"""With a single entity every resample is the same, and an interval of width 0 would claim a certainty nobody has."""
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """The paired cluster bootstrap, from looks to intervals.
+    """The paired cluster bootstrap, from observations to intervals.
 
     Args:
         draws: Number of resamples.
@@ -62,7 +62,7 @@ class Bootstrap:
     def interval(
         self, observations: Sequence[Observation], of: Callable[..., Floats], *, divides: bool = False
     ) -> Interval:
-        """The interval of a function of the looks' means.
+        """The interval of a function of the observations' means.
 
         Args:
             observations: One per argument of ``of``.
@@ -70,7 +70,7 @@ class Bootstrap:
             divides: Whether ``of`` divides by the first mean less the second.
         """
         means = [observation.estimate for observation in observations]
-        with np.errstate(invalid="ignore"):  # a broken model may well say inf or NaN
+        with np.errstate(invalid="ignore"):  # a broken model's scores may be inf or NaN
             value = float(of(*means))
         scores, entities = paired_scores(observations), observations[0].clusters
         number = len(set(entities))

@@ -1,0 +1,21 @@
+"""From observations to a report: pairing, intervals, gates, recoveries and the verdict."""
+
+from lightning_unlearn.report.analysis._assess import assess
+from lightning_unlearn.report.analysis._environment import environment
+from lightning_unlearn.report.analysis._statistics import (
+    adjusted_recovery_rate,
+    percentile_interval,
+    recovery_rate,
+    resampled_means,
+    retained_knowledge,
+)
+
+__all__ = [
+    "adjusted_recovery_rate",
+    "assess",
+    "environment",
+    "percentile_interval",
+    "recovery_rate",
+    "resampled_means",
+    "retained_knowledge",
+]

@@ -1,0 +1,116 @@
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_unlearn.observation import Observation
+from lightning_unlearn.report.analysis._assessment import Assessment
+from lightning_unlearn.report.analysis._bootstrap import Bootstrap
+from lightning_unlearn.report.analysis._environment import environment
+from lightning_unlearn.report.analysis._headline import adversary_words, deployment_words
+from lightning_unlearn.report.analysis._leading_metrics import headline_metric, utility_metric
+from lightning_unlearn.report.analysis._limits import limits
+from lightning_unlearn.report.analysis._observation_index import ObservationIndex
+from lightning_unlearn.report.analysis._worst import strongest
+from lightning_unlearn.report.schema import Recovery, RobustnessReport
+from lightning_unlearn.report.schema._words import name
+
+
+def assess(
+    observations: Sequence[Observation],
+    *,
+    run: Mapping[str, Any] | None = None,
+    models: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    training: Sequence[Mapping[str, Any]] = (),
+    warnings: Sequence[str] = (),
+    config: str = "",
+    definitions: Mapping[str, str] | None = None,
+    restored: bool | None = None,
+    floors: Mapping[str, float] | None = None,
+    headline: str | None = None,
+    utility: str | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> RobustnessReport:
+    """Compute levels, gates, recoveries and the verdict from what was observed.
+
+    The models are told apart by the ``subject`` of an observation: of the original and of the control, the last
+    observation that was not attacked counts; the last such of ``"unlearned"`` is the model that the verdict is of. Of
+    each attack the last step at which it ran counts.
+
+    Args:
+        observations: Every observation of the models, in the order they were made.
+        run: Added to :func:`environment`; ``run["control"]`` says where the control came from.
+        models: See :class:`RobustnessReport`, as for ``data``, ``training``, ``config`` and ``definitions``.
+        data: See there.
+        training: See there.
+        warnings: Shown before those found here.
+        config: See there.
+        definitions: See there.
+        restored: Whether the weights were the same after the attacks as before; None if nobody compared.
+        floors: What a model that never knew would score on the forget set, per metric, for want of a control.
+        headline: The metric to lead with. Defaults to a bounded one where more means more knowledge.
+        utility: The metric that says, on the retain set, whether a model works. Defaults to the headline.
+        draws: Number of bootstrap resamples.
+        seed: Of the bootstrap.
+
+    Example:
+        >>> who = ["Ada", "Ada", "Bo", "Bo"]
+        >>> def observed(subject, scores, split="forget", **attack):
+        ...     value = sum(scores) / len(scores)
+        ...     return Observation("probability", split, value, 9, subject, scores=scores, entities=who, **attack)
+        >>> int4 = {"attack": "int4", "family": "quant", "point": 4, "unit": "bits"}
+        >>> kept = [0.75, 0.75, 0.75, 0.75]
+        >>> report = assess([
+        ...     observed("original", kept, "retain"), observed("original", [0.75, 1.0, 0.5, 0.75]),
+        ...     observed("unlearned", kept, "retain"), observed("unlearned", [0.25, 0.5, 0.0, 0.25]),
+        ...     observed("unlearned", kept, "retain", **int4), observed("unlearned", [0.5, 0.75, 0.25, 0.5], **int4)])
+        >>> report.recoveries[0].rho.value, report.recoveries[0].is_verdict
+        (0.5, True)
+    """
+    index = ObservationIndex(list(observations))
+    headline = headline or headline_metric(index)
+    utility = utility or utility_metric(index, headline)
+    assessment = Assessment(index, utility, Bootstrap(draws, seed), restored, floors or {})
+    levels, gates = assessment.levels(), assessment.gates()
+    recoveries = assessment.recoveries(gates)
+    leading = [recovery for recovery in recoveries if recovery.metric == headline]
+    return RobustnessReport(
+        run={**environment(), **(run or {})},
+        models=dict(models or {}),
+        data=dict(data or {}),
+        training=[dict(row) for row in training],
+        observations=list(observations),
+        levels=levels,
+        gates=gates,
+        recoveries=recoveries,
+        summary=_summary(index, headline, utility, leading),
+        warnings=[*warnings, *limits(index, levels, gates, leading)],
+        config=config,
+        definitions=dict(definitions or {}),
+    )
+
+
+def _summary(index: ObservationIndex, headline: str, utility: str, leading: Sequence[Recovery]) -> dict[str, Any]:
+    """The headline, as plain values."""
+    in_words = _utility_words(index, utility)
+    return {
+        "headline_metric": headline,
+        "utility_metric": utility,
+        "unlearned_step": index.final_step(),
+        "verdict": adversary_words(headline, in_words, leading),
+        "deployment": deployment_words(headline, in_words, leading),
+        "worst": _place(strongest([recovery for recovery in leading if not recovery.is_deployment])),
+        "worst_deployment": _place(strongest([recovery for recovery in leading if recovery.is_deployment])),
+    }
+
+
+def _utility_words(index: ObservationIndex, utility: str) -> str:
+    """A metric's name; of a loss its likelihood, because a price is a share of something good to have."""
+    falls = any(o.metric == utility and not o.higher_means_known for o in index.observations)
+    return f"likelihood (by {name(utility)})" if falls else name(utility)
+
+
+def _place(recovery: Recovery | None) -> dict[str, Any] | None:
+    if recovery is None:
+        return None
+    return {"attack": recovery.attack, "point": recovery.point, "unit": recovery.unit}

@@ -1,0 +1,157 @@
+"""From observations to levels, gates and recoveries."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from lightning_unlearn.observation import Observation, Subject
+from lightning_unlearn.report.analysis._bootstrap import Bootstrap
+from lightning_unlearn.report.analysis._gates import (
+    gate_baseline,
+    gate_control,
+    gate_gap,
+    gate_intact,
+    gate_restored,
+    gate_specificity,
+    gate_utility,
+)
+from lightning_unlearn.report.analysis._observation_index import SPECIFICITY, ObservationIndex
+from lightning_unlearn.report.analysis._statistics import retained_knowledge
+from lightning_unlearn.report.analysis._utility import price_of
+from lightning_unlearn.report.analysis._worst import mark_worst
+from lightning_unlearn.report.schema import DEPLOYMENTS, Gate, Interval, Level, Recovery
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What the observations say, once every number has met its gates.
+
+    Args:
+        index: The observations.
+        utility: The metric that says, on the retain set, whether a model still works.
+        bootstrap: Where intervals come from.
+        restored: Whether the weights were the same after the attacks; None if nobody compared.
+        floors: What a model that never knew scores, per metric, for want of a control.
+    """
+
+    index: ObservationIndex
+    utility: str
+    bootstrap: Bootstrap
+    restored: bool | None
+    floors: Mapping[str, float]
+
+    def levels(self) -> list[Level]:
+        """The original, the unlearned and the control model, on each metric and split."""
+        return [
+            Level(o.subject, o.step, o.metric, o.split, self.bootstrap.level(o))
+            for metric in self.index.every_metric
+            for subject in get_args(Subject)
+            for split in self.index.splits
+            if (o := self.index.find(metric, split, subject=subject)) is not None
+        ]
+
+    def gates(self) -> list[Gate]:
+        """Every gate, those of all numbers first."""
+        general = [self._utility_gate(), gate_restored(self.restored), *map(self._gap_gate, self.index.metrics)]
+        return general + [gate for attack in self.index.attacks for gate in self._gates_of(attack)]
+
+    def recoveries(self, gates: Sequence[Gate]) -> list[Recovery]:
+        """What each attack brought back at each of its points, worst points marked."""
+        found = []
+        for metric in self.index.metrics:
+            for attack in self.index.attacks:
+                recoveries = [self._recovery(metric, attack, point) for point in self.index.points(attack, metric)]
+                found += mark_worst([_gated(recovery, gates) for recovery in recoveries])
+        return found
+
+    def _utility_gate(self) -> Gate:
+        original = self.index.find(self.utility, "retain", subject="original")
+        return gate_utility(original, self.index.find(self.utility, "retain", subject="unlearned"))
+
+    def _gap_gate(self, metric: str) -> Gate:
+        original = self.index.find(metric, "forget", subject="original")
+        unlearned = self.index.find(metric, "forget", subject="unlearned")
+        if original is None or unlearned is None:
+            return gate_gap(metric, None, None)
+        return gate_gap(metric, self.bootstrap.gap(original, unlearned), original.bounds)
+
+    def _gates_of(self, attack: str) -> Iterator[Gate]:
+        yield gate_baseline(attack, step=self.index.last_step(attack), final=self.index.final_step())
+        yield gate_control(attack, found=self._control_was_attacked(attack))
+        for point in self.index.points(attack):
+            if self._is_deployment(attack):
+                yield gate_intact(attack, point, *self._utilities(attack, point))
+            yield gate_specificity(attack, point, self._level(SPECIFICITY, "forget", attack, point))
+
+    def _is_deployment(self, attack: str) -> bool:
+        families = {o.family for o in self.index.observations if o.attack == attack}
+        return families <= DEPLOYMENTS
+
+    def _control_was_attacked(self, attack: str) -> bool:
+        found = [self.index.find(m, "forget", subject="control", attack=attack) for m in self.index.metrics]
+        return any(o is not None for o in found)
+
+    def _recovery(self, metric: str, attack: str, point: int) -> Recovery:
+        attacked = self._attacked(metric, "forget", attack, point)
+        assert attacked is not None  # the point was read from it
+        original = self.index.find(metric, "forget", subject="original")
+        unlearned = self._unattacked(metric, "forget", attack)
+        control = self.index.find(metric, "forget", subject="control")
+        control_attacked = self.index.find(metric, "forget", subject="control", attack=attack, point=point)
+        student = [o for o in (original, unlearned, attacked) if o is not None]
+        controls = [o for o in (control, control_attacked) if o is not None]
+        complete = len(student) == 3
+        further = {split: self._level(metric, split, attack, point) for split in self.index.further_splits}
+        return Recovery(
+            attack=attack,
+            attack_config=attacked.attack_config,
+            family=attacked.family,
+            point=point,
+            unit=attacked.unit,
+            step=attacked.step,
+            metric=metric,
+            forget=self.bootstrap.level(attacked),
+            retain=self._level(metric, "retain", attack, point),
+            rho=self.bootstrap.recovery(*student) if complete else Interval(math.nan),
+            adjusted=self.bootstrap.adjusted(student, controls) if complete and len(controls) == 2 else None,
+            kappa=self._kappa(original, attacked, control),
+            price=price_of(*self._utilities(attack, point)),
+            specificity=self._level(SPECIFICITY, "forget", attack, point),
+            others={split: level for split, level in further.items() if level is not None},
+        )
+
+    def _utilities(self, attack: str, point: int) -> tuple[Observation | None, Observation | None]:
+        """How well the unlearned model works, and how well under the attack."""
+        return self._unattacked(self.utility, "retain", attack), self._attacked(self.utility, "retain", attack, point)
+
+    def _attacked(self, metric: str, split: str, attack: str, point: int) -> Observation | None:
+        subject, step = self.index.attacked_subject, self.index.last_step(attack)
+        return self.index.find(metric, split, subject=subject, step=step, attack=attack, point=point)
+
+    def _unattacked(self, metric: str, split: str, attack: str) -> Observation | None:
+        """The unlearned model that the attack started from."""
+        step = self.index.last_step(attack)
+        return self.index.find(metric, split, subject="unlearned", step=step) or self.index.find(
+            metric, split, subject="unlearned"
+        )
+
+    def _level(self, metric: str, split: str, attack: str, point: int) -> Interval | None:
+        observation = self._attacked(metric, split, attack, point)
+        return None if observation is None else self.bootstrap.level(observation)
+
+    def _kappa(self, original: Observation | None, attacked: Observation, control: Observation | None) -> float | None:
+        floor = control.estimate if control else self.floors.get(attacked.metric)
+        if floor is None or original is None:
+            return None
+        return retained_knowledge(original.estimate, attacked.estimate, floor)
+
+
+def _gated(recovery: Recovery, gates: Sequence[Gate]) -> Recovery:
+    reasons = [f"{gate.code}: {gate.reason}" for gate in gates if gate.blocks and _reaches(gate, recovery)]
+    return replace(recovery, reasons=reasons)
+
+
+def _reaches(gate: Gate, recovery: Recovery) -> bool:
+    fits = gate.metric in ("", recovery.metric) and gate.attack in ("", recovery.attack)
+    return fits and gate.point in (None, recovery.point)

@@ -1,0 +1,126 @@
+"""The two sentences a reader takes home: what an adversary brings back, and what a deployment does."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lightning_unlearn.report.analysis._worst import strongest
+from lightning_unlearn.report.schema import Recovery
+from lightning_unlearn.report.schema._words import attack_words, name, percent, recovery_words, rough
+
+REASONS_SHOWN = 3
+"""Reasons that a sentence holds without becoming a list."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Attacks that share a sentence.
+
+    Args:
+        lead: How the sentence about the worst of them begins.
+        absent: What to say if there is none.
+        who: The attacks, for "No verdict on ...".
+        none: How a sentence about none of them begins.
+        no_control: What to say of a number without a control.
+    """
+
+    lead: str
+    absent: str
+    who: str
+    none: str
+    no_control: str
+
+
+ADVERSARY = Group(
+    lead="The strongest attack of an adversary that was tried",
+    absent="No attack of an adversary (such as relearning) was tried, so nothing is known about what one would bring back.",
+    who="an adversary",
+    none="No attack of an adversary that was tried",
+    no_control="No control: part of this may be what the attack taught anew.",
+)
+DEPLOYMENT = Group(
+    lead="The worst deployment that was tried",
+    absent="No deployment (rounding, pruning, merging) was tried.",
+    who="deployments",
+    none="No deployment that was tried",
+    no_control="There is no control to compare with.",
+)
+
+
+def adversary_words(metric: str, utility: str, recoveries: Sequence[Recovery]) -> str:
+    """The headline: the worst case over all points of all attacks of an adversary, with its price.
+
+    Never a number that misses a gate; what an attack costs the rest of the model excuses nothing.
+
+    Args:
+        metric: The metric the recoveries are of.
+        utility: What the retain set is measured by, in words.
+        recoveries: Of all attacks and points, on that metric.
+    """
+    if not recoveries:
+        return "No attack was run on the unlearned model, so nothing is known about what would come back."
+    told = [recovery for recovery in recoveries if not recovery.is_deployment]
+    found = _group_words(ADVERSARY, metric, utility, told)
+    return found if strongest(told) is None else f"{found} Attacks that were not tried may bring back more."
+
+
+def deployment_words(metric: str, utility: str, recoveries: Sequence[Recovery]) -> str:
+    """The second sentence: the worst that rounding, pruning and merging bring back, where they leave a working model."""
+    told = [recovery for recovery in recoveries if recovery.is_deployment]
+    return _group_words(DEPLOYMENT, metric, utility, told) if recoveries else ""
+
+
+def _group_words(group: Group, metric: str, utility: str, recoveries: Sequence[Recovery]) -> str:
+    worst = strongest(recoveries)
+    if not recoveries:
+        return group.absent
+    if worst is None:
+        return _no_verdict(group, metric, recoveries)
+    parts = [
+        f"{group.lead}, {attack_words(worst)}, brings back {_recovered(group, metric, worst)}",
+        price_sentence(worst, utility),
+        _more_without_control(worst, recoveries),
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def _recovered(group: Group, metric: str, worst: Recovery) -> str:
+    raw = f"{recovery_words(worst.rho)} of what was removed ({name(metric)} on the forget set)"
+    if worst.adjusted is None:
+        return f"{raw}. {group.no_control}"
+    beyond = f"{recovery_words(worst.adjusted)} of what was removed is beyond what the same attack teaches"
+    return f"{raw}; {beyond} a model that never knew."
+
+
+def price_sentence(worst: Recovery, utility: str) -> str:
+    """What an attack costs the rest of the model, in words and as a number."""
+    if worst.price is None or not math.isfinite(worst.price):
+        return "What this costs the rest of the model was not measured."
+    if worst.price <= 0:
+        return f"It costs the rest of the model nothing: its retain {utility} does not fall."
+    digits = 0 if worst.price >= 0.1 else 1
+    share = percent(worst.price, digits=digits)
+    return f"The rest of the model loses {rough(worst.price)} of its retain {utility} ({share})."
+
+
+def _more_without_control(worst: Recovery, recoveries: Sequence[Recovery]) -> str:
+    """The largest raw number, if it is another one than the number beside the control-adjusted worst."""
+    verdicts = [recovery for recovery in recoveries if recovery.is_verdict and math.isfinite(recovery.rho.value)]
+    most = max(verdicts, key=lambda recovery: recovery.rho.value)
+    if most.rho.value <= worst.rho.value:
+        return ""
+    return f"With nothing taken off for a control, {attack_words(most)} brings back most: {recovery_words(most.rho)}."
+
+
+def _no_verdict(group: Group, metric: str, recoveries: Sequence[Recovery]) -> str:
+    reasons = dict.fromkeys(reason for recovery in recoveries for reason in recovery.reasons)
+    if reasons and all(reason.startswith("G7") for reason in reasons):
+        most = max(recoveries, key=lambda recovery: recovery.shown.value)
+        return (
+            f"{group.none} puts the right answer ahead of others' answers: each time the model "
+            f"would say anything. By {name(metric)} alone, at most {recovery_words(most.shown)} of what was removed comes "
+            f"back ({attack_words(most)})."
+        )
+    said = "; ".join(list(reasons)[:REASONS_SHOWN]) or "the numbers are not finite"
+    more = "; and more, below" if len(reasons) > REASONS_SHOWN else ""
+    return f"No verdict on {group.who}: no number passes its gates ({said}{more})."

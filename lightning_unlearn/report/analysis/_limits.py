@@ -1,0 +1,89 @@
+"""What a reader should know before believing any number."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from lightning_unlearn.report.analysis._observation_index import ObservationIndex
+from lightning_unlearn.report.analysis._worst import strongest
+from lightning_unlearn.report.schema import Gate, Level, Recovery
+from lightning_unlearn.report.schema._words import attack_words, recovery_words
+
+FEW = 10
+"""With fewer entities, bootstrap intervals are known to be too narrow."""
+
+
+def limits(
+    index: ObservationIndex, levels: Sequence[Level], gates: Sequence[Gate], recoveries: Sequence[Recovery]
+) -> list[str]:
+    """The limits of a report, the gravest first.
+
+    Args:
+        index: All observations.
+        levels: Of the models that were not attacked.
+        gates: All gates.
+        recoveries: Those of the metric the report leads with.
+    """
+    return [
+        *_outdone([recovery for recovery in recoveries if not recovery.is_deployment]),
+        *_outdone([recovery for recovery in recoveries if recovery.is_deployment]),
+        *_not_finite(recoveries),
+        *_warnings(gates),
+        *_of_observations(index, levels),
+        "One training run: intervals cover the choice of examples, not the randomness of training.",
+    ]
+
+
+def _outdone(recoveries: Sequence[Recovery]) -> Iterator[str]:
+    """Excluded numbers that are larger than the verdict: a reader should not have to find them."""
+    best = strongest(recoveries)
+    for recovery in recoveries:
+        if best is not None and not recovery.is_verdict and recovery.shown.value > best.shown.value:
+            yield (
+                f"{attack_words(recovery)} brought back more than the verdict says, "
+                f"{recovery_words(recovery.shown)}, but is excluded ({'; '.join(recovery.reasons)})."
+            )
+
+
+def _not_finite(recoveries: Sequence[Recovery]) -> Iterator[str]:
+    broken = [attack_words(recovery) for recovery in recoveries if not math.isfinite(recovery.forget.value)]
+    if broken:
+        yield f"The metric was not a finite number under {', '.join(broken)}; that is no verdict either way."
+
+
+def _warnings(gates: Sequence[Gate]) -> Iterator[str]:
+    yield from (f"{gate.reason.capitalize()}." for gate in gates if gate.status == "warning" and not gate.attack)
+    if uncontrolled := _warned(gates, "G4"):
+        yield (
+            f"No control for {uncontrolled}: no model that never knew the forget set was attacked in the same way, so "
+            "knowledge that an attack taught anew counts as recovered."
+        )
+    if unspecific := _warned(gates, "G7"):
+        yield (
+            f"Specificity was not measured with an interval under {unspecific}: whether the model there knows the right "
+            "answers, or would give any answer, is not known. Such numbers are not excluded."
+        )
+
+
+def _warned(gates: Sequence[Gate], code: str) -> str:
+    return ", ".join(dict.fromkeys(gate.attack for gate in gates if (gate.code, gate.status) == (code, "warning")))
+
+
+def _of_observations(index: ObservationIndex, levels: Sequence[Level]) -> Iterator[str]:
+    original = [level.step for level in levels if level.model == "original"]
+    if original and min(original) > 0:
+        yield f"The original was observed at step {min(original)}, not before the first step."
+    few = min((level.interval.entities for level in levels if level.interval.entities), default=FEW)
+    if few < FEW:
+        yield f"Only {few} entities were resampled somewhere: with fewer than {FEW}, intervals are too narrow."
+    if any(o.scores and not o.entities for o in index.observations):
+        yield "Some examples name no entity: they were treated as independent, so intervals may be too narrow."
+    odd = {o.metric for o in index.observations if o.scores and not _close(o.value, o.estimate)}
+    if odd:
+        yield (
+            f"The value of {', '.join(sorted(odd))} is not the mean of its scores; "
+            "this report shows the mean of the scores."
+        )
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-6) or (math.isnan(one) and math.isnan(other))

@@ -1,0 +1,93 @@
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from lightning_unlearn.observation import NOT_ATTACKED, Observation, Subject
+
+SPECIFICITY = "specificity"
+"""Name of the metric that says how often the right answer is ahead of others' answers; chance is 0.5."""
+
+
+@dataclass(frozen=True)
+class ObservationIndex:
+    """All observations of a run, to be searched. Of two observations of the same thing, the later one counts.
+
+    The original, the unlearned model and the control are told apart by their ``subject``, never by their step: a one-shot
+    edit unlearns at step 0.
+
+    Args:
+        observations: In the order they were made.
+    """
+
+    observations: Sequence[Observation]
+
+    def find(
+        self,
+        metric: str,
+        split: str,
+        *,
+        subject: Subject,
+        step: int | None = None,
+        attack: str = NOT_ATTACKED,
+        point: int | None = None,
+    ) -> Observation | None:
+        """The latest observation that fits; ``step`` and ``point`` are free if None."""
+        wanted = (metric, split, subject, attack)
+        for o in reversed(self.observations):
+            fits = (o.metric, o.split, o.subject, o.attack) == wanted
+            if fits and step in (None, o.step) and point in (None, o.point):
+                return o
+        return None
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """Metrics whose recovery is of interest: those on the forget set, in order of appearance, but specificity."""
+        return _unique(o.metric for o in self.observations if o.split == "forget" and o.metric != SPECIFICITY)
+
+    @cached_property
+    def every_metric(self) -> list[str]:
+        """All metrics on any split, in order of appearance."""
+        return _unique([*self.metrics, *(o.metric for o in self.observations)])
+
+    @cached_property
+    def splits(self) -> list[str]:
+        """Names of all splits: forget, retain, then the others in order of appearance."""
+        found = {o.split for o in self.observations}
+        return [split for split in ("forget", "retain") if split in found] + self.further_splits
+
+    @cached_property
+    def further_splits(self) -> list[str]:
+        """Splits that are neither forgotten nor retained, in order of appearance."""
+        return _unique(o.split for o in self.observations if o.split not in ("forget", "retain"))
+
+    @cached_property
+    def attacked_subject(self) -> Subject:
+        """Whose attacks count: the unlearned model's; the original's, if nothing has been unlearned yet."""
+        return "unlearned" if any(o.subject == "unlearned" for o in self.observations) else "original"
+
+    @cached_property
+    def attacks(self) -> list[str]:
+        """Attacks on that model, in order of appearance."""
+        return _unique(o.attack for o in self.observations if o.attacked and o.subject == self.attacked_subject)
+
+    def final_step(self) -> int:
+        """Step of the last observation of that model when it was not attacked: the model that the verdict is of."""
+        steps = [o.step for o in self.observations if o.subject == self.attacked_subject and not o.attacked]
+        return steps[-1] if steps else 0
+
+    def last_step(self, attack: str) -> int:
+        """Step at which an attack last ran on that model."""
+        return self._of(attack)[-1].step
+
+    def points(self, attack: str, metric: str | None = None) -> list[int]:
+        """Points of an attack when it last ran, ascending; those at which a metric was observed, if one is named."""
+        last = self.last_step(attack)
+        found = [o for o in self._of(attack) if o.step == last and o.split == "forget"]
+        return sorted({o.point for o in found if metric in (None, o.metric)})
+
+    def _of(self, attack: str) -> list[Observation]:
+        return [o for o in self.observations if o.attack == attack and o.subject == self.attacked_subject]
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

@@ -1,0 +1,22 @@
+from collections.abc import Sequence
+
+import numpy as np
+
+from lightning_unlearn.observation import Observation
+from lightning_unlearn.report.analysis._statistics import Floats
+
+
+def paired_scores(observations: Sequence[Observation]) -> Floats | None:
+    """Scores of several observations as columns, ``[n, k]``; None unless all are finite and of the same examples.
+
+    Example:
+        >>> low = Observation(metric="p", split="forget", value=0.1, step=9, scores=[0.1], entities=["Ada"])
+        >>> high = Observation(metric="p", split="forget", value=0.9, step=0, scores=[0.9], entities=["Ada"])
+        >>> paired_scores([high, low]).tolist()
+        [[0.9, 0.1]]
+    """
+    first = observations[0]
+    if not first.scores or any(observation.clusters != first.clusters for observation in observations):
+        return None
+    scores = np.array([observation.scores for observation in observations], dtype=float).T
+    return scores if np.isfinite(scores).all() else None

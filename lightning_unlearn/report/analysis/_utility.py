@@ -1,0 +1,39 @@
+"""What is left of a model's usefulness."""
+
+import math
+
+from lightning_unlearn.observation import Observation
+
+
+def as_utility(observation: Observation) -> float:
+    """A metric as something that is good to have: itself, or the likelihood :math:`e^{-x}` of a loss in nats.
+
+    Example:
+        >>> as_utility(Observation("token_nll", "retain", 0.0, higher_means_known=False))
+        1.0
+    """
+    return observation.estimate if observation.higher_means_known else math.exp(min(-observation.estimate, 700.0))
+
+
+def kept_share(before: Observation | None, after: Observation | None) -> float | None:
+    """Utility after, as a share of utility before; None where nothing was measured or there was nothing to lose.
+
+    Example:
+        >>> kept_share(Observation("p", "retain", 0.5), Observation("p", "retain", 0.25))
+        0.5
+    """
+    if before is None or after is None:
+        return None
+    had = as_utility(before)
+    return as_utility(after) / had if had > 0 else None
+
+
+def price_of(before: Observation | None, after: Observation | None) -> float | None:
+    """The share of a model's utility that an attack costs; negative if the attack adds some.
+
+    Example:
+        >>> price_of(Observation("p", "retain", 0.5), Observation("p", "retain", 0.125))
+        0.75
+    """
+    kept = kept_share(before, after)
+    return None if kept is None else 1 - kept

@@ -1,0 +1,21 @@
+"""Which attack, and which of its points, brought back most."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lightning_unlearn.report.schema import Recovery
+
+
+def strongest(recoveries: Sequence[Recovery]) -> Recovery | None:
+    """The verdict that brought back most, if there is any verdict; what it costs the model plays no part."""
+    verdicts = [recovery for recovery in recoveries if recovery.is_verdict and math.isfinite(recovery.shown.value)]
+    return max(verdicts, key=lambda recovery: recovery.shown.value, default=None)
+
+
+def mark_worst(recoveries: Sequence[Recovery]) -> list[Recovery]:
+    """Mark the point that brought back most: among those that are a verdict, or among all if none is."""
+    finite = [recovery for recovery in recoveries if math.isfinite(recovery.shown.value)]
+    of_all = max(finite or recoveries, key=lambda recovery: recovery.shown.value, default=None)
+    worst = strongest(recoveries) or of_all
+    return [replace(recovery, worst=recovery is worst) for recovery in recoveries]

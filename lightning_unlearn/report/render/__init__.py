@@ -1,0 +1,7 @@
+"""A report as a page, as plots and as a table in the terminal."""
+
+from lightning_unlearn.report.render._page import to_page
+from lightning_unlearn.report.render._save import save
+from lightning_unlearn.report.render._terminal import print_table
+
+__all__ = ["print_table", "save", "to_page"]

@@ -1,0 +1,70 @@
+"""What the words of a report mean, for a reader who did not write it."""
+
+from lightning_unlearn.report.schema import RobustnessReport
+
+DEFINITIONS = {
+    "original": "The model before the first step of this run: it still knows what it will be asked to forget.",
+    "unlearned": "The model at the end of the run, before anyone attacks it.",
+    "control": (
+        "A model that never knew the forget set, attacked in the same way. What an attack brings out of it was taught by "
+        "the attack, not hidden in the model."
+    ),
+    "forget set": "What the model was asked to forget. Lower knowledge is better.",
+    "retain set": "What the model should still know. Knowledge as high as the original's is better.",
+    "adversary": (
+        "Somebody who wants the knowledge back: relearning, for instance. He does not care whether the rest of the model "
+        "still works, so what an attack of his costs is shown as its price and excuses nothing."
+    ),
+    "deployment": (
+        "What is done to a model in order to use it: rounding, pruning, merging. If it breaks the model (G3), nobody would "
+        "deploy it, and its number does not count."
+    ),
+    "recovery": (
+        "(attacked - unlearned) / (original - unlearned) on the forget set: the share of what was removed that an "
+        "attack brings back. 0 % is as forgotten as before the attack, 100 % as known as before unlearning."
+    ),
+    "beyond control": (
+        "[(attacked - unlearned) - (control attacked - control)] / (original - unlearned): recovery, less what the same "
+        "attack teaches the control. It separates what was still in the model from what was taught anew. The verdict "
+        "leads with the attack and point where this is largest; without a control, where recovery is."
+    ),
+    "price": (
+        "1 - (attacked / unlearned) on the retain set: the share of what was to be kept that the attack costs. Of a loss, "
+        "the likelihood e^-loss is compared."
+    ),
+    "specificity": (
+        "How often the right answer is more likely than other people's (or things') answers to the same question. 0.5 is "
+        "chance: such a model would say anything. A point of an attack counts only if its specificity, with the "
+        "interval, is above 0.5. Where specificity was not measured the point counts, with a warning."
+    ),
+    "worst case": (
+        "The largest number over all points of all attacks that pass their gates. It is the largest of several noisy "
+        "numbers, so it errs towards recovery."
+    ),
+    "still known": (
+        "(attacked - floor) / (original - floor), where the floor is what a model that never knew scores: the control, if "
+        "there is one."
+    ),
+    "interval": (
+        "In square brackets: a 95 % percentile interval from a paired bootstrap that resamples whole entities (authors, "
+        "documents, classes), because questions about one entity are not independent. It covers the choice of examples, "
+        "not the randomness of training."
+    ),
+    "gates": (
+        "Conditions without which a number is not a verdict. A number that misses one is shown in grey, with the reason. "
+        "G1: something was removed. G2: the unlearned model keeps 0.8 of the original's retain utility. G3, of deployments "
+        "only: the model keeps 0.95 of the unlearned model's retain utility. G4: a control was attacked too (if not: a "
+        "warning). G5: the attack was run on the final model. G6: the attack left no trace in the weights. G7: "
+        "specificity is above chance."
+    ),
+}
+
+
+def definitions_for(report: RobustnessReport) -> dict[str, str]:
+    """The words that this report uses."""
+    used = {
+        "control": any(level.model == "control" for level in report.levels),
+        "beyond control": any(recovery.adjusted is not None for recovery in report.recoveries),
+        "still known": any(recovery.kappa is not None for recovery in report.recoveries),
+    }
+    return {word: meaning for word, meaning in DEFINITIONS.items() if used.get(word, True)}

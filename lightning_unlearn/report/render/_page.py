@@ -1,0 +1,49 @@
+"""One page that needs nothing but itself: no script, no font, no image from elsewhere."""
+
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from lightning_unlearn.report.render._page_view import PageView
+from lightning_unlearn.report.render._palette import DARK, LIGHT
+from lightning_unlearn.report.schema import Gate, RobustnessReport
+from lightning_unlearn.report.schema._words import name, plain
+
+FOLDER = Path(__file__).parent
+
+
+def to_page(report: RobustnessReport) -> str:
+    """The report as one HTML page."""
+    css = Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
+    return _template().render(
+        report=report, summary=report.summary, view=PageView(report), light=LIGHT, dark=DARK, css=css
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(name=name, plain=plain, share=_share, reach=_reach, zip=_zip)
+    return environment.get_template("page.html.j2")
+
+
+def _share(value: float) -> float:
+    """Where on a bar from 0 to 100 % a recovery lies."""
+    return 100 * min(max(value, 0.0), 1.0) if value == value else 0.0  # NaN differs from itself
+
+
+def _reach(gate: Gate) -> str:
+    point = "" if gate.point is None else f"at {gate.point}"
+    return " ".join(part for part in (gate.metric, gate.attack, point) if part) or "all"
+
+
+def _zip(cells: tuple[object, ...], labels: list[str]) -> list[tuple[str, object]]:
+    return list(zip(labels, cells, strict=True))

@@ -1,0 +1,62 @@
+"""One plot: drawn on a sheet, or inline in the page in the reader's colours."""
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+from lightning_unlearn.report.render._palette import themed
+
+SIZE = (4.6, 3.1)
+"""Width and height of a panel, in inches."""
+_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot.
+
+    Args:
+        title: What it shows.
+        draw: Draws it on matplotlib axes.
+    """
+
+    title: str
+    draw: Callable[[Any], None]
+
+    def to_svg(self) -> Markup:
+        """Inline SVG in the page's own colours and type."""
+        with report_style():
+            figure = Figure(figsize=SIZE)
+            self.draw(figure.subplots())
+            drawn = to_bytes(figure, format="svg", transparent=True, metadata=_NO_METADATA).decode()
+        return _inline(drawn, self.title)
+
+
+@contextmanager
+def report_style() -> Iterator[None]:
+    """Draw in the report's style, whatever style the user set; his comes back afterwards."""
+    with matplotlib.style.context(Path(__file__).with_name("report.mplstyle"), after_reset=True):
+        yield
+
+
+def to_bytes(figure: Figure, **options: Any) -> bytes:
+    """A figure as a file in memory."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, **options)
+    return buffer.getvalue()
+
+
+def _inline(svg: str, title: str) -> Markup:
+    head, body = svg[svg.index("<svg") :].split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head)
+    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)
+    # matplotlib escapes the texts it draws, so what it wrote is markup already
+    return Markup(themed(f'<svg class="plot" role="img" {box[0] if box else ""}><title>{escape(title)}</title>{body}'))

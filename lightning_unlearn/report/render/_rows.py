@@ -1,0 +1,130 @@
+"""The verdict table as words: the page and the terminal show the same ones."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lightning_unlearn.report.schema import Interval, Level, Recovery, RobustnessReport
+from lightning_unlearn.report.schema._words import level_words, percent, point_words, price_words, recovery_words
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table, in words.
+
+    Args:
+        words: The number, with its interval.
+        bar: The recovery to draw below it, if it is one.
+        more: Smaller lines below it.
+    """
+
+    words: str
+    bar: Interval | None = None
+    more: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model in the table.
+
+    Args:
+        who: The model: original, unlearned, control, or an attack.
+        where: The point of the attack and who does it, or the step of the run.
+        cells: One for each column of the table.
+        gate: Whether its number is a verdict.
+        reasons: Why its numbers are grey; none if they are a verdict.
+    """
+
+    who: str
+    where: str
+    cells: tuple[Cell, ...]
+    gate: Cell = Cell("")
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the table shows, beside the model and its gates.
+
+    Args:
+        splits: Names of the examples, forget and retain first.
+        controlled: Whether any attack was tried on a control too.
+    """
+
+    splits: tuple[str, ...]
+    controlled: bool
+
+    @property
+    def names(self) -> list[str]:
+        """The heads of the columns."""
+        return [*self.splits, "recovery", *(["beyond control"] if self.controlled else []), "price"]
+
+    def of_recovery(self, recovery: Recovery) -> Row:
+        """One attack at one point."""
+        levels = {"forget": recovery.forget, "retain": recovery.retain, **recovery.others}
+        known = () if recovery.kappa is None else (f"still known: {percent(recovery.kappa)}",)
+        cells = [Cell(level_words(levels.get(split))) for split in self.splits]
+        cells.append(Cell(recovery_words(recovery.rho), recovery.rho, known))
+        if self.controlled:
+            adjusted = recovery.adjusted
+            cells.append(Cell("no control") if adjusted is None else Cell(recovery_words(adjusted), adjusted))
+        cells.append(Cell(price_words(recovery.price)))
+        who = "deployment" if recovery.is_deployment else "adversary"
+        where = f"{point_words(recovery)} · {who}"
+        return Row(recovery.attack, where, tuple(cells), _gate(recovery), tuple(recovery.reasons))
+
+    def of_model(self, levels: Sequence[Level], metric: str, model: str) -> Row | None:
+        """A model that was not attacked; None if nobody observed it."""
+        found = [level for level in levels if (level.metric, level.model) == (metric, model)]
+        if not found:
+            return None
+        cells = [Cell(level_words(level_of(levels, metric, model, split))) for split in self.splits]
+        cells.append(_BY_DEFINITION.get(model, Cell("")))
+        cells += [Cell("")] * (len(self.names) - len(cells))
+        return Row(model, f"step {found[0].step}", tuple(cells))
+
+
+def columns_of(report: RobustnessReport) -> Columns:
+    """The columns that a report has something to show in."""
+    found = dict.fromkeys(level.split for level in report.levels)
+    further = [split for split in found if split not in ("forget", "retain")]
+    return Columns(("forget", "retain", *further), any(r.adjusted is not None for r in report.recoveries))
+
+
+def model_rows(report: RobustnessReport, metric: str) -> Iterator[Row]:
+    """Original, unlearned and control model, on one metric."""
+    columns = columns_of(report)
+    for model in ("original", "unlearned", "control"):
+        row = columns.of_model(report.levels, metric, model)
+        if row is not None:
+            yield row
+
+
+def verdict_rows(report: RobustnessReport, metric: str) -> list[Row]:
+    """The models, then the worst point of each attack, adversaries first, on one metric."""
+    worst = [recovery for recovery in report.recoveries if recovery.metric == metric and recovery.worst]
+    ordered = sorted(worst, key=lambda recovery: recovery.is_deployment)
+    return [*model_rows(report, metric), *map(columns_of(report).of_recovery, ordered)]
+
+
+def every_row(report: RobustnessReport, metric: str) -> list[Row]:
+    """The models, then every point of every attack, on one metric."""
+    recoveries = [recovery for recovery in report.recoveries if recovery.metric == metric]
+    return [*model_rows(report, metric), *map(columns_of(report).of_recovery, recoveries)]
+
+
+def level_of(levels: Sequence[Level], metric: str, model: str, split: str) -> Interval | None:
+    """What a model that was not attacked knows."""
+    wanted = (metric, model, split)
+    return next((level.interval for level in levels if (level.metric, level.model, level.split) == wanted), None)
+
+
+_BY_DEFINITION = {
+    "original": Cell("100 %", more=("by definition",)),
+    "unlearned": Cell("0 %", more=("by definition",)),
+}
+
+
+def _gate(recovery: Recovery) -> Cell:
+    specificity = recovery.specificity
+    more = () if specificity is None else (f"specificity {level_words(specificity)}",)
+    return Cell("passed" if recovery.is_verdict else "not a verdict", more=more)

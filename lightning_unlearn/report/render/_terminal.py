@@ -1,0 +1,61 @@
+"""The verdict in the terminal."""
+
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lightning_unlearn.report.render._rows import Cell, Row, columns_of, verdict_rows
+from lightning_unlearn.report.schema import RobustnessReport
+from lightning_unlearn.report.schema._words import name
+
+
+def print_table(report: RobustnessReport, console: Console | None = None, *, page: str | Path | None = None) -> None:
+    """Show in the terminal what was forgotten, what was kept and what came back.
+
+    Args:
+        report: The report.
+        console: Where to. Defaults to the standard output.
+        page: Where the page was saved, to point to; its folder will do.
+    """
+    (console or Console()).print(to_table(report, page=page))
+
+
+def to_table(report: RobustnessReport, *, page: str | Path | None = None) -> RenderableType:
+    """The verdict, the table behind it on the metric the report leads with, and its limits."""
+    metric = report.summary["headline_metric"]
+    rows = verdict_rows(report, metric)
+    table = Table(
+        title=f"Robustness: {name(metric)}",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("model", *columns_of(report).names, "gates"):
+        fixed = column in ("forget", "retain")
+        table.add_column(
+            Text(column), overflow="fold", no_wrap=fixed, min_width=11 if column in ("model", "gates") else None
+        )
+    for row in rows:
+        table.add_row(*_cells(row), style="bright_black" if row.reasons else "")
+    notes = [Text(f"{row.who}: {reason}", style="bright_black") for row in rows for reason in row.reasons]
+    verdict = [Text(report.summary[said], style="bold") for said in ("verdict", "deployment") if report.summary[said]]
+    cautions = [Text(f"Note: {warning}", style="yellow") for warning in report.warnings]
+    where = [Text(f"The whole report: {_page(Path(page))}")] if page else []
+    return Group(table, *notes, *verdict, *cautions, *where)
+
+
+def _page(path: Path) -> Path:
+    return path / "report.html" if path.is_dir() else path
+
+
+def _cells(row: Row) -> list[Text]:
+    # `Text`, not `str`: an attack named "[red]" is a name, not a colour
+    return [Text(f"{row.who}\n{row.where}"), *[Text(_lines(cell)) for cell in (*row.cells, row.gate)]]
+
+
+def _lines(cell: Cell) -> str:
+    return "\n".join([cell.words, *cell.more]).replace(" [", "\n[")

@@ -1,0 +1,65 @@
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_unlearn.report.schema._interval import Interval
+
+DEPLOYMENTS = frozenset({"quant", "prune", "merge"})
+"""Families of attacks that somebody does in good faith to use the model; every other family is an adversary."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What one attack, at one point, brought back.
+
+    Args:
+        attack: Label of the attack.
+        attack_config: Its settings.
+        family: The kind of attack.
+        point: Its strength.
+        unit: What a point counts.
+        step: Step of the fit at which it ran.
+        metric: The metric.
+        forget: The metric on the forget set, under attack.
+        retain: The metric on the retain set, under attack.
+        rho: Raw recovery: (attacked - unlearned) / (original - unlearned) on the forget set.
+        adjusted: The same, less what the attack teaches a control that never knew.
+        kappa: (attacked - floor) / (original - floor), if a floor is known.
+        price: Share of the unlearned model's retain utility that the attack costs; negative if it adds some.
+        specificity: How often the right answer is ahead of others' answers under attack; chance is 0.5.
+        others: The metric under attack on every further split, by its name.
+        worst: Whether this is the point of its attack and metric that brought back most.
+        reasons: The gates it does not pass, in words. A number with reasons is not a verdict.
+    """
+
+    attack: str
+    attack_config: dict[str, Any]
+    family: str
+    point: int
+    unit: str
+    step: int
+    metric: str
+    forget: Interval
+    retain: Interval | None
+    rho: Interval
+    adjusted: Interval | None = None
+    kappa: float | None = None
+    price: float | None = None
+    specificity: Interval | None = None
+    others: dict[str, Interval] = field(default_factory=dict)
+    worst: bool = False
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def is_verdict(self) -> bool:
+        """Whether every gate in whose reach the number lies is passed."""
+        return not self.reasons
+
+    @property
+    def is_deployment(self) -> bool:
+        """Whether somebody who only wants to use the model does this to it."""
+        return self.family in DEPLOYMENTS
+
+    @property
+    def shown(self) -> Interval:
+        """The recovery to lead with: control-adjusted, if a control was attacked too."""
+        return self.rho if self.adjusted is None else self.adjusted

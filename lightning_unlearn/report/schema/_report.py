@@ -1,0 +1,114 @@
+"""The product a sceptical reviewer reads."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import Self
+
+from lightning_unlearn.observation import Observation
+from lightning_unlearn.report.schema._decode import to_gate, to_level, to_observation, to_recovery, to_training_row
+from lightning_unlearn.report.schema._gate import Gate
+from lightning_unlearn.report.schema._json import parse_json, to_strict_json
+from lightning_unlearn.report.schema._level import Level
+from lightning_unlearn.report.schema._recovery import Recovery
+
+SCHEMA_VERSION = 2
+"""Of ``report.json``. 2: price, specificity and further splits; the summary leads with the worst adversary."""
+
+
+@dataclass(frozen=True)
+class RobustnessReport:
+    """What was forgotten, what was kept, what came back, and how far each number can be trusted.
+
+    Made by ``assess``, which does the statistics; the constructor takes its results as they are.
+
+    Args:
+        run: When, where and how it was made. ``run["notes"]`` are shown among the limits, ``run["control"]`` says where
+            the control model came from.
+        models: What is known of the models, by role: ``{"student": {"source": ..., "n_params": ...}}``.
+        data: The data, by role: ``{"forget": {"name": ..., "n": ..., "content_hash": ..., "description": ...}}``.
+        training: The training curve, one row per step: ``{"step": 10, "forget": ..., "retain": ..., "cosine": ...}``.
+        observations: Every observation of the models.
+        levels: How much the models know that were not attacked.
+        gates: The conditions without which a number is not a verdict.
+        recoveries: What each attack brought back at each of its points.
+        summary: The headline: metrics, the verdict in words (of adversaries, of deployments), the worst case of each.
+        warnings: What a reader should know before believing any number.
+        config: The setting that ran, as YAML text.
+        definitions: What the user's metrics mean, by name, in plain words.
+        schema_version: Of the JSON.
+    """
+
+    run: dict[str, Any]
+    models: dict[str, Any]
+    data: dict[str, Any]
+    training: list[dict[str, Any]]
+    observations: list[Observation]
+    levels: list[Level]
+    gates: list[Gate]
+    recoveries: list[Recovery]
+    summary: dict[str, Any]
+    warnings: list[str]
+    config: str = ""
+    definitions: dict[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """The whole report as strict JSON; numbers that are not finite are strings."""
+        return to_strict_json({"schema_version": self.schema_version, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str = "the text") -> Self:
+        """Build a report from its JSON.
+
+        Args:
+            text: What :meth:`to_json` gave.
+            source: Where it comes from, for errors.
+
+        Raises:
+            ValueError: If it is cut short, has another schema version or misses fields.
+        """
+        data = parse_json(text, source=source)
+        if data.get("schema_version") != SCHEMA_VERSION:
+            raise ValueError(
+                f"`schema_version` should be {SCHEMA_VERSION}. Found `{data.get('schema_version')}`. "
+                "Read the report with the version of lightning-unlearn that wrote it (`run.package_version`)."
+            )
+        missing = [part.name for part in fields(cls) if part.name not in data]
+        if missing:
+            raise ValueError(f"A report should have every field of its schema. Missing: `{', '.join(missing)}`.")
+        try:
+            return cls(**{part.name: _decoded(part.name, data[part.name]) for part in fields(cls)})
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"A report's rows should follow its schema. Found {error!r} in {source}.") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a report from its folder or from its ``report.json``.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If the file is cut short, or is of another version.
+        """
+        file = Path(path)
+        file = file / "report.json" if file.is_dir() else file
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"`path` should be a report's folder or its `report.json`. Found nothing at `{file}`."
+            )
+        return cls.from_json(file.read_text(encoding="utf-8", errors="replace"), source=f"`{file}`")
+
+
+_ROWS: dict[str, Callable[[Any], Any]] = {
+    "training": to_training_row,
+    "observations": to_observation,
+    "levels": to_level,
+    "gates": to_gate,
+    "recoveries": to_recovery,
+}
+
+
+def _decoded(name: str, value: Any) -> Any:
+    return [_ROWS[name](row) for row in value] if name in _ROWS else value
