@@ -26,12 +26,13 @@ class UnlearningModule(pl.LightningModule):
 
     Args:
         network: A Hugging Face model, bare or with a PEFT adapter, a torchvision model, any module.
-        readout: How to run it. Defaults to what fits: :class:`PackedCausalLMReadout` or :class:`ClassificationReadout`.
+        readout: How to run it. Defaults to :class:`PackedCausalLMReadout` for a language model, else to
+            :class:`ClassificationReadout`.
         retain: What training on the retain data minimises. Defaults to :class:`CrossEntropy`.
         reference: Where the original model's view comes from, if ``retain`` needs it, as :class:`KLToReference` does.
             Defaults to the adapter switched off, or else to a frozen copy.
-        retain_readout: How to run it for ``retain``, if that wants something else than what is measured, as
-            :class:`ActivationMatch` does. Defaults to ``readout``.
+        retain_readout: How to run it for ``retain``, where that needs another readout than measurements do, as
+            :class:`ActivationMatch` does (hidden states). Defaults to ``readout``.
         optimizer: From parameters to an optimizer.
         scheduler: From an optimizer to a learning-rate scheduler, stepped after every optimizer step.
 
@@ -64,18 +65,18 @@ class UnlearningModule(pl.LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """See the original model, before any checkpoint replaces it."""
+        """Attach the reference while the network is still the original: Lightning restores a checkpoint right after."""
         if self._trainer is None or not self.trainer.strategy.restore_checkpoint_after_setup:
             self._see_original()
 
     @override
     def on_fit_start(self) -> None:
-        """Sharded parameters, as a strategy that shards them restores into, exist only now."""
+        """The same for strategies that shard: their parameters exist, and are restored, only from here on."""
         self._see_original()
 
     @override
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the network says."""
+        """The network's own output."""
         return self.network(*args, **kwargs)
 
     @override
@@ -103,7 +104,7 @@ class UnlearningModule(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write the network's own keys, but for strategies that shard: those load by name, before anybody is asked."""
+        """Write the network's own keys; not where a strategy shards, which loads by name before `on_load_checkpoint`."""
         if self._trainer is not None and self.trainer.strategy.restore_checkpoint_after_setup:
             return
         checkpoint["state_dict"] = {k.removeprefix(_PREFIX): v for k, v in checkpoint.get("state_dict", {}).items()}
@@ -115,8 +116,8 @@ class UnlearningModule(pl.LightningModule):
         own = self.state_dict() if state else {}
         if set(state) <= set(own):
             return
-        beside = {k for k in own if not k.startswith(_PREFIX)}  # of objectives that learn
-        checkpoint["state_dict"] = {k if k in beside else _PREFIX + k: v for k, v in state.items()}
+        outside = {k for k in own if not k.startswith(_PREFIX)}  # state of the retain objective
+        checkpoint["state_dict"] = {k if k in outside else _PREFIX + k: v for k, v in state.items()}
 
     def _see_original(self) -> None:
         if not self.retain.needs_reference:
@@ -127,7 +128,7 @@ class UnlearningModule(pl.LightningModule):
         if self.reference.needs_sweep:
             raise ValueError(
                 "`reference` should know the original's view of any retain batch. Found "
-                f"`{type(self.reference).__name__}`, which looks at forget data only. Use `FrozenCopy()`."
+                f"`{type(self.reference).__name__}`, which caches forget data only. Use `FrozenCopy()`."
             )
         if (
             isinstance(self.reference, FrozenCopy)

@@ -1,4 +1,4 @@
-"""What a network said about a batch: the one value that flows from readouts to objectives and metrics."""
+"""What a network predicts for a batch: the one value that flows from readouts to objectives and metrics."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class KnownLikelihood(Likelihood):
 
 @dataclass(frozen=True)
 class Prediction(Likelihood):
-    """What a network said about a batch, one row per supervised token (or per image).
+    """What a network predicts for a batch, one row per supervised token (or per image).
 
     Prompt and padding positions never become rows, so no loss can average over them, and the output head need not
     compute them.
@@ -103,15 +103,16 @@ class Prediction(Likelihood):
         features = None if self.features is None else self.features.detach()
         return replace(self, logits=self.logits.detach(), features=features)
 
-    def apart(self) -> list[Prediction]:
+    def split_by_example(self) -> list[Prediction]:
         """Each example as a batch of its own, ``B`` of them.
 
         Example:
             >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
-            >>> [alone.labels.tolist() for alone in prediction.apart()]
+            >>> [alone.labels.tolist() for alone in prediction.split_by_example()]
             [[1, 2], [0]]
         """
-        places = [(self.example == j).nonzero()[:, 0] for j in range(self.batch_size)]
+        # An example without supervised rows becomes a batch of one example with no rows, so that `B` are returned.
+        rows = [(self.example == j).nonzero()[:, 0] for j in range(self.batch_size)]
         return [
             replace(
                 self,
@@ -121,5 +122,5 @@ class Prediction(Likelihood):
                 batch_size=1,
                 features=None if self.features is None else self.features[here],
             )
-            for here in places
+            for here in rows
         ]

@@ -70,11 +70,11 @@ def _work(rank: int, world_size: int, port: int, function: Callable[[int, int], 
 
 
 def _free_port() -> int:
-    """One of pytest-xdist's workers takes even ports, the other odd ones: none takes what the other is about to use."""
+    """Pytest-xdist's workers share the ports among them, so that none takes what another is about to use."""
     worker, workers = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     while True:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = int(s.getsockname()[1])
-        if port % workers == int(worker.removeprefix("gw")):
+        if port // 2 % workers == int(worker.removeprefix("gw")):  # halved: Linux gives `bind` odd ports only
             return port

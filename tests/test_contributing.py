@@ -21,7 +21,7 @@ def exists(path: str) -> bool:
 
 def test_paths_and_lists_were_found() -> None:
     assert len(PATHS) > 30
-    assert len(LISTS) > 5
+    assert len(LISTS) > 10
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -1,4 +1,4 @@
-"""Working through rows of logits without holding float32 copies of them all."""
+"""Process rows of logits in chunks, so that float32 copies of all of them never exist at once."""
 
 from collections.abc import Callable
 
@@ -8,15 +8,15 @@ from torch.utils.checkpoint import checkpoint
 
 
 def in_chunks(function: Callable[..., Tensor], *tensors: Tensor, elements: int = 1 << 25) -> Tensor:
-    """Apply a row-wise ``function``, a few rows at a time where there are many.
+    """Apply a row-wise ``function``, in chunks of rows where there are many.
 
-    In the backward pass each chunk is computed again, so that what ``function`` keeps for it lives for one chunk only. A
-    batch of 2048 tokens and a vocabulary of 128 k takes 1 GiB for every float32 copy otherwise.
+    In the backward pass each chunk is computed again, so that intermediate tensors live for one chunk at a time. Without
+    chunks, every float32 copy of 2048 tokens by a vocabulary of 128 k takes 1 GiB.
 
     Args:
         function: From as many tensors of ``n`` rows to ``[n]``, each row by itself, without randomness.
         *tensors: Of ``N`` rows each, the first ``[N, V]``.
-        elements: How large a chunk of the first may be; one row at least.
+        elements: The most elements of the first tensor in one chunk; a chunk has at least one row.
 
     Returns:
         ``[N]``, as from ``function(*tensors)``.

@@ -1,4 +1,4 @@
-"""Numbers as other people's code computes them, where published tables depend on it."""
+"""Results as other code computes them, where published tables depend on its quirks."""
 
 from typing import Literal, get_args
 
@@ -7,7 +7,7 @@ Compat = Literal["open-unlearning"]
 
 
 def check_compat(compat: str | None) -> None:
-    """Refuse what is neither ``None`` nor known.
+    """Refuse a ``compat`` that is neither ``None`` nor a known name.
 
     Example:
         >>> check_compat("open-unlearning")

@@ -60,7 +60,7 @@ def adjusted_cross_entropy(logits: Tensor, target_logits: Tensor, labels: Tensor
         logits: Unnormalised scores of the student, ``[N, V]``.
         target_logits: Of the target, ``[N, V]``.
         labels: Class or token ids, ``[N]``.
-        shift: What is added to the label's score in the target; minus infinity rules the label out.
+        shift: What is added to the label's score in the target; minus infinity gives it probability 0.
 
     Returns:
         ``[N]``, non-negative.
@@ -75,6 +75,7 @@ def adjusted_cross_entropy(logits: Tensor, target_logits: Tensor, labels: Tensor
 
 def _kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
     log_p, log_reference = _log_softmax(logits), _log_softmax(reference_logits)
+    # Torch's argument order: `kl_div(input, target)` is KL(target || input).
     return F.kl_div(log_p, log_reference, log_target=True, reduction="none").sum(-1)
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-_CUTOFF = 1e-12
+_CUTOFF = 1e-12  # relative to the largest eigenvalue; of lengths that is 1e-6, which float64 products resolve
 
 
 def reciprocal_lengths(gramian: Tensor) -> Tensor:
@@ -20,6 +20,7 @@ def reciprocal_lengths(gramian: Tensor) -> Tensor:
         tensor([0.5000, 0.0000])
     """
     squares = gramian.diagonal(dim1=-2, dim2=-1)
+    # `clamp_min` keeps the branch that `where` does not take finite.
     return torch.where(squares > 0, squares.clamp_min(torch.finfo(squares.dtype).tiny).rsqrt(), 0)
 
 
@@ -49,6 +50,7 @@ def orthonormal_basis(gramian: Tensor) -> tuple[Tensor, Tensor]:
         tensor([[0., 0.],
                 [2., 2.]], dtype=torch.float64)
     """
+    # Unit lengths first: the cutoff then compares angles, and a short vector is not taken for noise.
     scale = reciprocal_lengths(gramian)
     values, vectors = torch.linalg.eigh(scale[..., :, None] * gramian * scale[..., None, :])
     independent = values > _CUTOFF * values[..., -1:]

@@ -7,8 +7,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_OPTIMAL = 1e-12
-_DEPENDENT = 1e-6  # else columns closer than that get huge weights that cancel
+_OPTIMAL = 1e-12  # a slope below this is rounding: columns and target have length 1 at most
+_DEPENDENT = (
+    1e-6  # singular values below this share of the largest are cut: nearly equal columns would get huge weights
+)
 
 
 def non_negative_least_squares(matrix: Array, target: Array) -> tuple[Array, bool]:
@@ -19,7 +21,7 @@ def non_negative_least_squares(matrix: Array, target: Array) -> tuple[Array, boo
         target: :math:`y`, ``[r]``, of length 1 at most.
 
     Returns:
-        :math:`x`, ``[k]``, and whether the search came to its end; where it did not, :math:`x` is feasible but not best.
+        :math:`x`, ``[k]``, and whether the search ended; where it did not, :math:`x` is feasible but not optimal.
 
     Example:
         >>> non_negative_least_squares(np.eye(2), np.array([0.5, -0.5]))
@@ -29,16 +31,16 @@ def non_negative_least_squares(matrix: Array, target: Array) -> tuple[Array, boo
         Lawson and Hanson, *Solving Least Squares Problems*, 1974, chapter 23.
     """
     x = np.zeros(matrix.shape[1])
-    free = np.zeros(len(x), dtype=bool)
-    rejected = np.zeros(len(x), dtype=bool)
-    for _ in range(10 * len(x) + 1):
+    free = np.zeros(len(x), dtype=bool)  # variables that may be positive; the others are fixed at 0
+    rejected = np.zeros(len(x), dtype=bool)  # fixed ones whose slope turned out to be rounding
+    for _ in range(10 * len(x) + 1):  # active sets end by themselves; the limit is against cycling by rounding
         slope = np.where(free | rejected, 0.0, matrix.T @ (target - matrix @ x))
         if not (slope > _OPTIMAL).any():
             return x, True
         entering = int(slope.argmax())
         free[entering] = True
         best = _least_squares(matrix, target, free)
-        if best[entering] <= 0:  # the slope was rounding: taking it in would go round in circles
+        if best[entering] <= 0:  # its slope was rounding error: freeing it would cycle forever
             free[entering], rejected[entering] = False, True
             continue
         x, free = _back_to_the_border(matrix, target, x, best, free)
@@ -49,7 +51,7 @@ def non_negative_least_squares(matrix: Array, target: Array) -> tuple[Array, boo
 def _back_to_the_border(
     matrix: Array, target: Array, x: Array, best: Array, free: NDArray[np.bool_]
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Go from ``x`` towards ``best`` as far as nothing turns negative; fix what is in the way at 0; try again."""
+    """Go from ``x`` towards ``best`` until a variable reaches 0; fix that one at 0, solve for the others, repeat."""
     while (blocking := np.flatnonzero(free & (best <= 0))).size:
         steps = x[blocking] / (x[blocking] - best[blocking])
         x = x + steps.min() * (best - x)

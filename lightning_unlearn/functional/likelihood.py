@@ -8,7 +8,7 @@ from torch.nn import functional as F
 def token_nll(logits: Tensor, labels: Tensor) -> Tensor:
     r"""Negative log-likelihood of each row's label, :math:`-\log \mathrm{softmax}(z)_y`, in nats.
 
-    Half-precision logits are raised to float32 first: a sum over a long answer needs the digits.
+    Half-precision logits are converted to float32 first: a sum over a long answer would lose its digits otherwise.
 
     Args:
         logits: Unnormalised scores, ``[N, V]``.
@@ -44,7 +44,7 @@ def sum_per_example(values: Tensor, example: Tensor, batch_size: int) -> Tensor:
 
 
 def mean_or_zero(values: Tensor) -> Tensor:
-    """Mean of ``values``; of nothing, a zero that still hangs on the graph.
+    """Mean of ``values``; of no values, a zero that is still part of the graph, so that ``backward`` works.
 
     Example:
         >>> mean_or_zero(torch.empty(0))
@@ -68,6 +68,6 @@ def place_in_example(example: Tensor) -> Tensor:
     """
     order = example.argsort(stable=True)
     grouped = example[order]
-    first = torch.searchsorted(grouped, grouped)  # where the rows of one's own example start
+    first = torch.searchsorted(grouped, grouped)  # index in `grouped` of the first row of the same example
     place = torch.arange(len(example), device=example.device) - first
     return torch.empty_like(place).scatter(0, order, place)

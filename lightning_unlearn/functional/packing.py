@@ -1,4 +1,4 @@
-"""Rows of a padded batch as one sequence: no padding, and what all rows begin with only once."""
+"""Rows of a padded batch as one sequence: without padding, and with the prefix that all rows share only once."""
 
 from __future__ import annotations
 
@@ -48,14 +48,15 @@ def pack(tokens: Tensor, present: Tensor, supervised: Tensor) -> Packed:
         ([[1, 2, 3, 4, 2, 5]], [[0, 1, 2, 3, 1, 2]])
     """
     prefix = _shared_prefix(tokens, present, supervised)
-    offset = present.int().cumsum(1) - 1
+    offset = present.int().cumsum(1) - 1  # place of a token in its row, padding on the left not counted
+    # The first row keeps its prefix for all; the others start after it.
     kept = present & ((offset >= prefix) | (torch.arange(len(tokens), device=tokens.device) == 0)[:, None])
     row, column = kept.nonzero().unbind(1)
     position = offset[row, column]
-    segment = torch.where(position < prefix, -1, row)
+    segment = torch.where(position < prefix, -1, row)  # -1 is the prefix, which every row sees
     order = torch.arange(len(row), device=tokens.device)
     visible = (segment[:, None] == segment) | (segment == -1)
-    visible &= order[:, None] >= order
+    visible &= order[:, None] >= order  # causal: tokens of a row stand in order
     return Packed(tokens[row, column][None], position[None], visible[None, None], column, row, prefix)
 
 
@@ -64,8 +65,9 @@ def _shared_prefix(tokens: Tensor, present: Tensor, supervised: Tensor) -> int:
     shortest = int(lengths.min())
     if len(tokens) == 1 or shortest == 0:
         return 0
-    start = present.int().argmax(1)
+    start = present.int().argmax(1)  # the first token after padding on the left
     aligned = tokens.gather(1, start[:, None] + torch.arange(shortest, device=tokens.device))
+    # Length of the longest common prefix, and where the earliest prediction stands: it has to stay outside.
     same = (aligned == aligned[:1]).all(0).int().cumprod(0).sum()
     columns = torch.arange(tokens.shape[1], device=tokens.device)
     first = torch.where(supervised, columns - start[:, None], tokens.shape[1]).min()

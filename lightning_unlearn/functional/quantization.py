@@ -1,4 +1,4 @@
-"""Quantise and dequantise in one go: the weights that a low-bit deployment computes with, in the dtype they had."""
+"""Quantise and dequantise at once: the weights that a low-bit deployment computes with, in the dtype they had."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -135,7 +135,7 @@ def _integer_blocks(weight: Tensor, bits: int, group_size: int | None) -> tuple[
         raise ValueError(f"`group_size` should be positive, or None for a scale per row. Found {group_size}.")
     channels = torch.atleast_2d(weight).flatten(1)
     blocks, absmax = _cut(channels, group_size or max(channels.shape[1], 1))
-    # A block of zeros has no scale: any would do.
+    # A block of zeros has absmax 0: divide by 1 instead, its codes are 0 all the same.
     return (blocks / absmax.masked_fill(absmax == 0, 1) * _largest_code(bits)).round(), absmax
 
 
@@ -147,7 +147,8 @@ def _codebook_blocks(weight: Tensor, codebook: Codebook, block_size: int) -> tup
     if block_size < 1:
         raise ValueError(f"`block_size` should be positive. Found `block_size = {block_size}`.")
     blocks, absmax = _cut(weight.reshape(1, -1), block_size)
-    # Multiplied by the reciprocal, not divided: bitsandbytes does, and the last bit decides at a midpoint.
+    # By the reciprocal, as bitsandbytes does, and not by division: midway between two levels the last bit decides.
+    # 1e-38 keeps the reciprocal finite for a block of zeros.
     scaled = blocks * absmax.clamp_min(1e-38).reciprocal()
     levels = _levels(codebook, absmax)
     return torch.bucketize(scaled, (levels[1:] + levels[:-1]) / 2, out_int32=True), absmax

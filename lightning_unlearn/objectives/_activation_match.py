@@ -17,9 +17,9 @@ class ActivationMatch(Objective):
 
     Example:
         >>> import torch
-        >>> def said(states):
+        >>> def predicted(states):
         ...     return Prediction(states[:, :0], torch.tensor([0]), torch.tensor([0]), batch_size=1, features=states)
-        >>> ActivationMatch()(said(torch.ones(1, 4)), said(torch.zeros(1, 4)))
+        >>> ActivationMatch()(predicted(torch.ones(1, 4)), predicted(torch.zeros(1, 4)))
         tensor(1.)
 
     References:

@@ -7,7 +7,7 @@ from lightning_unlearn.prediction import Likelihood, Prediction
 
 
 class Objective(nn.Module, ABC):
-    """What forgetting, or retaining, minimises: a scalar of what the network said.
+    """What forgetting, or retaining, minimises: a scalar computed from the network's predictions.
 
     A new objective is a subclass with a ``forward``; YAML builds it by its ``class_path``, wherever it lives.
 
@@ -33,8 +33,8 @@ class Objective(nn.Module, ABC):
         """Compute the loss.
 
         Args:
-            student: What the network in training said.
-            reference: What the original model said of the same rows, if :attr:`needs_reference`.
+            student: Predictions of the network in training.
+            reference: Those of the original model for the same rows, if :attr:`needs_reference`.
 
         Returns:
             A scalar ``[]``, smaller when the objective is met better; a finite zero with a graph if the batch has no
@@ -44,6 +44,7 @@ class Objective(nn.Module, ABC):
     @override
     def __repr__(self) -> str:
         """Name and settings in one line: logs, reports and checkpoints tell two of one class apart by it."""
+        # Settings are the public attributes: not torch's `_...`, and not the flags that every Objective has.
         public = {name: value for name, value in vars(self).items() if name[0] != "_" and not hasattr(Objective, name)}
         public.pop("training", None)
         settings = {**dict(self.named_children()), **public}

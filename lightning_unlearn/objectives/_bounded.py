@@ -15,7 +15,7 @@ class Bounded(Objective):
 
     For :class:`GradientAscent` this is :math:`\max(0, \mathrm{bound} - \mathrm{CE})`: nothing pushes any more once the
     loss of the forget batch is above ``bound``. The gradient there is exactly zero, not small; an optimizer with momentum
-    still glides on for a few steps. The mean over the batch is bounded, not each row.
+    still moves on for a few steps. The mean over the batch is bounded, not each row.
 
     Args:
         objective: What is minimised until then.
@@ -25,10 +25,10 @@ class Bounded(Objective):
     Example:
         >>> import torch
         >>> from lightning_unlearn import GradientAscent
-        >>> said = Prediction(torch.zeros(2, 4), torch.tensor([1, 2]), torch.tensor([0, 1]), batch_size=2)
-        >>> Bounded(GradientAscent(), bound=2.0)(said)
+        >>> prediction = Prediction(torch.zeros(2, 4), torch.tensor([1, 2]), torch.tensor([0, 1]), batch_size=2)
+        >>> Bounded(GradientAscent(), bound=2.0)(prediction)
         tensor(0.6137)
-        >>> Bounded(GradientAscent(), bound=1.0)(said)
+        >>> Bounded(GradientAscent(), bound=1.0)(prediction)
         tensor(0.)
 
     References:
@@ -50,5 +50,5 @@ class Bounded(Objective):
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
         loss: Tensor = self.objective(student, reference)
-        # Without rows there is nothing to push, and the mean over batches should not be told otherwise.
+        # A batch without supervised rows has loss 0, not `bound`: it would raise the logged mean and has no gradient.
         return F.relu(loss + self.bound) if student.example.numel() else loss

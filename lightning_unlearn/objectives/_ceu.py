@@ -14,20 +14,20 @@ class CEU(Objective):
 
     .. math:: -\frac{1}{N} \sum_{n=1}^{N} \sum_{v \neq y_n} \frac{\bar p_n(v)}{1 - \bar p_n(y_n)} \log p_n(v)
 
-    with :math:`\bar p` the network's own distribution, taken as a constant. The gradient vanishes neither where the
-    network is sure of the label nor grows where it is unsure, as that of ascent does.
+    with :math:`\bar p` the network's own distribution, taken as a constant. The gradient neither vanishes where the
+    network is sure of the label, nor grows where it is unsure, as that of gradient ascent does.
 
     Args:
-        skip_first_tokens: Leave the first so many supervised rows of each example alone: they often say nothing yet.
-            OpenUnlearning skips one. Keep 0 where an example has a single row, as an image has.
+        skip_first_tokens: How many supervised rows at the start of each example to leave alone: the first tokens of an
+            answer often hold no fact yet. OpenUnlearning skips one. Keep 0 for examples of a single row, as images are.
 
     Raises:
         ValueError: If that leaves nothing of a batch, as of images.
 
     Example:
         >>> import torch
-        >>> said = Prediction(torch.zeros(1, 3), torch.tensor([2]), torch.tensor([0]), batch_size=1)
-        >>> CEU()(said)  # log 3
+        >>> prediction = Prediction(torch.zeros(1, 3), torch.tensor([2]), torch.tensor([0]), batch_size=1)
+        >>> CEU()(prediction)  # log 3
         tensor(1.0986)
 
     References:
@@ -44,7 +44,7 @@ class CEU(Objective):
 
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
-        own = student.logits.detach()
+        own = student.logits.detach()  # the target is a constant: no gradient flows through it
         rows = adjusted_cross_entropy(student.logits, own, student.labels, shift=-math.inf)
         kept = place_in_example(student.example) >= self.skip_first_tokens
         if len(kept) and not kept.any():

@@ -15,8 +15,8 @@ class CrossEntropy(Objective):
 
     Example:
         >>> import torch
-        >>> said = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
-        >>> CrossEntropy()(said)
+        >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
+        >>> CrossEntropy()(prediction)
         tensor(1.3863)
     """
 

@@ -12,8 +12,8 @@ class FixedRandomLabel(Objective):
 
     .. math:: -\frac{1}{N} \sum_{n=1}^{N} \log p_n(\tilde y_n), \quad \tilde y_n = \mathrm{hash}(\text{answer}, n) \bmod V
 
-    The draw is a function of ``seed`` and of the answer's own labels, so it needs no memory and is the same on every
-    device. It replaces what was memorised by something else to memorise; :class:`RandomLabel` does not.
+    The draw is a hash of ``seed`` and of the answer's own labels, so nothing is stored and every device draws the same.
+    What was memorised is replaced by something else to memorise; with :class:`RandomLabel` it is not.
 
     Args:
         seed: Of the draw.
@@ -23,8 +23,8 @@ class FixedRandomLabel(Objective):
             would get one label, perhaps their own. Use :class:`RandomLabel`, or relabel the data set.
 
     Example:
-        >>> said = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
-        >>> FixedRandomLabel()(said)
+        >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
+        >>> FixedRandomLabel()(prediction)
         tensor(1.3863)
     """
 
@@ -45,6 +45,7 @@ class FixedRandomLabel(Objective):
                 f"{rows} rows of {student.batch_size} examples. Use `RandomLabel()`, or relabel the data set."
             )
         place = place_in_example(student.example)
+        # One number per answer: the sum over its rows of a hash of place and label.
         answer = sum_per_example(_mix(_mix(place + self.seed) + student.labels), student.example, student.batch_size)
         return _mix(answer[student.example] + place) % classes
 
@@ -58,5 +59,5 @@ def _mix(numbers: Tensor) -> Tensor:
 
 
 def _right(numbers: Tensor, bits: int) -> Tensor:
-    # int64 shifts its sign in; the published function is of unsigned numbers.
+    # Torch's int64 shift copies the sign bit in; splitmix64 is of unsigned numbers, so the copies are masked off.
     return torch.bitwise_right_shift(numbers, bits) & ((1 << (64 - bits)) - 1)

@@ -15,8 +15,8 @@ class GradientAscent(Objective):
 
     Example:
         >>> import torch
-        >>> said = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
-        >>> GradientAscent()(said)
+        >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
+        >>> GradientAscent()(prediction)
         tensor(-1.3863)
 
     References:

@@ -13,8 +13,8 @@ class KLToReference(Objective):
 
     .. math:: \frac{1}{N} \sum_{n=1}^{N} \mathrm{KL}(p^\mathrm{ref}_n \,\|\, p_n)
 
-    For retaining. At the first step it is zero and so is its gradient: it holds, it does not teach. OpenUnlearning's
-    term of the same form averages over prompt and padding positions too.
+    For retaining. At the first step the loss and its gradient are zero: it keeps the model where it is, and teaches
+    nothing. OpenUnlearning's term of the same form averages over prompt and padding positions too.
 
     Example:
         >>> import torch

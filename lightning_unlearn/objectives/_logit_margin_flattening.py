@@ -12,13 +12,13 @@ class LogitMarginFlattening(Objective):
 
     .. math:: \frac{1}{N} \sum_{n=1}^{N} \Bigl(\max_v z_n(v) - \frac{1}{V} \sum_v z_n(v)\Bigr)^2
 
-    The labels play no part, only where they stand. A row is what predicts its label; OpenUnlearning reads one position
-    further right: to reproduce its numbers, use ``readout=UnshiftedReadout()``.
+    Labels do not enter, only their positions do: a row holds the scores that predict the label. OpenUnlearning reads the
+    scores one position further right; to reproduce its numbers, use ``readout=UnshiftedReadout()``.
 
     Example:
         >>> import torch
-        >>> said = Prediction(torch.tensor([[0.0, 2.0]]), torch.tensor([0]), torch.tensor([0]), batch_size=1)
-        >>> LogitMarginFlattening()(said)
+        >>> prediction = Prediction(torch.tensor([[0.0, 2.0]]), torch.tensor([0]), torch.tensor([0]), batch_size=1)
+        >>> LogitMarginFlattening()(prediction)
         tensor(1.)
 
     References:

@@ -5,7 +5,7 @@ from lightning_unlearn.prediction import Likelihood, Prediction
 
 
 def need_likelihood(objective: Objective, student: Prediction, reference: Likelihood | None) -> Likelihood:
-    """The reference, known to speak of the same rows as the student."""
+    """The reference, checked to be of the same rows as the student."""
     name = type(objective).__name__
     if reference is None:
         raise ValueError(
@@ -22,7 +22,7 @@ def need_likelihood(objective: Objective, student: Prediction, reference: Likeli
 
 
 def need_distribution(objective: Objective, student: Prediction, reference: Likelihood | None) -> Prediction:
-    """The same, known to hold logits of the same shape."""
+    """The same, checked to hold logits of the student's shape."""
     known = need_likelihood(objective, student, reference)
     name = type(objective).__name__
     if not isinstance(known, Prediction):

@@ -17,7 +17,8 @@ class NPO(Objective):
         \frac{\pi_\theta(y_i | x_i)}{\pi_\mathrm{ref}(y_i | x_i)}\Bigr)^{\beta}\Bigr)
 
     with the likelihood of the whole answer, the *sum* of its tokens' log-likelihoods, and the mean over the examples
-    that have supervised rows. Each example slows down by itself as it is forgotten, so nothing goes to infinity.
+    that have supervised rows. The gradient of an example shrinks as the example is
+    forgotten, so the loss does not run to minus infinity.
 
     Args:
         beta: Inverse temperature, positive. As ``beta -> 0`` the gradient tends to that of ascent on the answers'
@@ -25,8 +26,8 @@ class NPO(Objective):
 
     Example:
         >>> import torch
-        >>> said = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
-        >>> NPO(beta=0.1)(said, said.detach())  # 2 / beta * log 2
+        >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
+        >>> NPO(beta=0.1)(prediction, prediction.detach())  # 2 / beta * log 2
         tensor(13.8629)
 
     References:
@@ -44,5 +45,6 @@ class NPO(Objective):
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
         original = need_likelihood(self, student, reference)
+        # log(pi / pi_ref): NLLs enter with the opposite sign. softplus(x) = log(1 + exp(x)) without overflow.
         log_ratio = (original.example_nll() - student.example_nll())[student.supervised()]
         return 2 / self.beta * mean_or_zero(F.softplus(self.beta * log_ratio))

@@ -12,16 +12,16 @@ class RandomLabel(Objective):
 
     .. math:: -\frac{1}{N} \sum_{n=1}^{N} \log p_n(\tilde y_n), \quad \tilde y_n \sim \mathrm{Uniform}\{1, \dots, V\}
 
-    The true label may be drawn as well: never to draw it would teach a network of two classes the opposite, which is
-    not forgetting. The mean over draws is :class:`UniformLabel`.
+    The true label may be drawn as well: if it never were, a network of two classes would be taught the opposite label,
+    which is not forgetting. The mean over draws is :class:`UniformLabel`.
 
     Args:
         seed: Of the draws. They have a generator of their own, whose state goes into the checkpoint, and leave the
             global one alone.
 
     Example:
-        >>> said = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
-        >>> RandomLabel()(said)
+        >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
+        >>> RandomLabel()(prediction)
         tensor(1.3863)
 
     References:
@@ -37,15 +37,16 @@ class RandomLabel(Objective):
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
         count, classes = student.logits.shape
+        # Drawn on the CPU, so that every device sees the same labels.
         drawn = torch.randint(classes, (count,), generator=self._generator).to(student.logits.device)
         return mean_or_zero(token_nll(student.logits, drawn))
 
     @override
     def get_extra_state(self) -> Tensor:
-        """Where the draws are."""
+        """The state of the generator of draws."""
         return self._generator.get_state()
 
     @override
     def set_extra_state(self, state: Tensor) -> None:
-        """Go on from there."""
+        """Continue the draws of a checkpoint."""
         self._generator.set_state(state.cpu())

@@ -23,14 +23,14 @@ class RMU(Objective):
     is in the checkpoint.
 
     Args:
-        steering_coefficient: The length :math:`s` of the control vector, positive. It should be long against the hidden
-            states of the layer.
+        steering_coefficient: The length :math:`s` of the control vector, positive. It should be large compared with the
+            norm of the layer's hidden states.
         seed: Of the direction.
 
     Example:
         >>> states, label = torch.zeros(1, 4), torch.tensor([0])
-        >>> said = Prediction(states[:, :0], label, label, batch_size=1, features=states)
-        >>> RMU(steering_coefficient=2.0)(said)  # 2 ** 2 / 4
+        >>> prediction = Prediction(states[:, :0], label, label, batch_size=1, features=states)
+        >>> RMU(steering_coefficient=2.0)(prediction)  # 2 ** 2 / 4
         tensor(1.)
 
     References:
@@ -71,5 +71,6 @@ class RMU(Objective):
     @override
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if (control := state_dict.get(f"{prefix}control")) is not None:
-            self.control = self.control.new_empty(control.shape)  # it has no width before the first batch
+            # The buffer is empty before the first batch, and torch refuses to copy a tensor of another shape into it.
+            self.control = self.control.new_empty(control.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)

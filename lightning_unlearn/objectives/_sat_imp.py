@@ -14,7 +14,7 @@ class SatImp(Objective):
 
     .. math:: \frac{1}{N} \sum_{n=1}^{N} \bar p_n(y_n)^{\beta_1} \, (1 - \bar p_n(y_n))^{\beta_2} \log p_n(y_n)
 
-    with the weights taken as constants. A token known beyond doubt gets none: a perfectly memorised answer does not move.
+    with the weights taken as constants. A token known beyond doubt has weight 0: a perfectly memorised answer stays.
 
     How much forgetting weighs is not part of the objective but ``weight`` of :class:`Unlearn`, 1 against 1 by default.
     OpenUnlearning's configuration has 0.1 against 1 for retaining, which ``weight=0.1`` reproduces; its class and the
@@ -27,8 +27,8 @@ class SatImp(Objective):
 
     Example:
         >>> import torch
-        >>> said = Prediction(torch.zeros(1, 2), torch.tensor([1]), torch.tensor([0]), batch_size=1)
-        >>> SatImp(beta1=1.0, beta2=1.0)(said)  # -log(2) / 4
+        >>> prediction = Prediction(torch.zeros(1, 2), torch.tensor([1]), torch.tensor([0]), batch_size=1)
+        >>> SatImp(beta1=1.0, beta2=1.0)(prediction)  # -log(2) / 4
         tensor(-0.1733)
 
     References:
@@ -49,6 +49,6 @@ class SatImp(Objective):
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
         nll = student.token_nll()
         log_p = -nll.detach()
-        # -expm1, not 1 - exp: a well known token has digits left in the former only.
+        # 1 - p by -expm1(log p): for p near 1, `1 - exp(log p)` would cancel to 0.
         weight = torch.exp(self.beta1 * log_p) * (-torch.expm1(log_p)) ** self.beta2
         return -mean_or_zero(weight * nll)

@@ -23,8 +23,8 @@ class SimNPO(Objective):
 
     Example:
         >>> import torch
-        >>> said = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
-        >>> SimNPO(beta=1.0)(said)  # 2 * log(1 + 1 / 4)
+        >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
+        >>> SimNPO(beta=1.0)(prediction)  # 2 * log(1 + 1 / 4)
         tensor(0.4463)
 
     References:
@@ -45,5 +45,6 @@ class SimNPO(Objective):
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
         supervised = student.supervised()
+        # Mean NLL per token; `supervised` leaves out examples without rows, and with them the division by 0.
         per_token = student.example_nll()[supervised] / student.rows_per_example()[supervised]
         return 2 / self.beta * mean_or_zero(F.softplus(self.gamma - self.beta * per_token))

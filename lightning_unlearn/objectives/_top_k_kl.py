@@ -13,8 +13,8 @@ class TopKKL(Objective):
 
     .. math:: \frac{1}{N} \sum_{n=1}^{N} \mathrm{KL}(\tilde p^\mathrm{ref}_n \,\|\, \tilde p_n)
 
-    with both distributions renormalised to those tokens. It holds the ranking among them and says nothing of how much
-    probability the network moves elsewhere.
+    with both distributions renormalised to those tokens. It keeps their proportions, and does not notice how much
+    probability the network moves to other tokens.
 
     Args:
         k: At least 2. The size of the vocabulary, or more, is the full divergence.

@@ -11,7 +11,7 @@ from lightning_unlearn.prediction import Likelihood, Prediction
 
 
 class UNDIAL(Objective):
-    r"""Unlearning by distillation on adjusted logits: imitate the original model, the label's score lowered.
+    r"""Unlearning by distillation on adjusted logits: imitate the original model with the label's score lowered.
 
     .. math:: -\frac{1}{N} \sum_{n=1}^{N} \sum_v q_n(v) \log p_n(v), \quad
         q_n = \mathrm{softmax}(z^\mathrm{ref}_n - \beta \, \mathrm{onehot}(y_n))
@@ -21,7 +21,7 @@ class UNDIAL(Objective):
     ``readout=EveryPositionReadout()``.
 
     Args:
-        beta: What is taken off the label's score, not negative. At 0 this is plain distillation. OpenUnlearning's
+        beta: What is subtracted from the label's score, not negative. At 0 this is plain distillation. OpenUnlearning's
             experiments use 10.
 
     Example:

@@ -12,15 +12,16 @@ class UniformLabel(Objective):
 
     .. math:: -\frac{1}{N} \sum_{n=1}^{N} \frac{1}{V} \sum_v \log p_n(v)
 
-    It is what :class:`RandomLabel` is on average, without its noise. Its least value is ``log(V)``.
+    This is the expected value of :class:`RandomLabel`, without its noise. Its minimum is ``log(V)``.
 
     Example:
-        >>> said = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
-        >>> UniformLabel()(said)
+        >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
+        >>> UniformLabel()(prediction)
         tensor(1.3863)
     """
 
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
         logits = student.logits.to(torch.promote_types(student.logits.dtype, torch.float32))
+        # -mean_v log p(v) = logsumexp(z) - mean(z)
         return mean_or_zero(logits.logsumexp(-1) - logits.mean(-1))

@@ -14,15 +14,15 @@ class WGA(Objective):
 
     .. math:: \frac{1}{N} \sum_{n=1}^{N} \bar p_n(y_n)^{\beta} \log p_n(y_n)
 
-    with the weights :math:`\bar p^\beta` taken as constants, so rows let go as they are forgotten.
+    with the weights :math:`\bar p^\beta` taken as constants, so a row is pushed less the more it is forgotten.
 
     Args:
-        beta: How strongly, not negative. At 0 this is :class:`GradientAscent`.
+        beta: Exponent of the weights, not negative. At 0 this is :class:`GradientAscent`.
 
     Example:
         >>> import torch
-        >>> said = Prediction(torch.zeros(1, 4), torch.tensor([1]), torch.tensor([0]), batch_size=1)
-        >>> WGA(beta=1.0)(said)  # -log(4) / 4
+        >>> prediction = Prediction(torch.zeros(1, 4), torch.tensor([1]), torch.tensor([0]), batch_size=1)
+        >>> WGA(beta=1.0)(prediction)  # -log(4) / 4
         tensor(-0.3466)
 
     References:

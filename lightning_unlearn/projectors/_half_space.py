@@ -9,17 +9,17 @@ from lightning_unlearn.projectors._base import Projector
 
 
 class HalfSpace(Projector):
-    r"""Take the least out of the forget gradient such that it conflicts with no retain gradient; add these as they are.
+    r"""Change the forget gradient as little as possible so that it conflicts with no retain gradient; then add those.
 
     .. math:: g = \operatorname*{arg\,min}_{p \,:\, \langle p, \, g_{r,i} \rangle \ge 0 \text{ for all } i}
         \lVert p - g_f \rVert + \sum_i g_{r,i}
 
     Promised: under plain SGD, forgetting raises the loss of no retain row to first order. Where nothing conflicts, this is
-    the sum of all gradients, to the bit.
+    the sum of all gradients, bit for bit.
 
-    Not promised: anything about the step another optimizer makes of this gradient, or about data outside these batches.
-    In a toy (a small classifier, AdamW) 324 of 480 steps raised the retain loss to first order with a sum, still 183 with
-    this, and none with the applied step corrected: use :class:`StepGuard`.
+    Not promised: anything about the step that Adam, or any other optimizer, makes of this gradient, or about other data.
+    In a toy (a small classifier, AdamW) 324 of 480 steps raised the retain loss to first order with a plain sum, 183
+    with this projector, and none where the applied step was corrected: use :class:`StepGuard`.
 
     Example:
         >>> conflict = torch.tensor([[1.0, -0.5], [-0.5, 1.0]], dtype=torch.float64)
@@ -35,7 +35,7 @@ class HalfSpace(Projector):
 
     @override
     def forward(self, gramian: Tensor) -> Tensor:
-        """The nearest forget gradient in the cone of the retain gradients' half-spaces, plus these."""
-        # A step along minus the gradient raises the loss where the product is negative.
+        """Weights of the nearest vector to the forget gradient that conflicts with no retain gradient, plus these."""
+        # `cone_multipliers` makes `<g_r, d> <= 0` of a step `d`. Under plain SGD that step is minus the forget gradient.
         added = cone_multipliers(gramian[1:, 1:], -gramian[1:, 0]).multipliers
         return torch.cat([gramian.new_ones(1), 1 + added])

@@ -9,14 +9,14 @@ from lightning_unlearn.projectors._base import Projector
 
 
 class Orthogonal(Projector):
-    r"""Take out of the forget gradient all that lies in the span of the retain gradients; add these as they are.
+    r"""Remove from the forget gradient its part in the span of the retain gradients; then add those unchanged.
 
     .. math:: g = P^\perp g_f + \sum_i g_{r,i}, \qquad \langle P^\perp g_f, g_{r,i} \rangle = 0 \text{ for all } i
 
-    Promised: under plain SGD, forgetting changes the loss of no retain row to first order. It also gives up what would
-    have helped them; :class:`HalfSpace` keeps that.
+    Promised: under plain SGD, forgetting changes the loss of no retain row to first order. It also removes what would
+    have lowered them; :class:`HalfSpace` keeps that.
 
-    Not promised: anything about the step another optimizer makes of this gradient, or about data outside these batches.
+    Not promised: anything about the step that Adam, or any other optimizer, makes of this gradient, or about other data.
     In a toy (a linear layer, 30 steps of Adam) the outputs to be kept drifted by 10.2 with no projection, by 7.1 with the
     gradient projected, by 9e-6 with the applied step projected: use :class:`StepGuard`.
 
@@ -32,6 +32,6 @@ class Orthogonal(Projector):
 
     @override
     def forward(self, gramian: Tensor) -> Tensor:
-        """The forget gradient less its part in the span of the retain gradients, plus these."""
+        """Weights of the forget gradient minus its part in the span of the retain gradients, plus the retain gradients."""
         taken_out = null_multipliers(gramian[1:, 1:], gramian[1:, 0]).multipliers
         return torch.cat([gramian.new_ones(1), 1 - taken_out])

@@ -6,25 +6,25 @@ from typing_extensions import override
 
 from lightning_unlearn.projectors._base import Projector
 
-_NOISE = 1e-12
+_NOISE = 1e-12  # of the squared lengths: below that, a sum of cancelling float64 products is rounding
 
 
 class PCGrad(Projector):
-    r"""Where forgetting and retaining conflict, take out of each its part along the other.
+    r"""Where forgetting and retaining conflict, remove from each gradient its component along the other.
 
     With :math:`g_r = \sum_i g_{r,i}`, the user's own gradient, and :math:`c = \min(0, \langle g_f, g_r \rangle)`,
 
     .. math:: g = \Bigl(g_f - \frac{c}{\lVert g_r \rVert^2} g_r\Bigr) + \Bigl(g_r - \frac{c}{\lVert g_f \rVert^2} g_f\Bigr)
 
-    The two are two tasks, however many micro-batches the retain gradient came in: these do not fight each other. To
-    treat every row as a task of its own, use ``TorchJD(PCGradWeighting())``.
+    There are two tasks, forgetting and retaining, however many micro-batches the retain gradient came in. To treat
+    every row as a task of its own, use ``TorchJD(PCGradWeighting())``.
 
     Promised: under plain SGD, the step raises neither the forget loss nor the sum of the retain losses, to first order.
     Where they do not conflict, this is the sum of all gradients. In a conflict it also turns the retain gradient;
     :class:`HalfSpace` leaves that alone.
 
-    Not promised: anything about a single retain row, about the step another optimizer makes of this gradient, or about
-    data outside these batches. In a toy (30 steps of AdamW) the cosine of the applied step with the retain gradient still
+    Not promised: anything about a single retain row, about the step that Adam, or any other optimizer, makes of this
+    gradient, or about other data. In a toy (30 steps of AdamW) the cosine of the applied step with the retain gradient still
     reached +0.18 with the gradient projected: use :class:`StepGuard`.
 
     Example:
@@ -41,7 +41,7 @@ class PCGrad(Projector):
         """One weight for the forget gradient, another for all the retain gradients."""
         weights = torch.ones_like(gramian[0])
         forget, retain, product = gramian[0, 0], gramian[1:, 1:].sum(), gramian[0, 1:].sum()
-        # Retain rows may cancel each other; what is left is rounding then, and has no direction.
+        # Retain rows may cancel each other: their sum is then rounding error without a direction, and is left alone.
         if product < 0 < forget and retain > _NOISE * gramian.diagonal()[1:].sum():
             weights[0] -= product / forget
             weights[1:] -= product / retain

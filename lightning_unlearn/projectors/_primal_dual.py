@@ -11,11 +11,11 @@ from lightning_unlearn.projectors._base import Projector
 
 
 class ObservingProjector(Projector):
-    """A projector that goes by the losses, too: :class:`Unlearn` tells it them, and keeps its state in the checkpoint."""
+    """A projector that also depends on the losses: :class:`Unlearn` shows them to it, and saves its state."""
 
     @abstractmethod
     def observe(self, forget: Tensor, retain: Tensor) -> None:
-        """Look at the losses of the step to come: once per optimizer step, before the gradients are merged.
+        """Take note of the losses of the step to come: once per optimizer step, before the gradients are merged.
 
         Args:
             forget: Mean of the objective over the step's micro-batches and over ranks, ``[]``.
@@ -29,8 +29,9 @@ class PrimalDual(ObservingProjector):
     .. math:: g = g_f + \lambda \, g_r, \quad
         \lambda \leftarrow \max\bigl(0, \; \lambda + \eta \, (L_r - \varepsilon)\bigr)
 
-    once per optimizer step, on the retain loss of the whole step, over all its micro-batches and ranks, before the step
-    that the multiplier weighs. OpenUnlearning moves it per micro-batch, each rank on its own, and forgets it on resume.
+    The multiplier is updated once per optimizer step, by the mean retain loss over all micro-batches and ranks of the
+    step, before it is used in that step. OpenUnlearning updates it per micro-batch, each rank by itself, and loses it on
+    resume.
 
     Args:
         eps: The bound :math:`\varepsilon` on the retain loss.

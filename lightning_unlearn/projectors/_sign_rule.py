@@ -9,22 +9,22 @@ from typing_extensions import override
 from lightning_unlearn.functional.gramian import orthonormal_basis
 from lightning_unlearn.projectors._base import Projector
 
-_NOISE = 1e-12
+_NOISE = 1e-12  # coordinates whose product is below that, relative to the lengths, have a sign of rounding only
 
 
 class SignRule(Projector):
-    r"""Of the forget gradient's part in the span of the retain gradients, keep the coordinates that agree with retaining.
+    r"""In the span of the retain gradients, keep only the forget gradient's coordinates that agree with retaining.
 
     With an orthonormal basis :math:`q_i` of the span, :math:`g_r = \sum_j g_{r,j}`,
     :math:`a_i = \langle q_i, g_f \rangle` and :math:`b_i = \langle q_i, g_r \rangle`,
 
     .. math:: g = P^\perp g_f + \sum_{i \,:\, a_i b_i > \tau \lVert g_f \rVert \lVert g_r \rVert} a_i q_i + g_r
 
-    Promised: under plain SGD, forgetting does not raise the *sum* of the retain losses to first order; a single one it
-    may. With one retain row and ``tau=0`` this is :class:`HalfSpace`; with more it takes out more than that, and how much
-    depends on the basis, which the authors leave open: here, the principal axes of the retain gradients at unit length.
+    Promised: under plain SGD, forgetting does not raise the *sum* of the retain losses to first order; it may raise a
+    single one. With one retain row and ``tau=0`` this is :class:`HalfSpace`. With more rows it removes more than that. How
+    much depends on the basis, which the authors leave open: here, the principal axes of the normalised retain gradients.
 
-    Not promised: anything about the step another optimizer makes of this gradient, or about data outside these batches.
+    Not promised: anything about the step that Adam, or any other optimizer, makes of this gradient, or about other data.
     In a toy (30 steps of AdamW) the cosine of the applied step with the retain gradient reached +0.38 with no projection
     and still +0.18 with the gradient projected: use :class:`StepGuard`.
 
@@ -57,10 +57,10 @@ class SignRule(Projector):
 
     @override
     def forward(self, gramian: Tensor) -> Tensor:
-        """The forget gradient less its disagreeing coordinates, plus the retain gradients."""
+        """Weights of the forget gradient minus its disagreeing coordinates, plus the retain gradients."""
         basis, retain_rows = orthonormal_basis(gramian[1:, 1:])
         forget_coordinates = basis.mT @ gramian[1:, 0]
-        retain_coordinates = retain_rows.sum(1)
+        retain_coordinates = retain_rows.sum(1)  # one row per basis vector, one column per retain gradient
         lengths = gramian[0, 0].sqrt() * retain_coordinates.norm()
         agrees = forget_coordinates * retain_coordinates > max(self.tau, _NOISE) * lengths
         taken_out = basis @ torch.where(agrees, 0, forget_coordinates)

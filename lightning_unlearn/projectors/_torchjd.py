@@ -12,15 +12,15 @@ _NOT_OF_A_GRAMIAN = {"ExcessMTLWeighting", "MoDoWeighting", "SDMGradWeighting"}
 
 
 class TorchJD(Projector):
-    """Any weighting of a Gramian from the library TorchJD: UPGrad, MGDA, CAGrad and their kin.
+    """Any Gramian weighting of the library TorchJD: UPGrad, MGDA, CAGrad and others.
 
     Every row counts as a task of its own. Weights are used as they come: most weightings average, so that two rows
     without conflict get one half each, and plain SGD takes half the step. Some can drop a row (MGDA does, once the forget
     gradient vanishes).
 
     What a weighting promises holds for the merged gradient, not for the step that another optimizer makes of it: in a toy
-    under AdamW, 183 of 480 steps raised the retain loss to first order although gradients had been projected. And it may
-    end where gradients are short: UPGrad by default projects nothing once their squared lengths sum to less than 1e-4;
+    under AdamW, 183 of 480 steps raised the retain loss to first order although gradients had been projected. It may
+    also fail for short gradients: UPGrad by default projects nothing once their squared lengths sum to less than 1e-4;
     give it a ``QuadprogProjector`` with a smaller ``norm_eps``.
 
     Weightings that draw random numbers (PCGrad's order) draw the same on every rank, and leave the global generator as it
@@ -50,7 +50,7 @@ class TorchJD(Projector):
     @override
     @torch.no_grad()
     def forward(self, gramian: Tensor) -> Tensor:
-        """What the weighting says, in float64."""
+        """The weighting's own weights, in float64."""
         on_cpu = gramian.detach().cpu().double()
         # Ranks share the Gramian but not the generator: replicas that drew different orders would drift apart.
         with torch.random.fork_rng(devices=[]):
@@ -65,7 +65,7 @@ class TorchJD(Projector):
 
 
 def refuse_unsupported(weighting: nn.Module) -> None:
-    """Some weightings want other matrices than a Gramian, and would not notice."""
+    """Refuse weightings of other matrices: given a Gramian, they would silently compute something else."""
     try:
         from torchjd.aggregation import Weighting
     except ImportError as error:

@@ -31,7 +31,7 @@ class WeightedSum(Projector):
         for name, weight in (("forget", forget), ("retain", retain)):
             if not (0 <= weight < math.inf):
                 raise ValueError(
-                    f"`{name}` should be finite and at least 0: the objective's sign says forget. Found `{name} = {weight}`."
+                    f"`{name}` should be finite and at least 0: the sign is the objective's. Found `{name} = {weight}`."
                 )
         self.forget = forget
         self.retain = retain

@@ -108,7 +108,7 @@ def test_evaluation_computes_once_and_no_hook_is_left_on_the_embeddings(lora: bo
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("readout", [CausalLMReadout, PackedCausalLMReadout])
+@pytest.mark.parametrize("readout", [pytest.param(CausalLMReadout, marks=pytest.mark.slow), PackedCausalLMReadout])
 def test_a_fit_with_its_extra_passes_ends_at_the_same_weights(readout: Any, lora: bool, tmp_path: Path) -> None:
     """The forget pass, the original's view by adapter, cache and swapped weights, and an attack that trains."""
     ends = []

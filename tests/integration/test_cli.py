@@ -174,7 +174,11 @@ def fit_in(folder: Path, way: Way) -> Fitted:
     return Fitted(way, cli, weights(cli), logged(cli), hparams, report)
 
 
-@pytest.fixture(scope="module", params=WAYS, ids=lambda way: way.__name__)
+@pytest.fixture(
+    scope="module",
+    params=[way if way in (ours, their_yaml) else pytest.param(way, marks=pytest.mark.slow) for way in WAYS],
+    ids=lambda way: way.__name__,
+)
 def fitted_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Fitted, Path]:
     folder = tmp_path_factory.mktemp(request.param.__name__)
     return fit_in(folder, request.param), folder

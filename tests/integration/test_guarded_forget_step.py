@@ -50,7 +50,9 @@ def unlearn(own: str = "adamw", **kwargs: Any) -> Unlearn:
 @pytest.mark.parametrize("scope", ["global", "parameter"])
 @pytest.mark.parametrize("rule", [NoIncrease(), NoChange()], ids=repr)
 @pytest.mark.parametrize("fitted", FITS)
-@pytest.mark.parametrize(("optimizer", "own"), [("momentum", "adamw"), ("adamw", "momentum")])
+@pytest.mark.parametrize(
+    ("optimizer", "own"), [("momentum", "adamw"), pytest.param("adamw", "momentum", marks=pytest.mark.slow)]
+)
 def test_the_applied_forget_step_harms_nothing_protected(
     optimizer: str, own: str, fitted: str, rule: Rule, scope: Any
 ) -> None:

@@ -48,7 +48,9 @@ from lightning_unlearn.guards._guarded_step import GuardedStep
 @pytest.mark.parametrize("scope", ["global", "parameter"])
 @pytest.mark.parametrize("rule", [NoIncrease(), NoChange()], ids=repr)
 @pytest.mark.parametrize("fitted", FITS)
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
+@pytest.mark.parametrize(
+    "optimizer", ["sgd", "adamw", *(pytest.param(n, marks=pytest.mark.slow) for n in ("momentum", "adam"))]
+)
 def test_the_applied_change_harms_nothing_protected(optimizer: str, fitted: str, rule: Rule, scope: Any) -> None:
     outside = Outside(mixed=fitted == "bf16-mixed")
     guard = StepGuard(rule, History(length=4), scope=scope)
@@ -269,7 +271,9 @@ def test_deepspeed_is_refused_by_name() -> None:
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("own", [True, False])
-@pytest.mark.parametrize("storage", ["fp32", "bf16", "int8", "cpu"])
+@pytest.mark.parametrize(
+    "storage", ["fp32", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bf16", "int8", "cpu"))]
+)
 @pytest.mark.parametrize("interrupted_at", [3, 6, 8])
 def test_resumed_equals_uninterrupted(interrupted_at: int, storage: Any, own: bool, tmp_path: Path) -> None:
     def run(folder: str, ckpt_path: Path | None = None, **kwargs: Any) -> tuple[Any, StepGuard]:

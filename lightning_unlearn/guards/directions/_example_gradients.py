@@ -78,7 +78,7 @@ class ExampleGradients:
                 "`matrix_free` should get a readout that gives a `Prediction`, which can be taken apart. Found "
                 f"`{type(said).__name__}` from `{type(self._readout).__name__}`. Use another `storage`, such as `'fp32'`."
             )
-        return torch.stack([self._objective(alone) for alone in said.apart()]), said.rows_per_example()
+        return torch.stack([self._objective(alone) for alone in said.split_by_example()]), said.rows_per_example()
 
     def _held(self, batches: Sequence[Any]) -> list[Direction]:
         sizes = [self._size(batch) for batch in batches]
