@@ -178,8 +178,16 @@ def test_a_number_that_misses_a_gate_is_never_the_verdict(report, observations):
     unsound = assess(observations, restored=False, draws=20)
     html = to_page(unsound)
     assert 'class="verdict grey"' in html
-    assert "no verdict" in html
+    assert html.count("no verdict") == 2  # the tiles of adversary and deployment
     assert {Page(html).row(attack)[0] for attack in ("int8", "int4", "prune", "relearn")} == {"grey"}
+
+
+def test_tiles_tell_what_was_not_tried_from_what_did_not_bring_the_answer_back():
+    unspecific = to_page(report_of([*study(), specificity(0.5, "relearn")]))
+    assert "not the answer" in unspecific
+    assert "not specific" in Page(unspecific).row("relearn")[1]
+    assert "not tried" in unspecific  # a deployment
+    assert "not the answer" not in to_page(report_of([*study(), specificity(0.9, "relearn")]))
 
 
 def test_limits_come_before_the_table(html, report):
