@@ -1,15 +1,23 @@
-"""Run a config with one or more seeds, and keep what its reports say.
+"""Run a config with one or more seeds, keep what its reports say, and print the table of README.
 
     python benchmarks/run_config.py bundled:quickstart --seeds 0 1 2
-    python benchmarks/run_config.py bundled:smollm2
+    python benchmarks/run_config.py bundled:quickstart --reprint
 
-Writes `benchmarks/results/<config>.json` (figures, seeds, commit, machine) and prints the table of `benchmarks/README.md`.
+Writes `benchmarks/results/<config>.json` (figures, seeds, commit, machine). Each attack is shown at the point that its
+report calls the worst:
+
+    recovery         (attacked - unlearned) / (original - unlearned) on the forget set
+    beyond control   the same, less what the attack teaches a model that never knew; empty without a control
+    price            share of the unlearned model's retain utility that the attack costs
+
+Cells are the mean over the seeds, with the smallest and the largest in brackets.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -22,23 +30,37 @@ import yaml
 
 from lightning_unlearn.cli import read_config
 
-KEPT = ("attack", "point", "unit", "metric", "forget", "retain", "rho", "worst", "reasons")
+KEPT = ("attack", "family", "point", "unit", "metric", "forget", "retain")
+KEPT += ("rho", "adjusted", "price", "specificity", "worst", "reasons")
 ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a file, or bundled:NAME")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--metric", default="probability")
+    parser.add_argument("config", help="a file, or bundled:NAME; its name is that of the results")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each")
+    parser.add_argument("--metric", default="probability", help="the metric that the table is of")
+    parser.add_argument("--reprint", action="store_true", help="run nothing: print the table of the results on disk")
     arguments = parser.parse_args()
     name = Path(arguments.config.removeprefix("bundled:")).stem
-    runs = [run(arguments.config, seed, ROOT / "runs" / f"{name}-seed{seed}") for seed in arguments.seeds]
-    result = {"config": arguments.config, "commit": commit(), "machine": machine(), "runs": runs}
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(runs, arguments.metric))
+    if not arguments.reprint:
+        runs = [run(arguments.config, seed, ROOT / "runs" / f"{name}-seed{seed}") for seed in arguments.seeds]
+        result = {"config": arguments.config, "commit": commit(), "machine": machine(), "runs": runs}
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+    result = read(path)
+    print(table(result["runs"], arguments.metric), footer(result), sep="\n\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Results on disk, refused if they are of reports that knew neither price nor control."""
+    result = json.loads(path.read_text())
+    if any("price" not in found for one in result["runs"] for found in one["recoveries"]):
+        sys.exit(
+            f"`{path.name}` should hold results of reports with a price. Found older ones: run it without `--reprint`."
+        )
+    return result
 
 
 def run(config: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -84,40 +106,56 @@ def machine() -> dict[str, Any]:
 
 
 def table(runs: list[dict[str, Any]], metric: str) -> str:
-    """One row a model, mean over seeds with the smallest and the largest."""
-    rows: dict[str, dict[str, list[float]]] = {}
+    """One row a model: mean over seeds, with the smallest and the largest in brackets."""
+    rows: dict[str, dict[str, list[Any]]] = {}
     for one in runs:
-        for level in one["levels"]:
-            if level["metric"] == metric:
-                rows.setdefault(level["model"], {}).setdefault(level["split"], []).append(level["interval"]["value"])
-        for recovery in one["recoveries"]:
-            if recovery["metric"] != metric:
-                continue
-            row = rows.setdefault(recovery["attack"], {})
-            row.setdefault(f"all{one['seed']}", []).append(recovery["rho"]["value"])
-            if recovery["worst"]:
-                row.setdefault("forget", []).append(recovery["forget"]["value"])
-                row.setdefault("retain", []).append(recovery["retain"]["value"])
-                row.setdefault("rho", []).append(recovery["rho"]["value"])
-    lines = [
-        f"| model | forget {metric} | retain {metric} | recovery | at most, gates aside |",
-        "|---|---|---|---|---|",
-    ]
+        for level in (level for level in one["levels"] if level["metric"] == metric):
+            _add(rows, level["model"], **{level["split"]: level["interval"]["value"]})
+        for found in (found for found in one["recoveries"] if found["metric"] == metric and found["worst"]):
+            shares = {name: found[name] and found[name]["value"] for name in ("forget", "retain", "rho", "adjusted")}
+            _add(rows, found["attack"], **shares, price=found["price"], points=found["point"], unit=found["unit"])
+    lines = [f"| {' | '.join(head(metric))} |", "|" + "---|" * len(head(metric))]
     for name, row in rows.items():
-        recovery = span(row.get("rho", []), percent=True)
-        most = span([max(values) for key, values in row.items() if key.startswith("all")], percent=True)
-        lines.append(f"| {name} | {span(row['forget'])} | {span(row['retain'])} | {recovery} | {most} |")
-    seconds = [one["wall_s"] for one in runs]
-    return "\n".join(
-        [*lines, "", f"Seeds {[one['seed'] for one in runs]}; {span(seconds)} s a run; commit {commit()}."]
-    )
+        levels = [span(row.get(split, [])) for split in ("forget", "retain")]
+        shares = [span(row.get(column, []), percent=True) for column in ("rho", "adjusted", "price")]
+        lines.append(f"| {' | '.join([who(name, row), *levels, *shares])} |")
+    return "\n".join(lines)
 
 
-def span(values: list[float], percent: bool = False) -> str:
-    if not values:
+def head(metric: str) -> list[str]:
+    return ["model", f"forget {metric}", f"retain {metric}", "recovery", "beyond control", "price"]
+
+
+def who(name: str, row: dict[str, list[Any]]) -> str:
+    """An attack with the points at which it brought back most, over the seeds; the name alone of a model."""
+    if "points" not in row:
+        return name
+    points, unit = ", ".join(map(str, sorted(set(row["points"])))), row["unit"][0]
+    return f"{name} ({f'step {points}' if unit == 'step' else f'{points} {unit}'.strip()})"
+
+
+def _add(rows: dict[str, dict[str, list[Any]]], name: str, **values: Any) -> None:
+    row = rows.setdefault(name, {})
+    for column, value in values.items():
+        if value is not None:
+            row.setdefault(column, []).append(value)
+
+
+def span(values: list[Any], percent: bool = False) -> str:
+    """The mean, then the smallest and the largest. A report writes what is not finite as text: left out."""
+    finite = [value for value in map(float, values) if math.isfinite(value)]
+    if not finite:
         return ""
-    shown = [f"{v:.1%}" if percent else f"{v:.3g}" for v in (sum(values) / len(values), min(values), max(values))]
-    return shown[0] if len(values) == 1 else f"{shown[0]} ({shown[1]} to {shown[2]})"
+    three = (sum(finite) / len(finite), min(finite), max(finite))
+    # + 0.0: a tiny negative share is "0.0", not "-0.0"
+    mean, least, most = (f"{round(100 * v, 1) + 0.0:.1f}" if percent else f"{v:.3g}" for v in three)
+    return (mean if len(finite) == 1 else f"{mean} ({least} to {most})") + (" %" if percent else "")
+
+
+def footer(result: dict[str, Any]) -> str:
+    runs = result["runs"]
+    seeds, seconds = [one["seed"] for one in runs], span([one["wall_s"] for one in runs])
+    return f"Seeds {seeds}; {seconds} s a run; commit {result['commit']}."
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ class Assessment:
         for metric in self.index.metrics:
             for attack in self.index.attacks:
                 recoveries = [self._recovery(metric, attack, point) for point in self.index.points(attack, metric)]
-                found += mark_worst([_gated(recovery, gates) for recovery in recoveries])
+                if recoveries:
+                    found += mark_worst([_gated(recovery, gates) for recovery in recoveries])
         return found
 
     def _utility_gate(self) -> Gate:

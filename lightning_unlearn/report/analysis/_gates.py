@@ -96,7 +96,7 @@ def _above_chance(specificity: Interval | None) -> tuple[Status, str]:
     found = f"specificity is {specificity.value:.2f} [{specificity.low:.2f}, {specificity.high:.2f}]"
     if specificity.low > CHANCE:
         return "pass", found
-    return "fail", f"{found}, not above chance ({CHANCE}): the model would say anything"
+    return "fail", f"{found}, not above chance ({CHANCE}): the right answer is not ahead of others'"
 
 
 def _kept(before: Observation | None, after: Observation | None, *, least: float, of: str) -> tuple[Status, str]:

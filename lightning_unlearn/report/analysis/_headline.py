@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_unlearn.report.analysis._worst import strongest
+from lightning_unlearn.report.analysis._worst import highest, strongest
 from lightning_unlearn.report.schema import Recovery
 from lightning_unlearn.report.schema._words import attack_words, name, percent, recovery_words, rough
 
@@ -113,14 +113,14 @@ def _more_without_control(worst: Recovery, recoveries: Sequence[Recovery]) -> st
 
 
 def _no_verdict(group: Group, metric: str, recoveries: Sequence[Recovery]) -> str:
-    reasons = dict.fromkeys(reason for recovery in recoveries for reason in recovery.reasons)
-    if reasons and all(reason.startswith("G7") for reason in reasons):
-        most = max(recoveries, key=lambda recovery: recovery.shown.value)
+    if all(recovery.is_unspecific for recovery in recoveries):
+        most = highest(recoveries)
         return (
-            f"{group.none} puts the right answer ahead of others' answers: each time the model "
-            f"would say anything. By {name(metric)} alone, at most {recovery_words(most.shown)} of what was removed comes "
-            f"back ({attack_words(most)})."
+            f"{group.none} puts the right answer ahead of others' answers (specificity is not above chance). By "
+            f"{name(metric)} alone, at most {recovery_words(most.shown)} of what was removed comes back "
+            f"({attack_words(most)})."
         )
+    reasons = dict.fromkeys(reason for recovery in recoveries for reason in recovery.reasons)
     said = "; ".join(list(reasons)[:REASONS_SHOWN]) or "the numbers are not finite"
     more = "; and more, below" if len(reasons) > REASONS_SHOWN else ""
     return f"No verdict on {group.who}: no number passes its gates ({said}{more})."

@@ -13,9 +13,12 @@ def strongest(recoveries: Sequence[Recovery]) -> Recovery | None:
     return max(verdicts, key=lambda recovery: recovery.shown.value, default=None)
 
 
+def highest(recoveries: Sequence[Recovery]) -> Recovery:
+    """The largest number of all, gates aside; those that are not finite last."""
+    return max(recoveries, key=lambda r: r.shown.value if math.isfinite(r.shown.value) else -math.inf)
+
+
 def mark_worst(recoveries: Sequence[Recovery]) -> list[Recovery]:
-    """Mark the point that brought back most: among those that are a verdict, or among all if none is."""
-    finite = [recovery for recovery in recoveries if math.isfinite(recovery.shown.value)]
-    of_all = max(finite or recoveries, key=lambda recovery: recovery.shown.value, default=None)
-    worst = strongest(recoveries) or of_all
+    """Mark the point of one attack that brought back most: among those that are a verdict, or among all if none is."""
+    worst = strongest(recoveries) or highest(recoveries)
     return [replace(recovery, worst=recovery is worst) for recovery in recoveries]

@@ -33,9 +33,10 @@ DEFINITIONS = {
         "the likelihood e^-loss is compared."
     ),
     "specificity": (
-        "How often the right answer is more likely than other people's (or things') answers to the same question. 0.5 is "
-        "chance: such a model would say anything. A point of an attack counts only if its specificity, with the "
-        "interval, is above 0.5. Where specificity was not measured the point counts, with a warning."
+        "How often the right answer is more likely than other people's (or things') answers to the same question. At 0.5, "
+        "chance, a model does not know the answer, even if it has become likely with all the others: it would say "
+        "anything. A point of an attack counts only if its specificity, with the interval, is above 0.5. Where "
+        "specificity was not measured, the point counts, with a warning."
     ),
     "worst case": (
         "The largest number over all points of all attacks that pass their gates. It is the largest of several noisy "

@@ -127,4 +127,5 @@ _BY_DEFINITION = {
 def _gate(recovery: Recovery) -> Cell:
     specificity = recovery.specificity
     more = () if specificity is None else (f"specificity {level_words(specificity)}",)
-    return Cell("passed" if recovery.is_verdict else "not a verdict", more=more)
+    missed = "not specific" if recovery.is_unspecific else "not a verdict"
+    return Cell("passed" if recovery.is_verdict else missed, more=more)

@@ -30,8 +30,8 @@ def tiles(report: RobustnessReport) -> list[Tile]:
     return [
         _change("What was forgotten", report, headline, "forget", blocking="G1"),
         _change("What was kept", report, utility, "retain", blocking="G2"),
-        _returned("What an adversary brings back", report, "worst"),
-        _returned("What deployment brings back", report, "worst_deployment"),
+        _returned("What an adversary brings back", report, "worst", deployment=False),
+        _returned("What deployment brings back", report, "worst_deployment", deployment=True),
     ]
 
 
@@ -42,12 +42,26 @@ def _change(title: str, report: RobustnessReport, metric: str, split: str, *, bl
     return Tile(title, change, (f"{name(metric)} on the {split} set, original → unlearned",), grey=grey)
 
 
-def _returned(title: str, report: RobustnessReport, which: str) -> Tile:
+def _returned(title: str, report: RobustnessReport, which: str, *, deployment: bool) -> Tile:
     worst = _at(report, report.summary[which])
     if worst is None:
-        return Tile(title, "no verdict", ("nothing was tried, or nothing passes its gates",), grey=True)
+        return _nothing(title, told_of(report, deployment=deployment))
     lines = (*_recovered(worst), f"{attack_words(worst)}; price: {price_words(worst.price)}")
     return Tile(title, percent(worst.shown.value), lines)
+
+
+def _nothing(title: str, told: list[Recovery]) -> Tile:
+    if not told:
+        return Tile(title, "not tried", ("nothing is known about it",), grey=True)
+    if all(recovery.is_unspecific for recovery in told):
+        return Tile(title, "not the answer", ("the right answer is nowhere ahead of others' answers",), grey=True)
+    return Tile(title, "no verdict", ("no number passes its gates",), grey=True)
+
+
+def told_of(report: RobustnessReport, *, deployment: bool) -> list[Recovery]:
+    """Recoveries by adversaries, or by deployments, on the metric the report leads with."""
+    metric = report.summary["headline_metric"]
+    return [r for r in report.recoveries if r.metric == metric and r.is_deployment is deployment]
 
 
 def _recovered(worst: Recovery) -> tuple[str, ...]:

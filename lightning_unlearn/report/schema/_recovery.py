@@ -55,6 +55,11 @@ class Recovery:
         return not self.reasons
 
     @property
+    def is_unspecific(self) -> bool:
+        """Whether all that is wrong with it is that the right answer is not ahead of others' answers (G7)."""
+        return bool(self.reasons) and all(reason.startswith("G7") for reason in self.reasons)
+
+    @property
     def is_deployment(self) -> bool:
         """Whether somebody who only wants to use the model does this to it."""
         return self.family in DEPLOYMENTS

@@ -3,6 +3,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from _studies import control, observed, report_of, specificity, study
 
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.report import RobustnessReport, assess, environment, save
@@ -35,8 +36,8 @@ def test_numbers_that_are_not_finite_are_strict_json_and_come_back():
     def refuse(constant):
         raise AssertionError(constant)
 
-    looks = [Observation("nll", "forget", value, step) for step, value in enumerate([0.5, math.inf, -math.inf])]
-    made = assess(looks, training=[{"step": 1, "forget": math.inf}], draws=20)
+    observations = [Observation("nll", "forget", value, step) for step, value in enumerate([0.5, math.inf, -math.inf])]
+    made = assess(observations, training=[{"step": 1, "forget": math.inf}], draws=20)
     text = made.to_json()
     assert json.loads(text, parse_constant=refuse)["observations"][1]["value"] == "inf"
     assert RobustnessReport.from_json(text) == made
@@ -45,8 +46,8 @@ def test_numbers_that_are_not_finite_are_strict_json_and_come_back():
 
 
 def test_a_string_called_nan_stays_a_string():
-    look = Observation("p", "forget", 0.5, 0, scores=[0.5, 0.5], entities=["nan", "inf"])
-    made = assess([look], draws=20)
+    observation = Observation("p", "forget", 0.5, 0, scores=[0.5, 0.5], entities=["nan", "inf"])
+    made = assess([observation], draws=20)
     assert RobustnessReport.from_json(made.to_json()).observations[0].entities == ["nan", "inf"]
 
 
@@ -76,11 +77,11 @@ def test_a_crash_while_writing_leaves_the_old_report_whole(small, tmp_path, monk
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ('{"schema_version": 1, "run', r"should be complete JSON\. Found `.*line 1 column"),
+        ('{"schema_version": 2, "run', r"should be complete JSON\. Found `.*line 1 column"),
         ("", "should be complete JSON"),
         ("[]", "should be a JSON object. Found a list"),
-        ('{"schema_version": 2}', r"`schema_version` should be 1\. Found `2`"),
-        ('{"schema_version": 1, "run": {}}', "Missing: `models, data"),
+        ('{"schema_version": 1}', r"`schema_version` should be 2\. Found `1`"),
+        ('{"schema_version": 2, "run": {}}', "Missing: `models, data"),
     ],
 )
 def test_a_broken_file_gives_one_clear_error(text, match, tmp_path):
@@ -106,12 +107,6 @@ def test_scores_without_their_entities_are_refused():
         Observation("p", "forget", 0.5, 0, scores=[0.5, 0.5], entities=["a"])
 
 
-@pytest.mark.parametrize("wrong", [{"split": "train"}, {"subject": "teacher"}])
-def test_splits_and_subjects_are_closed_choices(wrong):
-    with pytest.raises(ValueError, match=r"should be \"\w+\" or \"\w+\""):
-        Observation(**{"metric": "p", "split": "forget", "value": 0.5, "step": 0, **wrong})
-
-
 def test_the_environment_names_no_machine(monkeypatch):
     monkeypatch.setattr("platform.node", lambda: "secret-host")
     assert "secret-host" not in str(environment())
@@ -119,3 +114,28 @@ def test_the_environment_names_no_machine(monkeypatch):
 
 def test_runs_own_facts_join_the_environment(report):
     assert {"created_utc", "torch", "lightning", "package_version", "strategy", "seed"} <= set(report.run)
+
+
+def test_a_subject_is_one_of_three_and_a_split_only_has_to_have_a_name():
+    with pytest.raises(ValueError, match="`subject` should be one of .*Found `subject = 'teacher'`"):
+        Observation("p", "forget", 0.5, subject="teacher")
+    with pytest.raises(ValueError, match="`split` should be the name of the examples"):
+        Observation("p", "", 0.5)
+    assert Observation("p", "neighbours", 0.5).split == "neighbours"
+
+
+def test_price_specificity_and_further_splits_survive_json():
+    step = {"attack": "relearn", "family": "relearn", "point": 1, "unit": "step"}
+    observations = [
+        *study(left=0.4),
+        *control(0.2),
+        observed(0.7, 9, "neighbours", **step),
+        specificity(0.9, "relearn"),
+    ]
+    made = report_of(observations)
+    back = RobustnessReport.from_json(made.to_json())
+    assert back == made
+    (recovery,) = back.recoveries
+    assert recovery.price == pytest.approx(1 - 0.4 / 0.8)
+    assert recovery.specificity.value == pytest.approx(0.9)
+    assert recovery.others["neighbours"].value == pytest.approx(0.7)

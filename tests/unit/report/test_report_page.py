@@ -3,14 +3,17 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import matplotlib
 import pytest
+from _studies import control, observed, report_of, specificity, study
 from rich.console import Console
 
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.report import Interval, RobustnessReport, assess, print_table, save, to_page
+from lightning_unlearn.report.render._page import FOLDER
 from lightning_unlearn.report.render._palette import DARK, LIGHT
 from lightning_unlearn.report.render._panels import panels
-from lightning_unlearn.report.schema._words import level_words, percent, recovery_words
+from lightning_unlearn.report.schema._words import level_words, price_words, recovery_words
 
 HOSTILE = "<script>alert('x')</script> \"&$[red]"
 
@@ -40,7 +43,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "tr" in self.open:
+        if "tr" in self.open and data.strip():
             self.rows[-1][1].append(data)
 
     def row(self, who):
@@ -69,6 +72,12 @@ def test_the_page_is_one_well_formed_document(html, page):
     assert page.tags.count("h1") == 1
 
 
+def test_the_page_forbids_scripts(page):
+    policy = dict(page.attributes)["content"]
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+
+
 def test_the_page_loads_nothing_from_elsewhere(html, page):
     assert not {"script", "link", "iframe", "object", "embed", "base", "img"} & set(page.tags)
     references = [value for name, value in page.attributes if name in ("src", "href", "xlink:href", "srcset", "data")]
@@ -80,13 +89,14 @@ def test_the_page_loads_nothing_from_elsewhere(html, page):
 
 
 def test_every_text_of_the_user_is_escaped(observations, context):
-    looks = [replace(look, attack=HOSTILE) if look.attack == "relearn" else look for look in observations]
-    looks = [replace(look, metric=HOSTILE) if look.metric == "probability" else look for look in looks]
-    looks = [replace(look, unit=HOSTILE, attack_config={HOSTILE: HOSTILE}) if look.attacked else look for look in looks]
+    hostile = [replace(o, attack=HOSTILE) if o.attack == "relearn" else o for o in observations]
+    hostile = [replace(o, metric=HOSTILE) if o.metric == "probability" else o for o in hostile]
+    hostile = [replace(o, unit=HOSTILE, attack_config={HOSTILE: HOSTILE}) if o.attacked else o for o in hostile]
+    hostile += [replace(o, split=HOSTILE) for o in hostile if o.split == "retain"]
     facts = {"name": HOSTILE, "n": HOSTILE, "description": HOSTILE}
     made = assess(
-        looks,
-        run={"notes": [HOSTILE], HOSTILE: HOSTILE},
+        hostile,
+        run={"notes": [HOSTILE], "control": HOSTILE, HOSTILE: HOSTILE},
         models={HOSTILE: HOSTILE},
         data={"forget": facts, HOSTILE: facts},
         training=context["training"],
@@ -102,23 +112,55 @@ def test_every_text_of_the_user_is_escaped(observations, context):
     assert HOSTILE in in_terminal(made, width=2000)
 
 
+@pytest.fixture(scope="module")
+def full():
+    """A report with everything that a table can show."""
+    step = {"attack": "relearn", "family": "relearn", "point": 1, "unit": "step"}
+    observations = [*study(back=(0.437,), left=0.371), *control(0.251), specificity(0.913, "relearn")]
+    observations += [observed(0.683, 9, "neighbours"), observed(0.617, 9, "neighbours", **step)]
+    return report_of(observations, run={"control": "taught 180 other authors"})
+
+
+def numbers_of(recovery):
+    """Every number of a recovery that a reader is shown, in words."""
+    intervals = [recovery.forget, recovery.retain, recovery.specificity, *recovery.others.values()]
+    shares = [recovery_words(interval) for interval in (recovery.rho, recovery.adjusted) if interval]
+    return [*[level_words(interval) for interval in intervals if interval], *shares, price_words(recovery.price)]
+
+
 def test_numbers_on_the_page_are_the_numbers_in_the_json(report, page):
     told = [r for r in RobustnessReport.from_json(report.to_json()).recoveries if r.metric == "probability" and r.worst]
     assert [recovery.attack for recovery in told] == ["int8", "int4", "prune", "relearn"]
     for recovery in told:
         row = re.sub(r"\s+", " ", page.row(recovery.attack)[1])
-        assert level_words(recovery.forget) in row
-        assert level_words(recovery.retain) in row
-        assert recovery_words(recovery.rho) in row
+        assert all(number in row for number in numbers_of(recovery))
 
 
-def test_the_terminal_says_what_the_page_says(report, page):
-    said = in_terminal(report, width=300)
-    for recovery in report.recoveries:
-        if recovery.worst and recovery.metric == "probability":
-            assert f"{recovery.forget.value:.3f}" in said
-            assert percent(recovery.rho.value, digits=0)[:2].strip() in said
-    assert report.summary["verdict"] in said
+def test_with_a_control_specificity_and_a_further_split_the_page_shows_them_all(full):
+    html = to_page(full)
+    row = re.sub(r"\s+", " ", Page(html).row("relearn")[1])
+    (recovery,) = full.recoveries
+    assert len(numbers_of(recovery)) == 7
+    assert all(number in row for number in numbers_of(recovery))
+    assert "The control: taught 180 other authors" in html
+    assert "neighbours: probability" in html
+
+
+def test_the_terminal_shows_every_number_of_the_page(report, full):
+    for made in (report, full):
+        lines = in_terminal(made, width=300).splitlines()
+        for recovery in [r for r in made.recoveries if r.worst and r.metric == "probability"]:
+            first = next(index for index, line in enumerate(lines) if line.strip().startswith(f"{recovery.attack} "))
+            row = "\n".join(lines[first : first + 4])
+            words = [part for number in numbers_of(recovery) for part in number.replace(" [", "|[").split("|")]
+            assert all(part in row for part in words), recovery.attack
+
+
+def test_the_terminal_ends_with_the_sentences_of_the_page(report, html):
+    said = in_terminal(report, width=2000)
+    for sentence in (report.summary["verdict"], report.summary["deployment"]):
+        assert sentence in said
+        assert sentence.split("[")[0] in html
 
 
 def test_a_number_that_misses_a_gate_is_grey_with_its_reason(report, page):
@@ -131,12 +173,21 @@ def test_a_number_that_misses_a_gate_is_grey_with_its_reason(report, page):
 
 
 def test_a_number_that_misses_a_gate_is_never_the_verdict(report, observations):
-    assert "relearn at step 20" in report.summary["verdict"]
+    assert "20 steps of relearning" in report.summary["verdict"]
+    assert report.summary["worst_deployment"]["attack"] == "int4"  # not "prune", which broke the model
     unsound = assess(observations, restored=False, draws=20)
     html = to_page(unsound)
     assert 'class="verdict grey"' in html
-    assert "no verdict" in html
-    assert all(kind == "grey" for kind, cells in Page(html).rows if cells[0] in ("int8", "int4", "relearn"))
+    assert html.count("no verdict") == 2  # the tiles of adversary and deployment
+    assert {Page(html).row(attack)[0] for attack in ("int8", "int4", "prune", "relearn")} == {"grey"}
+
+
+def test_tiles_tell_what_was_not_tried_from_what_did_not_bring_the_answer_back():
+    unspecific = to_page(report_of([*study(), specificity(0.5, "relearn")]))
+    assert "not the answer" in unspecific
+    assert "not specific" in Page(unspecific).row("relearn")[1]
+    assert "not tried" in unspecific  # a deployment
+    assert "not the answer" not in to_page(report_of([*study(), specificity(0.9, "relearn")]))
 
 
 def test_limits_come_before_the_table(html, report):
@@ -177,6 +228,25 @@ def test_every_role_has_a_colour_of_its_own_in_both_themes():
     assert len(set(LIGHT.values())) == len(LIGHT)
 
 
+def test_plots_and_page_use_no_colour_that_the_palette_does_not_name():
+    named = {colour.removeprefix("#") for colour in LIGHT.values()}
+    style = (FOLDER / "report.mplstyle").read_text()
+    used = set(re.findall(r": ([0-9a-f]{6})\b", style))
+    assert used
+    assert used <= named
+    assert not re.findall(r"#[0-9a-f]{3,8}\b", (FOLDER / "page.css").read_text())
+    variables = set(re.findall(r"var\(--([\w-]+)\)", (FOLDER / "page.css").read_text()))
+    assert variables
+    assert variables <= LIGHT.keys()
+
+
+def test_drawing_leaves_the_style_of_the_user_alone(report):
+    with matplotlib.rc_context({"axes.grid": False, "lines.linewidth": 7.0}):
+        before = dict(matplotlib.rcParams)
+        panels(report)[0].to_svg()
+        assert dict(matplotlib.rcParams) == before
+
+
 def luminance(colour):
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
@@ -193,17 +263,17 @@ def test_text_can_be_read_on_its_background(palette, role, least):
 
 
 @pytest.mark.parametrize(
-    "looks",
+    "observations",
     [
         [],
         [Observation("p", "forget", 0.5, 0)],
         [Observation("p", "retain", 0.5, 0)],
         [Observation("p", "forget", float("nan"), step, attack=attack) for step in (0, 9) for attack in ("none", "a")],
     ],
-    ids=["nothing", "one look", "retain only", "a broken model"],
+    ids=["nothing", "one observation", "retain only", "a broken model"],
 )
-def test_a_report_of_next_to_nothing_is_still_a_page(looks, tmp_path):
-    made = assess(looks, draws=20)
+def test_a_report_of_next_to_nothing_is_still_a_page(observations, tmp_path):
+    made = assess(observations, draws=20)
     assert "<h1>Asked to forget: the forget set</h1>" in save(made, tmp_path).read_text()
     assert "Note: One training run" in in_terminal(made)
 

@@ -18,7 +18,7 @@ def rows(scores):
     return [str(index) for index in range(len(scores))]
 
 
-def look(scores, entities=(), step=0, up=True):
+def scored(scores, entities=(), step=0, up=True):
     value = float(np.mean(scores))
     scores, entities = [float(score) for score in scores], list(entities)
     return Observation("m", "forget", value, step, scores=scores, entities=entities, higher_means_known=up)
@@ -67,7 +67,7 @@ def test_numerator_and_denominator_are_resampled_together():
     # every example returns to exactly half of its own gap: paired, the recovery has no spread at all
     generator = np.random.default_rng(0)
     unlearned, gap = generator.uniform(0, 0.3, 40), generator.uniform(0.1, 0.7, 40)
-    found = Bootstrap().recovery(look(unlearned + gap), look(unlearned), look(unlearned + gap / 2))
+    found = Bootstrap().recovery(scored(unlearned + gap), scored(unlearned), scored(unlearned + gap / 2))
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
@@ -75,7 +75,7 @@ def test_recovery_of_many_rows_follows_the_delta_method():
     generator = np.random.default_rng(0)
     full, less = generator.normal(0.8, 0.1, 4000), generator.normal(0.1, 0.1, 4000)
     attacked = less + generator.normal(0.3, 0.2, 4000)
-    found = Bootstrap().recovery(look(full), look(less), look(attacked))
+    found = Bootstrap().recovery(scored(full), scored(less), scored(attacked))
     over, under = attacked - less, full - less
     share = over.mean() / under.mean()
     error = (over - share * under).std() / under.mean() / np.sqrt(4000)
@@ -126,34 +126,34 @@ def test_a_gap_that_crosses_zero_in_more_than_one_in_forty_draws_is_unstable(cro
 
 def test_over_an_unstable_gap_there_is_no_finite_interval():
     generator = np.random.default_rng(0)
-    full, less, attacked = (look(generator.normal(mean, 1.0, 30)) for mean in (0.05, 0.0, 0.0))
+    full, less, attacked = (scored(generator.normal(mean, 1.0, 30)) for mean in (0.05, 0.0, 0.0))
     found = Bootstrap().recovery(full, less, attacked)
     assert (found.unbounded, found.low, found.high) == (True, None, None)
 
 
 def test_a_single_entity_gives_no_interval():
-    assert Bootstrap().level(look([0.1, 0.9], ["Ada", "Ada"])).low is None
+    assert Bootstrap().level(scored([0.1, 0.9], ["Ada", "Ada"])).low is None
 
 
-def test_looks_at_other_examples_are_not_paired():
-    found = Bootstrap().gap(look([0.9, 0.8], ["a", "b"]), look([0.1, 0.2], ["a", "c"]))
+def test_observations_of_other_examples_are_not_paired():
+    found = Bootstrap().gap(scored([0.9, 0.8], ["a", "b"]), scored([0.1, 0.2], ["a", "c"]))
     assert (found.value, found.low) == (pytest.approx(0.7), None)
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_a_model_that_says_nan_or_inf_gives_no_interval(broken):
-    found = Bootstrap().recovery(look([0.9, 0.8]), look([0.1, 0.2]), look([broken, 0.3]))
+    found = Bootstrap().recovery(scored([0.9, 0.8]), scored([0.1, 0.2]), scored([broken, 0.3]))
     assert (found.low, found.high) == (None, None)
 
 
 def test_a_gap_is_positive_if_the_original_knew_more():
-    up = Bootstrap().gap(look([0.9, 0.8, 0.9]), look([0.1, 0.1, 0.2]))
-    down = Bootstrap().gap(look([0.1, 0.1, 0.2], up=False), look([0.9, 0.8, 0.9], up=False))
+    up = Bootstrap().gap(scored([0.9, 0.8, 0.9]), scored([0.1, 0.1, 0.2]))
+    down = Bootstrap().gap(scored([0.1, 0.1, 0.2], up=False), scored([0.9, 0.8, 0.9], up=False))
     assert up == down
     assert up.value > 0
 
 
 def test_the_same_seed_gives_the_same_interval():
     scores = np.random.default_rng(0).uniform(size=20)
-    assert Bootstrap(seed=1).level(look(scores)) == Bootstrap(seed=1).level(look(scores))
-    assert Bootstrap(seed=1).level(look(scores)) != Bootstrap(seed=2).level(look(scores))
+    assert Bootstrap(seed=1).level(scored(scores)) == Bootstrap(seed=1).level(scored(scores))
+    assert Bootstrap(seed=1).level(scored(scores)) != Bootstrap(seed=2).level(scored(scores))

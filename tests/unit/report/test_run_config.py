@@ -1,0 +1,57 @@
+"""The script that prints README's table reads what a report says."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from _studies import control, report_of, study
+
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "run_config.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("run_config", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(script, seed, report):
+    rows = json.loads(report.to_json())
+    kept = [{name: recovery[name] for name in script.KEPT} for recovery in rows["recoveries"]]
+    return {"seed": seed, "wall_s": 1.0, "levels": rows["levels"], "recoveries": kept}
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_table_is_the_mean_over_seeds_with_the_range(script):
+    reports = [report_of([*study(back=(back,), left=left), *control(0.3)]) for back, left in ((0.4, 0.4), (0.6, 0.6))]
+    lines = script.table([run(script, seed, made) for seed, made in enumerate(reports)], "probability").splitlines()
+    assert cells(lines[0]) == [
+        "model",
+        "forget probability",
+        "retain probability",
+        "recovery",
+        "beyond control",
+        "price",
+    ]
+    rows = {cells(line)[0]: cells(line)[1:] for line in lines[2:]}
+    assert list(rows) == ["original", "unlearned", "control", "relearn (step 1)"]
+    assert rows["unlearned"][:2] == ["0.1 (0.1 to 0.1)", "0.8 (0.8 to 0.8)"]
+    # (0.4 - 0.1) / 0.7 and (0.6 - 0.1) / 0.7; less (0.3 - 0.1) / 0.7; 1 - 0.4 / 0.8 and 1 - 0.6 / 0.8
+    assert rows["relearn (step 1)"][2:] == ["57.1 (42.9 to 71.4) %", "28.6 (14.3 to 42.9) %", "37.5 (25.0 to 50.0) %"]
+
+
+def test_one_seed_has_no_range_and_no_control_no_number(script):
+    lines = script.table([run(script, 0, report_of(study()))], "probability").splitlines()
+    assert cells(lines[-1])[3:] == ["42.9 %", "", "0.0 %"]
+
+
+def test_results_of_before_are_refused(script, tmp_path):
+    (tmp_path / "old.json").write_text(json.dumps({"runs": [{"recoveries": [{"rho": 0.5}]}]}))
+    with pytest.raises(SystemExit, match="should hold results of reports with a price"):
+        script.read(tmp_path / "old.json")
