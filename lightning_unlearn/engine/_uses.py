@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from lightning_unlearn.functional.rows import OuterProducts, Piece, ScatteredRows, WrittenOut
+from lightning_unlearn.models.layers import eager_if_compiled
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def noted_uses(module: nn.Module, wanted: set[Tensor], size: int) -> Iterator[li
     small = [m for m in module.modules() if _is_small(m) and wanted.intersection(m.parameters(recurse=False))]
     handles = [m.register_forward_hook(_note_small(uses), with_kwargs=True) for m in small]
     try:
-        with _eager_if_compiled(module), _Noting(uses, wanted, size):
+        with eager_if_compiled(module), _Noting(uses, wanted, size):
             yield uses
     finally:
         for handle in handles:
@@ -159,7 +160,8 @@ class _Noting(TorchFunctionMode):
         if func is F.embedding and args[0].dim() > 1 and len(args[0]) == 1:
             args = (args[0].expand(self._size, *args[0].shape[1:]), *args[1:])
         output: Tensor = func(*args, **kwargs)
-        # With settings by name, or of a vector, it is something else, and will be missed.
+        # Called with keyword arguments or on a single vector, a layer is not recorded. Its parameter then counts as one
+        # that is used in a way we do not cover, and is refused by name.
         if output.requires_grad and output.dim() > 1 and (not kwargs or func is F.embedding):
             self._uses.append(_use(func, args, kwargs, output))
         return output
@@ -172,11 +174,6 @@ def _use(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tenso
     if func is F.linear:
         return Product(_as_used(args[0], output), edge, weight=args[1], bias=args[2] if len(args) > 2 else None)
     return Product(_as_used(args[1], output), edge, weight=args[2], bias=args[0], is_transposed=True)
-
-
-def _eager_if_compiled(module: nn.Module) -> AbstractContextManager[Any]:
-    is_compiled = any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in module.modules())
-    return torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
 
 
 def _note_small(uses: list[Use]) -> Callable[..., None]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
+from lightning_unlearn.models.layers import in_adapter, starts_at_zero
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference
@@ -46,7 +47,7 @@ def why_adapter_is_not_enough(network: nn.Module) -> str | None:
     if not hasattr(network, "peft_config") or not hasattr(network, "disable_adapter"):
         return f"`{type(network).__name__}`, which has no PEFT adapter"
     trained = [name for name, p in network.named_parameters() if p.requires_grad]
-    base = [name for name in trained if "lora_" not in name and "modules_to_save" not in name]
+    base = [name for name in trained if not in_adapter(name)]
     if base:
         return f"{len(base)} trained parameters outside the adapter, `{base[0]}` first"
     # An adapter that was fine-tuned before is part of the original.
@@ -59,7 +60,7 @@ def _changed(network: nn.Module) -> Iterator[str]:
     params = dict(network.named_parameters())
     for name, p in params.items():
         start: Tensor = params[_SAVED.sub(".original_module.", name)]
-        if "lora_B" in name or "lora_embedding_A" in name:
+        if starts_at_zero(name):
             start = torch.zeros_like(p)
         if start is not p and not torch.equal(_whole(p), _whole(start)):
             yield name
