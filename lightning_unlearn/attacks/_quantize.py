@@ -23,7 +23,8 @@ class Quantize(Attack):
 
     The weights of ``nn.Linear``, ``nn.Conv2d`` and the ``Conv1D`` of transformers are rounded in place, as loaders of
     quantised models do. Embeddings, whatever is tied to them, biases, norms and bare parameters (the fused projection of
-    ``nn.MultiheadAttention``, stacked experts) stay. Activations are not rounded: this is weight-only quantisation, so
+    ``nn.MultiheadAttention``, stacked experts) stay, and so do, with a warning, weights that are computed in each forward
+    pass (pruned, weight norm, spectral norm). Activations are not rounded: this is weight-only quantisation, so
     ``bits=8`` is milder than ``LLM.int8()``.
 
     On sharded parameters (FSDP2) each process rounds its rows and the outcome is that of the whole weight.

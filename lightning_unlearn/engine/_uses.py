@@ -19,11 +19,11 @@ from lightning_unlearn.models.layers import eager_if_compiled
 
 @dataclass(frozen=True)
 class Use(ABC):
-    """Parameters were used: by what, and where the gradient of the outcome will come by.
+    """One operation of a forward pass in which parameters were used.
 
     Args:
-        seen: What they were used on; examples are along its first axis.
-        edge: Of the outcome.
+        seen: Its input; examples are along the first axis.
+        edge: Where autograd brings the gradient of its output.
     """
 
     seen: Tensor
@@ -32,14 +32,14 @@ class Use(ABC):
     @property
     @abstractmethod
     def params(self) -> list[Tensor]:
-        """The parameters, those included that nobody asked for."""
+        """All parameters of the operation, also those whose gradients are not wanted."""
 
     @abstractmethod
     def pieces(self, brought: Tensor, counts: Sequence[int]) -> dict[Tensor, Piece]:
-        """What this use adds to the gradients of each example, by parameter.
+        """What this operation adds to the gradients of each example, by parameter.
 
         Args:
-            brought: Gradient of the outcome.
+            brought: Gradient of its output.
             counts: How many entries of the first axis of ``seen`` each example has.
         """
 
@@ -116,16 +116,17 @@ class Small(Use):
 
 @contextmanager
 def noted_uses(module: nn.Module, wanted: set[Tensor], size: int) -> Iterator[list[Use]]:
-    """Note down where parameters are used in a forward pass, in layers and outside of them.
+    """Record every operation of a forward pass that uses a parameter.
 
-    Matrices are found where they multiply or are looked up in, whatever the module around that is; vectors in modules
-    that hold nothing else, and as biases. What is compiled runs eagerly meanwhile.
+    Matrices are recorded in the calls of `F.linear`, `torch.addmm` and `F.embedding`, whatever module makes them;
+    vectors as biases in these calls, and in modules that hold only vectors, such as norms. Compiled modules run eagerly
+    meanwhile, since neither hooks nor function modes see into them.
 
     Args:
         module: Holds the parameters.
         wanted: Those of interest.
-        size: Number of examples of the batch. What is looked up once for all of them, as positions are, is looked up for
-            each, since the sum over examples must not be taken before it is seen.
+        size: Number of examples of the batch. A look-up that is made once for all of them, as that of positions is, is
+            repeated for each: autograd would otherwise sum its gradient over the examples before we see it.
 
     Example:
         >>> layer = nn.Linear(2, 3)
@@ -199,7 +200,7 @@ def _is_small(module: nn.Module) -> bool:
 
 
 def _as_used(inputs: Tensor, output: Tensor) -> Tensor:
-    """Under autocast, what was really multiplied is of the type of the outcome."""
+    """Under autocast, inputs are cast to the dtype of the output before they are multiplied."""
     return inputs.detach().to(output.dtype)
 
 

@@ -1,4 +1,3 @@
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,13 +7,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
-from lightning_unlearn.models.layers import in_adapter, starts_at_zero
+from lightning_unlearn.models.layers import in_adapter, original_name, starts_at_zero
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference
 from lightning_unlearn.runtime import eval_without_grad
-
-_SAVED = re.compile(r"\.modules_to_save\.[^.]+\.")
 
 
 class AdapterDisabled(Reference):
@@ -59,7 +56,7 @@ def _changed(network: nn.Module) -> Iterator[str]:
     """Names of parameters that make the adapter more than the identity."""
     params = dict(network.named_parameters())
     for name, p in params.items():
-        start: Tensor = params[_SAVED.sub(".original_module.", name)]
+        start: Tensor = params[original_name(name)]
         if starts_at_zero(name):
             start = torch.zeros_like(p)
         if start is not p and not torch.equal(_whole(p), _whole(start)):

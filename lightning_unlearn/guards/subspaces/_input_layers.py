@@ -25,7 +25,7 @@ class InputLayer:
         weight: ``[out, in]``, or ``[in, out]`` if ``transposed``.
         bias: ``[out]``, if it is trained.
         transposed: Whether inputs come first in the weight.
-        outer: Of an adapter's first factor, the second one, which only sees what the first lets through.
+        outer: The second factor of the adapter, where this is the first. It acts on the first one's outputs only.
     """
 
     name: str
@@ -67,7 +67,7 @@ class InputLayer:
         rows = 1 if self.transposed else 0
         placements = self.weight.placements if isinstance(self.weight, DTensor) else ()
         held = [local(p).shape[rows if p is self.weight else 0] for p in self.parts]
-        # No `is_shard(0)`: shards of shards, as of tensor parallelism with FSDP, are of a class of their own.
+        # `is_shard(rows)` would miss the shards of shards that tensor parallelism with FSDP makes: another class.
         if any(not p.is_replicate() and getattr(p, "dim", None) != rows for p in placements) or len({*held}) > 1:
             raise NotImplementedError(
                 f"`{self.name}` should be sharded over its outputs, with its bias, if at all: what it does to an input is "
@@ -80,8 +80,8 @@ class InputLayer:
 def input_layers(module: nn.Module, trained: Sequence[Tensor], layers: Sequence[str] | None = None) -> list[InputLayer]:
     """Find the layers that can be protected: ``nn.Linear``, the ``Conv1D`` of transformers, and LoRA's first factors.
 
-    Not among them are layers whose weight is not trained, or belongs to another module too, as a head that is tied to an
-    embedding does: what it does elsewhere would not be known.
+    Left out are layers whose weight is not trained, and those that share it with another module, as a head that is tied
+    to an embedding does: a step would change what the other module does, too, and its inputs are not protected.
 
     Args:
         module: Where to look.
@@ -125,5 +125,7 @@ def _plain(module: nn.Module, own: set[int]) -> Iterator[InputLayer]:
 
 def _first_factors(module: nn.Module, own: set[int]) -> Iterator[InputLayer]:
     for pair in low_rank_factors(module):
-        if isinstance(pair.first, nn.Linear) and id(pair.first.weight) in own:
-            yield InputLayer(pair.name, pair.adapter, pair.first.weight, outer=cast(Tensor, pair.second.weight))
+        if is_linear(pair.first) and id(pair.first.weight) in own:
+            yield InputLayer(
+                pair.name, pair.adapter, cast(Tensor, pair.first.weight), outer=cast(Tensor, pair.second.weight)
+            )

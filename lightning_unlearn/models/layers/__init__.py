@@ -8,6 +8,7 @@ from lightning_unlearn.models.layers._adapters import (
     in_adapter,
     low_rank_factors,
     only_adds,
+    original_name,
     starts_at_zero,
 )
 from lightning_unlearn.models.layers._blocks import blocks
@@ -44,6 +45,7 @@ __all__ = [
     "matrices",
     "name_fits",
     "only_adds",
+    "original_name",
     "output_head",
     "output_heads",
     "placed_matrices",

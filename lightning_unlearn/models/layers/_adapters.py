@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+
+_SAVED = re.compile(r"\.modules_to_save\.[^.]+\.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,16 @@ def in_adapter(name: str) -> bool:
         (True, False)
     """
     return "lora_" in name or "modules_to_save" in name
+
+
+def original_name(name: str) -> str:
+    """The name of the parameter that a trained copy beside it (``modules_to_save``) was copied from.
+
+    Example:
+        >>> original_name("score.modules_to_save.default.weight")
+        'score.original_module.weight'
+    """
+    return _SAVED.sub(".original_module.", name)
 
 
 def starts_at_zero(name: str) -> bool:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,20 +20,22 @@ def is_compiled(network: nn.Module) -> bool:
     return any(True for _ in _compiled_parts(network))
 
 
-def eager_if_compiled(network: nn.Module) -> AbstractContextManager[Any]:
+@contextmanager
+def eager_if_compiled(network: nn.Module) -> Iterator[None]:
     """Run the compiled parts of ``network`` eagerly, if there are any."""
-    return _eager() if is_compiled(network) else nullcontext()
+    with _eager() if is_compiled(network) else nullcontext():
+        yield
 
 
-def eager_if_inside_compiled(network: nn.Module, part: nn.Module | None) -> AbstractContextManager[Any]:
+@contextmanager
+def eager_if_inside_compiled(network: nn.Module, part: nn.Module | None) -> Iterator[None]:
     """Run compiled parts eagerly if ``part`` is inside one of them.
 
     A hook put on an already compiled module is silently ignored, and one that is there while a module is compiled stays.
     """
-    if part is None:
-        return nullcontext()
     inside = any(module is part for compiled in _compiled_parts(network) for module in compiled.modules())
-    return _eager() if inside else nullcontext()
+    with _eager() if inside else nullcontext():
+        yield
 
 
 def _compiled_parts(network: nn.Module) -> Iterator[nn.Module]:
@@ -42,5 +44,6 @@ def _compiled_parts(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def _eager() -> AbstractContextManager[Any]:
+    # It takes effect when it is made, not when it is entered.
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance

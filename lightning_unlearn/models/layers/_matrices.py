@@ -6,10 +6,11 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from lightning_unlearn.models.layers._adapters import adapters_around, factor_modules
+from lightning_unlearn.models.layers._computed import storages
 from lightning_unlearn.models.layers._layouts import bare_layouts, known_layouts
 from lightning_unlearn.models.layers._low_bit import count
 from lightning_unlearn.models.layers._matrix import Matrix
-from lightning_unlearn.models.layers._storage import LowBit, as_it_is, storages
+from lightning_unlearn.models.layers._storage import LowBit, as_it_is
 
 
 def matrices(network: nn.Module) -> list[Matrix]:
