@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.models.layers import is_linear, sizes
+
 
 @contextmanager
 def attached_adapter(network: nn.Module, *, rank: int, seed: int) -> Iterator[list[Tensor]]:
@@ -16,14 +18,14 @@ def attached_adapter(network: nn.Module, *, rank: int, seed: int) -> Iterator[li
     are float32 and start as LoRA's do: one random, one zero.
 
     Args:
-        network: Its ``nn.Linear`` layers are adapted, also those inside PEFT or bitsandbytes layers.
+        network: Its ``nn.Linear`` and ``Conv1D`` layers are adapted, also those inside PEFT or bitsandbytes layers.
         rank: Of the factors.
         seed: The same factors on every process, whatever the global random state, which stays untouched.
 
     Yields:
         The factors, as parameters to train.
     """
-    layers = [m for m in network.modules() if isinstance(m, nn.Linear)]
+    layers = [m for m in network.modules() if is_linear(m)]
     if not layers:
         raise ValueError(
             f"The adapter should find linear layers to sit on. Found none in `{type(network).__name__}`. "
@@ -37,9 +39,10 @@ def attached_adapter(network: nn.Module, *, rank: int, seed: int) -> Iterator[li
         for p, _ in frozen:
             p.requires_grad_(False)
         for layer in layers:
-            down = torch.randn(rank, layer.in_features, generator=generator) / layer.in_features**0.5
-            device = layer.weight.device
-            a, b = nn.Parameter(down.to(device)), nn.Parameter(torch.zeros(layer.out_features, rank, device=device))
+            inputs, outputs = sizes(layer)
+            down = torch.randn(rank, inputs, generator=generator) / inputs**0.5
+            device: Any = layer.weight.device
+            a, b = nn.Parameter(down.to(device)), nn.Parameter(torch.zeros(outputs, rank, device=device))
             factors += [a, b]
             handles.append(layer.register_forward_hook(_adding(a, b)))
         yield factors

@@ -11,9 +11,10 @@ from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from lightning_unlearn.attacks._base import Attack, BatchLoss
-from lightning_unlearn.attacks._layers import Layer, deployed_layers
+from lightning_unlearn.attacks._deployed import deployed_matrices
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.quantization import codebook_codes, integer_codes, round_to_codebook, round_to_nearest
+from lightning_unlearn.models.layers import Matrix, only_adds
 from lightning_unlearn.runtime import local, reshard
 
 
@@ -22,7 +23,8 @@ class Quantize(Attack):
 
     The weights of ``nn.Linear``, ``nn.Conv2d`` and the ``Conv1D`` of transformers are rounded in place, as loaders of
     quantised models do. Embeddings, whatever is tied to them, biases, norms and bare parameters (the fused projection of
-    ``nn.MultiheadAttention``, stacked experts) stay. Activations are not rounded: this is weight-only quantisation, so
+    ``nn.MultiheadAttention``, stacked experts) stay, and so do, with a warning, weights that are computed in each forward
+    pass (pruned, weight norm, spectral norm). Activations are not rounded: this is weight-only quantisation, so
     ``bits=8`` is milder than ``LLM.int8()``.
 
     On sharded parameters (FSDP2) each process rounds its rows and the outcome is that of the whole weight.
@@ -98,10 +100,10 @@ class Quantize(Attack):
         engine: GradientEngine | None = None,
     ) -> Iterator[Iterator[int]]:
         reshard(network)
-        layers = self._layers(network)
+        matrices = self._matrices(network)
         with ExitStack() as undo:
-            for layer in layers:
-                undo.enter_context(self._rounded(layer))
+            for matrix in matrices:
+                undo.enter_context(self._rounded(matrix))
             # Last in, first out: gathered copies of the rounded weights go before the shards are restored.
             undo.callback(reshard, network)
             yield iter((self.bits,))
@@ -125,9 +127,9 @@ class Quantize(Attack):
     def _block_size(self) -> int:
         return self.group_size or 64
 
-    def _layers(self, network: nn.Module) -> list[Layer]:
-        layers, left_out = deployed_layers(network, skip=self.skip, head=self.head)
-        if not layers:
+    def _matrices(self, network: nn.Module) -> list[Matrix]:
+        matrices, left_out = deployed_matrices(network, skip=self.skip, head=self.head)
+        if not matrices:
             others = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "none"
             raise ValueError(
                 "`network` should hold weights to round: an `nn.Linear`, an `nn.Conv2d` or a `Conv1D` of transformers. "
@@ -138,51 +140,49 @@ class Quantize(Attack):
                 f"`Quantize` leaves {left_out['low-bit already']} layers alone, for they are stored in few bits already; "
                 "their adapters, if any, stay in full precision."
             )
-        for layer in layers:
-            self._check_shape(layer)
-            self._check_placement(layer)
-            if self.merge_adapters:
-                _check_mergeable(layer)
-        return layers
-
-    def _check_shape(self, layer: Layer) -> None:
-        axes = 4 if isinstance(layer.module, nn.Conv2d) else 2
-        if not isinstance(layer.weight, Tensor) or layer.weight.dim() != axes:
-            found = f"shape {tuple(layer.weight.shape)}" if isinstance(layer.weight, Tensor) else "no tensor"
-            raise ValueError(
-                f"The weight of `{layer.name}` should have {axes} axes. Found {found}: FSDP1 and DeepSpeed ZeRO-3 flatten "
-                "parameters. Use FSDP2 (`ModelParallelStrategy`), or attack a consolidated checkpoint after the fit."
+        if left_out["computed of other parameters"]:
+            rank_zero_warn(
+                f"`Quantize` leaves {left_out['computed of other parameters']} layers alone, for their weights are computed "
+                "in each forward pass (pruned, weight norm, spectral norm). Make them plain first: `prune.remove`, "
+                "`parametrize.remove_parametrizations`."
             )
+        for matrix in matrices:
+            _check_shape(matrix)
+            self._check_placement(matrix)
+            if self.merge_adapters:
+                _check_mergeable(matrix)
+        return matrices
 
-    def _check_placement(self, layer: Layer) -> None:
-        if not isinstance(layer.weight, DTensor):
+    def _check_placement(self, matrix: Matrix) -> None:
+        weight = matrix.tensor
+        if not isinstance(weight, DTensor):
             return
-        channels = 1 if layer.transposed else 0
-        if not all(p.is_replicate() or p.is_shard(channels) for p in layer.weight.placements):
+        channels = matrix.layout.output_axis
+        if not all(p.is_replicate() or p.is_shard(channels) for p in weight.placements):
             raise ValueError(
-                f"The weight of `{layer.name}` should be replicated, or sharded by its output channels (dimension "
-                f"{channels}), for scales not to cross processes. Found {layer.weight.placements}; name it in `skip`, or "
+                f"The weight of `{matrix.layer}` should be replicated, or sharded by its output channels (dimension "
+                f"{channels}), for scales not to cross processes. Found {weight.placements}; name it in `skip`, or "
                 "attack a consolidated checkpoint after the fit."
             )
-        inputs = layer.weight.numel() // layer.weight.shape[channels]
-        sharded = any(p.is_shard() for p in layer.weight.placements)
+        inputs = weight.numel() // weight.shape[channels]
+        sharded = any(p.is_shard() for p in weight.placements)
         if self.codebook != "int" and sharded and inputs % self._block_size:
             raise ValueError(
-                f"Blocks of {self._block_size} should divide the {inputs} inputs of `{layer.name}`, for none to cross "
+                f"Blocks of {self._block_size} should divide the {inputs} inputs of `{matrix.layer}`, for none to cross "
                 f"processes. Set a `group_size` that does, or name it in `skip`."
             )
 
     @contextmanager
-    def _rounded(self, layer: Layer) -> Iterator[None]:
+    def _rounded(self, matrix: Matrix) -> Iterator[None]:
         with _editing():
-            weight = local(layer.weight)
+            weight = local(matrix.tensor)
             original = weight.to("cpu", copy=True) if self.store == "cpu" else weight.clone()
-        scalings = [(adapter, dict(adapter.scaling)) for adapter in layer.adapters if self.merge_adapters]
+        scalings = [(adapter, dict(adapter.scaling)) for adapter in matrix.adapters if self.merge_adapters]
         try:
             with _editing():
                 for adapter, _ in scalings:
-                    _merge_(adapter, layer.weight)
-                channels = weight.t() if layer.transposed else weight
+                    _merge_(adapter, matrix.tensor)
+                channels = matrix.layout.view(weight)
                 channels.copy_(self.rounded(channels))
             yield
         finally:
@@ -212,13 +212,22 @@ def _merge_(adapter: Any, weight: Tensor) -> None:
             adapter.scaling[name] = 0.0
 
 
-def _check_mergeable(layer: Layer) -> None:
-    for adapter in layer.adapters:
-        additive = hasattr(adapter, "get_delta_weight") and isinstance(getattr(adapter, "scaling", None), dict)
-        biased = [name for name, bias in getattr(adapter, "lora_bias", {}).items() if bias]
-        if not additive or {*biased, *getattr(adapter, "lora_variant", ())}.intersection(adapter.active_adapters):
+def _check_shape(matrix: Matrix) -> None:
+    weight = matrix.tensor
+    if not matrix.is_whole:
+        found = f"shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else "no tensor"
+        raise ValueError(
+            f"The weight of `{matrix.layer}` should have {matrix.layout.axes} axes. Found {found}: FSDP1 and DeepSpeed "
+            "ZeRO-3 flatten parameters. Use FSDP2 (`ModelParallelStrategy`), or attack a consolidated checkpoint after the "
+            "fit."
+        )
+
+
+def _check_mergeable(matrix: Matrix) -> None:
+    for adapter in matrix.adapters:
+        if not only_adds(adapter):
             raise ValueError(
-                f"The adapter of `{layer.name}` should only add to its weight, as plain LoRA does, to be merged before "
+                f"The adapter of `{matrix.layer}` should only add to its weight, as plain LoRA does, to be merged before "
                 f"rounding. Found `{type(adapter).__module__}.{type(adapter).__name__}` with more to it (DoRA, a bias, "
                 "another method). Set `merge_adapters=False`, or attack a merged checkpoint after the fit."
             )

@@ -21,11 +21,11 @@ _AGREES_IN_LOW_PRECISION = 5e-2
 
 
 class CapturedRows(Sequence[Row]):
-    """Gradients of ``k`` losses that nobody holds: those by one parameter at a time are written out block by block.
+    """Gradients of ``k`` losses that are not held in memory: they are written out block by block when they are used.
 
-    Written out twice they are the same, so all products made of them agree with each other, and every rule, scope and
-    geometry works as it does with gradients that are held. For as many multiplications, the products themselves could be
-    made of inputs and output gradients; each in its own way, and each with roundings of its own.
+    Each time the same numbers are written out, so all products of them agree with each other, and every rule, scope and
+    geometry works as it does with gradients that are held. Products could also be computed of inputs and output
+    gradients directly, for as many multiplications; but each would then round in its own way, and they would not agree.
 
     Args:
         by_parameter: For each parameter, what writes out its gradients.
@@ -62,21 +62,21 @@ class CapturedRows(Sequence[Row]):
 
 
 class CapturingPass:
-    r"""One forward and one backward pass that bring the gradient of each example, without ever writing one down.
+    r"""One forward and one backward pass that give the gradient of each example, without ever holding one in memory.
 
     The gradient of a matrix that multiplies tokens is :math:`\sum_t g_t x_t^\top`, over the tokens of the example, with the
-    input :math:`x_t` of the layer and the gradient :math:`g_t` of its output. Both are there after one pass over the sum of
-    all losses, as long as examples do not meet on their way through the network. They are what is kept: the two widths of
-    each layer for each token. Looked-up tables keep which rows were looked up; norms and biases are so small that their
-    gradients are kept. Gradients by parameters are not computed in the pass.
+    input :math:`x_t` of the layer and the gradient :math:`g_t` of its output. Both are known after one pass over the sum of
+    all losses, as long as no example's outputs depend on another example. They are what is kept: for each token an input
+    and an output gradient of each layer. Of embeddings it is the rows that were looked up; norms and biases are so small
+    that their gradients are kept. The pass itself computes no gradients of parameters.
 
     On the first batch the weighted sum of the gradients is compared with what autograd makes of the weighted losses on the
-    same graph: examples that meet, weights that are used in yet another way, and whatever else would make the result wrong,
-    are refused by the name of the parameter. A parameter that is used in none of these ways is refused in any step.
+    same graph. Where they differ (examples depend on each other, a weight is also used in some other way), the parameter is
+    refused by name. A parameter that is used in none of these ways is refused in any step.
 
-    ``torchjd.autogram`` brings the Gramian of such gradients, but neither their products with a step that is only known
-    later, nor their weighted sum without another pass; it writes out all of a layer's at once, and wants examples along the
-    first axis even of an output head, which sees supervised tokens only.
+    ``torchjd.autogram`` gives the Gramian of such gradients, but neither their products with a step that is known only
+    later, nor their weighted sum without another pass. It also writes out all gradients of a layer at once, and wants
+    examples along the first axis even of an output head, which sees supervised tokens only.
 
     Args:
         engine: How passes are run.
@@ -173,7 +173,7 @@ class CapturingPass:
         return [length // size] * size
 
     def _agrees(self, values: Tensor, scale: float, found: CapturedRows, tolerance: float) -> bool:
-        """Compare, by weights that differ by example, so that one cannot stand in for another; unless nothing is finite."""
+        """Compare weighted sums; weights differ by example, so that swapped examples are noticed. False if not finite."""
         weights = torch.linspace(1, 2, len(values), dtype=torch.float64, device=values.device)
         padded = torch.cat([weights, weights.new_zeros(len(found) - len(values))])
         wanted = [p for p in self._params if p in self._wanted]
@@ -197,7 +197,7 @@ class CapturingPass:
 
 @dataclass(frozen=True)
 class _Brought:
-    """A use, the gradient it brought, and how many entries of the first axis of what was seen each example has."""
+    """A use, the gradient of its output, and how many entries of the first axis of its input each example has."""
 
     use: Use
     gradient: Tensor

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,16 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from lightning_unlearn.functional.rows import OuterProducts, Piece, ScatteredRows, WrittenOut
+from lightning_unlearn.models.layers import eager_if_compiled
 
 
 @dataclass(frozen=True)
 class Use(ABC):
-    """Parameters were used: by what, and where the gradient of the outcome will come by.
+    """One operation of a forward pass in which parameters were used.
 
     Args:
-        seen: What they were used on; examples are along its first axis.
-        edge: Of the outcome.
+        seen: Its input; examples are along the first axis.
+        edge: Where autograd brings the gradient of its output.
     """
 
     seen: Tensor
@@ -31,14 +32,14 @@ class Use(ABC):
     @property
     @abstractmethod
     def params(self) -> list[Tensor]:
-        """The parameters, those included that nobody asked for."""
+        """All parameters of the operation, also those whose gradients are not wanted."""
 
     @abstractmethod
     def pieces(self, brought: Tensor, counts: Sequence[int]) -> dict[Tensor, Piece]:
-        """What this use adds to the gradients of each example, by parameter.
+        """What this operation adds to the gradients of each example, by parameter.
 
         Args:
-            brought: Gradient of the outcome.
+            brought: Gradient of its output.
             counts: How many entries of the first axis of ``seen`` each example has.
         """
 
@@ -115,16 +116,17 @@ class Small(Use):
 
 @contextmanager
 def noted_uses(module: nn.Module, wanted: set[Tensor], size: int) -> Iterator[list[Use]]:
-    """Note down where parameters are used in a forward pass, in layers and outside of them.
+    """Record every operation of a forward pass that uses a parameter.
 
-    Matrices are found where they multiply or are looked up in, whatever the module around that is; vectors in modules
-    that hold nothing else, and as biases. What is compiled runs eagerly meanwhile.
+    Matrices are recorded in the calls of `F.linear`, `torch.addmm` and `F.embedding`, whatever module makes them;
+    vectors as biases in these calls, and in modules that hold only vectors, such as norms. Compiled modules run eagerly
+    meanwhile, since neither hooks nor function modes see into them.
 
     Args:
         module: Holds the parameters.
         wanted: Those of interest.
-        size: Number of examples of the batch. What is looked up once for all of them, as positions are, is looked up for
-            each, since the sum over examples must not be taken before it is seen.
+        size: Number of examples of the batch. A look-up that is made once for all of them, as that of positions is, is
+            repeated for each: autograd would otherwise sum its gradient over the examples before we see it.
 
     Example:
         >>> layer = nn.Linear(2, 3)
@@ -137,7 +139,7 @@ def noted_uses(module: nn.Module, wanted: set[Tensor], size: int) -> Iterator[li
     small = [m for m in module.modules() if _is_small(m) and wanted.intersection(m.parameters(recurse=False))]
     handles = [m.register_forward_hook(_note_small(uses), with_kwargs=True) for m in small]
     try:
-        with _eager_if_compiled(module), _Noting(uses, wanted, size):
+        with eager_if_compiled(module), _Noting(uses, wanted, size):
             yield uses
     finally:
         for handle in handles:
@@ -159,7 +161,8 @@ class _Noting(TorchFunctionMode):
         if func is F.embedding and args[0].dim() > 1 and len(args[0]) == 1:
             args = (args[0].expand(self._size, *args[0].shape[1:]), *args[1:])
         output: Tensor = func(*args, **kwargs)
-        # With settings by name, or of a vector, it is something else, and will be missed.
+        # Called with keyword arguments or on a single vector, a layer is not recorded. Its parameter then counts as one
+        # that is used in a way we do not cover, and is refused by name.
         if output.requires_grad and output.dim() > 1 and (not kwargs or func is F.embedding):
             self._uses.append(_use(func, args, kwargs, output))
         return output
@@ -172,11 +175,6 @@ def _use(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tenso
     if func is F.linear:
         return Product(_as_used(args[0], output), edge, weight=args[1], bias=args[2] if len(args) > 2 else None)
     return Product(_as_used(args[1], output), edge, weight=args[2], bias=args[0], is_transposed=True)
-
-
-def _eager_if_compiled(module: nn.Module) -> AbstractContextManager[Any]:
-    is_compiled = any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in module.modules())
-    return torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
 
 
 def _note_small(uses: list[Use]) -> Callable[..., None]:
@@ -202,7 +200,7 @@ def _is_small(module: nn.Module) -> bool:
 
 
 def _as_used(inputs: Tensor, output: Tensor) -> Tensor:
-    """Under autocast, what was really multiplied is of the type of the outcome."""
+    """Under autocast, inputs are cast to the dtype of the output before they are multiplied."""
     return inputs.detach().to(output.dtype)
 
 

@@ -7,6 +7,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from lightning_unlearn.models._extras import require
+from lightning_unlearn.models.layers import is_transposed
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,6 @@ class LoRA:
         """
         require("peft", purpose="`lora`")
         from peft import LoraConfig, get_peft_model
-        from transformers.pytorch_utils import Conv1D
 
         config = LoraConfig(
             task_type="CAUSAL_LM",
@@ -61,7 +61,7 @@ class LoRA:
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=self.target_modules,
-            fan_in_fan_out=any(isinstance(module, Conv1D) for module in network.modules()),
+            fan_in_fan_out=any(is_transposed(module) for module in network.modules()),
         )
         with isolate_rng():
             torch.manual_seed(self.seed)

@@ -8,7 +8,7 @@ from lightning_unlearn.readouts._classification import ClassificationReadout
 from lightning_unlearn.readouts._companion import CompanionPrediction, CompanionReadout
 from lightning_unlearn.readouts._every_position import EveryPositionReadout
 from lightning_unlearn.readouts._hidden_states import HiddenStateReadout, HiddenStates
-from lightning_unlearn.readouts._language_model import is_language_model, output_head
+from lightning_unlearn.readouts._language_model import is_language_model
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
 from lightning_unlearn.readouts._paired import PairedPrediction, PairedReadout, PreferredReadout
 from lightning_unlearn.readouts._unshifted import UnshiftedReadout
@@ -31,5 +31,4 @@ __all__ = [
     "greedy_answers",
     "content_key",
     "is_language_model",
-    "output_head",
 ]

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from lightning_unlearn.models.layers import base_model
 from lightning_unlearn.readouts._causal_lm import _labels, _present, _supervised
-from lightning_unlearn.readouts._language_model import base_model
 from lightning_unlearn.runtime import eval_without_grad
 
 

@@ -7,15 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_unlearn.models.layers import eager_if_inside_compiled, output_head
 from lightning_unlearn.prediction import IGNORED, Prediction
 from lightning_unlearn.readouts._base import Readout, content_key
-from lightning_unlearn.readouts._language_model import (
-    eager_if_compiled,
-    inputs_of,
-    is_language_model,
-    output_head,
-    refuse_not_causal,
-)
+from lightning_unlearn.readouts._language_model import inputs_of, is_language_model, refuse_not_causal
 from lightning_unlearn.readouts._tied import tied_cheaply
 
 
@@ -74,7 +69,11 @@ class CausalLMReadout(Readout):
         """Logits ``[N, V]`` and features at the positions that predict a ``supervised [B, T-1]`` label."""
         gathered: list[Tensor] = []
         head = output_head(network)
-        with _gathering(head, supervised, gathered), eager_if_compiled(network, head), tied_cheaply(network, head):
+        with (
+            _gathering(head, supervised, gathered),
+            eager_if_inside_compiled(network, head),
+            tied_cheaply(network, head),
+        ):
             logits = network(**inputs_of(network, batch)).logits
         if logits.dim() == 3:
             logits = _before_labels(logits, supervised)

@@ -8,13 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_unlearn.models.layers import blocks, eager_if_inside_compiled, plain_name
 from lightning_unlearn.prediction import IGNORED, Prediction
 from lightning_unlearn.readouts._base import Readout
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout, _labels, _mask
-from lightning_unlearn.readouts._language_model import eager_if_compiled, inputs_of
+from lightning_unlearn.readouts._language_model import inputs_of
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
-
-_WRAPPED = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 class HiddenStates(Prediction):
@@ -75,7 +74,7 @@ class HiddenStateReadout(Readout):
         labels = _labels(batch)
         layer = self._find(network)
         read: list[Any] = []
-        with _reading(layer, read, stop=not _is_sharded(network)), eager_if_compiled(network, layer):
+        with _reading(layer, read, stop=not _is_sharded(network)), eager_if_inside_compiled(network, layer):
             network(**inputs_of(network, batch))
         states = self._states(read, labels)
         mask = _mask(batch, labels)
@@ -94,12 +93,11 @@ class HiddenStateReadout(Readout):
         return self._whole.keys(batch)
 
     def _find(self, network: nn.Module) -> nn.Module:
-        named: dict[str, nn.Module] = {_WRAPPED.sub("", name): module for name, module in network.named_modules()}
+        named: dict[str, nn.Module] = {plain_name(name): module for name, module in network.named_modules()}
         found = [name for name in named if self._pattern.fullmatch(name)]
         if len(found) == 1:
             return named[found[0]]
-        blocks = [name for name in named if re.search(r"\.\d+$", name)]
-        candidates = ", ".join(f"`{name}`" for name in (found or blocks)[:20])
+        candidates = ", ".join(f"`{plain_name(name)}`" for name in (found or list(blocks(network)))[:20])
         raise ValueError(
             f"`layer` should fit the name of one module. Found {len(found)} with `layer = {self.layer!r}`. "
             f"{'They are' if found else 'There are'} {candidates}."

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from torch import nn
+
+from lightning_unlearn.models.layers import base_model, output_head
 
 
 def is_language_model(module: nn.Module) -> bool:
@@ -17,23 +17,6 @@ def is_language_model(module: nn.Module) -> bool:
 
     base = base_model(module)
     return isinstance(base, PreTrainedModel) and (output_head(base) is not None or "CausalLM" in type(base).__name__)
-
-
-def base_model(network: nn.Module) -> nn.Module:
-    """The Hugging Face model itself."""
-    network = getattr(network, "_orig_mod", network)
-    if hasattr(network, "peft_config") and hasattr(network, "get_base_model"):
-        network = network.get_base_model()  # type: ignore[operator]  # PeftModel's
-    return getattr(network, "_orig_mod", network)
-
-
-def output_head(network: nn.Module) -> nn.Module | None:
-    """What turns hidden states into logits, with its adapter, if it can be found."""
-    try:
-        head = network.get_output_embeddings()  # type: ignore[operator]  # a method of every Hugging Face model
-    except (AttributeError, NotImplementedError):
-        return None
-    return head if isinstance(head, nn.Module) else None
 
 
 def inputs_of(network: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,13 +43,3 @@ def refuse_not_causal(network: nn.Module) -> None:
             f"`CausalLMReadout` should get a model that predicts each next token from those before. Found `{name}`, {kind}. "
             "Write a `Readout` of your own for it: one `Prediction` from a network and a batch."
         )
-
-
-def eager_if_compiled(network: nn.Module, head: nn.Module | None) -> AbstractContextManager[Any]:
-    """Run compiled parts eagerly if ``head`` is inside one of them.
-
-    A hook put on an already compiled module is silently ignored, and one that is there while a module is compiled stays.
-    """
-    compiled = (m for m in network.modules() if m._compiled_call_impl is not None or hasattr(m, "_orig_mod"))
-    inside = head is not None and any(part is head for module in compiled for part in module.modules())
-    return torch.compiler.set_stance("force_eager") if inside else nullcontext()

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from lightning_unlearn.functional.packing import Packed, pack
+from lightning_unlearn.models.layers import base_model, is_compiled
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout, _inside, _labels, _supervised
-from lightning_unlearn.readouts._language_model import base_model, refuse_not_causal
+from lightning_unlearn.readouts._language_model import refuse_not_causal
 from lightning_unlearn.runtime import eval_without_grad
 
 _PLAIN = {"input_ids", "attention_mask", "labels"}
@@ -118,7 +119,7 @@ def _takes_masks(network: nn.Module, length: int) -> bool:
     ]
     if min(windows) < length:
         return False
-    return not any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in network.modules())
+    return not is_compiled(network)
 
 
 def _mask_for(network: nn.Module, visible: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from lightning_unlearn.models.layers import is_compiled, is_tied
+
 
 @contextmanager
 def tied_cheaply(network: nn.Module, head: nn.Module | None) -> Iterator[None]:
@@ -52,22 +54,13 @@ def _is_tied(network: nn.Module, head: nn.Module) -> bool:
         return False
     if torch._C._len_torch_function_stack():  # somebody looks for the calls of `F.linear`
         return False
-    try:
-        embedding = network.get_input_embeddings()  # type: ignore[operator]  # a method of every Hugging Face model
-    except (AttributeError, NotImplementedError):
-        return False
     trained = head.weight.requires_grad and torch.is_grad_enabled()
     plain = not torch.is_autocast_enabled(head.weight.device.type) and not _is_wrapped(network)
-    return getattr(embedding, "weight", None) is head.weight and trained and plain
+    return trained and plain and is_tied(network)
 
 
 def _is_wrapped(network: nn.Module) -> bool:
     from torch.distributed.fsdp import FSDPModule
 
-    return any(
-        isinstance(m, FSDPModule)
-        or type(m).__name__ == "FullyShardedDataParallel"
-        or m._compiled_call_impl is not None
-        or hasattr(m, "_orig_mod")
-        for m in network.modules()
-    )
+    sharded = (isinstance(m, FSDPModule) or type(m).__name__ == "FullyShardedDataParallel" for m in network.modules())
+    return is_compiled(network) or any(sharded)

@@ -1,4 +1,3 @@
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,12 +7,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
+from lightning_unlearn.models.layers import in_adapter, original_name, starts_at_zero
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference
 from lightning_unlearn.runtime import eval_without_grad
-
-_SAVED = re.compile(r"\.modules_to_save\.[^.]+\.")
 
 
 class AdapterDisabled(Reference):
@@ -46,7 +44,7 @@ def why_adapter_is_not_enough(network: nn.Module) -> str | None:
     if not hasattr(network, "peft_config") or not hasattr(network, "disable_adapter"):
         return f"`{type(network).__name__}`, which has no PEFT adapter"
     trained = [name for name, p in network.named_parameters() if p.requires_grad]
-    base = [name for name in trained if "lora_" not in name and "modules_to_save" not in name]
+    base = [name for name in trained if not in_adapter(name)]
     if base:
         return f"{len(base)} trained parameters outside the adapter, `{base[0]}` first"
     # An adapter that was fine-tuned before is part of the original.
@@ -58,8 +56,8 @@ def _changed(network: nn.Module) -> Iterator[str]:
     """Names of parameters that make the adapter more than the identity."""
     params = dict(network.named_parameters())
     for name, p in params.items():
-        start: Tensor = params[_SAVED.sub(".original_module.", name)]
-        if "lora_B" in name or "lora_embedding_A" in name:
+        start: Tensor = params[original_name(name)]
+        if starts_at_zero(name):
             start = torch.zeros_like(p)
         if start is not p and not torch.equal(_whole(p), _whole(start)):
             yield name

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from lightning_unlearn.engine import CapturedRows, CapturingPass, GradientEngine, remember_rng
 from lightning_unlearn.guards.directions._base import Direction
+from lightning_unlearn.models.layers import output_head
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.prediction import Prediction
-from lightning_unlearn.readouts import CausalLMReadout, PackedCausalLMReadout, Readout, output_head
+from lightning_unlearn.readouts import CausalLMReadout, PackedCausalLMReadout, Readout
 from lightning_unlearn.runtime import eval_mode, local
 
 

@@ -3,14 +3,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lightning_unlearn.attacks._layers import Layer
+from lightning_unlearn.models.layers import factor_modules, is_linear, is_transposed, low_rank_factors, name_fits
 from lightning_unlearn.runtime import local
 
 
@@ -26,7 +25,7 @@ class InputLayer:
         weight: ``[out, in]``, or ``[in, out]`` if ``transposed``.
         bias: ``[out]``, if it is trained.
         transposed: Whether inputs come first in the weight.
-        outer: Of an adapter's first factor, the second one, which only sees what the first lets through.
+        outer: The second factor of the adapter, where this is the first. It acts on the first one's outputs only.
     """
 
     name: str
@@ -68,7 +67,7 @@ class InputLayer:
         rows = 1 if self.transposed else 0
         placements = self.weight.placements if isinstance(self.weight, DTensor) else ()
         held = [local(p).shape[rows if p is self.weight else 0] for p in self.parts]
-        # No `is_shard(0)`: shards of shards, as of tensor parallelism with FSDP, are of a class of their own.
+        # `is_shard(rows)` would miss the shards of shards that tensor parallelism with FSDP makes: another class.
         if any(not p.is_replicate() and getattr(p, "dim", None) != rows for p in placements) or len({*held}) > 1:
             raise NotImplementedError(
                 f"`{self.name}` should be sharded over its outputs, with its bias, if at all: what it does to an input is "
@@ -81,8 +80,8 @@ class InputLayer:
 def input_layers(module: nn.Module, trained: Sequence[Tensor], layers: Sequence[str] | None = None) -> list[InputLayer]:
     """Find the layers that can be protected: ``nn.Linear``, the ``Conv1D`` of transformers, and LoRA's first factors.
 
-    Not among them are layers whose weight is not trained, or belongs to another module too, as a head that is tied to an
-    embedding does: what it does elsewhere would not be known.
+    Left out are layers whose weight is not trained, and those that share it with another module, as a head that is tied
+    to an embedding does: a step would change what the other module does, too, and its inputs are not protected.
 
     Args:
         module: Where to look.
@@ -99,8 +98,7 @@ def input_layers(module: nn.Module, trained: Sequence[Tensor], layers: Sequence[
     """
     owners = Counter(id(p) for m in module.modules() for p in m._parameters.values() if p is not None)
     own = {id(p) for p in trained if owners[id(p)] == 1}
-    factors = {id(m) for _, adapter in _adapters(module) for m in _factors(adapter)}
-    found = [*_plain(module, own, factors), *_first_factors(module, own)]
+    found = [*_plain(module, own), *_first_factors(module, own)]
     names = ", ".join(f"`{layer.name}`" for layer in found[:20]) or "none"
     if not found:
         raise ValueError(
@@ -108,49 +106,26 @@ def input_layers(module: nn.Module, trained: Sequence[Tensor], layers: Sequence[
             f"weight is not shared with another module. Found none in `{type(module).__name__}`."
         )
     for pattern in layers or ():
-        if not any(_fits(layer.name, pattern) for layer in found):
+        if not any(name_fits(layer.name, [pattern]) for layer in found):
             raise ValueError(
                 "Each of `layers` should fit the name of a trained linear layer, or a part of it. Found none for "
                 f"{pattern!r}. There are {names}."
             )
-    return [x for x in found if layers is None or any(_fits(x.name, pattern) for pattern in layers)]
+    return [x for x in found if layers is None or name_fits(x.name, layers)]
 
 
-def _plain(module: nn.Module, own: set[int], factors: set[int]) -> Iterator[InputLayer]:
+def _plain(module: nn.Module, own: set[int]) -> Iterator[InputLayer]:
+    factors = factor_modules(module)
     for name, m in module.named_modules():
-        transposed = Layer(name, m).transposed
-        if not (isinstance(m, nn.Linear) or transposed) or id(m) in factors or id(m.weight) not in own:
-            continue
-        bias: Any = m.bias
-        yield InputLayer(name, m, m.weight, bias if id(bias) in own else None, transposed)
+        # A weight that is computed, as weight norm does, is no parameter, and so not among our own.
+        if is_linear(m) and m not in factors and id(m.weight) in own:
+            weight, bias = cast(Tensor, m.weight), cast("Tensor | None", m.bias)
+            yield InputLayer(name, m, weight, bias if id(bias) in own else None, is_transposed(m))
 
 
 def _first_factors(module: nn.Module, own: set[int]) -> Iterator[InputLayer]:
-    for name, adapter in _adapters(module):
-        for key in adapter.active_adapters:
-            if key not in adapter.lora_A or _is_variant(adapter, key):
-                continue
-            inner, outer = adapter.lora_A[key], adapter.lora_B[key]
-            if isinstance(inner, nn.Linear) and id(inner.weight) in own:
-                yield InputLayer(f"{name}.lora_A.{key}", adapter, inner.weight, outer=outer.weight)
-
-
-def _adapters(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    for name, m in module.named_modules():
-        if hasattr(m, "base_layer") and hasattr(m, "active_adapters") and hasattr(m, "lora_A"):
-            yield name, m
-
-
-def _is_variant(adapter: Any, key: str) -> bool:
-    """Such as DoRA, which scales the base layer by what the adapter has become: more than a product is at work."""
-    return key in getattr(adapter, "lora_variant", {}) or bool(adapter.use_dora.get(key))
-
-
-def _factors(adapter: nn.Module) -> Iterator[nn.Module]:
-    for name, child in adapter.named_children():
-        if name != "base_layer":
-            yield from child.modules()
-
-
-def _fits(name: str, pattern: str) -> bool:
-    return any(fnmatch(part, pattern) for part in (name, *name.split(".")))
+    for pair in low_rank_factors(module):
+        if is_linear(pair.first) and id(pair.first.weight) in own:
+            yield InputLayer(
+                pair.name, pair.adapter, cast(Tensor, pair.first.weight), outer=cast(Tensor, pair.second.weight)
+            )

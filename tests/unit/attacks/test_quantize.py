@@ -16,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard
+from torch.nn.utils import prune
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -456,3 +457,19 @@ def test_eight_bits_barely_move_a_real_model_and_two_break_it():
     assert abs(attacked(bits=4, codebook="nf4") - before) < 0.3
     assert attacked(bits=2) > before + 1
     assert loss() == before
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [nn.utils.parametrizations.weight_norm, partial(prune.l1_unstructured, name="weight", amount=3)],
+    ids=["weight norm", "pruned"],
+)
+def test_weights_that_are_computed_are_left_alone_with_a_warning(compute):
+    network = nn.Sequential(compute(nn.Linear(8, 4)), nn.Linear(4, 2))
+    before = everything(network)
+    with pytest.warns(UserWarning, match="`Quantize` leaves 1 layers alone, for their weights are computed in each"):
+        with Quantize(bits=3)(network):
+            assert changed(network, before) == {"1.weight"}
+    assert_unchanged(network, before)
+    with pytest.raises(ValueError, match=r"besides those left out \(1 computed of other parameters\)"):
+        Quantize(bits=3)(network[:1]).__enter__()

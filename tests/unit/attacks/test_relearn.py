@@ -173,3 +173,16 @@ def test_nothing_to_adapt_or_train_is_refused() -> None:
     conv = nn.Conv2d(1, 1, 1)
     with pytest.raises(ValueError, match="should find linear layers to sit on"):
         Relearn()(conv, batches=batches(), loss=loss_of(conv)).__enter__()
+
+
+def test_the_adapter_sits_on_transposed_layers_too() -> None:
+    """GPT-2's layers are `Conv1D`, with weights ``[in, out]``."""
+    from transformers.pytorch_utils import Conv1D
+
+    network, x = nn.Sequential(Conv1D(5, 3), nn.Linear(5, 2)), torch.randn(4, 3)
+    before = network[0](x).detach()
+    with attached_adapter(network, rank=2, seed=0) as factors:
+        assert [tuple(f.shape) for f in factors] == [(2, 3), (5, 2), (2, 5), (2, 2)]
+        nn.init.normal_(factors[1])
+        assert_close(network[0](x), before + x @ factors[0].T @ factors[1].T)
+    assert torch.equal(network[0](x), before)

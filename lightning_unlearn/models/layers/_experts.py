@@ -1,0 +1,49 @@
+"""Experts of a mixture that are fused into one parameter: ``[experts, out, in]``, or ``[experts, in, out]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_unlearn.models.layers._layout import Layout
+
+_OUTPUTS_FIRST, _INPUTS_FIRST = (0, 1, 2), (0, 2, 1)
+_WIDTHS = ("hidden_size", "hidden_dim")
+
+
+def holds_experts(module: nn.Module) -> bool:
+    """Whether a module says that it is of experts."""
+    counts = ("num_experts", "num_local_experts", "n_experts")
+    return "expert" in type(module).__name__.lower() or any(hasattr(module, name) for name in counts)
+
+
+def experts_layouts(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Layout]:
+    """Layouts of those of ``weights`` that have an axis for the experts.
+
+    Which of the other two axes is that of the outputs is read from what transformers 5 says of the class
+    (``is_transposed``), or else from sizes: of the matrix that goes back to the width of the network (``down_proj``) the
+    width is the outputs', of others the inputs'. One that is square is as its neighbours are. If all are, it is not certain.
+    """
+    fused = {name: weight for name, weight in weights.items() if weight.dim() == 3}
+    inputs_first = getattr(module, "is_transposed", None)
+    if not isinstance(inputs_first, bool):
+        told = {_told_by_sizes(module, name, tuple(weight.shape)) for name, weight in fused.items()} - {None}
+        inputs_first = told.pop() if len(told) == 1 else None
+    order = _INPUTS_FIRST if inputs_first else _OUTPUTS_FIRST
+    return {name: Layout("experts", order, stacked=1, is_certain=inputs_first is not None) for name in fused}
+
+
+def _told_by_sizes(module: Any, name: str, shape: tuple[int, ...]) -> bool | None:
+    """Whether inputs come first; ``None`` if sizes do not tell."""
+    _, first, last = shape
+    if first == last:
+        return None
+    if isinstance(getattr(module, "input_size", None), int):
+        return bool(first == module.input_size)
+    width = next((getattr(module, w) for w in _WIDTHS if isinstance(getattr(module, w, None), int)), None)
+    if width not in (first, last):
+        return None
+    width_is_first = first == width
+    return not width_is_first if "down" in name else width_is_first

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+
+def base_model(network: nn.Module) -> nn.Module:
+    """The model itself, out of what PEFT and ``torch.compile`` have wrapped around it.
+
+    Example:
+        >>> network = nn.Linear(1, 1)
+        >>> base_model(network) is network
+        True
+    """
+    network = getattr(network, "_orig_mod", network)
+    if hasattr(network, "peft_config") and hasattr(network, "get_base_model"):
+        network = network.get_base_model()  # type: ignore[operator]  # PeftModel's
+    return getattr(network, "_orig_mod", network)
+
+
+def output_head(network: nn.Module) -> nn.Module | None:
+    """What turns hidden states into logits, with its adapter; ``None`` if the network does not tell."""
+    return _asked(network, "get_output_embeddings")
+
+
+def input_embedding(network: nn.Module) -> nn.Module | None:
+    """What turns tokens into hidden states, with its adapter; ``None`` if the network does not tell."""
+    return _asked(network, "get_input_embeddings")
+
+
+def is_tied(network: nn.Module) -> bool:
+    """Whether the output head and the input embedding compute with one parameter.
+
+    Adapters around either change nothing of that. A trained copy of the head beside the original
+    (``modules_to_save``) is a parameter of its own.
+    """
+    head, embedding = (_plain(module) for module in (output_head(network), input_embedding(network)))
+    weight = getattr(head, "weight", None)
+    return weight is not None and weight is getattr(embedding, "weight", None)
+
+
+def output_heads(network: nn.Module) -> Iterator[nn.Module]:
+    """The modules of the heads of all models inside ``network``, and of whatever is called ``lm_head``."""
+    for name, module in network.named_modules():
+        head = output_head(module)
+        if head is not None:
+            yield from head.modules()
+        if name.split(".")[-1] == "lm_head":
+            yield from module.modules()
+
+
+def _asked(network: nn.Module, method: str) -> nn.Module | None:
+    try:
+        found = getattr(network, method)()  # of every Hugging Face model
+    except (AttributeError, NotImplementedError):
+        return None
+    return found if isinstance(found, nn.Module) else None
+
+
+def _plain(module: Any) -> Any:
+    """The layer that computes, out of its wrappers."""
+    while True:
+        if hasattr(module, "_orig_mod"):
+            module = module._orig_mod
+        elif hasattr(module, "modules_to_save") and hasattr(module, "original_module"):
+            saved = {} if module.disable_adapters else module.modules_to_save
+            active = [key for key in module.active_adapters if key in saved]
+            module = saved[active[0]] if active else module.original_module
+        elif hasattr(module, "base_layer"):
+            module = module.base_layer
+        else:
+            return module

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a weight is to be read as ``[out, in, ...]``, or as several such matrices, one behind the other.
+
+    Args:
+        kind: ``"linear"``, ``"convolution"``, ``"recurrent"``, ``"attention"``, ``"bilinear"``, ``"experts"``,
+            ``"embedding"`` (one row per entry), or ``"other"``: a bare parameter of a module that is not known.
+        order: The axes of the weight in the order ``[stacked..., out, in, ...]``.
+        stacked: How many axes come before the outputs: 1 for experts, and for transposed convolutions in groups.
+        groups: Into how many parts the first axis is split beforehand.
+        is_certain: Whether it is known which axis is which; if not, outputs are taken to come first.
+    """
+
+    kind: str
+    order: tuple[int, ...]
+    stacked: int = 0
+    groups: int = 1
+    is_certain: bool = True
+
+    @property
+    def axes(self) -> int:
+        """How many a weight has that nothing has flattened."""
+        return len(self.order) - (self.groups > 1)
+
+    def view(self, weight: Tensor) -> Tensor:
+        """``weight``, or a part of it with the same axes, ``[stacked..., out, in, ...]``, in the same memory."""
+        split = weight.unflatten(0, (self.groups, -1)) if self.groups > 1 else weight
+        return split.permute(self.order)
+
+    @property
+    def output_axis(self) -> int:
+        """Which axis of the weight itself the outputs are on."""
+        axis = self.order[self.stacked]
+        return axis - 1 if self.groups > 1 and axis else axis

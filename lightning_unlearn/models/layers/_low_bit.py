@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_BITSANDBYTES = ("Params4bit", "Int8Params")
+
+
+def is_low_bit(weight: Any) -> bool:
+    """Whether ``weight`` is stored in few bits, as by bitsandbytes or torchao.
+
+    Example:
+        >>> is_low_bit(torch.ones(2)), is_low_bit(torch.ones(2, dtype=torch.int8))
+        (False, True)
+    """
+    if not isinstance(weight, Tensor):
+        return False
+    # By name: 4-bit weights may be packed into a floating dtype, and bitsandbytes is an optional dependency.
+    is_plain = weight.is_floating_point() or weight.is_complex()
+    return type(weight).__name__ in _BITSANDBYTES or not is_plain or _knows_its_values(weight)
+
+
+def dequantized(weight: Any, module: nn.Module) -> Tensor:
+    """The values that a layer computes with, ``[out, in]``.
+
+    Args:
+        weight: Stored in few bits.
+        module: The layer that holds it. Some of bitsandbytes keep scales in themselves after the first forward pass.
+
+    Raises:
+        NotImplementedError: If it is not known how.
+    """
+    kind = type(weight).__name__
+    if kind == "Params4bit":
+        return _from_4bit(weight, module)
+    if kind == "Int8Params":
+        return _from_int8(weight, module)
+    if _knows_its_values(weight):
+        values: Tensor = weight.dequantize()
+        return values
+    raise NotImplementedError(
+        "Weights in few bits should be those of bitsandbytes, or know `dequantize`, as those of torchao do. Found "
+        f"`{kind}` of {weight.dtype}. Attack or measure a dequantised copy of the model."
+    )
+
+
+def count(parameter: Tensor) -> int:
+    """How many weights ``parameter`` holds; two of 4 bits lie in one byte."""
+    state: Any = getattr(parameter, "quant_state", None)
+    return prod(state.shape) if state is not None else parameter.numel()
+
+
+def _knows_its_values(weight: Tensor) -> bool:
+    # Every tensor has the method; those that are stored in few bits under a floating dtype have one of their own.
+    return type(weight).dequantize is not Tensor.dequantize
+
+
+def _from_4bit(weight: Any, module: Any) -> Tensor:
+    state = weight.quant_state if weight.quant_state is not None else getattr(module, "quant_state", None)
+    if state is None:  # it is packed when it is moved to its device
+        plain: Tensor = weight.data
+        return plain
+    from bitsandbytes.functional import dequantize_4bit
+
+    values: Tensor = dequantize_4bit(weight.data, state)
+    return values
+
+
+def _from_int8(weight: Any, module: Any) -> Tensor:
+    if weight.dtype != torch.int8:
+        plain: Tensor = weight.data
+        return plain
+    scales: Tensor | None = weight.SCB if weight.SCB is not None else getattr(module, "state", weight).SCB
+    if scales is None:
+        raise NotImplementedError("An int8 weight of bitsandbytes should have its scales, `SCB`. Found none.")
+    values: Tensor = weight.data.float() * (scales.float() / 127)[:, None].to(weight.device)
+    return values

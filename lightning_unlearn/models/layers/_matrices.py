@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from lightning_unlearn.models.layers._adapters import adapters_around, factor_modules
+from lightning_unlearn.models.layers._computed import storages
+from lightning_unlearn.models.layers._layouts import bare_layouts, known_layouts
+from lightning_unlearn.models.layers._low_bit import count
+from lightning_unlearn.models.layers._matrix import Matrix
+from lightning_unlearn.models.layers._storage import LowBit, as_it_is
+
+
+def matrices(network: nn.Module) -> list[Matrix]:
+    """Every weight of ``network`` that is a matrix, a stack of matrices, or a convolution; shared ones once.
+
+    Of ``nn.Linear``, the ``Conv1D`` of transformers, convolutions, LSTM, GRU and RNN, ``nn.MultiheadAttention``,
+    embeddings, experts that are fused into one parameter, and bare parameters of more than one axis; as they are, pruned,
+    parametrized (weight norm, spectral norm), or in few bits. Those of adapters are among them, and say so.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2))
+        >>> [(matrix.name, matrix.layout.kind, tuple(matrix.rows().shape)) for matrix in matrices(network)]
+        [('0.weight', 'convolution', (8, 27)), ('2.weight', 'linear', (2, 8))]
+    """
+    found: dict[int, Matrix] = {}
+    for matrix in placed_matrices(network):
+        found.setdefault(matrix.key, matrix)
+    return list(found.values())
+
+
+def placed_matrices(network: nn.Module) -> Iterator[Matrix]:
+    """The same, but shared ones with every layer that uses them.
+
+    Layers whose weight FSDP1 or DeepSpeed has flattened or taken away are among them: see ``Matrix.is_whole``.
+    """
+    around, factors = adapters_around(network), factor_modules(network)
+    for name, module in network.named_modules():
+        if isinstance(module, ParametrizationList):  # it belongs to the weight that is computed of it
+            continue
+        kept, layouts = storages(module), known_layouts(module)
+        bare = {k: s.read() for k, s in kept.items() if k not in layouts and not isinstance(s, LowBit)}
+        for key, layout in {**layouts, **bare_layouts(module, bare)}.items():
+            storage = kept.get(key) or as_it_is(module, key)
+            yield Matrix(name, storage, layout, around.get(module, ()), factors.get(module))
+
+
+def covered_share(network: nn.Module, reached: Iterable[Matrix]) -> float:
+    """Which share of all weights of ``network`` those of some matrices are, from 0 to 1.
+
+    Example:
+        >>> network = nn.Linear(3, 1)
+        >>> covered_share(network, matrices(network))
+        0.75
+    """
+    weights = {p for matrix in reached for p in matrix.parameters}
+    total = sum(count(p) for p in network.parameters())
+    return sum(count(p) for p in weights) / total if total else 0.0
