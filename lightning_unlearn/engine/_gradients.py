@@ -113,7 +113,7 @@ class GradientEngine:
         while True:
             row, losses = self._attempt(loss, batches, params, scale)
             # Of a loss that is not finite itself no scale makes anything: that is for the caller to say.
-            if self.scaler() is None or self._is_finite_everywhere(row) or not self._is_finite_everywhere([losses]):
+            if self.scaler() is None or self.is_finite(row) or not self.is_finite([losses]):
                 break
             scale /= 2
             if scale < _SMALLEST_SCALE:
@@ -173,7 +173,8 @@ class GradientEngine:
         scaler = self.scaler()
         return 1.0 if scaler is None else float(scaler.get_scale())
 
-    def _is_finite_everywhere(self, row: Row) -> bool:
+    def is_finite(self, row: Row) -> bool:
+        """Whether no tensor of ``row`` has an infinity or NaN, in any process; all of them have to ask."""
         infinite = torch.zeros((), device=local(next(t for t in self.module.parameters())).device)
         for tensor in row:
             if tensor is not None:
