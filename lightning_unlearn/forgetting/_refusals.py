@@ -17,9 +17,7 @@ from lightning_unlearn.references import FrozenCopy, Reference
 from lightning_unlearn.transforms import GradientTransform
 
 
-def refuse_settings(
-    *, objective: Any, weight: float, optimizer: Any, projector: Any, transforms: Sequence[Any] | None
-) -> None:
+def refuse_settings(objective: Any, weight: float, optimizer: Any, projector: Any, transforms: Any) -> None:
     """Refuse arguments of `Unlearn` that are of the wrong kind or contradict each other."""
     if not isinstance(objective, Objective):
         raise TypeError(f"`objective` should be an `Objective`, such as `NPO()`. Found `{objective!r}`.")
@@ -47,14 +45,17 @@ def refuse_settings(
             )
 
 
-def refuse_unsupported(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-    """Refuse, by name and with the way out, what gradients cannot be merged under."""
+def refuse_unsupported(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, transforms: Sequence[GradientTransform] = ()
+) -> None:
+    """Refuse, by name and with the way out, what gradients cannot be merged or transformed under."""
     refuse_manual_optimization(pl_module, "Unlearn")
     if strategy_kind(trainer) == "deepspeed":
         raise NotImplementedError(
             "`Unlearn` should be able to read and write `p.grad`. Found `DeepSpeedStrategy`, which keeps gradients inside "
             "its engine. Use `strategy='ddp'`, `'fsdp'`, or `ModelParallelStrategy` (FSDP2)."
         )
+    _refuse_transforms(trainer, transforms)
     if not trainer.fit_loop._data_source.is_defined():
         raise ValueError(
             "`Unlearn` should find retain data: what the fit trains on is what must stay. Found no training data. Give it "
@@ -63,7 +64,7 @@ def refuse_unsupported(trainer: pl.Trainer, pl_module: pl.LightningModule) -> No
         )
 
 
-def refuse_transforms(trainer: pl.Trainer, transforms: Sequence[GradientTransform]) -> None:
+def _refuse_transforms(trainer: pl.Trainer, transforms: Sequence[GradientTransform]) -> None:
     """Refuse transforms of whole matrices where there are none: FSDP1 cuts a flat vector of many of them."""
     needy = [type(transform).__name__ for transform in transforms if transform.needs_whole]
     if needy and strategy_kind(trainer) == "fsdp1":

@@ -30,7 +30,7 @@ class TransformsInOrder:
             transform.attach(module)
 
     def __call__(self, row: Row, params: Sequence[Tensor]) -> Row:
-        """Transform ``row``, unless it is not finite: that is the caller's error to raise, and a transform may fail on it."""
+        """Transform ``row``, unless it is not finite: the caller refuses that by its own error."""
         if self._transforms and self._engine.is_finite(row):
             for transform in self._transforms:
                 row = transform(row, params)

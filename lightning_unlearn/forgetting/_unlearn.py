@@ -5,7 +5,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
@@ -18,22 +17,21 @@ from lightning_unlearn.engine import (
     unscales_by_itself,
     was_skipped,
 )
+from lightning_unlearn.forgetting._forget_batches import ForgetBatches
 from lightning_unlearn.forgetting._forget_loss import ForgetLoss
 from lightning_unlearn.forgetting._forget_source import forget_source
 from lightning_unlearn.forgetting._merger import Merger
-from lightning_unlearn.forgetting._overlap_check import OverlapCheck
 from lightning_unlearn.forgetting._private_step import PrivateStep
 from lightning_unlearn.forgetting._realised_step import RealisedStep
 from lightning_unlearn.forgetting._refusals import (
     refuse_empty_retain,
     refuse_late_copy,
     refuse_settings,
-    refuse_transforms,
     refuse_truncated,
     refuse_unmerged,
     refuse_unsupported,
 )
-from lightning_unlearn.forgetting._supervision_check import SupervisionCheck
+from lightning_unlearn.forgetting._step_log import is_logged, log_step, warn_swallowed
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
@@ -104,9 +102,7 @@ class Unlearn(pl.Callback):
         optimizer: OptimizerCallable | None = None,
         transforms: list[GradientTransform] | None = None,
     ) -> None:
-        refuse_settings(
-            objective=objective, weight=weight, optimizer=optimizer, projector=projector, transforms=transforms
-        )
+        refuse_settings(objective, weight, optimizer, projector, transforms)
         self.objective = objective
         self.readout = readout
         self.projector = projector
@@ -118,7 +114,6 @@ class Unlearn(pl.Callback):
         self.transforms = list(transforms or ())
         self._loss: ForgetLoss | None = None
         self._private: PrivateStep | None = None
-        self._micro_batches = 0
         self._steps = {"merged": 0, "taken": 0}
         self._restored: dict[str, Any] = {}
         self._step_log: dict[str, Tensor] = {}
@@ -139,8 +134,7 @@ class Unlearn(pl.Callback):
         """Refuse what cannot work; see the original model before a checkpoint replaces it."""
         if stage != "fit":
             return
-        refuse_unsupported(trainer, pl_module)
-        refuse_transforms(trainer, self.transforms)
+        refuse_unsupported(trainer, pl_module, self.transforms)
         self._loader, self._order = forget_source(trainer, self.forget)
         self._loss = None
         # Now, because Lightning restores a checkpoint right after `setup`, and then the original is gone. Strategies that
@@ -165,12 +159,11 @@ class Unlearn(pl.Callback):
         self._rewrite = TransformsInOrder(self.transforms, self._engine)
         self._rewrite.attach(pl_module)
         self._merger = Merger(self._engine, self.projector, self.weight, self._rewrite)
-        self._supervision = SupervisionCheck(self._engine, self._loader)
-        self._guard = OverlapCheck(self._attached.readout)
         self._realised = RealisedStep()
         self.objective.to(pl_module.device)
         rank, world_size = data_share(trainer)
         self._stream = ForgetStream(self._loader, order=self._order, seed=self.seed, rank=rank, world_size=world_size)
+        self._batches = ForgetBatches(self._engine, self._stream, self._attached.readout)
         if not self._restore():
             self._attached.sweep(self._engine, self._stream)
         self._handle = trainer.optimizers[0].register_step_post_hook(self._after_step)
@@ -180,9 +173,7 @@ class Unlearn(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Count the micro-batch, and notice forget examples among the retain data."""
-        self._micro_batches += 1
-        if trainer.current_epoch == 0:
-            self._guard.saw_retain(batch)
+        self._batches.saw_retain(batch)
 
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -195,12 +186,8 @@ class Unlearn(pl.Callback):
     ) -> None:
         """Merge, or have it ready: ``.grad`` is accumulated, reduced and unscaled here, and not yet clipped."""
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        batches = [self._engine.to_device(next(self._stream)) for _ in range(self._micro_batches)]
-        self._micro_batches = 0
-        if trainer.current_epoch == 0:
-            self._guard.saw_forget(batches)
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        logged = every > 0 and trainer.global_step % every == 0
+        batches = self._batches.take()
+        logged = is_logged(trainer)
         accumulate = trainer.accumulate_grad_batches
         merger, loss = self._merger, self.forget_loss
         # Fused optimizers unscale inside their step: until then `p.grad` is scaled, and the forget gradient is not.
@@ -210,7 +197,7 @@ class Unlearn(pl.Callback):
             else:
                 row, self._step_log = merger.forget_row(loss, batches, params, accumulate=accumulate)
                 self._private.hold(params, row, measured=logged)
-        self._supervision.check()
+        self._batches.refuse_unsupervised()
         if self._private is not None:
             return
         self._steps["merged"] += 1
@@ -222,22 +209,16 @@ class Unlearn(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log what the step did."""
-        if not self._step_log:
-            return
-        shown = {"unlearn/forget": self._step_log.pop("forget")}
-        if isinstance(outputs, dict) and "loss" in outputs:
-            loss = outputs["loss"].detach().float() * trainer.accumulate_grad_batches
-            shown["unlearn/retain"] = self._engine.average(loss)
-        pl_module.log_dict(shown, prog_bar=True, batch_size=1)
-        pl_module.log_dict({f"unlearn/{name}": value for name, value in self._step_log.items()}, batch_size=1)
-        self._step_log = {}
+        if self._step_log:
+            log_step(pl_module, self._engine, self._step_log, outputs)
+            self._step_log = {}
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prove that forgetting happened: every optimizer step must have been merged into, or been followed by its own."""
         self._detach_hook()
         refuse_unmerged(self._steps)
-        self._supervision.check(is_end=True)
+        self._batches.refuse_unsupervised(is_end=True)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -266,7 +247,7 @@ class Unlearn(pl.Callback):
 
     def forget_loss(self, batch: Any) -> Tensor:
         """The objective on one forget micro-batch."""
-        return self._attached(batch, saw=self._supervision.saw)
+        return self._attached(batch, saw=self._batches.saw_prediction)
 
     @property
     def _attached(self) -> ForgetLoss:
@@ -309,14 +290,9 @@ class Unlearn(pl.Callback):
         else:
             self._steps["merged"] += self._private.take_()
             ratio = self._private.realised
-        if ratio is None:
-            return
-        self._step_log["realised"] = torch.tensor(ratio)
-        if ratio < 0.5:
-            rank_zero_warn(
-                f"The weights took {ratio:.0%} of the length of the step the optimizer asked for: their precision swallows "
-                "small steps. Train float32 weights with `precision='bf16-mixed'`, or use LoRA."
-            )
+        if ratio is not None:
+            self._step_log["realised"] = torch.tensor(ratio)
+            warn_swallowed(ratio)
 
     def _detach_hook(self) -> None:
         if self._handle is not None:

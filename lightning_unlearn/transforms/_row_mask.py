@@ -62,7 +62,8 @@ class RowMask(GradientTransform):
         kept = math.ceil(self.share * units - 1e-9)
         if kept >= units:
             return gradient
-        norms = torch.linalg.vector_norm(gradient.movedim(axis, 0).reshape(units, -1), dim=1, dtype=torch.float32)
+        precise = torch.promote_types(gradient.dtype, torch.float32)
+        norms = torch.linalg.vector_norm(gradient.movedim(axis, 0).reshape(units, -1), dim=1, dtype=precise)
         # Stable, so that processes which transform the same gradient break ties alike.
         masked = norms.argsort(descending=True, stable=True)[kept:]
         return gradient.index_fill_(axis, masked, 0.0)
