@@ -212,8 +212,9 @@ def test_weights_that_are_not_the_networks_are_refused(tmp_path: Path) -> None:
         NegateTaskVector(base="shapes.safetensors")(network())
     with pytest.raises(FileNotFoundError, match="There should be weights at `nowhere`"):
         NegateTaskVector(base="nowhere")(network())
+    (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="should hold a file of weights"):
-        NegateTaskVector(base=str(tmp_path))(network())
+        NegateTaskVector(base=str(tmp_path / "empty"))(network())
     with pytest.raises(ValueError, match="Found neither `base` nor `finetuned`"):
         NegateTaskVector()
 
