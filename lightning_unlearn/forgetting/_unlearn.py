@@ -53,12 +53,11 @@ class Unlearn(pl.Callback):
     the length of the step the weights took over the length of the step the optimizer asked for, measured on one tensor:
     bf16 weights swallow small steps. With ``transforms``, norm and cosine are those of the transformed forget gradient.
 
-    With ``optimizer``, forgetting has an optimizer of its own. The user's then steps along the retain gradient alone, and
-    its state never sees a forget gradient; the other one, over the same parameters, steps right after it along the forget
-    gradient, which was taken at the weights before both. Where a gradient scaler skips the one it skips the other. Learning
-    rate, momentum, decay are those ``optimizer`` is made with: the fit's clipping and scheduler do not concern it (it is
-    ``forget_optimizer`` during the fit, for callbacks that schedule it). ``unlearn/realised`` is then of its step. Its state
-    is in the checkpoint, gathered where it is sharded. A :class:`StepGuard` beside it acts on its step alone.
+    With ``optimizer``, forgetting has an optimizer of its own, over the same parameters. The user's steps along the retain
+    gradient alone, and its state never sees a forget gradient; the other one steps right after it. Both gradients are taken
+    at the weights before the two steps, and a gradient scaler skips both or none. The fit's clipping and scheduler do not
+    concern it (callbacks that schedule it find it as ``forget_optimizer``). ``unlearn/realised`` is then of its step, a
+    :class:`StepGuard` acts on its step alone, and its state is in the checkpoint, gathered where it is sharded.
 
     Args:
         objective: What forgetting minimises.
@@ -140,22 +139,23 @@ class Unlearn(pl.Callback):
         # Now, because Lightning restores a checkpoint right after `setup`, and then the original is gone. Strategies that
         # shard restore later, after `on_fit_start`; and a module that is built in `configure_model` has no weights yet.
         if not trainer.strategy.restore_checkpoint_after_setup and any(True for _ in pl_module.parameters()):
-            self._attach(trainer, pl_module)
+            self._loss = self._original_loss(trainer, pl_module)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Sharded modules, those that are built in ``configure_model``, and the optimizer exist only now."""
+        """Sharded modules, modules that are built in ``configure_model``, and the optimizer exist from here on."""
         refuse_optimizers(trainer, "Unlearn")
         self._engine = GradientEngine(pl_module, trainer)
         if self.optimizer is not None:
             self._private = PrivateStep(self._engine, self.optimizer, trainer.optimizers[0])
         if self._loss is None:
-            self._attach(trainer, pl_module)
-            refuse_late_copy(trainer, self._attached.reference)
+            self._loss = self._original_loss(trainer, pl_module)
+            refuse_late_copy(trainer, self._loss.reference)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the forget stream, cache what the reference needs, and take up where a checkpoint left off."""
+        assert self._loss is not None, "`on_fit_start` was called"
         self._rewrite = TransformsInOrder(self.transforms, self._engine)
         self._rewrite.attach(pl_module)
         self._merger = Merger(self._engine, self.projector, self.weight, self._rewrite)
@@ -163,9 +163,9 @@ class Unlearn(pl.Callback):
         self.objective.to(pl_module.device)
         rank, world_size = data_share(trainer)
         self._stream = ForgetStream(self._loader, order=self._order, seed=self.seed, rank=rank, world_size=world_size)
-        self._batches = ForgetBatches(self._engine, self._stream, self._attached.readout)
+        self._batches = ForgetBatches(self._engine, self._stream, self._loss.readout)
         if not self._restore():
-            self._attached.sweep(self._engine, self._stream)
+            self._loss.sweep(self._engine, self._stream)
         self._handle = trainer.optimizers[0].register_step_post_hook(self._after_step)
 
     @override
@@ -247,15 +247,11 @@ class Unlearn(pl.Callback):
 
     def forget_loss(self, batch: Any) -> Tensor:
         """The objective on one forget micro-batch."""
-        return self._attached(batch, saw=self._batches.saw_prediction)
-
-    @property
-    def _attached(self) -> ForgetLoss:
         assert self._loss is not None, "the fit has started"
-        return self._loss
+        return self._loss(batch, saw=self._batches.saw_prediction)
 
-    def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._loss = ForgetLoss(self.objective, pl_module, self.readout, self.reference, strategy_kind(trainer))
+    def _original_loss(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> ForgetLoss:
+        return ForgetLoss(self.objective, pl_module, self.readout, self.reference, strategy_kind(trainer))
 
     def _parts(self) -> dict[str, Any]:
         """All that has a state of its own, by its name in the checkpoint."""
@@ -266,7 +262,7 @@ class Unlearn(pl.Callback):
             "optimizer": self._private if self._steps["merged"] else None,
             "transforms": self._rewrite if hasattr(self, "_rewrite") else None,
         }
-        # A private optimizer has nothing to save before the first step; asked for its sharded state, torch would take one.
+        # Before its first step a private optimizer has no state; asked for a sharded one, torch would take a step.
         return {name: part for name, part in parts.items() if part is not None}
 
     def _restore(self) -> bool:

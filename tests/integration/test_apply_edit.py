@@ -10,6 +10,7 @@ import pytest
 import torch
 from _modules import HostileModule, SomebodysModule, loader, quiet
 from _ranks import run_ranks
+from jsonargparse import ArgumentParser
 from lightning.pytorch.strategies import ModelParallelStrategy
 from test_distributed import FSDP1OnCPU, Sharded, whole
 from torch import Tensor, nn
@@ -180,3 +181,12 @@ def test_what_cannot_be_edited_is_refused() -> None:
             quiet(callbacks=[edit()], strategy=strategy, devices=world).fit(SomebodysModule(), loader(seed=1))
 
     run_ranks(attempt)
+
+
+def test_it_can_be_written_in_yaml() -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(pl.Callback, "callback")
+    init = {"class_path": "lightning_unlearn.edits.NegateTaskVector", "init_args": {"base": "before", "scale": 0.2}}
+    given = {"class_path": "lightning_unlearn.callbacks.ApplyEdit", "init_args": {"edit": init}}
+    built = parser.instantiate_classes(parser.parse_object({"callback": given})).callback
+    assert built.edit.settings() == {"base": "before", "finetuned": None, "scale": 0.2}

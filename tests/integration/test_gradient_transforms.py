@@ -10,10 +10,13 @@ import torch
 from _language_models import family
 from _modules import SomebodysModule, examples, loader, quiet
 from _ranks import run_ranks
+from jsonargparse import ArgumentParser
 from test_distributed import STRATEGIES, FSDP1OnCPU, whole
 from test_precision import scaled
 from test_private_optimizer import OWN
 from test_step_guard import language
+from test_tensor_parallel import Plain, TensorParallel
+from test_tensor_parallel import strategy as tensor_parallel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -164,22 +167,29 @@ def test_an_infinite_gradient_is_refused_by_its_own_error_before_a_transform_see
         fit(Unlearn(Endless(), forget=loader(seed=2), transforms=[Refuses()]))
 
 
+class Keep(GradientTransform):
+    """Changes nothing, and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.row: list[Tensor] = []
+
+    def of(self, gradient: Tensor, param: Tensor) -> Tensor:
+        self.row.append(gradient.clone())
+        return gradient
+
+
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 def test_the_factors_of_an_adapter_are_masked_and_the_base_stays() -> None:
     network = family("llama", lora=True)
     base = {n: p.detach().clone() for n, p in network.named_parameters() if not p.requires_grad}
-    rows: list[Tensor] = []
-
-    class Keep(GradientTransform):
-        def of(self, gradient: Tensor, param: Tensor) -> Tensor:
-            rows.append(gradient.clone())
-            return gradient
-
-    unlearn = Unlearn(Bounded(GradientAscent(), bound=8.0), forget=language(1), transforms=[RowMask(0.5), Keep()])
+    before, after = Keep(), Keep()
+    transforms = [before, RowMask(SHARE), after]
+    unlearn = Unlearn(Bounded(GradientAscent(), bound=8.0), forget=language(1), transforms=transforms)
     quiet(callbacks=[unlearn], max_steps=1).fit(UnlearningModule(network), language(0))
     assert all(torch.equal(p, base[n]) for n, p in network.named_parameters() if not p.requires_grad)
-    assert rows
-    assert all(int(t.any(1).sum()) <= -(-len(t) // 2) for t in rows)
+    assert len(before.row) == sum(p.requires_grad for p in network.parameters())
+    for gradient, masked in zip(before.row, after.row, strict=True):
+        assert torch.equal(masked, masked_by_hand(gradient))
 
 
 class Mean(GradientTransform):
@@ -258,3 +268,54 @@ def test_what_is_no_list_of_transforms_is_refused() -> None:
         callback(transforms=RowMask(SHARE))
     with pytest.raises(TypeError, match=r"`transforms` should be a list .*Found `'RowMask'` in it"):
         callback(transforms=["RowMask"])
+
+
+def test_tensor_parallel_processes_mask_what_one_would() -> None:
+    def parallel_fit(parallel: bool) -> dict[str, Tensor]:
+        module = TensorParallel() if parallel else Plain()
+        options = {"strategy": tensor_parallel(), "devices": 2} if parallel else {}
+        quiet(callbacks=[callback()], use_distributed_sampler=False, **options).fit(module, loader(seed=1))
+        return whole(module, None)
+
+    expected = parallel_fit(False)
+    for parameters in run_ranks(lambda rank, world: parallel_fit(True)):
+        for name, value in expected.items():
+            assert_close(parameters[name], value, rtol=0, atol=2e-6, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_a_state_of_shards_resumes_each_process_with_its_own(tmp_path: Path) -> None:
+    def fsdp2_fit(epochs: int, resumed: bool = False) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+        mean, path = Mean(), tmp_path / "first.ckpt"
+        trainer = quiet(
+            callbacks=[callback(transforms=[RowMask(SHARE), mean])],
+            strategy=STRATEGIES["fsdp2"][1](),
+            devices=2,
+            max_epochs=epochs,
+        )
+        module = STRATEGIES["fsdp2"][0]("sgd")
+        module.unused.requires_grad_(
+            False
+        )  # torch does not load the state of an optimizer that has none of a parameter
+        trainer.fit(module, DataLoader(examples(1), batch_size=4), ckpt_path=path if resumed else None)
+        if epochs == 1:
+            trainer.save_checkpoint(path)
+        return whole(module, None), mean.means
+
+    expected = run_ranks(lambda rank, world: fsdp2_fit(2))
+    run_ranks(lambda rank, world: fsdp2_fit(1))
+    resumed = run_ranks(lambda rank, world: fsdp2_fit(2, resumed=True))
+    for (parameters, means), (there, means_there) in zip(expected, resumed, strict=True):
+        assert all(torch.equal(there[name], value) for name, value in parameters.items())
+        assert all(torch.equal(means_there[number], value) for number, value in means.items())
+    one, other = expected[0][1], expected[1][1]
+    assert any(not torch.equal(one[number], other[number]) for number in one)  # they are different shards
+
+
+def test_it_can_be_written_in_yaml() -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(Unlearn, "callback")
+    transforms = [{"class_path": "lightning_unlearn.transforms.RowMask", "init_args": {"share": 0.2}}]
+    objective = {"class_path": "lightning_unlearn.GradientAscent"}
+    given = {"class_path": "lightning_unlearn.Unlearn", "init_args": {"objective": objective, "transforms": transforms}}
+    built = parser.instantiate_classes(parser.parse_object({"callback": given})).callback
+    assert str(built.transforms) == "[RowMask(share=0.2)]"
