@@ -103,7 +103,7 @@ class Edit(ABC):
         changes: list[Tensor] = []
         values = self.new_values(network, forget=forget, retain=retain, readout=readout, engine=engine)
         for name, value in values:
-            self._refuse(name, value, params)
+            self._refuse(name, value, params, engine)
             changes.append(_write_(params[name], value))
             written.append(params[name])
         reshard(network)
@@ -114,7 +114,7 @@ class Edit(ABC):
         plain = (bool, int, float, str, type(None))
         return {k: v for k, v in vars(self).items() if isinstance(v, plain) and not k.startswith("_")}
 
-    def _refuse(self, name: str, value: Tensor, params: dict[str, nn.Parameter]) -> None:
+    def _refuse(self, name: str, value: Tensor, params: dict[str, nn.Parameter], engine: GradientEngine) -> None:
         kind = type(self).__name__
         if name not in params:
             raise ValueError(f"`{kind}` should change parameters of the network. Found none of the name `{name}`.")
@@ -124,7 +124,8 @@ class Edit(ABC):
                 f"{params[name].dtype}. Found {tuple(value.shape)} of {value.dtype}. Weights that are stored in few bits "
                 "cannot be edited: load the network without quantization."
             )
-        if not bool(local(value).isfinite().all()):
+        # Asked of all processes: if only the one with the infinity stopped, the others would wait for it for ever.
+        if not engine.is_finite([value]):
             raise FloatingPointError(f"`{kind}` should give finite values. Found NaN or infinity for `{name}`.")
 
     def _record(self, changes: list[Tensor], written: list[Tensor], engine: GradientEngine) -> EditRecord:
@@ -143,7 +144,7 @@ def _write_(param: Tensor, value: Tensor) -> Tensor:
     """Write, in place; ``[3]`` float64: how many elements changed, and squared lengths of the change and of what was."""
     here = local(param)
     new = local(value) if isinstance(value, DTensor) else local(sharded_like(value.to(here.device), param))
-    before = here.double()
+    before = here.to(torch.float64, copy=True)
     here.copy_(new)  # rounds to the parameter's precision, so what is measured is what was taken
     after = here.double()
     return torch.stack([(after != before).sum().double(), (after - before).square().sum(), before.square().sum()])
