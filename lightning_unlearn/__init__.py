@@ -2,6 +2,7 @@
 
 from lightning_unlearn.attacks import Attack, Quantize, Relearn
 from lightning_unlearn.callbacks import (
+    ApplyEdit,
     FinetuneFirst,
     RecoveryCheck,
     SavePretrained,
@@ -12,6 +13,7 @@ from lightning_unlearn.callbacks import (
     unlearning,
 )
 from lightning_unlearn.data import ForgetRetainData, QuestionAnswerData
+from lightning_unlearn.edits import Edit, NegateTaskVector
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization, KnowledgeMetric, TokenNLL
 from lightning_unlearn.models import LoRA, PretrainedCausalLM, TinyCausalLM
 from lightning_unlearn.module import UnlearningModule
@@ -31,12 +33,15 @@ from lightning_unlearn.projectors import HalfSpace, Orthogonal, PCGrad, Projecto
 from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout, PackedCausalLMReadout, Readout
 from lightning_unlearn.references import AdapterDisabled, CachedLogLikelihood, FrozenCopy, Reference
 from lightning_unlearn.report import RobustnessReport
+from lightning_unlearn.selectors import Selector
+from lightning_unlearn.transforms import GradientTransform, RowMask
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AdapterDisabled",
     "AnswerProbability",
+    "ApplyEdit",
     "Attack",
     "Bounded",
     "CachedLogLikelihood",
@@ -44,6 +49,7 @@ __all__ = [
     "ClassificationReadout",
     "CrossEntropy",
     "DPO",
+    "Edit",
     "ExactMemorization",
     "FrozenCopy",
     "GradientAscent",
@@ -52,6 +58,7 @@ __all__ = [
     "KnowledgeMetric",
     "LoRA",
     "NPO",
+    "NegateTaskVector",
     "Objective",
     "Orthogonal",
     "PCGrad",
@@ -67,12 +74,15 @@ __all__ = [
     "Reference",
     "Relearn",
     "RobustnessReport",
+    "RowMask",
     "SavePretrained",
+    "Selector",
     "SimNPO",
     "ForgetRetainData",
     "StepGuard",
     "SubspaceGuard",
     "FinetuneFirst",
+    "GradientTransform",
     "TinyCausalLM",
     "TokenNLL",
     "TorchJD",

@@ -1,5 +1,6 @@
 """Everything a Trainer takes; those that are small live here."""
 
+from lightning_unlearn.callbacks._apply_edit import ApplyEdit
 from lightning_unlearn.callbacks._attach import unlearning
 from lightning_unlearn.callbacks._finetune_first import FinetuneFirst
 from lightning_unlearn.callbacks._save_pretrained import SavePretrained
@@ -9,6 +10,7 @@ from lightning_unlearn.forgetting import Unlearn
 from lightning_unlearn.guards import StepGuard, SubspaceGuard
 
 __all__ = [
+    "ApplyEdit",
     "FinetuneFirst",
     "RecoveryCheck",
     "RefusalCheck",

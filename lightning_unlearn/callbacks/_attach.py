@@ -12,6 +12,7 @@ from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references import Reference
+from lightning_unlearn.transforms import GradientTransform
 
 if TYPE_CHECKING:
     Module = pl.LightningModule | dict[str, Any]
@@ -31,6 +32,7 @@ def unlearning(
     weight: float = 1.0,
     seed: int = 0,
     optimizer: OptimizerCallable | None = None,
+    transforms: list[GradientTransform] | None = None,
 ) -> pl.LightningModule:
     """Give an existing LightningModule what it needs to forget, and give the same object back.
 
@@ -49,6 +51,7 @@ def unlearning(
         weight: Factor on the forget gradient, positive.
         seed: Seed of the order of the forget data, as in :class:`Unlearn`.
         optimizer: From parameters to the optimizer of forgetting alone, as in :class:`Unlearn`.
+        transforms: What rewrites the forget gradient before it is merged, as in :class:`Unlearn`.
 
     Returns:
         ``module`` itself.
@@ -66,7 +69,7 @@ def unlearning(
         ['Unlearn']
     """
     built: pl.LightningModule = build(module, pl.LightningModule)
-    unlearn = Unlearn(objective, readout, projector, reference, weight, forget, seed, optimizer)
+    unlearn = Unlearn(objective, readout, projector, reference, weight, forget, seed, optimizer, transforms)
     object.__setattr__(built, "configure_callbacks", _Bring([unlearn, *(checks or [])], built.configure_callbacks))
     return built
 

@@ -19,6 +19,7 @@ from lightning_unlearn.engine._trainer import (
     refuse_tensor_parallel,
 )
 from lightning_unlearn.engine._unscaled import unscaled, unscales_by_itself, was_skipped
+from lightning_unlearn.engine._whole import gathered, sharded_like, with_local
 
 __all__ = [
     "CapturedRows",
@@ -30,18 +31,19 @@ __all__ = [
     "adds_in_place",
     "callbacks_of",
     "combine_",
+    "gathered",
     "gradients_set_aside",
     "inner_products",
     "is_fsdp1",
     "isolated",
     "load_optimizer_state",
-    "without_logging",
     "optimizer_state",
     "own_share",
     "refuse_manual_optimization",
     "refuse_optimizers",
     "refuse_tensor_parallel",
     "remember_rng",
+    "sharded_like",
     "sharding_groups",
     "strategy_kind",
     "sum_by_scope",
@@ -49,4 +51,6 @@ __all__ = [
     "unscales_by_itself",
     "was_skipped",
     "with_all_ranks",
+    "with_local",
+    "without_logging",
 ]

@@ -25,8 +25,8 @@ def add_gradient_(
 ) -> tuple[Tensor, Tensor | None]:
     """Add ``weight`` times the gradient of ``loss`` to ``p.grad``, tensor by tensor, as backward brings it.
 
-    What :meth:`GradientEngine.row` and :func:`combine_` do, without ever holding a second gradient: each tensor is added to
-    the gradient set aside, and let go, before the next one is there.
+    The result of :meth:`GradientEngine.row` and :func:`combine_`, without ever holding a second gradient: as soon as
+    backward has a tensor, it is added to the gradient that was set aside, and freed.
 
     Args:
         engine: How passes are run.
@@ -49,6 +49,7 @@ def add_gradient_(
         >>> layer.weight.grad.tolist(), gramian.tolist()
         ([[1.5, 2.0]], [[5.0, 3.0], [3.0, 2.0]])
     """
+    # `engine.backward` takes `p.grad` off and puts it back: what is to stay is written to `p.grad` after it has.
     aside = {p: p.grad for p in params}
     gramian = torch.zeros(2, 2, dtype=torch.float64, device=params[0].device)
     if measured:
@@ -74,7 +75,8 @@ def add_gradient_(
     for p, grad in aside.items():
         p.grad = grad
     gramian[1, 0] = gramian[0, 1]
-    # Re-entrant checkpointing brings parts, whose products are not the whole's.
+    # Re-entrant activation checkpointing calls the hook several times for one tensor, each time with a part of its
+    # gradient. The sum is right, but products of parts do not add up to the product of the whole.
     return value, gramian if measured and len(set(brought)) == len(brought) else None
 
 

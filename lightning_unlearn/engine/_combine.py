@@ -22,6 +22,7 @@ def combine_(params: Sequence[Tensor], rows: Sequence[Row], weights: Sequence[fl
         tensor([1., 2.])
     """
     for i, param in enumerate(params):
+        # The last row may be `p.grad` itself, so it is the one that is added to: nothing is copied.
         *others, last = [(row[i], weight) for row, weight in zip(rows, weights, strict=True)]
         total, weight = last
         if total is not None and weight != 1:

@@ -68,7 +68,7 @@ class GradientEngine:
         return self.trainer.strategy.batch_to_device(batch, device=self.trainer.strategy.root_device, dataloader_idx=0)
 
     def forward(self, function: Callable[[Any], T], batch: Any) -> T:
-        """Call ``function(batch)``, which runs the module or a part of it, as the strategy needs it called."""
+        """``function(batch)``, called in the way the strategy needs; it runs the module or a part of it."""
         if self.trainer is None:
             return function(batch)
         strategy = self.trainer.strategy
@@ -112,8 +112,8 @@ class GradientEngine:
         scale = self._loss_scale()
         while True:
             row, losses = self._attempt(loss, batches, params, scale)
-            # Of a loss that is not finite itself no scale makes anything: that is for the caller to say.
-            if self.scaler() is None or self._is_finite_everywhere(row) or not self._is_finite_everywhere([losses]):
+            # A loss that is itself not finite stays so at any scale: the caller refuses it.
+            if self.scaler() is None or self.is_finite(row) or not self.is_finite([losses]):
                 break
             scale /= 2
             if scale < _SMALLEST_SCALE:
@@ -124,6 +124,7 @@ class GradientEngine:
         for tensor in row:
             if tensor is not None and scale * divisor != 1:
                 tensor.div_(scale * divisor)
+        # DDP's reducer has not seen this gradient, since its wrapper was not called. Sharded ones were reduced in backward.
         self._average_(row, params)
         return row, self.average(losses)
 
@@ -161,6 +162,7 @@ class GradientEngine:
         with gradients_set_aside(self.module, params), torch.enable_grad():
             for batch in batches:
                 value = self.forward(loss, batch)
+                # Gradients of several micro-batches add up in `p.grad`, as they do in the user's own accumulation.
                 (value * scale).backward()
                 losses.append(value.detach().float())
             return [p.grad for p in params], torch.stack(losses)
@@ -173,7 +175,8 @@ class GradientEngine:
         scaler = self.scaler()
         return 1.0 if scaler is None else float(scaler.get_scale())
 
-    def _is_finite_everywhere(self, row: Row) -> bool:
+    def is_finite(self, row: Row) -> bool:
+        """Whether no tensor of ``row`` has an infinity or NaN, in any process; all of them have to ask."""
         infinite = torch.zeros((), device=local(next(t for t in self.module.parameters())).device)
         for tensor in row:
             if tensor is not None:

@@ -53,7 +53,8 @@ class ObservedGradient:
             return
         there: Row = [None if p.grad is None else local(p.grad).detach() for p in self._params]
         if is_last:
-            # Under DDP this is the mean over ranks of all micro-batches; what came before was not reduced yet.
+            # Under DDP, `p.grad` now is the mean over ranks of all micro-batches together. What the earlier ones brought was
+            # averaged here, by hand; the difference is the last one's.
             own = there if self._reduced is None else _sum(there, self._reduced, -1)
             self._rows.append(self._kept(own))
             return

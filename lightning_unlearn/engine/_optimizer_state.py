@@ -11,7 +11,8 @@ from lightning_unlearn.engine._set_aside import gradients_set_aside
 def optimizer_state(engine: GradientEngine, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """State of an optimizer the trainer knows nothing of, in torch's own form, whatever the strategy.
 
-    Shards are gathered: all ranks have to ask. Only what the first is given is then the state; a checkpoint holds that.
+    Shards are gathered, so all ranks have to call it. The first one is given the state, which a checkpoint holds; the
+    others are given nothing.
 
     Example:
         >>> layer = torch.nn.Linear(2, 1, bias=False)

@@ -13,7 +13,7 @@ def gradients_set_aside(module: nn.Module, params: Iterable[Tensor] = ()) -> Ite
 
     Args:
         module: Whose parameters are meant.
-        params: And which others: an adapter that is held outside of ``module``.
+        params: Further parameters, such as those of an adapter that is held outside of ``module``.
 
     Example:
         >>> import torch
@@ -39,6 +39,7 @@ def gradients_set_aside(module: nn.Module, params: Iterable[Tensor] = ()) -> Ite
 @contextmanager
 def without_logging(module: nn.Module) -> Iterator[None]:
     """Let ``self.log`` and ``self.log_dict`` of a LightningModule do nothing: extra passes are not the user's."""
+    # Set on the instance, where they hide the class's methods; a module that has its own there gets them back.
     attributes = module.__dict__
     before: dict[str, Any] = {name: attributes[name] for name in ("log", "log_dict") if name in attributes}
     attributes["log"] = attributes["log_dict"] = _ignore

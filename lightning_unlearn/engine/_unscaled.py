@@ -36,6 +36,7 @@ def unscaled(engine: GradientEngine, optimizer: torch.optim.Optimizer, params: S
         yield
         return
     scale = float(engine.scaler().get_scale())
+    # Infinities stay infinite, so the optimizer still finds them and leaves the step out.
     _multiply_(params, 1 / scale)
     yield
     _multiply_(params, scale)

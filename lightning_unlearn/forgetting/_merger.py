@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.engine import GradientEngine, Row, add_gradient_, adds_in_place, combine_
+from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
 from lightning_unlearn.projectors import ObservingProjector, Projector
 
 BatchLoss = Callable[[Any], Tensor]
@@ -19,18 +20,27 @@ class Merger:
         engine: How extra passes are run.
         projector: How the two are merged; ``None`` for their sum.
         weight: Of the forget gradient.
+        transforms: What rewrites the forget gradient first.
     """
 
-    def __init__(self, engine: GradientEngine, projector: Projector | None, weight: float) -> None:
+    def __init__(
+        self,
+        engine: GradientEngine,
+        projector: Projector | None,
+        weight: float,
+        transforms: TransformsInOrder | None = None,
+    ) -> None:
         self._engine = engine
         self._projector = projector
         self._weight = weight
+        self._transforms = transforms
         self._retain_losses: list[Tensor] = []
 
     def saw_retain(self, loss: Tensor, accumulate: int) -> None:
         """Keep the retain loss as the user computed it, for projectors that go by it."""
         if isinstance(self._projector, ObservingProjector):
-            scaler = self._engine.scaler()  # which has multiplied it already, as the trainer has divided it
+            # The loss on its way to backward: divided by the trainer, and multiplied by the gradient scaler.
+            scaler = self._engine.scaler()
             factor = accumulate / (1.0 if scaler is None else float(scaler.get_scale()))
             self._retain_losses.append(loss.detach().float() * factor)
 
@@ -48,13 +58,13 @@ class Merger:
 
         Returns:
             ``forget``, the mean loss over micro-batches and ranks; and, if known, ``forget_norm``, ``retain_norm`` and
-            ``cosine`` of the two gradients.
+            ``cosine`` of the two gradients, the forget gradient as transformed.
 
         Raises:
             FloatingPointError: If the loss or a gradient is not finite, except where a gradient scaler skips the step.
         """
-        if self._projector is None and adds_in_place(self._engine, len(batches)):
-            # Without a projector the rows need not be told apart: one gradient's worth of memory, not two.
+        if self._projector is None and not self._transforms and adds_in_place(self._engine, len(batches)):
+            # Nobody wants to see the forget gradient by itself: one gradient's worth of memory, not two.
             weight = self._weight / accumulate
             mean, gramian = add_gradient_(self._engine, loss, batches[0], params, weight=weight, measured=measured)
             norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
@@ -63,10 +73,10 @@ class Merger:
             mean, gramian = self._combine_(loss, batches, params, accumulate)
         return {"forget": mean, **({} if gramian is None else _geometry(gramian))}
 
-    def apart(
+    def forget_row(
         self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], *, accumulate: int
     ) -> tuple[Row, dict[str, Tensor]]:
-        """The forget gradient times its weight, and what :meth:`merge_` returns; ``p.grad`` is what it was."""
+        """The transformed forget gradient times its weight, and what :meth:`merge_` returns; ``p.grad`` is what it was."""
         forget, _, gramian, mean = self._rows(loss, batches, params, accumulate)
         if self._weight != 1:
             forget = [None if t is None else t.mul_(self._weight) for t in forget]
@@ -76,7 +86,8 @@ class Merger:
         self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], accumulate: int
     ) -> tuple[Tensor, Tensor]:
         forget, retain, gramian, mean = self._rows(loss, batches, params, accumulate)
-        if bool(gramian.isfinite().all()):  # else the gradient scaler has seen the infinity, and will skip this step
+        # Only the retain gradient can be infinite here, and only under a gradient scaler: it will skip this step.
+        if bool(gramian.isfinite().all()):
             self._show_losses(mean)
             combine_(params, [forget, retain], self._weights(gramian))
         self._retain_losses.clear()
@@ -87,6 +98,8 @@ class Merger:
     ) -> tuple[Row, Row, Tensor, Tensor]:
         """Forget row, retain row, their Gramian, and the forget loss."""
         forget, losses = self._engine.row(loss, batches, params, divisor=accumulate)
+        if self._transforms:
+            forget = self._transforms(forget, params)
         retain: Row = [p.grad for p in params]
         gramian = self._engine.gramian([forget, retain], params)
         self._refuse_not_finite(losses.mean(), gramian)

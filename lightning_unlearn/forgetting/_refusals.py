@@ -2,28 +2,96 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from lightning_unlearn.engine import refuse_manual_optimization, strategy_kind
+from lightning_unlearn.objectives import Objective
+from lightning_unlearn.references import FrozenCopy, Reference
+from lightning_unlearn.transforms import GradientTransform
 
 
-def refuse_unsupported(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-    """Refuse, by name and with the way out, what gradients cannot be merged under."""
+def refuse_settings(objective: Any, weight: float, optimizer: Any, projector: Any, transforms: Any) -> None:
+    """Refuse arguments of `Unlearn` that are of the wrong kind or contradict each other."""
+    if not isinstance(objective, Objective):
+        raise TypeError(f"`objective` should be an `Objective`, such as `NPO()`. Found `{objective!r}`.")
+    if not 0 < weight < math.inf:
+        raise ValueError(
+            "`weight` should be positive and finite: it is the sign of `objective` that says forget. Found "
+            f"`weight = {weight}`."
+        )
+    if optimizer is not None and (isinstance(optimizer, torch.optim.Optimizer) or not callable(optimizer)):
+        raise TypeError(
+            "`optimizer` should make an optimizer from parameters, as `torch.optim.SGD` does, or `lambda params: "
+            f"torch.optim.SGD(params, lr=1e-2)`. Found `{type(optimizer).__name__}`."
+        )
+    if optimizer is not None and projector is not None:
+        raise ValueError(
+            f"`projector` should have two gradients to merge. Found `projector = {projector!r}` and an `optimizer`, "
+            "which steps along the forget gradient alone. Leave out one of them; to protect its step, add "
+            "`StepGuard(NoChange())` to the callbacks."
+        )
+    for transform in [transforms] if isinstance(transforms, GradientTransform) else transforms or ():
+        if transform is transforms or not isinstance(transform, GradientTransform):
+            raise TypeError(
+                "`transforms` should be a list of `GradientTransform`s, such as `[RowMask(share=0.1)]`. Found "
+                f"`{transform!r}`{'' if transform is transforms else ' in it'}."
+            )
+
+
+def refuse_unsupported(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, transforms: Sequence[GradientTransform] = ()
+) -> None:
+    """Refuse, by name and with the way out, what gradients cannot be merged or transformed under."""
     refuse_manual_optimization(pl_module, "Unlearn")
     if strategy_kind(trainer) == "deepspeed":
         raise NotImplementedError(
             "`Unlearn` should be able to read and write `p.grad`. Found `DeepSpeedStrategy`, which keeps gradients inside "
             "its engine. Use `strategy='ddp'`, `'fsdp'`, or `ModelParallelStrategy` (FSDP2)."
         )
+    _refuse_transforms(trainer, transforms)
     if not trainer.fit_loop._data_source.is_defined():
         raise ValueError(
             "`Unlearn` should find retain data: what the fit trains on is what must stay. Found no training data. Give it "
             "some: `trainer.fit(module, datamodule=ForgetRetainData(retain=..., forget=...))`, or "
             "`trainer.fit(module, retain)`."
+        )
+
+
+def _refuse_transforms(trainer: pl.Trainer, transforms: Sequence[GradientTransform]) -> None:
+    """Refuse transforms of whole matrices where there are none: FSDP1 cuts a flat vector of many of them."""
+    needy = [type(transform).__name__ for transform in transforms if transform.needs_whole]
+    if needy and strategy_kind(trainer) == "fsdp1":
+        raise NotImplementedError(
+            f"`{needy[0]}` should see whole matrices. Found `FSDPStrategy` (FSDP1), which flattens them. Use "
+            "`ModelParallelStrategy` (FSDP2), `strategy='ddp'`, or leave it out of `Unlearn(transforms=...)`."
+        )
+
+
+def refuse_late_copy(trainer: pl.Trainer, reference: Reference | None) -> None:
+    """Refuse to copy the original where a checkpoint has replaced it already."""
+    restored = trainer.ckpt_path is not None and not trainer.strategy.restore_checkpoint_after_setup
+    if restored and isinstance(reference, FrozenCopy):
+        raise NotImplementedError(
+            "`FrozenCopy` should see the original weights before the checkpoint replaces them. Found a module that "
+            "is built in `configure_model`, after which the checkpoint is restored at once. Build the network in "
+            "`__init__`, or use LoRA with `AdapterDisabled()`."
+        )
+
+
+def refuse_unmerged(steps: Mapping[str, int]) -> None:
+    """Refuse to call it forgetting if optimizer steps went by without a forget gradient."""
+    if steps["merged"] < steps["taken"]:
+        raise RuntimeError(
+            f"Every optimizer step should carry a forget gradient. Found {steps['taken']} steps, of which "
+            f"{steps['merged']} did: `on_before_optimizer_step` was not called. Does `optimizer_step` or "
+            "`backward` of your module bypass it?"
         )
 
 

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.data import DataSource, ForgetStream
@@ -20,18 +17,28 @@ from lightning_unlearn.engine import (
     unscales_by_itself,
     was_skipped,
 )
+from lightning_unlearn.forgetting._forget_batches import ForgetBatches
+from lightning_unlearn.forgetting._forget_loss import ForgetLoss
 from lightning_unlearn.forgetting._forget_source import forget_source
 from lightning_unlearn.forgetting._merger import Merger
-from lightning_unlearn.forgetting._overlap_check import OverlapCheck
 from lightning_unlearn.forgetting._private_step import PrivateStep
 from lightning_unlearn.forgetting._realised_step import RealisedStep
-from lightning_unlearn.forgetting._refusals import refuse_empty_retain, refuse_truncated, refuse_unsupported
-from lightning_unlearn.forgetting._supervision_check import SupervisionCheck
+from lightning_unlearn.forgetting._refusals import (
+    refuse_empty_retain,
+    refuse_late_copy,
+    refuse_settings,
+    refuse_truncated,
+    refuse_unmerged,
+    refuse_unsupported,
+)
+from lightning_unlearn.forgetting._step_log import is_logged, log_step, warn_swallowed
+from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
-from lightning_unlearn.readouts import Readout, choose_readout
-from lightning_unlearn.references import FrozenCopy, Reference, choose_reference
+from lightning_unlearn.readouts import Readout
+from lightning_unlearn.references import Reference
 from lightning_unlearn.runtime import data_share
+from lightning_unlearn.transforms import GradientTransform
 
 
 class Unlearn(pl.Callback):
@@ -44,14 +51,13 @@ class Unlearn(pl.Callback):
     Logged each step: ``unlearn/forget`` and ``unlearn/retain`` (the two losses); every ``log_every_n_steps`` also
     ``unlearn/forget_norm``, ``unlearn/retain_norm`` and ``unlearn/cosine`` of the two gradients, and ``unlearn/realised``,
     the length of the step the weights took over the length of the step the optimizer asked for, measured on one tensor:
-    bf16 weights swallow small steps.
+    bf16 weights swallow small steps. With ``transforms``, norm and cosine are those of the transformed forget gradient.
 
-    With ``optimizer``, forgetting has an optimizer of its own. The user's then steps along the retain gradient alone, and
-    its state never sees a forget gradient; the other one, over the same parameters, steps right after it along the forget
-    gradient, which was taken at the weights before both. Where a gradient scaler skips the one it skips the other. Learning
-    rate, momentum, decay are those ``optimizer`` is made with: the fit's clipping and scheduler do not concern it (it is
-    ``forget_optimizer`` during the fit, for callbacks that schedule it). ``unlearn/realised`` is then of its step. Its state
-    is in the checkpoint, gathered where it is sharded. A :class:`StepGuard` beside it acts on its step alone.
+    With ``optimizer``, forgetting has an optimizer of its own, over the same parameters. The user's steps along the retain
+    gradient alone, and its state never sees a forget gradient; the other one steps right after it. Both gradients are taken
+    at the weights before the two steps, and a gradient scaler skips both or none. The fit's clipping and scheduler do not
+    concern it (callbacks that schedule it find it as ``forget_optimizer``). ``unlearn/realised`` is then of its step, a
+    :class:`StepGuard` acts on its step alone, and its state is in the checkpoint, gathered where it is sharded.
 
     Args:
         objective: What forgetting minimises.
@@ -67,9 +73,12 @@ class Unlearn(pl.Callback):
         seed: Seed of the order of the forget data, where no :class:`ForgetRetainData` says it.
         optimizer: From parameters to the optimizer of forgetting alone, such as ``torch.optim.SGD``. Defaults to none: the
             gradients are merged, and the user's optimizer takes both. Costs one more gradient's memory, and its own state.
+        transforms: What rewrites the forget gradient, tensor by tensor, before it is merged (or given to ``optimizer``), in
+            this order: :class:`RowMask`, or any :class:`GradientTransform`. Costs one more gradient's memory.
 
     Raises:
-        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed; when the fit starts, with LBFGS.
+        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed, and under FSDP1 with a transform that
+            needs whole matrices; when the fit starts, with LBFGS.
         ValueError: In ``setup``, if there is no forget or no retain data; during the fit, if forget examples are among the
             retain data, or nothing in the forget data is supervised.
         FloatingPointError: If a loss or a gradient is not finite.
@@ -90,25 +99,9 @@ class Unlearn(pl.Callback):
         forget: DataSource | None = None,
         seed: int = 0,
         optimizer: OptimizerCallable | None = None,
+        transforms: list[GradientTransform] | None = None,
     ) -> None:
-        if not isinstance(objective, Objective):
-            raise TypeError(f"`objective` should be an `Objective`, such as `NPO()`. Found `{objective!r}`.")
-        if not 0 < weight < math.inf:
-            raise ValueError(
-                "`weight` should be positive and finite: it is the sign of `objective` that says forget. Found "
-                f"`weight = {weight}`."
-            )
-        if optimizer is not None and (isinstance(optimizer, torch.optim.Optimizer) or not callable(optimizer)):
-            raise TypeError(
-                "`optimizer` should make an optimizer from parameters, as `torch.optim.SGD` does, or `lambda params: "
-                f"torch.optim.SGD(params, lr=1e-2)`. Found `{type(optimizer).__name__}`."
-            )
-        if optimizer is not None and projector is not None:
-            raise ValueError(
-                f"`projector` should have two gradients to merge. Found `projector = {projector!r}` and an `optimizer`, "
-                "which steps along the forget gradient alone. Leave out one of them; to protect its step, add "
-                "`StepGuard(NoChange())` to the callbacks."
-            )
+        refuse_settings(objective, weight, optimizer, projector, transforms)
         self.objective = objective
         self.readout = readout
         self.projector = projector
@@ -117,9 +110,9 @@ class Unlearn(pl.Callback):
         self.seed = seed
         self.forget = forget
         self.optimizer = optimizer
-        self._chosen_reference: Reference | None = None
+        self.transforms = list(transforms or ())
+        self._loss: ForgetLoss | None = None
         self._private: PrivateStep | None = None
-        self._micro_batches = 0
         self._steps = {"merged": 0, "taken": 0}
         self._restored: dict[str, Any] = {}
         self._step_log: dict[str, Tensor] = {}
@@ -140,41 +133,39 @@ class Unlearn(pl.Callback):
         """Refuse what cannot work; see the original model before a checkpoint replaces it."""
         if stage != "fit":
             return
-        refuse_unsupported(trainer, pl_module)
+        refuse_unsupported(trainer, pl_module, self.transforms)
         self._loader, self._order = forget_source(trainer, self.forget)
+        self._loss = None
+        # Now, because Lightning restores a checkpoint right after `setup`, and then the original is gone. Strategies that
+        # shard restore later, after `on_fit_start`; and a module that is built in `configure_model` has no weights yet.
         if not trainer.strategy.restore_checkpoint_after_setup and any(True for _ in pl_module.parameters()):
-            self._attach(trainer, pl_module)
+            self._loss = self._original_loss(trainer, pl_module)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Sharded modules, those that are built in ``configure_model``, and the optimizer exist only now."""
+        """Sharded modules, modules that are built in ``configure_model``, and the optimizer exist from here on."""
         refuse_optimizers(trainer, "Unlearn")
         self._engine = GradientEngine(pl_module, trainer)
         if self.optimizer is not None:
             self._private = PrivateStep(self._engine, self.optimizer, trainer.optimizers[0])
-        if not hasattr(self, "_network"):
-            self._attach(trainer, pl_module)
-            restored = trainer.ckpt_path is not None and not trainer.strategy.restore_checkpoint_after_setup
-            if restored and isinstance(self._chosen_reference, FrozenCopy):
-                raise NotImplementedError(
-                    "`FrozenCopy` should see the original weights before the checkpoint replaces them. Found a module that "
-                    "is built in `configure_model`, after which the checkpoint is restored at once. Build the network in "
-                    "`__init__`, or use LoRA with `AdapterDisabled()`."
-                )
+        if self._loss is None:
+            self._loss = self._original_loss(trainer, pl_module)
+            refuse_late_copy(trainer, self._loss.reference)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the forget stream, cache what the reference needs, and take up where a checkpoint left off."""
-        self._merger = Merger(self._engine, self.projector, self.weight)
-        self._supervision = SupervisionCheck(self._engine, self._loader)
-        self._guard = OverlapCheck(self._used_readout)
+        assert self._loss is not None, "`on_fit_start` was called"
+        self._rewrite = TransformsInOrder(self.transforms, self._engine)
+        self._rewrite.attach(pl_module)
+        self._merger = Merger(self._engine, self.projector, self.weight, self._rewrite)
         self._realised = RealisedStep()
         self.objective.to(pl_module.device)
         rank, world_size = data_share(trainer)
         self._stream = ForgetStream(self._loader, order=self._order, seed=self.seed, rank=rank, world_size=world_size)
-        is_resumed = self._restore()
-        if self._chosen_reference is not None and self._chosen_reference.needs_sweep and not is_resumed:
-            self._sweep(self._chosen_reference)
+        self._batches = ForgetBatches(self._engine, self._stream, self._loss.readout)
+        if not self._restore():
+            self._loss.sweep(self._engine, self._stream)
         self._handle = trainer.optimizers[0].register_step_post_hook(self._after_step)
 
     @override
@@ -182,9 +173,7 @@ class Unlearn(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Count the micro-batch, and notice forget examples among the retain data."""
-        self._micro_batches += 1
-        if trainer.current_epoch == 0:
-            self._guard.saw_retain(batch)
+        self._batches.saw_retain(batch)
 
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -197,21 +186,18 @@ class Unlearn(pl.Callback):
     ) -> None:
         """Merge, or have it ready: ``.grad`` is accumulated, reduced and unscaled here, and not yet clipped."""
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        batches = [self._engine.to_device(next(self._stream)) for _ in range(self._micro_batches)]
-        self._micro_batches = 0
-        if trainer.current_epoch == 0:
-            self._guard.saw_forget(batches)
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        logged = every > 0 and trainer.global_step % every == 0
+        batches = self._batches.take()
+        logged = is_logged(trainer)
         accumulate = trainer.accumulate_grad_batches
-        merge, apart = self._merger.merge_, self._merger.apart
+        merger, loss = self._merger, self.forget_loss
+        # Fused optimizers unscale inside their step: until then `p.grad` is scaled, and the forget gradient is not.
         with unscaled(self._engine, optimizer, params):
             if self._private is None:
-                self._step_log = merge(self.forget_loss, batches, params, accumulate=accumulate, measured=logged)
+                self._step_log = merger.merge_(loss, batches, params, accumulate=accumulate, measured=logged)
             else:
-                row, self._step_log = apart(self.forget_loss, batches, params, accumulate=accumulate)
+                row, self._step_log = merger.forget_row(loss, batches, params, accumulate=accumulate)
                 self._private.hold(params, row, measured=logged)
-        self._supervision.check()
+        self._batches.refuse_unsupervised()
         if self._private is not None:
             return
         self._steps["merged"] += 1
@@ -223,27 +209,16 @@ class Unlearn(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log what the step did."""
-        if not self._step_log:
-            return
-        shown = {"unlearn/forget": self._step_log.pop("forget")}
-        if isinstance(outputs, dict) and "loss" in outputs:
-            loss = outputs["loss"].detach().float() * trainer.accumulate_grad_batches
-            shown["unlearn/retain"] = self._engine.average(loss)
-        pl_module.log_dict(shown, prog_bar=True, batch_size=1)
-        pl_module.log_dict({f"unlearn/{name}": value for name, value in self._step_log.items()}, batch_size=1)
-        self._step_log = {}
+        if self._step_log:
+            log_step(pl_module, self._engine, self._step_log, outputs)
+            self._step_log = {}
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prove that forgetting happened: every optimizer step must have been merged into, or been followed by its own."""
         self._detach_hook()
-        if self._steps["merged"] < self._steps["taken"]:
-            raise RuntimeError(
-                f"Every optimizer step should carry a forget gradient. Found {self._steps['taken']} steps, of which "
-                f"{self._steps['merged']} did: `on_before_optimizer_step` was not called. Does `optimizer_step` or "
-                "`backward` of your module bypass it?"
-            )
-        self._supervision.check(is_end=True)
+        refuse_unmerged(self._steps)
+        self._batches.refuse_unsupervised(is_end=True)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -259,15 +234,10 @@ class Unlearn(pl.Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         """Position in the forget data, counters, the parts' own state, and what the reference must remember."""
-        reference = self._chosen_reference
         return {
             "position": self._stream.position if hasattr(self, "_stream") else 0,
             "steps": dict(self._steps),
-            "objective": self.objective.state_dict(),
-            # Before the first step there is nothing to save; and where it is sharded, torch would take one to find that out.
-            "optimizer": self._private.state_dict() if self._private is not None and self._steps["merged"] else {},
-            "projector": {} if self.projector is None else self.projector.state_dict(),
-            "reference": {} if reference is None else reference.state_dict(),
+            **{name: part.state_dict() for name, part in self._parts().items()},
         }
 
     @override
@@ -277,41 +247,23 @@ class Unlearn(pl.Callback):
 
     def forget_loss(self, batch: Any) -> Tensor:
         """The objective on one forget micro-batch."""
-        original = None if self._chosen_reference is None else self._chosen_reference(self._used_readout, batch)
-        student = self._used_readout(self._network, batch)
-        self._supervision.saw(student)
-        loss: Tensor = self.objective(student, original)
-        if loss.dim() or not loss.requires_grad:
-            raise ValueError(
-                f"`{type(self.objective).__name__}` should return a scalar that depends on the network. Found shape "
-                f"{tuple(loss.shape)}, `requires_grad = {loss.requires_grad}`. Take a mean, and do not detach."
-            )
-        return loss
+        assert self._loss is not None, "the fit has started"
+        return self._loss(batch, saw=self._batches.saw_prediction)
 
-    def _attach(self, trainer: pl.Trainer, pl_module: nn.Module) -> None:
-        self._used_readout = choose_readout(pl_module) if self.readout is None else self.readout
-        self._network = self._used_readout.find_network(pl_module)
-        given = self.reference is not None  # a cache has a length, and starts empty
-        self._chosen_reference = self.reference if given else choose_reference(self.objective, self._network)
-        if self._chosen_reference is None:
-            return
-        if self.objective.needs_reference_logits and not self._chosen_reference.gives_logits:
-            raise ValueError(
-                f"`{type(self.objective).__name__}` should get the original model's whole distribution. Found "
-                f"`{type(self._chosen_reference).__name__}`, which only knows likelihoods. Use `FrozenCopy()`."
-            )
-        if isinstance(self._chosen_reference, FrozenCopy) and strategy_kind(trainer) == "fsdp1":
-            raise NotImplementedError(
-                "`FrozenCopy` should be able to swap weights in place. Found `FSDPStrategy` (FSDP1), whose flat parameters "
-                "do not show it. Use `ModelParallelStrategy` (FSDP2), LoRA with `AdapterDisabled()`, or an objective that "
-                "only needs likelihoods, such as `NPO`."
-            )
-        self._chosen_reference.attach(self._network)
+    def _original_loss(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> ForgetLoss:
+        return ForgetLoss(self.objective, pl_module, self.readout, self.reference, strategy_kind(trainer))
 
-    def _sweep(self, reference: Reference) -> None:
-        batches: Iterable[Any] = (self._engine.to_device(batch) for batch in self._stream.sweep())
-        self._engine.forward(lambda all_batches: reference.sweep(self._used_readout, all_batches), batches)
-        share_among_ranks(reference, self._engine.world_size)
+    def _parts(self) -> dict[str, Any]:
+        """All that has a state of its own, by its name in the checkpoint."""
+        parts = {
+            "objective": self.objective,
+            "projector": self.projector,
+            "reference": None if self._loss is None else self._loss.reference,
+            "optimizer": self._private if self._steps["merged"] else None,
+            "transforms": self._rewrite if hasattr(self, "_rewrite") else None,
+        }
+        # Before its first step a private optimizer has no state; asked for a sharded one, torch would take a step.
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _restore(self) -> bool:
         """Take up what a checkpoint holds, once: a second fit does not go back to it."""
@@ -320,13 +272,9 @@ class Unlearn(pl.Callback):
             return False
         self._stream.seek(state["position"])
         self._steps = dict(state["steps"])
-        self.objective.load_state_dict(state["objective"])
-        if state["optimizer"] and self._private is not None:
-            self._private.load_state_dict(state["optimizer"])
-        if self.projector is not None:
-            self.projector.load_state_dict(state["projector"])
-        if self._chosen_reference is not None:
-            self._chosen_reference.load_state_dict(state["reference"])
+        for name, part in self._parts().items():
+            if state.get(name):
+                part.load_state_dict(state[name])
         return True
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -338,27 +286,12 @@ class Unlearn(pl.Callback):
         else:
             self._steps["merged"] += self._private.take_()
             ratio = self._private.realised
-        if ratio is None:
-            return
-        self._step_log["realised"] = torch.tensor(ratio)
-        if ratio < 0.5:
-            rank_zero_warn(
-                f"The weights took {ratio:.0%} of the length of the step the optimizer asked for: their precision swallows "
-                "small steps. Train float32 weights with `precision='bf16-mixed'`, or use LoRA."
-            )
+        if ratio is not None:
+            self._step_log["realised"] = torch.tensor(ratio)
+            warn_swallowed(ratio)
 
     def _detach_hook(self) -> None:
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
             self._stream.close()
-
-
-def share_among_ranks(reference: Reference, world_size: int) -> None:
-    """Let every rank know what each of them has cached."""
-    if world_size == 1 or not hasattr(reference, "known"):
-        return
-    gathered: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(gathered, reference.known)
-    for known in gathered:
-        reference.add(known)  # type: ignore[attr-defined]

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from lightning_unlearn.data import DataSource, in_order, loader_of
+from lightning_unlearn.edits import Edit, EditRecord
+from lightning_unlearn.engine import GradientEngine, isolated, strategy_kind
+from lightning_unlearn.forgetting import forget_source
+from lightning_unlearn.readouts import Readout, choose_readout
+
+
+class ApplyEdit(pl.Callback):
+    """Edit the network once, when a fit begins.
+
+    It happens when the first epoch starts, which is after ``on_train_start`` of all callbacks, wherever this one stands in
+    the list. So :class:`RecoveryCheck` observes the original at step 0, and the reference of :class:`Unlearn` is the
+    original. (:class:`SubspaceGuard` looks at its inputs before the edit, too: it goes on protecting those.) Random
+    generators, buffers, gradients and modes are afterwards as they were.
+
+    A fit that is resumed from a checkpoint does not edit again; a second ``fit`` does.
+
+    To edit and not train, use ``Trainer(max_steps=0)``: the network is edited when that fit starts. Lightning then calls no
+    hook of training, so no check runs: ``trainer.validate`` with a :class:`RecoveryCheck`, before and after, shows the
+    effect. In a script, ``edit(network)`` does the same.
+
+    Args:
+        edit: What is done.
+        forget: What must go, if the edit needs it. Defaults to ``forget_dataloader`` of the trainer's datamodule.
+        retain: What must stay, if the edit needs it. Defaults to what the fit trains on.
+        readout: How to run the network, if the edit needs data. Defaults to what fits the module, as in :class:`Unlearn`.
+
+    Raises:
+        NotImplementedError: In ``setup``, under FSDP1 or DeepSpeed.
+        ValueError: In ``setup``, if the edit needs forget data, and there is none.
+
+    Example:
+        >>> from lightning_unlearn.edits import NegateTaskVector
+        >>> callback = ApplyEdit(NegateTaskVector(base="before.safetensors"))  # Trainer(callbacks=[callback])
+    """
+
+    def __init__(
+        self,
+        edit: Edit,
+        forget: DataSource | None = None,
+        retain: DataSource | None = None,
+        readout: Readout | None = None,
+    ) -> None:
+        if not isinstance(edit, Edit):
+            raise TypeError(f"`edit` should be an `Edit`, such as `NegateTaskVector(base=...)`. Found `{edit!r}`.")
+        self.edit = edit
+        self.forget, self.retain, self.readout = forget, retain, readout
+        self.record: EditRecord | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Tells several edits in one trainer apart."""
+        return f"ApplyEdit[{type(self.edit).__name__}, {sorted(self.edit.settings().items())}]"
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what cannot be edited, and find the data."""
+        if stage != "fit":
+            return
+        if (kind := strategy_kind(trainer)) in ("fsdp1", "deepspeed"):
+            found = {"fsdp1": "`FSDPStrategy` (FSDP1), which flattens", "deepspeed": "`DeepSpeedStrategy`, which keeps"}
+            raise NotImplementedError(
+                f"`ApplyEdit` should find the parameters as they are. Found {found[kind]} them. Use `strategy='ddp'`, "
+                "`ModelParallelStrategy` (FSDP2), or edit and save the network before the fit."
+            )
+        self.record = None  # what a checkpoint remembers comes after this
+        self._forget = forget_source(trainer, self.forget, "ApplyEdit")[0] if self.edit.needs_forget else None
+        self._retain = loader_of(self.retain, "retain", trainer) if self.retain is not None else None
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Edit now if there will be no step: Lightning then calls none of the hooks of training."""
+        if trainer.max_steps == 0 or trainer.max_epochs == 0:
+            self._apply(trainer, pl_module)
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Edit in the first epoch, once all callbacks have seen the original in ``on_train_start``."""
+        if self.record is None:
+            self._apply(trainer, pl_module)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """What was done, so that it is not done again."""
+        return {"record": None if self.record is None else asdict(self.record)}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what was done from a checkpoint, whose weights are the edited ones."""
+        record = state_dict["record"]
+        self.record = None if record is None else EditRecord(**record)
+
+    def _apply(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        engine = GradientEngine(pl_module, trainer)
+        readout = choose_readout(pl_module) if self.readout is None else self.readout
+        with isolated(trainer, pl_module):
+            self.record = self.edit(
+                readout.find_network(pl_module),
+                forget=self._batches(self._forget, engine) if self.edit.needs_forget else (),
+                retain=self._batches(self._retain_loader(trainer), engine) if self.edit.needs_retain else (),
+                readout=readout,
+                engine=engine,
+            )
+        rank_zero_info(
+            f"`{self.record.edit}` changed {self.record.elements} weights in {self.record.tensors} tensors, by "
+            f"{self.record.relative_change:.2%} of their length."
+        )
+
+    def _retain_loader(self, trainer: pl.Trainer) -> Any:
+        loader = trainer.train_dataloader if self._retain is None else self._retain
+        if not isinstance(loader, Iterable):
+            raise ValueError(
+                f"`{type(self.edit).__name__}` should find retain data. Found a fit without training data. Use "
+                "`ApplyEdit(..., retain=...)`."
+            )
+        return loader
+
+    def _batches(self, loader: Any, engine: GradientEngine) -> list[Any]:
+        # The same on every process: an edit has to give all of them the same weights.
+        return [engine.to_device(batch) for batch in in_order(loader)]

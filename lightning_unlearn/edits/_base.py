@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from lightning_unlearn.engine import GradientEngine, sharded_like, sum_by_scope
+from lightning_unlearn.readouts import Readout
+from lightning_unlearn.runtime import local, reshard
+
+
+@dataclass(frozen=True)
+class EditRecord:
+    """What an edit did.
+
+    Args:
+        edit: Name of its class.
+        settings: Its plain settings.
+        tensors: Number of parameters of which something changed.
+        elements: Number of weights that changed.
+        relative_change: Length of the change over the length of the parameters the edit wrote to.
+    """
+
+    edit: str
+    settings: dict[str, Any]
+    tensors: int
+    elements: int
+    relative_change: float
+
+
+class Edit(ABC):
+    """A one-shot change of weights: no optimizer, no steps. A subclass writes :meth:`new_values`.
+
+    Call it on a network, or let :class:`ApplyEdit` do so in a fit. Only parameters change.
+
+    Attributes:
+        needs_forget: Whether it looks at forget data.
+        needs_retain: Whether it looks at retain data.
+
+    Example:
+        >>> class Halve(Edit):
+        ...     def new_values(self, network, *, forget, retain, readout, engine):
+        ...         for name, param in network.named_parameters():
+        ...             yield name, param / 2
+        >>> record = Halve()(nn.Linear(2, 3))
+        >>> record.tensors, record.elements, round(record.relative_change, 6)
+        (2, 9, 0.5)
+    """
+
+    needs_forget: ClassVar[bool] = False
+    needs_retain: ClassVar[bool] = False
+
+    @abstractmethod
+    def new_values(
+        self,
+        network: nn.Module,
+        *,
+        forget: Sequence[Any],
+        retain: Sequence[Any],
+        readout: Readout | None,
+        engine: GradientEngine,
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Name and new value of each parameter to change.
+
+        A value is written as soon as it is given: what is computed after that sees it. Compute first what has to be of
+        the unchanged network, such as gradients.
+
+        Args:
+            network: The live network.
+            forget: Micro-batches of what must go, on the network's device.
+            retain: Micro-batches of what must stay.
+            readout: How to run the network on them.
+            engine: How to take gradients and run passes under the strategy in use.
+
+        Yields:
+            A name, as in ``network.named_parameters()``, and a tensor of the parameter's shape: whole, or sharded as it is.
+        """
+
+    def __call__(
+        self,
+        network: nn.Module,
+        *,
+        forget: Sequence[Any] = (),
+        retain: Sequence[Any] = (),
+        readout: Readout | None = None,
+        engine: GradientEngine | None = None,
+    ) -> EditRecord:
+        """Change ``network`` in place, and say what changed. The arguments are those of :meth:`new_values`.
+
+        Raises:
+            ValueError: If a new value is of no parameter, or not of its shape.
+            FloatingPointError: If a new value is not finite; those before it are written.
+        """
+        engine = GradientEngine(network) if engine is None else engine
+        params = dict(network.named_parameters())
+        reshard(network)  # FSDP2 modules that still hold gathered weights would go on computing with those
+        written: list[Tensor] = []
+        changes: list[Tensor] = []
+        values = self.new_values(network, forget=forget, retain=retain, readout=readout, engine=engine)
+        for name, value in values:
+            self._refuse(name, value, params, engine)
+            changes.append(_write_(params[name], value))
+            written.append(params[name])
+        reshard(network)
+        return self._record(changes, written, engine)
+
+    def settings(self) -> dict[str, Any]:
+        """Its plain settings, by name: numbers, texts, flags."""
+        plain = (bool, int, float, str, type(None))
+        return {k: v for k, v in vars(self).items() if isinstance(v, plain) and not k.startswith("_")}
+
+    def _refuse(self, name: str, value: Tensor, params: dict[str, nn.Parameter], engine: GradientEngine) -> None:
+        kind = type(self).__name__
+        if name not in params:
+            raise ValueError(f"`{kind}` should change parameters of the network. Found none of the name `{name}`.")
+        if value.shape != params[name].shape or not params[name].is_floating_point():
+            raise ValueError(
+                f"`{kind}` should give `{name}` a value of its shape, {tuple(params[name].shape)} of "
+                f"{params[name].dtype}. Found {tuple(value.shape)} of {value.dtype}. Weights that are stored in few bits "
+                "cannot be edited: load the network without quantization."
+            )
+        # Asked of all processes: if only the one with the infinity stopped, the others would wait for it for ever.
+        if not engine.is_finite([value]):
+            raise FloatingPointError(f"`{kind}` should give finite values. Found NaN or infinity for `{name}`.")
+
+    def _record(self, changes: list[Tensor], written: list[Tensor], engine: GradientEngine) -> EditRecord:
+        if not written:  # nothing to add up
+            return EditRecord(type(self).__name__, self.settings(), 0, 0, 0.0)
+        # Each process knows its shards: the sums over processes are those of whole parameters.
+        scopes = range(len(written))
+        totals = sum_by_scope(changes, written, scopes, len(written), engine.sharding_group)
+        changed, length, before = totals.unbind(1)
+        relative = float((length.sum() / before.sum().clamp_min(torch.finfo(before.dtype).tiny)).sqrt())
+        return EditRecord(type(self).__name__, self.settings(), int((changed > 0).sum()), int(changed.sum()), relative)
+
+
+@torch.no_grad()
+def _write_(param: Tensor, value: Tensor) -> Tensor:
+    """Write, in place; ``[3]`` float64: how many elements changed, and squared lengths of the change and of what was."""
+    here = local(param)
+    new = local(value) if isinstance(value, DTensor) else local(sharded_like(value.to(here.device), param))
+    before = here.to(torch.float64, copy=True)
+    here.copy_(new)  # rounds to the parameter's precision, so what is measured is what was taken
+    after = here.double()
+    return torch.stack([(after != before).sum().double(), (after - before).square().sum(), before.square().sum()])

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lightning_unlearn.edits._base import Edit
+from lightning_unlearn.edits._weights import load_weights, named_as
+from lightning_unlearn.engine import GradientEngine, sharded_like, with_local
+from lightning_unlearn.readouts import Readout
+from lightning_unlearn.runtime import local
+
+
+class NegateTaskVector(Edit):
+    r"""Subtract the direction in which fine-tuning on what must go has moved the weights.
+
+    .. math:: W \leftarrow W - \text{scale} \cdot (W_\text{finetuned} - W_\text{base})
+
+    Either of the two is the network as it is, if left out. With ``finetuned`` alone, the network fine-tuned further on
+    the forget data, this is the published method. With ``base`` alone, the weights from before the knowledge was learnt,
+    it goes back towards them: ``scale=1`` arrives there, and everything else that was learnt since is gone, too.
+
+    Both are a safetensors file, a Hugging Face folder, or a Lightning checkpoint; of the network without an adapter.
+    Parameters that one of them does not have stay as they are. Computed in float64, one tensor at a time.
+
+    Args:
+        base: Weights before the knowledge was learnt.
+        finetuned: Weights after more of it was learnt.
+        scale: How much of the direction is subtracted; 0 changes nothing.
+
+    Raises:
+        ValueError: If both are left out; when called, if no parameter is found in them, or one has another shape.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from safetensors.torch import save_file
+        >>> layer = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = layer.weight.data.fill_(3.0)
+        >>> before = tempfile.mkdtemp() + "/before.safetensors"
+        >>> save_file({"weight": torch.tensor([[1.0]])}, before)
+        >>> record = NegateTaskVector(base=before, scale=0.5)(layer)
+        >>> layer.weight.item(), record.elements
+        (2.0, 1)
+
+    References:
+        Ilharco et al., `Editing Models with Task Arithmetic <https://arxiv.org/abs/2212.04089>`_, 2023, section 3.
+    """
+
+    def __init__(self, base: str | None = None, finetuned: str | None = None, scale: float = 1.0) -> None:
+        if base is None and finetuned is None:
+            raise ValueError(
+                "`NegateTaskVector` should have weights to compare the network with. Found neither `base` nor `finetuned`. "
+                "Give the weights before, `base`, or those after fine-tuning on the forget data, `finetuned`."
+            )
+        self.base, self.finetuned, self.scale = base, finetuned, scale
+
+    @override
+    def new_values(
+        self,
+        network: nn.Module,
+        *,
+        forget: Sequence[Any],
+        retain: Sequence[Any],
+        readout: Readout | None,
+        engine: GradientEngine,
+    ) -> Iterator[tuple[str, Tensor]]:
+        params = dict(network.named_parameters())
+        finetuned, base = self._load(self.finetuned, params), self._load(self.base, params)
+        for name, param in params.items():
+            if name in finetuned and name in base:
+                after, before = _part(finetuned[name], param), _part(base[name], param)
+                yield name, with_local(param, _part(param, param) - self.scale * (after - before))
+
+    def _load(self, path: str | None, params: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        if path is None:
+            return dict(params)
+        weights = named_as(load_weights(path), params)
+        if not weights.keys() & params.keys():
+            raise ValueError(
+                f"`{path}` should hold weights of the network. Found {len(weights)} tensors, none of whose names it has: "
+                f"`{next(iter(weights), '')}`, not `{next(iter(params), '')}`. Is there an adapter around the network? "
+                "Merge it first."
+            )
+        for name in weights.keys() & params.keys():
+            if weights[name].shape != params[name].shape:
+                raise ValueError(
+                    f"`{path}` should hold weights of the network's shapes. Found `{name}` of {tuple(weights[name].shape)}, "
+                    f"not {tuple(params[name].shape)}. Is it of another model, or another vocabulary?"
+                )
+        return weights
+
+
+def _part(tensor: Tensor, param: Tensor) -> Tensor:
+    """What this process holds of ``param``, or the same part of a whole tensor from a file."""
+    here = tensor if tensor is param else sharded_like(tensor.to(param.device), param)
+    return local(here.detach()).double()

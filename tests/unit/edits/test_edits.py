@@ -1,0 +1,235 @@
+"""What every edit keeps to; a new one joins `ALL_EDITS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from _ranks import run_ranks
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.testing import assert_close
+
+from lightning_unlearn.edits import Edit, EditRecord, NegateTaskVector
+from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.readouts import ClassificationReadout
+
+
+def network(seed: int = 3) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+
+
+def saved(seed: int, name: str = "weights.safetensors") -> str:
+    save_file(dict(network(seed).named_parameters()), name)
+    return name
+
+
+ALL_EDITS: list[Callable[[], Edit]] = [
+    lambda: NegateTaskVector(base=saved(4), scale=0.5),
+    lambda: NegateTaskVector(finetuned=saved(4), scale=0.5),
+    lambda: NegateTaskVector(base=saved(4), finetuned=saved(5, "other.safetensors"), scale=0.5),
+]
+NOTHING_AT_SCALE_ZERO: list[Callable[[], Edit]] = [
+    lambda: NegateTaskVector(base=saved(4), scale=0.0),
+    lambda: NegateTaskVector(finetuned=saved(4), scale=0.0),
+]
+every_edit = pytest.mark.parametrize("build", ALL_EDITS, ids=["base", "finetuned", "both"])
+
+
+def batches(seed: int) -> list[Any]:
+    generator = torch.Generator().manual_seed(seed)
+    return [(torch.randn(4, 6, generator=generator), torch.randint(0, 3, (4,), generator=generator)) for _ in range(3)]
+
+
+def apply(edit: Edit, net: nn.Module) -> EditRecord:
+    readout = ClassificationReadout()
+    return edit(net, forget=batches(1), retain=batches(2), readout=readout, engine=GradientEngine(net))
+
+
+def copied(net: nn.Module) -> dict[str, Tensor]:
+    return {n: p.detach().clone() for n, p in net.named_parameters()}
+
+
+# Shared properties
+
+
+@every_edit
+def test_it_changes_weights_in_place_and_nothing_else(build: Any) -> None:
+    net = network().train()
+    weights = list(net.parameters())
+    for p in weights:
+        p.grad = torch.ones_like(p)
+    before, buffers = copied(net), {n: b.clone() for n, b in net.named_buffers()}
+    kept = [(p.grad, p.requires_grad) for p in weights], [m.training for m in net.modules()], torch.get_rng_state()
+    apply(build(), net)
+    assert all(p is q for p, q in zip(net.parameters(), weights, strict=True))
+    assert any(not torch.equal(p, before[n]) for n, p in net.named_parameters())
+    assert all(torch.equal(b, buffers[n]) for n, b in net.named_buffers())
+    assert all(p.grad is g and p.requires_grad is r for p, (g, r) in zip(weights, kept[0], strict=True))
+    assert [m.training for m in net.modules()] == kept[1]
+    assert torch.equal(torch.get_rng_state(), kept[2])
+
+
+@every_edit
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_record_counts_what_really_changed(build: Any, dtype: torch.dtype) -> None:
+    net = network().to(dtype)
+    before = copied(net)
+    edit = build()
+    record = edit(net)
+    pairs = [(p.detach().double(), before[n].double()) for n, p in net.named_parameters()]
+    assert record.edit == type(edit).__name__
+    assert record.settings["scale"] == 0.5
+    assert record.tensors == sum(not torch.equal(a, b) for a, b in pairs)
+    assert record.elements == sum(int((a != b).sum()) for a, b in pairs)
+    change = sum(float((a - b).square().sum()) for a, b in pairs) ** 0.5
+    length = sum(float(b.square().sum()) for _, b in pairs) ** 0.5
+    assert record.relative_change == pytest.approx(change / length, rel=1e-9)
+
+
+@every_edit
+def test_the_same_network_and_data_give_the_same_weights(build: Any) -> None:
+    one, other = network(), network()
+    apply(build(), one)
+    apply(build(), other)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("build", NOTHING_AT_SCALE_ZERO, ids=["base", "finetuned"])
+def test_at_scale_zero_nothing_changes_to_the_bit(build: Any) -> None:
+    net = network()
+    before = copied(net)
+    record = apply(build(), net)
+    assert all(torch.equal(p, before[n]) for n, p in net.named_parameters())
+    assert (record.tensors, record.elements, record.relative_change) == (0, 0, 0.0)
+
+
+# The base
+
+
+class Given(Edit):
+    """New values as told."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        self.values = values
+
+    def new_values(self, network: nn.Module, **data: Any) -> Any:
+        yield from self.values.items()
+
+
+def test_an_edit_that_changes_nothing_says_so() -> None:
+    assert Given({})(nn.Linear(1, 1)) == EditRecord("Given", {}, 0, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        (
+            {"other": torch.ones(1)},
+            ValueError,
+            "should change parameters of the network. Found none of the name `other`",
+        ),
+        ({"bias": torch.ones(3)}, ValueError, r"a value of its shape, \(2,\) of torch.float32. Found \(3,\)"),
+        (
+            {"bias": torch.tensor([1.0, float("nan")])},
+            FloatingPointError,
+            "finite values. Found NaN or infinity for `bias`",
+        ),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(values: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        Given(values)(nn.Linear(1, 2))
+
+
+# NegateTaskVector
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 2.0])
+def test_negation_moves_along_the_line_through_both(scale: float) -> None:
+    towards, away = network(), network()
+    NegateTaskVector(base=saved(4), scale=scale)(towards)
+    NegateTaskVector(finetuned=saved(4), scale=scale)(away)
+    rows = zip(network().parameters(), network(4).parameters(), towards.parameters(), away.parameters(), strict=True)
+    for start, other, forward, backward in rows:
+        assert_close(forward, torch.lerp(start, other, scale), rtol=1e-6, atol=1e-6)
+        assert_close(backward, torch.lerp(start, other, -scale), rtol=1e-6, atol=1e-6)
+
+
+def test_scale_one_arrives_at_the_base() -> None:
+    net = network()
+    NegateTaskVector(base=saved(4))(net)
+    for p, q in zip(net.parameters(), network(4).parameters(), strict=True):
+        assert_close(p, q, rtol=0, atol=1e-7)
+
+
+def test_what_is_added_is_taken_away_again() -> None:
+    """Both weights given: the vector does not depend on the network it is subtracted from."""
+    net = network()
+    NegateTaskVector(base=saved(4, "a.safetensors"), finetuned=saved(5, "b.safetensors"), scale=0.7)(net)
+    NegateTaskVector(base="b.safetensors", finetuned="a.safetensors", scale=0.7)(net)
+    for p, q in zip(net.parameters(), network().parameters(), strict=True):
+        assert_close(p, q, rtol=0, atol=1e-6)
+
+
+def test_a_folder_a_lightning_checkpoint_and_a_file_are_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    half, rest = list(network(4).named_parameters())[:2], list(network(4).named_parameters())[2:]
+    save_file(dict(half), folder / "model-00001-of-00002.safetensors")
+    save_file(dict(rest), folder / "model-00002-of-00002.safetensors")
+    state = {f"net.{n}": p.detach() for n, p in network(4).named_parameters()}
+    torch.save({"state_dict": {**state, "other.weight": torch.ones(1)}}, tmp_path / "last.ckpt")
+    results = []
+    for path in (saved(4), str(folder), str(tmp_path / "last.ckpt")):
+        NegateTaskVector(base=path, scale=0.5)(net := network())
+        results.append(list(net.parameters()))
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*results, strict=True))
+
+
+def test_parameters_that_the_file_does_not_have_stay() -> None:
+    save_file({"0.weight": network(4)[0].weight.detach()}, "part.safetensors")
+    net = network()
+    record = NegateTaskVector(base="part.safetensors", scale=0.5)(net)
+    assert record.tensors == 1
+    assert torch.equal(net[3].weight, network()[3].weight)
+
+
+def test_weights_that_are_not_the_networks_are_refused(tmp_path: Path) -> None:
+    save_file({"nobodys": torch.ones(1)}, "names.safetensors")
+    with pytest.raises(ValueError, match="none of whose names it has: `nobodys`, not `0.weight`. Is there an adapter"):
+        NegateTaskVector(base="names.safetensors")(network())
+    save_file({"0.weight": torch.ones(2, 2)}, "shapes.safetensors")
+    with pytest.raises(ValueError, match=r"Found `0.weight` of \(2, 2\), not \(8, 6\). Is it of another model"):
+        NegateTaskVector(base="shapes.safetensors")(network())
+    with pytest.raises(FileNotFoundError, match="There should be weights at `nowhere`"):
+        NegateTaskVector(base="nowhere")(network())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="should hold a file of weights"):
+        NegateTaskVector(base=str(tmp_path / "empty"))(network())
+    with pytest.raises(ValueError, match="Found neither `base` nor `finetuned`"):
+        NegateTaskVector()
+
+
+def test_shards_become_what_the_whole_becomes() -> None:
+    path = str(Path(saved(4)).absolute())
+
+    def edit(rank: int, world: int) -> Any:
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+        net = fully_shard(network(), mesh=init_device_mesh("cpu", (world,)))
+        record = NegateTaskVector(base=path, scale=0.5)(net)
+        return record, {n: p.full_tensor() for n, p in net.named_parameters() if isinstance(p, DTensor)}
+
+    expected = NegateTaskVector(base=path, scale=0.5)(net := network())
+    for record, there in run_ranks(edit):
+        assert all(torch.equal(there[n], p) for n, p in net.named_parameters())
+        assert (record.tensors, record.elements) == (expected.tensors, expected.elements)
+        assert record.relative_change == pytest.approx(expected.relative_change, rel=1e-12)
