@@ -34,9 +34,9 @@ def build(source: Any, base: type) -> Any:
         )
     from jsonargparse import ArgumentError, ArgumentParser
 
-    beside = {name: value for name, value in source.items() if name not in ("class_path", "init_args")}
-    # From the shell, `--unlearn.forget.seed=2` arrives beside `init_args`.
-    spec = {"class_path": source["class_path"], "init_args": {**(source.get("init_args") or {}), **beside}}
+    # From the shell, `--unlearn.forget.draws=2` arrives next to `init_args`, not in it.
+    outside = {name: value for name, value in source.items() if name not in ("class_path", "init_args")}
+    spec = {"class_path": source["class_path"], "init_args": {**(source.get("init_args") or {}), **outside}}
     parser = ArgumentParser(exit_on_error=False)
     # With `None` as its default it would be optional, and every error begin with what it would have been as `None`.
     parser.add_subclass_arguments(base, "source", fail_untyped=False, required=True, default=SUPPRESS)

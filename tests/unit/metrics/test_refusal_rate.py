@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from _ranks import run_ranks
-
 from lightning_unlearn.data._rows import read_records
+
 from lightning_unlearn.metrics import RefusalRate
 
 
