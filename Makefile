@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE  # two torch processes on two cores collapse o
 .PHONY: demo test lint types unit clean
 
 demo: $(VENV)/installed
-	$(BIN)/lightning-unlearn fit --config configs/quickstart.yaml
+	$(BIN)/lightning-unlearn fit --config bundled:quickstart
 	@echo "Open runs/quickstart/report.html"
 
 test: lint types unit

@@ -1,7 +1,7 @@
 """Run a config with one or more seeds, and keep what its reports say.
 
-    python benchmarks/run_config.py configs/quickstart.yaml --seeds 0 1 2
-    python benchmarks/run_config.py configs/smollm2.yaml
+    python benchmarks/run_config.py bundled:quickstart --seeds 0 1 2
+    python benchmarks/run_config.py bundled:smollm2
 
 Writes `benchmarks/results/<config>.json` (figures, seeds, commit, machine) and prints the table of `benchmarks/README.md`.
 """
@@ -20,30 +20,32 @@ from typing import Any
 import torch
 import yaml
 
+from lightning_unlearn.cli import read_config
+
 KEPT = ("attack", "point", "unit", "metric", "forget", "retain", "rho", "worst", "reasons")
 ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
+    parser.add_argument("config", help="a file, or bundled:NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--metric", default="probability")
     arguments = parser.parse_args()
-    name = arguments.config.stem
+    name = Path(arguments.config.removeprefix("bundled:")).stem
     runs = [run(arguments.config, seed, ROOT / "runs" / f"{name}-seed{seed}") for seed in arguments.seeds]
-    result = {"config": str(arguments.config), "commit": commit(), "machine": machine(), "runs": runs}
+    result = {"config": arguments.config, "commit": commit(), "machine": machine(), "runs": runs}
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(table(runs, arguments.metric))
 
 
-def run(config: Path, seed: int, folder: Path) -> dict[str, Any]:
+def run(config: str, seed: int, folder: Path) -> dict[str, Any]:
     start = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     seeded_config = folder / f"seed{seed}.yaml"
-    seeded_config.write_text(yaml.safe_dump(seeded(yaml.safe_load(config.read_text()), seed)))
+    seeded_config.write_text(yaml.safe_dump(seeded(read_config(config), seed)))
     command = [sys.executable, "cli.py", "fit", "--config", str(seeded_config), "--report.folder", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True)
     report = json.loads((folder / "report.json").read_text())
@@ -58,7 +60,7 @@ def run(config: Path, seed: int, folder: Path) -> dict[str, Any]:
 def seeded(settings: dict[str, Any], seed: int) -> dict[str, Any]:
     """Everything that has a seed gets this one: the weights or the adapter, the teaching, the order of the data."""
     network = settings["model"]["init_args"]["network"].setdefault("init_args", {})
-    for part in (settings["teach"], settings["data"]["init_args"], network.get("lora", network)):
+    for part in (settings["finetune_first"], settings["data"]["init_args"], network.get("lora", network)):
         part["seed"] = seed
     return {**settings, "seed_everything": seed}
 

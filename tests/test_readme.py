@@ -33,7 +33,7 @@ def test_yaml_is_accepted(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(sys, "argv", ["lightning-unlearn"])
     settings = yaml.safe_load(text)
-    quick = {"accelerator": "cpu", "fast_dev_run": 1, "logger": False, "enable_progress_bar": False}
+    quick = {"accelerator": "cpu", "fast_dev_run": 1, "logger": False, "enable_progress_bar": False, "callbacks": []}
     settings.setdefault("trainer", {}).update(quick)
     path = tmp_path / "readme.yaml"
     path.write_text(yaml.safe_dump(settings))

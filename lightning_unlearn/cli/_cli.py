@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib.metadata import version
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,11 +11,12 @@ from typing_extensions import override
 
 from lightning_unlearn.callbacks import FinetuneFirst, RecoveryCheck, WriteReport
 from lightning_unlearn.callbacks._folders import writable_folder
+from lightning_unlearn.cli._config_file import ConfigFile
 from lightning_unlearn.cli._hyperparameters import OwnHyperparameters
 from lightning_unlearn.forgetting import Unlearn
 
 _PARTS: dict[str, type[pl.Callback]] = {
-    "teach": FinetuneFirst,
+    "finetune_first": FinetuneFirst,
     "unlearn": Unlearn,
     "recovery": RecoveryCheck,
     "report": WriteReport,
@@ -22,7 +24,7 @@ _PARTS: dict[str, type[pl.Callback]] = {
 _TITLES = {
     "model": "The network, in a LightningModule",
     "data": "What must stay and what must go, in a LightningDataModule",
-    "teach": "Teach first what is to be forgotten, for demos and benchmarks",
+    "finetune_first": "Teach the network what it is to forget, before the fit: for demos and benchmarks",
     "unlearn": "What forgetting minimises, and how it is merged with what is retained",
     "recovery": "Which attacks run when, and what is measured",
     "report": "Where the report goes",
@@ -39,16 +41,29 @@ _SUBCOMMANDS = {
 
 
 class UnlearnCLI(LightningCLI):
-    """LightningCLI with ``teach``, ``unlearn``, ``recovery`` and ``report`` beside ``model``, ``data`` and ``trainer``.
+    """LightningCLI with the parts ``finetune_first``, ``unlearn``, ``recovery`` and ``report``.
 
     Any LightningModule and datamodule go under ``model`` and ``data`` by ``class_path``; so does a bare network, in
     :class:`UnlearningModule`. Each of the four parts may be left out, and takes its arguments with or without
-    ``class_path``.
+    ``class_path``. ``--config`` takes a file, which may name a ``base``, or ``bundled:NAME``: see
+    :func:`~lightning_unlearn.cli.read_config`.
 
-    Two habits of LightningCLI are dropped. It gives the hyper-parameters of ``model`` and ``data`` to whatever is nested in
-    them too; here everyone gets their own. And it lets the hyper-parameters in a checkpoint overrule the configuration;
-    here they do not, since the checkpoint may come from another class around the same weights.
+    It differs from LightningCLI in two ways:
+
+    - Every module and datamodule has its own hyper-parameters. LightningCLI gives those of ``model`` and ``data`` to the
+      objects nested in them, too.
+    - The configuration wins over the hyper-parameters in a checkpoint, because the checkpoint may come from another class
+      around the same weights.
     """
+
+    @override
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """As LightningCLI's, with our own ``--config``."""
+        kwargs.setdefault("dump_header", [f"lightning.pytorch=={version('lightning')}"])
+        parser: LightningArgumentParser = self.parser_class(**kwargs)
+        text = "A configuration: a file, or bundled:NAME (`lightning-unlearn configs` lists them). Later ones win."
+        parser.add_argument("-c", "--config", action=ConfigFile, help=text)
+        return parser
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -60,24 +75,24 @@ class UnlearnCLI(LightningCLI):
         parser.add_lr_scheduler_args()
         for name, title in _TITLES.items():
             parser.groups[name].title = title
-        # Ours come first: the trainer has two hundred lines to itself.
+        # In the help our parts come before the trainer, whose arguments alone are two hundred lines.
         parser._action_groups.remove(parser.groups["trainer"])
         parser._action_groups.append(parser.groups["trainer"])
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Put the parts among the callbacks, in the order they need: teach, unlearn, the user's own, recovery, report."""
+        """Put the parts among the callbacks in the order they need: the user's own after `unlearn`, before `recovery`."""
         parts = {name: self._get(self.config_init, name) for name in _PARTS}
         own = self._get(self.config_init, "trainer", default={}).get("callbacks") or []
         own = own if isinstance(own, list) else [own]
-        callbacks = [parts["teach"], parts["unlearn"], *own, parts["recovery"], parts["report"]]
+        callbacks = [parts["finetune_first"], parts["unlearn"], *own, parts["recovery"], parts["report"]]
         return super().instantiate_trainer(callbacks=[c for c in callbacks if c is not None], **kwargs)
 
     @override
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         for name, text in _SUBCOMMANDS.items():
-            # All of the arguments would be a page of usage in front of every message.
-            usage = f"{parser.prog} {name} [--config FILE] [--KEY VALUE ...]"
+            # The default usage lists every argument: a page in front of each error message.
+            usage = f"{parser.prog} {name} [--config FILE|bundled:NAME] [--KEY VALUE ...]"
             kwargs.setdefault(name, {}).update(description=text, usage=usage)
         super()._add_subcommands(parser, **kwargs)
         for choice in parser._subcommands_action._choices_actions:
@@ -86,21 +101,21 @@ class UnlearnCLI(LightningCLI):
     @override
     def _add_instantiators(self) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Lightning adds its own in the same way
+            warnings.simplefilter("ignore", DeprecationWarning)  # of `add_instantiator`, which Lightning uses, too
             for key, base in (("model", pl.LightningModule), ("data", pl.LightningDataModule)):
                 self.parser.add_instantiator(OwnHyperparameters(cli=self, key=key), base, subclasses=True)
 
     @override
     def _parse_ckpt_path(self) -> None:
-        """The configuration says what the module is."""
+        """Do not read hyper-parameters from the checkpoint: the configuration alone says what the module is."""
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write the whole configuration beside the report too: running it again is the reproduction."""
+    """Write the whole merged configuration beside the report, too: run it again to reproduce the report."""
 
     @override
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """``config.yaml`` is that of the fit; checks that run alone do not overwrite it."""
+        """The fit writes ``config.yaml``; checks that run alone write ``config-validate.yaml`` or ``config-test.yaml``."""
         name = "config.yaml" if stage == TrainerFn.FITTING else f"config-{TrainerFn(stage).value}.yaml"
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WriteReport):

@@ -36,9 +36,9 @@ class Parser(LightningArgumentParser):
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong, without what it would have been had it been another type."""
+        """Exit with what is wrong, without the lines about every other type that the value does not match."""
         super().error(_NOISE.sub("", message).rstrip(), ex)
-        raise AssertionError  # it exits
+        raise AssertionError  # not reached: the line above exits
 
 
 def plain(text: str) -> str:

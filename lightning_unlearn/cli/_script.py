@@ -11,11 +11,13 @@ from lightning.pytorch.cli import ArgsType
 
 import lightning_unlearn
 from lightning_unlearn.cli._cli import SaveConfig, UnlearnCLI
+from lightning_unlearn.cli._configs_command import show_configs
 from lightning_unlearn.cli._parser import Parser
 
 _DESCRIPTION = (
     "Make a model forget inside a PyTorch Lightning fit, and prove it. For example: "
-    "lightning-unlearn fit --config configs/quickstart.yaml --unlearn.objective.beta=0.2"
+    "lightning-unlearn fit --config bundled:quickstart --unlearn.objective.beta=0.2. "
+    "`lightning-unlearn configs` lists the configurations that come with the package, and prints them."
 )
 _PACKAGE = Path(str(lightning_unlearn.__file__)).parent
 
@@ -27,7 +29,7 @@ def main(args: ArgsType = None, *, run: bool = True) -> UnlearnCLI:
         args: Instead of the process's own arguments.
         run: Whether to run a subcommand, or, without one, only to build model, data and trainer.
     """
-    if os.getcwd() not in sys.path:  # a console script does not see the user's own modules otherwise
+    if os.getcwd() not in sys.path:  # for modules of the user's own: a console script only has its own folder there
         sys.path.insert(0, os.getcwd())
     return UnlearnCLI(
         pl.LightningModule,
@@ -45,9 +47,10 @@ def main(args: ArgsType = None, *, run: bool = True) -> UnlearnCLI:
 
 
 def script() -> None:
-    """What ``lightning-unlearn`` runs: :func:`main`, with errors meant for the user as one message, not a traceback."""
+    """What ``lightning-unlearn`` runs: errors meant for the user are one message, without a traceback."""
     try:
-        main()
+        # LightningCLI's subcommands are methods of the trainer, and this one needs no trainer.
+        show_configs(sys.argv[2:]) if sys.argv[1:2] == ["configs"] else main()
     except Exception as error:
         meant = _meant_for_user(error)
         if meant is None or os.environ.get("LIGHTNING_UNLEARN_TRACEBACK"):
@@ -57,11 +60,11 @@ def script() -> None:
 
 
 def _meant_for_user(error: BaseException | None) -> BaseException | None:
-    """What this package, or Lightning, raised on purpose; ``None`` if it is somebody's mistake, ours included."""
+    """The error that this package or Lightning raised with a message for the user; ``None`` if there is none."""
     while error is not None:
         *_, last = traceback.extract_tb(error.__traceback__)
         ours = _PACKAGE in Path(last.filename).parents and (last.line or "").startswith("raise ")
         if ours or isinstance(error, MisconfigurationException):
             return error
-        error = error.__cause__  # the parser wraps what a constructor raises
+        error = error.__cause__  # the parser raises another error from that of a constructor
     return None

@@ -354,7 +354,7 @@ def test_everything_from_the_shell() -> None:
 
 def test_parts_stand_around_the_users_own_callbacks(only_built: None) -> None:
     run, arguments = ours()
-    cli = run(["fit", *arguments, "--trainer.callbacks+=LearningRateMonitor", "--teach.epochs=1"])
+    cli = run(["fit", *arguments, "--trainer.callbacks+=LearningRateMonitor", "--finetune_first.epochs=1"])
     names = [type(c).__name__ for c in cli.trainer.callbacks]
     assert names[:5] == ["FinetuneFirst", "Unlearn", "LearningRateMonitor", "RecoveryCheck", "WriteReport"]
 

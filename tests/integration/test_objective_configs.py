@@ -25,14 +25,14 @@ from lightning_unlearn import (
     UnlearningModule,
     objectives,
 )
-from lightning_unlearn.cli import main
+from lightning_unlearn.cli import bundled_configs, main, read_config
 from lightning_unlearn.data import AlternateAnswerData, in_order
 from lightning_unlearn.models import TinyCausalLM
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.readouts import PairedReadout
 from lightning_unlearn.runtime import eval_without_grad
 
-CONFIGS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs" / "objectives").glob("*.yaml"))}
+CONFIGS = {name: path for name, path in bundled_configs().items() if path.parent.name == "objectives"}
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2}
 STEPS = 20
 
@@ -106,8 +106,8 @@ def test_every_objective_has_a_configuration_and_every_configuration_a_sign() ->
 
 def build(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **trainer: Any) -> Any:
     """What the configuration says, with a network of a size for tests, and without teaching, checks and report."""
-    settings = yaml.safe_load(CONFIGS[name].read_text())
-    for part in ("teach", "recovery", "report"):
+    settings = read_config(CONFIGS[name])
+    for part in ("finetune_first", "recovery", "report"):
         del settings[part]
     settings["model"]["init_args"]["network"]["init_args"] = dict(SIZES)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1, "max_epochs": -1}
@@ -133,7 +133,7 @@ def taught() -> dict[str, Tensor]:
 
 
 def loaders(name: str) -> tuple[Any, Any]:
-    data = ForgetRetainData(**yaml.safe_load(CONFIGS[name].read_text())["data"]["init_args"])
+    data = ForgetRetainData(**read_config(CONFIGS[name])["data"]["init_args"])
     data.setup("fit")
     return data.forget_dataloader(), data.retain.loader()
 
@@ -173,7 +173,7 @@ def test_it_forgets(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
 
 def test_alternate_answers_from_a_file_come_to_be_preferred(taught: dict[str, Tensor], tmp_path: Path) -> None:
     """AltPO: the configuration of DPO, with another answer to each question in place of a refusal."""
-    settings = yaml.safe_load(CONFIGS["dpo_idk"].read_text())["data"]["init_args"]
+    settings = read_config("bundled:dpo_idk")["data"]["init_args"]
     names = settings["forget"]["init_args"]
     asked = QuestionAnswerData(**names).dataset.rows
     lines = [{"question": row.question, "alternate": f"Nobody knows number {i}"} for i, row in enumerate(asked)]

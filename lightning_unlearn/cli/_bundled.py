@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+PREFIX = "bundled:"
+_FOLDER = Path(str(files("lightning_unlearn") / "configs"))
+
+
+def bundled_configs() -> dict[str, Path]:
+    """Where the configurations that come with the package lie, by name: what follows ``bundled:``.
+
+    Example:
+        >>> list(bundled_configs())[:3]
+        ['base', 'quickstart', 'smollm2']
+    """
+    paths = sorted(_FOLDER.rglob("*.yaml"), key=lambda path: (path.parent != _FOLDER, path.name))
+    return {path.stem: path for path in paths}
+
+
+def bundled_config(name: str) -> Path:
+    """The file of one of :func:`bundled_configs`, by name or by path below the folder (``objectives/npo``).
+
+    Raises:
+        FileNotFoundError: If there is no such configuration.
+
+    Example:
+        >>> bundled_config("npo") == bundled_config("objectives/npo")
+        True
+    """
+    found = bundled_configs()
+    by_path = {path.relative_to(_FOLDER).with_suffix("").as_posix(): path for path in found.values()}
+    path = {**by_path, **found}.get(name.removeprefix(PREFIX).removesuffix(".yaml"))
+    if path is None:
+        raise FileNotFoundError(
+            f"A bundled configuration should be one of {', '.join(found)}. Found `{name}`. "
+            "`lightning-unlearn configs` says what each of them does."
+        )
+    return path
+
+
+def description(path: Path) -> str:
+    """What a configuration does: its first line, a comment."""
+    return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
