@@ -92,7 +92,7 @@ class Task:
     seeds: int = 3
     few: tuple[str, ...] = ()  # the variants worth their time here; all, if none is named
     measured: int = 1000  # rows of each split
-    order: Order | None = CyclicOrder()  # which is always the same
+    order: Order | None = field(default_factory=CyclicOrder)  # which is always the same
     taught_once: bool = False  # and not anew for each seed; then the order should differ by seed
     clip: float | None = None
 

@@ -1,11 +1,11 @@
 """What must stay and what must go, and in which order they are visited."""
 
-from lightning_unlearn.data._encoded_data import EncodedData, QuestionAnswerDataset
 from lightning_unlearn.data._forget_retain_data import ForgetRetainData
 from lightning_unlearn.data._loader_settings import LoaderSettings
 from lightning_unlearn.data._loaders import in_order
 from lightning_unlearn.data._paired_data import PairedData, PairedDataset
 from lightning_unlearn.data._question_answer_data import QuestionAnswerData
+from lightning_unlearn.data._question_answer_dataset import QuestionAnswerDataset
 from lightning_unlearn.data._resumable_loader import ResumableLoader
 from lightning_unlearn.data._source import DataSource, OpenedSource, build, loader_of
 from lightning_unlearn.data._stream import ForgetStream, RowsByEpoch, shared_batches
@@ -35,7 +35,6 @@ __all__ = [
     "CyclicOrder",
     "DataSource",
     "DecoupledQuestion",
-    "EncodedData",
     "Encoding",
     "EpochRows",
     "FileRecords",

@@ -4,18 +4,18 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from torch.utils.data import Dataset
 from typing_extensions import override
 
-from lightning_unlearn.data._encoded_data import EncodedData, QuestionAnswerDataset
 from lightning_unlearn.data._hashing import shuffled
 from lightning_unlearn.data._loader_settings import LoaderSettings
+from lightning_unlearn.data._question_answer_data import QuestionAnswerData
+from lightning_unlearn.data._question_answer_dataset import QuestionAnswerDataset
 from lightning_unlearn.data.companions import Companion
 from lightning_unlearn.data.encodings import Collate, Encoding
 from lightning_unlearn.data.records import FileRecords, QuestionAnswer, Record, Records
 
 
-class PairedDataset(Dataset[dict[str, Any]]):
+class PairedDataset(QuestionAnswerDataset):
     """Encoded rows, each with its companion: ``{"input_ids": [T], "labels": [T], "companion": {...}}``.
 
     Rows come again, in the same order, until every companion had its turn; each row is encoded once.
@@ -29,24 +29,21 @@ class PairedDataset(Dataset[dict[str, Any]]):
     def __init__(
         self, rows: Sequence[QuestionAnswer], companions: Sequence[QuestionAnswer], encoding: Encoding
     ) -> None:
-        self.rows = tuple(rows) * (len(companions) // len(rows))
-        self.companions = tuple(companions)
-        self._forget = QuestionAnswerDataset(rows, encoding)
-        self._companion = QuestionAnswerDataset(companions, encoding)
+        super().__init__(rows, encoding)
+        self.rows *= len(companions) // len(rows)
+        self._companions = QuestionAnswerDataset(companions, encoding)
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
+    @override
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self._forget[index % len(self._forget)], "companion": self._companion[index]}
+        return {**super().__getitem__(index % len(self._examples)), "companion": self._companions[index]}
 
     @property
-    def entities(self) -> list[str]:
-        """Whom or what each row is about."""
-        return [row.entity for row in self.rows]
+    def companions(self) -> tuple[QuestionAnswer, ...]:
+        """What goes with each row."""
+        return self._companions.rows
 
 
-class PairedData(EncodedData):
+class PairedData(QuestionAnswerData):
     """Questions whose answers must go, each with a companion: another answer, or another question.
 
     Batches are those of :class:`QuestionAnswerData`, so that whatever reads plain batches (teaching, probes, attacks) sees

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from lightning_unlearn.data._encoded_data import EncodedData, QuestionAnswerDataset
 from lightning_unlearn.data._loader_settings import LoaderSettings
+from lightning_unlearn.data._question_answer_dataset import QuestionAnswerDataset
 from lightning_unlearn.data.encodings import Encoding
 from lightning_unlearn.data.records import FileRecords, Records
 
 
-class QuestionAnswerData(EncodedData):
+class QuestionAnswerData(LightningDataModule):
     """Questions and answers for a causal language model, supervised on the answer and on its end of turn.
 
     Batches hold ``input_ids``, ``attention_mask`` and ``labels``, ``[B, T]`` int64, padded on the right; the labels are
@@ -37,10 +41,33 @@ class QuestionAnswerData(EncodedData):
         encoding: Encoding,
         loader: LoaderSettings = LoaderSettings(),  # noqa: B008  # frozen
     ) -> None:
-        super().__init__(records, encoding, loader)
+        super().__init__()
+        # Plain attributes, not `save_hyperparameters`: LightningCLI hands nested data modules each other's.
+        self.records = records
+        self.encoding = encoding
+        self.loader = loader
 
     @cached_property
-    @override
     def dataset(self) -> QuestionAnswerDataset:
         """The selected rows, encoded."""
         return QuestionAnswerDataset(self.records.questions(), self.encoding)
+
+    def collate(self) -> Callable[[Any], Any]:
+        """How rows of :attr:`dataset` become a batch."""
+        return self.encoding.collate()
+
+    @override
+    def setup(self, stage: str) -> None:
+        _ = self.dataset
+
+    @override
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self.loader.training(self.dataset, self.collate())
+
+    @override
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self.loader.in_order(self.dataset, self.collate())
+
+    @override
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self.loader.in_order(self.dataset, self.collate())

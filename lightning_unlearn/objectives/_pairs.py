@@ -21,8 +21,8 @@ def need_pair(who: Objective, student: Prediction, companion: str) -> None:
     if not isinstance(student, PairedPrediction) or student.batch_size % 2:
         raise ValueError(
             f"`{type(who).__name__}` should get what must go and a companion to each, a `PairedPrediction` of an even "
-            f"number of examples. Found a `{type(student).__name__}` of {student.batch_size}. Use `readout=PairedReadout()`, "
-            f"and `PairedData(records, {companion}, encoding)` as the forget data."
+            f"number of examples. Found a `{type(student).__name__}` of {student.batch_size}. Use "
+            f"`readout=PairedReadout()`, and `PairedData(records, {companion}, encoding)` as the forget data."
         )
 
 
