@@ -14,7 +14,9 @@ from lightning_unlearn.functional.compat import Compat
 from lightning_unlearn.prediction import IGNORED
 
 Batch = dict[str, Tensor]
+"""Tensors by name: one encoded row, or several."""
 Collate = Callable[[Sequence[Batch]], Batch]
+"""From encoded rows to a batch."""
 
 
 def pad_right(examples: Sequence[Batch], *, pad_token_id: int) -> Batch:
