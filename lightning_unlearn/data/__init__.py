@@ -3,7 +3,8 @@
 from lightning_unlearn.data._forget_retain_data import ForgetRetainData
 from lightning_unlearn.data._loader_settings import LoaderSettings
 from lightning_unlearn.data._loaders import in_order
-from lightning_unlearn.data._paired_data import PairedData, PairedDataset
+from lightning_unlearn.data._paired_data import PairedData
+from lightning_unlearn.data._paired_dataset import PairedDataset
 from lightning_unlearn.data._question_answer_data import QuestionAnswerData
 from lightning_unlearn.data._question_answer_dataset import QuestionAnswerDataset
 from lightning_unlearn.data._resumable_loader import ResumableLoader

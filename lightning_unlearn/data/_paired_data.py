@@ -8,39 +8,11 @@ from typing_extensions import override
 
 from lightning_unlearn.data._hashing import shuffled
 from lightning_unlearn.data._loader_settings import LoaderSettings
+from lightning_unlearn.data._paired_dataset import PairedDataset, pad_pairs
 from lightning_unlearn.data._question_answer_data import QuestionAnswerData
-from lightning_unlearn.data._question_answer_dataset import QuestionAnswerDataset
 from lightning_unlearn.data.companions import Companion
-from lightning_unlearn.data.encodings import Collate, Encoding
+from lightning_unlearn.data.encodings import Encoding
 from lightning_unlearn.data.records import FileRecords, QuestionAnswer, Record, Records
-
-
-class PairedDataset(QuestionAnswerDataset):
-    """Encoded rows, each with its companion: ``{"input_ids": [T], "labels": [T], "companion": {...}}``.
-
-    Rows come again, in the same order, until every companion had its turn; each row is encoded once.
-
-    Args:
-        rows: What must go.
-        companions: What goes with it, one or several rounds of as many.
-        encoding: How rows become tokens.
-    """
-
-    def __init__(
-        self, rows: Sequence[QuestionAnswer], companions: Sequence[QuestionAnswer], encoding: Encoding
-    ) -> None:
-        super().__init__(rows, encoding)
-        self.rows *= len(companions) // len(rows)
-        self._companions = QuestionAnswerDataset(companions, encoding)
-
-    @override
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**super().__getitem__(index % len(self._examples)), "companion": self._companions[index]}
-
-    @property
-    def companions(self) -> tuple[QuestionAnswer, ...]:
-        """What goes with each row."""
-        return self._companions.rows
 
 
 class PairedData(QuestionAnswerData):
@@ -96,9 +68,8 @@ class PairedData(QuestionAnswerData):
     def dataset(self) -> PairedDataset:
         """The selected rows with their companions, encoded, ``draws`` rounds of them."""
         parsed = [(record, self.records.parse(record)) for record in self.records.selected]
-        known = [self.companion.candidates(record, row) for record, row in parsed]
-        self._refuse_too_few(known)
-        drawn = [self._draw(candidates, record) for candidates, (record, _) in zip(known, parsed, strict=True)]
+        drawn = [self._draw(record, row) for record, row in parsed]
+        self._refuse_too_few(drawn)
         # Round by round, so that all rows had their turn before one comes again.
         companions = [one[number] for number in range(self.draws) for one in drawn]
         return PairedDataset([self.companion.forget(*pair) for pair in parsed], companions, self.encoding)
@@ -107,24 +78,17 @@ class PairedData(QuestionAnswerData):
     def collate(self) -> Callable[[Any], Any]:
         return partial(pad_pairs, pad=self.encoding.collate())
 
-    def _draw(self, candidates: Sequence[QuestionAnswer], record: Record) -> list[QuestionAnswer]:
+    def _draw(self, record: Record, row: QuestionAnswer) -> list[QuestionAnswer]:
+        """``draws`` companions of one row, or as many as there are."""
+        candidates = self.companion.candidates(record, row)
         order = shuffled(len(candidates), self.seed, record.index)
         return [candidates[i] for i in order[: self.draws]]
 
-    def _refuse_too_few(self, known: Sequence[Sequence[QuestionAnswer]]) -> None:
-        counted = zip(self.records.selected, known, strict=True)
+    def _refuse_too_few(self, drawn: Sequence[Sequence[QuestionAnswer]]) -> None:
+        counted = zip(self.records.selected, drawn, strict=True)
         if short := [f"{record.source} ({len(some)})" for record, some in counted if len(some) < self.draws]:
             named = ", ".join(short[:5]) + (", ..." if len(short) > 5 else "")
             raise ValueError(
                 f"`{type(self.companion).__name__}` should know at least `draws = {self.draws}` different companions of "
-                f"each row. Found fewer of {len(short)} of {len(known)}: {named}. {self.companion.advice}"
+                f"each row. Found fewer of {len(short)} of {len(drawn)}: {named}. {self.companion.advice}"
             )
-
-
-def pad_pairs(examples: Sequence[Any], *, pad: Collate) -> dict[str, Any]:
-    """Collate rows of :class:`PairedDataset`: a plain batch, with another one at ``companion``."""
-    plain = pad(examples)
-    # Where the network is taught, rows of the retain data, which have no companion, stand among them.
-    if not all("companion" in example for example in examples):
-        return dict(plain)
-    return {**plain, "companion": pad([example["companion"] for example in examples])}

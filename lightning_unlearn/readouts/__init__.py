@@ -7,16 +7,11 @@ from lightning_unlearn.readouts._choice import choose_readout
 from lightning_unlearn.readouts._classification import ClassificationReadout
 from lightning_unlearn.readouts._companion import CompanionReadout
 from lightning_unlearn.readouts._every_position import EveryPositionReadout
+from lightning_unlearn.readouts._halves import Halves, PairedPrediction, halves_of_examples, halves_of_rows
 from lightning_unlearn.readouts._hidden_states import HiddenStateReadout, HiddenStates
 from lightning_unlearn.readouts._language_model import is_language_model, output_head
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
-from lightning_unlearn.readouts._paired import (
-    Halves,
-    PairedPrediction,
-    PairedReadout,
-    halves_of_examples,
-    halves_of_rows,
-)
+from lightning_unlearn.readouts._paired import PairedReadout
 from lightning_unlearn.readouts._unshifted import UnshiftedReadout
 
 __all__ = [
