@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lightning_unlearn.data import (
@@ -18,6 +19,7 @@ from lightning_unlearn.data import (
     RandomOrder,
     RowSet,
     SequentialOrder,
+    build,
 )
 from lightning_unlearn.data._hashing import hash_of
 
@@ -195,6 +197,37 @@ def test_an_order_counts_the_rows_that_a_sampler_visits() -> None:
     )
     stream = ForgetStream(data.forget_dataloader(), order=data.forget_order())
     assert [next(stream).tolist() for _ in range(2)] == [[1], [3]]
+
+
+def test_it_looks_once_in_each_fit() -> None:
+    order = EntityByEntity()
+    data = ForgetRetainData(DataLoader(range(9), 2), DataLoader(Named("b", "a"), 2), order=order)
+    for fit in (1, 2):
+        data.setup("fit")
+        data.forget_order()
+        list(data.train_dataloader())
+        assert order.prepared == fit
+
+
+@pytest.mark.parametrize(
+    ("order", "kind"),
+    [
+        ("CyclicOrder", CyclicOrder),
+        ("lightning_unlearn.SequentialOrder", SequentialOrder),
+        ({"class_path": f"{__name__}.EntityByEntity"}, EntityByEntity),
+        (None, type(None)),
+        (..., RandomOrder),
+    ],
+    ids=str,
+)
+def test_yaml_builds_it_also_from_outside(order: Any, kind: type) -> None:
+    part = {
+        "class_path": "lightning_unlearn.QuestionAnswerData",
+        "init_args": {"records": {"path": "bundled:people"}, "encoding": {"tokenizer": "bundled"}},
+    }
+    arguments = {"retain": part, "forget": part} | ({} if order is ... else {"order": order})
+    spec = {"class_path": "lightning_unlearn.ForgetRetainData", "init_args": arguments}
+    assert type(build(spec, LightningDataModule).order) is kind
 
 
 def test_without_names_there_are_none() -> None:
