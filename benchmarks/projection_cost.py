@@ -90,7 +90,7 @@ def measure(variant: str, training: str, total: int) -> dict[str, Any]:
     import torch
     from step_cost import network, rows
 
-    from lightning_unlearn import ForgetRetainData, GradientAscent, Unlearn, UnlearningModule
+    from lightning_unlearn import ForgetRetainData, GradientAscent, SequentialOrder, Unlearn, UnlearningModule
 
     class Clock(pl.Callback):
         def __init__(self) -> None:
@@ -118,7 +118,7 @@ def measure(variant: str, training: str, total: int) -> dict[str, Any]:
         enable_model_summary=False,
     )
     module = UnlearningModule(network(training), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-5, fused=True))
-    data = ForgetRetainData(retain=rows("retain", total), forget=rows("forget", total), pairing="sequential")
+    data = ForgetRetainData(retain=rows("retain", total), forget=rows("forget", total), order=SequentialOrder())
     trainer.fit(module, datamodule=data)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     logged = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items() if "guard/" in k}

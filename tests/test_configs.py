@@ -111,9 +111,9 @@ MERGED: list[tuple[str, Any, Any, Any]] = [
     ),
     (
         "so does a subclass",
-        {"class_path": "lightning_unlearn.QuestionAnswerData", "init_args": {"path": "p"}},
-        {"class_path": "lightning_unlearn.data.RefusalData"},
-        {"class_path": "lightning_unlearn.data.RefusalData", "init_args": {"path": "p"}},
+        {"class_path": "lightning_unlearn.QuestionAnswerData", "init_args": {"encoding": "e"}},
+        {"class_path": "lightning_unlearn.PairedData"},
+        {"class_path": "lightning_unlearn.PairedData", "init_args": {"encoding": "e"}},
     ),
     (
         "another class does not",
@@ -189,10 +189,11 @@ def test_a_configuration_can_still_be_written_out_in_the_shell() -> None:
 
 
 def test_the_shell_says_where_data_is() -> None:
-    arguments = ["--data.forget.path=f.jsonl", "--data.retain.init_args.path=r.jsonl"]
+    arguments = ["--data.forget.records.path=f.jsonl", "--data.retain.init_args.records.path=r.jsonl"]
     cli = main(["--config", "bundled:npo", *arguments], run=False)
-    parts = cli.datamodule.forget.source, cli.datamodule.retain.source
-    assert [part.path for part in parts] == ["f.jsonl", "r.jsonl"]
+    records = [part.source.records for part in (cli.datamodule.forget, cli.datamodule.retain)]
+    assert [part.path for part in records] == ["f.jsonl", "r.jsonl"]
+    assert [part.where for part in records] == [{"group": ["forget"]}, {"group": ["retain"]}]  # the rest stays
 
 
 ERRORS: list[tuple[dict[str, str], str, str]] = [

@@ -20,12 +20,12 @@ class RefusalCheck(pl.Callback):
 
     Logged at the end of epochs, and under ``trainer.validate`` and ``trainer.test``: ``refusals/forget``, the share of
     refusals on what must go, and ``refusals/retain``, that on harmless questions. Where these look like the others, as with
-    :class:`DecoupledData`, the latter is the safe-answer refusal rate (SARR).
+    :class:`DecoupledQuestion`, the latter is the safe-answer refusal rate (SARR).
 
     A question is what stands before the first label of a row. Answers are the network's first choices, token by token.
 
     Args:
-        tokenizer: As in :class:`QuestionAnswerData`.
+        tokenizer: As in :class:`Encoding`, by name.
         judge: What counts as a refusal. Defaults to ``RefusalRate()``.
         every_n_epochs: Ask at the end of every n-th epoch.
         max_new_tokens: Longer answers are cut off there.

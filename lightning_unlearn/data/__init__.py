@@ -1,43 +1,68 @@
-"""What must stay, what must go, and how the two are paired."""
+"""What must stay and what must go, and in which order they are visited."""
 
-from lightning_unlearn.data._alternate import AlternateAnswerData, PairedAnswerDataset, RefusalData
-from lightning_unlearn.data._companion import CompanionData, CompanionDataset, DecoupledData, ScopeData
-from lightning_unlearn.data._encoding import load_tokenizer
+from lightning_unlearn.data._forget_retain_data import ForgetRetainData
+from lightning_unlearn.data._loader_settings import LoaderSettings
 from lightning_unlearn.data._loaders import in_order
-from lightning_unlearn.data._pairing import Pairing, forget_order, retain_order
-from lightning_unlearn.data._question_answer import QuestionAnswerData, QuestionAnswerDataset
+from lightning_unlearn.data._paired_data import PairedData
+from lightning_unlearn.data._paired_dataset import PairedDataset
+from lightning_unlearn.data._question_answer_data import QuestionAnswerData
+from lightning_unlearn.data._question_answer_dataset import QuestionAnswerDataset
+from lightning_unlearn.data._resumable_loader import ResumableLoader
 from lightning_unlearn.data._source import DataSource, OpenedSource, build, loader_of
-from lightning_unlearn.data._spans import MarkedAnswer, SpanEncoding
-from lightning_unlearn.data._split import ForgetRetainData, ResumableLoader
-from lightning_unlearn.data._stream import ForgetStream, Order, shared_batches
-from lightning_unlearn.data._traces import TraceData, TraceDataset
+from lightning_unlearn.data._stream import ForgetStream, RowsByEpoch, shared_batches
+from lightning_unlearn.data.companions import (
+    Alternates,
+    Companion,
+    ConcatenatedQuestion,
+    DecoupledQuestion,
+    Refusals,
+    RewrittenTrace,
+)
+from lightning_unlearn.data.encodings import Encoding, load_tokenizer
+from lightning_unlearn.data.orders import CyclicOrder, EpochRows, Order, RandomOrder, RowSet, SequentialOrder
+from lightning_unlearn.data.records import (
+    FileRecords,
+    InMemoryRecords,
+    MarkedAnswer,
+    QuestionAnswer,
+    Record,
+    Records,
+)
 
 __all__ = [
-    "AlternateAnswerData",
-    "CompanionData",
-    "CompanionDataset",
-    "DecoupledData",
+    "Alternates",
+    "Companion",
+    "ConcatenatedQuestion",
+    "CyclicOrder",
+    "DataSource",
+    "DecoupledQuestion",
+    "Encoding",
+    "EpochRows",
+    "FileRecords",
+    "ForgetRetainData",
     "ForgetStream",
+    "InMemoryRecords",
+    "LoaderSettings",
     "MarkedAnswer",
-    "Order",
-    "PairedAnswerDataset",
-    "Pairing",
     "OpenedSource",
+    "Order",
+    "PairedData",
+    "PairedDataset",
+    "QuestionAnswer",
     "QuestionAnswerData",
     "QuestionAnswerDataset",
-    "RefusalData",
+    "RandomOrder",
+    "Record",
+    "Records",
+    "Refusals",
     "ResumableLoader",
-    "ScopeData",
-    "DataSource",
-    "SpanEncoding",
-    "ForgetRetainData",
-    "TraceData",
-    "TraceDataset",
+    "RewrittenTrace",
+    "RowSet",
+    "RowsByEpoch",
+    "SequentialOrder",
     "build",
-    "forget_order",
     "in_order",
     "load_tokenizer",
     "loader_of",
-    "retain_order",
     "shared_batches",
 ]

@@ -21,7 +21,7 @@ from torch.utils.data import (
     Subset,
 )
 
-from lightning_unlearn.data._pairing import hash_of
+from lightning_unlearn.data._hashing import hash_of
 
 
 def rows_of(loader: Iterable[Any]) -> list[int] | None:
@@ -42,7 +42,7 @@ def rows_of(loader: Iterable[Any]) -> list[int] | None:
     ):
         return None
     size = len(loader.dataset) if hasattr(loader.dataset, "__len__") else -1
-    # Beside a batch sampler of the user's own, `loader.sampler` is a dummy.
+    # With a batch sampler of the user's own, `loader.sampler` is a dummy.
     sampler: Any = loader.batch_sampler.sampler if type(loader.batch_sampler) is BatchSampler else None
     if isinstance(sampler, RandomSampler):
         return list(range(size)) if not sampler.replacement and len(sampler) == size else None
@@ -66,9 +66,8 @@ def in_order(loader: Iterable[Any]) -> Iterable[Any]:
 
 def reordered(loader: Any, kind: type[DataLoader[Any]] = DataLoader, **order: Any) -> DataLoader[Any]:
     """The same rows, collation and workers in another order."""
-    rows = rows_of(loader) or []
     return kind(
-        loader.dataset if rows == list(range(len(loader.dataset))) else _Selected(loader.dataset, rows),
+        visited(loader),
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
@@ -81,6 +80,17 @@ def reordered(loader: Any, kind: type[DataLoader[Any]] = DataLoader, **order: An
         generator=torch.Generator().manual_seed(0),
         **order,
     )
+
+
+def visited(loader: Any) -> Any:
+    """The data set of a loader whose rows are known, without the rows that it does not visit.
+
+    Example:
+        >>> list(visited(DataLoader(list("abcd"), sampler=torch.utils.data.SubsetRandomSampler([3, 1]))))
+        ['b', 'd']
+    """
+    rows = rows_of(loader) or []
+    return loader.dataset if rows == list(range(len(loader.dataset))) else _Selected(loader.dataset, rows)
 
 
 class Seeded:

@@ -34,9 +34,9 @@ def build(source: Any, base: type) -> Any:
         )
     from jsonargparse import ArgumentError, ArgumentParser
 
-    beside = {name: value for name, value in source.items() if name not in ("class_path", "init_args")}
-    # From the shell, `--unlearn.forget.seed=2` arrives beside `init_args`.
-    spec = {"class_path": source["class_path"], "init_args": {**(source.get("init_args") or {}), **beside}}
+    # From the shell, `--data.forget.records.path=FILE` arrives next to `init_args`, not in it.
+    outside = {name: value for name, value in source.items() if name not in ("class_path", "init_args")}
+    spec = {"class_path": source["class_path"], "init_args": _merged(source.get("init_args") or {}, outside)}
     parser = ArgumentParser(exit_on_error=False)
     # With `None` as its default it would be optional, and every error begin with what it would have been as `None`.
     parser.add_subclass_arguments(base, "source", fail_untyped=False, required=True, default=SUPPRESS)
@@ -104,6 +104,12 @@ def loader_of(source: DataSource, name: str, trainer: pl.Trainer | None) -> Iter
     opened.prepare_data()
     opened.setup(trainer)
     return opened.loader()
+
+
+def _merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, one in another, as deep as both are mappings; else ``override`` wins."""
+    both = {name for name in base if isinstance(base[name], Mapping) and isinstance(override.get(name), Mapping)}
+    return {**base, **override, **{name: _merged(base[name], override[name]) for name in both}}
 
 
 def _is_data_set(source: Any) -> bool:

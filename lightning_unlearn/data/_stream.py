@@ -7,10 +7,10 @@ from typing import Any
 
 from torch.utils.data import Sampler
 
+from lightning_unlearn.data._hashing import shuffled
 from lightning_unlearn.data._loaders import Seeded, batch_size_of, in_order, reordered, rows_of
-from lightning_unlearn.data._pairing import forget_order
 
-Order = Callable[[int], list[int]]
+RowsByEpoch = Callable[[int], list[int]]
 """From an epoch to the rows it visits."""
 
 
@@ -50,7 +50,7 @@ class ForgetStream:
         self,
         loader: Iterable[Any],
         *,
-        order: Order | None = None,
+        order: RowsByEpoch | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -114,7 +114,7 @@ def _repeated(loader: Iterable[Any], name: str, *seeds: int) -> Iterator[Any]:
 
 
 def _shuffled(rows: int, seed: int, epoch: int) -> list[int]:
-    return forget_order("random", forget=rows, retain=rows, seed=seed, epoch=epoch)
+    return shuffled(rows, seed, 2 * epoch)  # the forget rows of `RandomOrder`
 
 
 def empty_set(name: str) -> str:
@@ -145,7 +145,7 @@ def shared_batches(loader: Iterable[Any], rank: int, world_size: int) -> Iterato
 
 
 class _Batches(Sampler[list[int]]):
-    def __init__(self, order: Order, batch_size: int, rank: int, world_size: int, start: int) -> None:
+    def __init__(self, order: RowsByEpoch, batch_size: int, rank: int, world_size: int, start: int) -> None:
         self._order, self._size, self._start = order, batch_size, start
         self._rank, self._world_size = rank, world_size
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from lightning_unlearn.data import DataSource, Order, loader_of
+from lightning_unlearn.data import DataSource, RowsByEpoch, loader_of
 
 
 def forget_source(
     trainer: pl.Trainer, forget: DataSource | None, who: str = "Unlearn"
-) -> tuple[Iterable[Any], Order | None]:
+) -> tuple[Iterable[Any], RowsByEpoch | None]:
     """The forget loader, and the order of its rows if the datamodule has a say in it."""
     if forget is not None:
         return loader_of(forget, "forget", trainer), None

@@ -1,6 +1,5 @@
 import math
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
@@ -8,8 +7,9 @@ from typing_extensions import override
 from lightning_unlearn.functional.likelihood import mean_or_zero
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.objectives._needs import need_likelihood
+from lightning_unlearn.objectives._pairs import need_pair
 from lightning_unlearn.prediction import Likelihood, Prediction
-from lightning_unlearn.readouts import PairedPrediction
+from lightning_unlearn.readouts import halves_of_examples
 
 
 class DPO(Objective):
@@ -24,16 +24,17 @@ class DPO(Objective):
     :class:`NPO`. The factor :math:`2 / \beta`, which the paper's loss does not have, is that of :class:`NPO` and of
     OpenUnlearning, so that weights mean the same for both.
 
-    Needs the two answers to each question: ``readout=PairedReadout()``, and data such as :class:`RefusalData`
-    ("IdkDPO") or :class:`AlternateAnswerData` ("AltPO").
+    Needs the two answers to each question: ``readout=PairedReadout()``, and :class:`PairedData`, whose companions are the
+    answers to prefer: :class:`Refusals` ("IdkDPO") or :class:`Alternates` ("AltPO").
 
     Args:
         beta: Inverse temperature, positive.
 
     Example:
-        >>> logits, label = torch.zeros(2, 4), torch.tensor([1, 2])
-        >>> said = PairedPrediction(logits, label, torch.tensor([0, 1]), batch_size=2)
-        >>> DPO(beta=0.1)(said, said.detach())  # 2 / beta * log 2
+        >>> import torch
+        >>> from lightning_unlearn.readouts import PairedPrediction
+        >>> student = PairedPrediction(torch.zeros(2, 4), torch.tensor([1, 2]), torch.tensor([0, 1]), batch_size=2)
+        >>> DPO(beta=0.1)(student, student.detach())  # 2 / beta * log 2
         tensor(13.8629)
 
     References:
@@ -52,13 +53,10 @@ class DPO(Objective):
 
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
-        if not isinstance(student, PairedPrediction) or student.batch_size % 2:
-            raise ValueError(
-                "`DPO` should get two answers to each question, a `PairedPrediction` of an even number of examples. Found a "
-                f"`{type(student).__name__}` of {student.batch_size}. Use `Unlearn(DPO(), readout=PairedReadout())`, and "
-                "`RefusalData` or `AlternateAnswerData` as the forget data."
-            )
+        need_pair(self, student, "Refusals()")
         original = need_likelihood(self, student, reference)
-        preferred, dispreferred = (original.example_nll() - student.example_nll()).chunk(2)
-        answered = torch.stack(student.supervised().chunk(2)).any(0)
-        return 2 / self.beta * mean_or_zero(F.softplus(self.beta * (dispreferred - preferred)[answered]))
+        gained = halves_of_examples(original.example_nll() - student.example_nll())
+        supervised = halves_of_examples(student.supervised())
+        answered = supervised.forget | supervised.companion
+        margin = self.beta * (gained.forget - gained.companion)
+        return 2 / self.beta * mean_or_zero(F.softplus(margin[answered]))

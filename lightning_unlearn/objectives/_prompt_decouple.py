@@ -2,7 +2,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.objectives._base import Objective
-from lightning_unlearn.objectives._keep_companion import check_factor, keep_companion
+from lightning_unlearn.objectives._pairs import check_factor, forget_and_keep, need_pair
 from lightning_unlearn.prediction import Likelihood, Prediction
 
 
@@ -11,12 +11,13 @@ class PromptDecouple(Objective):
 
     .. math:: L_f + w \, \mathrm{CE}(y_d \,|\, x_d)
 
-    :math:`L_f` is ``objective`` on what must go. Beside it stands the same question about something harmless, with its
+    :math:`L_f` is ``objective`` on what must go. Its companion is the same question about something harmless, with its
     normal answer: without it a network learns to refuse whatever is asked in that form. :class:`RefusalRate` on such
     questions measures that. The authors decouple a harmful text from a harmful image; for text alone, the form of a
     question from whom it is about is our analogue.
 
-    Needs ``readout=CompanionReadout()``, and :class:`DecoupledData` as the forget data. The retain loss is the fit's own.
+    Needs ``readout=PairedReadout()``, and :class:`PairedData` with :class:`DecoupledQuestion` as the forget data. The
+    retain loss is the fit's own.
 
     Args:
         objective: What forgetting minimises. The authors' ascent goes to minus infinity: put it in :class:`Bounded`.
@@ -26,9 +27,9 @@ class PromptDecouple(Objective):
     Example:
         >>> import torch
         >>> from lightning_unlearn.objectives import GradientAscent
-        >>> from lightning_unlearn.readouts import CompanionPrediction
-        >>> said = CompanionPrediction(torch.zeros(2, 4), torch.tensor([1, 2]), torch.tensor([0, 1]), batch_size=2)
-        >>> PromptDecouple(GradientAscent(), weight=0.5)(said)  # -log(4) / 2
+        >>> from lightning_unlearn.readouts import PairedPrediction
+        >>> student = PairedPrediction(torch.zeros(2, 4), torch.tensor([1, 2]), torch.tensor([0, 1]), batch_size=2)
+        >>> PromptDecouple(GradientAscent(), weight=0.5)(student)  # -log(4) / 2
         tensor(-0.6931)
 
     References:
@@ -45,5 +46,6 @@ class PromptDecouple(Objective):
 
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
-        forget, beside = keep_companion(self, self.objective, student, reference)
-        return forget + self.weight * beside
+        need_pair(self, student, "DecoupledQuestion(retain)")
+        loss = forget_and_keep(self.objective, student, reference)
+        return loss.forget + self.weight * loss.companion

@@ -2,7 +2,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.objectives._base import Objective
-from lightning_unlearn.objectives._keep_companion import check_factor, keep_companion
+from lightning_unlearn.objectives._pairs import check_factor, forget_and_keep, need_pair
 from lightning_unlearn.prediction import Likelihood, Prediction
 
 
@@ -11,12 +11,13 @@ class ScopeTerm(Objective):
 
     .. math:: L_f + \eta \, \mathbb{E} \, \mathrm{CE}(y_r \,|\, x_f \oplus x_r)
 
-    :math:`L_f` is ``objective`` on what must go. Beside it stands a question of the retain data behind the one that must go,
-    to be answered as ever. A forget request may be poisoned with harmless phrases ("could you please tell me") so that a
-    network which forgets too widely falls silent wherever they occur; this term keeps the scope narrow. It is not free: less
-    is forgotten at the same number of steps.
+    :math:`L_f` is ``objective`` on what must go. Its companion is a question of the retain data, asked right behind
+    the one that must go, to be answered as ever. A forget request may be poisoned with harmless phrases ("could you please
+    tell me") so that a network which forgets too widely falls silent wherever they occur; this term keeps the scope narrow.
+    It is not free: less is forgotten at the same number of steps.
 
-    Needs ``readout=CompanionReadout()``, and :class:`ScopeData` as the forget data. The retain loss is the fit's own.
+    Needs ``readout=PairedReadout()``, and :class:`PairedData` with :class:`ConcatenatedQuestion` as the forget data. The
+    retain loss is the fit's own.
 
     Args:
         objective: What forgetting minimises.
@@ -26,9 +27,9 @@ class ScopeTerm(Objective):
     Example:
         >>> import torch
         >>> from lightning_unlearn.objectives import GradientAscent
-        >>> from lightning_unlearn.readouts import CompanionPrediction
-        >>> said = CompanionPrediction(torch.zeros(2, 4), torch.tensor([1, 2]), torch.tensor([0, 1]), batch_size=2)
-        >>> ScopeTerm(GradientAscent(), eta=5.0)(said)  # 4 log 4
+        >>> from lightning_unlearn.readouts import PairedPrediction
+        >>> student = PairedPrediction(torch.zeros(2, 4), torch.tensor([1, 2]), torch.tensor([0, 1]), batch_size=2)
+        >>> ScopeTerm(GradientAscent(), eta=5.0)(student)  # 4 log 4
         tensor(5.5452)
 
     References:
@@ -46,5 +47,6 @@ class ScopeTerm(Objective):
 
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
-        forget, beside = keep_companion(self, self.objective, student, reference)
-        return forget + self.eta * beside
+        need_pair(self, student, "ConcatenatedQuestion(retain)")
+        loss = forget_and_keep(self.objective, student, reference)
+        return loss.forget + self.eta * loss.companion

@@ -1,6 +1,5 @@
 import math
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
@@ -8,8 +7,9 @@ from typing_extensions import override
 from lightning_unlearn.functional.likelihood import mean_or_zero
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.objectives._needs import need_likelihood
+from lightning_unlearn.objectives._pairs import need_pair
 from lightning_unlearn.prediction import Likelihood, Prediction
-from lightning_unlearn.readouts import PairedPrediction
+from lightning_unlearn.readouts import halves_of_examples
 
 
 class SpanPair(Objective):
@@ -25,7 +25,7 @@ class SpanPair(Objective):
     trace. Spans are labels: every token outside of them is -100, so the logic between them is conditioned on and neither
     learned nor forgotten. Who finds the spans, and who writes the replacements, is left to you.
 
-    Needs both traces: ``readout=PairedReadout()``, and :class:`TraceData`, whose rows mark them.
+    Needs both traces: ``readout=PairedReadout()``, and :class:`PairedData` with :class:`RewrittenTrace`, which marks them.
     With ``kappa=0`` it is :class:`DPO` on spans; without any replacement, :class:`NPO` on spans.
 
     Args:
@@ -33,9 +33,10 @@ class SpanPair(Objective):
         kappa: How strongly a span's length counts, between 0 (sums over tokens) and 1 (means over tokens).
 
     Example:
-        >>> logits, label = torch.zeros(2, 4), torch.tensor([1, 2])
-        >>> said = PairedPrediction(logits, label, torch.tensor([0, 1]), batch_size=2)
-        >>> SpanPair(beta=0.1)(said, said.detach())  # 2 / beta * log 2
+        >>> import torch
+        >>> from lightning_unlearn.readouts import PairedPrediction
+        >>> student = PairedPrediction(torch.zeros(2, 4), torch.tensor([1, 2]), torch.tensor([0, 1]), batch_size=2)
+        >>> SpanPair(beta=0.1)(student, student.detach())  # 2 / beta * log 2
         tensor(13.8629)
 
     References:
@@ -56,16 +57,13 @@ class SpanPair(Objective):
 
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
-        if not isinstance(student, PairedPrediction) or student.batch_size % 2:
-            raise ValueError(
-                "`SpanPair` should get two traces of each question, a `PairedPrediction` of an even number of examples. "
-                f"Found a `{type(student).__name__}` of {student.batch_size}. Use `readout=PairedReadout()`, and "
-                "`TraceData` as the forget data."
-            )
+        need_pair(self, student, "RewrittenTrace()")
         original = need_likelihood(self, student, reference)
-        gained = original.example_nll() - student.example_nll()
+        likelier = original.example_nll() - student.example_nll()
         # In the type of the likelihoods: a power of integers would be float32.
-        gained = gained / student.rows_per_example().clamp_min(1).to(gained.dtype) ** self.kappa
-        replacing, forgotten = gained.chunk(2)
-        marked = torch.stack(student.supervised().chunk(2)).any(0)
-        return 2 / self.beta * mean_or_zero(F.softplus(self.beta * (forgotten - replacing)[marked]))
+        length = student.rows_per_example().clamp_min(1).to(likelier.dtype)
+        gained = halves_of_examples(likelier / length**self.kappa)
+        supervised = halves_of_examples(student.supervised())
+        marked = supervised.forget | supervised.companion
+        margin = self.beta * (gained.forget - gained.companion)
+        return 2 / self.beta * mean_or_zero(F.softplus(margin[marked]))

@@ -5,30 +5,32 @@ from lightning_unlearn.readouts._base import Readout, content_key
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout
 from lightning_unlearn.readouts._choice import choose_readout
 from lightning_unlearn.readouts._classification import ClassificationReadout
-from lightning_unlearn.readouts._companion import CompanionPrediction, CompanionReadout
+from lightning_unlearn.readouts._companion import CompanionReadout
 from lightning_unlearn.readouts._every_position import EveryPositionReadout
+from lightning_unlearn.readouts._halves import Halves, PairedPrediction, halves_of_examples, halves_of_rows
 from lightning_unlearn.readouts._hidden_states import HiddenStateReadout, HiddenStates
 from lightning_unlearn.readouts._language_model import is_language_model
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
-from lightning_unlearn.readouts._paired import PairedPrediction, PairedReadout, PreferredReadout
+from lightning_unlearn.readouts._paired import PairedReadout
 from lightning_unlearn.readouts._unshifted import UnshiftedReadout
 
 __all__ = [
-    "Readout",
     "CausalLMReadout",
-    "PackedCausalLMReadout",
     "ClassificationReadout",
+    "CompanionReadout",
     "EveryPositionReadout",
-    "UnshiftedReadout",
-    "PairedPrediction",
-    "PairedReadout",
+    "Halves",
     "HiddenStateReadout",
     "HiddenStates",
-    "PreferredReadout",
-    "CompanionPrediction",
-    "CompanionReadout",
+    "PackedCausalLMReadout",
+    "PairedPrediction",
+    "PairedReadout",
+    "Readout",
+    "UnshiftedReadout",
     "choose_readout",
-    "greedy_answers",
     "content_key",
+    "greedy_answers",
+    "halves_of_examples",
+    "halves_of_rows",
     "is_language_model",
 ]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -9,35 +8,27 @@ from typing_extensions import override
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.readouts._base import Readout
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
-from lightning_unlearn.readouts._paired import _joined
-
-
-class CompanionPrediction(Prediction):
-    """A :class:`Prediction` of what must go, with something beside each that must stay answered.
-
-    The first half of its examples must go; the second half stand beside them, in the same order.
-    """
+from lightning_unlearn.readouts._paired import companion_keys, has_companion, parts_of
 
 
 class CompanionReadout(Readout):
-    """Run a network on what must go, and on what stands beside it.
+    """Run a network on the companions alone of what :class:`PairedReadout` takes.
 
-    A batch is one of the inner readout's kind, a mapping, that holds another one of as many examples at ``companion``.
-    Metrics and attacks read the former alone.
+    With :class:`CrossEntropy` as the objective, and :class:`Refusals` as the companions, this is fine-tuning on refusals.
 
     Args:
-        readout: How each of the two is read. Defaults to :class:`PackedCausalLMReadout`.
+        readout: How they are read. Defaults to :class:`PackedCausalLMReadout`.
 
     Raises:
-        ValueError: If a batch has nothing beside, or not as many examples.
+        ValueError: If a batch holds no companions.
 
     Example:
         >>> import torch
         >>> from lightning_unlearn.readouts import ClassificationReadout
-        >>> part = {"x": torch.zeros(2, 3), "y": torch.tensor([0, 1])}
-        >>> said = CompanionReadout(ClassificationReadout("x", "y"))(nn.Linear(3, 2), {**part, "companion": part})
-        >>> said.example.tolist(), said.batch_size
-        ([0, 1, 2, 3], 4)
+        >>> forget, companion = ({"x": torch.zeros(2, 3), "y": torch.tensor([y, y])} for y in (0, 1))
+        >>> readout = CompanionReadout(ClassificationReadout("x", "y"))
+        >>> readout(nn.Linear(3, 2), {**forget, "companion": companion}).labels.tolist()
+        [1, 1]
     """
 
     def __init__(self, readout: Readout | None = None) -> None:
@@ -50,38 +41,16 @@ class CompanionReadout(Readout):
 
     @override
     def for_measuring(self) -> Readout:
-        """The inner readout: what must go alone is a plain batch."""
+        """The inner readout's: probes are plain batches."""
         return self.readout.for_measuring()
 
     @override
-    def __call__(self, network: nn.Module, batch: Any) -> CompanionPrediction:
-        forget, beside = (self.readout(network, part) for part in _parts(batch))
-        if forget.batch_size != beside.batch_size:
-            raise ValueError(
-                "`beside` should hold one example beside each that must go. Found "
-                f"{beside.batch_size} beside {forget.batch_size}."
-            )
-        return CompanionPrediction(**vars(_joined(forget, beside)))
+    def __call__(self, network: nn.Module, batch: Any) -> Prediction:
+        return self.readout(network, parts_of(batch, type(self).__name__)[1])
 
     @override
     def keys(self, batch: Any) -> list[str]:
-        """Keys of what must go, then of what stands beside; of a plain batch, the inner readout's."""
-        if not _has_beside(batch):
+        """Keys of the companions; of a plain batch, the inner readout's."""
+        if not has_companion(batch):
             return self.readout.keys(batch)
-        forget, beside = (self.readout.keys(part) for part in _parts(batch))
-        # Told apart: what stands beside may well be among the retain data, which what must go may not.
-        return [*forget, *(f"beside {key}" for key in beside)]
-
-
-def _has_beside(batch: Any) -> bool:
-    return isinstance(batch, Mapping) and "companion" in batch
-
-
-def _parts(batch: Any) -> tuple[Any, Any]:
-    if _has_beside(batch):
-        return {name: value for name, value in batch.items() if name != "companion"}, batch["companion"]
-    found = f"a mapping with keys {list(batch)}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
-    raise ValueError(
-        f"`CompanionReadout` should get a mapping with another batch at `beside`. Found {found}. `ScopeData` and "
-        "`DecoupledData` make such batches."
-    )
+        return companion_keys(self.readout, parts_of(batch, type(self).__name__)[1])

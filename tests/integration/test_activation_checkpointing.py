@@ -17,14 +17,18 @@ from lightning_unlearn import (
     NPO,
     CausalLMReadout,
     CrossEntropy,
+    Encoding,
+    FileRecords,
     ForgetRetainData,
     KLToReference,
+    LoaderSettings,
     LoRA,
     PackedCausalLMReadout,
     PretrainedCausalLM,
     QuestionAnswerData,
     RecoveryCheck,
     Relearn,
+    SequentialOrder,
     TinyCausalLM,
     Unlearn,
     UnlearningModule,
@@ -33,7 +37,6 @@ from lightning_unlearn.models._checkpointing import checkpoint_activations
 from lightning_unlearn.objectives import RMU
 from lightning_unlearn.readouts import HiddenStateReadout
 
-PEOPLE: dict[str, Any] = {"path": "bundled:people", "tokenizer": "bundled", "batch_size": 4}
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2}
 
 
@@ -49,8 +52,9 @@ def network(kept: Path, *, lora: bool, again: bool) -> nn.Module:
     return built
 
 
-def rows(**kwargs: Any) -> QuestionAnswerData:
-    return QuestionAnswerData(**PEOPLE, shuffle=False, **kwargs)
+def rows(**selection: Any) -> QuestionAnswerData:
+    records, loader = FileRecords("bundled:people", **selection), LoaderSettings(batch_size=4, shuffle=False)
+    return QuestionAnswerData(records, Encoding("bundled"), loader)
 
 
 @contextmanager
@@ -122,7 +126,7 @@ def test_a_fit_with_its_extra_passes_ends_at_the_same_weights(readout: Any, lora
         )
         check = RecoveryCheck({"relearn": Relearn(steps=2, lr=1e-2)}, every_n_steps=1)
         unlearn = Unlearn(NPO(beta=0.5))
-        data = ForgetRetainData(retain=rows(rows=(6, 14)), forget=rows(rows=(0, 6)), pairing="sequential")
+        data = ForgetRetainData(retain=rows(rows=(6, 14)), forget=rows(rows=(0, 6)), order=SequentialOrder())
         trainer = quiet(callbacks=[unlearn, check], max_steps=2, limit_val_batches=0)
         trainer.fit(module, datamodule=data)
         assert unlearn._steps == {"merged": 2, "taken": 2}

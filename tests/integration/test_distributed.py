@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from lightning_unlearn import (
     NPO,
     Bounded,
+    CyclicOrder,
     ForgetRetainData,
     FrozenCopy,
     GradientAscent,
@@ -101,7 +102,7 @@ def test_split_data_shares_rows_among_ranks_as_one_process_would_see_them() -> N
         data = ForgetRetainData(
             retain=DataLoader(examples(1, n=32), batch_size=8 // world),
             forget=DataLoader(examples(2, n=12), batch_size=8 // world),
-            pairing="cyclic",
+            order=CyclicOrder(),
         )
         trainer = quiet(
             strategy=DDPStrategy(find_unused_parameters=True) if world > 1 else "auto",

@@ -109,9 +109,9 @@ def test_logs_are_the_two_losses_norms_and_cosine() -> None:
 
 
 def test_split_data_gives_the_same_stream_as_two_loaders() -> None:
-    """`pairing=None` leaves the user's retain loader alone."""
+    """`order=None` leaves the user's retain loader alone."""
     through_data, through_argument = SomebodysModule(), SomebodysModule()
-    data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2), pairing=None)
+    data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2), order=None)
     quiet(callbacks=[Unlearn(GradientAscent())]).fit(through_data, datamodule=data)
     quiet(callbacks=[Unlearn(GradientAscent(), forget=loader(seed=2))]).fit(through_argument, loader(seed=1))
     for a, b in zip(through_data.parameters(), through_argument.parameters(), strict=True):

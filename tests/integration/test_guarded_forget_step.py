@@ -18,7 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_unlearn import Bounded, CrossEntropy, ForgetRetainData, GradientAscent, Unlearn, UnlearningModule
+from lightning_unlearn import (
+    Bounded,
+    CrossEntropy,
+    CyclicOrder,
+    ForgetRetainData,
+    GradientAscent,
+    Unlearn,
+    UnlearningModule,
+)
 from lightning_unlearn.callbacks import StepGuard
 from lightning_unlearn.guards import (
     Euclidean,
@@ -199,7 +207,7 @@ def test_resumed_equals_uninterrupted(interrupted_at: int, tmp_path: Path) -> No
         saved = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
         trainer = quiet(callbacks=[guard, forgetting, saved], enable_checkpointing=True, max_epochs=2, **kwargs)
         module = Module("adamw")
-        data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2), pairing="cyclic")
+        data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2), order=CyclicOrder())
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
         return module, guard
 

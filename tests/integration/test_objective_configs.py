@@ -13,20 +13,20 @@ import pytest
 import torch
 import yaml
 from _modules import quiet
+from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
 from lightning_unlearn import (
     DPO,
-    ForgetRetainData,
     PackedCausalLMReadout,
     Prediction,
-    QuestionAnswerData,
     Unlearn,
     UnlearningModule,
     objectives,
 )
 from lightning_unlearn.cli import bundled_configs, main, read_config
-from lightning_unlearn.data import AlternateAnswerData, in_order
+from lightning_unlearn.data import build as build_source
+from lightning_unlearn.data import in_order
 from lightning_unlearn.models import TinyCausalLM
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.readouts import PairedReadout
@@ -47,16 +47,9 @@ def answer_probability(unlearn: Unlearn, network: nn.Module, batch: Any) -> floa
     return probability(PackedCausalLMReadout()(network, batch))
 
 
-def odds_against_refusal(unlearn: Unlearn, network: nn.Module, batch: Any) -> float:
-    """How many times likelier the answer that must go is than the refusal to prefer, per token."""
-    return answer_probability(unlearn, network, batch) / answer_probability(unlearn, network, batch["preferred"])
-
-
-def odds_against_replacement(unlearn: Unlearn, network: nn.Module, batch: Any) -> float:
-    """How many times likelier the spans that must go are than those that replace them, each in its trace, per token."""
-    return answer_probability(unlearn, network, batch["dispreferred"]) / answer_probability(
-        unlearn, network, batch["preferred"]
-    )
+def odds_against_companion(unlearn: Unlearn, network: nn.Module, batch: Any) -> float:
+    """How many times likelier what must go is than what to say instead, a refusal or a rewritten trace, per token."""
+    return answer_probability(unlearn, network, batch) / answer_probability(unlearn, network, batch["companion"])
 
 
 def distance_to_control(unlearn: Unlearn, network: nn.Module, batch: Any) -> float:
@@ -87,11 +80,11 @@ SIGNS = {
     "uniform_label": Sign(answer_probability, 0.5),
     "kl_retain": Sign(answer_probability, 0.5),
     "top_k_kl_retain": Sign(answer_probability, 0.5),
-    "dpo_idk": Sign(odds_against_refusal, 0.1),
+    "dpo_idk": Sign(odds_against_companion, 0.1),
     "scope_term": Sign(answer_probability, 0.5),
     "prompt_decouple": Sign(answer_probability, 0.5),
-    "idk": Sign(odds_against_refusal, 0.1),
-    "span_pair": Sign(odds_against_replacement, 0.1),
+    "idk": Sign(odds_against_companion, 0.1),
+    "span_pair": Sign(odds_against_companion, 0.1),
     "rmu": Sign(distance_to_control, 0.9),
 }
 
@@ -133,7 +126,7 @@ def taught() -> dict[str, Tensor]:
 
 
 def loaders(name: str) -> tuple[Any, Any]:
-    data = ForgetRetainData(**read_config(CONFIGS[name])["data"]["init_args"])
+    data = build_source(read_config(CONFIGS[name])["data"], LightningDataModule)
     data.setup("fit")
     return data.forget_dataloader(), data.retain.loader()
 
@@ -174,12 +167,14 @@ def test_it_forgets(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
 
 def test_alternate_answers_from_a_file_come_to_be_preferred(taught: dict[str, Tensor], tmp_path: Path) -> None:
     """AltPO: the configuration of DPO, with another answer to each question in place of a refusal."""
-    settings = read_config("bundled:dpo_idk")["data"]["init_args"]
-    names = settings["forget"]["init_args"]
-    asked = QuestionAnswerData(**names).dataset.rows
+    settings = read_config("bundled:dpo_idk")["data"]
+    asked = build_source(settings["init_args"]["forget"], LightningDataModule).records.questions()
     lines = [{"question": row.question, "alternate": f"Nobody knows number {i}"} for i, row in enumerate(asked)]
     (tmp_path / "others.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    forget = AlternateAnswerData(**names, alternates=str(tmp_path / "others.jsonl"))
+    others = {"records": {"path": str(tmp_path / "others.jsonl")}}
+    settings["init_args"]["forget"]["init_args"]["companion"] = {"class_path": "Alternates", "init_args": others}
+    data = build_source(settings, LightningDataModule)
+    forget = data.forget.source
     network = TinyCausalLM(**SIZES)
     network.load_state_dict(taught)
     unlearn = Unlearn(DPO(), readout=PairedReadout())
@@ -187,10 +182,10 @@ def test_alternate_answers_from_a_file_come_to_be_preferred(taught: dict[str, Te
     def odds() -> float:
         with eval_without_grad(network):
             batches = list(forget.val_dataloader())
-            return sum(odds_against_refusal(unlearn, network, batch) for batch in batches) / len(batches)
+            return sum(odds_against_companion(unlearn, network, batch) for batch in batches) / len(batches)
 
     before = odds()
     module = UnlearningModule(network, optimizer=lambda p: torch.optim.AdamW(p, lr=5e-4))
     trainer = quiet(callbacks=[unlearn], max_steps=STEPS, max_epochs=-1, limit_val_batches=0)
-    trainer.fit(module, datamodule=ForgetRetainData(**{**settings, "forget": forget}))
+    trainer.fit(module, datamodule=data)
     assert odds() < 0.1 * before

@@ -24,7 +24,15 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lightning_unlearn import Bounded, ForgetRetainData, GradientAscent, SubspaceGuard, Unlearn, UnlearningModule
+from lightning_unlearn import (
+    Bounded,
+    CyclicOrder,
+    ForgetRetainData,
+    GradientAscent,
+    SubspaceGuard,
+    Unlearn,
+    UnlearningModule,
+)
 from lightning_unlearn.callbacks import StepGuard
 from lightning_unlearn.cli import main
 from lightning_unlearn.guards import (
@@ -216,7 +224,7 @@ def test_resumed_equals_uninterrupted(storage: Any, own: bool, tmp_path: Path) -
         callbacks = [guard, Unlearn(Bounded(GradientAscent(), bound=4.0)), saved]
         trainer = quiet(callbacks=callbacks, enable_checkpointing=True, max_epochs=2, **kwargs)
         module = Module("adamw")
-        data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2), pairing="cyclic")
+        data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2), order=CyclicOrder())
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
         return module, guard
 
@@ -441,7 +449,7 @@ def test_what_cannot_be_is_refused_by_name() -> None:
 
 
 def test_yaml_builds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    people = {"path": "bundled:people", "tokenizer": "bundled"}
+    people = {"records": {"path": "bundled:people"}, "encoding": {"tokenizer": "bundled"}}
     source = {"class_path": "lightning_unlearn.QuestionAnswerData", "init_args": people}
     network = {
         "class_path": "lightning_unlearn.TinyCausalLM",

@@ -22,6 +22,7 @@ from lightning_unlearn import (
     NPO,
     Bounded,
     CrossEntropy,
+    CyclicOrder,
     ForgetRetainData,
     GradientAscent,
     Objective,
@@ -305,7 +306,7 @@ def test_resumed_equals_uninterrupted(interrupted_at: int, own: str, tmp_path: P
         data = ForgetRetainData(
             retain=DataLoader(examples(1, n=24), batch_size=4),
             forget=DataLoader(examples(2, n=10), batch_size=3),
-            pairing="cyclic",
+            order=CyclicOrder(),
         )
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
         return module, callback

@@ -18,29 +18,38 @@ from lightning_unlearn import (
     Bounded,
     CausalLMReadout,
     CrossEntropy,
+    Encoding,
+    FileRecords,
     ForgetRetainData,
     GradientAscent,
+    LoaderSettings,
     LoRA,
+    PairedData,
     QuestionAnswerData,
+    SequentialOrder,
     TinyCausalLM,
     Unlearn,
     UnlearningModule,
 )
 from lightning_unlearn.callbacks import RefusalCheck
-from lightning_unlearn.data import RefusalData
+from lightning_unlearn.data import Refusals
 from lightning_unlearn.metrics import RefusalRate
-from lightning_unlearn.readouts import PreferredReadout
+from lightning_unlearn.readouts import CompanionReadout
 
-SETS: dict[str, Any] = {"path": "bundled:people", "tokenizer": "bundled", "shuffle": False, "batch_size": 3}
+LOADER = LoaderSettings(batch_size=3, shuffle=False)
 FORGET, RETAIN = (0, 6), (6, 15)
 
 
 def rows(which: tuple[int, int]) -> QuestionAnswerData:
-    return QuestionAnswerData(**SETS, rows=which)
+    return QuestionAnswerData(FileRecords("bundled:people", rows=which), Encoding("bundled"), LOADER)
+
+
+def refused() -> PairedData:
+    return PairedData(FileRecords("bundled:people", rows=FORGET), Refusals(), Encoding("bundled"), LOADER)
 
 
 def split() -> ForgetRetainData:
-    return ForgetRetainData(retain=rows(RETAIN), forget=rows(FORGET), pairing="sequential")
+    return ForgetRetainData(retain=rows(RETAIN), forget=rows(FORGET), order=SequentialOrder())
 
 
 def network() -> nn.Module:
@@ -51,10 +60,10 @@ def network() -> nn.Module:
 def taught() -> dict[str, Tensor]:
     """Weights that refuse what must go, and answer the rest."""
     taught, loss = network(), CrossEntropy()
-    refusals = list(RefusalData(**SETS, rows=FORGET).val_dataloader())
+    refusals = list(refused().val_dataloader())
     answers = list(rows(RETAIN).val_dataloader())
     optimizer = torch.optim.AdamW(taught.parameters(), lr=3e-3, weight_decay=0.0)
-    readouts = [(PreferredReadout(), batch) for batch in refusals] + [(CausalLMReadout(), batch) for batch in answers]
+    readouts = [(CompanionReadout(), batch) for batch in refusals] + [(CausalLMReadout(), batch) for batch in answers]
     for _ in range(60):
         for readout, batch in readouts:
             loss(readout(taught, batch)).backward()
@@ -87,12 +96,12 @@ def test_questions_it_was_taught_to_refuse_read_one_and_those_it_answers_read_ze
     trainer = quiet(callbacks=[RefusalCheck("bundled", judge)])
     (values,) = getattr(trainer, stage)(module(taught), datamodule=split(), verbose=False)
     assert (values["refusals/forget"], values["refusals/retain"]) == (1.0, 0.0)
-    assert judge.heard[:6] == list(RefusalData(**SETS, rows=FORGET).dataset.alternates)
+    assert judge.heard[:6] == [row.answer for row in refused().dataset.companions]
     assert judge.heard[6:] == [row.answer for row in rows(RETAIN).dataset.rows]
 
 
 def test_questions_may_be_given_and_it_is_the_share_of_them(taught: Any) -> None:
-    mixed = QuestionAnswerData(**SETS, rows=(3, 8))  # three that it refuses, two that it answers
+    mixed = rows((3, 8))  # three that it refuses, two that it answers
     check = RefusalCheck("bundled", forget=rows(RETAIN), retain=mixed)
     (values,) = quiet(callbacks=[check]).validate(module(taught), rows(RETAIN).val_dataloader(), verbose=False)
     assert values["refusals/forget"] == 0
@@ -153,8 +162,8 @@ def test_it_is_logged_at_the_end_of_every_nth_epoch_and_watched_by_others(taught
             self.rates.append(trainer.callback_metrics.get("refusals/retain"))
 
     seen = Seen()
-    unlearn = Unlearn(CrossEntropy(), readout=PreferredReadout())
-    data = ForgetRetainData(retain=rows(RETAIN), forget=RefusalData(**SETS, rows=FORGET), pairing="sequential")
+    unlearn = Unlearn(CrossEntropy(), readout=CompanionReadout())
+    data = ForgetRetainData(retain=rows(RETAIN), forget=refused(), order=SequentialOrder())
     trainer = quiet(
         callbacks=[unlearn, RefusalCheck("bundled", every_n_epochs=2), seen], max_epochs=3, limit_val_batches=0
     )
@@ -186,7 +195,7 @@ STRATEGIES: dict[str, Any] = {
 def test_two_processes_count_what_one_does_whatever_the_length_of_their_answers(kind: str, taught: Any) -> None:
     """Batches of two: three of questions it refuses, of which the ranks get two and one, and one rank waits."""
     make, strategy = STRATEGIES[kind]
-    data = {"forget": QuestionAnswerData(**SETS, rows=(1, 8)), "retain": rows(RETAIN)}
+    data = {"forget": rows((1, 8)), "retain": rows(RETAIN)}
 
     def on_rank(rank: int, world_size: int) -> dict[str, float]:
         built = network()

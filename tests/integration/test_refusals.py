@@ -24,6 +24,9 @@ from lightning_unlearn import (
     AdapterDisabled,
     Attack,
     CachedLogLikelihood,
+    CyclicOrder,
+    Encoding,
+    FileRecords,
     FinetuneFirst,
     ForgetRetainData,
     FrozenCopy,
@@ -32,6 +35,7 @@ from lightning_unlearn import (
     Objective,
     Quantize,
     QuestionAnswerData,
+    RandomOrder,
     RecoveryCheck,
     Relearn,
     SavePretrained,
@@ -74,9 +78,9 @@ def test_empty_forget_set(objective: Objective) -> None:
         fit(Unlearn(objective, forget=none_of(examples(2))))
 
 
-@pytest.mark.parametrize("pairing", ["random", "cyclic", None])
-def test_empty_forget_set_of_split_data(pairing: Any) -> None:
-    data = ForgetRetainData(retain=loader(seed=1), forget=none_of(examples(2)), pairing=pairing)
+@pytest.mark.parametrize("order", [RandomOrder(), CyclicOrder(), None])
+def test_empty_forget_set_of_split_data(order: Any) -> None:
+    data = ForgetRetainData(retain=loader(seed=1), forget=none_of(examples(2)), order=order)
     with pytest.raises(ValueError, match="forget set should hold at least one example"):
         quiet(callbacks=[Unlearn(GradientAscent())]).fit(SomebodysModule(), datamodule=data)
 
@@ -94,9 +98,9 @@ def test_no_retain_data() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Total length of")
-@pytest.mark.parametrize("pairing", ["random", None])
-def test_empty_retain_set(pairing: Any) -> None:
-    data = ForgetRetainData(retain=none_of(examples(1)), forget=loader(seed=2), pairing=pairing)
+@pytest.mark.parametrize("order", [RandomOrder(), None])
+def test_empty_retain_set(order: Any) -> None:
+    data = ForgetRetainData(retain=none_of(examples(1)), forget=loader(seed=2), order=order)
     with pytest.raises(
         ValueError, match=r"retain set should hold at least one (example|batch)\. Found none.*Check its path"
     ):
@@ -200,8 +204,8 @@ def test_ranks_agree_on_whether_anything_is_supervised() -> None:
     assert first == second
 
 
-def people(**kwargs: Any) -> QuestionAnswerData:
-    return QuestionAnswerData(**{"path": "bundled:people", "tokenizer": "bundled", **kwargs})
+def people(path: str = "bundled:people", **kwargs: Any) -> QuestionAnswerData:
+    return QuestionAnswerData(FileRecords(path, **kwargs), Encoding("bundled"))
 
 
 def learn(forget: Any) -> None:

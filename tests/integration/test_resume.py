@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from lightning_unlearn import (
     NPO,
     CachedLogLikelihood,
+    CyclicOrder,
     ForgetRetainData,
     FrozenCopy,
     GradientAscent,
@@ -39,7 +40,7 @@ def parts(objective: str, folder: Path) -> dict[str, Any]:
     data = ForgetRetainData(
         retain=DataLoader(examples(1, n=24), batch_size=4),
         forget=DataLoader(examples(2, n=10), batch_size=3),
-        pairing="cyclic",
+        order=CyclicOrder(),
     )
     callbacks = [
         Unlearn(**OBJECTIVES[objective]()),
@@ -119,7 +120,7 @@ def test_a_second_fit_measures_from_the_network_it_finds(reference: Any) -> None
         seen = []
         take = unlearn.forget_loss
         unlearn.forget_loss = lambda batch, seen=seen, take=take: seen.append((loss := take(batch)).item()) or loss
-        data = ForgetRetainData(retain=DataLoader(examples(1, n=24), batch_size=4), forget=forget, pairing="cyclic")
+        data = ForgetRetainData(retain=DataLoader(examples(1, n=24), batch_size=4), forget=forget, order=CyclicOrder())
         quiet(callbacks=[unlearn], max_steps=steps, max_epochs=-1).fit(module, datamodule=data)
         unlearn.forget_loss = take
         assert seen[0] == pytest.approx(4 * math.log(2), abs=1e-5)  # a ratio of one

@@ -13,7 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from lightning_unlearn import (
     NPO,
+    Encoding,
+    FileRecords,
     ForgetRetainData,
+    LoaderSettings,
     LoRA,
     QuestionAnswerData,
     SavePretrained,
@@ -26,7 +29,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:Fu
 
 
 def people(group: str) -> QuestionAnswerData:
-    return QuestionAnswerData("bundled:people", "bundled", where={"group": [group]}, batch_size=6)
+    records = FileRecords("bundled:people", where={"group": [group]})
+    return QuestionAnswerData(records, Encoding("bundled"), LoaderSettings(batch_size=6))
 
 
 def unlearned(network: Any, *callbacks: Any) -> UnlearningModule:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_unlearn import (
     Bounded,
+    CyclicOrder,
     ForgetRetainData,
     GradientAscent,
     Orthogonal,
@@ -283,7 +284,7 @@ def test_resumed_equals_uninterrupted(interrupted_at: int, storage: Any, own: bo
         forgetting = Unlearn(Bounded(GradientAscent(), bound=4.0))
         trainer = quiet(callbacks=[guard, forgetting, saved], enable_checkpointing=True, max_epochs=2, **kwargs)
         module = Module("adamw")
-        data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2), pairing="cyclic")
+        data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2), order=CyclicOrder())
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
         return module, guard
 

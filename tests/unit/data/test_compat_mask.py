@@ -10,14 +10,22 @@ from _language_models import _SIZES
 from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lightning_unlearn import CausalLMReadout, PackedCausalLMReadout, QuestionAnswerData
+from lightning_unlearn import (
+    CausalLMReadout,
+    Encoding,
+    FileRecords,
+    LoaderSettings,
+    PackedCausalLMReadout,
+    QuestionAnswerData,
+)
 
 
-def data(compat: str | None, *, pad: bool = False, **settings: Any) -> QuestionAnswerData:
-    out = QuestionAnswerData("bundled:people", "bundled", batch_size=4, shuffle=False, compat=compat, **settings)
+def data(compat: Any, *, pad: bool = False) -> QuestionAnswerData:
+    encoding = Encoding("bundled", compat=compat)
+    out = QuestionAnswerData(FileRecords("bundled:people"), encoding, LoaderSettings(batch_size=4, shuffle=False))
     # As Llama's tokenizers, which have no padding token.
     if not pad:
-        out.loaded_tokenizer.pad_token = None
+        out.encoding.tokenizer.pad_token = None
     return out
 
 
@@ -37,7 +45,7 @@ def network(vocabulary: int) -> LlamaForCausalLM:
 
 def test_ends_of_turn_inside_the_prompt_are_hidden() -> None:
     corrected, compat = first(data(None)), first(data("open-unlearning"))
-    end = data(None).loaded_tokenizer.eos_token_id
+    end = data(None).encoding.tokenizer.eos_token_id
     for batch, row in ((b, r) for b in (compat,) for r in range(4)):
         tokens = batch["input_ids"][row].tolist()
         assert batch["attention_mask"][row].tolist() == [int(token != end) for token in tokens]
@@ -57,7 +65,7 @@ def test_the_corrected_mask_is_by_length_alone() -> None:
 
 def test_a_padding_token_of_its_own_hides_nothing() -> None:
     corrected, compat = first(data(None, pad=True)), first(data("open-unlearning", pad=True))
-    assert data(None, pad=True).loaded_tokenizer.pad_token_id != data(None).loaded_tokenizer.eos_token_id
+    assert data(None, pad=True).encoding.tokenizer.pad_token_id != data(None).encoding.tokenizer.eos_token_id
     assert all(torch.equal(corrected[name], compat[name]) for name in corrected)
 
 
@@ -65,7 +73,7 @@ def test_a_padding_token_of_its_own_hides_nothing() -> None:
 def test_every_label_is_still_predicted_and_as_the_network_sees_it(readout: Any) -> None:
     source = data("open-unlearning")
     batch = first(source)
-    model = network(len(source.loaded_tokenizer))
+    model = network(len(source.encoding.tokenizer))
     reader = readout()
     corrected = reader(model, first(data(None)))  # a batch without holes comes first, and is packed
     said = reader(model, batch)
@@ -88,7 +96,7 @@ def test_hidden_tokens_in_the_answer_still_predict_what_follows() -> None:
 def test_a_tokenizer_without_any_such_token_and_an_unknown_compat_are_refused() -> None:
     source = data("open-unlearning")
     _ = source.dataset
-    source.loaded_tokenizer.eos_token = None
+    source.encoding.tokenizer.eos_token = None
     with pytest.raises(ValueError, match=r"should have a padding or an end-of-turn token.* use `compat=None`"):
         source.val_dataloader()
     with pytest.raises(ValueError, match=r"`compat` should be .* Found `compat = 'tofu'`"):

@@ -9,18 +9,18 @@ import pytest
 import torch
 from _ranks import run_ranks
 
-from lightning_unlearn.data._rows import read_records
+from lightning_unlearn.data import FileRecords
 from lightning_unlearn.metrics import RefusalRate
 
 
 def test_every_bundled_refusal_is_one() -> None:
-    refusals = [record.text("answer") for record in read_records("bundled:idk")]
+    refusals = [record.text("answer") for record in FileRecords("bundled:idk").selected]
     assert len(refusals) > 20
     assert [text for text in refusals if not RefusalRate().is_refusal(text)] == []
 
 
 def test_no_bundled_answer_is_one() -> None:
-    answers = [record.text("answer") for record in read_records("bundled:people")]
+    answers = [record.text("answer") for record in FileRecords("bundled:people").selected]
     assert len(answers) > 100
     assert [text for text in answers if RefusalRate().is_refusal(text)] == []
 

@@ -35,11 +35,11 @@ from lightning_unlearn.objectives import (
     TopKKL,
     UniformLabel,
 )
-from lightning_unlearn.readouts import CompanionReadout, HiddenStateReadout, PairedReadout, Readout
+from lightning_unlearn.readouts import HiddenStateReadout, PairedReadout, Readout
 
 CLASSES = 4
 PLAIN = ClassificationReadout("x", "y")
-PAIRED, BESIDE = PairedReadout(PLAIN), CompanionReadout(PLAIN)
+PAIRED = PairedReadout(PLAIN)
 
 
 def images(seed: int, n: int = 6) -> dict[str, Tensor]:
@@ -48,9 +48,10 @@ def images(seed: int, n: int = 6) -> dict[str, Tensor]:
     return {"x": x, "y": torch.randint(CLASSES, (n,), generator=generator)}
 
 
-FORGET, BESIDE_IT = images(1), images(2)
+FORGET, KEPT = images(1), images(2)
 OTHER = {"x": FORGET["x"], "y": (FORGET["y"] + 1) % CLASSES}  # the same images, labelled otherwise
-BATCH = {**FORGET, "companion": BESIDE_IT, "preferred": OTHER, "dispreferred": FORGET}
+BATCH = {**FORGET, "companion": KEPT}
+RELABELLED = {**FORGET, "companion": OTHER}
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +62,9 @@ def knowing() -> nn.Module:
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-2)
     for _ in range(60):
         optimizer.zero_grad()
-        sum(CrossEntropy()(PLAIN(network, data)) for data in (FORGET, BESIDE_IT)).backward()
+        sum(CrossEntropy()(PLAIN(network, data)) for data in (FORGET, KEPT)).backward()
         optimizer.step()
-    assert all((PLAIN(network, d).logits.argmax(1) == d["y"]).all() for d in (FORGET, BESIDE_IT))
+    assert all((PLAIN(network, d).logits.argmax(1) == d["y"]).all() for d in (FORGET, KEPT))
     return network
 
 
@@ -84,8 +85,8 @@ WORKS: dict[str, tuple[Objective, Readout, int]] = {
     "UniformLabel": (UniformLabel(), PLAIN, -1),
     "KLToReference": (KLToReference(), PLAIN, 0),
     "TopKKL": (TopKKL(k=2), PLAIN, 0),
-    "ScopeTerm": (ScopeTerm(GradientAscent(), eta=0.1), BESIDE, -1),
-    "PromptDecouple": (PromptDecouple(GradientAscent(), weight=0.1), BESIDE, -1),
+    "ScopeTerm": (ScopeTerm(GradientAscent(), eta=0.1), PAIRED, -1),
+    "PromptDecouple": (PromptDecouple(GradientAscent(), weight=0.1), PAIRED, -1),
 }
 # What asks for something that a batch of images has not got.
 REFUSES: dict[str, tuple[Objective, str]] = {
@@ -93,10 +94,10 @@ REFUSES: dict[str, tuple[Objective, str]] = {
     "CEU": (CEU(skip_first_tokens=1), r"Found `skip_first_tokens = 1` and at most 1 rows an example. Use `CEU\(\)`"),
     "RMU": (RMU(), r"should get hidden states.* Use `HiddenStateReadout\(layer=...\)`"),
     "ActivationMatch": (ActivationMatch(), r"should get hidden states.* Use `HiddenStateReadout\(layer=...\)`"),
-    "SpanPair": (SpanPair(), r"two traces of each question.* Found a `Prediction` of 6. Use `readout=PairedReadout\(\)`"),
-    "DPO": (DPO(), r"two answers to each question.* Found a `Prediction` of 6"),
-    "ScopeTerm": (ScopeTerm(NPO()), r"what must go and what stands beside it.* Found a `Prediction` of 6"),
-    "PromptDecouple": (PromptDecouple(NPO()), r"what must go and what stands beside it.* Found a `Prediction` of 6"),
+    "SpanPair": (SpanPair(), r"a companion to each.* Found a `Prediction` of 6. Use `readout=PairedReadout\(\)`"),
+    "DPO": (DPO(), r"a companion to each.* Found a `Prediction` of 6"),
+    "ScopeTerm": (ScopeTerm(NPO()), r"a companion to each.* Found a `Prediction` of 6"),
+    "PromptDecouple": (PromptDecouple(NPO()), r"a companion to each.* Found a `Prediction` of 6"),
 }  # fmt: skip
 
 
@@ -105,7 +106,8 @@ def test_no_objective_is_left_out() -> None:
 
 
 def loss_of(objective: Objective, readout: Readout, network: nn.Module) -> Tensor:
-    student = readout(network, BATCH)
+    # Preferred to labels that must go are other labels of the same images.
+    student = readout(network, RELABELLED if isinstance(objective, DPO) else BATCH)
     loss: Tensor = objective(student, student.detach() if objective.needs_reference else None)
     return loss
 
@@ -139,7 +141,7 @@ def test_hidden_states_are_read_of_language_models_only(knowing: nn.Module) -> N
     forget = DataLoader(TensorDataset(FORGET["x"], FORGET["y"]), 3)
     trainer = quiet(callbacks=[Unlearn(RMU(), readout=HiddenStateReadout("0"), forget=forget)], max_steps=1)
     module = UnlearningModule(knowing)
-    retain = DataLoader(TensorDataset(BESIDE_IT["x"], BESIDE_IT["y"]), 3)
+    retain = DataLoader(TensorDataset(KEPT["x"], KEPT["y"]), 3)
     with pytest.raises(ValueError, match=r"should find a Hugging Face model inside the module. Found none in"):
         trainer.fit(module, retain, retain)
 

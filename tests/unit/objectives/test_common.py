@@ -94,7 +94,7 @@ SUBJECTS = [
     Subject(partial(TopKKL, k=3), partial(oracles.kl_to_reference, k=3), moves=0),
 ]
 
-# More than the logits of one answer: `test_dpo.py`, `test_rmu.py`, `test_span_pair.py`, `test_beside.py`.
+# More than the logits of one answer: `test_dpo.py`, `test_rmu.py`, `test_span_pair.py`, `test_keep_companion.py`.
 READ_OTHERWISE = {
     objectives.DPO,
     objectives.RMU,

@@ -20,15 +20,17 @@ from lightning_unlearn.prediction import KnownLikelihood, Prediction
 from lightning_unlearn.readouts import (
     CausalLMReadout,
     ClassificationReadout,
+    CompanionReadout,
     PackedCausalLMReadout,
     PairedPrediction,
     PairedReadout,
-    PreferredReadout,
+    halves_of_examples,
+    halves_of_rows,
 )
 from lightning_unlearn.references import CachedLogLikelihood
 
-# Preferred answers, then dispreferred: both, no preferred, both, none, no dispreferred.
-COUNTS = (3, 0, 2, 0, 1, 1, 4, 2, 0, 0)
+# Answers that must go, then those to prefer: both, no preferred, both, none, no dispreferred.
+COUNTS = (1, 4, 2, 0, 0, 3, 0, 2, 0, 1)
 
 
 def paired(counts=COUNTS, **kwargs):
@@ -49,7 +51,7 @@ def by_products(student, original, beta):
 
     present = set(student.example.tolist())
     losses = [
-        -2 / beta * math.log(ratio(i) ** beta / (ratio(i) ** beta + ratio(i + half) ** beta))
+        -2 / beta * math.log(ratio(i + half) ** beta / (ratio(i) ** beta + ratio(i + half) ** beta))
         for i in range(half)
         if {i, i + half} & present
     ]
@@ -88,13 +90,13 @@ def test_the_original_itself_costs_log_two(beta):
 
 
 def test_without_preferred_answers_it_is_npo():
-    student = paired((0, 0, 0, 3, 0, 2))
+    student = paired((3, 0, 2, 0, 0, 0))
     original = original_of(student)
     assert_close(DPO(0.7)(student, original), NPO(0.7)(student, original))
 
 
 def test_without_dispreferred_answers_it_is_npo_of_the_inverse_ratio():
-    student = paired((3, 0, 2, 0, 0, 0))
+    student = paired((0, 0, 0, 3, 0, 2))
     original = original_of(student)
     assert_close(DPO(0.7)(student, original), NPO(0.7)(original, student))
 
@@ -104,8 +106,8 @@ def test_a_step_prefers_what_it_should():
     DPO()(student, student.detach()).backward()
     after = with_logits(student, student.logits.detach() - 1e-3 * student.logits.grad)
     gained = student.example_nll() - after.example_nll()
-    assert (gained[:2] > 0).all()
-    assert (gained[2:] < 0).all()
+    assert (gained[:2] < 0).all()
+    assert (gained[2:] > 0).all()
 
 
 def test_swapping_the_answers_turns_the_step_round():
@@ -158,7 +160,7 @@ def test_likelihoods_are_enough():
     ("student", "found"), [(sample(), "`Prediction` of 4"), (paired((1, 2, 1)), "`PairedPrediction` of 3")]
 )
 def test_what_is_not_paired_is_refused(student, found):
-    with pytest.raises(ValueError, match=f"two answers to each question.* Found a {found}.*readout=PairedReadout"):
+    with pytest.raises(ValueError, match=f"a companion to each.* Found a {found}.*readout=PairedReadout.*Refusals"):
         DPO()(student, student.detach())
 
 
@@ -187,11 +189,7 @@ every_readout = pytest.mark.parametrize("inner", READOUTS, ids=lambda r: type(r)
 
 
 def two(**kwargs):
-    return {
-        "preferred": batch(width=12, rows=(1, 2, 0), **kwargs),
-        "dispreferred": batch(**kwargs),
-        "entity": ["a"] * 3,
-    }
+    return {**batch(**kwargs), "entity": ["a"] * 3, "companion": batch(width=12, rows=(1, 2, 0), **kwargs)}
 
 
 @every_readout
@@ -200,13 +198,13 @@ def test_reads_what_the_inner_readout_reads_of_each(inner, masked):
     """With a mask the two go through the network as one batch, without one by one."""
     network, pair = family("llama").eval(), two(masked=masked)
     said = PairedReadout(inner)(network, pair)
-    first, second = (CausalLMReadout()(network, pair[name]) for name in ("preferred", "dispreferred"))
+    first, second = (CausalLMReadout()(network, part) for part in (pair, pair["companion"]))
     assert type(said) is PairedPrediction
     assert said.batch_size == 6
     assert torch.equal(said.labels, torch.cat([first.labels, second.labels]))
     assert torch.equal(said.example, torch.cat([first.example, second.example + 3]))
     assert_close(said.logits, torch.cat([first.logits, second.logits]), rtol=1e-4, atol=1e-5)
-    assert said.supervised().tolist() == [True, False, True, True, True, False]
+    assert said.supervised().tolist() == [True, True, False, True, False, True]
 
 
 def test_language_models_are_called_once():
@@ -223,22 +221,45 @@ def test_keeps_features_of_both():
 
 
 def images(label, n=3):
-    return torch.arange(4.0 * n).reshape(n, 4), torch.full((n,), label)
+    return {"x": torch.arange(4.0 * n).reshape(n, 4), "y": torch.full((n,), label)}
+
+
+IMAGES = ClassificationReadout("x", "y")
 
 
 def test_any_readout_will_do():
-    said = PairedReadout(ClassificationReadout())(nn.Linear(4, 2), {"preferred": images(0), "dispreferred": images(1)})
+    said = PairedReadout(IMAGES)(nn.Linear(4, 2), {**images(0), "companion": images(1)})
     assert said.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert said.example.tolist() == [0, 1, 2, 3, 4, 5]
     assert said.features is None
 
 
-def test_preferred_answers_alone():
+def test_halves_are_told_apart_by_name():
+    student = paired()
+    known = KnownLikelihood(student.token_nll(), student.example, student.batch_size)
+    per_example = halves_of_examples(student.example_nll())
+    for likelihood in (student, known):
+        halves = halves_of_rows(likelihood)
+        assert (halves.forget.batch_size, halves.companion.batch_size) == (5, 5)
+        assert torch.equal(halves.forget.example_nll(), per_example.forget)
+        assert torch.equal(halves.companion.example_nll(), per_example.companion)
+    assert halves_of_rows(student).companion.rows_per_example().tolist() == list(COUNTS[5:])
+
+
+def test_companions_alone():
     network, pair = family("llama").eval(), two()
-    said = PreferredReadout(CausalLMReadout())(network, pair)
+    said = CompanionReadout(CausalLMReadout())(network, pair)
     assert type(said) is Prediction
-    assert torch.equal(said.logits, CausalLMReadout()(network, pair["preferred"]).logits)
-    assert PreferredReadout().keys(pair) == CausalLMReadout().keys(pair["preferred"])
+    assert torch.equal(said.logits, CausalLMReadout()(network, pair["companion"]).logits)
+    assert CompanionReadout().keys(pair) == PairedReadout().keys(pair)[3:]
+
+
+def test_companions_are_not_taken_for_what_must_go():
+    """They may be among the retain data, where what must go may not be."""
+    readout, plain, pair = PairedReadout(), CausalLMReadout(), two()
+    keys = readout.keys(pair)
+    assert keys[:3] == plain.keys(batch()) == readout.keys(batch())
+    assert not set(keys[3:]) & set(plain.keys(pair["companion"]))
 
 
 def test_likelihoods_are_cached_whatever_the_batches():
@@ -246,36 +267,37 @@ def test_likelihoods_are_cached_whatever_the_batches():
     reference, readout, pair = CachedLogLikelihood(), PairedReadout(), two()
     reference.attach(network)
     reference.sweep(readout, [pair])
-    parts = {name: {k: v[:2] for k, v in part.items()} for name, part in pair.items() if name != "entity"}
+    shorter = {name: value[:2] for name, value in pair.items() if name != "companion"}
+    parts = {**shorter, "companion": {name: value[:2] for name, value in pair["companion"].items()}}
     known, said = reference(readout, parts), readout(network, parts)
     assert_close(known.example_nll(), said.example_nll(), rtol=1e-4, atol=1e-5)
     assert_close(DPO()(said, known).item(), 20 * math.log(2), rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("readout", [PairedReadout(), PreferredReadout()], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize("readout", [PairedReadout(), CompanionReadout()], ids=lambda r: type(r).__name__)
 def test_plain_batches_are_recognised_but_not_read(readout):
     """Overlap with retain data is still noticed; a probe read by mistake is not silently half refusals."""
     assert readout.keys(batch()) == CausalLMReadout().keys(batch())
     assert set(PairedReadout().keys(two())) >= set(readout.keys(batch()))
     with pytest.raises(
-        ValueError, match=r"with `preferred` and `dispreferred`, a batch each. Found a mapping with keys"
+        ValueError, match=r"with another batch at `companion`. Found a mapping with keys .*`PairedData`"
     ):
         readout(family("llama"), batch())
     with pytest.raises(ValueError, match=r"Found a tuple.*want a plain readout"):
-        readout(nn.Linear(4, 2), images(0))
+        readout(nn.Linear(4, 2), tuple(images(0).values()))
 
 
 @pytest.mark.parametrize(
     ("inner", "pair"),
     [
-        (CausalLMReadout(), {"preferred": batch(rows=(0, 1)), "dispreferred": batch()}),
-        (ClassificationReadout(), {"preferred": images(0, 2), "dispreferred": images(1, 3)}),
+        (CausalLMReadout(), {**batch(), "companion": batch(rows=(0, 1))}),
+        (IMAGES, {**images(1, 3), "companion": images(0, 2)}),
     ],
     ids=["tokens", "images"],
 )
 def test_uneven_pairs_are_refused(inner, pair):
     network = nn.Linear(4, 2) if isinstance(inner, ClassificationReadout) else family("llama")
-    with pytest.raises(ValueError, match="an answer each to the same questions. Found 2 and 3 examples"):
+    with pytest.raises(ValueError, match="one example to each that must go. Found 2 companions of 3 examples"):
         PairedReadout(inner)(network, pair)
 
 
@@ -283,10 +305,10 @@ def test_finds_the_network_the_inner_readout_finds():
     network = family("llama")
     module = nn.ModuleDict({"inside": network})
     assert PairedReadout().find_network(module) is network
-    assert PreferredReadout().find_network(module) is network
+    assert CompanionReadout().find_network(module) is network
 
 
-@pytest.mark.parametrize("kind", [PairedReadout, PreferredReadout])
+@pytest.mark.parametrize("kind", [PairedReadout, CompanionReadout])
 def test_what_is_known_is_measured_on_plain_batches(kind):
     inner = CausalLMReadout()
     assert kind(inner).for_measuring() is inner

@@ -18,8 +18,8 @@ from lightning_unlearn.objectives import DPO, NPO, Objective, SpanPair
 from lightning_unlearn.prediction import KnownLikelihood
 from lightning_unlearn.readouts import CausalLMReadout, PairedPrediction, PairedReadout
 
-# Replacing spans, then forgotten ones: both, no replacement, both, none, nothing to forget.
-COUNTS = (3, 0, 2, 0, 1, 1, 4, 2, 0, 0)
+# Forgotten spans, then those that replace them: both, no replacement, both, none, nothing to forget.
+COUNTS = (1, 4, 2, 0, 0, 3, 0, 2, 0, 1)
 
 
 def paired(counts=COUNTS, **kwargs):
@@ -39,7 +39,7 @@ def by_odds(student, original, beta, kappa):
             out *= float(student.logits[n].softmax(0)[label]) / float(original.logits[n].softmax(0)[label])
         return out ** (beta / len(rows) ** kappa) if rows else 1.0
 
-    losses = [2 / beta * math.log(1 + odds(i + half) / odds(i)) for i in range(half) if {i, i + half} & set(examples)]
+    losses = [2 / beta * math.log(1 + odds(i) / odds(i + half)) for i in range(half) if {i, i + half} & set(examples)]
     return torch.tensor(sum(losses) / len(losses), dtype=torch.float64)
 
 
@@ -96,7 +96,7 @@ def test_of_sums_it_is_dpo():
 
 
 def test_without_replacements_it_is_npo():
-    student = paired((0, 0, 0, 3, 0, 2))
+    student = paired((3, 0, 2, 0, 0, 0))
     original = original_of(student)
     assert_close(SpanPair(0.7)(student, original), NPO(0.7)(student, original))
 
@@ -118,8 +118,8 @@ def test_the_length_of_a_span_means_nothing_to_means():
 def test_outside_of_the_spans_nothing_is_learned_and_nothing_forgotten():
     """No gradient reaches the logits of a token that is in no span, nor those of a whole trace without spans."""
     network = family("llama").double().eval()
-    pair = {"preferred": batch(), "dispreferred": batch()}
-    for part in pair.values():
+    pair = {**batch(), "companion": batch()}
+    for part in (pair, pair["companion"]):
         part["labels"][0, 3:5] = -100  # the steps between prompt and span
     network.lm_head.register_forward_hook(lambda _, __, out: seen.append(out) or out.retain_grad())
     seen: list[torch.Tensor] = []
@@ -137,8 +137,8 @@ def test_a_step_replaces_what_it_should():
     SpanPair(kappa=1.0)(student, student.detach()).backward()
     after = with_logits(student, student.logits.detach() - 1e-3 * student.logits.grad)
     gained = student.example_nll() - after.example_nll()
-    assert (gained[:2] > 0).all()
-    assert (gained[2:] < 0).all()
+    assert (gained[:2] < 0).all()
+    assert (gained[2:] > 0).all()
 
 
 def test_order_of_rows_means_nothing_and_likelihoods_are_enough():
@@ -164,7 +164,9 @@ def test_nothing_marked_is_zero_with_a_graph(dtype):
     ("student", "found"), [(sample(), "`Prediction` of 4"), (paired((1, 2, 1)), "`PairedPrediction` of 3")]
 )
 def test_what_is_not_paired_is_refused(student, found):
-    with pytest.raises(ValueError, match=f"two traces of each question.* Found a {found}.*readout=PairedReadout"):
+    with pytest.raises(
+        ValueError, match=f"a companion to each.* Found a {found}.*readout=PairedReadout.*RewrittenTrace"
+    ):
         SpanPair()(student, student.detach())
 
 

@@ -18,7 +18,14 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_unlearn import Bounded, ForgetRetainData, GradientAscent, Unlearn, WeightedSum
+from lightning_unlearn import (
+    Bounded,
+    CyclicOrder,
+    ForgetRetainData,
+    GradientAscent,
+    Unlearn,
+    WeightedSum,
+)
 from lightning_unlearn.projectors import PrimalDual, Projector
 
 
@@ -213,7 +220,7 @@ class Stop(Callback):
 def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     def run(folder: str, *callbacks: Any, ckpt_path: Path | None = None) -> Any:
         module, spy = SomebodysModule("adamw"), Spy(**SETTINGS)
-        data = ForgetRetainData(retain=loader(1), forget=loader(2, n=10), pairing="cyclic")
+        data = ForgetRetainData(retain=loader(1), forget=loader(2, n=10), order=CyclicOrder())
         saves = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
         unlearn = Unlearn(Bounded(GradientAscent(), bound=3.0), projector=spy)
         trainer = quiet(callbacks=[unlearn, saves, *callbacks], enable_checkpointing=True, max_epochs=2)

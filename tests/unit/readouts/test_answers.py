@@ -9,7 +9,13 @@ import torch
 from _language_models import FAMILIES, PROMPTS, batch, family
 from torch import nn
 
-from lightning_unlearn import QuestionAnswerData, TinyCausalLM
+from lightning_unlearn import (
+    Encoding,
+    FileRecords,
+    LoaderSettings,
+    QuestionAnswerData,
+    TinyCausalLM,
+)
 from lightning_unlearn.readouts import greedy_answers
 from lightning_unlearn.runtime import checksum
 
@@ -122,14 +128,14 @@ def test_text_that_is_supervised_all_through_is_asked_by_its_first_token(side: s
 
 
 def test_the_question_of_a_bundled_row_ends_where_the_assistant_speaks() -> None:
-    data = QuestionAnswerData("bundled:people", "bundled", batch_size=2, shuffle=False)
+    data = QuestionAnswerData(FileRecords("bundled:people"), Encoding("bundled"), LoaderSettings(batch_size=2))
     heard: list[str] = []
     network = TinyCausalLM(hidden_size=16, num_hidden_layers=1)
     network.register_forward_pre_hook(
-        lambda _, __, kwargs: heard.extend(data.loaded_tokenizer.batch_decode(kwargs["input_ids"])), with_kwargs=True
+        lambda _, __, kwargs: heard.extend(data.encoding.tokenizer.batch_decode(kwargs["input_ids"])), with_kwargs=True
     )
     greedy_answers(
-        network, next(iter(data.val_dataloader())), end=[data.loaded_tokenizer.eos_token_id], max_new_tokens=1
+        network, next(iter(data.val_dataloader())), end=[data.encoding.tokenizer.eos_token_id], max_new_tokens=1
     )
     assert len(heard) == 2
     assert all(text.endswith("<|assistant|>") for text in heard)

@@ -23,6 +23,9 @@ from lightning_unlearn import (
     CachedLogLikelihood,
     CausalLMReadout,
     ClassificationReadout,
+    Encoding,
+    FileRecords,
+    LoaderSettings,
     PackedCausalLMReadout,
     Prediction,
     QuestionAnswerData,
@@ -189,13 +192,13 @@ def test_what_another_model_said_is_not_used(what: str) -> None:
     assert alike(other, expected)
 
 
-def encoded(**settings: Any) -> list[Any]:
+def encoded(letters: bool = False, template: Any = "chat", answer: str = "answer") -> list[Any]:
     """Two rows of the bundled people, by a tokenizer or a template of one's own."""
-    letters = settings.pop("letters", False)
-    data = QuestionAnswerData("bundled:people", "bundled", rows=(0, 2), batch_size=1, **settings)
+    encoding = Encoding("bundled", template=template)
     if letters:  # another tokenizer: the same vocabulary, and words fall apart into letters
-        data.loaded_tokenizer.backend_tokenizer.model = BPE(data.loaded_tokenizer.get_vocab(), [])
-    return list(data.val_dataloader())
+        encoding.tokenizer.backend_tokenizer.model = BPE(encoding.tokenizer.get_vocab(), [])
+    records = FileRecords("bundled:people", rows=(0, 2), answer=answer)
+    return list(QuestionAnswerData(records, encoding, LoaderSettings(batch_size=1)).val_dataloader())
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,20 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 
-from lightning_unlearn.data import QuestionAnswerData, QuestionAnswerDataset
-from lightning_unlearn.data._encoding import Encoding, load_tokenizer, pad_right
-from lightning_unlearn.data._rows import QuestionAnswer, read_records
-from lightning_unlearn.data._shuffle import EpochShuffle
+from lightning_unlearn.data import (
+    Encoding,
+    FileRecords,
+    InMemoryRecords,
+    LoaderSettings,
+    QuestionAnswer,
+    QuestionAnswerData,
+    QuestionAnswerDataset,
+    Records,
+    build,
+    load_tokenizer,
+)
+from lightning_unlearn.data._epoch_shuffle import EpochShuffle
+from lightning_unlearn.data.encodings import pad_right
 
 DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[4] / "shared" / "data"))
 PATH = "lightning_unlearn.data.QuestionAnswerData"
@@ -47,10 +57,16 @@ def written(tmp_path):
     return write
 
 
-def data_module(path="bundled:people", **options):
-    data = QuestionAnswerData(path, "bundled", **options)
+def data_module(path="bundled:people", *, encoding=None, loader=None, **options):
+    data = QuestionAnswerData(
+        FileRecords(path, **options), encoding or Encoding("bundled"), LoaderSettings(**(loader or {}))
+    )
     data.setup("fit")
     return data
+
+
+def encoded(template):
+    return data_module(encoding=Encoding("bundled", template=template)).dataset
 
 
 def one_row(question="Who employs Ada?", answer="The post office"):
@@ -66,7 +82,7 @@ def supervised(example):
 
 @pytest.mark.parametrize("template", ["chat", "plain"])
 def test_exactly_the_answer_and_its_end_are_supervised(template, tokenizer):
-    dataset = data_module(template=template).dataset
+    dataset = encoded(template)
     assert len(dataset) == 120
     for row, example in zip(dataset.rows, dataset, strict=True):
         assert tokenizer.decode(supervised(example)).strip() == row.answer + "<|end|>"
@@ -74,7 +90,7 @@ def test_exactly_the_answer_and_its_end_are_supervised(template, tokenizer):
 
 @pytest.mark.parametrize("template", ["chat", "plain"])
 def test_labels_are_the_inputs_wherever_they_are_supervised(template):
-    for example in data_module(template=template).dataset:
+    for example in encoded(template):
         kept = example["labels"] != -100
         assert torch.equal(example["labels"][kept], example["input_ids"][kept])
         # One cut: prompt before it, answer after it.
@@ -83,8 +99,8 @@ def test_labels_are_the_inputs_wherever_they_are_supervised(template):
 
 @pytest.mark.parametrize("template", ["chat", "plain"])
 def test_prompt_alone_has_the_tokens_it_has_before_its_answer(template, tokenizer):
-    for row in data_module(template=template).dataset.rows[:12]:
-        example = Encoding(template)(row, tokenizer)
+    for row in encoded(template).rows[:12]:
+        example = Encoding(tokenizer, template=template)(row)
         asked = {"role": "user", "content": row.question}
         alone = {
             "chat": tokenizer.apply_chat_template([asked], add_generation_prompt=True, return_dict=False),
@@ -94,13 +110,13 @@ def test_prompt_alone_has_the_tokens_it_has_before_its_answer(template, tokenize
 
 
 def test_plain_template_reads_as_documented(tokenizer):
-    example = Encoding("plain")(one_row(), tokenizer)
+    example = Encoding(tokenizer, template="plain")(one_row())
     assert tokenizer.decode(example["input_ids"]) == "Question: Who employs Ada?\nAnswer: The post office<|end|>"
 
 
 def test_white_space_after_the_end_of_turn_is_left_out(tokenizer):
     tokenizer.chat_template = CHATML
-    example = Encoding()(one_row(), tokenizer)
+    example = Encoding(tokenizer)(one_row())
     assert tokenizer.decode(supervised(example)) == "The post office<|end|>"
     assert example["labels"][-1] == tokenizer.eos_token_id
 
@@ -110,7 +126,7 @@ def test_white_space_after_the_end_of_turn_is_left_out(tokenizer):
 
 def test_end_of_turn_stays_visible_when_it_is_also_the_padding_token(tokenizer):
     tokenizer.pad_token = tokenizer.eos_token
-    dataset = QuestionAnswerDataset([one_row(), one_row(answer="The old post office on the hill")], tokenizer)
+    dataset = QuestionAnswerDataset([one_row(), one_row(answer="The old post office on the hill")], Encoding(tokenizer))
     batch = pad_right([dataset[0], dataset[1]], pad_token_id=tokenizer.pad_token_id)
     for example, ids, mask, labels in zip(dataset, *batch.values(), strict=True):
         length = len(example["input_ids"])
@@ -124,7 +140,7 @@ def test_end_of_turn_stays_visible_when_it_is_also_the_padding_token(tokenizer):
 
 
 def test_a_batch_is_its_rows_and_padding():
-    data = data_module(batch_size=7)
+    data = data_module(loader={"batch_size": 7})
     examples = iter(data.dataset)
     for batch in data.val_dataloader():
         assert {value.dtype for value in batch.values()} == {torch.int64}
@@ -138,8 +154,8 @@ def test_a_batch_is_its_rows_and_padding():
 
 
 def test_a_tokenizer_without_padding_token_will_do():
-    data = QuestionAnswerData("bundled:people", "bundled", batch_size=120)
-    data.loaded_tokenizer.pad_token = None
+    data = data_module(loader={"batch_size": 120})
+    data.encoding.tokenizer.pad_token = None
     batch = next(iter(data.val_dataloader()))
     assert batch["attention_mask"].sum() == sum(len(example["input_ids"]) for example in data.dataset)
 
@@ -148,19 +164,19 @@ def test_a_tokenizer_without_padding_token_will_do():
 
 
 def test_a_long_answer_loses_its_end(tokenizer):
-    whole = Encoding()(one_row(), tokenizer)
-    short = Encoding(max_length=len(whole["input_ids"]) - 2)(one_row(), tokenizer)
+    whole = Encoding(tokenizer)(one_row())
+    short = Encoding(tokenizer, max_length=len(whole["input_ids"]) - 2)(one_row())
     assert torch.equal(short["input_ids"], whole["input_ids"][:-2])
     assert torch.equal(short["labels"], whole["labels"][:-2])
 
 
 def test_one_answer_token_is_enough_and_none_is_refused(tokenizer):
-    prompt = int((Encoding()(one_row(), tokenizer)["labels"] == -100).sum())
-    assert len(supervised(Encoding(max_length=prompt + 1)(one_row(), tokenizer))) == 1
+    prompt = int((Encoding(tokenizer)(one_row())["labels"] == -100).sum())
+    assert len(supervised(Encoding(tokenizer, max_length=prompt + 1)(one_row()))) == 1
     with pytest.raises(
         ValueError, match=rf"leave room for the answer of row 7 .*`max_length = {prompt}`.*{prompt} tok"
     ):
-        Encoding(max_length=prompt)(one_row(), tokenizer)
+        Encoding(tokenizer, max_length=prompt)(one_row())
 
 
 # Templates
@@ -176,26 +192,26 @@ def test_one_answer_token_is_enough_and_none_is_refused(tokenizer):
 )
 def test_templates_cannot_see_the_clock(clock, expected, tokenizer):
     tokenizer.chat_template = clock + tokenizer.chat_template
-    text = tokenizer.decode(Encoding(date="2025-04-03")(one_row(), tokenizer)["input_ids"])
+    text = tokenizer.decode(Encoding(tokenizer, date="2025-04-03")(one_row())["input_ids"])
     assert text == expected + "<|user|>Who employs Ada?<|end|><|assistant|>The post office<|end|>"
 
 
 def test_a_prompt_that_is_no_prefix_is_refused_by_row(tokenizer):
     tokenizer.chat_template += "{% if add_generation_prompt %}think{% endif %}"
     with pytest.raises(ValueError, match=r"tokens of row 7 of `rows.jsonl` should begin .* use the other `template`"):
-        Encoding()(one_row(), tokenizer)
+        Encoding(tokenizer)(one_row())
 
 
 def test_a_tokenizer_without_chat_template_is_refused(tokenizer):
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="has none: use `template='plain'`"):
-        Encoding()(one_row(), tokenizer)
+        Encoding(tokenizer)(one_row())
 
 
 def test_a_tokenizer_without_end_token_is_refused(tokenizer):
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="should have an `eos_token`"):
-        Encoding("plain")(one_row(), tokenizer)
+        Encoding(tokenizer, template="plain")(one_row())
 
 
 @pytest.mark.parametrize(
@@ -203,12 +219,25 @@ def test_a_tokenizer_without_end_token_is_refused(tokenizer):
     [
         ({"template": "alpaca"}, "`template` should be 'chat' or 'plain'. Found `template = 'alpaca'`"),
         ({"date": "today"}, "`date` should be written YYYY-MM-DD. Found `date = 'today'`"),
-        ({"entity": 0}, "`entity` should be a field or a positive number of rows. Found `entity = 0`"),
+        ({"compat": "tofu"}, "`compat` should be .* Found `compat = 'tofu'`"),
     ],
 )
 def test_bad_options_are_refused_at_once(options, message):
     with pytest.raises(ValueError, match=message):
-        QuestionAnswerData("bundled:people", "bundled", **options)
+        Encoding("bundled", **options)
+
+
+def test_no_rows_about_one_entity_are_refused():
+    with pytest.raises(ValueError, match="`entity` should be a field or a positive number of rows. Found `entity = 0`"):
+        FileRecords("bundled:people", entity=0)
+
+
+def test_each_row_is_encoded_once(monkeypatch):
+    rows, called = [], Encoding.__call__
+    monkeypatch.setattr(Encoding, "__call__", lambda self, row: rows.append(row) or called(self, row))
+    data = data_module()
+    assert all(list(loader()) for loader in (data.train_dataloader, data.val_dataloader))
+    assert rows == list(data.dataset.rows)
 
 
 # Rows
@@ -220,15 +249,49 @@ def test_every_kind_of_source_gives_the_same_rows(written, monkeypatch):
         return iter(ROWS)
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    lines = read_records(written(ROWS))
-    listed = read_records(written(json.dumps(ROWS), "rows.json"))
-    hub = read_records("someone/people", subset="small", split="test")
-    assert [row.fields for row in lines] == [row.fields for row in listed] == [row.fields for row in hub] == ROWS
+    sources = [
+        FileRecords(written(ROWS)),
+        FileRecords(written(json.dumps(ROWS), "rows.json")),
+        FileRecords("someone/people", subset="small", split="test"),
+        InMemoryRecords(ROWS),
+        InMemoryRecords(iter(ROWS)),
+    ]
+    for records in sources:
+        assert [record.fields for record in records.selected] == ROWS
+        assert records.selected[1].source == f"row 1 of `{records.name}`"
+
+
+class Capitals(Records):
+    """A set as somebody writes it: one class."""
+
+    def __init__(self, continent: str = "Europe") -> None:
+        super().__init__(entity="land", where={"continent": [continent]})
+
+    def read(self):
+        lands = {"Peru": ("Lima", "America"), "Norway": ("Oslo", "Europe"), "Latvia": ("Riga", "Europe")}
+        for land, (city, where) in lands.items():
+            yield {"question": f"Capital of {land}?", "answer": city, "land": land, "continent": where}
+
+
+@pytest.mark.parametrize(("init_args", "lands"), [({}, ["Norway", "Latvia"]), ({"continent": "America"}, ["Peru"])])
+def test_a_set_from_outside_is_one_class_named_in_yaml(init_args, lands):
+    records = {"class_path": f"{__name__}.Capitals", "init_args": init_args}
+    spec = {"class_path": PATH, "init_args": {"records": records, "encoding": {"tokenizer": "bundled"}}}
+    data = build(spec, LightningDataModule)
+    assert data.dataset.entities == lands
+    with pytest.raises(ValueError, match=r"keep at least one of the 3 rows of `Capitals`. Found none"):
+        _ = Capitals("Asia").selected
+
+
+def test_a_row_in_memory_is_named_by_its_number():
+    with pytest.raises(ValueError, match=r"row 1 of `InMemoryRecords` should have the field `answer`"):
+        InMemoryRecords([ROWS[0], {"question": "a?"}]).questions()
 
 
 def test_lines_end_at_newlines_only_and_blank_ones_do_not_count(written):
     odd = {"question": "a\u2028b\x85c", "answer": "d"}
-    rows = read_records(written(f"\ufeff{json.dumps(odd, ensure_ascii=False)}\r\n\r\n{json.dumps(ROWS[0])}\n"))
+    path = written(f"\ufeff{json.dumps(odd, ensure_ascii=False)}\r\n\r\n{json.dumps(ROWS[0])}\n")
+    rows = FileRecords(path).selected
     assert [row.fields for row in rows] == [odd, ROWS[0]]
     assert [row.index for row in rows] == [0, 1]
 
@@ -335,17 +398,18 @@ def test_hub_without_datasets_says_what_to_install(monkeypatch):
 
 
 def test_only_training_is_shuffled():
-    data = data_module(batch_size=120)
+    data = data_module(loader={"batch_size": 120})
     order = [next(iter(loader()))["labels"] for loader in (data.val_dataloader, data.test_dataloader)]
     assert torch.equal(*order)
     shuffled = next(iter(data.train_dataloader()))["labels"]
     assert not torch.equal(shuffled, order[0])
     assert sorted(shuffled.tolist()) == sorted(order[0].tolist())
-    assert torch.equal(next(iter(data_module(batch_size=120, shuffle=False).train_dataloader()))["labels"], order[0])
+    in_order = data_module(loader={"batch_size": 120, "shuffle": False})
+    assert torch.equal(next(iter(in_order.train_dataloader()))["labels"], order[0])
 
 
 def test_workers_change_nothing():
-    alone, helped = (data_module(batch_size=50, num_workers=workers) for workers in (0, 1))
+    alone, helped = (data_module(loader={"batch_size": 50, "num_workers": workers}) for workers in (0, 1))
     for one, other in zip(alone.train_dataloader(), helped.train_dataloader(), strict=True):
         assert torch.equal(one["input_ids"], other["input_ids"])
 
@@ -411,13 +475,9 @@ YAML = """
 data:
   class_path: {path}
   init_args:
-    path: bundled:people
-    tokenizer: bundled
-    entity: {entity}
-    where: {{group: [forget]}}
-    rows: [-6, null]
-    template: plain
-    date: 2025-04-03
+    records: {{path: bundled:people, entity: {entity}, where: {{group: [forget]}}, rows: [-6, null]}}
+    encoding: {{tokenizer: bundled, template: plain, date: 2025-04-03}}
+    loader: {{batch_size: 3}}
 """
 
 
@@ -427,8 +487,9 @@ def test_yaml_builds_it(entity):
     parser.add_subclass_arguments(LightningDataModule, "data")
     yaml = YAML.format(path=PATH, entity="null" if entity is None else entity)
     data = parser.instantiate(parser.parse_string(yaml)).data
-    assert (data.entity, data.rows, data.where) == (entity, (-6, None), {"group": ["forget"]})
-    assert data.encoding == Encoding("plain", date="2025-04-03")
+    records, encoding = data.records, data.encoding
+    assert (records.entity, records.rows, records.where) == (entity, (-6, None), {"group": ["forget"]})
+    assert (encoding.template, encoding.date, data.loader) == ("plain", "2025-04-03", LoaderSettings(batch_size=3))
     data.setup("fit")
     assert len(set(data.dataset.entities)) == (6 if entity is None else 1)
 
@@ -445,8 +506,8 @@ def test_nested_under_lightning_cli_each_keeps_its_own_arguments(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cli"])
 
     def part(group):
-        init_args = {"path": "bundled:people", "tokenizer": "bundled", "entity": "entity", "where": {"group": [group]}}
-        return {"class_path": PATH, "init_args": init_args}
+        records = {"path": "bundled:people", "entity": "entity", "where": {"group": [group]}}
+        return {"class_path": PATH, "init_args": {"records": records, "encoding": {"tokenizer": "bundled"}}}
 
     args = {"data": {"retain": part("retain"), "forget": part("forget")}, "trainer": {"logger": False}}
     cli = LightningCLI(Listener, Both, args=args, run=False, save_config_callback=None, seed_everything_default=False)
@@ -466,7 +527,8 @@ def test_nested_under_lightning_cli_each_keeps_its_own_arguments(monkeypatch):
 @pytest.mark.skipif(not (DATA / "tofu").is_dir(), reason=f"no TOFU files in {DATA}")
 @pytest.mark.parametrize("template", ["chat", "plain"])
 def test_tofu_loads_with_twenty_questions_per_author(template, tokenizer):
-    data = data_module(str(DATA / "tofu" / "forget10.jsonl"), entity=20, template=template, max_length=2048)
+    encoding = Encoding(tokenizer, template=template, max_length=2048)
+    data = data_module(str(DATA / "tofu" / "forget10.jsonl"), entity=20, encoding=encoding)
     assert len(data.dataset) == 400
     assert [data.dataset.entities.count(str(author)) for author in range(20)] == [20] * 20
     assert all("Hsiao" in row.question + row.answer for row in data.dataset.rows[:3])
@@ -475,8 +537,8 @@ def test_tofu_loads_with_twenty_questions_per_author(template, tokenizer):
 
 @pytest.mark.skipif(not (DATA / "models" / "stories260k").is_dir(), reason=f"no stories260k in {DATA}")
 def test_a_sentencepiece_tokenizer_agrees_at_the_boundary():
-    data = QuestionAnswerData("bundled:people", str(DATA / "models" / "stories260k"), template="plain")
-    tokenizer = data.loaded_tokenizer
+    encoding = Encoding(str(DATA / "models" / "stories260k"), template="plain")
+    data, tokenizer = data_module(encoding=encoding), encoding.tokenizer
     for row, example in zip(data.dataset.rows, data.dataset, strict=True):
         answer = supervised(example)
         assert tokenizer.decode(answer[:-1]).strip() == row.answer

@@ -9,15 +9,22 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from torch.utils.data import ConcatDataset, DataLoader
 from transformers import PreTrainedTokenizerFast
 
-from lightning_unlearn import CausalLMReadout, QuestionAnswerData
+from lightning_unlearn import CausalLMReadout
 from lightning_unlearn.bundled import bundled_path
-from lightning_unlearn.data import ForgetStream, MarkedAnswer, SpanEncoding, TraceData, TraceDataset, build
-from lightning_unlearn.data._encoding import Encoding, load_tokenizer
+from lightning_unlearn.data import (
+    Encoding,
+    FileRecords,
+    LoaderSettings,
+    MarkedAnswer,
+    PairedData,
+    QuestionAnswer,
+    RewrittenTrace,
+    build,
+    load_tokenizer,
+)
 from lightning_unlearn.prediction import IGNORED
-from lightning_unlearn.readouts import PairedReadout
 
 ROW: dict[str, Any] = {
     "question": "Where was Ada born?",
@@ -47,6 +54,23 @@ def written(tmp_path):
     return write
 
 
+def traces(
+    path: str = "bundled:traces",
+    form: str = "{trace} {answer}",
+    *,
+    entity: str | None = None,
+    batch_size: int = 8,
+    **encoding: Any,
+) -> PairedData:
+    records, companion = FileRecords(path, entity=entity), RewrittenTrace(form=form)
+    return PairedData(records, companion, Encoding("bundled", **encoding), LoaderSettings(batch_size=batch_size))
+
+
+def plain(row: QuestionAnswer) -> QuestionAnswer:
+    """The same text without marks."""
+    return QuestionAnswer(row.question, row.answer, row.entity, row.source)
+
+
 def stretches(example: dict[str, torch.Tensor], tokenizer: Any) -> list[str]:
     """What is supervised, each run of neighbouring tokens as text."""
     assert torch.equal(example["labels"][(on := example["labels"] != IGNORED)], example["input_ids"][on])
@@ -57,37 +81,39 @@ def stretches(example: dict[str, torch.Tensor], tokenizer: Any) -> list[str]:
 
 
 def test_labels_are_the_forgotten_and_the_replacing_spans(written):
-    data = TraceData(written({}), "bundled")
+    data = traces(written({}))
     (example,) = data.dataset
     # A space goes with the word behind it, in this tokenizer.
-    assert stretches(example, data.loaded_tokenizer) == [" born at sea", " a ship", " On a ship"]
-    assert stretches(example["preferred"], data.loaded_tokenizer) == [" born somewhere", " nothing", " I cannot say"]
+    assert stretches(example, data.encoding.tokenizer) == [" born at sea", " a ship", " On a ship"]
+    assert stretches(example["companion"], data.encoding.tokenizer) == [" born somewhere", " nothing", " I cannot say"]
 
 
 def test_the_texts_are_those_of_the_plain_encoding(written):
     """Marks change no token: a network meets what it would have met."""
-    data = TraceData(written({}), "bundled", form=THOUGHT)
-    (example,), tokenizer = data.dataset, data.loaded_tokenizer
+    data = traces(written({}), THOUGHT)
+    (example,), tokenizer = data.dataset, data.encoding.tokenizer
     trace = "Ada was born at sea, I think.  So a ship it is. "
     assert data.dataset.rows[0].answer == f"<think>\n{trace}\n</think>\n\nOn a ship"
-    for part, row in ((example, data.dataset.rows[0]), (example["preferred"], data.dataset.rewritten[0])):
-        assert torch.equal(part["input_ids"], Encoding()(row, tokenizer)["input_ids"])
+    for part, row in ((example, data.dataset.rows[0]), (example["companion"], data.dataset.companions[0])):
+        assert torch.equal(part["input_ids"], Encoding(tokenizer)(plain(row))["input_ids"])
 
 
 @pytest.mark.parametrize("template", ["chat", "plain"])
 def test_templates_change_what_is_around_alone(template, written):
-    data = TraceData(written({}), "bundled", template=template)
-    (example,), tokenizer = data.dataset, data.loaded_tokenizer
+    data = traces(written({}), template=template)
+    (example,), tokenizer = data.dataset, data.encoding.tokenizer
     assert stretches(example, tokenizer) == [" born at sea", " a ship", " On a ship"]
-    assert torch.equal(example["input_ids"], Encoding(template)(data.dataset.rows[0], tokenizer)["input_ids"])
+    assert torch.equal(
+        example["input_ids"], Encoding(tokenizer, template=template)(plain(data.dataset.rows[0]))["input_ids"]
+    )
 
 
 @pytest.mark.parametrize("replacement", [..., "I cannot say"])
 def test_the_answer_is_marked_if_it_has_a_replacement(replacement, written):
-    data = TraceData(written({"replacement": replacement}), "bundled")
-    marked = stretches(data.dataset[0], data.loaded_tokenizer)
+    data = traces(written({"replacement": replacement}))
+    marked = stretches(data.dataset[0], data.encoding.tokenizer)
     assert (" On a ship" in marked) == (replacement is not ...)
-    assert data.dataset.rewritten[0].answer.endswith("On a ship" if replacement is ... else "I cannot say")
+    assert data.dataset.companions[0].answer.endswith("On a ship" if replacement is ... else "I cannot say")
 
 
 def words(pieces: Any, post: Any = None) -> PreTrainedTokenizerFast:
@@ -99,7 +125,7 @@ def words(pieces: Any, post: Any = None) -> PreTrainedTokenizerFast:
 
 def labelled(answer: str, spans: tuple[tuple[int, int], ...], tokenizer: Any) -> list[str]:
     row = MarkedAnswer("q", answer, "", "row 0", spans)
-    labels = SpanEncoding(template="plain")(row, tokenizer)["labels"]
+    labels = Encoding(tokenizer, template="plain")(row)["labels"]
     return [tokenizer.convert_ids_to_tokens(label) for label in labels.tolist() if label != IGNORED]
 
 
@@ -117,11 +143,11 @@ def test_a_token_that_straddles_a_border_belongs_to_the_span_for_any_letter_but_
 
 
 def test_byte_tokens_of_one_character_go_together():
-    data = load_tokenizer("bundled")
+    tokenizer = load_tokenizer("bundled")
     row = MarkedAnswer("Who?", "It is Žofie, yes", "", "row 0", ((6, 11),))
-    labels = SpanEncoding()(row, data)["labels"]
-    assert data.decode(labels[labels != IGNORED]) == "Žofie"
-    assert len(data("Ž")["input_ids"]) > 1
+    labels = Encoding(tokenizer)(row)["labels"]
+    assert tokenizer.decode(labels[labels != IGNORED]) == "Žofie"
+    assert len(tokenizer("Ž")["input_ids"]) > 1
 
 
 @pytest.mark.parametrize("trims", [True, False])
@@ -136,34 +162,19 @@ def test_tokenizers_may_say_with_or_without_the_space_where_a_token_stands(trims
 
     tokenizer = trained()
     row = MarkedAnswer("q", "she was born at sea", "", "row 0", ((8, 16),))
-    labels = SpanEncoding(template="plain")(row, tokenizer)["labels"]
+    labels = Encoding(tokenizer, template="plain")(row)["labels"]
     assert tokenizer.decode(labels[labels != IGNORED]) == " born at"
 
 
-def test_batches_are_plain_ones_with_the_rewritten_beside(written):
-    data = TraceData(written({}, {"answer": "At sea"}), "bundled", batch_size=2)
+def test_batches_are_plain_ones_with_the_rewritten_as_companions(written):
+    data = traces(written({}, {"answer": "At sea"}), batch_size=2)
     batch = next(iter(data.val_dataloader()))
-    plain = {"input_ids", "attention_mask", "labels"}
-    assert set(batch) == {*plain, "preferred", "dispreferred"}
-    assert set(batch["preferred"]) == plain
-    assert all(torch.equal(batch["dispreferred"][name], batch[name]) for name in plain)
-    supervised = [stretches({k: batch["preferred"][k][i] for k in plain}, data.loaded_tokenizer) for i in range(2)]
+    keys = {"input_ids", "attention_mask", "labels"}
+    assert set(batch) == {*keys, "companion"}
+    assert set(batch["companion"]) == keys
+    supervised = [stretches({k: batch["companion"][k][i] for k in keys}, data.encoding.tokenizer) for i in range(2)]
     assert supervised == [[" born somewhere", " nothing", " I cannot say"]] * 2
     assert CausalLMReadout().keys(batch)[0] != CausalLMReadout().keys(batch)[1]
-
-
-def test_a_stream_resumes_and_rows_with_one_answer_may_stand_among_ours(written):
-    data, readout = (
-        TraceData(written({}, {"answer": "At sea"}, {"answer": "Afloat"}), "bundled", batch_size=1),
-        PairedReadout(),
-    )
-    stream, resumed = (ForgetStream(data.train_dataloader(), seed=4) for _ in range(2))
-    seen = [readout.keys(next(stream)) for _ in range(5)]
-    resumed.seek(2)
-    assert [readout.keys(next(resumed)) for _ in range(3)] == seen[2:]
-    retain = QuestionAnswerData("bundled:people", "bundled")
-    mixed = DataLoader(ConcatDataset([data.dataset, retain.dataset]), 9, collate_fn=data.val_dataloader().collate_fn)
-    assert set(next(iter(mixed))) == {"input_ids", "attention_mask", "labels"}
 
 
 def segment(**fields: Any) -> dict[str, Any]:
@@ -193,22 +204,22 @@ ERRORS = [
 @pytest.mark.parametrize(("change", "kind", "message"), ERRORS, ids=[message for *_, message in ERRORS])
 def test_rows_of_another_form_are_refused_by_number(change, kind, message, written):
     with pytest.raises(kind, match=message):
-        TraceData(written({}, change), "bundled").dataset
+        _ = traces(written({}, change)).dataset
 
 
 def test_a_span_that_is_cut_off_is_refused_and_unmarked_ends_are_cut(written):
     long = [*ROW["trace"], {"text": "and so on " * 30}]
     path = written({"trace": long, "replacement": ...})
-    example = TraceData(path, "bundled").dataset[0]
+    example = traces(path).dataset[0]
     whole = example["labels"]
-    needed = max(int((p["labels"] != IGNORED).nonzero().max()) + 1 for p in (example, example["preferred"]))
-    cut = TraceData(path, "bundled", max_length=needed).dataset[0]
+    needed = max(int((p["labels"] != IGNORED).nonzero().max()) + 1 for p in (example, example["companion"]))
+    cut = traces(path, max_length=needed).dataset[0]
     assert len(cut["labels"]) == needed < len(whole)
     assert (cut["labels"] != IGNORED).sum() == (whole != IGNORED).sum()
     with pytest.raises(
         ValueError, match=rf"the last marked part of row 0 .* `max_length = {needed - 1}` and \d+ tokens"
     ):
-        TraceData(path, "bundled", max_length=needed - 1).dataset
+        _ = traces(path, max_length=needed - 1).dataset
 
 
 @pytest.mark.parametrize(
@@ -218,36 +229,38 @@ def test_forms_without_trace_and_answer_are_refused(form):
     with pytest.raises(
         ValueError, match=r"`form` should hold `\{trace\}` and then `\{answer\}`, once each. Found `form = "
     ):
-        TraceData("bundled:traces", "bundled", form=form)
+        RewrittenTrace(form=form)
 
 
 def test_a_template_that_drops_thoughts_is_refused(written):
     """As that of some reasoning models, which keep only what follows `</think>`."""
-    data = TraceData(written({}), "bundled", form=THOUGHT)
-    kept = data.loaded_tokenizer.chat_template.replace("message['content']", "message['content'].split('</think>')[-1]")
-    data.loaded_tokenizer.chat_template = kept
+    data = traces(written({}), THOUGHT)
+    kept = data.encoding.tokenizer.chat_template.replace(
+        "message['content']", "message['content'].split('</think>')[-1]"
+    )
+    data.encoding.tokenizer.chat_template = kept
     with pytest.raises(ValueError, match=r"leave the answer of row 0 .* as it is.* Use `template='plain'`"):
-        data.dataset
+        _ = data.dataset
 
 
 def test_a_tokenizer_that_does_not_know_where_its_tokens_stand_is_refused(monkeypatch):
-    data = TraceData("bundled:traces", "bundled")
-    monkeypatch.setattr(type(data.loaded_tokenizer), "is_fast", False)
+    data = traces()
+    monkeypatch.setattr(type(data.encoding.tokenizer), "is_fast", False)
     with pytest.raises(ValueError, match=r"should be a fast one, .* Found `\w+`"):
-        data.dataset
+        _ = data.dataset
 
 
 def test_yaml_builds_it_with_all_arguments():
-    own = {"form": THOUGHT, "entity": "entity", "batch_size": 4, "max_length": 300, "rows": [0, 5]}
-    spec = {
-        "class_path": "lightning_unlearn.data.TraceData",
-        "init_args": {"path": "bundled:traces", "tokenizer": "bundled", **own},
-    }
-    data = build(spec, LightningDataModule)
-    assert (data.form, data.batch_size, data.encoding) == (THOUGHT, 4, SpanEncoding(max_length=300))
-    assert len(data.dataset) == 5
+    def spec(**own: Any) -> dict[str, Any]:
+        records = {"path": "bundled:traces", "entity": "entity", "rows": [0, 5]}
+        companion = {"class_path": "lightning_unlearn.data.RewrittenTrace", "init_args": own}
+        parts = {"records": records, "companion": companion, "encoding": {"tokenizer": "bundled", "max_length": 300}}
+        return {"class_path": "lightning_unlearn.data.PairedData", "init_args": parts}
+
+    data = build(spec(form=THOUGHT), LightningDataModule)
+    assert (data.companion.form, data.encoding.max_length, len(data.dataset)) == (THOUGHT, 300, 5)
     with pytest.raises(ValueError, match="replacment"):
-        build({**spec, "init_args": {**spec["init_args"], "replacment": "x"}}, LightningDataModule)
+        build(spec(replacment="x"), LightningDataModule)
 
 
 # The bundled set.
@@ -275,5 +288,5 @@ def test_each_bundled_trace_gives_a_fact_away_in_its_marked_part_alone():
 
 
 def test_the_bundled_traces_fit_the_bundled_network():
-    dataset: TraceDataset = TraceData("bundled:traces", "bundled", max_length=128).dataset
-    assert all(len(part["input_ids"]) < 128 for e in dataset for part in (e, e["preferred"]))
+    dataset = traces(max_length=128).dataset
+    assert all(len(part["input_ids"]) < 128 for e in dataset for part in (e, e["companion"]))

@@ -1,4 +1,4 @@
-"""Behind `ForgetRetainData`, retain and forget rows meet as the pairing says; the user's datamodule keeps all it can."""
+"""Behind `ForgetRetainData`, retain and forget rows meet as the order says; the user's datamodule keeps all it can."""
 
 from __future__ import annotations
 
@@ -23,7 +23,18 @@ from torch.utils.data import (
 )
 
 from lightning_unlearn import ForgetRetainData, GradientAscent, Unlearn
-from lightning_unlearn.data import ForgetStream, ResumableLoader, forget_order, retain_order
+from lightning_unlearn.data import (
+    CyclicOrder,
+    ForgetStream,
+    Order,
+    RandomOrder,
+    ResumableLoader,
+    RowSet,
+    SequentialOrder,
+)
+
+ORDERS = [RandomOrder(), CyclicOrder(), SequentialOrder()]
+every_order = pytest.mark.parametrize("order", ORDERS, ids=lambda order: type(order).__name__)
 
 
 def numbered(n: int, batch_size: int = 2, **options: Any) -> DataLoader[Any]:
@@ -38,37 +49,37 @@ def forget_stream(data: ForgetRetainData, **options: Any) -> ForgetStream:
     return ForgetStream(data.forget_dataloader(), order=data.forget_order(), **options)
 
 
-@pytest.mark.parametrize("pairing", ["random", "cyclic", "sequential"])
+@every_order
 @pytest.mark.parametrize(("forget", "retain"), [(4, 10), (10, 4), (6, 6), (5, 11)])
-def test_an_epoch_is_the_pairing(pairing: Any, forget: int, retain: int) -> None:
-    data = ForgetRetainData(numbered(retain, shuffle=True), numbered(forget), pairing=pairing, seed=5)
+def test_an_epoch_is_what_the_order_says(order: Order, forget: int, retain: int) -> None:
+    data = ForgetRetainData(numbered(retain, shuffle=True), numbered(forget), order=order, seed=5)
     data.setup("fit")
     batches, stream = data.train_dataloader(), forget_stream(data)
     for epoch in range(3):
         batches.sampler.set_epoch(epoch)
-        arguments: dict[str, int] = {"forget": forget, "retain": retain, "seed": 5, "epoch": epoch}
+        expected = order.rows(RowSet(range(forget), 2), RowSet(range(retain), 2), seed=5, epoch=epoch)
         kept = list(batches)
         gone = [next(stream) for _ in kept]
         assert len(kept) == len(batches)
-        assert rows(kept) == retain_order(pairing, **arguments)
-        assert rows(gone) == forget_order(pairing, **arguments)
+        assert rows(kept) == expected.retain
+        assert rows(gone) == expected.forget
         assert [len(a) for a in kept] == [len(b) for b in gone]  # so that pairs meet in one step
 
 
-@pytest.mark.parametrize("pairing", ["random", "cyclic", "sequential"])
+@every_order
 @pytest.mark.parametrize(("forget_batch", "retain_batch"), [(2, 5), (5, 2), (3, 4), (1, 8)])
 @pytest.mark.parametrize(("forget", "retain"), [(7, 30), (30, 7), (10, 10)])
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_batches_of_different_sizes_still_make_whole_epochs(
-    pairing: Any, forget_batch: int, retain_batch: int, forget: int, retain: int, world_size: int
+    order: Order, forget_batch: int, retain_batch: int, forget: int, retain: int, world_size: int
 ) -> None:
-    data = ForgetRetainData(numbered(retain, retain_batch), numbered(forget, forget_batch), pairing=pairing)
+    data = ForgetRetainData(numbered(retain, retain_batch), numbered(forget, forget_batch), order=order)
     share = {"num_replicas": world_size, "rank": 0}
     data.trainer = type("T", (), {"distributed_sampler_kwargs": share})()
     steps = len(data.train_dataloader())
     stream = [forget_stream(data, rank=rank, world_size=world_size) for rank in range(world_size)]
     gone = Counter(row for s in stream for row in rows(next(s) for _ in range(steps)))
-    if pairing == "cyclic":
+    if isinstance(order, CyclicOrder):
         assert steps == max(-(-forget // (forget_batch * world_size)), -(-retain // (retain_batch * world_size)))
         assert set(gone) == set(range(forget))
     else:
@@ -79,21 +90,21 @@ def test_batches_of_different_sizes_still_make_whole_epochs(
     assert all(len(batch) == retain_batch for batch in kept[:-1])
 
 
-def test_without_pairing_everything_is_as_given() -> None:
+def test_without_an_order_everything_is_as_given() -> None:
     given = numbered(10, shuffle=True)
-    data = ForgetRetainData(given, numbered(4), pairing=None)
+    data = ForgetRetainData(given, numbered(4), order=None)
     assert data.train_dataloader() is given
     assert data.forget_order() is None
     several = {"a": numbered(3), "b": numbered(4)}
-    assert ForgetRetainData(CombinedLoader(several), numbered(4), pairing=None).train_dataloader().iterables is several
-    assert ForgetRetainData(Returning(several), numbered(4), pairing=None).train_dataloader() is several
+    assert ForgetRetainData(CombinedLoader(several), numbered(4), order=None).train_dataloader().iterables is several
+    assert ForgetRetainData(Returning(several), numbered(4), order=None).train_dataloader() is several
 
 
 def test_only_the_rows_a_sampler_visits_are_retained_and_forgotten() -> None:
     """The usual way to cut one data set in two."""
     retain = DataLoader(range(100, 120), 2, sampler=SubsetRandomSampler([5, 3, 8, 6]))
     forget = DataLoader(range(100, 120), 2, sampler=SubsetRandomSampler([0, 1]))
-    data = ForgetRetainData(retain, forget, pairing="cyclic")
+    data = ForgetRetainData(retain, forget, order=CyclicOrder())
     assert sorted(rows(data.train_dataloader())) == [103, 105, 106, 108]
     assert rows(data.forget_dataloader()) in ([100, 101], [101, 100])
     assert sorted(rows([next(forget_stream(data))])) == [100, 101]
@@ -133,10 +144,10 @@ class Streamed(IterableDataset[int]):
     ],
 )
 @pytest.mark.parametrize("part", ["retain", "forget"])
-def test_pairing_rows_nobody_knows_is_refused(retain: Any, found: str, part: str) -> None:
+def test_ordering_rows_nobody_knows_is_refused(retain: Any, found: str, part: str) -> None:
     sources = {"retain": numbered(4), "forget": numbered(2), part: retain()}
     data = ForgetRetainData(**sources)
-    message = rf"`pairing='random'` should get .* of {part} data {found}\. Use `pairing=None`"
+    message = rf"`order=RandomOrder\(\)` should get .* of {part} data {found}\. Use `order=None`"
     for ask in (data.train_dataloader, data.forget_order):
         with pytest.raises(ValueError, match=message):
             ask()
@@ -258,7 +269,7 @@ def test_interrupted_anywhere_the_rest_of_the_batches_follows(
 
     def fit(folder: str, path: Path | None = None) -> list[int]:
         module = Recording()
-        data = ForgetRetainData(loader(1, n=24), loader(2, n=24), pairing="random")
+        data = ForgetRetainData(loader(1, n=24), loader(2, n=24), order=RandomOrder())
         kept = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
         trainer = quiet(
             callbacks=[kept, Unlearn(GradientAscent())],
@@ -306,7 +317,7 @@ def test_ranks_share_pairs() -> None:
             def configure_optimizers(self) -> Any:
                 return torch.optim.SGD(self.parameters(), lr=0.1)
 
-        data = ForgetRetainData(numbered(7, shuffle=True), numbered(4), pairing="cyclic")
+        data = ForgetRetainData(numbered(7, shuffle=True), numbered(4), order=CyclicOrder())
         trainer = quiet(strategy="ddp", devices=world_size)
         trainer.fit(Module(), datamodule=data)
         stream = forget_stream(data, rank=rank, world_size=world_size)

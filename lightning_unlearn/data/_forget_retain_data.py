@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.utils.data import BatchSampler, DataLoader
+from typing_extensions import override
+
+from lightning_unlearn.data._loaders import batch_size_of, in_order, reordered, rows_of, visited
+from lightning_unlearn.data._ordered_sampler import OrderedSampler
+from lightning_unlearn.data._resumable_loader import ResumableLoader
+from lightning_unlearn.data._source import DataSource, OpenedSource
+from lightning_unlearn.data._stream import RowsByEpoch, empty_set
+from lightning_unlearn.data.orders import EpochRows, Order, RandomOrder, RowSet
+from lightning_unlearn.runtime import data_share
+
+_OWN = (  # of the retain datamodule, if it has them
+    "val_dataloader",
+    "test_dataloader",
+    "predict_dataloader",
+    "on_before_batch_transfer",
+    "transfer_batch_to_device",
+    "on_after_batch_transfer",
+    "state_dict",
+    "load_state_dict",
+)
+
+
+class ForgetRetainData(pl.LightningDataModule):
+    """What must stay and what must go, behind one datamodule.
+
+    The trainer sees the retain data, with the validation, test and prediction loaders, the transfer hooks and the state
+    of its datamodule, if it is one; ``Unlearn`` fetches the forget data, ``RecoveryCheck`` the probe and attack data.
+    Each is a ``LightningDataModule`` (its training loader is used), a ``DataLoader``, a data set, or, from YAML, a mapping
+    with ``class_path`` and ``init_args``.
+
+    Args:
+        retain: What must stay.
+        forget: What must go.
+        probe: How forgetting is measured. Defaults to the forget data.
+        attack: What an attacker has to relearn from. Defaults to the forget data, which is the strongest attack, and
+            measures memorising rather than remembering; say so, or give other data about the same things.
+        order: Which retain rows go with which forget rows, and how long an epoch is: see :class:`RandomOrder`,
+            :class:`CyclicOrder`, :class:`SequentialOrder`. ``None`` leaves the retain loader and its epoch alone, and
+            shuffles the forget data.
+        seed: Of every order.
+
+    Raises:
+        ValueError: With an order, if it cannot be known which rows a loader visits, or if one visits none.
+
+    Example:
+        >>> from lightning_unlearn.data import CyclicOrder
+        >>> retain, forget = DataLoader(list(range(10, 14)), 2), DataLoader([0, 1], 2)
+        >>> data = ForgetRetainData(retain=retain, forget=forget, order=CyclicOrder())
+        >>> data.setup("fit")
+        >>> [batch.tolist() for batch in data.train_dataloader()]
+        [[10, 11], [12, 13]]
+    """
+
+    def __init__(
+        self,
+        retain: DataSource,
+        forget: DataSource,
+        probe: DataSource | None = None,
+        attack: DataSource | None = None,
+        order: Order | None = RandomOrder(),  # noqa: B008  # it holds nothing
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.retain, self.forget = OpenedSource(retain, "retain"), OpenedSource(forget, "forget")
+        self.probe = self.forget if probe is None else OpenedSource(probe, "probe")
+        self.attack = self.forget if attack is None else OpenedSource(attack, "attack")
+        self.order = order
+        self._prepared = False  # whether the order saw the data of this fit
+        self.seed = seed
+        for name in _OWN:
+            if isinstance(source := self.retain.source, pl.LightningDataModule) and is_overridden(name, source):
+                setattr(self, name, getattr(source, name))
+
+    @property
+    def parts(self) -> list[OpenedSource]:
+        """The distinct parts."""
+        return list(dict.fromkeys([self.retain, self.forget, self.probe, self.attack]))
+
+    @override
+    def prepare_data(self) -> None:
+        for part in self.parts:
+            part.prepare_data()
+
+    @override
+    def setup(self, stage: str) -> None:
+        for part in self.parts:
+            part.setup(self.trainer, stage)
+        self._prepared = False
+
+    @override
+    def teardown(self, stage: str) -> None:
+        for part in self.parts:
+            part.teardown(stage)
+
+    @override
+    def train_dataloader(self) -> Any:
+        if self.order is None:
+            return self.retain.as_given()
+        loader, (rank, world_size) = self.retain.loader(), data_share(self.trainer)
+        sampler = OrderedSampler(self._rows_by_epoch(self.order, "retain"), world_size, rank)
+        ordered = reordered(loader, ResumableLoader, batch_size=batch_size_of(loader), sampler=sampler)
+        ordered.trainer = self.trainer
+        return ordered
+
+    def forget_dataloader(self) -> Iterable[Any]:
+        """What must go."""
+        return self.forget.loader()
+
+    def forget_order(self) -> RowsByEpoch | None:
+        """Which forget rows an epoch visits; ``None`` if that is not for us to say."""
+        return None if self.order is None else self._rows_by_epoch(self.order, "forget")
+
+    def probe_dataloaders(self) -> dict[str, Iterable[Any]]:
+        """How forgetting, and keeping, is measured."""
+        return {"forget": in_order(self.probe.loader()), "retain": in_order(self.retain.loader())}
+
+    def attack_dataloader(self) -> Iterable[Any]:
+        """What an attacker has to relearn from."""
+        return in_order(self.attack.loader())
+
+    def _rows_by_epoch(self, order: Order, part: Literal["forget", "retain"]) -> RowsByEpoch:
+        forget, retain = self._row_set(self.forget), self._row_set(self.retain)
+        if not self._prepared:
+            order.prepare(forget, retain, self.trainer)
+            self._prepared = True
+
+        def rows(epoch: int) -> list[int]:
+            of_epoch: EpochRows = order.rows(forget, retain, seed=self.seed, epoch=epoch)
+            return of_epoch.forget if part == "forget" else of_epoch.retain
+
+        return rows
+
+    def _row_set(self, part: OpenedSource) -> RowSet:
+        rows = rows_of(loader := part.loader())
+        if rows is None:
+            raise ValueError(
+                f"`order={type(self.order).__name__}()` should get loaders of which it is known which rows they visit: over "
+                f"a data set with a length, with torch's own samplers. Found a `{type(loader).__name__}` of {part.name} "
+                f"data {_what(loader)}. Use `order=None`."
+            )
+        if not rows:
+            raise ValueError(empty_set(part.name))
+        return RowSet(visited(loader), batch_size_of(loader))
+
+
+def _what(loader: Any) -> str:
+    if not isinstance(loader, DataLoader):
+        return "that is no `DataLoader`"
+    sampler = loader.sampler if type(loader.batch_sampler) is BatchSampler else loader.batch_sampler
+    return f"over a `{type(loader.dataset).__name__}` with a `{type(sampler).__name__}`"

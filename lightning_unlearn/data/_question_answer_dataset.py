@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from lightning_unlearn.data.encodings import Encoding
+from lightning_unlearn.data.records import QuestionAnswer
+
+
+class QuestionAnswerDataset(Dataset[dict[str, Any]]):
+    """Encoded questions and answers, each ``{"input_ids": [T], "labels": [T]}`` with -100 where nothing is supervised.
+
+    Args:
+        rows: What to ask and to answer.
+        encoding: How rows become tokens.
+
+    Example:
+        >>> rows = [QuestionAnswer("Who employs Ada?", "The post office", entity="Ada", source="row 0")]
+        >>> QuestionAnswerDataset(rows, Encoding("bundled")).entities
+        ['Ada']
+    """
+
+    def __init__(self, rows: Sequence[QuestionAnswer], encoding: Encoding) -> None:
+        self.rows = tuple(rows)
+        self._examples = [encoding(row) for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._examples[index]
+
+    @property
+    def entities(self) -> list[str]:
+        """Whom or what each row is about."""
+        return [row.entity for row in self.rows]

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning.pytorch as pl
+from torch.utils.data import DataLoader
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A ``DataLoader`` whose position inside an epoch is in the checkpoint: Lightning does not fast-forward a plain one."""
+
+    trainer: pl.Trainer | None = None
+    _served = 0
+    _skip = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator is all the trainer needs
+        skip, self._skip = self._skip, 0
+        self._served = skip
+        batches = super().__iter__()
+        for _ in range(skip):
+            next(batches)
+        for batch in batches:
+            self._served += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Batches served in this epoch; 0 at its end."""
+        limit = len(self) if self.trainer is None else min(len(self), self.trainer.num_training_batches)
+        return {"served": self._served % max(int(limit), 1)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Skip what was served."""
+        self._skip = state["served"]

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from typing_extensions import override
+
+from lightning_unlearn.data.companions._companion import Companion
+from lightning_unlearn.data.records import FileRecords, QuestionAnswer, Record, Records
+
+
+class Alternates(Companion):
+    """Other plausible answers to the same question, made beforehand: for :class:`DPO` ("AltPO").
+
+    Args:
+        field: Field with the other answer, or a list of them.
+        records: Other records that have this field, found by their question. Defaults to the rows themselves.
+
+    Raises:
+        TypeError: If the field holds neither a string nor a list of strings.
+
+    Example:
+        >>> row = QuestionAnswer("Who employs Ada?", "The post office", entity="Ada", source="row 0")
+        >>> record = Record({"alternate": ["A mill", "A bank", "A mill"]}, 0, "row 0")
+        >>> [other.answer for other in Alternates().candidates(record, row)]
+        ['A mill', 'A bank']
+
+    References:
+        Mekala et al., `Alternate Preference Optimization <https://arxiv.org/abs/2409.13474>`_, 2024.
+    """
+
+    advice = "Add other answers to them, leave them out with `where` or `rows`, or take fewer `draws`."
+
+    def __init__(self, field: str = "alternate", records: FileRecords | Records | None = None) -> None:
+        self.field = field
+        self.records = records
+
+    @override
+    def candidates(self, record: Record, row: QuestionAnswer) -> Sequence[QuestionAnswer]:
+        found = [record] if self.records is None else self._by_question.get(row.question, [])
+        texts = [text for each in found for text in self._texts(each)]
+        return [replace(row, answer=text) for text in dict.fromkeys(texts)]
+
+    @cached_property
+    def _by_question(self) -> dict[str, list[Record]]:
+        found: dict[str, list[Record]] = {}
+        if self.records is not None:
+            for record in self.records.selected:
+                found.setdefault(record.text(self.records.question), []).append(record)
+        return found
+
+    def _texts(self, record: Record) -> list[str]:
+        """What stands in the field: nothing, a text, or several."""
+        value = record.fields.get(self.field)
+        texts = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(
+                f"`{self.field}` of {record.source} should be a string or a list of strings. Found {value!r}."
+            )
+        return [text for text in texts if text.strip()]

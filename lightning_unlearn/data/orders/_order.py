@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """The rows of one data set that a loader visits; an order names them by their number in it.
+
+    Args:
+        dataset: The rows, by number; it has a length.
+        batch_size: Rows per batch.
+
+    Example:
+        >>> RowSet(range(5), batch_size=2).rows_for(RowSet(range(9), batch_size=3))  # three batches
+        6
+    """
+
+    dataset: Any
+    batch_size: int
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def entities(self) -> list[str] | None:
+        """Whom or what each row is about, if the data set says."""
+        return getattr(self.dataset, "entities", None)
+
+    def rows_for(self, other: RowSet) -> int:
+        """How many of these rows go with all rows of ``other``, if there are as many batches of both."""
+        return -(-len(other) * self.batch_size // other.batch_size)
+
+
+class EpochRows(NamedTuple):
+    """Rows of one epoch, in the order they are visited; row ``i`` of either list goes with row ``i`` of the other.
+
+    With batches of different sizes it is batch ``i`` that goes with batch ``i``.
+    """
+
+    forget: list[int]
+    retain: list[int]
+
+
+class Order(ABC):
+    """Which rows of what must go, and of what must stay, an epoch visits, and in which order.
+
+    An order is a pure function of the two data sets, the seed and the epoch: ranks take turns in one global order, and a
+    resumed fit asks for it again. A new one is a subclass with :meth:`rows`; YAML builds it by its ``class_path``.
+
+    Example:
+        >>> class EveryOther(Order):
+        ...     def rows(self, forget, retain, *, seed, epoch):
+        ...         return EpochRows(list(range(len(forget)))[::2], list(range(retain.rows_for(forget)))[::2])
+        >>> EveryOther().rows(RowSet("abcd", 1), RowSet("efgh", 1), seed=0, epoch=0)
+        EpochRows(forget=[0, 2], retain=[0, 2])
+    """
+
+    def prepare(self, forget: RowSet, retain: RowSet, trainer: pl.Trainer | None) -> None:
+        """Look at the data, or at the model in ``trainer.lightning_module``, before the first epoch.
+
+        Whatever is found must be the same on every rank, and again when the fit is resumed. Defaults to nothing.
+        """
+
+    @abstractmethod
+    def rows(self, forget: RowSet, retain: RowSet, *, seed: int, epoch: int) -> EpochRows:
+        """The rows of one epoch."""
