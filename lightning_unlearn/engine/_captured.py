@@ -15,7 +15,7 @@ from lightning_unlearn.engine._uses import Product, Use, noted_uses
 from lightning_unlearn.functional.rows import Piece, SumOfPieces
 from lightning_unlearn.functional.step import correct_step_
 
-_WAY_OUT = "Use another `storage`, such as `'fp32'`, which asks nothing of the network, or do not train it."
+_WAY_OUT = "Use another `storage`, such as `Float32()`, which asks nothing of the network, or do not train it."
 _AGREES = {torch.float64: 1e-6, torch.float32: 1e-3}
 _AGREES_IN_LOW_PRECISION = 5e-2
 

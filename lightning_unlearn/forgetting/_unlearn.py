@@ -18,7 +18,6 @@ from lightning_unlearn.engine import (
     strategy_kind,
     unscaled,
     unscales_by_itself,
-    was_skipped,
 )
 from lightning_unlearn.forgetting._forget_source import forget_source
 from lightning_unlearn.forgetting._merger import Merger
@@ -32,6 +31,7 @@ from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout, choose_readout
 from lightning_unlearn.references import FrozenCopy, Reference, choose_reference
 from lightning_unlearn.runtime import data_share
+from lightning_unlearn.transforms import StepChain
 
 
 class Unlearn(pl.Callback):
@@ -123,7 +123,6 @@ class Unlearn(pl.Callback):
         self._steps = {"merged": 0, "taken": 0}
         self._restored: dict[str, Any] = {}
         self._step_log: dict[str, Tensor] = {}
-        self._handle: Any = None
 
     @property
     def state_key(self) -> str:
@@ -142,6 +141,7 @@ class Unlearn(pl.Callback):
             return
         refuse_unsupported(trainer, pl_module)
         self._loader, self._order = forget_source(trainer, self.forget)
+        StepChain.of(trainer).add_forgetting(self)
         if not trainer.strategy.restore_checkpoint_after_setup and any(True for _ in pl_module.parameters()):
             self._attach(trainer, pl_module)
 
@@ -175,7 +175,7 @@ class Unlearn(pl.Callback):
         is_resumed = self._restore()
         if self._chosen_reference is not None and self._chosen_reference.needs_sweep and not is_resumed:
             self._sweep(self._chosen_reference)
-        self._handle = trainer.optimizers[0].register_step_post_hook(self._after_step)
+        StepChain.of(trainer).attach(trainer.optimizers[0])
 
     @override
     def on_train_batch_start(
@@ -236,7 +236,7 @@ class Unlearn(pl.Callback):
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prove that forgetting happened: every optimizer step must have been merged into, or been followed by its own."""
-        self._detach_hook()
+        self._end(trainer)
         if self._steps["merged"] < self._steps["taken"]:
             raise RuntimeError(
                 f"Every optimizer step should carry a forget gradient. Found {self._steps['taken']} steps, of which "
@@ -253,7 +253,7 @@ class Unlearn(pl.Callback):
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave no hook behind; say so if it was the checkpoint."""
-        self._detach_hook()
+        self._end(trainer)
         refuse_truncated(trainer.ckpt_path)
 
     @override
@@ -329,15 +329,18 @@ class Unlearn(pl.Callback):
             self._chosen_reference.load_state_dict(state["reference"])
         return True
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if was_skipped(optimizer):
-            return
+    def after_fit_step(self, optimizer: torch.optim.Optimizer) -> bool:
+        """The fit's optimizer has stepped: measure that, or take our own step; the chain calls this before any guard."""
         self._steps["taken"] += 1
         if self._private is None:
-            ratio = self._realised.after(optimizer)
-        else:
-            self._steps["merged"] += self._private.take_()
-            ratio = self._private.realised
+            self._show_realised(self._realised.after(optimizer))
+            return False
+        taken = self._private.take_()
+        self._steps["merged"] += taken
+        self._show_realised(self._private.realised)
+        return taken
+
+    def _show_realised(self, ratio: float | None) -> None:
         if ratio is None:
             return
         self._step_log["realised"] = torch.tensor(ratio)
@@ -347,10 +350,9 @@ class Unlearn(pl.Callback):
                 "small steps. Train float32 weights with `precision='bf16-mixed'`, or use LoRA."
             )
 
-    def _detach_hook(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+    def _end(self, trainer: pl.Trainer) -> None:
+        StepChain.close(trainer)
+        if hasattr(self, "_stream"):
             self._stream.close()
 
 
