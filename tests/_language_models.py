@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -113,3 +114,11 @@ def batch(
         out["attention_mask"][place, where] = 1
         out["labels"][place, where][PROMPTS[row] :] = tokens[row][PROMPTS[row] :]
     return out if masked else {name: value for name, value in out.items() if name != "attention_mask"}
+
+
+def language(row: int) -> DataLoader[Any]:
+    return DataLoader([{name: value[0] for name, value in batch(rows=(row,)).items()}] * 4, batch_size=1)
+
+
+def frozen(network: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in network.parameters() if not p.requires_grad]

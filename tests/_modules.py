@@ -127,3 +127,7 @@ def quiet(**kwargs: Any) -> pl.Trainer:
         "log_every_n_steps": 1,
     }
     return pl.Trainer(**{**defaults, **kwargs})
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))

@@ -11,7 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from _modules import SomebodysModule, loader, quiet
+from _modules import SomebodysModule, loader, quiet, same
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from somebodys_package import Classifier, Measurements
 
@@ -50,10 +50,6 @@ def by_trainer(module: pl.LightningModule, objective: Any) -> list[pl.Callback]:
 
 Way = Callable[[pl.LightningModule, Any], list[pl.Callback]]
 both_ways = pytest.mark.parametrize("way", [by_function, by_trainer], ids=lambda way: way.__name__)
-
-
-def same(a: pl.LightningModule, b: pl.LightningModule) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
 def test_the_same_object_comes_back() -> None:

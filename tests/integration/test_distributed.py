@@ -8,9 +8,8 @@ import pytest
 import torch
 from _modules import SomebodysModule, examples, quiet
 from _ranks import run_ranks
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-from torch.distributed.tensor import DTensor
+from _sharded_fits import STRATEGIES, whole
+from lightning.pytorch.strategies import DDPStrategy
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -27,38 +26,6 @@ from lightning_unlearn import (
     Unlearn,
 )
 
-
-class Sharded(SomebodysModule):
-    """FSDP2, as its users write it."""
-
-    def configure_model(self) -> None:
-        mesh = self.device_mesh["data_parallel"]
-        for part in (self.body[0], self.head):
-            fully_shard(part, mesh=mesh)
-        fully_shard(self, mesh=mesh)
-
-
-class FSDP1OnCPU(FSDPStrategy):
-    """Lightning and torch refuse FSDP1 without an accelerator; a subclass with a device passes both."""
-
-    def _setup_model(self, model: torch.nn.Module) -> FullyShardedDataParallel:
-        return FullyShardedDataParallel(
-            module=model, device_id=torch.device("cpu"), sharding_strategy=self.sharding_strategy, **self.kwargs
-        )
-
-
-STRATEGIES: dict[str, Any] = {
-    "ddp": (SomebodysModule, lambda: DDPStrategy(find_unused_parameters=True)),
-    "ddp_bucket_view": (
-        SomebodysModule,
-        lambda: DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True),
-    ),
-    "fsdp2": (
-        Sharded,
-        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
-    ),
-    "fsdp1": (SomebodysModule, lambda: FSDP1OnCPU(auto_wrap_policy={torch.nn.Linear})),
-}
 OBJECTIVES: dict[str, Any] = {
     "ascent": lambda: {"objective": Bounded(GradientAscent(), bound=3.0)},
     "cache": lambda: {"objective": NPO(beta=0.5)},
@@ -93,14 +60,6 @@ def fit(kind: str | None, objective: str, accumulate: int, world_size: int, rank
     trainer.fit(module, DataLoader(retain, batch_size=batch_size, sampler=sampler))
     logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("unlearn", "recovery"))}
     return whole(module, kind), logged
-
-
-def whole(module: torch.nn.Module, kind: str | None) -> dict[str, torch.Tensor]:
-    if kind == "fsdp1":
-        with FullyShardedDataParallel.summon_full_params(module._trainer.strategy.model):
-            return {n.replace("_fsdp_wrapped_module.", ""): p.detach().clone() for n, p in module.named_parameters()}
-    full = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in module.named_parameters()}
-    return {n: p.detach().clone() for n, p in full.items()}
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -9,9 +9,8 @@ import pytest
 import torch
 from _modules import quiet
 from _ranks import run_ranks
+from _sharded_fits import SAVING, data, loader
 from lightning.pytorch.callbacks import ModelCheckpoint
-from test_private_optimizer_distributed import SAVING, device_semantics
-from test_step_guard_distributed import data, loader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -21,8 +20,6 @@ from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.engine._sharded_state import own_share, with_all_ranks
 from lightning_unlearn.guards import History, NoChange
 from lightning_unlearn.runtime import local
-
-__all__ = ["device_semantics"]  # a fixture
 
 
 def run(kind: str, storage: Any, folder: Path, ckpt_path: Path | None = None) -> list[tuple[list[Tensor], Any]]:

@@ -8,11 +8,12 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from _language_models import family
-from _modules import examples, loader, quiet
+from _guarded_fits import FITS, Module, Outside, Seen, fit
+from _language_models import family, frozen, language
+from _modules import examples, loader, quiet, same
+from _private_optimizers import OWN, AfterUsersStep, Fused, states
+from _scaled import scaled
 from lightning.pytorch.callbacks import ModelCheckpoint
-from test_private_optimizer import OWN, AfterUsersStep, Fused, states
-from test_step_guard import FITS, Module, Outside, Seen, fit, frozen, language, same, scaled
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset

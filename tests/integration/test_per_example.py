@@ -10,13 +10,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
+from _guarded_fits import FITS, Module, Outside, fit, unlearn
 from _language_models import _SIZES as SIZES
 from _language_models import batch, family
-from _modules import examples, loader, quiet
+from _modules import examples, loader, quiet, same
 from _ranks import run_ranks
+from _scaled import scaled
+from _sharded_fits import STRATEGIES, whole
 from lightning.pytorch.callbacks import ModelCheckpoint
-from test_distributed import STRATEGIES, whole
-from test_step_guard import FITS, Module, Outside, fit, same, scaled, unlearn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from _modules import SomebodysModule, loader, quiet
-from lightning.pytorch.plugins.precision import MixedPrecision
+from _scaled import scaled
 from torch.testing import assert_close
 
 from lightning_unlearn import Bounded, GradientAscent, Unlearn
@@ -20,12 +20,6 @@ def fit(module: SomebodysModule | None = None, **kwargs: Any) -> tuple[Somebodys
     trainer = quiet(callbacks=[unlearn], **kwargs)
     trainer.fit(module, loader(seed=1))
     return module, unlearn, {k: float(v) for k, v in trainer.callback_metrics.items()}
-
-
-def scaled(init_scale: float) -> dict[str, Any]:
-    """`precision="16-mixed"` silently becomes bf16 on the CPU; so the plugin by hand."""
-    scaler = torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=1000)
-    return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler=scaler)]}
 
 
 @pytest.mark.parametrize("clip", [None, 0.05])

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from _language_models import family
-from _modules import SomebodysModule, examples, loader, quiet
+from _language_models import family, frozen, language
+from _modules import SomebodysModule, examples, loader, quiet, same
+from _private_optimizers import OWN, AfterUsersStep, Fused, states
+from _scaled import scaled
 from lightning.pytorch.callbacks import ModelCheckpoint
-from test_precision import scaled
-from test_step_guard import frozen, language
 from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -37,11 +36,6 @@ from lightning_unlearn import (
 from lightning_unlearn.data import ForgetStream
 
 BOUND = 3.0
-OWN: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-    "momentum": lambda params: torch.optim.SGD(params, lr=2e-2, momentum=0.9),
-    "adamw": lambda params: torch.optim.AdamW(params, lr=5e-3, weight_decay=0.2),
-    "plain": lambda params: torch.optim.SGD(params, lr=2e-2),
-}
 
 
 def unlearn(own: str | None = "momentum", **kwargs: Any) -> Unlearn:
@@ -54,27 +48,6 @@ def fit(*callbacks: pl.Callback, optimizer: str = "adamw", module: Any = None, *
     trainer = quiet(callbacks=list(callbacks), **kwargs)
     trainer.fit(module, loader(seed=1))
     return module, trainer
-
-
-def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-
-
-def states(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [v for state in optimizer.state_dict()["state"].values() for v in state.values() if v is not None]
-
-
-class AfterUsersStep(pl.Callback):
-    """Stands before `Unlearn` in the list, so that its hook runs between the two steps."""
-
-    def __init__(self) -> None:
-        self.weights: list[list[Tensor]] = []
-
-    def on_train_start(self, trainer: Any, module: Any) -> None:
-        def keep(*args: Any) -> None:
-            self.weights.append([p.detach().clone() for p in module.parameters()])
-
-        trainer.optimizers[0].register_step_post_hook(keep)
 
 
 # Equal to a loop with two optimizers
@@ -236,13 +209,6 @@ def test_it_is_the_forget_step_that_is_said_to_be_swallowed() -> None:
     with pytest.warns(UserWarning, match="their precision swallows small steps"):
         _, trainer = fit(callback, optimizer="sgd", precision="bf16-true")
     assert trainer.callback_metrics["unlearn/realised"] < 0.5
-
-
-class Fused(SomebodysModule):
-    """Its optimizer is called by the scaler each time, and leaves out the step itself."""
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW(self.parameters(), lr=1e-2, fused=True)
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")

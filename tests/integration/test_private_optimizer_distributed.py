@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from _guarded_fits import NAMES
 from _modules import SomebodysModule, quiet
+from _private_optimizers import OWN
 from _ranks import run_ranks
+from _sharded_fits import SAVING, STRATEGIES, AllUsed, data, loader, whole
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from test_distributed import STRATEGIES, FSDP1OnCPU, Sharded, whole
-from test_private_optimizer import OWN
-from test_step_guard_distributed import NAMES, data, loader
 from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
@@ -105,35 +104,6 @@ def test_in_the_forget_optimizers_metric(kind: str) -> None:
     assert_equal_to_one_process(kind, "adamw", guard, exact=True)
 
 
-class AllUsed(SomebodysModule):
-    """Lightning cannot resume sharded optimizers that have a parameter without state, nor order parameters of their own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        del self.unused
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW([*self.body.parameters(), *self.head.parameters()], lr=1e-2)
-
-
-class AllUsedSharded(AllUsed, Sharded):
-    pass
-
-
-def fsdp2(distributed: bool) -> ModelParallelStrategy:
-    return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=distributed)
-
-
-SAVING: dict[str, Any] = {
-    "single": (AllUsed, lambda: "auto"),
-    "ddp": (AllUsed, DDPStrategy),
-    # Of its two kinds of checkpoints the other hangs on CPUs, whatever the module.
-    "fsdp1": (AllUsed, lambda: FSDP1OnCPU(auto_wrap_policy={torch.nn.Linear}, state_dict_type="sharded")),
-    "fsdp2": (AllUsedSharded, lambda: fsdp2(False)),
-    "fsdp2_distributed": (AllUsedSharded, lambda: fsdp2(True)),
-}
-
-
 class BodyOnly(ClassificationReadout):
     """Forgets in a part of the network: the head has no forget gradient, and so no state."""
 
@@ -179,13 +149,6 @@ def run(
         return [local(p).detach().clone() for p in module.parameters()]
 
     return [one(0, 1)] if kind == "single" else run_ranks(one)
-
-
-@pytest.fixture
-def device_semantics(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`.cpu()` copies, as from a device: FSDP1, which is not made for CPUs, gathers all moments in one buffer."""
-    if request.node.callspec.params["kind"] == "fsdp1":
-        monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor, *args, **kwargs: tensor.clone())
 
 
 def saved_state(checkpoint: Path) -> dict[int, dict[str, Any]]:

@@ -13,10 +13,10 @@ import pytest
 import torch
 from _modules import SomebodysModule, examples, loader, quiet
 from _ranks import run_ranks
+from _sharded_fits import FSDP1OnCPU
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from test_distributed import FSDP1OnCPU
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from lightning_unlearn import (

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from _modules import SomebodysModule, examples, quiet
+from _guarded_fits import NAMES
+from _modules import SomebodysModule, quiet
 from _ranks import run_ranks
-from test_distributed import STRATEGIES, whole
+from _sharded_fits import STRATEGIES, data, loader, whole
 from torch.testing import assert_close
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader
 
 from lightning_unlearn import Bounded, GradientAscent, Unlearn
 from lightning_unlearn.callbacks import StepGuard
@@ -25,18 +26,6 @@ from lightning_unlearn.guards import (
     RetainGradient,
     Rule,
 )
-
-NAMES = ("active", "kept", "retain_before", "retain_after", "fallbacks")
-
-
-def data(seed: int, n: int, exact: bool) -> TensorDataset:
-    inputs, labels = examples(seed, n).tensors
-    return TensorDataset(inputs.double() if exact else inputs, labels)
-
-
-def loader(data: Any, rank: int, world_size: int) -> DataLoader[Any]:
-    sampler = DistributedSampler(data, world_size, rank, shuffle=False)
-    return DataLoader(data, batch_size=8 // world_size, sampler=sampler)
 
 
 def fit(kind: str | None, rank: int, world_size: int, retain: bool = False, exact: bool = False, **guard: Any) -> Any:

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
-from _modules import CLASSES, HostileModule, loader, quiet
+from _modules import CLASSES, HostileModule, loader, quiet, same
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
@@ -94,10 +94,6 @@ def drift(module: Any, start: Any, inputs: Tensor, layers: tuple[int, ...] = (0,
 
 def augmented(x: Tensor) -> Tensor:
     return torch.cat([x, x.new_ones(len(x), 1)], dim=1)
-
-
-def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
 FITS: dict[str, dict[str, Any]] = {

@@ -8,8 +8,8 @@ import pytest
 import torch
 from _modules import SomebodysModule, examples, quiet
 from _ranks import run_ranks
+from _sharded_fits import STRATEGIES, whole
 from lightning.pytorch.strategies import ModelParallelStrategy
-from test_distributed import STRATEGIES, whole
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard

@@ -8,8 +8,8 @@ import pytest
 import torch
 from _modules import SomebodysModule, examples, loader, quiet
 from _ranks import run_ranks
+from _sharded_fits import whole
 from lightning.pytorch.strategies import ModelParallelStrategy
-from test_distributed import whole
 from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.testing import assert_close

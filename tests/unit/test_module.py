@@ -10,11 +10,12 @@ import torch
 from _language_models import adapted, batch, family
 from _modules import examples, loader, quiet
 from _ranks import run_ranks
+from _sharded_fits import FSDP1OnCPU
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
@@ -209,11 +210,6 @@ class Sharded(UnlearningModule):
     def configure_model(self) -> None:
         if not any(hasattr(p, "device_mesh") for p in self.parameters()):
             fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
-
-
-class FSDP1OnCPU(FSDPStrategy):
-    def _setup_model(self, model: nn.Module) -> FullyShardedDataParallel:
-        return FullyShardedDataParallel(module=model, device_id=torch.device("cpu"), **self.kwargs)
 
 
 SHARDED: dict[str, Any] = {
