@@ -149,7 +149,8 @@ class StepChain:
         self._step = self._begun(optimizer, self._restrictions() if self._own_steps() else self._transforms)
         if self._handle is not None:
             # Others have put hooks on the optimizer since, which should see the step that was proposed, and not ours.
-            optimizer._optimizer_step_post_hooks.move_to_end(self._handle.id)
+            hooks: Any = optimizer._optimizer_step_post_hooks  # an ordered dictionary
+            hooks.move_to_end(self._handle.id)
 
     def _begun(self, optimizer: torch.optim.Optimizer, transforms: Sequence[Link]) -> Step:
         step = Step(optimizer, [t.allowed for t in self._restrictions()])

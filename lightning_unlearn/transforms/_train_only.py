@@ -21,8 +21,8 @@ class TrainOnly(Restriction):
     """Train the parameters of some names; all others stay, bit for bit, whatever the optimizer does to them.
 
     After each optimizer step the others are set back to what they were. So momentum, weight decay and moments, which move
-    a parameter even where its gradient is zero, do not move them. A :class:`StepGuard` beside it, in any order, looks for its directions
-    among the parameters that are trained.
+    a parameter even where its gradient is zero, do not move them. A :class:`StepGuard` beside it, in any
+    order, looks for its directions among the parameters that are trained.
 
     Nothing is frozen by ``requires_grad``, which would change what the fit's own code sees: the backward pass costs what it
     costs without, and a copy of the parameters that stay is held during each step. To save both, freeze parameters yourself
