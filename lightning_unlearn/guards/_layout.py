@@ -69,3 +69,14 @@ def scopes_of(module: nn.Module, params: Sequence[Tensor], scope: Scope) -> list
     names = [owner.get(p, "") for p in params]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return [numbers[name] for name in names]
+
+
+def added_since(optimizer: torch.optim.Optimizer, known: Sequence[Tensor], who: str) -> list[Tensor] | None:
+    """All parameters of ``optimizer``, if groups were added to those that are ``known``; else ``None``."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    if len(params) < len(known) or any(a is not b for a, b in zip(params, known, strict=False)):
+        raise NotImplementedError(
+            f"Parameter groups should only be added to the optimizer while `{who}` guards its steps. Found that parameters "
+            "were removed or changed places. Freeze them by `requires_grad`, or by a learning rate of 0."
+        )
+    return params if len(params) > len(known) else None

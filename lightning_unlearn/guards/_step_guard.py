@@ -2,33 +2,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any, ClassVar, get_args
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.data import DataSource, ForgetStream
-from lightning_unlearn.engine import GradientEngine, ObservedGradient, own_share, with_all_ranks
-from lightning_unlearn.guards._guarded_step import GuardedStep, Outcome, PastProducts
-from lightning_unlearn.guards._layout import Layout, Scope, scopes_of
+from lightning_unlearn.engine import GradientEngine, own_share, with_all_ranks
+from lightning_unlearn.guards._guarded_step import GuardedStep, PastProducts
+from lightning_unlearn.guards._layout import Layout, Scope, added_since, scopes_of
 from lightning_unlearn.guards._retain_source import refuse_nothing_to_protect, retain_loader
-from lightning_unlearn.guards.directions import Direction, Directions, ExampleGradients, PerExample, RetainGradient
+from lightning_unlearn.guards._rounding import is_rounded, warn_of_rounding
+from lightning_unlearn.guards.directions import Direction, Directions, PerExample, RetainGradient
 from lightning_unlearn.guards.geometries import Euclidean, Geometry
 from lightning_unlearn.guards.rules import NoIncrease, Rule
-from lightning_unlearn.guards.sources import ExamplesOfFit, ExamplesOfRetainSet, FitGradient, GradientSource, RetainSet
+from lightning_unlearn.guards.sources import Examples, FitGradient, GradientSource, RetainSet
 from lightning_unlearn.guards.storages import Float32, Storage
 from lightning_unlearn.objectives import CrossEntropy, Objective
 from lightning_unlearn.readouts import Readout, choose_readout
 from lightning_unlearn.runtime import data_share
 from lightning_unlearn.transforms import Stage, Step, StepChain, StepTransform
-
-_ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}
-_LOW_PRECISION_ROUNDING = 1e-5
 
 
 class StepGuard(StepTransform):
@@ -241,7 +237,9 @@ class StepGuard(StepTransform):
         shown = asdict(outcome)
         shown.pop("is_optimal")
         self._step_log = {**shown, "fallbacks": float(self._steps["fallbacks"])}
-        self._warn(outcome)
+        if self.rule.corrects and not self._has_warned and is_rounded(outcome.cosine, self._params):
+            self._has_warned = True
+            warn_of_rounding(outcome.cosine, self._params)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -262,41 +260,25 @@ class StepGuard(StepTransform):
     def _chosen_source(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> GradientSource:
         per_micro_batch = self.directions.per_micro_batch
         if self.retain is None and not isinstance(self.directions, PerExample):
-            keep = self.storage.stored
-            return FitGradient(ObservedGradient(self._engine, self._params, keep=keep, per_micro_batch=per_micro_batch))
+            return FitGradient(self._engine, self._params, self.storage, per_micro_batch=per_micro_batch)
         self._used_readout = choose_readout(pl_module) if self.readout is None else self.readout
         self._network = self._used_readout.find_network(pl_module)
         self.objective.to(pl_module.device)
-        rank, world_size = data_share(trainer)
-        open_stream = partial(
-            ForgetStream, self._loader, seed=self.seed, rank=rank, world_size=world_size, name="retain"
-        )
-        if not isinstance(self.directions, PerExample):
-            loss, storage = self.retain_loss, self.storage
-            return RetainSet(self._engine, open_stream(), loss, self._params, storage, per_micro_batch=per_micro_batch)
-        make = partial(
-            ExampleGradients,
-            self._engine,
-            pl_module,
-            self._used_readout,
-            self.objective,
-            limit=self.directions.limit,
-            keep=self.storage.stored if self.storage.holds_gradients else None,
-        )
-        if self.retain is None:
-            return ExamplesOfFit(make, self._params)
-        return ExamplesOfRetainSet(make, self._params, open_stream(), self._engine)
+        stream = None
+        if self.retain is not None:
+            rank, world_size = data_share(trainer)
+            stream = ForgetStream(self._loader, seed=self.seed, rank=rank, world_size=world_size, name="retain")
+        if isinstance(self.directions, PerExample):
+            parts = (self._engine, self._used_readout, self.objective, self.storage, self.directions.limit)
+            return Examples(*parts, self._params, stream)
+        assert stream is not None
+        loss, storage = self.retain_loss, self.storage
+        return RetainSet(self._engine, stream, loss, self._params, storage, per_micro_batch=per_micro_batch)
 
     def _cover_added(self) -> None:
         """Guard parameter groups that were added to the optimizer, as ``BaseFinetuning`` does when it unfreezes layers."""
-        params = [p for g in self._guarded.param_groups for p in g["params"]]
-        if len(params) == len(self._params):
+        if (params := added_since(self._guarded, self._params, "StepGuard")) is None:
             return
-        if any(a is not b for a, b in zip(params, self._params, strict=False)) or len(params) < len(self._params):
-            raise NotImplementedError(
-                "Parameter groups should only be added to the optimizer while `StepGuard` guards its steps. Found that "
-                "parameters were removed or changed places. Freeze them by `requires_grad`, or by a learning rate of 0."
-            )
         self._params = params
         self._scopes = scopes_of(self._engine.module, params, self.scope)
         self._source.cover(params)
@@ -307,17 +289,6 @@ class StepGuard(StepTransform):
         """Past gradients know nothing of parameters that came later: they count as zero there."""
         for direction in self.directions.protected([]):
             direction.extend([None] * (len(self._params) - len(direction)))
-
-    def _warn(self, outcome: Outcome) -> None:
-        expected = min(_ROUNDING.get(p.dtype, _LOW_PRECISION_ROUNDING) for p in self._params)
-        if self._has_warned or not self.rule.corrects or outcome.cosine <= expected:
-            return
-        self._has_warned = True
-        kinds = sorted({str(p.dtype) for p in self._params})
-        rank_zero_warn(
-            f"The corrected step should break no rule. Found a cosine of {outcome.cosine:.1e} with a protected gradient: "
-            f"weights of {kinds} round it. Train float32 weights with `precision='bf16-mixed'`, or use LoRA."
-        )
 
     def _restore(self) -> None:
         state = self._take_restored()

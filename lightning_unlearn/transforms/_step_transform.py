@@ -138,14 +138,13 @@ class StepTransform(pl.Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until training starts: what it is of does not exist yet."""
+        """Take up the counters; keep the rest until training starts: what it is of does not exist yet."""
+        self._steps = dict(state_dict["steps"])
         self._restored = state_dict
 
     def _take_restored(self) -> dict[str, Any]:
         """What a checkpoint held, once: a second fit does not go back to it."""
         state, self._restored = self._restored, {}
-        if state:
-            self._steps = dict(state["steps"])
         return state
 
     def _refuse_strategies(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

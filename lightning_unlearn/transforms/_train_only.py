@@ -65,12 +65,6 @@ class TrainOnly(Restriction):
         self._choose()
 
     @override
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take up the counters of a checkpoint."""
-        super().on_train_start(trainer, pl_module)
-        self._take_restored()
-
-    @override
     def wanted(self, step: Step) -> list[list[Tensor]]:
         if not self._known.issuperset(map(id, step.params)):
             self._choose()

@@ -10,13 +10,12 @@ from lightning_unlearn.guards.directions import Direction
 
 
 class GradientSource(ABC):
-    """Where the protected gradients of a step come from.
+    """Where the protected gradients of a step come from."""
 
-    Attributes:
-        position: How far it has read data of its own.
-    """
-
-    position: int = 0
+    @property
+    def position(self) -> int:
+        """How far it has read data of its own."""
+        return 0
 
     def saw_batch(self, batch: Any) -> None:
         """The fit begins a micro-batch."""

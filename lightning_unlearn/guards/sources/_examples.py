@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,61 +10,62 @@ from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.guards.directions import Direction, ExampleGradients
 from lightning_unlearn.guards.sources._base import GradientSource
+from lightning_unlearn.guards.storages import Storage
+from lightning_unlearn.objectives import Objective
+from lightning_unlearn.readouts import Readout
 
-MakeExamples = Callable[[Sequence[Tensor]], ExampleGradients]
-"""From the parameters wanted to what takes the gradients of examples by them."""
 
+class Examples(GradientSource):
+    """Each example of the micro-batches the fit trains on, or of as many of a retain set.
 
-class ExamplesOfFit(GradientSource):
-    """Each example of the micro-batches that the fit trains on."""
+    Args:
+        engine: How passes are run.
+        readout: How to run the network.
+        objective: The loss of an example.
+        storage: How gradients are kept.
+        limit: Number of examples at most.
+        params: The parameters wanted.
+        stream: Of the retain set; ``None`` for the fit's own micro-batches.
+    """
 
-    def __init__(self, make: MakeExamples, params: Sequence[Tensor]) -> None:
-        self._make, self._examples = make, make(params)
+    def __init__(
+        self,
+        engine: GradientEngine,
+        readout: Readout,
+        objective: Objective,
+        storage: Storage,
+        limit: int | None,
+        params: Sequence[Tensor],
+        stream: ForgetStream | None,
+    ) -> None:
+        self._engine, self._readout, self._objective, self._storage = engine, readout, objective, storage
+        self._limit, self._stream = limit, stream
         self._batches: list[Any] = []
+        self.cover(params)
 
     @override
     def saw_batch(self, batch: Any) -> None:
-        self._batches.append(batch)
+        self._batches.append(batch if self._stream is None else None)
 
     @override
     def take(self) -> Sequence[Direction]:
         batches, self._batches = self._batches, []
+        if self._stream is not None:
+            batches = [self._engine.to_device(next(self._stream)) for _ in batches]
         return self._examples.of(batches)
 
     @override
     def cover(self, params: Sequence[Tensor]) -> None:
-        self._examples = self._make(params)
-
-
-class ExamplesOfRetainSet(GradientSource):
-    """Each example of as many micro-batches of a retain set as the fit takes."""
-
-    def __init__(
-        self, make: MakeExamples, params: Sequence[Tensor], stream: ForgetStream, engine: GradientEngine
-    ) -> None:
-        self._make, self._examples = make, make(params)
-        self._stream, self._engine = stream, engine
-        self._micro_batches = 0
-
-    @override
-    def saw_batch(self, batch: Any) -> None:
-        self._micro_batches += 1
-
-    @override
-    def take(self) -> Sequence[Direction]:
-        batches = [self._engine.to_device(next(self._stream)) for _ in range(self._micro_batches)]
-        self._micro_batches = 0
-        return self._examples.of(batches)
-
-    @override
-    def cover(self, params: Sequence[Tensor]) -> None:
-        self._examples = self._make(params)
+        keep = self._storage.stored if self._storage.holds_gradients else None
+        parts = (self._engine, self._engine.module, self._readout, self._objective, params)
+        self._examples = ExampleGradients(*parts, limit=self._limit, keep=keep)
 
     @property
-    def position(self) -> int:  # type: ignore[override]
-        """How far the set has been read."""
-        return self._stream.position
+    @override
+    def position(self) -> int:
+        return 0 if self._stream is None else self._stream.position
 
     @override
     def seek(self, position: int) -> None:
-        self._stream.seek(position)
+        if self._stream is not None:
+            self._stream.seek(position)

@@ -64,8 +64,8 @@ class RetainSet(GradientSource):
         self._params = params
 
     @property
-    def position(self) -> int:  # type: ignore[override]
-        """How far the set has been read."""
+    @override
+    def position(self) -> int:
         return self._stream.position
 
     @override
