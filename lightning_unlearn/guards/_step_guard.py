@@ -10,11 +10,15 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.data import DataSource, ForgetStream
+from lightning_unlearn.data import DataSource, ForgetStream, loader_of
 from lightning_unlearn.engine import GradientEngine, own_share, with_all_ranks
 from lightning_unlearn.guards._guarded_step import GuardedStep, PastProducts
 from lightning_unlearn.guards._layout import Layout, Scope, added_since, scopes_of
-from lightning_unlearn.guards._retain_source import refuse_nothing_to_protect, retain_loader
+from lightning_unlearn.guards._refusals import (
+    refuse_nothing_to_protect,
+    refuse_restrictions,
+    refuse_several_processes,
+)
 from lightning_unlearn.guards._rounding import is_rounded, warn_of_rounding
 from lightning_unlearn.guards.directions import Direction, Directions, PerExample, RetainGradient
 from lightning_unlearn.guards.geometries import Euclidean, Geometry
@@ -156,24 +160,15 @@ class StepGuard(StepTransform):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        if trainer.world_size > 1 and not self.storage.allows_several_processes:
-            raise NotImplementedError(
-                f"`storage={self.storage!r}` should run in one process: what layers see is not averaged over ranks. Found "
-                f"`world_size = {trainer.world_size}`. Use `storage=Float32()`, `BFloat16()` or `MainMemory()`."
-            )
-        self._loader = retain_loader(trainer, self.retain)
+        refuse_several_processes(trainer, self.storage)
+        self._loader = () if self.retain is None else loader_of(self.retain, "retain", trainer)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """By now it is known who forgets, and who restricts."""
         super().on_fit_start(trainer, pl_module)
         refuse_nothing_to_protect(trainer, self.retain, "StepGuard")
-        if StepChain.of(trainer).is_restricted and not self.storage.allows_restrictions:
-            raise NotImplementedError(
-                f"`storage={self.storage!r}` should stand beside no restriction, such as `SubspaceGuard` or `TrainOnly`: "
-                "what is not held as it is cannot be projected. Found one. Use `storage=Float32()`, `BFloat16()` or "
-                "`MainMemory()` beside it."
-            )
+        refuse_restrictions(trainer, self.storage)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

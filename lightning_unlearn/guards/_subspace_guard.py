@@ -9,10 +9,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_unlearn.data import DataSource, ForgetStream, OpenedSource
+from lightning_unlearn.data import DataSource, ForgetStream, OpenedSource, loader_of
 from lightning_unlearn.engine import GradientEngine, callbacks_of, isolated
 from lightning_unlearn.functional.subspace import Projection, thinner
-from lightning_unlearn.guards._retain_source import refuse_nothing_to_protect, retain_loader
+from lightning_unlearn.guards._refusals import refuse_nothing_to_protect
 from lightning_unlearn.guards.directions import Direction
 from lightning_unlearn.guards.subspaces import InputLayer, ProtectedInputs, Subspace, input_layers, look_at_inputs
 from lightning_unlearn.readouts import Readout, choose_readout
@@ -123,7 +123,7 @@ class SubspaceGuard(Restriction):
                 "There should be one `SubspaceGuard`: projections that follow each other undo each other. Found "
                 f"{len(callbacks_of(trainer, SubspaceGuard))}. Name all layers in one."
             )
-        self._loader = retain_loader(trainer, self.retain)
+        self._loader = () if self.retain is None else loader_of(self.retain, "retain", trainer)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

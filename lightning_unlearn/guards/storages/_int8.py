@@ -21,6 +21,7 @@ class Int8(Storage):
     """As int8 with a scale for every 256 elements: a quarter of the memory; up to 4e-5 where bfloat16 kept 7e-6.
 
     Example:
+        >>> import torch
         >>> Int8().stored(torch.ones(3, 200)).shape
         torch.Size([3, 260])
     """
