@@ -13,18 +13,20 @@ import argparse
 import time
 from collections import defaultdict
 from itertools import pairwise
-from typing import get_args
 
 import torch
 
 from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.guards import Euclidean, NoIncrease, Storage, stored
+from lightning_unlearn.guards import BFloat16, Euclidean, Float32, Int8, MainMemory, NoIncrease, Storage
 from lightning_unlearn.guards._guarded_step import GuardedStep, PastProducts
+from lightning_unlearn.guards._layout import Layout
+from lightning_unlearn.transforms import Step
 
 WIDTH, INNER, KEYS, LAYERS, TOKENS = 576, 1536, 192, 30, 49152
 LAYER = [(WIDTH, WIDTH), (KEYS, WIDTH), (KEYS, WIDTH), (WIDTH, WIDTH), (INNER, WIDTH), (INNER, WIDTH), (WIDTH, INNER)]
 ADAPTERS = [shape for out, into in LAYER for shape in ((8, into), (out, 8))]
 SHAPES = {"full": [(TOKENS, WIDTH), *[*LAYER, (WIDTH,), (WIDTH,)] * LAYERS, (WIDTH,)], "lora": ADAPTERS * LAYERS}
+STORAGES = {"float32": Float32(), "bfloat16": BFloat16(), "int8": Int8(), "main_memory": MainMemory()}
 
 
 def parts(training: str, rank: int, storage: Storage) -> dict[str, list[float]]:
@@ -33,8 +35,8 @@ def parts(training: str, rank: int, storage: Storage) -> dict[str, list[float]]:
     params = list(network)
     optimizer = torch.optim.AdamW(params, lr=1e-5, fused=True)
     first = [torch.randn_like(p) * 1e-3 for p in params]
-    kept = [[stored(g, storage) for g in first]]
-    kept += [[stored(torch.randn_like(p) * 1e-3, storage) for p in params] for _ in range(rank - 1)]
+    kept = [[storage.stored(g) for g in first]]
+    kept += [[storage.stored(torch.randn_like(p) * 1e-3) for p in params] for _ in range(rank - 1)]
     seconds: dict[str, list[float]] = defaultdict(list)
     past = None
     for _ in range(4):
@@ -45,10 +47,14 @@ def parts(training: str, rank: int, storage: Storage) -> dict[str, list[float]]:
         def mark(name: str, marks: list[tuple[str, float]] = marks) -> None:
             marks.append((name, time.perf_counter()))
 
-        _copy = [stored(p.grad, storage) for p in params if p.grad is not None]
+        _copy = [storage.stored(p.grad) for p in params if p.grad is not None]
         mark("copy of the gradient")
         del _copy
-        step = GuardedStep(GradientEngine(network), optimizer, kept, 1, [0] * len(params), past)
+        taken, engine = Step(optimizer), GradientEngine(network)
+        layout = Layout.of(optimizer, [0] * len(params), storage, engine)
+        for group in layout.wanted():
+            taken.snapshot.keep(group)
+        step = GuardedStep(engine, taken, layout, kept, 1, storage, past)
         mark("snapshot of the weights")
         optimizer.step()
         mark("the optimizer's own step")
@@ -71,11 +77,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rank", type=int, default=1, help="number of directions")
     parser.add_argument("--training", default="full", choices=list(SHAPES))
-    parser.add_argument("--storage", default="fp32", choices=get_args(Storage)[:-1])
+    parser.add_argument("--storage", default="float32", choices=list(STORAGES))
     arguments = parser.parse_args()
     shapes = SHAPES[arguments.training]
     print(f"{sum(torch.Size(s).numel() for s in shapes) / 1e6:.1f} M weights, {torch.get_num_threads()} threads")
-    for name, values in parts(arguments.training, arguments.rank, arguments.storage).items():
+    for name, values in parts(arguments.training, arguments.rank, STORAGES[arguments.storage]).items():
         print(f"{name:26s} {min(values):.3f} s")
 
 

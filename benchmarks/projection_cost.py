@@ -66,7 +66,16 @@ def projectors() -> dict[str, Callable[[], Any]]:
 
 def guards(retain: Any) -> dict[str, Callable[[], Any]]:
     from lightning_unlearn import StepGuard, SubspaceGuard
-    from lightning_unlearn.guards import History, InputSubspace, NoChange, OptimizerMetric, PerExample
+    from lightning_unlearn.guards import (
+        BFloat16,
+        History,
+        InputSubspace,
+        Int8,
+        MatrixFree,
+        NoChange,
+        OptimizerMetric,
+        PerExample,
+    )
 
     return {
         "rank 1": StepGuard,
@@ -76,10 +85,10 @@ def guards(retain: Any) -> dict[str, Callable[[], Any]]:
         "rank 4": lambda: StepGuard(directions=History(4)),
         "rank 8": lambda: StepGuard(directions=History(8)),
         "rank 8, null": lambda: StepGuard(NoChange(), History(8)),
-        "rank 8, bf16": lambda: StepGuard(directions=History(8), storage="bf16"),
-        "rank 8, int8": lambda: StepGuard(directions=History(8), storage="int8"),
+        "rank 8, bf16": lambda: StepGuard(directions=History(8), storage=BFloat16()),
+        "rank 8, int8": lambda: StepGuard(directions=History(8), storage=Int8()),
         "4 examples": lambda: StepGuard(directions=PerExample()),
-        "4 examples, matrix-free": lambda: StepGuard(directions=PerExample(), storage="matrix_free"),
+        "4 examples, matrix-free": lambda: StepGuard(directions=PerExample(), storage=MatrixFree()),
         "subspace": lambda: SubspaceGuard(InputSubspace(rank=8), retain=retain, batches=4),
     }
 

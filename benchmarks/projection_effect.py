@@ -57,8 +57,11 @@ from lightning_unlearn import (
 )
 from lightning_unlearn.data import Order, in_order
 from lightning_unlearn.guards import (
+    BFloat16,
     History,
     InputSubspace,
+    Int8,
+    MatrixFree,
     NoChange,
     NoIncrease,
     NullSpace,
@@ -189,9 +192,9 @@ VARIANTS = {
     ),
     "history 4": guarded(directions=lambda: History(4)),
     "history 8, per parameter": guarded(directions=History, scope=lambda: "parameter"),
-    "history 8, bf16": guarded(directions=History, storage=lambda: "bf16"),
-    "history 8, int8": guarded(directions=History, storage=lambda: "int8"),
-    "each example, matrix-free": guarded(directions=PerExample, storage=lambda: "matrix_free"),
+    "history 8, bf16": guarded(directions=History, storage=BFloat16),
+    "history 8, int8": guarded(directions=History, storage=Int8),
+    "each example, matrix-free": guarded(directions=PerExample, storage=MatrixFree),
     "input subspace": Variant(guards=lambda: [SubspaceGuard(InputSubspace())]),
     "null space": Variant(guards=lambda: [SubspaceGuard(NullSpace())]),
     "input subspace, rank 1": Variant(guards=lambda: [SubspaceGuard(InputSubspace()), StepGuard()]),

@@ -26,7 +26,7 @@ from lightning_unlearn import (
     Unlearn,
     UnlearningModule,
 )
-from lightning_unlearn.guards import NoChange
+from lightning_unlearn.guards import BFloat16, Float32, Int8, NoChange
 
 
 class Cosines(pl.Callback):
@@ -56,7 +56,7 @@ def group(name: str) -> QuestionAnswerData:
 
 def main() -> None:
     silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    for storage in ("fp32", "bf16", "int8"):
+    for storage in (Float32(), BFloat16(), Int8()):
         pl.seed_everything(0, verbose=False)
         cosines = Cosines()
         callbacks = [cosines, Unlearn(NPO()), StepGuard(NoChange(), storage=storage)]

@@ -8,6 +8,7 @@ from lightning_unlearn.callbacks._write_report import WriteReport
 from lightning_unlearn.checks import RecoveryCheck, RefusalCheck
 from lightning_unlearn.forgetting import Unlearn
 from lightning_unlearn.guards import StepGuard, SubspaceGuard
+from lightning_unlearn.transforms import StepTransform, TrainOnly
 
 __all__ = [
     "ApplyEdit",
@@ -16,7 +17,9 @@ __all__ = [
     "RefusalCheck",
     "SavePretrained",
     "StepGuard",
+    "StepTransform",
     "SubspaceGuard",
+    "TrainOnly",
     "Unlearn",
     "WriteReport",
     "unlearning",

@@ -15,7 +15,7 @@ from lightning_unlearn.engine._uses import Product, Use, noted_uses
 from lightning_unlearn.functional.rows import Piece, SumOfPieces
 from lightning_unlearn.functional.step import correct_step_
 
-_WAY_OUT = "Use another `storage`, such as `'fp32'`, which asks nothing of the network, or do not train it."
+_WAY_OUT = "Use another `storage`, such as `Float32()`, which asks nothing of the network, or do not train it."
 _AGREES = {torch.float64: 1e-6, torch.float32: 1e-3}
 _AGREES_IN_LOW_PRECISION = 5e-2
 
@@ -154,7 +154,7 @@ class CapturingPass:
         for p, gradient in zip(missed, found[len(uses) :], strict=True):
             if gradient is not None and gradient.any():
                 raise NotImplementedError(
-                    "`matrix_free` should find each weight in a linear layer, an embedding, or a module that holds only "
+                    "`MatrixFree` should find each weight in a linear layer, an embedding, or a module that holds only "
                     f"vectors. Found `{self._names[p]}`, of shape {tuple(p.shape)}, somewhere else. {_WAY_OUT}"
                 )
         brought = [(use, gradient) for use, gradient in zip(uses, found, strict=False) if gradient is not None]
@@ -167,7 +167,7 @@ class CapturingPass:
             return [int(n) for n in rows.tolist()]
         if length % size:
             raise NotImplementedError(
-                f"`matrix_free` should find {size} examples along the first axis of what each layer sees. Found shape "
+                f"`MatrixFree` should find {size} examples along the first axis of what each layer sees. Found shape "
                 f"{tuple(use.seen.shape)} at `{self._names.get(use.params[0])}`. {_WAY_OUT}"
             )
         return [length // size] * size
@@ -188,7 +188,7 @@ class CapturingPass:
             error, length = float((total - expected[p]).norm()), float(expected[p].norm())
             if error > tolerance * (length + 1e-2 * whole):
                 raise NotImplementedError(
-                    "`matrix_free` should get gradients that autograd agrees with. Found a difference of "
+                    "`MatrixFree` should get gradients that autograd agrees with. Found a difference of "
                     f"{error:.1e} in `{self._names[p]}`, of length {length:.1e}: examples of a batch meet, or the weight is "
                     f"used in other ways, too. {_WAY_OUT}"
                 )

@@ -70,6 +70,14 @@ class ObservedGradient:
         self._local = self._reduced = None
         return rows
 
+    def cover(self, params: Sequence[Tensor]) -> None:
+        """Parameters were added, behind those there were: what was brought so far has no gradient by them."""
+        added: Row = [None] * (len(params) - len(self._params))
+        self._params = params
+        rows = [*self._rows, *(row for row in (self._local, self._reduced) if row is not None)]
+        for row in {id(row): row for row in rows}.values():  # without replicas, the last two are one
+            row.extend(added)
+
     def _kept(self, row: Row) -> Row:
         scale = self._engine._loss_scale()
         return [None if t is None else self._keep(t, scale) for t in row]

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_unlearn.engine._scoped import sum_by_scope
+from lightning_unlearn.functional.rows import StoredRows
 from lightning_unlearn.functional.step import direction_products
 from lightning_unlearn.runtime import local, map_in_threads
 
@@ -36,7 +37,7 @@ def inner_products(rows: Sequence[Row], params: Sequence[Tensor], group: Any = N
 
     def part(i: int) -> Tensor:
         directions = [None if (t := row[i]) is None else local(t).detach() for row in rows]
-        return direction_products(directions, local(params[i]))
+        return direction_products(StoredRows(directions), local(params[i]))
 
     parts = map_in_threads(part, range(len(params)), local(params[0]).device)
     return sum_by_scope(parts, params, [0] * len(params), 1, group)[0]

@@ -42,8 +42,6 @@ class PrivateStep:
         self._realised = RealisedStep()
         self._held: list[tuple[Tensor, Tensor | None]] | None = None
         self._measured = False
-        # A hook, so that it sees the step before anybody corrects it.
-        self.optimizer.register_step_post_hook(self._measure)
 
     def hold(self, params: Sequence[Tensor], row: Row, *, measured: bool) -> None:
         """Keep the forget gradient ``row`` until the fit's optimizer has stepped. One of a step never taken is dropped."""
@@ -68,6 +66,7 @@ class PrivateStep:
             if self._measured:
                 self._realised.before(self.optimizer, [p for g in self.optimizer.param_groups for p in g["params"]])
             self.optimizer.step()
+            self.realised = self._realised.after(self.optimizer)  # at once: guards will correct the step
         return True
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,6 +76,3 @@ class PrivateStep:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up where a checkpoint left off."""
         load_optimizer_state(self._engine, self.optimizer, state)
-
-    def _measure(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self.realised = self._realised.after(optimizer)

@@ -21,40 +21,43 @@ class RealisedStep:
     """
 
     def __init__(self) -> None:
-        self._param: Tensor | None = None
+        self._sample: tuple[Tensor, Tensor, dict[str, Any]] | None = None
 
     def before(self, optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> None:
         """Remember one tensor, of a size near 2^16, and its optimizer state."""
         used = [p for p in params if p.grad is not None and local(p).numel()]
         if not used:
             return
-        self._param = min(used, key=lambda p: abs(local(p).numel() - _SAMPLE))
-        self._weight = local(self._param).detach().clone()
-        self._state = deepcopy({k: _whole(v) for k, v in optimizer.state.get(self._param, {}).items()})
+        param = min(used, key=lambda p: abs(local(p).numel() - _SAMPLE))
+        state = deepcopy({k: _whole(v) for k, v in optimizer.state.get(param, {}).items()})
+        self._sample = param, local(param).detach().clone(), state
 
     def after(self, optimizer: torch.optim.Optimizer) -> float | None:
         """The ratio of the two lengths; ``None`` if nothing was remembered, asked for, or can be done again."""
-        param, self._param = self._param, None
-        if param is None or param.grad is None:
+        sample, self._sample = self._sample, None
+        if sample is None or sample[0].grad is None:
             return None
-        asked = self._asked(optimizer, param)
-        taken = local(param).detach().float() - self._weight.float()
+        param, weight, state = sample
+        asked = self._asked(optimizer, param, weight.float(), state)
+        taken = local(param).detach().float() - weight.float()
         if asked is None or not float(asked.norm()):
             return None
         return float(taken.norm() / asked.norm())
 
-    def _asked(self, optimizer: torch.optim.Optimizer, param: Tensor) -> Tensor | None:
+    def _asked(
+        self, optimizer: torch.optim.Optimizer, param: Tensor, weight: Tensor, state: dict[str, Any]
+    ) -> Tensor | None:
         group = next(g for g in optimizer.param_groups if any(p is param for p in g["params"]))
-        double = torch.nn.Parameter(self._weight.float().clone())
+        double = torch.nn.Parameter(weight.clone())
         assert param.grad is not None
         double.grad = local(param.grad).detach().float().clone()
         try:
             again: Any = type(optimizer)([{**group, "params": [double]}])  # type: ignore[call-arg]
-            again.state[double] = {k: _raised(v) for k, v in self._state.items()}
+            again.state[double] = {k: _raised(v) for k, v in state.items()}
             again.step()
         except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
             return None  # not built from its parameter groups, or its state is not of the parameter's kind
-        return double.detach() - self._weight.float()
+        return double.detach() - weight
 
 
 def _whole(value: Any) -> Any:

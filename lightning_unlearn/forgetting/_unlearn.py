@@ -15,7 +15,6 @@ from lightning_unlearn.engine import (
     strategy_kind,
     unscaled,
     unscales_by_itself,
-    was_skipped,
 )
 from lightning_unlearn.forgetting._forget_batches import ForgetBatches
 from lightning_unlearn.forgetting._forget_loss import ForgetLoss
@@ -38,7 +37,7 @@ from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references import Reference
 from lightning_unlearn.runtime import data_share
-from lightning_unlearn.transforms import GradientTransform
+from lightning_unlearn.transforms import GradientTransform, StepChain
 
 
 class Unlearn(pl.Callback):
@@ -116,7 +115,6 @@ class Unlearn(pl.Callback):
         self._steps = {"merged": 0, "taken": 0}
         self._restored: dict[str, Any] = {}
         self._step_log: dict[str, Tensor] = {}
-        self._handle: Any = None
 
     @property
     def state_key(self) -> str:
@@ -135,6 +133,7 @@ class Unlearn(pl.Callback):
             return
         refuse_unsupported(trainer, pl_module, self.transforms)
         self._loader, self._order = forget_source(trainer, self.forget)
+        StepChain.of(trainer).add_forgetting(self)
         self._loss = None
         # Now, because Lightning restores a checkpoint right after `setup`, and then the original is gone. Strategies that
         # shard restore later, after `on_fit_start`; and a module that is built in `configure_model` has no weights yet.
@@ -166,7 +165,7 @@ class Unlearn(pl.Callback):
         self._batches = ForgetBatches(self._engine, self._stream, self._loss.readout)
         if not self._restore():
             self._loss.sweep(self._engine, self._stream)
-        self._handle = trainer.optimizers[0].register_step_post_hook(self._after_step)
+        StepChain.of(trainer).attach(trainer.optimizers[0])
 
     @override
     def on_train_batch_start(
@@ -216,7 +215,7 @@ class Unlearn(pl.Callback):
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prove that forgetting happened: every optimizer step must have been merged into, or been followed by its own."""
-        self._detach_hook()
+        self._end(trainer)
         refuse_unmerged(self._steps)
         self._batches.refuse_unsupervised(is_end=True)
 
@@ -228,7 +227,7 @@ class Unlearn(pl.Callback):
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave no hook behind; say so if it was the checkpoint."""
-        self._detach_hook()
+        self._end(trainer)
         refuse_truncated(trainer.ckpt_path)
 
     @override
@@ -277,21 +276,23 @@ class Unlearn(pl.Callback):
                 part.load_state_dict(state[name])
         return True
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if was_skipped(optimizer):
-            return
+    def after_fit_step(self, optimizer: torch.optim.Optimizer) -> bool:
+        """The fit's optimizer has stepped: measure that, or take our own step; the chain calls this before any guard."""
         self._steps["taken"] += 1
         if self._private is None:
-            ratio = self._realised.after(optimizer)
-        else:
-            self._steps["merged"] += self._private.take_()
-            ratio = self._private.realised
+            self._show_realised(self._realised.after(optimizer))
+            return False
+        taken = self._private.take_()
+        self._steps["merged"] += taken
+        self._show_realised(self._private.realised)
+        return taken
+
+    def _show_realised(self, ratio: float | None) -> None:
         if ratio is not None:
             self._step_log["realised"] = torch.tensor(ratio)
             warn_swallowed(ratio)
 
-    def _detach_hook(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+    def _end(self, trainer: pl.Trainer) -> None:
+        StepChain.close(trainer)
+        if hasattr(self, "_stream"):
             self._stream.close()

@@ -7,20 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
-from lightning_unlearn.runtime import map_in_threads
+from lightning_unlearn.functional.rows import Rows
 
 WIDTH = 256
 """Number of elements that share a scale."""
-
-# So few at a time stay in a processor's cache; a graphics card wants few large kernels.
-_BLOCKS = {"cpu": 512}
-_MANY_BLOCKS = 1 << 14
-
-
-def is_packed(tensor: Tensor) -> bool:
-    """Whether ``tensor`` is what :func:`pack_int8` returns: no gradient is made of integers."""
-    return tensor.dtype == torch.int8
 
 
 def pack_int8(tensor: Tensor) -> Tensor:
@@ -39,22 +31,37 @@ def pack_int8(tensor: Tensor) -> Tensor:
         >>> packed.shape, packed[0, :3].tolist()
         (torch.Size([1, 260]), [127, -64, 0])
     """
-    flat = tensor.detach().reshape(-1)
-    packed = torch.empty(-(-len(flat) // WIDTH), WIDTH + 4, dtype=torch.int8, device=flat.device)
-    whole = len(flat) // WIDTH
-    size = _BLOCKS.get(flat.device.type, _MANY_BLOCKS)
-
-    def fill(start: int) -> None:
-        here = slice(start, min(start + size, whole))
-        _pack_(packed[here], flat[here.start * WIDTH : here.stop * WIDTH].view(-1, WIDTH))
-
-    map_in_threads(fill, range(0, whole, size), flat.device)
-    if len(flat) % WIDTH:
-        _pack_(packed[whole:], F.pad(flat[whole * WIDTH :], (0, -len(flat) % WIDTH))[None])
+    packed = room_for_int8(tensor)
+    pack_int8_(packed, tensor, slice(0, len(packed)))
     return packed
 
 
+def room_for_int8(tensor: Tensor) -> Tensor:
+    """What :func:`pack_int8` of ``tensor`` will be, not filled in yet."""
+    return torch.empty(-(-tensor.numel() // WIDTH), WIDTH + 4, dtype=torch.int8, device=tensor.device)
+
+
+def pack_int8_(packed: Tensor, tensor: Tensor, here: slice) -> None:
+    """Fill in the blocks ``here`` of what :func:`room_for_int8` gave; blocks do not depend on each other.
+
+    Example:
+        >>> vector = torch.arange(600.0)
+        >>> packed = room_for_int8(vector)
+        >>> for block in range(3):
+        ...     pack_int8_(packed, vector, slice(block, block + 1))
+        >>> torch.equal(packed, pack_int8(vector))
+        True
+    """
+    values = tensor.detach().reshape(-1)[here.start * WIDTH : here.stop * WIDTH]
+    whole = len(values) // WIDTH
+    _pack_(packed[here][:whole], values[: whole * WIDTH].view(-1, WIDTH))
+    if rest := len(values) % WIDTH:
+        _pack_(packed[here][whole:], F.pad(values[-rest:], (0, WIDTH - rest))[None])
+
+
 def _pack_(packed: Tensor, blocks: Tensor) -> None:
+    if not len(blocks):
+        return
     blocks = blocks.float()
     scales = blocks.abs().amax(1, keepdim=True) / 127
     packed[:, :WIDTH] = (blocks / torch.where(scales == 0, 1, scales)).round_()
@@ -95,3 +102,42 @@ def unpack_int8_(out: Tensor, codes: Sequence[Tensor], scales: Tensor, start: in
     blocks *= scales[:, here]
     if rest:
         out.copy_(blocks.flatten(1)[:, : out.shape[1]])
+
+
+class PackedRows(Rows):
+    """Rows that :func:`pack_int8` has packed; ``None`` counts as zero.
+
+    Example:
+        >>> block = torch.zeros(2, 256)
+        >>> PackedRows([pack_int8(torch.full((300,), 127.0)), None]).fill_(block, slice(0, 256))
+        >>> block[:, 0].tolist()
+        [127.0, 0.0]
+    """
+
+    width = WIDTH
+
+    def __init__(self, packed: Sequence[Tensor | None]) -> None:
+        self._packed = list(packed)
+        held = [(i, codes_and_scales(t)) for i, t in enumerate(packed) if t is not None]
+        self._places = [i for i, _ in held]
+        self._codes = [codes for _, (codes, _) in held]
+        self._scales = torch.stack([scales for _, (_, scales) in held]).double() if held else None
+
+    @override
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    @override
+    def fill_(self, block: Tensor, here: slice) -> None:
+        if self._scales is None:
+            block.zero_()
+        elif len(self._places) == len(self):
+            unpack_int8_(block, self._codes, self._scales, here.start)
+        else:
+            out = block.new_empty(len(self._places), block.shape[1])
+            unpack_int8_(out, self._codes, self._scales, here.start)
+            block.zero_()[self._places] = out
+
+    @override
+    def among(self, wanted: Sequence[int]) -> tuple[Rows, list[int]]:
+        return PackedRows([self._packed[j] for j in wanted]), list(wanted)

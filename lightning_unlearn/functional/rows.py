@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.functional.int8_rows import WIDTH, codes_and_scales, is_packed, unpack_int8_
-
 
 class Rows(ABC):
     """Gradients of ``k`` losses by one parameter, as rows over its flat elements.
@@ -29,9 +27,17 @@ class Rows(ABC):
     def fill_(self, block: Tensor, here: slice) -> None:
         """Write the elements ``here`` of every row into ``block [k, n]``, whatever that holds."""
 
+    def among(self, wanted: Sequence[int]) -> tuple[Rows, list[int]]:
+        """Rows that hold at least those ``wanted``, by number, and which these are: fewer only where that saves work."""
+        return self, list(range(len(self)))
+
+    def only_one(self, multipliers: Tensor) -> tuple[Tensor, float] | None:
+        """The row whose multiplier is not zero and that multiplier, if there is one such row and it is held as it is."""
+        return None
+
 
 class StoredRows(Rows):
-    """Rows that are held, each of the parameter's shape, or packed as int8; ``None`` counts as zero.
+    """Rows that are held, each of the parameter's shape; ``None`` counts as zero.
 
     Example:
         >>> block = torch.zeros(2, 2)
@@ -41,31 +47,29 @@ class StoredRows(Rows):
     """
 
     def __init__(self, tensors: Sequence[Tensor | None]) -> None:
-        self._count = len(tensors)
-        held = [(i, t) for i, t in enumerate(tensors) if t is not None]
-        self._plain = [(i, t.reshape(-1)) for i, t in held if not is_packed(t)]
-        self._packed = [i for i, t in held if is_packed(t)]
-        if self._packed:
-            self._codes, scales = zip(*(codes_and_scales(t) for _, t in held if is_packed(t)), strict=True)
-            self._scales = torch.stack(scales).double()
-        self.width = WIDTH if self._packed else 1
+        self._tensors = list(tensors)
+        self._flat = [(i, t.reshape(-1)) for i, t in enumerate(tensors) if t is not None]
 
     @override
     def __len__(self) -> int:
-        return self._count
+        return len(self._tensors)
 
     @override
     def fill_(self, block: Tensor, here: slice) -> None:
-        if len(self._plain) + len(self._packed) < self._count:
+        if len(self._flat) < len(self):
             block.zero_()
-        if self._plain:  # many in one call: threads that work side by side wait for each other between calls
-            torch._foreach_copy_([block[i] for i, _ in self._plain], [row[here] for _, row in self._plain])
-        if self._packed:
-            alone = len(self._packed) == self._count
-            out = block if alone else block.new_empty(len(self._packed), block.shape[1])
-            unpack_int8_(out, self._codes, self._scales, here.start)
-            if not alone:
-                block[self._packed] = out
+        if self._flat:  # many in one call: threads that work side by side wait for each other between calls
+            torch._foreach_copy_([block[i] for i, _ in self._flat], [row[here] for _, row in self._flat])
+
+    @override
+    def among(self, wanted: Sequence[int]) -> tuple[Rows, list[int]]:
+        return StoredRows([self._tensors[j] for j in wanted]), list(wanted)
+
+    @override
+    def only_one(self, multipliers: Tensor) -> tuple[Tensor, float] | None:
+        held = zip(self._tensors, multipliers.tolist(), strict=True)
+        at_work = [(row, m) for row, m in held if row is not None and m]
+        return at_work[0] if len(at_work) == 1 else None
 
 
 class Piece(ABC):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lightning_unlearn.functional.int8_rows import is_packed
-from lightning_unlearn.functional.rows import Rows, StoredRows
+from lightning_unlearn.functional.rows import Rows
 
 # Float64 copies of one block should stay in a processor's cache; a graphics card wants few large kernels.
 _BLOCK = {"cpu": 1 << 17}
@@ -17,10 +16,6 @@ _LARGE_BLOCK = 1 << 22
 # However many directions there are, their blocks together take no more than this, and one width each.
 _BLOCKS = {"cpu": 1 << 19}
 _LARGE_BLOCKS = 1 << 25
-
-Directions = Sequence[Tensor | None] | Rows
-"""Gradients by one parameter: tensors of its shape, or packed as int8, where ``None`` counts as zero; or what writes them
-out."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +51,10 @@ class StepProducts:
         """With the products ``[..., k - n, k - n]`` and ``[..., k - n]`` among the other directions, known from before.
 
         Example:
-            >>> whole = step_products(torch.ones(2), torch.zeros(2), [torch.ones(2), torch.tensor([0.0, 2.0])])
-            >>> part = step_products(torch.ones(2), torch.zeros(2), [torch.ones(2), torch.tensor([0.0, 2.0])], fresh=1)
+            >>> from lightning_unlearn.functional.rows import StoredRows
+            >>> rows = StoredRows([torch.ones(2), torch.tensor([0.0, 2.0])])
+            >>> whole = step_products(torch.ones(2), torch.zeros(2), rows)
+            >>> part = step_products(torch.ones(2), torch.zeros(2), rows, fresh=1)
             >>> torch.equal(part.completed(whole.gramian[1:, 1:], whole.squares[1:2]).gramian, whole.gramian)
             True
         """
@@ -67,15 +64,16 @@ class StepProducts:
         return StepProducts(torch.cat([self.gramian, beside], -2), self.along, squares)
 
 
-def direction_products(directions: Directions, like: Tensor) -> Tensor:
+def direction_products(directions: Rows, like: Tensor) -> Tensor:
     """Inner products of ``directions`` among themselves, ``[k, k]`` float64.
 
     Args:
-        directions: ``k`` gradients of one shape; ``None`` counts as zero.
+        directions: ``k`` gradients of one shape.
         like: Of that shape, and where the products are to be computed.
 
     Example:
-        >>> direction_products([torch.tensor([1.0, 2.0]), torch.ones(2), None], torch.ones(2)).tolist()
+        >>> from lightning_unlearn.functional.rows import StoredRows
+        >>> direction_products(StoredRows([torch.tensor([1.0, 2.0]), torch.ones(2), None]), torch.ones(2)).tolist()
         [[5.0, 3.0, 0.0], [3.0, 2.0, 0.0], [0.0, 0.0, 0.0]]
     """
     k = len(directions)
@@ -88,7 +86,7 @@ def direction_products(directions: Directions, like: Tensor) -> Tensor:
 def step_products(
     after: Tensor,
     before: Tensor,
-    directions: Directions,
+    directions: Rows,
     inverse_metric: Tensor | None = None,
     fresh: int | None = None,
 ) -> StepProducts:
@@ -97,8 +95,8 @@ def step_products(
     Args:
         after: One parameter, or the part of it that is here, of any shape.
         before: The same, before the step.
-        directions: ``k`` gradients of the same shape; ``None`` counts as zero. They may be elsewhere, and in low precision;
-            or not be held at all, and written out block by block.
+        directions: ``k`` gradients of the same shape. They may be elsewhere, and in low precision; or not be held at all,
+            and written out block by block.
         inverse_metric: Diagonal of :math:`M^{-1}`, of the same shape or none. Defaults to the identity.
         fresh: Number of leading directions whose products with the others are wanted. Defaults to all.
 
@@ -106,7 +104,8 @@ def step_products(
         The products of this one tensor.
 
     Example:
-        >>> found = step_products(torch.tensor([1.0, 2.0]), torch.zeros(2), [torch.tensor([0.0, 3.0])])
+        >>> from lightning_unlearn.functional.rows import StoredRows
+        >>> found = step_products(torch.tensor([1.0, 2.0]), torch.zeros(2), StoredRows([torch.tensor([0.0, 3.0])]))
         >>> found.gramian.tolist(), found.along.tolist(), found.squares.tolist()
         ([[9.0]], [6.0], [9.0, 5.0])
     """
@@ -128,7 +127,7 @@ def step_products(
 
 
 def correct_step_(
-    after: Tensor, before: Tensor, directions: Directions, multipliers: Tensor, inverse_metric: Tensor | None = None
+    after: Tensor, before: Tensor, directions: Rows, multipliers: Tensor, inverse_metric: Tensor | None = None
 ) -> Tensor:
     r"""Take :math:`M^{-1} G \lambda` out of ``after``, in place, and measure what is left of the step.
 
@@ -139,14 +138,16 @@ def correct_step_(
         ``[k + 1]`` float64.
 
     Example:
+        >>> from lightning_unlearn.functional.rows import StoredRows
         >>> weight = torch.tensor([1.0, 2.0])
-        >>> along = correct_step_(weight, torch.zeros(2), [torch.tensor([0.0, 3.0])], torch.tensor([0.5]).double())
+        >>> rows = StoredRows([torch.tensor([0.0, 3.0])])
+        >>> along = correct_step_(weight, torch.zeros(2), rows, torch.tensor([0.5]).double())
         >>> weight, along
         (tensor([1.0000, 0.5000]), tensor([1.5000, 1.2500], dtype=torch.float64))
     """
     k = len(directions)
     products = torch.zeros(k + 1, dtype=torch.float64, device=after.device)
-    alone = None if inverse_metric is not None else _only_one(directions, multipliers)
+    alone = None if inverse_metric is not None else directions.only_one(multipliers)
     if alone is not None:  # no sum, so nothing to gain from float64
         row, multiplier = alone
         after.sub_(row.to(after), alpha=multiplier)
@@ -164,26 +165,18 @@ def correct_step_(
     return products
 
 
-def _only_one(directions: Directions, multipliers: Tensor) -> tuple[Tensor, float] | None:
-    """The direction at work, if it is held as it is, and the only one."""
-    held = () if isinstance(directions, Rows) else zip(directions, multipliers.tolist(), strict=True)
-    at_work = [(row, m) for row, m in held if row is not None and m]
-    return at_work[0] if len(at_work) == 1 and not is_packed(at_work[0][0]) else None
-
-
 Block = tuple[slice, Tensor, Tensor | None]
 
 
-def _blocks(flat: Tensor, directions: Directions, inverse_metric: Tensor | None) -> Iterator[Block]:
+def _blocks(flat: Tensor, directions: Rows, inverse_metric: Tensor | None) -> Iterator[Block]:
     """Where, the directions there in float64 and one more row to work in, and the metric there."""
-    rows = directions if isinstance(directions, Rows) else StoredRows(directions)
     inverse = None if inverse_metric is None else inverse_metric.reshape(-1).expand(flat.shape)
-    size = _block_size(rows, flat.device.type)
-    buffer = torch.empty(len(rows) + 1, min(size, len(flat)), dtype=torch.float64, device=flat.device)
+    size = _block_size(directions, flat.device.type)
+    buffer = torch.empty(len(directions) + 1, min(size, len(flat)), dtype=torch.float64, device=flat.device)
     for start in range(0, len(flat), size):
         here = slice(start, min(start + size, len(flat)))
         block = buffer[:, : here.stop - start]
-        rows.fill_(block[:-1], here)
+        directions.fill_(block[:-1], here)
         yield here, block, None if inverse is None else inverse[here].double()
 
 

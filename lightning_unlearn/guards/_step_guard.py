@@ -7,38 +7,31 @@ from typing import Any, ClassVar, get_args
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.data import DataSource, ForgetStream
-from lightning_unlearn.engine import (
-    GradientEngine,
-    ObservedGradient,
-    callbacks_of,
-    own_share,
-    refuse_optimizers,
-    remember_rng,
-    was_skipped,
-    with_all_ranks,
+from lightning_unlearn.data import DataSource, ForgetStream, loader_of
+from lightning_unlearn.engine import GradientEngine, own_share, with_all_ranks
+from lightning_unlearn.guards._guarded_step import GuardedStep, PastProducts
+from lightning_unlearn.guards._layout import Layout, Scope, added_since, scopes_of
+from lightning_unlearn.guards._refusals import (
+    refuse_nothing_to_protect,
+    refuse_restrictions,
+    refuse_several_processes,
 )
-from lightning_unlearn.guards._guardable import Scope, last_to_step, refuse_unguardable, scopes_of
-from lightning_unlearn.guards._guarded_step import GuardedStep, Outcome, PastProducts
-from lightning_unlearn.guards._step_corrector import StepCorrector
-from lightning_unlearn.guards._subspace_guard import SubspaceGuard
-from lightning_unlearn.guards.directions import Direction, Directions, ExampleGradients, PerExample, RetainGradient
+from lightning_unlearn.guards._rounding import is_rounded, warn_of_rounding
+from lightning_unlearn.guards.directions import Direction, Directions, PerExample, RetainGradient
 from lightning_unlearn.guards.geometries import Euclidean, Geometry
 from lightning_unlearn.guards.rules import NoIncrease, Rule
-from lightning_unlearn.guards.storages import Storage, stored
+from lightning_unlearn.guards.sources import Examples, FitGradient, GradientSource, RetainSet
+from lightning_unlearn.guards.storages import Float32, Storage
 from lightning_unlearn.objectives import CrossEntropy, Objective
 from lightning_unlearn.readouts import Readout, choose_readout
-from lightning_unlearn.runtime import data_share, eval_mode, local, reshard
-
-_ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}
-_LOW_PRECISION_ROUNDING = 1e-5
+from lightning_unlearn.runtime import data_share
+from lightning_unlearn.transforms import Stage, Step, StepChain, StepTransform
 
 
-class StepGuard(StepCorrector):
+class StepGuard(StepTransform):
     r"""Correct the step the optimizer really took, such that it does not harm what must stay, to first order.
 
     Momentum, weight decay, clipping and schedules are all in the step :math:`d` from the weights before to the weights
@@ -50,8 +43,8 @@ class StepGuard(StepCorrector):
     alone, to the bit. Beside :class:`Unlearn` it protects what the fit trains on, wherever it stands in the list of
     callbacks; with ``retain`` it protects that set, from forgetting or from ordinary fine-tuning.
 
-    Beside an :class:`Unlearn` that has an optimizer of its own, the step :math:`d` is that optimizer's alone, from the
-    weights after the user's step on, and ``geometry`` reads that optimizer; the user's step is not touched. Then
+    Beside an :class:`Unlearn` that has an optimizer of its own, the step :math:`d` is that optimizer's alone: it starts at
+    the weights after the user's step, which is not touched, and ``geometry`` reads that optimizer. Then
     :class:`NoChange` is of use: the fit learns what it will, and forgetting changes no protected loss. The protected
     gradients are those at the weights before the user's step, so one step old: what is promised of both steps
     together, to first order, is that the retain loss changes as the user's step alone would change it.
@@ -62,7 +55,15 @@ class StepGuard(StepCorrector):
     order says little, a guarded fit can break where a plain one does not: with ``guard/retain_after`` at zero and a retain
     loss that rises, take smaller steps.
 
-    Beside :class:`SubspaceGuard` both promises hold: this one moves along what the other leaves of each gradient.
+    Beside a restriction, such as :class:`SubspaceGuard` or :class:`TrainOnly`, both promises hold: directions are looked for
+    among those that the restriction allows.
+
+    Parameter groups that are added to the optimizer during the fit are guarded from the next step on; past gradients count
+    as zero there.
+
+    On the CPU, inner products of many tensors are taken in several threads at once. For as long as that takes, the number
+    of threads that torch uses for an operation *in the whole process* is one; afterwards it is what it was. Code of yours
+    that calls torch from a thread of its own meanwhile sees that.
 
     Logged each step: ``guard/active`` (constraints at work), ``guard/kept`` (length of the applied step over that of the
     proposed one), ``guard/cosine`` (the worst of the *applied* step with a protected gradient, over all scopes; positive
@@ -80,9 +81,9 @@ class StepGuard(StepCorrector):
             ``RetainGradient()``.
         geometry: :class:`Euclidean` or :class:`OptimizerMetric`. Defaults to ``Euclidean()``.
         scope: Over what the rule holds: all parameters together, or those of each module, or each tensor, by itself.
-        storage: How directions are kept: ``"fp32"``, ``"bf16"``, ``"int8"`` or ``"cpu"``; or ``"matrix_free"``, of
-            :class:`PerExample` in one process: not at all, but written out again and again from inputs and output gradients
-            of layers.
+        storage: How directions are kept: :class:`Float32`, :class:`BFloat16`, :class:`Int8` or :class:`MainMemory`; or
+            :class:`MatrixFree`, of :class:`PerExample` in one process. In Python ``storage=Int8()``; in YAML
+            ``storage: {class_path: lightning_unlearn.guards.Int8}``. Defaults to ``Float32()``.
         retain: What must stay, if not what the fit trains on: a datamodule, a loader, a data set, or, from YAML, a mapping
             with ``class_path`` and ``init_args``. Costs one more pass per micro-batch, in evaluation mode, which touches
             neither buffers nor random generators.
@@ -91,12 +92,12 @@ class StepGuard(StepCorrector):
         seed: Of the order of ``retain``.
 
     Raises:
-        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed; with ``"matrix_free"`` in several
-            processes; with that or ``"int8"`` beside a :class:`SubspaceGuard`; beside several :class:`Unlearn` of which one
-            has an optimizer of its own, since the others' forgetting would not be guarded; when training starts, with
-            LBFGS, or with an optimizer that ``geometry`` cannot read; in the first step, if a network is not one whose
-            gradients can be kept ``"matrix_free"``.
-        ValueError: In ``setup``, if there is nothing to protect.
+        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed, or with :class:`MatrixFree` in several
+            processes; when the fit starts, with that or :class:`Int8` beside a restriction, or beside several
+            :class:`Unlearn` of which one has an optimizer of its own, since the others' forgetting would not be guarded;
+            when training starts, with LBFGS, or with an optimizer that ``geometry`` cannot read; in the first step, if a
+            network is not one whose gradients can be kept :class:`MatrixFree`.
+        ValueError: When the fit starts, if there is nothing to protect.
         RuntimeError: When training ends, if an optimizer step was not guarded.
 
     Example:
@@ -108,6 +109,7 @@ class StepGuard(StepCorrector):
         <https://arxiv.org/abs/2511.17100>`_, 2025.
     """
 
+    stage: ClassVar[Stage] = Stage.RULE
     prefix: ClassVar[str] = "guard"
 
     def __init__(
@@ -116,38 +118,34 @@ class StepGuard(StepCorrector):
         directions: Directions | None = None,
         geometry: Geometry | None = None,
         scope: Scope = "global",
-        storage: Storage = "fp32",
+        storage: Storage | None = None,
         retain: DataSource | None = None,
         objective: Objective | None = None,
         readout: Readout | None = None,
         seed: int = 0,
     ) -> None:
-        for name, value, choices in (
-            ("scope", scope, ("global", "module", "parameter")),
-            ("storage", storage, get_args(Storage)),
-        ):
-            if value not in choices:
-                raise ValueError(f"`{name}` should be one of {choices}. Found `{name} = {value!r}`.")
-        super().__init__(retain)
+        super().__init__()
+        if scope not in get_args(Scope):
+            raise ValueError(f"`scope` should be one of {get_args(Scope)}. Found `scope = {scope!r}`.")
         self.rule = NoIncrease() if rule is None else rule
         self.directions = RetainGradient() if directions is None else directions
-        self._per_example = self.directions if isinstance(self.directions, PerExample) else None
-        if storage == "matrix_free" and self._per_example is None:
-            raise ValueError(
-                "`storage='matrix_free'` should go with gradients of single examples, which are made of what layers see. "
-                f"Found `directions = {self.directions!r}`. Use `directions=PerExample()`, or another storage."
-            )
         self.geometry = Euclidean() if geometry is None else geometry
         self.scope = scope
-        self.storage = storage
+        self.storage = Float32() if storage is None else storage
+        if not isinstance(self.storage, Storage):
+            raise TypeError(f"`storage` should be a `Storage`, such as `Int8()`. Found `storage = {storage!r}`.")
+        if not self.storage.holds_gradients and not isinstance(self.directions, PerExample):
+            raise ValueError(
+                f"`storage={storage!r}` should go with gradients of single examples, which are made of what layers see. "
+                f"Found `directions = {self.directions!r}`. Use `directions=PerExample()`, or another storage."
+            )
+        self.retain = retain
         self.objective = CrossEntropy() if objective is None else objective
         self.readout = readout
         self.seed = seed
         self._steps["fallbacks"] = 0
-        self._micro_batches = 0
-        self._own_batches: list[Any] = []
-        self._restored: dict[str, Any] = {}
-        self._new: Sequence[Direction] | None = None
+        self._has_warned = False
+        self._new: Sequence[Direction] = []
         self._step: GuardedStep | None = None
         self._past: PastProducts | None = None
 
@@ -159,179 +157,144 @@ class StepGuard(StepCorrector):
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot work."""
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        refuse_unguardable(trainer, pl_module, self.storage)
-        self._find_retain(trainer)
+        refuse_several_processes(trainer, self.storage)
+        self._loader = () if self.retain is None else loader_of(self.retain, "retain", trainer)
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """By now it is known who forgets, and who restricts."""
+        super().on_fit_start(trainer, pl_module)
+        refuse_nothing_to_protect(trainer, self.retain, "StepGuard")
+        refuse_restrictions(trainer, self.storage)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See the optimizer, and take up where a checkpoint left off."""
-        refuse_optimizers(trainer, "StepGuard")
-        reshard(pl_module)  # a sanity check leaves gathered weights behind, which are not the optimizer's
-        self._guarded = last_to_step(trainer)
-        self._subspaces = callbacks_of(trainer, SubspaceGuard)
+        super().on_train_start(trainer, pl_module)
+        self._guarded = StepChain.of(trainer).guarded(trainer.optimizers[0])
         self.geometry.refuse_unsupported(self._guarded)
         self._engine = GradientEngine(pl_module, trainer)
         self._params = [p for g in self._guarded.param_groups for p in g["params"]]
         self._scopes = scopes_of(pl_module, self._params, self.scope)
-        self._observed = ObservedGradient(
-            self._engine,
-            self._params,
-            keep=self._stored,
-            per_micro_batch=self.directions.per_micro_batch,
-        )
-        self._new = self._step = self._past = None
-        self._micro_batches, self._own_batches = 0, []
-        if self.retain is not None or self._per_example is not None:
-            self._used_readout = choose_readout(pl_module) if self.readout is None else self.readout
-            self._network = self._used_readout.find_network(pl_module)
-            self.objective.to(pl_module.device)
-        if self._per_example is not None:
-            self._examples = ExampleGradients(
-                self._engine,
-                pl_module,
-                self._used_readout,
-                self.objective,
-                self._params,
-                limit=self._per_example.limit,
-                keep=None if self.storage == "matrix_free" else self._stored,
-            )
-        if self.retain is not None:
-            rank, world_size = data_share(trainer)
-            self._stream = ForgetStream(self._loader, seed=self.seed, rank=rank, world_size=world_size, name="retain")
+        self._step = self._past = None
+        self._source = self._chosen_source(trainer, pl_module)
         self._restore()
 
     @override
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Count the micro-batch. By now every callback has put its hooks on the optimizer: ours comes last."""
-        self._micro_batches += 1
-        if self._reads_own_batches:
-            self._own_batches.append(batch)
-        if self._handles:
-            return
-        theirs = trainer.optimizers[0]
-        self._handles.append(theirs.register_step_post_hook(self._count))
-        if self._guarded is not theirs:
-            self._handles.append(self._guarded.register_step_pre_hook(self._before_step))
-        self._handles.append(self._guarded.register_step_post_hook(self._after_step))
+        """See the micro-batch."""
+        self._source.saw_batch(batch)
 
     @override
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the fit's own gradient before anybody adds to it."""
-        if self.retain is None and self._per_example is None:
-            self._observed.after_backward(is_last=not trainer.fit_loop._should_accumulate())
+        self._cover_added()
+        self._source.after_backward(is_last=not trainer.fit_loop._should_accumulate())
 
     @override
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Have the directions ready. Those of a step that was never taken (a gradient scaler's choice) are forgotten."""
-        self._new = self._new_directions()
-        self._micro_batches, self._own_batches = 0, []
+        self._cover_added()
         self._step = None
-        if self._guarded is trainer.optimizers[0]:
-            self._before_step()  # and not in its hook, which comes before its closure, when gradients are stale
+        self._new = self._source.take()
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+
+    @override
+    def wanted(self, step: Step) -> list[list[Tensor]]:
+        self._layout = Layout.of(step.optimizer, self._scopes, self.storage, self._engine)
+        return self._layout.wanted()
+
+    @override
+    def before(self, step: Step) -> None:
+        protected = self.directions.protected(self._new)
+        if step.is_restricted:  # which is applied after us, and would take out anything else
+            protected = [step.allowed(direction) for direction in protected]
+        new, past = len(self._new), self._past
+        self._step = GuardedStep(self._engine, step, self._layout, protected, new, self.storage, past)
+
+    @override
+    def after(self, step: Step) -> None:
+        assert self._step is not None
+        guarded, self._step = self._step, None
+        outcome = guarded.correct_(self.rule, self.geometry)
+        self._steps["fallbacks"] += not outcome.is_optimal
+        if outcome.retain_before == outcome.retain_before:  # not NaN: gradients that are not finite are not remembered
+            self.directions.remember(self._new)
+        self._past = guarded.products_among(self.directions.protected([]))
+        self._new = []
+        shown = asdict(outcome)
+        shown.pop("is_optimal")
+        self._step_log = {**shown, "fallbacks": float(self._steps["fallbacks"])}
+        if self.rule.corrects and not self._has_warned and is_rounded(outcome.cosine, self._params):
+            self._has_warned = True
+            warn_of_rounding(outcome.cosine, self._params)
 
     @override
     def state_dict(self) -> dict[str, Any]:
         """Counters, position in ``retain``, and past directions."""
+        started = hasattr(self, "_source")
         return {
-            "steps": dict(self._steps),
-            "position": self._stream.position if hasattr(self, "_stream") else 0,
-            "directions": with_all_ranks(self.directions.state_dict(), self._engine)
-            if hasattr(self, "_engine")
-            else {},
+            **super().state_dict(),
+            "position": self._source.position if started else 0,
+            "directions": with_all_ranks(self.directions.state_dict(), self._engine) if started else {},
             "products": None if self._past is None else self._past.state_dict(),
         }
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until training starts: the stream does not exist yet."""
-        self._restored = state_dict
 
     def retain_loss(self, batch: Any) -> Tensor:
         """The protected loss on one micro-batch of ``retain``."""
         loss: Tensor = self.objective(self._used_readout(self._network, batch))
         return loss
 
-    @property
-    def _reads_own_batches(self) -> bool:
-        return self.retain is None and self._per_example is not None
+    def _chosen_source(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> GradientSource:
+        per_micro_batch = self.directions.per_micro_batch
+        if self.retain is None and not isinstance(self.directions, PerExample):
+            return FitGradient(self._engine, self._params, self.storage, per_micro_batch=per_micro_batch)
+        self._used_readout = choose_readout(pl_module) if self.readout is None else self.readout
+        self._network = self._used_readout.find_network(pl_module)
+        self.objective.to(pl_module.device)
+        stream = None
+        if self.retain is not None:
+            rank, world_size = data_share(trainer)
+            stream = ForgetStream(self._loader, seed=self.seed, rank=rank, world_size=world_size, name="retain")
+        if isinstance(self.directions, PerExample):
+            parts = (self._engine, self._used_readout, self.objective, self.storage, self.directions.limit)
+            return Examples(*parts, self._params, stream)
+        assert stream is not None
+        loss, storage = self.retain_loss, self.storage
+        return RetainSet(self._engine, stream, loss, self._params, storage, per_micro_batch=per_micro_batch)
 
-    def _new_directions(self) -> Sequence[Direction]:
-        if self._reads_own_batches:
-            return self._examples.of(self._own_batches)
-        if self.retain is None:
-            return self._observed.take()
-        batches = [self._engine.to_device(next(self._stream)) for _ in range(self._micro_batches)]
-        return self._retain_gradients(batches) if self._per_example is None else self._examples.of(batches)
-
-    def _retain_gradients(self, batches: Sequence[Any]) -> list[Direction]:
-        apart = [[batch] for batch in batches] if self.directions.per_micro_batch else [batches]
-        restore = remember_rng(self._engine.module)
-        try:
-            with eval_mode(self._engine.module):
-                rows = [self._engine.row(self.retain_loss, b, self._params, divisor=len(batches))[0] for b in apart]
-        except FloatingPointError:
-            return []
-        finally:
-            restore()
-        return [[None if t is None else self._stored(local(t)) for t in row] for row in rows]
-
-    def _stored(self, gradient: Tensor, scale: float = 1.0) -> Tensor:
-        return stored(gradient, self.storage, scale)
-
-    def _count(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self._steps["taken"] += not was_skipped(optimizer)
-
-    def _before_step(self, *args: Any) -> None:
-        if self._new is None:
+    def _cover_added(self) -> None:
+        """Guard parameter groups that were added to the optimizer, as ``BaseFinetuning`` does when it unfreezes layers."""
+        if (params := added_since(self._guarded, self._params, "StepGuard")) is None:
             return
-        protected = self.directions.protected(self._new)
-        for inputs in self._subspaces:  # which come last, and would take out anything else
-            protected = [inputs.allowed(direction, self._params) for direction in protected]
-        self._step = GuardedStep(self._engine, self._guarded, protected, len(self._new), self._scopes, self._past)
+        self._params = params
+        self._scopes = scopes_of(self._engine.module, params, self.scope)
+        self._source.cover(params)
+        self._pad_past()
+        self._past = None
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if self._new is None or self._step is None or was_skipped(optimizer):
-            return
-        outcome = self._step.correct_(self.rule, self.geometry)
-        self._steps["guarded"] += 1
-        self._steps["fallbacks"] += not outcome.is_optimal
-        if outcome.retain_before == outcome.retain_before:
-            self.directions.remember(self._new)
-        self._past = self._step.products_among(self.directions.protected([]))
-        self._new = self._step = None
-        shown = asdict(outcome)
-        shown.pop("is_optimal")
-        self._step_log = {**shown, "fallbacks": float(self._steps["fallbacks"])}
-        self._warn(outcome)
-
-    def _warn(self, outcome: Outcome) -> None:
-        expected = min(_ROUNDING.get(p.dtype, _LOW_PRECISION_ROUNDING) for p in self._params)
-        if self._has_warned or not self.rule.corrects or outcome.cosine <= expected:
-            return
-        self._has_warned = True
-        kinds = sorted({str(p.dtype) for p in self._params})
-        rank_zero_warn(
-            f"The corrected step should break no rule. Found a cosine of {outcome.cosine:.1e} with a protected gradient: "
-            f"weights of {kinds} round it. Train float32 weights with `precision='bf16-mixed'`, or use LoRA."
-        )
+    def _pad_past(self) -> None:
+        """Past gradients know nothing of parameters that came later: they count as zero there."""
+        for direction in self.directions.protected([]):
+            direction.extend([None] * (len(self._params) - len(direction)))
 
     def _restore(self) -> None:
-        if not self._restored:
+        state = self._take_restored()
+        if not state:
             self.directions.load_state_dict({})  # those of an earlier fit are of other weights
             return
-        state, self._restored = self._restored, {}
-        self._steps = dict(state["steps"])
-        device = torch.device("cpu") if self.storage == "cpu" else self._params[0].device
+        weights = self._params[0].device
         own = own_share(state["directions"], self._engine, f"The past gradients of `{self.directions!r}`")
-        self.directions.load_state_dict(move_data_to_device(own, device))
+        self.directions.load_state_dict(move_data_to_device(own, self.storage.device(weights)))
         past = self.directions.protected([])
         if past and state["products"]:
-            self._past = PastProducts(past, **move_data_to_device(state["products"], self._params[0].device))
-        if self.retain is not None:
-            self._stream.seek(state["position"])
+            self._past = PastProducts(past, **move_data_to_device(state["products"], weights))
+        self._pad_past()
+        self._source.seek(state["position"])

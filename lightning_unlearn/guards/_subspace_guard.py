@@ -9,24 +9,18 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_unlearn.data import DataSource, ForgetStream, OpenedSource
-from lightning_unlearn.engine import (
-    GradientEngine,
-    callbacks_of,
-    isolated,
-    refuse_manual_optimization,
-    refuse_optimizers,
-    strategy_kind,
-)
+from lightning_unlearn.data import DataSource, ForgetStream, OpenedSource, loader_of
+from lightning_unlearn.engine import GradientEngine, callbacks_of, isolated
 from lightning_unlearn.functional.subspace import Projection, thinner
-from lightning_unlearn.guards._step_corrector import StepCorrector
+from lightning_unlearn.guards._refusals import refuse_nothing_to_protect
 from lightning_unlearn.guards.directions import Direction
 from lightning_unlearn.guards.subspaces import InputLayer, ProtectedInputs, Subspace, input_layers, look_at_inputs
 from lightning_unlearn.readouts import Readout, choose_readout
-from lightning_unlearn.runtime import data_share, local, reshard
+from lightning_unlearn.runtime import data_share, local
+from lightning_unlearn.transforms import Restriction, Step, StepChain
 
 
-class SubspaceGuard(StepCorrector):
+class SubspaceGuard(Restriction):
     r"""Let steps change linear layers only where what must stay does not look: at inputs it hardly has.
 
     Before training the inputs of each layer on retain batches are looked at, where they are not padding, and a
@@ -45,8 +39,13 @@ class SubspaceGuard(StepCorrector):
     convolutions, layers that were never called) are named in a warning. What the fit itself would learn on protected
     inputs in these layers is taken out too.
 
-    :class:`StepGuard` beside it, in any order, looks for its directions among the steps that this one allows, which comes
-    last: then no protected loss rises to first order *and* no protected input is acted on.
+    :class:`StepGuard` beside it, in any order, looks for its directions among the steps that this one allows, and this one
+    is applied last: then no protected loss rises to first order *and* no protected input is acted on. What
+    :class:`TrainOnly` keeps as it is counts as not trained. Beside an :class:`Unlearn` with an optimizer of its own both
+    steps are projected.
+
+    Layers that are unfrozen during the fit, as by ``BaseFinetuning``, are not protected, since nothing is known of their
+    inputs; they are named in the warning then.
 
     Logged where the trainer logs: ``subspace/kept`` (length of the applied step of all protected layers over that of the
     proposed one) and ``subspace/action`` (how much of it acts on protected inputs after all, over the length of the longer
@@ -82,6 +81,7 @@ class SubspaceGuard(StepCorrector):
     """
 
     prefix: ClassVar[str] = "subspace"
+    works_on_flat_shards: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -96,13 +96,14 @@ class SubspaceGuard(StepCorrector):
             raise TypeError(f"`subspace` should be a `Subspace`, such as `InputSubspace()`. Found `{subspace!r}`.")
         if batches < 1:
             raise ValueError(f"`batches` should be at least 1. Found `batches = {batches}`.")
-        super().__init__(retain)
+        super().__init__()
+        self.retain = retain
         self.subspace = subspace
         self.layers = layers
         self.batches = batches
         self.readout = readout
         self.seed = seed
-        self._restored: dict[str, Any] = {}
+        self._has_warned = False
         self._is_measured = False
         self._trained: list[Tensor] = []
 
@@ -114,68 +115,74 @@ class SubspaceGuard(StepCorrector):
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot work."""
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        refuse_manual_optimization(pl_module, "SubspaceGuard")
-        if (kind := strategy_kind(trainer)) in ("deepspeed", "fsdp1"):
-            found = {"deepspeed": "`DeepSpeedStrategy`, which keeps", "fsdp1": "`FSDPStrategy` (FSDP1), which flattens"}
-            raise NotImplementedError(
-                f"`SubspaceGuard` should be able to multiply weights by a matrix. Found {found[kind]} them. Use "
-                "`strategy='ddp'` or `ModelParallelStrategy` (FSDP2)."
-            )
         if len(callbacks_of(trainer, SubspaceGuard)) > 1:
             raise ValueError(
                 "There should be one `SubspaceGuard`: projections that follow each other undo each other. Found "
                 f"{len(callbacks_of(trainer, SubspaceGuard))}. Name all layers in one."
             )
-        self._find_retain(trainer)
+        self._loader = () if self.retain is None else loader_of(self.retain, "retain", trainer)
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """By now it is known who forgets."""
+        super().on_fit_start(trainer, pl_module)
+        refuse_nothing_to_protect(trainer, self.retain, "SubspaceGuard")
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the inputs, or take up where a checkpoint left off."""
-        refuse_optimizers(trainer, "SubspaceGuard")
-        reshard(pl_module)  # a sanity check leaves gathered weights behind, which are not the optimizer's
+        super().on_train_start(trainer, pl_module)
         self._engine = GradientEngine(pl_module, trainer)
-        self._trained = _trained(trainer.optimizers[0])
+        self._trained = _trained(trainer)
         found = input_layers(pl_module, self._trained, self.layers)
         for layer in found:
             layer.refuse_sharded_inputs()
-        self._inputs = self._restore(found) if self._restored else self._look(trainer, pl_module, found)
+        if state := self._take_restored():
+            self._inputs = ProtectedInputs.restored(self._engine, found, state["bases"])
+        else:
+            self._inputs = self._look(trainer, pl_module, found)
         self._warn_unprotected(pl_module)
-
-    @override
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Count steps, also those that we are not told of."""
-        if not self._handles:
-            self._handles.append(trainer.optimizers[0].register_step_post_hook(self._after_step))
 
     @override
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Remember the weights. A step before that was never taken (a gradient scaler's choice) is forgotten."""
-        if len(trained := _trained(optimizer)) > len(self._trained):
+        """Notice layers that were unfrozen since."""
+        if len(trained := _trained(trainer)) > len(self._trained):
             self._trained = trained
             self._warn_unprotected(pl_module)
-        # Come last, whoever has put a hook on the optimizer since.
-        self._detach_hooks()
-        self._handles.append(trainer.optimizers[0].register_step_post_hook(self._after_step))
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        self._is_measured = not self._steps["guarded"] or (every > 0 and trainer.global_step % every == 0)
-        self._inputs.remember()
+        self._is_measured = not self._steps["transformed"] or (every > 0 and trainer.global_step % every == 0)
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+
+    @override
+    def wanted(self, step: Step) -> list[list[Tensor]]:
+        return [[p] for p in self._inputs.params]
+
+    @override
+    def after(self, step: Step) -> None:
+        applied = self._inputs.correct_(step, measured=self._is_measured)
+        if applied is None:
+            return
+        self._step_log = {"kept": applied.kept, "action": applied.action}
+        if applied.is_within_rounding or self._has_warned:
+            return
+        self._has_warned = True
+        kinds = sorted({str(p.dtype) for p in self._trained if self._inputs.covers(p)})
+        rank_zero_warn(
+            f"The corrected step should not act on protected inputs. Found {applied.action:.1e} of it that does: weights of "
+            f"{kinds} round it. Train float32 weights with `precision='bf16-mixed'`, or use LoRA in float32."
+        )
 
     @override
     def state_dict(self) -> dict[str, Any]:
         """Counters and bases."""
-        return {"steps": dict(self._steps), "bases": self._inputs.bases() if hasattr(self, "_inputs") else {}}
+        return {**super().state_dict(), "bases": self._inputs.bases() if hasattr(self, "_inputs") else {}}
 
     @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until training starts: the layers are not known yet."""
-        self._restored = state_dict
-
     def allowed(self, direction: Direction, params: Sequence[Tensor]) -> Direction:
         """The part of a gradient along which steps may go; see :meth:`ProtectedInputs.allowed`."""
         return self._inputs.allowed(direction, params)
@@ -231,29 +238,6 @@ class SubspaceGuard(StepCorrector):
             )
         return OpenedSource(loader, "retain").loader()
 
-    def _restore(self, layers: Sequence[InputLayer]) -> ProtectedInputs:
-        state, self._restored = self._restored, {}
-        self._steps = dict(state["steps"])
-        return ProtectedInputs.restored(self._engine, layers, state["bases"])
-
-    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self._steps["taken"] += 1
-        if not self._inputs.is_waiting:
-            return
-        applied = self._inputs.correct_(measured=self._is_measured)
-        self._steps["guarded"] += 1
-        if applied is None:
-            return
-        self._step_log = {"kept": applied.kept, "action": applied.action}
-        if applied.is_within_rounding or self._has_warned:
-            return
-        self._has_warned = True
-        kinds = sorted({str(p.dtype) for p in self._trained if self._inputs.covers(p)})
-        rank_zero_warn(
-            f"The corrected step should not act on protected inputs. Found {applied.action:.1e} of it that does: weights of "
-            f"{kinds} round it. Train float32 weights with `precision='bf16-mixed'`, or use LoRA in float32."
-        )
-
     def _warn_unprotected(self, module: nn.Module) -> None:
         bare = {id(p): p.numel() for p in self._trained if not self._inputs.covers(p)}
         share = sum(bare.values()) / sum(p.numel() for p in self._trained)
@@ -264,8 +248,11 @@ class SubspaceGuard(StepCorrector):
         )
 
 
-def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+def _trained(trainer: pl.Trainer) -> list[Tensor]:
+    """What steps change: the optimizer's parameters, without those that another restriction keeps as they are."""
+    chain = StepChain.of(trainer)
+    params = (p for group in trainer.optimizers[0].param_groups for p in group["params"])
+    return [p for p in params if p.requires_grad and not chain.leaves_alone(p)]
 
 
 def _warn_of(text: str, names: Sequence[str]) -> None:

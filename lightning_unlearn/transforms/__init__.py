@@ -1,6 +1,19 @@
-"""What rewrites the forget gradient, before it is merged with the retain gradient."""
+"""What rewrites the forget gradient before it is merged, and what changes the step that is really taken."""
 
+from lightning_unlearn.transforms._chain import Stage, StepChain
 from lightning_unlearn.transforms._gradient_transform import GradientTransform
 from lightning_unlearn.transforms._row_mask import RowMask
+from lightning_unlearn.transforms._step import Step
+from lightning_unlearn.transforms._step_transform import Restriction, StepTransform
+from lightning_unlearn.transforms._train_only import TrainOnly
 
-__all__ = ["GradientTransform", "RowMask"]
+__all__ = [
+    "GradientTransform",
+    "Restriction",
+    "RowMask",
+    "Stage",
+    "Step",
+    "StepChain",
+    "StepTransform",
+    "TrainOnly",
+]

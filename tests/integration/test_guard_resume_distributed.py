@@ -18,7 +18,7 @@ from lightning_unlearn import Bounded, GradientAscent, Unlearn
 from lightning_unlearn.callbacks import StepGuard
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.engine._sharded_state import own_share, with_all_ranks
-from lightning_unlearn.guards import History, NoChange
+from lightning_unlearn.guards import History, Int8, NoChange
 from lightning_unlearn.runtime import local
 
 
@@ -39,7 +39,7 @@ def run(kind: str, storage: Any, folder: Path, ckpt_path: Path | None = None) ->
             max_epochs=2,
         )
         trainer.fit(module, loader(data(1, 32, exact=False), rank, world_size), ckpt_path=ckpt_path)
-        assert guard._steps == {"taken": 8, "guarded": 8, "fallbacks": 0}
+        assert guard._steps == {"taken": 8, "transformed": 8, "fallbacks": 0}
         return [local(p).detach().clone() for p in module.parameters()], guard.directions.state_dict()["past"]
 
     return run_ranks(one)
@@ -47,7 +47,7 @@ def run(kind: str, storage: Any, folder: Path, ckpt_path: Path | None = None) ->
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
-@pytest.mark.parametrize(("kind", "storage"), [(k, "fp32") for k in SAVING if k != "single"] + [("fsdp2", "int8")])
+@pytest.mark.parametrize(("kind", "storage"), [(k, None) for k in SAVING if k != "single"] + [("fsdp2", Int8())])
 @pytest.mark.usefixtures("device_semantics")
 def test_resumed_equals_uninterrupted(kind: str, storage: Any, tmp_path: Path) -> None:
     uninterrupted = run(kind, storage, tmp_path / "whole")

@@ -59,7 +59,7 @@ def fit(
     steps = trainer.global_step
     assert unlearn._steps == {"merged": steps, "taken": steps}
     if guard is not None:
-        assert callbacks[0]._steps == {"taken": steps, "guarded": steps, "fallbacks": 0}
+        assert callbacks[0]._steps == {"taken": steps, "transformed": steps, "fallbacks": 0}
     names = [f"guard/{name}" for name in NAMES] if guard else []
     logged = ["unlearn/forget", "unlearn/cosine", "unlearn/forget_norm", "unlearn/retain_norm", *names]
     return whole(module, kind), {name: float(trainer.callback_metrics[name]) for name in logged}
@@ -147,7 +147,7 @@ def run(
         )
         trainer.fit(module, loader(data(1, 32, exact=False), rank, world_size), ckpt_path=ckpt_path)
         steps = trainer.global_step
-        assert callbacks[0]._steps == {"taken": steps, "guarded": steps, "fallbacks": 0}
+        assert callbacks[0]._steps == {"taken": steps, "transformed": steps, "fallbacks": 0}
         return [local(p).detach().clone() for p in module.parameters()]
 
     return [one(0, 1)] if kind == "single" else run_ranks(one)

@@ -33,8 +33,12 @@ from lightning_unlearn import (
 from lightning_unlearn.callbacks import StepGuard
 from lightning_unlearn.functional import bundles
 from lightning_unlearn.guards import (
+    BFloat16,
     Euclidean,
+    Float32,
     History,
+    Int8,
+    MainMemory,
     MicroBatches,
     Monitor,
     NoChange,
@@ -211,7 +215,7 @@ def test_small_parameters_as_one_vector_are_guarded_as_one_by_one(
 def test_steps_that_a_scaler_skips_are_neither_guarded_nor_remembered(order: int) -> None:
     guard = StepGuard(NoChange(), History(100))
     _, trainer = fit(*[unlearn(), guard][::order], optimizer="momentum", **scaled(2.0**20))
-    assert 0 < guard._steps["taken"] == guard._steps["guarded"] < trainer.global_step == 12
+    assert 0 < guard._steps["taken"] == guard._steps["transformed"] < trainer.global_step == 12
     assert len(guard.directions._past) == guard._steps["taken"]
     assert trainer.callback_metrics["guard/cosine"] < 1e-6
 
@@ -255,7 +259,7 @@ def test_what_cannot_be_guarded_is_refused_by_name() -> None:
         fit(StepGuard())
     with pytest.raises(ValueError, match="`scope` should be one of .*Found `scope = 'layer'`"):
         StepGuard(scope="layer")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`storage` should be one of .*Found `storage = 'int4'`"):
+    with pytest.raises(TypeError, match=r"`storage` should be a `Storage`, such as `Int8.*Found `storage = 'int4'`"):
         StepGuard(storage="int4")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`length` should be at least 1.*Found `length = 0`"):
         History(0)
@@ -273,7 +277,9 @@ def test_deepspeed_is_refused_by_name() -> None:
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize(
-    "storage", ["fp32", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bf16", "int8", "cpu"))]
+    "storage",
+    [Float32(), *(pytest.param(s, marks=pytest.mark.slow) for s in (BFloat16(), Int8(), MainMemory()))],
+    ids=repr,
 )
 @pytest.mark.parametrize("interrupted_at", [3, 6, 8])
 def test_resumed_equals_uninterrupted(interrupted_at: int, storage: Any, own: bool, tmp_path: Path) -> None:
@@ -294,7 +300,7 @@ def test_resumed_equals_uninterrupted(interrupted_at: int, storage: Any, own: bo
     torch.load(checkpoint, weights_only=True)  # tensors and primitives only
     resumed, again = run("second", checkpoint)
     assert same(whole, resumed)
-    assert guard._steps == again._steps == {"taken": 12, "guarded": 12, "fallbacks": 0}
+    assert guard._steps == again._steps == {"taken": 12, "transformed": 12, "fallbacks": 0}
 
 
 def test_looking_at_a_retain_set_leaves_buffers_and_random_generators_alone() -> None:
@@ -370,11 +376,11 @@ def test_checks_do_not_disturb_a_guarded_fit() -> None:
     assert same(plain, checked)
 
 
-@pytest.mark.parametrize("storage", ["fp32", "bf16", "int8", "cpu"])
+@pytest.mark.parametrize("storage", [Float32(), BFloat16(), Int8(), MainMemory()], ids=repr)
 def test_storage_costs_at_most_its_rounding(storage: Any) -> None:
     outside = Outside()
     fit(unlearn(), StepGuard(NoChange(), storage=storage), outside)
-    assert max(outside.breaches("NoChange", "global")) <= {"bf16": 1e-3, "int8": 1e-2}.get(storage, 1e-6)
+    assert max(outside.breaches("NoChange", "global")) <= {BFloat16: 1e-3, Int8: 1e-2}.get(type(storage), 1e-6)
 
 
 def test_bf16_weights_are_warned_about_with_what_was_measured() -> None:
@@ -421,7 +427,7 @@ def test_adapters_are_guarded() -> None:
     trainer = quiet(callbacks=callbacks, max_steps=4)
     base = frozen(network)
     trainer.fit(module, language(1))
-    assert guard._steps == {"taken": 4, "guarded": 4, "fallbacks": 0}
+    assert guard._steps == {"taken": 4, "transformed": 4, "fallbacks": 0}
     assert trainer.callback_metrics["guard/cosine"] < 1e-6
     assert len(base) > 10
     assert all(torch.equal(a, b) for a, b in zip(base, frozen(network), strict=True))

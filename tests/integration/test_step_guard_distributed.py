@@ -51,7 +51,7 @@ def fit(kind: str | None, rank: int, world_size: int, retain: bool = False, exac
         max_epochs=2,
     )
     trainer.fit(module, loader(data(1, 32, exact), rank, world_size))
-    assert stepguard._steps == {"taken": 4, "guarded": 4, "fallbacks": 0}
+    assert stepguard._steps == {"taken": 4, "transformed": 4, "fallbacks": 0}
     logged = {name: float(trainer.callback_metrics[f"guard/{name}"]) for name in (*NAMES, "cosine")}
     return whole(module, kind), logged
 

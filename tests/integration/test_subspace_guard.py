@@ -109,7 +109,7 @@ def test_outputs_at_protected_inputs_stay(optimizer: str, fitted: str) -> None:
     guard = guarding()
     module, trainer = fit(guard, module=Module(optimizer), **FITS[fitted])
     assert trainer.global_step >= 30
-    assert guard._steps == {"taken": trainer.global_step, "guarded": trainer.global_step}
+    assert guard._steps == {"taken": trainer.global_step, "transformed": trainer.global_step}
     assert drift(module, Module(), kept().tensors[0]) < 1e-6
 
 
@@ -336,7 +336,7 @@ def test_steps_that_a_scaler_skips_are_not_counted() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22, growth_interval=1000)
     guard = guarding()
     module, trainer = fit(guard, plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)])
-    assert 0 < guard._steps["taken"] == guard._steps["guarded"] < trainer.global_step == 30
+    assert 0 < guard._steps["taken"] == guard._steps["transformed"] < trainer.global_step == 30
     assert drift(module, Module(), kept().tensors[0], layers=(0,)) < 1e-6  # the other's inputs were rounded to fp16
 
 
@@ -372,7 +372,7 @@ def test_resumed_equals_uninterrupted(interrupted_at: int, subspace: Any, tmp_pa
     torch.load(checkpoint, weights_only=True)  # tensors and primitives only
     resumed, again = run("second", checkpoint)
     assert same(whole, resumed)
-    assert guard._steps == again._steps == {"taken": 20, "guarded": 20}
+    assert guard._steps == again._steps == {"taken": 20, "transformed": 20}
 
 
 def test_a_checkpoint_of_other_layers_is_refused() -> None:
@@ -404,7 +404,9 @@ def test_what_cannot_be_guarded_is_refused_by_name() -> None:
         fit(guarding(), module=Manual())
     with pytest.raises(NotImplementedError, match="Found `LBFGS`"):
         fit(guarding(), module=Newton())
-    with pytest.raises(NotImplementedError, match="Found `DeepSpeedStrategy`, which keeps them. Use `strategy='ddp'`"):
+    with pytest.raises(
+        NotImplementedError, match="Found `DeepSpeedStrategy`, which keeps both inside its engine. Use `strategy='ddp'`"
+    ):
         fit(guarding(), strategy=DeepSpeedStrategy(device="cpu"))
     with pytest.raises(NotImplementedError, match=r"Found `FSDPStrategy` \(FSDP1\), which flattens them.*FSDP2"):
         fit(guarding(), strategy=FSDPStrategy(device="cpu"))
@@ -501,7 +503,7 @@ def test_a_second_fit_looks_anew() -> None:
     module, _ = fit(guard, max_epochs=1)
     start = copy.deepcopy(module)
     fit(guard, module=module, max_epochs=1)
-    assert guard._steps == {"taken": 20, "guarded": 20}
+    assert guard._steps == {"taken": 20, "transformed": 20}
     assert drift(module, start, kept().tensors[0]) < 1e-6
 
 
@@ -537,5 +539,5 @@ def test_it_is_built_from_yaml(subspace: dict[str, Any], monkeypatch: pytest.Mon
     (guard,) = (c for c in trainer.callbacks if isinstance(c, SubspaceGuard))
     assert repr(guard.subspace).startswith(subspace["class_path"].rpartition(".")[2] + "(")
     assert vars(guard.subspace).items() >= subspace["init_args"].items()
-    assert guard._steps == {"taken": 2, "guarded": 2}
+    assert guard._steps == {"taken": 2, "transformed": 2}
     assert 0 < float(trainer.callback_metrics["subspace/kept"]) < 1

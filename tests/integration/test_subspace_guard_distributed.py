@@ -49,7 +49,7 @@ def fit(
     data = examples(1, 32)
     sampler = DistributedSampler(data, world_size, rank, shuffle=False)
     trainer.fit(module, DataLoader(data, batch_size=size, sampler=sampler))
-    assert guard._steps == ({"taken": 4, "guarded": 4} if state is None else {"taken": 5, "guarded": 5})
+    assert guard._steps == ({"taken": 4, "transformed": 4} if state is None else {"taken": 5, "transformed": 5})
     logged = {name: float(trainer.callback_metrics[f"subspace/{name}"]) for name in ("kept", "action")}
     return whole(module, kind), logged, guard.state_dict()["bases"]
 
@@ -91,7 +91,7 @@ def assert_equal_to_one_process(kind: str, subspace: Any, own: bool, cone: bool 
 def test_bases_of_a_checkpoint_serve_every_process(kind: str) -> None:
     """A checkpoint holds the callbacks of the first process; with its bases the fit is the same, to the bit."""
     (first, _, bases), (other, _, _) = run_ranks(lambda r, world: fit(kind, r, world, NullSpace(0.3), own=False))
-    state = {"steps": {"taken": 1, "guarded": 1}, "bases": bases}
+    state = {"steps": {"taken": 1, "transformed": 1}, "bases": bases}
     for again, _, found in run_ranks(
         lambda r, world: fit(kind, r, world, InputSubspace(0.1), own=False, state=state)  # would find others
     ):
@@ -116,7 +116,7 @@ def test_weights_gathered_by_a_sanity_check_are_still_found() -> None:
         trainer.fit(Validated("adamw"), data, data)
         return sorted(guard.state_dict()["bases"]), guard._steps
 
-    assert run_ranks(run) == [(["body.0", "head"], {"taken": 2, "guarded": 2})] * 2
+    assert run_ranks(run) == [(["body.0", "head"], {"taken": 2, "transformed": 2})] * 2
 
 
 def test_weights_that_are_sharded_over_inputs_are_refused_by_name() -> None:

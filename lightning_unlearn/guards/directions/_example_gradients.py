@@ -76,8 +76,8 @@ class ExampleGradients:
         said = self._readout(self._network, batch)
         if not isinstance(said, Prediction):
             raise NotImplementedError(
-                "`matrix_free` should get a readout that gives a `Prediction`, which can be taken apart. Found "
-                f"`{type(said).__name__}` from `{type(self._readout).__name__}`. Use another `storage`, such as `'fp32'`."
+                "`MatrixFree` should get a readout that gives a `Prediction`, which can be taken apart. Found "
+                f"`{type(said).__name__}` from `{type(self._readout).__name__}`. Use another `storage`, such as `Float32()`."
             )
         return torch.stack([self._objective(alone) for alone in said.split_by_example()]), said.rows_per_example()
 

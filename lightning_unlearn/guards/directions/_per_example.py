@@ -21,7 +21,7 @@ class PerExample(Directions):
     Under DDP and FSDP the ``j``-th direction is the mean of the ``j``-th examples of all ranks, for as many as every rank
     has.
 
-    With ``StepGuard(storage="matrix_free")`` the gradients are not held, but written out from what they are made of:
+    With ``StepGuard(storage=MatrixFree())`` the gradients are not held, but written out from what they are made of:
     memory goes by the number of tokens, not by that of examples.
 
     Args:

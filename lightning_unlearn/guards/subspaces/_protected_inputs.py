@@ -13,6 +13,7 @@ from lightning_unlearn.functional.subspace import Projection
 from lightning_unlearn.guards.directions import Direction
 from lightning_unlearn.guards.subspaces._input_layers import InputLayer
 from lightning_unlearn.runtime import local, map_in_threads
+from lightning_unlearn.transforms import Step
 
 _ROUNDING = 2.0**-22
 """As a share of lengths, four times what float32 loses of weights, and of a step by its bases."""
@@ -43,7 +44,6 @@ class ProtectedInputs:
 
     def __init__(self, engine: GradientEngine, projections: Mapping[InputLayer, Projection]) -> None:
         self._engine, self._projections = engine, dict(projections)
-        self._before: list[list[Tensor]] | None = None
 
     @classmethod
     def restored(
@@ -93,30 +93,24 @@ class ProtectedInputs:
         for layer, projection in adapters.items():
             layer.write_(projection(layer.matrix()))
 
-    def remember(self) -> None:
-        """Keep the weights as they are before a step."""
-        self._before = [[local(p).detach().clone() for p in layer.parts] for layer in self._projections]
+    @property
+    def params(self) -> list[Tensor]:
+        """The parameters of all layers."""
+        return [p for layer in self._projections for p in layer.parts]
 
     @torch.no_grad()
-    def correct_(self, *, measured: bool) -> Applied | None:
-        """Project the step since :meth:`remember`; what became of it, if ``measured``."""
-        assert self._before is not None
-        before, self._before = self._before, None
+    def correct_(self, step: Step, *, measured: bool) -> Applied | None:
+        """Project the step that was taken; what became of it, if ``measured``."""
         weights = [layer.weight for layer in self._projections]
         if not weights:
             return None
-        work = [(*pair, old) for pair, old in zip(self._projections.items(), before, strict=True)]
+        work = [(*pair, [step.before(p) for p in pair[0].parts]) for pair in self._projections.items()]
         squares = map_in_threads(lambda each: _correct_(*each, measured), work, weights[0].device)
         if not measured:
             return None
         return _outcome(
             sum_by_scope(squares, weights, range(len(weights)), len(weights), self._engine.sharding_group).sqrt()
         )
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a step is to be corrected."""
-        return self._before is not None
 
     @torch.no_grad()
     def allowed(self, direction: Direction, params: Sequence[Tensor]) -> Direction:

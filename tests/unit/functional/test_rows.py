@@ -8,7 +8,15 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lightning_unlearn.functional import step as step_file
-from lightning_unlearn.functional.rows import OuterProducts, Piece, Rows, ScatteredRows, SumOfPieces, WrittenOut
+from lightning_unlearn.functional.rows import (
+    OuterProducts,
+    Piece,
+    Rows,
+    ScatteredRows,
+    StoredRows,
+    SumOfPieces,
+    WrittenOut,
+)
 from lightning_unlearn.functional.step import correct_step_, step_products
 
 ROWS, COLUMNS = 7, 3
@@ -59,14 +67,14 @@ def test_products_and_corrections_are_those_of_held_rows(
         expected[first : first + 3] += held
     after, before = torch.randn(2, ROWS, COLUMNS, dtype=torch.float64)
     inverse = torch.rand(ROWS, COLUMNS) if metric else None
-    found, wanted = (step_products(after, before, g, inverse) for g in (rows, list(expected)))
+    found, wanted = (step_products(after, before, g, inverse) for g in (rows, StoredRows(list(expected))))
     exact = {"rtol": 1e-5, "atol": 1e-5} if dtype != torch.float64 else {"rtol": 1e-12, "atol": 1e-12}
     for name in ("gramian", "along", "squares"):
         assert_close(getattr(found, name), getattr(wanted, name), **exact)
     multipliers = torch.randn(5, dtype=torch.float64)
     corrected, again = after.clone(), after.clone()
     correct_step_(corrected, before, rows, multipliers, inverse)
-    correct_step_(again, before, list(expected), multipliers, inverse)
+    correct_step_(again, before, StoredRows(list(expected)), multipliers, inverse)
     assert_close(corrected, again, **exact)
 
 

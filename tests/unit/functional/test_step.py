@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lightning_unlearn.functional import step as step_file
+from lightning_unlearn.functional.rows import StoredRows
 from lightning_unlearn.functional.step import StepProducts, correct_step_, step_products
 
 SHAPES = [(3, 4), (), (7,), (0, 3), (2, 3, 5)]
@@ -33,7 +34,7 @@ def test_equals_long_vectors(
     weights = torch.ones(after.numel()) if inverse is None else inverse.expand(shape).flatten()
     g = torch.stack([t.double().flatten() for t in directions])
     d = (after - before).double().flatten()
-    found = step_products(after, before, [*directions, None], inverse)
+    found = step_products(after, before, StoredRows([*directions, None]), inverse)
     assert_close(found.gramian[:3, :3], g @ (weights.double() * g).T)
     assert_close(found.along[:3], g @ d)
     assert_close(found.squares, torch.cat([g.square().sum(1), torch.zeros(1), d.square().sum()[None]]).double())
@@ -42,7 +43,7 @@ def test_equals_long_vectors(
 
     multipliers = torch.randn(4, dtype=torch.float64)
     expected = (after.double().flatten() - weights * (multipliers[:3] @ g)).view(shape).to(dtype)
-    left = correct_step_(after, before, [*directions, None], multipliers, inverse)
+    left = correct_step_(after, before, StoredRows([*directions, None]), multipliers, inverse)
     assert torch.equal(after, expected)
     d = (expected - before).double().flatten()
     assert_close(left, torch.cat([g @ d, torch.zeros(1), d.square().sum()[None]]).double())
@@ -54,7 +55,7 @@ def test_one_direction_at_work(place: int) -> None:
     multipliers = torch.zeros(3, dtype=torch.float64)
     multipliers[place] = 0.3
     expected = after.double() - 0.3 * directions[place].double()
-    left = correct_step_(after, before, directions, multipliers)
+    left = correct_step_(after, before, StoredRows(directions), multipliers)
     assert_close(after.double(), expected, rtol=0, atol=1e-6)
     d = (after - before).double()
     assert_close(left, torch.stack([(d * other).sum() for other in (*directions, d)]))
@@ -64,8 +65,8 @@ def test_one_direction_at_work(place: int) -> None:
 @pytest.mark.parametrize("metric", [None, torch.rand(3, 4)])
 def test_what_is_known_is_not_computed_again(fresh: int, metric: Tensor | None) -> None:
     after, before, directions = tensors((3, 4), torch.float32)
-    whole = step_products(after, before, directions, metric)
-    part = step_products(after, before, directions, metric, fresh=fresh)
+    whole = step_products(after, before, StoredRows(directions), metric)
+    part = step_products(after, before, StoredRows(directions), metric, fresh=fresh)
     assert part.gramian.shape == (fresh, 3)
     assert part.packed.shape == (fresh + 2, 4)
     completed = StepProducts.unpacked(part.packed).completed(whole.gramian[fresh:, fresh:], whole.squares[fresh:3])
@@ -74,7 +75,8 @@ def test_what_is_known_is_not_computed_again(fresh: int, metric: Tensor | None) 
 
 
 def test_packing_loses_nothing() -> None:
-    found = step_products(*tensors((3, 4), torch.float32))
+    after, before, directions = tensors((3, 4), torch.float32)
+    found = step_products(after, before, StoredRows(directions))
     again = StepProducts.unpacked(found.packed)
     for name in ("gramian", "along", "squares"):
         assert torch.equal(getattr(found, name), getattr(again, name))

@@ -7,8 +7,11 @@ import torch
 from torch.testing import assert_close
 
 from lightning_unlearn.guards import (
+    BFloat16,
     Euclidean,
+    Float32,
     History,
+    MainMemory,
     MicroBatches,
     Monitor,
     NoChange,
@@ -16,7 +19,6 @@ from lightning_unlearn.guards import (
     OptimizerMetric,
     RetainGradient,
     Rule,
-    stored,
 )
 
 
@@ -80,8 +82,8 @@ def test_optimizers_without_adams_moments_are_refused_by_name(kind: type[torch.o
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_what_is_stored_is_a_copy_and_loses_nothing_unless_asked(dtype: torch.dtype) -> None:
     gradient = torch.randn(5).to(dtype)
-    for storage in ("fp32", "cpu"):
-        kept = stored(gradient, storage, 2.0)
+    for storage in (Float32(), MainMemory()):
+        kept = storage.stored(gradient, 2.0)
         assert kept.data_ptr() != gradient.data_ptr()
         assert torch.equal(kept, gradient.to(kept.dtype) / 2)
-    assert stored(gradient, "bf16").dtype == torch.bfloat16
+    assert BFloat16().stored(gradient).dtype == torch.bfloat16

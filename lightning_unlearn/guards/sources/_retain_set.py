@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_unlearn.data import ForgetStream
+from lightning_unlearn.engine import GradientEngine, remember_rng
+from lightning_unlearn.guards.directions import Direction
+from lightning_unlearn.guards.sources._base import GradientSource
+from lightning_unlearn.guards.storages import Storage
+from lightning_unlearn.runtime import eval_mode, local
+
+
+class RetainSet(GradientSource):
+    """A retain set of its own: as many of its micro-batches as the fit takes, in passes in evaluation mode.
+
+    Args:
+        engine: How passes are run.
+        stream: Of the set.
+        loss: Of a micro-batch.
+        params: The parameters wanted.
+        storage: How gradients are kept.
+        per_micro_batch: Whether each micro-batch's gradient is wanted by itself, or their mean.
+    """
+
+    def __init__(
+        self,
+        engine: GradientEngine,
+        stream: ForgetStream,
+        loss: Callable[[Any], Tensor],
+        params: Sequence[Tensor],
+        storage: Storage,
+        *,
+        per_micro_batch: bool,
+    ) -> None:
+        self._engine, self._stream, self._loss, self._params, self._storage = engine, stream, loss, params, storage
+        self._per_micro_batch = per_micro_batch
+        self._micro_batches = 0
+
+    @override
+    def saw_batch(self, batch: Any) -> None:
+        self._micro_batches += 1
+
+    @override
+    def take(self) -> list[Direction]:
+        batches = [self._engine.to_device(next(self._stream)) for _ in range(self._micro_batches)]
+        self._micro_batches = 0
+        apart = [[batch] for batch in batches] if self._per_micro_batch else [batches]
+        restore = remember_rng(self._engine.module)
+        try:
+            with eval_mode(self._engine.module):
+                rows = [self._engine.row(self._loss, b, self._params, divisor=len(batches))[0] for b in apart]
+        except FloatingPointError:
+            return []
+        finally:
+            restore()
+        return [[None if t is None else self._storage.stored(local(t)) for t in row] for row in rows]
+
+    @override
+    def cover(self, params: Sequence[Tensor]) -> None:
+        self._params = params
+
+    @property
+    @override
+    def position(self) -> int:
+        return self._stream.position
+
+    @override
+    def seek(self, position: int) -> None:
+        self._stream.seek(position)

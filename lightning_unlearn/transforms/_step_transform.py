@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_unlearn.engine import Row, refuse_manual_optimization, refuse_optimizers, strategy_kind
+from lightning_unlearn.runtime import reshard
+from lightning_unlearn.transforms._chain import Stage, StepChain
+from lightning_unlearn.transforms._step import Step
+
+
+class StepTransform(pl.Callback):
+    """Changes the step that the optimizer really took: with momentum, weight decay, clipping and schedules in it.
+
+    A transform is one class with a ``stage`` and :meth:`after`, which writes the weights anew. It stands anywhere in the
+    trainer's list of callbacks: the :class:`StepChain` of the trainer calls all transforms in their order. The optimizer's
+    state stays that of the step it proposed.
+
+    Attributes:
+        stage: In which order transforms work; see :class:`Stage`.
+        prefix: Of the names in the log.
+        works_on_flat_shards: Whether it can work under FSDP1, which flattens parameters.
+
+    Raises:
+        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed; when training starts, with LBFGS.
+        RuntimeError: When training ends, if an optimizer step was not transformed.
+
+    Example:
+        >>> class Halved(StepTransform):
+        ...     '''Takes half of each step.'''
+        ...
+        ...     stage, prefix = Stage.PROXIMAL, "halved"
+        ...
+        ...     @torch.no_grad()
+        ...     def after(self, step):
+        ...         for p in step.params:
+        ...             p.lerp_(step.before(p), 0.5)
+        >>> halved = Halved()  # Trainer(callbacks=[halved])
+    """
+
+    stage: ClassVar[Stage]
+    prefix: ClassVar[str]
+    works_on_flat_shards: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._steps = {"taken": 0, "transformed": 0}
+        self._step_log: dict[str, float] = {}
+        self._restored: dict[str, Any] = {}
+
+    def wanted(self, step: Step) -> Sequence[Sequence[Tensor]]:
+        """The parameters of which :meth:`after` needs the weights before the step; small ones in groups, as one vector."""
+        return [[p] for p in step.params]
+
+    def before(self, step: Step) -> None:
+        """The gradients of the step are ready, and the weights have not moved."""
+
+    @abstractmethod
+    def after(self, step: Step) -> None:
+        """The weights have moved: write them anew."""
+
+    def allowed(self, direction: Row, params: Sequence[Tensor]) -> Row:
+        """Of a restriction: the part of a direction along which steps may go. All of it, for other stages."""
+        return direction
+
+    def leaves_alone(self, param: Tensor) -> bool:
+        """Of a restriction: whether it keeps ``param`` as it is, bit for bit."""
+        return False
+
+    def count(self, what: str) -> None:
+        """A step was ``taken``, or was ``transformed``."""
+        self._steps[what] += 1
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what cannot work, and join the trainer's chain."""
+        if stage == "fit":
+            self._refuse_strategies(trainer, pl_module)
+            StepChain.of(trainer).add(self)
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The optimizers exist, the fit's and those of forgetting."""
+        refuse_optimizers(trainer, type(self).__name__)
+        reshard(pl_module)  # a sanity check leaves gathered weights behind, which are not the optimizer's
+        chain = StepChain.of(trainer)
+        if self.stage != Stage.RESTRICT:  # restrictions hold for every step
+            chain.refuse_several_steps(type(self).__name__)
+        chain.attach(trainer.optimizers[0])
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Gradients are accumulated, reduced and unscaled. Whoever overrides this calls it last."""
+        StepChain.of(trainer).ready(self, optimizer)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log what became of the step."""
+        if self._step_log:
+            pl_module.log_dict({f"{self.prefix}/{name}": v for name, v in self._step_log.items()}, batch_size=1)
+            self._step_log = {}
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prove that every step was transformed."""
+        StepChain.close(trainer)
+        if self._steps["transformed"] != self._steps["taken"]:
+            raise RuntimeError(
+                f"Every optimizer step should be guarded. Found {self._steps['taken']} steps, of which "
+                f"{self._steps['transformed']} were: `on_before_optimizer_step` of `{type(self).__name__}` was not called. "
+                "Does `optimizer_step` of your module bypass it?"
+            )
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no hook behind."""
+        StepChain.close(trainer)
+
+    @override
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """A fit without a single batch does not call the two above."""
+        if stage == "fit":
+            StepChain.close(trainer)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Counters."""
+        return {"steps": dict(self._steps)}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the counters; keep the rest until training starts: what it is of does not exist yet."""
+        self._steps = dict(state_dict["steps"])
+        self._restored = state_dict
+
+    def _take_restored(self) -> dict[str, Any]:
+        """What a checkpoint held, once: a second fit does not go back to it."""
+        state, self._restored = self._restored, {}
+        return state
+
+    def _refuse_strategies(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        who = type(self).__name__
+        refuse_manual_optimization(pl_module, who)
+        kind = strategy_kind(trainer)
+        if kind == "deepspeed":
+            flat = "`'fsdp'`, " if self.works_on_flat_shards else ""
+            raise NotImplementedError(
+                f"`{who}` should be able to read gradients and write weights. Found `DeepSpeedStrategy`, which keeps both "
+                f"inside its engine. Use `strategy='ddp'`, {flat}or `ModelParallelStrategy` (FSDP2)."
+            )
+        if kind == "fsdp1" and not self.works_on_flat_shards:
+            raise NotImplementedError(
+                f"`{who}` should see each parameter by itself. Found `FSDPStrategy` (FSDP1), which flattens them. Use "
+                "`strategy='ddp'` or `ModelParallelStrategy` (FSDP2)."
+            )
+
+
+class Restriction(StepTransform):
+    """Keeps steps within a linear space: off some parameters, or off some inputs of layers.
+
+    Rules find their directions among those that :meth:`allowed` leaves.
+    """
+
+    stage: ClassVar[Stage] = Stage.RESTRICT
+
+    @abstractmethod
+    @override
+    def allowed(self, direction: Row, params: Sequence[Tensor]) -> Row:
+        """The part of a direction along which steps may go.
+
+        Args:
+            direction: What this process holds of a gradient, one tensor for each of ``params``; it is left as it is.
+            params: The optimizer's parameters.
+        """
