@@ -6,36 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from _modules import SomebodysModule, examples, loader, quiet
+from _modules import examples, loader, quiet
 from _ranks import run_ranks
 from _sharded_fits import whole
-from lightning.pytorch.strategies import ModelParallelStrategy
-from torch.distributed.tensor import DTensor, Replicate
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from _tensor_parallel import Plain, TensorParallel, strategy
+from torch.distributed.tensor import DTensor
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from lightning_unlearn import Bounded, GradientAscent, Orthogonal, RecoveryCheck, Unlearn, WeightedSum
 from lightning_unlearn.callbacks import RefusalCheck, StepGuard
 from lightning_unlearn.guards import History, Monitor, NoChange, NoIncrease
-
-
-class Plain(SomebodysModule):
-    """Torch cannot step whole and sharded parameters in one call for all of them."""
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW(self.parameters(), lr=1e-2, weight_decay=0.1, foreach=False)
-
-
-class TensorParallel(Plain):
-    def configure_model(self) -> None:
-        mesh = self.device_mesh["tensor_parallel"]
-        parallelize_module(self.body[0], mesh, ColwiseParallel(output_layouts=Replicate()))
-        parallelize_module(self.head, mesh, RowwiseParallel(input_layouts=Replicate()))
-
-
-def strategy() -> ModelParallelStrategy:
-    return ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=2, save_distributed_checkpoint=False)
 
 
 def fit(parallel: bool, projector: Any = None, **guard: Any) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
