@@ -10,9 +10,9 @@ import pytest
 import torch
 from _modules import HostileModule, SomebodysModule, loader, quiet
 from _ranks import run_ranks
+from _sharded_fits import FSDP1OnCPU, Sharded, whole
 from jsonargparse import ArgumentParser
 from lightning.pytorch.strategies import ModelParallelStrategy
-from test_distributed import FSDP1OnCPU, Sharded, whole
 from torch import Tensor, nn
 from torch.testing import assert_close
 

@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from _language_models import family
+from _language_models import family, language
 from _modules import SomebodysModule, examples, loader, quiet
+from _private_optimizers import OWN
 from _ranks import run_ranks
+from _scaled import scaled
+from _sharded_fits import STRATEGIES, FSDP1OnCPU, whole
+from _tensor_parallel import Plain, TensorParallel
+from _tensor_parallel import strategy as tensor_parallel
 from jsonargparse import ArgumentParser
-from test_distributed import STRATEGIES, FSDP1OnCPU, whole
-from test_precision import scaled
-from test_private_optimizer import OWN
-from test_step_guard import language
-from test_tensor_parallel import Plain, TensorParallel
-from test_tensor_parallel import strategy as tensor_parallel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close

@@ -14,7 +14,16 @@ from _modules import SomebodysModule, loader, quiet
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lightning_unlearn import Bounded, ForgetRetainData, GradientAscent, StepGuard, SubspaceGuard, TrainOnly, Unlearn
+from lightning_unlearn import (
+    Bounded,
+    CyclicOrder,
+    ForgetRetainData,
+    GradientAscent,
+    StepGuard,
+    SubspaceGuard,
+    TrainOnly,
+    Unlearn,
+)
 from lightning_unlearn.guards import History, InputSubspace, Monitor, NoChange, NullSpace
 from lightning_unlearn.transforms import Stage, StepChain, StepTransform
 
@@ -58,7 +67,7 @@ def fit(*callbacks: pl.Callback, module: Any = None, own: bool = False, **kwargs
     unlearn = Unlearn(Bounded(GradientAscent(), bound=4.0), weight=3.0, optimizer=optimizer)
     ckpt_path = kwargs.pop("ckpt_path", None)
     trainer = quiet(callbacks=[*callbacks, unlearn], **kwargs)
-    data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2), pairing="cyclic")
+    data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2), order=CyclicOrder())
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
     return module, trainer
 
