@@ -1,6 +1,7 @@
 """Make a model forget inside the PyTorch Lightning fit you already have, and prove it."""
 
 from lightning_unlearn.attacks import Attack, Quantize, Relearn
+from lightning_unlearn.audits import Audit
 from lightning_unlearn.callbacks import (
     FinetuneFirst,
     RecoveryCheck,
@@ -38,6 +39,7 @@ __all__ = [
     "AdapterDisabled",
     "AnswerProbability",
     "Attack",
+    "Audit",
     "Bounded",
     "CachedLogLikelihood",
     "CausalLMReadout",

@@ -1,7 +1,7 @@
 """How to run a network on a batch."""
 
-from lightning_unlearn.readouts._answers import greedy_answers
-from lightning_unlearn.readouts._base import Readout, content_key
+from lightning_unlearn.readouts._answers import greedy_answers, has_answer
+from lightning_unlearn.readouts._base import Exchange, Readout, content_key
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout
 from lightning_unlearn.readouts._choice import choose_readout
 from lightning_unlearn.readouts._classification import ClassificationReadout
@@ -14,6 +14,7 @@ from lightning_unlearn.readouts._paired import PairedPrediction, PairedReadout, 
 from lightning_unlearn.readouts._unshifted import UnshiftedReadout
 
 __all__ = [
+    "Exchange",
     "Readout",
     "CausalLMReadout",
     "PackedCausalLMReadout",
@@ -29,6 +30,7 @@ __all__ = [
     "CompanionReadout",
     "choose_readout",
     "greedy_answers",
+    "has_answer",
     "content_key",
     "is_language_model",
     "output_head",

@@ -122,7 +122,7 @@ def fit(check: RecoveryCheck | None, **kwargs: Any) -> list[str]:
 
 
 def check_with(attack: str) -> RecoveryCheck:
-    return RecoveryCheck({attack: ATTACKS[attack]()}, every_n_steps=1, retain_probe=loader(seed=1))
+    return RecoveryCheck({attack: ATTACKS[attack]()}, every_n_steps=1, probes={"retain": loader(seed=1)})
 
 
 @pytest.mark.parametrize("precision", FITS)
@@ -143,7 +143,7 @@ def test_the_comparison_notices_each_kind_of_state(left_out: Any, monkeypatch: p
     whole = fit(None)
     kept = [remember for remember in _isolation.REMEMBERED if remember is not left_out]
     monkeypatch.setattr(_isolation, "REMEMBERED", kept)
-    monkeypatch.setattr("lightning_unlearn.checks._recovery_check.checksum", lambda module: 0)
+    monkeypatch.setattr("lightning_unlearn.checks._audits_under_attack.checksum", lambda module: 0)
     try:
         disturbed = fit(check_with("vandal"))
     except RuntimeError:

@@ -28,6 +28,7 @@ from lightning_unlearn import (
     Unlearn,
     UnlearningModule,
 )
+from lightning_unlearn.audits import Measure
 from lightning_unlearn.data import DecoupledData, ScopeData
 from lightning_unlearn.objectives import NPO, UNDIAL, Bounded, GradientAscent, Objective, PromptDecouple, ScopeTerm
 from lightning_unlearn.prediction import IGNORED, KnownLikelihood, Prediction
@@ -356,7 +357,7 @@ def test_masks_of_open_unlearning_reach_what_stands_beside(kind):
 )
 def test_a_fit_runs_and_measures_what_must_go(objective, kind):
     retain = QuestionAnswerData("bundled:people", "bundled", where={"group": ["retain"]}, batch_size=8)
-    check = RecoveryCheck(metrics={"probability": AnswerProbability()})
+    check = RecoveryCheck(audits=[Measure({"probability": AnswerProbability()})])
     unlearn = Unlearn(objective, readout=CompanionReadout())
     trainer = quiet(max_steps=2, limit_val_batches=0, callbacks=[unlearn, check])
     trainer.fit(UnlearningModule(TinyCausalLM()), datamodule=ForgetRetainData(retain=retain, forget=kind(**SETS)))
