@@ -79,7 +79,7 @@ class Generation(Audit):
             on_device = engine.to_device(batch)
             answers = engine.forward(ask, on_device)
             if counts:  # the others are asked elsewhere, too
-                texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+                texts = [self.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
                 asked = compress(index.tolist(), has_answer(on_device))
                 verdicts |= {i: float(self.judge.is_refusal(text)) for i, text in zip(asked, texts, strict=True)}
         return in_data_order(verdicts)

@@ -116,4 +116,6 @@ def _share_ahead(nll: Tensor) -> float:
     right, others = nll[0], nll[1:]
     if not len(others):
         return 0.5
-    return float(((others > right).double() + 0.5 * (others == right).double()).mean())
+    # Means over different numbers of tokens, all of one probability, differ by rounding.
+    tied = torch.isclose(others, right, rtol=1e-6, atol=0.0)
+    return float(torch.where(tied, 0.5, (others > right).double()).mean())

@@ -72,7 +72,7 @@ class AuditsUnderAttack:
     def _attacked(self, name: str, attack: Attack, examined: Examined) -> list[Observation]:
         network, loss = examined.network, CrossEntropy()
         batches = examined.attack_batches() if attack.needs_data else ()
-        about = {"attack": name, "attack_config": _settings(attack), "family": attack.family, "unit": attack.unit}
+        about: dict[str, Any] = {"attack": name, "attack_config": _settings(attack), "family": attack.family}
         found: list[Observation] = []
         try:
             with attack(
@@ -82,7 +82,7 @@ class AuditsUnderAttack:
                 engine=examined.engine,
             ) as points:
                 for point in points:
-                    found += [replace(o, point=point, **about) for o in self._observe(examined)]
+                    found += [replace(o, point=point, unit=attack.unit, **about) for o in self._observe(examined)]
         except Exception as error:
             rank_zero_warn(f"Attack `{name}` failed, and the fit goes on without it: {type(error).__name__}: {error}")
         return found

@@ -19,7 +19,7 @@ def key_of(observation: Observation) -> tuple[object, ...]:
 
 def merged(before: Iterable[Observation], now: Iterable[Observation]) -> list[Observation]:
     """All observations, in the order they were made, each of those made again in its last version."""
-    found = {}
+    found: dict[tuple[object, ...], Observation] = {}
     for observation in [*before, *now]:
         found.pop(key_of(observation), None)
         found[key_of(observation)] = observation

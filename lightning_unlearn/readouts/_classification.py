@@ -60,7 +60,7 @@ class ClassificationReadout(Readout):
         if isinstance(batch, Mapping):
             return {**batch, self.labels: other}
         parts = list(batch)
-        parts[self.labels] = other  # type: ignore[call-overload]  # a position, as this batch has no keys
+        parts[int(self.labels)] = other  # a position, as this batch has no keys
         return tuple(parts)
 
     def _split(self, batch: Any) -> tuple[Tensor, Tensor]:

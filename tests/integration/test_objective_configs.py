@@ -146,7 +146,7 @@ def test_it_trains(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     (unlearn,) = (c for c in cli.trainer.callbacks if isinstance(c, Unlearn))
     assert unlearn._steps == {"merged": 2, "taken": 2}
     assert torch.isfinite(cli.trainer.callback_metrics["unlearn/forget"])
-    assert ("refusals/retain" in cli.trainer.callback_metrics) == (name == "prompt_decouple")
+    assert ("recovery/none/retain_refusals" in cli.trainer.callback_metrics) == (name == "prompt_decouple")
     assert any(not torch.equal(p, q) for p, q in zip(before, cli.model.parameters(), strict=True))
 
 
