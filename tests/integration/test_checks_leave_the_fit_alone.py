@@ -165,13 +165,13 @@ def test_audits_of_the_model_and_of_a_control_leave_it_the_same_to_the_bit(audit
             tensor.add_(1)
     torch.save(control.state_dict(), "control.pt")
     check = RecoveryCheck(
-        {"relearn_full": ATTACKS["relearn_full"]()}, audits=[AUDITS[audit]()], control="control.pt", every_n_steps=1
+        {"quantize": ATTACKS["quantize"]()}, audits=[AUDITS[audit]()], control="control.pt", every_n_steps=1
     )
     assert fit(check, **FITS[precision]()) == fit(None, **FITS[precision]())
     subjects: dict[str, set[str]] = {}
     for o in check.observations:
         subjects.setdefault(o.subject, set()).add(o.attack)
-    assert subjects == {who: {"none", "relearn_full"} for who in ("original", "control", "unlearned")}
+    assert subjects == {who: {"none", "quantize"} for who in ("original", "control", "unlearned")}
 
 
 @pytest.mark.parametrize("left_out", _isolation.REMEMBERED, ids=lambda remember: remember.__name__)
