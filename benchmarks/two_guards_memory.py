@@ -63,11 +63,7 @@ def measure(variant: str) -> dict[str, float]:
             trainer.optimizers[0].register_step_post_hook(count)
 
     pl.seed_everything(0, verbose=False)
-    guards = {
-        "step guard": [StepGuard(NoChange())],
-        "subspace guard": [SubspaceGuard(InputSubspace(rank=8), batches=2)],
-    }
-    guards["both"] = [*guards["step guard"], *guards["subspace guard"]]
+    guards = [StepGuard(), SubspaceGuard(InputSubspace(rank=8), batches=1)] if variant == "both" else []
     counted, module = Counted(), Language()
     unlearn = Unlearn(Bounded(GradientAscent(), bound=12.0), forget=rows(2))
     silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
