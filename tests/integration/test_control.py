@@ -30,6 +30,7 @@ from lightning_unlearn import (
     QuestionAnswerData,
     RecoveryCheck,
     Relearn,
+    SequentialOrder,
     TinyCausalLM,
     Unlearn,
     UnlearningModule,
@@ -193,7 +194,7 @@ Taught = tuple[dict[str, Tensor], FinetuneFirst, RecoveryCheck]
 
 
 def taught(folder: str | None, *, control: bool, epochs: int) -> Taught:
-    data = ForgetRetainData(retain=people(rows=(60, 72)), forget=people(rows=(0, 6)), pairing="sequential")
+    data = ForgetRetainData(retain=people(rows=(60, 72)), forget=people(rows=(0, 6)), order=SequentialOrder())
     teach = FinetuneFirst(epochs=epochs, lr=4e-3, batch_size=6, folder=folder, control=control)
     checked = RecoveryCheck(every_n_epochs=0)
     module = UnlearningModule(TinyCausalLM(hidden_size=64, num_hidden_layers=2))
