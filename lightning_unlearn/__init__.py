@@ -1,6 +1,7 @@
 """Make a model forget inside the PyTorch Lightning fit you already have, and prove it."""
 
 from lightning_unlearn.attacks import Attack, Quantize, Relearn
+from lightning_unlearn.audits import Audit
 from lightning_unlearn.callbacks import (
     ApplyEdit,
     FinetuneFirst,
@@ -56,6 +57,7 @@ __all__ = [
     "AnswerProbability",
     "ApplyEdit",
     "Attack",
+    "Audit",
     "Bounded",
     "CachedLogLikelihood",
     "CausalLMReadout",

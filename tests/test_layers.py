@@ -30,7 +30,7 @@ LAYERS = [
     ["cli"],
     ["__init__", "__main__"],
 ]
-TO_COME = {"requests", "audits"}
+TO_COME = {"requests"}
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 WITHOUT_LIGHTNING = {
     "functional",

@@ -5,7 +5,7 @@ from lightning_unlearn.callbacks._attach import unlearning
 from lightning_unlearn.callbacks._finetune_first import FinetuneFirst
 from lightning_unlearn.callbacks._save_pretrained import SavePretrained
 from lightning_unlearn.callbacks._write_report import WriteReport
-from lightning_unlearn.checks import RecoveryCheck, RefusalCheck
+from lightning_unlearn.checks import RecoveryCheck
 from lightning_unlearn.forgetting import Unlearn
 from lightning_unlearn.guards import StepGuard, SubspaceGuard
 from lightning_unlearn.transforms import StepTransform, TrainOnly
@@ -14,7 +14,6 @@ __all__ = [
     "ApplyEdit",
     "FinetuneFirst",
     "RecoveryCheck",
-    "RefusalCheck",
     "SavePretrained",
     "StepGuard",
     "StepTransform",

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -9,15 +7,14 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from rich.progress import track
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
+from lightning_unlearn.callbacks._finetune import Recipe
 from lightning_unlearn.callbacks._folders import writable_folder
 from lightning_unlearn.data import in_order
-from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.readouts import Readout, choose_readout
 from lightning_unlearn.runtime import checksum
 
@@ -25,9 +22,13 @@ from lightning_unlearn.runtime import checksum
 class FinetuneFirst(pl.Callback):
     """Fine-tune the network on forget and retain data first, so that there is something to forget: for demos and benchmarks.
 
-    Runs in ``setup``, before any other callback looks at the network, so list it first. A PEFT adapter stays off: what
+    Runs in ``setup``, before any other callback observes the network, so list it first. A PEFT adapter stays off: what
     is taught goes into the base, which then is the original. Deterministic in its seed, so a resumed run has the same
     original; with ``folder``, what was taught is kept, and found again by content of weights, data and settings.
+
+    With ``control``, the same start is also fine-tuned on the retain data alone, by the same recipe. These weights, of a
+    model that never knew what must go, are the control of every :class:`RecoveryCheck` in the trainer; the network that
+    is fitted is the same with and without.
 
     Args:
         epochs: Passes over the data.
@@ -35,21 +36,36 @@ class FinetuneFirst(pl.Callback):
         batch_size: Rows a step.
         folder: Where the taught weights are kept.
         seed: Seed of the order of the data.
+        control: Whether to make a control, too; without ``folder`` its weights stay in main memory.
+
+    Attributes:
+        control_weights: The control, as a path or as tensors by name; ``None`` if there is none.
+        control_source: Where it comes from, in words.
 
     Raises:
         ValueError: In ``setup``, if the datamodule does not say what is to be forgotten.
         OSError: In ``setup``, if the folder cannot be written.
     """
 
+    control_source = "the same start, fine-tuned on the retain data alone in the same way (`FinetuneFirst`)"
+
     def __init__(
-        self, epochs: int = 10, lr: float = 1e-3, batch_size: int = 16, folder: str | None = None, seed: int = 0
+        self,
+        epochs: int = 10,
+        lr: float = 1e-3,
+        batch_size: int = 16,
+        folder: str | None = None,
+        seed: int = 0,
+        control: bool = False,
     ) -> None:
         if epochs < 1 or lr <= 0 or batch_size < 1:
             raise ValueError(
                 "`epochs` and `batch_size` should be at least 1, `lr` positive. Found "
                 f"`epochs = {epochs}`, `batch_size = {batch_size}`, `lr = {lr}`."
             )
-        self.epochs, self.lr, self.batch_size, self.folder, self.seed = epochs, lr, batch_size, folder, seed
+        self.recipe = Recipe(epochs, lr, seed)
+        self.batch_size, self.folder, self.control = batch_size, folder, control
+        self.control_weights: str | dict[str, Tensor] | None = None
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -66,15 +82,40 @@ class FinetuneFirst(pl.Callback):
             writable_folder(self.folder)  # found out now, not after teaching
         readout = choose_readout(pl_module)
         network = readout.find_network(pl_module).to(trainer.strategy.root_device)
-        loader = self._loader([in_order(data.forget_dataloader()), in_order(data.retain.loader())])
-        kept = self._kept_in(network, readout, loader)
+        forget, retain = in_order(data.forget_dataloader()), in_order(data.retain.loader())
+        if self.control:  # first, from the same start, which it leaves as it was
+            self.control_weights = self._made_control(trainer, network, readout, self._loader([retain]))
+        loader = self._loader([forget, retain])
+        self._teach_(trainer, network, readout, loader, "taught", "Teaching what is to go, and what is to stay")
+
+    def _made_control(
+        self, trainer: pl.Trainer, network: nn.Module, readout: Readout, loader: DataLoader[Any]
+    ) -> str | dict[str, Tensor]:
+        start = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+        kept = self._teach_(trainer, network, readout, loader, "control", "Teaching a control what is to stay")
+        made = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+        network.load_state_dict(start)
+        return made if kept is None else str(kept)
+
+    def _teach_(
+        self,
+        trainer: pl.Trainer,
+        network: nn.Module,
+        readout: Readout,
+        loader: DataLoader[Any],
+        name: str,
+        title: str,
+    ) -> Path | None:
+        """Teach in place, or load what was taught before; where it is kept, if it is."""
+        kept = self._kept_in(network, readout, loader, name)
         if kept is not None and kept.exists():
             load_model(network, kept)
             rank_zero_info(f"`FinetuneFirst` found what it taught before in {kept}.")
-            return
-        self._teach(trainer, network, readout, loader)
+            return kept
+        self.recipe.finetune_(network, readout, loader, trainer, title)
         if kept is not None and trainer.is_global_zero:
             save_model(network, str(kept))
+        return kept
 
     def _loader(self, loaders: list[Any]) -> DataLoader[Any]:
         return DataLoader(
@@ -82,60 +123,15 @@ class FinetuneFirst(pl.Callback):
             batch_size=self.batch_size,
             shuffle=True,
             collate_fn=loaders[0].collate_fn,
-            generator=torch.Generator().manual_seed(self.seed),
+            generator=torch.Generator().manual_seed(self.recipe.seed),
         )
 
-    def _kept_in(self, network: nn.Module, readout: Readout, loader: DataLoader[Any]) -> Path | None:
+    def _kept_in(self, network: nn.Module, readout: Readout, loader: DataLoader[Any], name: str) -> Path | None:
         if self.folder is None:
             return None
-        settings = f"{checksum(network)} {self.epochs} {self.lr} {self.batch_size} {self.seed}"
+        recipe = self.recipe
+        settings = f"{checksum(network)} {recipe.epochs} {recipe.lr} {self.batch_size} {recipe.seed}"
         digest = blake2b(settings.encode(), digest_size=8)
         for batch in in_order(loader):
             digest.update("".join(readout.keys(batch)).encode())
-        return Path(self.folder) / f"taught-{digest.hexdigest()}.safetensors"
-
-    def _teach(self, trainer: pl.Trainer, network: nn.Module, readout: Readout, loader: DataLoader[Any]) -> None:
-        objective = CrossEntropy()
-        total = self.epochs * len(loader)
-        with torch.random.fork_rng(), _base_trainable(network) as params:
-            torch.manual_seed(self.seed)
-            network.train()
-            optimizer = torch.optim.AdamW(params, lr=self.lr, betas=(0.9, 0.95), weight_decay=0.0)
-            # Rising takes two steps at least, else the schedule divides by none.
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer,
-                self.lr,
-                total_steps=max(total, 4),
-                pct_start=max(0.1, 2 / max(total, 4)),
-                anneal_strategy="linear",
-                cycle_momentum=False,
-            )
-            steps = (batch for _ in range(self.epochs) for batch in loader)
-            quiet = not trainer.is_global_zero
-            shown = track(steps, "Teaching what is to go, and what is to stay", total=total, disable=quiet)
-            for number, batch in enumerate(shown, start=1):
-                on_device = trainer.strategy.batch_to_device(batch, device=trainer.strategy.root_device)
-                with trainer.precision_plugin.forward_context():
-                    loss = objective(readout(network, on_device))
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                schedule.step()
-                if number % len(loader) == 0:
-                    rank_zero_info(f"`FinetuneFirst`: step {number} of {total}, loss {float(loss.detach()):.4f}.")
-
-
-@contextmanager
-def _base_trainable(network: nn.Module) -> Iterator[list[Tensor]]:
-    """What there is to teach: with an adapter, the base weights, the adapter being off; else all that is trainable."""
-    adapted = hasattr(network, "disable_adapter")
-    flags = [(p, p.requires_grad) for p in network.parameters()]
-    with network.disable_adapter() if adapted else nullcontext():  # type: ignore[operator]
-        for name, p in network.named_parameters():
-            if adapted and p.is_floating_point():
-                p.requires_grad_("lora_" not in name)
-        try:
-            yield [p for p in network.parameters() if p.requires_grad]
-        finally:
-            for p, flag in flags:
-                p.requires_grad_(flag)
+        return Path(self.folder) / f"{name}-{digest.hexdigest()}.safetensors"

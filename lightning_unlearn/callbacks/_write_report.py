@@ -22,7 +22,7 @@ _CURVES = ("forget", "retain", "cosine", "forget_norm", "retain_norm", "realised
 class WriteReport(pl.Callback):
     """Write what a sceptical reviewer reads: ``report.json``, ``report.html`` and ``curves.png``; show the table.
 
-    Takes what ``RecoveryCheck`` saw and ``Unlearn`` logged. After ``fit``, and after ``validate`` or ``test`` alone.
+    Takes what ``RecoveryCheck`` observed and ``Unlearn`` logged. After ``fit``, and after ``validate`` or ``test`` alone.
 
     Args:
         folder: Where the files go; it is made if need be.
@@ -95,7 +95,7 @@ class WriteReport(pl.Callback):
             training=self.training,
             config=self.config,
             restored=None if any(c.restored is None for c in checks) else all(c.restored for c in checks),
-            definitions={name: metric.in_words for c in checks for name, metric in c.metrics.items()},
+            definitions={name: words for c in checks for name, words in c.definitions().items()},
         )
         save(report, self.folder)
         print_table(report, Console(), page=Path(self.folder) / "report.html")
@@ -104,7 +104,9 @@ class WriteReport(pl.Callback):
         taught = bool(callbacks_of(trainer, FinetuneFirst))
         objectives = [repr(c.objective) for c in callbacks_of(trainer, Unlearn)]
         note = "The model was taught the facts in this same run, so that there was something to forget."
+        controls = [c.control_source for c in callbacks_of(trainer, RecoveryCheck) if c.control_source is not None]
         return {
+            **({"control": controls[0]} if controls else {}),
             "objective": ", ".join(objectives),
             "strategy": type(trainer.strategy).__name__,
             "world_size": trainer.world_size,

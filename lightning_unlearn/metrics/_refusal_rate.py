@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,7 +30,11 @@ class RefusalRate(Metric):
     refusal, but misses refusals in words it does not know. Look at some of its verdicts before you trust the rate, or
     override :meth:`is_refusal`. The authors let a language model judge, which also counts gibberish.
 
-    :class:`RefusalCheck` asks the questions during a fit, and has the answers judged.
+    :class:`~lightning_unlearn.audits.Generation` asks the questions during a fit, and has the answers judged.
+
+    Attributes:
+        in_words: What it means, for a reader of the report.
+        higher_means_known: No: a model that refuses more shows less of what it knows.
 
     Args:
         phrases: Regular expressions, in lower case, any of which makes an answer a refusal. Defaults to common ones.
@@ -44,11 +49,13 @@ class RefusalRate(Metric):
         Chen et al., `SafeEraser <https://arxiv.org/abs/2502.12520>`_, 2025, for the rate; the phrases are ours.
     """
 
+    in_words: ClassVar[str] = "How often the model refuses to answer, or says nothing."
+    higher_means_known: ClassVar[bool] = False
     refused: Tensor
     answered: Tensor
     full_state_update = False
     is_differentiable = False
-    higher_is_better = False
+    higher_is_better = False  # torchmetrics' own attribute: more refusals are worse on harmless questions
 
     def __init__(self, phrases: list[str] | None = None) -> None:
         super().__init__()

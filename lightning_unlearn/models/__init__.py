@@ -3,5 +3,18 @@
 from lightning_unlearn.models._lora import LoRA
 from lightning_unlearn.models._pretrained import PretrainedCausalLM, pretrained_tokenizer
 from lightning_unlearn.models._tiny import TinyCausalLM
+from lightning_unlearn.models._weight_files import find_weights, read_weights
+from lightning_unlearn.models._weights import load_weights, match_weights, refuse_rounded_weights, swapped_weights
 
-__all__ = ["LoRA", "PretrainedCausalLM", "TinyCausalLM", "pretrained_tokenizer"]
+__all__ = [
+    "LoRA",
+    "PretrainedCausalLM",
+    "TinyCausalLM",
+    "find_weights",
+    "load_weights",
+    "match_weights",
+    "pretrained_tokenizer",
+    "read_weights",
+    "refuse_rounded_weights",
+    "swapped_weights",
+]

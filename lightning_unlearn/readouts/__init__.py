@@ -1,7 +1,7 @@
 """How to run a network on a batch."""
 
-from lightning_unlearn.readouts._answers import greedy_answers
-from lightning_unlearn.readouts._base import Readout, content_key
+from lightning_unlearn.readouts._answers import greedy_answers, has_answer
+from lightning_unlearn.readouts._base import Exchange, Readout, content_key
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout
 from lightning_unlearn.readouts._choice import choose_readout
 from lightning_unlearn.readouts._classification import ClassificationReadout
@@ -19,6 +19,7 @@ __all__ = [
     "ClassificationReadout",
     "CompanionReadout",
     "EveryPositionReadout",
+    "Exchange",
     "Halves",
     "HiddenStateReadout",
     "HiddenStates",
@@ -32,5 +33,6 @@ __all__ = [
     "greedy_answers",
     "halves_of_examples",
     "halves_of_rows",
+    "has_answer",
     "is_language_model",
 ]

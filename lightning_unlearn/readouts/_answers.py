@@ -55,6 +55,16 @@ def greedy_answers(
     return [answer[~after] for answer, after, has_label in rows if has_label]
 
 
+def has_answer(batch: Any) -> list[bool]:
+    """Which rows of ``batch`` have a supervised label; :func:`greedy_answers` answers these.
+
+    Example:
+        >>> has_answer({"input_ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[-100, -100]])})
+        [False]
+    """
+    return _questions(batch)[1]
+
+
 # Said in full: a model's own `generation_config` counts for what is left out.
 _FIRST_CHOICE: dict[str, Any] = {
     "do_sample": False,

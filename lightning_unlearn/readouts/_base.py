@@ -1,13 +1,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.prediction import Prediction
+
+
+class Exchange(NamedTuple):
+    """What an example asks, and what is right.
+
+    Args:
+        question: Token ids, ``[n]``; empty where a question is no text.
+        answer: Token ids, ``[m]``, or a class id, ``[1]``; empty for an example that is not supervised.
+    """
+
+    question: Tensor
+    answer: Tensor
 
 
 class Readout(ABC):
@@ -27,6 +40,21 @@ class Readout(ABC):
 
         References cache by it, and forget data found among the retain data is noticed by it.
         """
+
+    def exchanges(self, batch: Any) -> list[Exchange] | None:
+        """Question and right answer of each example, ``B`` of them; ``None``, the default, if they cannot be told apart."""
+        return None
+
+    def with_answers(self, batch: Any, answers: Sequence[Tensor]) -> Any:
+        """The questions of ``batch`` with other answers, as :meth:`exchanges` gives them, ``B`` of them.
+
+        Raises:
+            NotImplementedError: If :meth:`exchanges` gives ``None``.
+        """
+        raise NotImplementedError(
+            f"`{type(self).__name__}` should override `exchanges` and `with_answers` together. Found neither. "
+            "Leave `Specificity` out."
+        )
 
     def present(self, batch: Any) -> Tensor | None:
         """Which positions of ``batch`` are not padding, ``[B, T]`` bool; ``None``, the default, if none is."""

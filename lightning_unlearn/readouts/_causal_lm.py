@@ -1,17 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import override
 
 from lightning_unlearn.models.layers import eager_if_inside_compiled, output_head
 from lightning_unlearn.prediction import IGNORED, Prediction
-from lightning_unlearn.readouts._base import Readout, content_key
+from lightning_unlearn.readouts._base import Exchange, Readout, content_key
 from lightning_unlearn.readouts._language_model import inputs_of, is_language_model, refuse_not_causal
+from lightning_unlearn.readouts._splice import cut_rows, splice
 from lightning_unlearn.readouts._tied import tied_cheaply
+
+_TEXT = {"input_ids", "attention_mask", "labels"}
 
 
 class CausalLMReadout(Readout):
@@ -91,9 +95,35 @@ class CausalLMReadout(Readout):
 
     @override
     def keys(self, batch: Any) -> list[str]:
-        labels = _labels(batch).cpu()
-        tokens = batch["input_ids"].cpu()
-        return [content_key(t[p], y[p]) for t, y, p in zip(tokens, labels, _present(batch, labels).cpu(), strict=True)]
+        """Of tokens and labels, and of whatever else an example consists of: pixels, sound, types of tokens."""
+        labels = _labels(batch)
+        present = _present(batch, labels)
+        beside = _inputs_beside(batch, labels)
+        return [
+            content_key(
+                *(values[row][present[row].to(values.device)] for values in (batch["input_ids"], labels)),
+                *(v[row][present[row].to(v.device)] if v.shape == labels.shape else v[row] for v in beside),
+            )
+            for row in range(len(labels))
+        ]
+
+    @override
+    def exchanges(self, batch: Any) -> list[Exchange] | None:
+        """Tokens up to the first supervised label, and those that are supervised.
+
+        ``None`` if something else has a value for each token: it would not fit other answers.
+        """
+        labels = _labels(batch)
+        if not _is_spliceable(batch, labels):
+            return None
+        asked, supervised = _asked(batch, labels)
+        return cut_rows(batch["input_ids"], asked, supervised)
+
+    @override
+    def with_answers(self, batch: Any, answers: Sequence[Tensor]) -> dict[str, Any]:
+        """The tokens of each question, then those of its new answer, padded on the right."""
+        labels = _labels(batch)
+        return splice(batch, _asked(batch, labels)[0], batch.get("attention_mask"), answers)
 
 
 def _labels(batch: Any) -> Tensor:
@@ -139,6 +169,28 @@ def _present(batch: Mapping[str, Any], labels: Tensor) -> Tensor:
 def _mask(batch: Mapping[str, Any], labels: Tensor) -> Tensor | None:
     mask = batch.get("attention_mask")
     return mask.bool() if isinstance(mask, Tensor) and mask.shape == labels.shape else None
+
+
+def _asked(batch: Mapping[str, Any], labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Which tokens stand before the first supervised one, and which are supervised, ``[B, T]`` bool each."""
+    mask = _mask(batch, labels)
+    # Tokens that the mask hides inside a row belong to the question all the same, and stay hidden.
+    inside = _present(batch, labels) if mask is None else _inside(mask)
+    supervised = F.pad(_supervised(batch, labels), (1, 0))
+    return inside & (supervised.int().cumsum(1) == 0), supervised
+
+
+def _inputs_beside(batch: Mapping[str, Any], labels: Tensor) -> list[Tensor]:
+    """What an example consists of beside its tokens, by name; a number for each example is a row number, or the like."""
+    values = (batch[name] for name in sorted(set(batch) - _TEXT))
+    return [v for v in values if isinstance(v, Tensor) and v.dim() > 1 and len(v) == len(labels)]
+
+
+def _is_spliceable(batch: Mapping[str, Any], labels: Tensor) -> bool:
+    """Whether tokens, mask and labels are all that depends on the tokens."""
+    mask = batch.get("attention_mask")
+    by_token = [v for v in _inputs_beside(batch, labels) if v.shape[1] == labels.shape[1]]
+    return not by_token and (mask is None or mask.shape == labels.shape)
 
 
 def _before_labels(values: Tensor, supervised: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.prediction import IGNORED, Prediction
-from lightning_unlearn.readouts._base import Readout, content_key
+from lightning_unlearn.readouts._base import Exchange, Readout, content_key
 
 
 class ClassificationReadout(Readout):
@@ -43,6 +43,25 @@ class ClassificationReadout(Readout):
     def keys(self, batch: Any) -> list[str]:
         inputs, labels = self._split(batch)
         return [content_key(x, y) for x, y in zip(inputs, labels, strict=True)]
+
+    @override
+    def exchanges(self, batch: Any) -> list[Exchange]:
+        """No question that could be compared, and the class."""
+        labels = self._split(batch)[1].cpu()
+        nothing = labels.new_empty(0)
+        return [Exchange(nothing, nothing if y == IGNORED else y[None]) for y in labels]
+
+    @override
+    def with_answers(self, batch: Any, answers: Sequence[Tensor]) -> Any:
+        """The same inputs with other classes; an empty answer is not supervised."""
+        labels = self._split(batch)[1]
+        ids = [int(answer) if len(answer) else IGNORED for answer in answers]
+        other = torch.tensor(ids, dtype=labels.dtype, device=labels.device)
+        if isinstance(batch, Mapping):
+            return {**batch, self.labels: other}
+        parts = list(batch)
+        parts[int(self.labels)] = other  # a position, as this batch has no keys
+        return tuple(parts)
 
     def _split(self, batch: Any) -> tuple[Tensor, Tensor]:
         try:

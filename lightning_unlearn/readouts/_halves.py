@@ -30,6 +30,7 @@ def halves_of_examples(values: Tensor) -> Halves[Tensor]:
     """Tell apart a value per example of a :class:`PairedPrediction`, ``[2 B]``.
 
     Example:
+        >>> import torch
         >>> halves_of_examples(torch.tensor([1, 2, 3, 4])).companion
         tensor([3, 4])
     """
@@ -41,6 +42,7 @@ def halves_of_rows(likelihood: Likelihood) -> Halves[Likelihood]:
     """Tell apart the rows of a :class:`PairedPrediction`, or of what a reference said of the same batch.
 
     Example:
+        >>> import torch
         >>> both = PairedPrediction(torch.zeros(3, 5), torch.tensor([1, 2, 3]), torch.tensor([0, 1, 1]), batch_size=2)
         >>> halves = halves_of_rows(both)
         >>> halves.forget.labels.tolist(), halves.companion.labels.tolist(), halves.companion.example.tolist()

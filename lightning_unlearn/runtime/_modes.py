@@ -30,7 +30,7 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def eval_without_grad(network: nn.Module) -> Iterator[None]:
-    """Run ``network`` only to look: in evaluation mode, without a graph.
+    """Run ``network`` only to observe it: in evaluation mode, without a graph.
 
     Example:
         >>> with eval_without_grad(nn.Linear(1, 1)):

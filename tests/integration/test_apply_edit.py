@@ -71,7 +71,7 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 @pytest.mark.parametrize("first", [True, False], ids=["edit_first", "edit_last"])
 def test_all_see_the_original_at_the_start_and_the_edited_network_in_the_first_step(first: bool) -> None:
     seen, callback = Weights(), edit()
-    check = RecoveryCheck(every_n_epochs=1, probe=loader(seed=2), retain_probe=loader(seed=1))
+    check = RecoveryCheck(every_n_epochs=1, probes={"forget": loader(seed=2), "retain": loader(seed=1)})
     others = [check, seen]
     quiet(callbacks=[callback, *others] if first else [*others, callback]).fit(SomebodysModule(), loader(seed=1))
     assert same(seen.at["start"], list(SomebodysModule().parameters()))
@@ -79,7 +79,7 @@ def test_all_see_the_original_at_the_start_and_the_edited_network_in_the_first_s
     assert callback.edit.seen == [(10, 24)]
     assert callback.record.relative_change == pytest.approx(0.5)
 
-    alone = RecoveryCheck(every_n_epochs=0, probe=loader(seed=2), retain_probe=loader(seed=1))
+    alone = RecoveryCheck(every_n_epochs=0, probes={"forget": loader(seed=2), "retain": loader(seed=1)})
     quiet(callbacks=[alone], max_steps=1).fit(SomebodysModule(), loader(seed=1))
     at_start = [[o.value for o in c.observations if o.step == 0] for c in (check, alone)]
     assert at_start[0] == at_start[1]

@@ -18,7 +18,9 @@ from _modules import HostileModule, loader, quiet
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_unlearn import Attack, GradientAscent, Quantize, RecoveryCheck, Relearn, Unlearn
+from lightning_unlearn.audits import Audit, Measure, Specificity
 from lightning_unlearn.engine import _isolation
+from lightning_unlearn.observation import Observation
 
 
 class Vandal(Attack):
@@ -57,12 +59,29 @@ class Vandal(Attack):
                     p.copy_(value)
 
 
+class VandalAudit(Audit):
+    """Disturbs all that an audit should not, but the weights."""
+
+    def definitions(self) -> dict[str, str]:
+        return {"vandalism": "Nothing."}
+
+    def __call__(self, network: Any, **kwargs: Any) -> list[Observation]:
+        with Vandal(raises=False)(network):
+            pass
+        return [Observation("vandalism", "forget", 1.0)]
+
+
 ATTACKS: dict[str, Any] = {
     "quantize": lambda: Quantize(bits=3, skip=()),
     "relearn_adapter": lambda: Relearn(steps=3, lr=1e-2),
     "relearn_full": lambda: Relearn(steps=3, lr=1e-2, mode="full"),
     "vandal": lambda: Vandal(raises=False),
     "vandal_raises": lambda: Vandal(raises=True),
+}
+AUDITS: dict[str, Any] = {
+    "measure": Measure,
+    "specificity": Specificity,
+    "vandal": lambda: VandalAudit(),
 }
 FITS: dict[str, Any] = {
     "fp32": dict,
@@ -123,7 +142,7 @@ def fit(check: RecoveryCheck | None, **kwargs: Any) -> list[str]:
 
 
 def check_with(attack: str) -> RecoveryCheck:
-    return RecoveryCheck({attack: ATTACKS[attack]()}, every_n_steps=1, retain_probe=loader(seed=1))
+    return RecoveryCheck({attack: ATTACKS[attack]()}, every_n_steps=1, probes={"retain": loader(seed=1)})
 
 
 @cache
@@ -146,18 +165,37 @@ def test_fit_is_the_same_to_the_bit(attack: str, precision: str) -> None:
     assert {look.attack for look in check.observations} == ({"none"} if failed else {"none", attack})
 
 
+@pytest.mark.parametrize("precision", FITS)
+@pytest.mark.parametrize("audit", AUDITS)
+def test_audits_of_the_model_and_of_a_control_leave_it_the_same_to_the_bit(audit: str, precision: str) -> None:
+    control = HostileModule()
+    with torch.no_grad():
+        for tensor in [*control.parameters(), *control.buffers()]:
+            tensor.add_(1)
+    torch.save(control.state_dict(), "control.pt")
+    check = RecoveryCheck(
+        {"quantize": ATTACKS["quantize"]()}, audits=[AUDITS[audit]()], control="control.pt", every_n_steps=1
+    )
+    assert fit(check, **FITS[precision]()) == fit(None, **FITS[precision]())
+    subjects: dict[str, set[str]] = {}
+    for o in check.observations:
+        subjects.setdefault(o.subject, set()).add(o.attack)
+    assert subjects == {who: {"none", "quantize"} for who in ("original", "control", "unlearned")}
+
+
 @pytest.mark.parametrize("left_out", _isolation.REMEMBERED, ids=lambda remember: remember.__name__)
 def test_the_comparison_notices_each_kind_of_state(left_out: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaving one kind of state out gives another fit: the test above could fail."""
     whole = undisturbed("fp32")
     kept = [remember for remember in _isolation.REMEMBERED if remember is not left_out]
     monkeypatch.setattr(_isolation, "REMEMBERED", kept)
-    monkeypatch.setattr("lightning_unlearn.checks._recovery_check.checksum", lambda module: 0)
-    try:
-        disturbed = fit(check_with("vandal"))
-    except RuntimeError:
-        return  # so disturbed that training itself fails: noticed
-    assert disturbed != whole
+    monkeypatch.setattr("lightning_unlearn.checks._audits_under_attack.checksum", lambda module: 0)
+    if left_out is _isolation.remember_gradients:
+        # Vandal leaves no parameter trainable, so that training itself fails.
+        with pytest.raises(RuntimeError, match="does not require grad"):
+            fit(check_with("vandal"))
+    else:
+        assert fit(check_with("vandal")) != whole
 
 
 def test_weights_left_changed_stop_the_fit() -> None:

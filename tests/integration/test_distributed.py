@@ -48,7 +48,7 @@ def fit(kind: str | None, objective: str, accumulate: int, world_size: int, rank
             "full": Relearn(steps=2, lr=1e-2, mode="full"),
         },
         every_n_steps=1,
-        retain_probe=DataLoader(retain, 8),
+        probes={"retain": DataLoader(retain, 8)},
         attack_data=DataLoader(examples(2, n=12), 8),
     )
     trainer = quiet(

@@ -278,7 +278,7 @@ def test_one_that_merges_may_stand_beside_it(order: int) -> None:
 
 def test_checks_do_not_disturb_it() -> None:
     attacks = {"int4": Quantize(bits=4), "relearn": Relearn(steps=2, lr=1e-2, mode="full")}
-    check = RecoveryCheck(attacks, every_n_steps=1, retain_probe=loader(seed=1), attack_data=loader(seed=2))
+    check = RecoveryCheck(attacks, every_n_steps=1, probes={"retain": loader(seed=1)}, attack_data=loader(seed=2))
     plain, _ = fit(unlearn(), accumulate_grad_batches=2)
     checked, _ = fit(unlearn(), check, accumulate_grad_batches=2)
     assert same(plain, checked)

@@ -23,6 +23,7 @@ from lightning_unlearn import (
     Unlearn,
     WriteReport,
 )
+from lightning_unlearn.audits import Measure
 
 
 def data() -> ForgetRetainData:
@@ -100,7 +101,7 @@ def test_checks_run_alone(stage: str, tmp_path: Path) -> None:
 
         def test_step(self, batch: Any, batch_idx: int) -> None: ...
 
-    checked = check(probe=loader(seed=2), retain_probe=loader(seed=1), attack_data=loader(seed=2))
+    checked = check(probes={"forget": loader(seed=2), "retain": loader(seed=1)}, attack_data=loader(seed=2))
     trainer = quiet(callbacks=[checked, WriteReport(str(tmp_path))])
     (values,) = getattr(trainer, stage)(Evaluated(), loader(seed=1))
     assert {"recovery/none/probability", "recovery/int4/probability"} <= set(values)
@@ -142,7 +143,7 @@ def test_first_and_last_looks_reach_the_logger(tmp_path: Path) -> None:
 
 
 def test_own_metrics_and_names() -> None:
-    trainer, _ = fit(RecoveryCheck({"four": Quantize(bits=4)}, metrics={"p": AnswerProbability()}))
+    trainer, _ = fit(RecoveryCheck({"four": Quantize(bits=4)}, audits=[Measure({"p": AnswerProbability()})]))
     assert {n for n in trainer.callback_metrics if n.startswith("recovery/")} == {
         f"recovery/{attack}/{metric}" for attack in ("none", "four") for metric in ("p", "retain_p")
     }

@@ -215,7 +215,7 @@ def learn(forget: Any) -> None:
 
 
 def test_unknown_field() -> None:
-    with pytest.raises(ValueError, match=r"row 0 of `.*people.jsonl` should have the field `reply`\. It has `"):
+    with pytest.raises(ValueError, match=r"row 0 of `bundled:people` should have the field `reply`\. It has `"):
         learn(people(answer="reply"))
 
 

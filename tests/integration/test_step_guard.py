@@ -372,7 +372,9 @@ def test_checks_do_not_disturb_a_guarded_fit() -> None:
 
     attacks = {"int4": Quantize(bits=4), "relearn": Relearn(steps=2, lr=1e-2, mode="full")}
     plain, _ = run()
-    checked, _ = run(RecoveryCheck(attacks, every_n_steps=1, retain_probe=loader(seed=1), attack_data=loader(seed=2)))
+    checked, _ = run(
+        RecoveryCheck(attacks, every_n_steps=1, probes={"retain": loader(seed=1)}, attack_data=loader(seed=2))
+    )
     assert same(plain, checked)
 
 

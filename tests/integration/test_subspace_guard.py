@@ -300,7 +300,9 @@ def test_a_forget_step_of_its_own_is_projected_too(order: int) -> None:
 
 def test_checks_do_not_disturb_a_guarded_fit() -> None:
     attacks = {"int4": Quantize(bits=4), "relearn": Relearn(steps=2, lr=1e-2, mode="full")}
-    checks = RecoveryCheck(attacks, every_n_steps=2, retain_probe=DataLoader(kept(), 6), attack_data=new(8, seed=9))
+    checks = RecoveryCheck(
+        attacks, every_n_steps=2, probes={"retain": DataLoader(kept(), 6)}, attack_data=new(8, seed=9)
+    )
     plain, _ = fit(unlearn(), guarding())
     checked, _ = fit(unlearn(), guarding(), checks)
     assert same(plain, checked)

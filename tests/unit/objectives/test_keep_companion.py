@@ -27,6 +27,7 @@ from lightning_unlearn import (
     Unlearn,
     UnlearningModule,
 )
+from lightning_unlearn.audits import Measure
 from lightning_unlearn.data import ConcatenatedQuestion, DecoupledQuestion
 from lightning_unlearn.objectives import NPO, UNDIAL, Bounded, GradientAscent, Objective, PromptDecouple, ScopeTerm
 from lightning_unlearn.prediction import KnownLikelihood, Prediction
@@ -225,7 +226,7 @@ def test_a_fit_runs_and_measures_what_must_go(objective, companion):
     encoding = Encoding("bundled")
     retain = QuestionAnswerData(people("retain"), encoding)
     forget = PairedData(people("forget"), companion, encoding)
-    check = RecoveryCheck(metrics={"probability": AnswerProbability()})
+    check = RecoveryCheck(audits=[Measure({"probability": AnswerProbability()})])
     unlearn = Unlearn(objective, readout=PairedReadout())
     trainer = quiet(max_steps=2, limit_val_batches=0, callbacks=[unlearn, check])
     trainer.fit(UnlearningModule(TinyCausalLM()), datamodule=ForgetRetainData(retain=retain, forget=forget))

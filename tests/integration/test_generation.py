@@ -1,4 +1,4 @@
-"""Refusals are counted on answers the network really gives, and the fit does not notice."""
+"""`Generation` counts refusals among answers the network really gives, and the fit does not notice."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from lightning_unlearn import (
     LoRA,
     PairedData,
     QuestionAnswerData,
+    RecoveryCheck,
     SequentialOrder,
     TinyCausalLM,
     Unlearn,
     UnlearningModule,
 )
-from lightning_unlearn.callbacks import RefusalCheck
+from lightning_unlearn.audits import Generation
 from lightning_unlearn.data import Refusals
 from lightning_unlearn.metrics import RefusalRate
 from lightning_unlearn.readouts import CompanionReadout
@@ -78,6 +79,10 @@ def module(taught: dict[str, Tensor]) -> UnlearningModule:
     return UnlearningModule(built, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3))
 
 
+def asking(judge: RefusalRate | None = None, max_new_tokens: int = 64, **kwargs: Any) -> RecoveryCheck:
+    return RecoveryCheck(audits=[Generation("bundled", judge, max_new_tokens)], **kwargs)
+
+
 class Heard(RefusalRate):
     """A judge that remembers."""
 
@@ -93,19 +98,23 @@ class Heard(RefusalRate):
 @pytest.mark.parametrize("stage", ["validate", "test"])
 def test_questions_it_was_taught_to_refuse_read_one_and_those_it_answers_read_zero(taught: Any, stage: str) -> None:
     judge = Heard()
-    trainer = quiet(callbacks=[RefusalCheck("bundled", judge)])
+    trainer = quiet(callbacks=[asking(judge)])
     (values,) = getattr(trainer, stage)(module(taught), datamodule=split(), verbose=False)
-    assert (values["refusals/forget"], values["refusals/retain"]) == (1.0, 0.0)
+    assert (values["recovery/none/refusals"], values["recovery/none/retain_refusals"]) == (1.0, 0.0)
     assert judge.heard[:6] == [row.answer for row in refused().dataset.companions]
     assert judge.heard[6:] == [row.answer for row in rows(RETAIN).dataset.rows]
 
 
 def test_questions_may_be_given_and_it_is_the_share_of_them(taught: Any) -> None:
     mixed = rows((3, 8))  # three that it refuses, two that it answers
-    check = RefusalCheck("bundled", forget=rows(RETAIN), retain=mixed)
+    check = asking(probes={"forget": rows(RETAIN), "retain": mixed})
     (values,) = quiet(callbacks=[check]).validate(module(taught), rows(RETAIN).val_dataloader(), verbose=False)
-    assert values["refusals/forget"] == 0
-    assert values["refusals/retain"] == pytest.approx(3 / 5)
+    assert values["recovery/none/refusals"] == 0
+    assert values["recovery/none/retain_refusals"] == pytest.approx(3 / 5)
+    (forget, retain) = check.observations
+    assert (forget.split, forget.scores) == ("forget", [0.0] * 9)
+    assert (retain.split, retain.scores) == ("retain", [1.0, 1.0, 1.0, 0.0, 0.0])  # one verdict each, in order
+    assert not retain.higher_means_known
 
 
 class Fingerprint(pl.Callback):
@@ -126,7 +135,7 @@ class Fingerprint(pl.Callback):
     def look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         state = trainer.optimizers[0].state_dict()["state"]
         tensors = [*pl_module.state_dict().values(), *(v for s in state.values() for v in s.values())]
-        plain = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("refusals/")}
+        plain = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("recovery/")}
         modes = [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in pl_module.modules()]
         self.steps.append([[t.clone() for t in tensors], plain, modes, torch.get_rng_state()])
 
@@ -135,7 +144,7 @@ class Fingerprint(pl.Callback):
     "lora", [None, LoRA(r=2, dropout=0.3, target_modules=["q_proj", "v_proj"])], ids=["full", "lora"]
 )
 def test_a_fit_is_the_same_to_the_bit(lora: LoRA | None) -> None:
-    def fit(*checks: RefusalCheck) -> list[list[Any]]:
+    def fit(*checks: RecoveryCheck) -> list[list[Any]]:
         torch.manual_seed(0)
         built = network() if lora is None else lora.wrap(network())
         watch = Fingerprint()
@@ -145,8 +154,8 @@ def test_a_fit_is_the_same_to_the_bit(lora: LoRA | None) -> None:
         return watch.steps
 
     judge = Heard()
-    without, with_checks = fit(), fit(RefusalCheck("bundled", judge, max_new_tokens=4))
-    assert len(judge.heard) == 2 * (6 + 9)  # it did ask
+    without, with_checks = fit(), fit(asking(judge, 4))
+    assert len(judge.heard) == 3 * (6 + 9)  # it did ask: of the original, and after both epochs
     assert len(without) == len(with_checks) > 5
     for one, other in zip(without, with_checks, strict=True):
         assert one[1:3] == other[1:3]
@@ -159,18 +168,16 @@ def test_it_is_logged_at_the_end_of_every_nth_epoch_and_watched_by_others(taught
             self.rates: list[float | None] = []
 
         def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            self.rates.append(trainer.callback_metrics.get("refusals/retain"))
+            self.rates.append(trainer.callback_metrics.get("recovery/none/retain_refusals"))
 
     seen = Seen()
     unlearn = Unlearn(CrossEntropy(), readout=CompanionReadout())
     data = ForgetRetainData(retain=rows(RETAIN), forget=refused(), order=SequentialOrder())
-    trainer = quiet(
-        callbacks=[unlearn, RefusalCheck("bundled", every_n_epochs=2), seen], max_epochs=3, limit_val_batches=0
-    )
+    trainer = quiet(callbacks=[unlearn, asking(every_n_epochs=2), seen], max_epochs=3, limit_val_batches=0)
     trainer.fit(module(taught), datamodule=data)
     assert seen.rates[0] is None
     assert seen.rates[1:] == [0.0, 0.0]
-    assert trainer.callback_metrics["refusals/forget"] == 1
+    assert trainer.callback_metrics["recovery/none/refusals"] == 1
 
 
 class Sharded(UnlearningModule):
@@ -206,23 +213,19 @@ def test_two_processes_count_what_one_does_whatever_the_length_of_their_answers(
             strategy=strategy(),
             devices=world_size,
             use_distributed_sampler=False,
-            callbacks=[unlearn, RefusalCheck("bundled", **data)],
+            callbacks=[unlearn, asking(probes=data)],
             limit_train_batches=1,
         )
         trainer.fit(module, DataLoader(rows(RETAIN).dataset, 3, collate_fn=rows(RETAIN).val_dataloader().collate_fn))
-        return {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("refusals/")}
+        return {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("recovery/")}
 
     for logged in run_ranks(on_rank):
-        assert logged == pytest.approx({"refusals/forget": 5 / 7, "refusals/retain": 0.0})
+        assert logged == pytest.approx({"recovery/none/refusals": 5 / 7, "recovery/none/retain_refusals": 0.0})
 
 
 def test_settings_and_modules_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"should be at least 1. Found `every_n_epochs = 0`, `max_new_tokens = 64`"):
-        RefusalCheck("bundled", every_n_epochs=0)
-    with pytest.raises(ValueError, match=r"`max_new_tokens = 0`"):
-        RefusalCheck("bundled", max_new_tokens=0)
+    with pytest.raises(ValueError, match=r"`max_new_tokens` should be at least 1. Found `max_new_tokens = 0`"):
+        Generation("bundled", max_new_tokens=0)
     unlearn = Unlearn(Bounded(GradientAscent(), bound=3.0), forget=loader(seed=2))
-    with pytest.raises(
-        ValueError, match=r"`RefusalCheck` should find a language model.* Found none in `SomebodysModule`"
-    ):
-        quiet(callbacks=[unlearn, RefusalCheck("bundled")]).fit(SomebodysModule(), loader(seed=1))
+    with pytest.raises(ValueError, match=r"`Generation` should get a language model.* Found `SomebodysModule`"):
+        quiet(callbacks=[unlearn, asking()]).fit(SomebodysModule(), loader(seed=1))

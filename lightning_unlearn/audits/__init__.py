@@ -1,0 +1,9 @@
+"""Observing what a network knows, and changing nothing: what a check runs alone and under each attack."""
+
+from lightning_unlearn.audits._base import Audit
+from lightning_unlearn.audits._generation import Generation
+from lightning_unlearn.audits._measure import Measure
+from lightning_unlearn.audits._probe import Probe, load_probe
+from lightning_unlearn.audits._specificity import Specificity
+
+__all__ = ["Audit", "Generation", "Measure", "Probe", "Specificity", "load_probe"]

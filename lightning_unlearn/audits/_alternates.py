@@ -1,0 +1,68 @@
+"""Which answers of other examples could be mistaken for the right one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from lightning_unlearn.readouts import Exchange
+
+_ROWS = 512
+
+
+def choose_alternates(pool: Sequence[Exchange], entities: Sequence[str], *, first: int, count: int) -> list[list[int]]:
+    """Choose answers of others for each of the ``first`` examples of ``pool``, those with the most similar question first.
+
+    Others are about another entity, and have another answer. Similarity is the share of token ids that two questions have
+    in common; among equals, the examples that follow come first, in a circle.
+
+    Args:
+        pool: Question and answer of each example.
+        entities: Whom or what each is about.
+        first: How many of them are to have alternates.
+        count: How many different answers each is given at most.
+
+    Returns:
+        Numbers in ``pool``, at most ``count`` for each of the ``first`` examples; none for one without an answer.
+
+    Example:
+        >>> texts = [([1, 2], [7]), ([9], [8]), ([1, 2], [6]), ([1, 2], [5])]
+        >>> pool = [Exchange(torch.tensor(q), torch.tensor(a)) for q, a in texts]
+        >>> choose_alternates(pool, ["Ada", "Bo", "Ada", "Cy"], first=2, count=2)
+        [[3, 1], [2, 3]]
+    """
+    answers = [tuple(exchange.answer.tolist()) for exchange in pool]
+    tokens = _token_sets([exchange.question for exchange in pool])
+    chosen: list[list[int]] = []
+    for start in range(0, first, _ROWS):  # in blocks: all pairs of a large probe would not fit
+        alike = _overlaps(tokens[start : min(start + _ROWS, first)], tokens)
+        for row, of_row in enumerate(alike, start=start):
+            order = ((of_row.roll(-row).argsort(descending=True, stable=True) + row) % len(pool)).tolist()
+            others: dict[tuple[int, ...], int] = {}
+            for other in order if answers[row] else ():
+                differs = answers[other] and answers[other] != answers[row] and entities[other] != entities[row]
+                if differs:
+                    others.setdefault(answers[other], other)
+                if len(others) == count:
+                    break
+            chosen.append(list(islice(others.values(), count)))
+    return chosen
+
+
+def _token_sets(questions: Sequence[Tensor]) -> Tensor:
+    """Which tokens occur in each question, ``[n, V]`` of zeros and ones, over the tokens that occur in any."""
+    seen = torch.unique(torch.cat(list(questions))) if questions else torch.empty(0)
+    sets = torch.zeros(len(questions), len(seen))
+    for row, question in zip(sets, questions, strict=True):
+        row[torch.searchsorted(seen, question)] = 1
+    return sets
+
+
+def _overlaps(some: Tensor, others: Tensor) -> Tensor:
+    """Tokens in common over tokens in either."""
+    common = some @ others.T
+    either = some.sum(1, keepdim=True) + others.sum(1) - common
+    return common / either.clamp_min(1)

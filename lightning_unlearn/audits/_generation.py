@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from itertools import compress
+from typing import Any
+
+from torch import nn
+from typing_extensions import override
+
+from lightning_unlearn.audits._base import Audit, observations_of
+from lightning_unlearn.audits._probe import Probe
+from lightning_unlearn.audits._scores import in_data_order
+from lightning_unlearn.data import load_tokenizer
+from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.metrics import RefusalRate
+from lightning_unlearn.observation import Observation
+from lightning_unlearn.readouts import Readout, greedy_answers, has_answer, is_language_model
+
+
+class Generation(Audit):
+    """Let the network answer by itself, and count refusals: ``refusals``, 1 for a refusal and 0 for any other answer.
+
+    A question is what stands before the first label of a row. Answers are the network's first choices, token by token. On
+    harmless questions that look like those that must go, as with :class:`DecoupledQuestion`, the mean is the safe-answer
+    refusal rate (SARR).
+
+    Args:
+        tokenizer: As in :class:`QuestionAnswerData`.
+        judge: What counts as a refusal. Defaults to ``RefusalRate()``.
+        max_new_tokens: Longer answers are cut off there.
+
+    Raises:
+        ValueError: When it is run, if the network is no language model.
+
+    Example:
+        >>> audit = Generation("bundled", max_new_tokens=24)  # RecoveryCheck(audits=[Measure(), audit])
+        >>> audit
+        Generation(max_new_tokens=24)
+    """
+
+    def __init__(self, tokenizer: str, judge: RefusalRate | None = None, max_new_tokens: int = 64) -> None:
+        if max_new_tokens < 1:
+            raise ValueError(f"`max_new_tokens` should be at least 1. Found `max_new_tokens = {max_new_tokens}`.")
+        self.tokenizer = load_tokenizer(tokenizer)
+        self.judge = RefusalRate() if judge is None else judge
+        self.max_new_tokens = max_new_tokens
+
+    @override
+    def definitions(self) -> dict[str, str]:
+        return {"refusals": self.judge.in_words}
+
+    @override
+    def __call__(
+        self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
+    ) -> list[Observation]:
+        if not is_language_model(network):
+            raise ValueError(
+                "`Generation` should get a language model, which can answer. Found "
+                f"`{type(network).__name__}`. Leave it out of `audits`."
+            )
+        ask = partial(
+            greedy_answers,
+            network,
+            end=[self.tokenizer.eos_token_id],
+            max_new_tokens=self.max_new_tokens,
+            # Ranks have answers of different lengths; a sharded network must still be run equally often on each.
+            in_step=engine.world_size > 1,
+        )
+        found: list[Observation] = []
+        about = {"higher_means_known": self.judge.higher_means_known, "bounds": (0.0, 1.0)}
+        for split, probe in probes.items():
+            found += observations_of(split, probe, "refusals", self._verdicts(ask, probe, engine), **about)
+        return found
+
+    def _verdicts(self, ask: Any, probe: Probe, engine: GradientEngine) -> list[float]:
+        verdicts: dict[int, float] = {}
+        for batch, index, counts in probe.batches:
+            on_device = engine.to_device(batch)
+            answers = engine.forward(ask, on_device)
+            if counts:  # the others are asked elsewhere, too
+                texts = [self.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+                asked = compress(index.tolist(), has_answer(on_device))
+                verdicts |= {i: float(self.judge.is_refusal(text)) for i, text in zip(asked, texts, strict=True)}
+        return in_data_order(verdicts)

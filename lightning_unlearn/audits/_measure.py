@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lightning_unlearn.audits._base import Audit, observations_of
+from lightning_unlearn.audits._probe import Probe
+from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.metrics import AnswerProbability, KnowledgeMetric, TokenNLL
+from lightning_unlearn.observation import Observation
+from lightning_unlearn.readouts import Readout
+from lightning_unlearn.runtime import eval_without_grad
+
+
+class Measure(Audit):
+    """Metrics of the right answers, on every split; one forward pass per batch serves them all.
+
+    Args:
+        metrics: What is measured, by the name it is logged under. Defaults to ``probability`` and ``token_nll``.
+
+    Example:
+        >>> from lightning_unlearn.metrics import ExactMemorization
+        >>> sorted(Measure({"memorised": ExactMemorization()}).definitions())
+        ['memorised']
+    """
+
+    def __init__(self, metrics: dict[str, KnowledgeMetric] | None = None) -> None:
+        self.metrics = {"probability": AnswerProbability(), "token_nll": TokenNLL()} if metrics is None else metrics
+
+    @override
+    def definitions(self) -> dict[str, str]:
+        return {name: metric.in_words for name, metric in self.metrics.items()}
+
+    @override
+    def __call__(
+        self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
+    ) -> list[Observation]:
+        found: list[Observation] = []
+        for split, probe in probes.items():
+            for name, scores in self._scores(network, readout, probe, engine).items():
+                kind = self.metrics[name]
+                bounds = kind.bounds if max(kind.bounds) < float("inf") else None
+                about = {"higher_means_known": kind.higher_means_known, "bounds": bounds}
+                found += observations_of(split, probe, name, scores.tolist(), **about)
+        return found
+
+    def _scores(self, network: nn.Module, readout: Readout, probe: Probe, engine: GradientEngine) -> dict[str, Tensor]:
+        """Score of each example by each metric, ``[n]`` float64 on the CPU, the same on every rank."""
+        for metric in self.metrics.values():
+            metric.reset()
+            metric.to(next(network.parameters()).device)
+        for batch, index, counts in probe.batches:
+            with eval_without_grad(network):
+                prediction = engine.forward(lambda b: readout(network, b), engine.to_device(batch))
+            for metric in self.metrics.values() if counts else ():
+                metric.update(prediction, index)
+        return {name: _gathered(metric) for name, metric in self.metrics.items()}
+
+
+@torch.no_grad()
+def _gathered(metric: KnowledgeMetric) -> Tensor:
+    with metric.sync_context(should_sync=metric._to_sync):
+        return metric.scores().cpu()

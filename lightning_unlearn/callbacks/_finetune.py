@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_unlearn.objectives import CrossEntropy
+from lightning_unlearn.readouts import Readout
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is fine-tuned: AdamW, its rate rising over the first tenth of the steps and falling to zero.
+
+    Args:
+        epochs: Passes over the data.
+        lr: Highest learning rate.
+        seed: Of whatever is drawn on the way, dropout for example; the order is the loader's.
+    """
+
+    epochs: int
+    lr: float
+    seed: int
+
+    def finetune_(
+        self,
+        network: nn.Module,
+        readout: Readout,
+        loader: DataLoader[tuple[object, ...]],
+        trainer: pl.Trainer,
+        title: str,
+    ) -> None:
+        """Fine-tune ``network`` in place, on the device and in the precision of ``trainer``."""
+        objective = CrossEntropy()
+        total = self.epochs * len(loader)
+        with torch.random.fork_rng(), _base_trainable(network) as params:
+            torch.manual_seed(self.seed)
+            network.train()
+            optimizer = torch.optim.AdamW(params, lr=self.lr, betas=(0.9, 0.95), weight_decay=0.0)
+            schedule = self._schedule(optimizer, total)
+            batches = (batch for _ in range(self.epochs) for batch in loader)
+            shown = track(batches, title, total=total, disable=not trainer.is_global_zero)
+            for number, batch in enumerate(shown, start=1):
+                on_device = trainer.strategy.batch_to_device(batch, device=trainer.strategy.root_device)
+                with trainer.precision_plugin.forward_context():
+                    loss = objective(readout(network, on_device))
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()
+                if number % len(loader) == 0:
+                    rank_zero_info(f"`FinetuneFirst`: step {number} of {total}, loss {float(loss.detach()):.4f}.")
+
+    def _schedule(self, optimizer: torch.optim.Optimizer, total: int) -> torch.optim.lr_scheduler.LRScheduler:
+        # Rising takes two steps at least, else the schedule divides by none.
+        steps = max(total, 4)
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            self.lr,
+            total_steps=steps,
+            pct_start=max(0.1, 2 / steps),
+            anneal_strategy="linear",
+            cycle_momentum=False,
+        )
+
+
+@contextmanager
+def _base_trainable(network: nn.Module) -> Iterator[list[Tensor]]:
+    """What there is to teach: with an adapter, the base weights, the adapter being off; else all that is trainable."""
+    adapted = hasattr(network, "disable_adapter")
+    flags = [(p, p.requires_grad) for p in network.parameters()]
+    with network.disable_adapter() if adapted else nullcontext():  # type: ignore[operator]
+        for name, p in network.named_parameters():
+            if adapted and p.is_floating_point():
+                p.requires_grad_("lora_" not in name)
+        try:
+            yield [p for p in network.parameters() if p.requires_grad]
+        finally:
+            for p, flag in flags:
+                p.requires_grad_(flag)

@@ -1,0 +1,65 @@
+"""A model that never knew what must go: where its weights are found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import lightning.pytorch as pl
+from torch import Tensor, nn
+
+from lightning_unlearn.engine import strategy_kind
+from lightning_unlearn.models import find_weights, load_weights, match_weights, refuse_rounded_weights
+
+
+@dataclass(frozen=True)
+class Control:
+    """Weights of a model that never knew.
+
+    Args:
+        weights: A path, or the tensors by name.
+        source: Where they come from, for the report.
+    """
+
+    weights: str | Mapping[str, Tensor]
+    source: str
+
+    def load(self, network: nn.Module) -> dict[str, Tensor]:
+        """The weights, by the names of ``network``, on the CPU."""
+        if isinstance(self.weights, str):
+            return load_weights(self.weights, network)
+        return match_weights(self.weights, network, source=self.source)
+
+
+def find_control(trainer: pl.Trainer, given: str | None) -> Control | None:
+    """The control at the path ``given``, else one that a callback offers, else none.
+
+    A callback offers one by two attributes: ``control_weights``, a path or tensors by name, and ``control_source``, in
+    words. :class:`FinetuneFirst` does; checks do not know it by name, since it is built above them.
+    """
+    if given is not None:
+        return Control(given, f"the weights in {given}")
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if (weights := getattr(callback, "control_weights", None)) is not None:
+            return Control(weights, callback.control_source)
+    return None
+
+
+def refuse_control(trainer: pl.Trainer, network: nn.Module, path: str | None) -> None:
+    """Find out before the fit whether a control could be swapped in, and where ``path`` leads nowhere.
+
+    Raises:
+        NotImplementedError: Under FSDP1 and DeepSpeed, whose parameters have lost their shapes.
+        FileNotFoundError: If there is nothing at ``path``.
+        ValueError: If ``path`` holds no weights, or the network's own are rounded for good.
+    """
+    kind = strategy_kind(trainer)
+    if kind in ("fsdp1", "deepspeed"):
+        raise NotImplementedError(
+            "A control should be swapped into parameters that have their own shapes. Found "
+            f"`{type(trainer.strategy).__name__}`, which flattens them. Use DDP or `ModelParallelStrategy` (FSDP2), or "
+            "leave `control` out."
+        )
+    refuse_rounded_weights(network)
+    if path is not None:
+        find_weights(path)

@@ -1,0 +1,84 @@
+"""Reading weights from whatever somebody has kept them in."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+_INDEX = "model.safetensors.index.json"
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint, by the names it gives them, onto the CPU.
+
+    Args:
+        path: A Lightning checkpoint, a file with a ``state_dict``, a ``.safetensors`` file, or a folder of Hugging Face's
+            with ``model.safetensors``, in one piece or several.
+
+    Raises:
+        FileNotFoundError: If there is no such file or folder.
+        ValueError: If it holds no weights that can be read.
+    """
+    found = find_weights(path)
+    try:
+        if found.is_dir():
+            return _read_folder(found)
+        return load_file(found) if found.suffix == ".safetensors" else _read_checkpoint(found)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, json.JSONDecodeError) as error:
+        why = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"Weights should be in a Lightning checkpoint, a `.safetensors` file, or a folder with `model.safetensors`. "
+            f"Found {str(found)!r}, which cannot be read: {why} Save the weights alone: "
+            "`safetensors.torch.save_model(network, 'control.safetensors')`."
+        ) from error
+
+
+def find_weights(path: str | Path) -> Path:
+    """The file or folder at ``path``, known to be of a kind that :func:`read_weights` reads.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is a folder without weights of a whole network.
+    """
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise FileNotFoundError(
+            f"Weights should be in an existing file or folder. Found nothing at {str(found)!r}, looked up in "
+            f"{str(Path.cwd())!r}."
+        )
+    if found.is_dir() and not any((found / name).exists() for name in ("model.safetensors", _INDEX)):
+        holds = ", ".join(sorted(f"`{file.name}`" for file in found.iterdir())[:5]) or "nothing"
+        raise ValueError(
+            f"A folder of weights should hold `model.safetensors`, or its parts and `{_INDEX}`. Found {holds} in "
+            f"{str(found)!r}. Merge an adapter into its base first (`SavePretrained(merge_adapter=True)`); gather a sharded "
+            "checkpoint into one file (`python -m lightning.pytorch.utilities.consolidate_checkpoint`)."
+        )
+    return found
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    index = folder / _INDEX
+    parts = ["model.safetensors"]
+    if index.exists():
+        parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    return {name: tensor for part in parts for name, tensor in load_file(folder / part).items()}
+
+
+def _read_checkpoint(file: Path) -> dict[str, Tensor]:
+    # Tensors and plain values only: a checkpoint from elsewhere must not run code.
+    loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {}
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(
+            f"A checkpoint should hold tensors by name, under `state_dict` or by themselves. Found none in {str(file)!r}."
+        )
+    return tensors

@@ -1,0 +1,181 @@
+"""Another model's weights, matched to a network by name, and swapped in place."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from lightning_unlearn.models._weight_files import read_weights
+from lightning_unlearn.runtime import local, reshard
+
+_WRAPPERS = re.compile(
+    r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_model\.model|base_layer|"
+    r"original_module|modules_to_save\.\w+)\."
+)
+_ADAPTER = re.compile(r"(?:^|\.)lora_")
+_SWITCH = re.compile(r"(?:^|\.)lora_(?:B|embedding_B)(?:\.|$)")  # with these at zero, the adapter adds nothing
+
+
+def load_weights(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
+    """Read the weights of another model of the same kind.
+
+    Names are compared without what PEFT, ``torch.compile``, FSDP and a LightningModule put before them. A network with an
+    adapter may be given weights without: they go into its base, and the adapter's are such that it adds nothing.
+
+    Args:
+        path: A Lightning checkpoint, a ``.safetensors`` file, or a Hugging Face folder.
+        network: The network they are for.
+
+    Returns:
+        Tensors on the CPU, by the names of ``network``, for :func:`swapped_weights`.
+
+    Raises:
+        FileNotFoundError: If there is nothing at ``path``.
+        ValueError: If weights are missing, left over or of another shape, or the network's are rounded for good.
+    """
+    return match_weights(read_weights(path), network, source=f"`{path}`")
+
+
+def match_weights(weights: Mapping[str, Tensor], network: nn.Module, *, source: str = "`weights`") -> dict[str, Tensor]:
+    """Of ``weights``, those of each parameter and buffer of ``network``, by the names of ``network``.
+
+    Args:
+        weights: Tensors by name, as in a ``state_dict``.
+        network: The network they are for.
+        source: Where they come from, for errors.
+
+    Raises:
+        ValueError: As :func:`load_weights`.
+
+    Example:
+        >>> sorted(match_weights({"net.weight": torch.ones(2, 3), "net.bias": torch.ones(2)}, nn.Linear(3, 2)))
+        ['bias', 'weight']
+    """
+    refuse_rounded_weights(network)
+    own = _own_tensors(network)
+    given = _without_prefix({_plain(name): value for name, value in weights.items()}, [_plain(name) for name in own])
+    adapter_given = any(_ADAPTER.search(name) for name in given)
+    matched: dict[str, Tensor] = {}
+    for name, tensor in own.items():
+        if _ADAPTER.search(name) and not adapter_given:
+            if _SWITCH.search(name):
+                matched[name] = torch.zeros(tensor.shape)
+        elif (value := given.get(_plain(name))) is not None:
+            matched[name] = value
+    _refuse_misfits(matched, given, own, network, source)
+    return matched
+
+
+@contextmanager
+def swapped_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let ``network`` have other weights, in place; afterwards it has its own again, bit for bit, whatever happened.
+
+    Parameters stay the objects they are, so optimizers, hooks and wrappers notice nothing. Under FSDP2 each process writes
+    its own shards.
+
+    Args:
+        network: The live network, whose weights are kept on the CPU meanwhile.
+        weights: From :func:`load_weights` or :func:`match_weights`.
+
+    Example:
+        >>> layer = nn.Linear(3, 2, bias=False)
+        >>> own = layer.weight.detach().clone()
+        >>> with swapped_weights(layer, {"weight": torch.ones(2, 3)}):
+        ...     print(layer.weight.sum().item())
+        6.0
+        >>> torch.equal(layer.weight, own)
+        True
+    """
+    own = _own_tensors(network)
+    pairs = {id(own[name]): (own[name], value) for name, value in weights.items()}  # each of several names once
+    reshard(network)  # FSDP2's gathered copy would hide what is written into the shards
+    saved = [(tensor, local(tensor).detach().to("cpu", copy=True)) for tensor, _ in pairs.values()]
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            for tensor, value in pairs.values():
+                local(tensor).copy_(_share(value, tensor))
+        yield
+    finally:
+        reshard(network)
+        with torch.inference_mode(False), torch.no_grad():
+            for tensor, value in saved:
+                local(tensor).copy_(value)
+
+
+def refuse_rounded_weights(network: nn.Module) -> None:
+    """Refuse a network whose weights are packed codes: others cannot be copied over them."""
+    rounded = [name for name, p in network.named_parameters() if not (p.is_floating_point() or p.is_complex())]
+    if rounded:
+        raise ValueError(
+            "Weights should be swapped in a network of floating-point parameters. Found "
+            f"`{rounded[0]}` ({len(rounded)} in all) rounded to {dict(network.named_parameters())[rounded[0]].dtype}. Load "
+            "it without `quantization`, or leave the control out."
+        )
+
+
+def _own_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers, under each of their names: of tied ones a file may hold any."""
+    saved = network.state_dict().keys()
+    buffers = {n: b for n, b in network.named_buffers(remove_duplicate=False) if n in saved}
+    return {**dict(network.named_parameters(remove_duplicate=False)), **buffers}
+
+
+def _plain(name: str) -> str:
+    return _WRAPPERS.sub("", name)
+
+
+def _without_prefix(given: Mapping[str, Tensor], own: list[str]) -> dict[str, Tensor]:
+    """What stands in ``given`` under the prefix that fits most of ``own``: a module's name for its network."""
+    ends = Counter(
+        name.removesuffix(mine) for name in given for mine in own if name == mine or name.endswith(f".{mine}")
+    )
+    prefix = max(ends, key=lambda p: ends[p], default="")
+    return {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+
+
+def _refuse_misfits(
+    matched: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    network: nn.Module,
+    source: str,
+) -> None:
+    reached = {id(own[name]) for name in matched}  # a tied weight is there if any of its names is
+    adapter = {name for name in own if _ADAPTER.search(name) and "magnitude" not in name}
+    parameters = dict(network.named_parameters())
+    missing = [_plain(name) for name, p in parameters.items() if id(p) not in reached and name not in adapter]
+    ignored = getattr(network, "_keys_to_ignore_on_load_unexpected", None) or []
+    known = {_plain(name) for name in own}
+    left_over = [name for name in given if name not in known and not any(re.search(key, name) for key in ignored)]
+    shapes = [
+        f"{_plain(name)} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
+        for name, value in matched.items()
+        if value.shape != own[name].shape
+    ]
+    found = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in (("missing", missing), ("left over", left_over), ("of another shape", shapes))
+        if names
+    ]
+    if found:
+        raise ValueError(
+            f"Weights should be those of a `{type(network).__name__}` of the same size, by the same names. Found in "
+            f"{source}: {'; '.join(found)}. Give a model of the same class and settings, with its adapter, if any, merged "
+            "(`SavePretrained(merge_adapter=True)`)."
+        )
+
+
+def _share(value: Tensor, tensor: Tensor) -> Tensor:
+    """What this process holds of ``value``, where it holds a part of ``tensor``."""
+    if not isinstance(tensor, DTensor):
+        return value
+    whole = value.to(tensor.device, tensor.dtype)
+    # Every process has read the whole, so nothing needs to be sent.
+    return distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None).to_local()

@@ -1,0 +1,133 @@
+"""What every audit keeps: the network as it was, a score per example in the order of the data, and bounds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from _ranks import run_ranks
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_unlearn import Encoding, FileRecords, QuestionAnswerData, TinyCausalLM
+from lightning_unlearn.audits import Audit, Generation, Measure, Probe, Specificity, load_probe
+from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.observation import Observation
+from lightning_unlearn.readouts import PackedCausalLMReadout
+from lightning_unlearn.runtime import checksum
+
+AUDITS: dict[str, Callable[[], Audit]] = {
+    "measure": Measure,
+    "generation": lambda: Generation("bundled", max_new_tokens=5),
+    "specificity": lambda: Specificity(alternates=99),  # all others, so that the order of the data decides nothing
+}
+every_audit = pytest.mark.parametrize("audit", [make() for make in AUDITS.values()], ids=AUDITS)
+ROWS = (0, 7)
+
+
+class Turned(Dataset[Any]):
+    """A data set in another order."""
+
+    def __init__(self, inner: Any, order: list[int]) -> None:
+        self.inner, self.order = inner, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.inner[self.order[index]]
+
+    @property
+    def entities(self) -> list[str]:
+        return [self.inner.entities[i] for i in self.order]
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return TinyCausalLM(hidden_size=32, num_hidden_layers=1)
+
+
+def asked(order: list[int] | None = None) -> DataLoader[Any]:
+    data = QuestionAnswerData(FileRecords("bundled:people", entity="entity", rows=ROWS), Encoding("bundled"))
+    data_set = data.dataset if order is None else Turned(data.dataset, order)
+    return DataLoader(data_set, 3, collate_fn=data.val_dataloader().collate_fn)
+
+
+def probes(rank: int = 0, world_size: int = 1, order: list[int] | None = None) -> dict[str, Probe]:
+    return {"forget": load_probe(asked(order), PackedCausalLMReadout(), rank, world_size)}
+
+
+def observe(audit: Audit, net: nn.Module, of: dict[str, Probe]) -> list[Observation]:
+    return audit(net, readout=PackedCausalLMReadout(), probes=of, engine=GradientEngine(net))
+
+
+def state_of(net: nn.Module) -> tuple[Any, ...]:
+    return (
+        checksum(net),
+        [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in net.modules()],
+        [(p.requires_grad, p._version, None if p.grad is None else p.grad.tolist()) for p in net.parameters()],
+        (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()),
+        (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+    )
+
+
+@every_audit
+def test_the_network_is_as_it_was(audit: Audit) -> None:
+    net = network().train()
+    next(m for m in net.modules() if isinstance(m, nn.Linear)).eval()  # modes differ
+    first = next(net.parameters())
+    first.grad = torch.ones_like(first)
+    before = state_of(net)
+    assert observe(audit, net, probes())
+    assert state_of(net) == before
+
+
+@every_audit
+def test_a_score_for_each_example_in_the_order_of_the_data(audit: Audit) -> None:
+    turned = list(reversed(range(*ROWS)))
+    for there, back in zip(
+        observe(audit, network(), probes()), observe(audit, network(), probes(order=turned)), strict=True
+    ):
+        assert len(there.scores) == len(there.entities) == len(turned)
+        assert back.scores == pytest.approx(there.scores[::-1], abs=1e-5)
+        assert back.entities == there.entities[::-1]
+
+
+@every_audit
+def test_values_are_means_of_scores_within_bounds(audit: Audit) -> None:
+    found = observe(audit, network(), probes())
+    assert {o.metric for o in found} == set(audit.definitions())
+    for o in found:
+        low, high = o.bounds or (0.0, float("inf"))
+        assert all(low <= score <= high for score in o.scores)
+        assert o.value == pytest.approx(sum(o.scores) / len(o.scores))
+        assert (o.subject, o.step, o.attack) == ("unlearned", 0, "none")  # which are for the check to fill in
+
+
+@every_audit
+def test_a_split_without_scores_has_no_observation(audit: Audit) -> None:
+    unsupervised = {k: v if k != "labels" else torch.full_like(v, -100) for k, v in next(iter(asked())).items()}
+    readout = PackedCausalLMReadout()
+    for loader in ([], [unsupervised]):
+        assert observe(audit, network(), {"forget": load_probe(loader, readout)}) == []
+
+
+def test_two_processes_observe_what_one_does() -> None:
+    """Three batches for two ranks: one batch is run twice, and counted once."""
+
+    def on_rank(rank: int, world_size: int) -> list[list[Observation]]:
+        torch.distributed.init_process_group("gloo")
+        return [observe(make(), network(), probes(rank, world_size)) for make in AUDITS.values()]
+
+    alone = [observe(make(), network(), probes()) for make in AUDITS.values()]
+    first, second = run_ranks(on_rank)
+    assert first == second
+    for mine, theirs in zip(alone, first, strict=True):
+        assert [(o.metric, o.entities) for o in theirs] == [(o.metric, o.entities) for o in mine]
+        for o, other in zip(mine, theirs, strict=True):
+            assert other.scores == pytest.approx(o.scores, abs=1e-6)
