@@ -214,11 +214,11 @@ PARTS: list[tuple[Callable[[Fitted], None], Config]] = [
 ]
 
 
-@pytest.mark.parametrize(("was_used", "settings"), PARTS, ids=[was_used.__name__ for was_used, _ in PARTS])
+@pytest.mark.parametrize(("assert_used", "settings"), PARTS, ids=[assert_used.__name__ for assert_used, _ in PARTS])
 def test_it_is_built_by_its_class_path_and_used(
-    was_used: Callable[[Fitted], None], settings: Config, monkeypatch: pytest.MonkeyPatch
+    assert_used: Callable[[Fitted], None], settings: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    was_used(fit(settings, monkeypatch))
+    assert_used(fit(settings, monkeypatch))
 
 
 def test_all_of_its_parts_were_tried_and_know_only_what_is_public() -> None:
