@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from lightning_unlearn import RecoveryCheck, SimNPO, Unlearn
-from lightning_unlearn.cli import bundled_config, bundled_configs, main, read_config, script
+from lightning_unlearn.cli import UnlearnCLI, bundled_config, bundled_configs, main, read_config, script
 from lightning_unlearn.cli._merge import merged
 
 ROOT = Path(__file__).parents[1]
@@ -180,6 +180,22 @@ def test_numbers_and_files_named_in_a_file_with_a_base_are_read_as_without() -> 
     cli = main(["--config", mine], run=False)
     (unlearn,) = (c for c in cli.trainer.callbacks if isinstance(c, Unlearn))
     assert unlearn.objective.beta == 0.7
+
+
+def test_what_is_saved_is_the_whole_and_gives_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UnlearnCLI, "_run_subcommand", lambda self, subcommand: None)
+    cli = main(["fit", "--config", "bundled:quickstart", "--unlearn.weight=2"])
+    parser = cli._parser("fit")
+    parser.save(cli.config["fit"], "config.yaml", skip_none=False, multifile=False)
+    assert {"finetune_first", "model", "data", "unlearn", "recovery"} <= yaml.safe_load(
+        Path("config.yaml").read_text()
+    ).keys()
+    again = main(["fit", "--config", "config.yaml"])
+    assert parser.dump(again.config["fit"]) == parser.dump(cli.config["fit"])
+    written("mine.yaml", "base: config.yaml\nunlearn: {weight: 3}\nfinetune_first: {epochs: 2}\n")
+    third = main(["fit", "--config", "mine.yaml"])
+    unlearn, first = third.config["fit"]["unlearn"]["init_args"], third.config["fit"]["finetune_first"]["init_args"]
+    assert (unlearn["weight"], first["epochs"], first["lr"]) == (3.0, 2, 3e-3)
 
 
 def test_a_configuration_can_still_be_written_out_in_the_shell() -> None:

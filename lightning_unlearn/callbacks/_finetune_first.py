@@ -47,7 +47,7 @@ class FinetuneFirst(pl.Callback):
         OSError: In ``setup``, if the folder cannot be written.
     """
 
-    control_source = "the same start, fine-tuned on the retain data alone in the same way (`FinetuneFirst`)"
+    control_source = "the same start, fine-tuned on the retain data alone in the same way"
 
     def __init__(
         self,

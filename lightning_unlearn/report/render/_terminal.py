@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_unlearn.report.render._rows import Cell, Row, columns_of, verdict_rows
+from lightning_unlearn.report.render._rows import BY_DEFINITION, Cell, Row, columns_of, verdict_rows
 from lightning_unlearn.report.schema import RobustnessReport
 from lightning_unlearn.report.schema._words import name
 
@@ -41,7 +41,9 @@ def to_table(report: RobustnessReport, *, page: str | Path | None = None) -> Ren
         )
     for row in rows:
         table.add_row(*_cells(row), style="bright_black" if row.reasons else "")
-    notes = [Text(f"{row.who}: {reason}", style="bright_black") for row in rows for reason in row.reasons]
+    notes = [
+        Text(f"{row.who}: {note}", style="bright_black") for row in rows for note in (*_smaller(row), *row.reasons)
+    ]
     verdict = [Text(report.summary[said], style="bold") for said in ("verdict", "deployment") if report.summary[said]]
     cautions = [Text(f"Note: {warning}", style="yellow") for warning in report.warnings]
     where = [Text(f"The whole report: {_page(Path(page))}")] if page else []
@@ -58,4 +60,10 @@ def _cells(row: Row) -> list[Text]:
 
 
 def _lines(cell: Cell) -> str:
-    return "\n".join([cell.words, *cell.more]).replace(" [", "\n[")
+    return cell.words.replace(" [", "\n[")
+
+
+def _smaller(row: Row) -> list[str]:
+    """What stands in small letters on the page: 80 columns have no room for it inside the table."""
+    lines = [line for cell in (*row.cells, row.gate) for line in cell.more if line != BY_DEFINITION]
+    return [", ".join(lines)] if lines else []

@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn import CausalLMReadout, ClassificationReadout, CrossEntropy, QuestionAnswerData, TinyCausalLM
+from lightning_unlearn import (
+    CausalLMReadout,
+    ClassificationReadout,
+    CrossEntropy,
+    Encoding,
+    FileRecords,
+    LoaderSettings,
+    QuestionAnswerData,
+    TinyCausalLM,
+)
 from lightning_unlearn.audits import Probe, Specificity, load_probe
 from lightning_unlearn.audits._alternates import choose_alternates
 from lightning_unlearn.engine import GradientEngine
@@ -17,9 +26,8 @@ from lightning_unlearn.readouts import Exchange, Readout
 
 
 def people(rows: tuple[int, int] = (0, 12), batch_size: int = 5) -> Any:
-    return QuestionAnswerData(
-        "bundled:people", "bundled", entity="entity", rows=rows, batch_size=batch_size
-    ).val_dataloader()
+    records = FileRecords("bundled:people", entity="entity", rows=rows)
+    return QuestionAnswerData(records, Encoding("bundled"), LoaderSettings(batch_size)).val_dataloader()
 
 
 def observe(net: nn.Module, readout: Readout, alternates: int = 4, **loaders: Any) -> Any:
