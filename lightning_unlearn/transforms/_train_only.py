@@ -28,11 +28,11 @@ class TrainOnly(Restriction):
     a parameter even where its gradient is zero, do not move them. A :class:`StepGuard` beside it, in any
     order, looks for its directions among the weights that are trained.
 
-    With a ``selector`` the weights are scored once, when the fit starts, by the weights it starts from and outside of the
-    fit's own random numbers, buffers and gradients. If the selector gives each tensor one score, whole tensors are
-    trained; if it scores each element, single elements are, and a boolean per element is held. The choice is in the
-    checkpoint: a resumed fit does not score again, a second fit does. Parameters without a score stay, also if they are
-    unfrozen later; names hold for parameter groups that are added during the fit, too.
+    With a ``selector`` the weights are scored once, when the fit starts; random generators, buffers, gradients and modes
+    are afterwards as they were. If the selector gives each tensor one score, whole tensors are trained. If it scores each
+    element, single elements are, and a boolean per element is held. The choice is in the checkpoint: a resumed fit does
+    not score again, a second fit does. Parameters without a score stay, also if they are unfrozen later; patterns hold for
+    parameter groups that are added during the fit, too.
 
     Nothing is frozen by ``requires_grad``, which would change what the fit's own code sees: the backward pass costs what it
     costs without, and a copy of the parameters that stay is held during each step. To save both, freeze parameters yourself
