@@ -42,6 +42,7 @@ from lightning_unlearn.objectives import (
     Objective,
     SimNPO,
 )
+from lightning_unlearn.observation import Observation
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.projectors import HalfSpace, Orthogonal, PCGrad, Projector, TorchJD, WeightedSum
 from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout, PackedCausalLMReadout, Readout
@@ -83,6 +84,7 @@ __all__ = [
     "NPO",
     "NegateTaskVector",
     "Objective",
+    "Observation",
     "Orthogonal",
     "PCGrad",
     "PackedCausalLMReadout",

@@ -21,7 +21,8 @@ class Attack(ABC):
     or when not all points were consumed.
 
     Attributes:
-        family: The kind of attack: ``"quant"`` or ``"relearn"``.
+        family: The kind of attack. To the report ``"quant"``, ``"prune"`` and ``"merge"`` are what people do in good faith
+            to use a model; every other kind, such as ``"relearn"``, is an adversary.
         unit: What a point counts, for axes and tables: ``"bits"``, ``"step"``.
         needs_data: Whether the attack trains on ``batches``.
 

@@ -13,7 +13,8 @@ from lightning_unlearn.readouts import Readout
 class Selector(ABC):
     """Scores weights by how much they matter for what must go: higher means more.
 
-    What is done with the scores is somebody else's: a :class:`Choice` makes a mask of them.
+    What is done with the scores is somebody else's: a :class:`Choice` makes a mask of them, and :class:`TrainOnly` keeps
+    steps within it.
 
     Attributes:
         needs_forget: Whether :meth:`scores` looks at forget data.

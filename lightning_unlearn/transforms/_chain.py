@@ -128,13 +128,18 @@ class StepChain:
             )
 
     @property
+    def restrictions(self) -> list[Link]:
+        """What keeps steps within a subspace, or off some parameters."""
+        return [t for t in self._transforms if t.stage == Stage.RESTRICT]
+
+    @property
     def is_restricted(self) -> bool:
-        """Whether steps are kept within a subspace, or off some parameters."""
-        return bool(self._restrictions())
+        """Whether anything does."""
+        return bool(self.restrictions)
 
     def leaves_alone(self, param: Tensor) -> bool:
         """Whether some restriction keeps ``param`` as it is, bit for bit."""
-        return any(t.leaves_alone(param) for t in self._restrictions())
+        return any(t.leaves_alone(param) for t in self.restrictions)
 
     def ready(self, transform: Link, optimizer: torch.optim.Optimizer) -> None:
         """``transform`` has what it needs for the step that comes; when all have, the step begins.
@@ -146,14 +151,14 @@ class StepChain:
             return
         self._ready.clear()
         self._step = None  # its memory is free before the next copy is made
-        self._step = self._begun(optimizer, self._restrictions() if self._own_steps() else self._transforms)
+        self._step = self._begun(optimizer, self.restrictions if self._own_steps() else self._transforms)
         if self._handle is not None:
             # Others have put hooks on the optimizer since, which should see the step that was proposed, and not ours.
             hooks: Any = optimizer._optimizer_step_post_hooks  # an ordered dictionary
             hooks.move_to_end(self._handle.id)
 
     def _begun(self, optimizer: torch.optim.Optimizer, transforms: Sequence[Link]) -> Step:
-        step = Step(optimizer, [t.allowed for t in self._restrictions()])
+        step = Step(optimizer, [t.allowed for t in self.restrictions])
         groups = [group for t in transforms for group in t.wanted(step)]
         # Vectors of many first: who needs one of these parameters alone gets a view of them, and no second copy.
         for group in sorted(groups, key=len, reverse=True):
@@ -176,7 +181,7 @@ class StepChain:
             self._finish(step, self._transforms)
             return
         if step is not None:
-            _apply(step, self._restrictions())
+            _apply(step, self.restrictions)
         del step
         for forgetting in self._forgetting:
             self._follow(forgetting, optimizer)
@@ -196,9 +201,6 @@ class StepChain:
 
     def _own_steps(self) -> list[Forgetting]:
         return [f for f in self._forgetting if f.forget_optimizer is not None]
-
-    def _restrictions(self) -> list[Link]:
-        return [t for t in self._transforms if t.stage == Stage.RESTRICT]
 
 
 def _apply(step: Step, transforms: Sequence[Link]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from lightning_unlearn import Bounded, GradientAscent, Unlearn
-from lightning_unlearn.callbacks import StepGuard
+from lightning_unlearn.callbacks import StepGuard, TrainOnly
 from lightning_unlearn.guards import (
     Directions,
     History,
@@ -26,11 +27,20 @@ from lightning_unlearn.guards import (
     RetainGradient,
     Rule,
 )
+from lightning_unlearn.selectors import Random, TopShare
 
 pytestmark = pytest.mark.slow  # two processes each; `test_distributed.py` has one fit of every kind in `make test`
 
 
-def fit(kind: str | None, rank: int, world_size: int, retain: bool = False, exact: bool = False, **guard: Any) -> Any:
+def fit(
+    kind: str | None,
+    rank: int,
+    world_size: int,
+    retain: bool = False,
+    exact: bool = False,
+    beside: Callable[[], list[Any]] = list,
+    **guard: Any,
+) -> Any:
     module_class, strategy = STRATEGIES[kind] if kind else (SomebodysModule, lambda: "auto")
     module = module_class("adamw")
     if exact:
@@ -45,7 +55,7 @@ def fit(kind: str | None, rank: int, world_size: int, retain: bool = False, exac
     trainer = quiet(
         strategy=strategy(),
         devices=world_size,
-        callbacks=[unlearn, stepguard],
+        callbacks=[unlearn, stepguard, *beside()],
         accumulate_grad_batches=2,
         use_distributed_sampler=False,
         max_epochs=2,
@@ -95,6 +105,14 @@ def test_a_retain_set_of_its_own(kind: str, directions: Directions) -> None:
 def test_the_optimizers_metric(kind: str) -> None:
     """In float64: where a gradient is nearly zero, Adam, and so its metric, makes much of the last digit of float32."""
     assert_equal_to_one_process(kind, exact=True, rule=NoChange(), geometry=OptimizerMetric())
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_beside_a_mask_of_single_elements(kind: str) -> None:
+    def mask() -> list[Any]:
+        return [TrainOnly(selector=Random(), choice=TopShare(0.3))]
+
+    assert_equal_to_one_process(kind, rule=NoChange(), directions=History(3), beside=mask)
 
 
 @pytest.mark.parametrize("rule", [NoIncrease(), NoChange()], ids=repr)

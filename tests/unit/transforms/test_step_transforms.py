@@ -25,6 +25,7 @@ from lightning_unlearn import (
     Unlearn,
 )
 from lightning_unlearn.guards import History, InputSubspace, Monitor, NoChange, NullSpace
+from lightning_unlearn.selectors import Random, TopShare
 from lightning_unlearn.transforms import Stage, StepChain, StepTransform
 
 pytestmark = pytest.mark.filterwarnings("ignore:All that is trained should be protected")
@@ -50,14 +51,19 @@ TRANSFORMS: dict[str, Callable[[], StepTransform]] = {
     "StepGuard": lambda: StepGuard(NoChange(), History(3)),
     "SubspaceGuard": lambda: SubspaceGuard(InputSubspace(0.8), batches=2),
     "TrainOnly": lambda: TrainOnly(["head", "body.1.*"]),
+    "TrainOnly, elements": lambda: TrainOnly(selector=Random(), choice=TopShare(0.3)),
+    "TrainOnly, tensors": lambda: TrainOnly(selector=Random(by="tensor"), choice=TopShare(0.5)),
     "Shrunk": lambda: Shrunk(0.5),
 }
 WITHOUT_EFFECT: dict[str, Callable[[], StepTransform]] = {
     "StepGuard": lambda: StepGuard(Monitor(), History(3)),
     "SubspaceGuard": lambda: SubspaceGuard(NullSpace(threshold=1), batches=2),
     "TrainOnly": lambda: TrainOnly("*"),
+    "TrainOnly, elements": lambda: TrainOnly(selector=Random(), choice=TopShare(1.0)),
+    "TrainOnly, tensors": lambda: TrainOnly(selector=Random(by="tensor"), choice=TopShare(1.0)),
     "Shrunk": lambda: Shrunk(1.0),
 }
+STAYS_IF_FROZEN_AT_FIRST = {"TrainOnly, elements", "TrainOnly, tensors"}
 ALL = pytest.mark.parametrize("name", TRANSFORMS)
 
 
@@ -148,7 +154,8 @@ def test_parameter_groups_that_are_added_are_survived(name: str, order: int) -> 
     transform = TRANSFORMS[name]()
     module, _ = fit(*[transform, Late()][::order], module=HeadFirst())
     assert transform._steps["taken"] == transform._steps["transformed"] == 6
-    assert not same(module.body, HeadFirst().body)
+    assert same(module.body, HeadFirst().body) == (name in STAYS_IF_FROZEN_AT_FIRST)
+    assert not same(module.head, HeadFirst().head)
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["merged", "own optimizer"])

@@ -108,7 +108,7 @@ def test_signed_zeros_and_what_is_not_a_number_come_back_too() -> None:
     p = torch.nn.Parameter(torch.tensor([-0.0, float("nan"), 1.0]))
     optimizer = torch.optim.SGD([p], lr=0.1)
     only = TrainOnly("nothing")
-    only._known = only._stay = {id(p)}
+    only._mask._known = only._mask._stay = {id(p)}
     step = Step(optimizer)
     before = bits(p).clone()
     for group in only.wanted(step):
