@@ -46,6 +46,21 @@ def test_the_table_is_the_mean_over_seeds_with_the_range(script):
     assert rows["relearn (step 1)"][2:] == ["57.1 (42.9 to 71.4) %", "28.6 (14.3 to 42.9) %", "37.5 (25.0 to 50.0) %"]
 
 
+def test_the_largest_raw_recovery_has_a_row_of_its_own_where_the_worst_is_another_point(script):
+    def found(point, rho, adjusted, worst):
+        return {
+            "attack": "relearn", "metric": "probability", "point": point, "unit": "step", "worst": worst, "price": 0.5,
+            "rho": {"value": rho}, "adjusted": {"value": adjusted}, "forget": {"value": rho}, "retain": {"value": 0.4},
+        }  # fmt: skip
+
+    one = {"seed": 0, "levels": [], "recoveries": [found(10, 0.7, 0.5, True), found(20, 0.9, 0.3, False)]}
+    lines = script.table([one], "probability").splitlines()
+    assert [cells(line)[0] for line in lines[2:]] == ["relearn (step 10)", "relearn, control not taken off (step 20)"]
+    assert cells(lines[-1])[3:] == ["90.0 %", "30.0 %", "50.0 %"]
+    one["recoveries"][1]["rho"]["value"] = "nan"  # as a report writes what is not finite
+    assert len(script.table([one], "probability").splitlines()) == 3
+
+
 def test_one_seed_has_no_range_and_no_control_no_number(script):
     lines = script.table([run(script, 0, report_of(study()))], "probability").splitlines()
     assert cells(lines[-1])[3:] == ["42.9 %", "", "0.0 %"]
