@@ -33,6 +33,7 @@ class EpochShuffle(RandomSampler):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
+        # A generator of its own: the global one is in another state in a resumed fit.
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         self.epoch += 1
         yield from torch.randperm(len(self.data_source), generator=generator).tolist()
