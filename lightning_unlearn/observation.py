@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 Subject = Literal["original", "unlearned", "control"]
-"""Whose knowledge: the model before unlearning, the model that is unlearning or has, or one that never knew."""
+"""Whose knowledge: the model before unlearning, the model during or after it, or a model that never knew."""
 
 NOT_ATTACKED = "none"
 """The `attack` of an observation of a model nobody attacked."""
@@ -12,7 +12,7 @@ NOT_ATTACKED = "none"
 
 @dataclass(frozen=True)
 class Observation:
-    """One look at a model: one metric, on one split, under one attack (or none), at one moment of the fit.
+    """One measurement of a model: one metric, on one split, under one attack (or none), at one step of the fit.
 
     Args:
         metric: Name of the metric.
@@ -25,7 +25,7 @@ class Observation:
         attack: The attack's label in the report, or ``"none"``.
         attack_config: Its settings, as plain values.
         family: The kind of attack: ``"quant"``, ``"relearn"``; empty for no attack.
-        point: The strength looked at: a number of bits, a number of steps.
+        point: The strength of the attack at which it was made: a number of bits, a number of steps.
         unit: What a point counts: ``"bits"``, ``"step"``.
         scores: One score per example, whose mean is the value. Without them there are no intervals.
         entities: Whom or what each score is about (an author, a document, a class), parallel to ``scores``. Scores of
@@ -77,5 +77,5 @@ class Observation:
 
     @property
     def clusters(self) -> list[str]:
-        """The entity of each score; without entities, every score is its own."""
+        """The entity of each score. Without entities every score counts as independent, named by its number."""
         return self.entities or [str(index) for index in range(len(self.scores))]

@@ -1,4 +1,4 @@
-"""Reading weights from whatever somebody has kept them in."""
+"""Read weights from checkpoints of several formats."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def find_weights(path: str | Path) -> Path:
-    """The file or folder at ``path``, known to be of a kind that :func:`read_weights` reads.
+    """The file or folder at ``path``, after a check that :func:`read_weights` can read its kind.
 
     Raises:
         FileNotFoundError: If there is none.

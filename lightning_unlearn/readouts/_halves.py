@@ -27,7 +27,7 @@ class PairedPrediction(Prediction):
 
 
 def halves_of_examples(values: Tensor) -> Halves[Tensor]:
-    """Tell apart a value per example of a :class:`PairedPrediction`, ``[2 B]``.
+    """Split values per example of a :class:`PairedPrediction`, ``[2 B]``.
 
     Example:
         >>> import torch
@@ -39,7 +39,7 @@ def halves_of_examples(values: Tensor) -> Halves[Tensor]:
 
 
 def halves_of_rows(likelihood: Likelihood) -> Halves[Likelihood]:
-    """Tell apart the rows of a :class:`PairedPrediction`, or of what a reference said of the same batch.
+    """Split the rows of a :class:`PairedPrediction`, or of a reference's likelihoods of the same batch.
 
     Example:
         >>> import torch

@@ -7,7 +7,7 @@ from torch import nn
 
 
 def base_model(network: nn.Module) -> nn.Module:
-    """The model itself, out of what PEFT and ``torch.compile`` have wrapped around it.
+    """The model itself, without the wrappers of PEFT and ``torch.compile``.
 
     Example:
         >>> network = nn.Linear(1, 1)
@@ -17,7 +17,7 @@ def base_model(network: nn.Module) -> nn.Module:
     network = getattr(network, "_orig_mod", network)
     if hasattr(network, "peft_config") and hasattr(network, "get_base_model"):
         network = network.get_base_model()  # type: ignore[operator]  # PeftModel's
-    return getattr(network, "_orig_mod", network)
+    return getattr(network, "_orig_mod", network)  # PEFT may also stand around a compiled model
 
 
 def output_head(network: nn.Module) -> nn.Module | None:
@@ -31,10 +31,9 @@ def input_embedding(network: nn.Module) -> nn.Module | None:
 
 
 def is_tied(network: nn.Module) -> bool:
-    """Whether the output head and the input embedding compute with one parameter.
+    """Whether the output head and the input embedding compute with the same parameter.
 
-    Adapters around either change nothing of that. A trained copy of the head beside the original
-    (``modules_to_save``) is a parameter of its own.
+    They still do if adapters are around them. A trained copy of the head (``modules_to_save``) is a parameter of its own.
     """
     head, embedding = (_plain(module) for module in (output_head(network), input_embedding(network)))
     weight = getattr(head, "weight", None)
@@ -60,7 +59,7 @@ def _asked(network: nn.Module, method: str) -> nn.Module | None:
 
 
 def _plain(module: Any) -> Any:
-    """The layer that computes, out of its wrappers."""
+    """The layer whose weight is used, inside wrappers of ``torch.compile`` and PEFT."""
     while True:
         if hasattr(module, "_orig_mod"):
             module = module._orig_mod
