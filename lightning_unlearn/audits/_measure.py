@@ -55,6 +55,7 @@ class Measure(Audit):
         for batch, index, counts in probe.batches:
             with eval_without_grad(network):
                 prediction = engine.forward(lambda b: readout(network, b), engine.to_device(batch))
+            # A batch that does not count belongs to another rank: it is run only to keep sharded networks in step.
             for metric in self.metrics.values() if counts else ():
                 metric.update(prediction, index)
         return {name: _gathered(metric) for name, metric in self.metrics.items()}
@@ -62,5 +63,6 @@ class Measure(Audit):
 
 @torch.no_grad()
 def _gathered(metric: KnowledgeMetric) -> Tensor:
+    # `scores` is not wrapped by torchmetrics as `compute` is: synchronise by hand.
     with metric.sync_context(should_sync=metric._to_sync):
         return metric.scores().cpu()

@@ -1,4 +1,4 @@
-"""Scores of examples that several processes have seen between them."""
+"""Scores of examples that were shared out among processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lightning_unlearn.runtime import on_every_rank
 
 
 def in_data_order(scores: Mapping[int, float]) -> list[float]:
-    """The scores of all processes by number of the example; each process has to ask, also one without scores.
+    """The scores of all processes, in the order of the examples' numbers. Every process must call it, also without scores.
 
     Example:
         >>> in_data_order({3: 0.5, 1: 1.0})

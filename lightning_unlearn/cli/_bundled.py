@@ -8,7 +8,7 @@ _FOLDER = Path(str(files("lightning_unlearn") / "configs"))
 
 
 def bundled_configs() -> dict[str, Path]:
-    """Where the configurations that come with the package lie, by name: what follows ``bundled:``.
+    """The files of the configurations that come with the package, by the name that follows ``bundled:``.
 
     Example:
         >>> list(bundled_configs())[:3]

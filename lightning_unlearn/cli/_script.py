@@ -47,7 +47,7 @@ def main(args: ArgsType = None, *, run: bool = True) -> UnlearnCLI:
 
 
 def script() -> None:
-    """What ``lightning-unlearn`` runs: errors meant for the user are one message, without a traceback."""
+    """The command ``lightning-unlearn``. Errors meant for the user are one message, without a traceback."""
     try:
         # LightningCLI's subcommands are methods of the trainer, and this one needs no trainer.
         show_configs(sys.argv[2:]) if sys.argv[1:2] == ["configs"] else main()

@@ -21,7 +21,7 @@ class EditRecord:
     Args:
         edit: Name of its class.
         settings: Its plain settings.
-        tensors: Number of parameters of which something changed.
+        tensors: Number of parameters with a changed element.
         elements: Number of weights that changed.
         relative_change: Length of the change over the length of the parameters the edit wrote to.
     """
@@ -124,14 +124,14 @@ class Edit(ABC):
                 f"{params[name].dtype}. Found {tuple(value.shape)} of {value.dtype}. Weights that are stored in few bits "
                 "cannot be edited: load the network without quantization."
             )
-        # Asked of all processes: if only the one with the infinity stopped, the others would wait for it for ever.
+        # Decided by all processes together: if only one stopped, the others would wait for it forever.
         if not engine.is_finite([value]):
             raise FloatingPointError(f"`{kind}` should give finite values. Found NaN or infinity for `{name}`.")
 
     def _record(self, changes: list[Tensor], written: list[Tensor], engine: GradientEngine) -> EditRecord:
         if not written:  # nothing to add up
             return EditRecord(type(self).__name__, self.settings(), 0, 0, 0.0)
-        # Each process knows its shards: the sums over processes are those of whole parameters.
+        # Each process has counted its own shards; summed over processes, these are counts of whole parameters.
         scopes = range(len(written))
         totals = sum_by_scope(changes, written, scopes, len(written), engine.sharding_group)
         changed, length, before = totals.unbind(1)
@@ -141,10 +141,10 @@ class Edit(ABC):
 
 @torch.no_grad()
 def _write_(param: Tensor, value: Tensor) -> Tensor:
-    """Write, in place; ``[3]`` float64: how many elements changed, and squared lengths of the change and of what was."""
+    """Write in place. Returns ``[3]`` float64: number of changed elements, squared length of the change and of the old."""
     here = local(param)
     new = local(value) if isinstance(value, DTensor) else local(sharded_like(value.to(here.device), param))
     before = here.to(torch.float64, copy=True)
-    here.copy_(new)  # rounds to the parameter's precision, so what is measured is what was taken
+    here.copy_(new)  # rounds to the parameter's precision: the change is measured after that
     after = here.double()
     return torch.stack([(after != before).sum().double(), (after - before).square().sum(), before.square().sum()])

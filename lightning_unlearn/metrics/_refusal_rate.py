@@ -25,10 +25,10 @@ _PHRASES = (
 class RefusalRate(Metric):
     """Share of answers that are refusals, in [0, 1]: on harmless questions the safe-answer refusal rate (SARR).
 
-    Asked on the harmless questions that look like those that must go, it says whether a network has learned to refuse their
-    form. Nothing at all counts as a refusal. The judge looks for phrases, in English: it seldom takes an answer for a
-    refusal, but misses refusals in words it does not know. Look at some of its verdicts before you trust the rate, or
-    override :meth:`is_refusal`. The authors let a language model judge, which also counts gibberish.
+    On harmless questions of the same form as those that must go, it shows whether a network has learned to refuse that
+    form. An empty answer counts as a refusal. The judge looks for English phrases. It seldom takes an answer for a refusal,
+    but misses refusals in other words. Read some of its verdicts before you trust the rate, or override
+    :meth:`is_refusal`. The authors let a language model judge, which also counts gibberish.
 
     :class:`~lightning_unlearn.audits.Generation` asks the questions during a fit, and has the answers judged.
 
@@ -66,8 +66,8 @@ class RefusalRate(Metric):
         self.add_state("answered", default=torch.tensor(0), dist_reduce_fx="sum")
 
     def is_refusal(self, text: str) -> bool:
-        """Whether ``text`` says that it says nothing."""
-        plain = text.replace("\u2019", "'").lower()
+        """Whether ``text`` is empty, or contains one of the phrases."""
+        plain = text.replace("\u2019", "'").lower()  # models write the typographic apostrophe, too
         return not plain.strip() or self._phrases.search(plain) is not None
 
     @override

@@ -34,7 +34,7 @@ def limits(
 
 
 def _outdone(recoveries: Sequence[Recovery]) -> Iterator[str]:
-    """Excluded numbers that are larger than the verdict: a reader should not have to find them."""
+    """Excluded numbers that are larger than the verdict: a reader should not have to search for them."""
     best = strongest(recoveries)
     for recovery in recoveries:
         if best is not None and not recovery.is_verdict and recovery.shown.value > best.shown.value:
@@ -86,4 +86,5 @@ def _of_observations(index: ObservationIndex, levels: Sequence[Level]) -> Iterat
 
 
 def _close(one: float, other: float) -> bool:
+    # Allows for a value computed in another precision. Two NaN agree: the model was broken.
     return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-6) or (math.isnan(one) and math.isnan(other))

@@ -10,10 +10,10 @@ SPECIFICITY = "specificity"
 
 @dataclass(frozen=True)
 class ObservationIndex:
-    """All observations of a run, to be searched. Of two observations of the same thing, the later one counts.
+    """All observations of a run, to be searched. If the same thing was observed twice, the later observation counts.
 
-    The original, the unlearned model and the control are told apart by their ``subject``, never by their step: a one-shot
-    edit unlearns at step 0.
+    Original, unlearned model and control are distinguished by their ``subject``, never by their step: a one-shot edit
+    unlearns at step 0.
 
     Args:
         observations: In the order they were made.
@@ -41,7 +41,7 @@ class ObservationIndex:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Metrics whose recovery is of interest: those on the forget set, in order of appearance, but specificity."""
+        """Metrics whose recovery is reported: all on the forget set except specificity, in order of appearance."""
         return _unique(o.metric for o in self.observations if o.split == "forget" and o.metric != SPECIFICITY)
 
     @cached_property
@@ -62,7 +62,7 @@ class ObservationIndex:
 
     @cached_property
     def attacked_subject(self) -> Subject:
-        """Whose attacks count: the unlearned model's; the original's, if nothing has been unlearned yet."""
+        """The model whose attacks count: the unlearned one, or the original if nothing has been unlearned yet."""
         return "unlearned" if any(o.subject == "unlearned" for o in self.observations) else "original"
 
     @cached_property
@@ -71,7 +71,7 @@ class ObservationIndex:
         return _unique(o.attack for o in self.observations if o.attacked and o.subject == self.attacked_subject)
 
     def final_step(self) -> int:
-        """Step of the last observation of that model when it was not attacked: the model that the verdict is of."""
+        """Step of that model's last observation without an attack: the verdict is about the model at this step."""
         steps = [o.step for o in self.observations if o.subject == self.attacked_subject and not o.attacked]
         return steps[-1] if steps else 0
 

@@ -13,7 +13,7 @@ from lightning_unlearn.report.schema._words import point_words
 Curve = list[tuple[int, float]]
 """Points of a line, from left to right."""
 STUDENT = "not attacked"
-"""What the student's own curve is called."""
+"""Name of the curve without an attack."""
 
 
 def worst_points(report: RobustnessReport) -> list[Recovery]:
@@ -31,7 +31,7 @@ def over_steps(report: RobustnessReport, metric: str, split: str) -> dict[str, C
 
 
 def recovery_over_steps(report: RobustnessReport) -> dict[str, Curve]:
-    """Recovery over the steps of the fit, where enough had been removed by then to speak of recovery."""
+    """Recovery over the steps of the fit, at those steps where enough had been removed for it to mean something."""
     return {label(worst): list(_recovery_curve(report, worst)) for worst in worst_points(report)}
 
 
@@ -87,6 +87,8 @@ def _curve(report: RobustnessReport, metric: str, split: str, attack: str, point
 
 def _speaks_of_recovery(original: Observation, now: Observation, final: Observation) -> bool:
     gap, whole = original.estimate - now.estimate, original.estimate - final.estimate
+    # As in gate G1: a ratio over a tiny gap, or one of the other sign, is noise. Unbounded metrics have no range, so the
+    # final gap stands for it.
     extent = original.bounds[1] - original.bounds[0] if original.bounds else abs(whole)
     return gap * whole > 0 and abs(gap) >= MIN_GAP * extent
 

@@ -1,4 +1,4 @@
-"""Drawing on matplotlib axes, in the palette's light colours; the rest of the look is in ``report.mplstyle``."""
+"""Drawing on matplotlib axes, in the palette's light colours; all other style is in ``report.mplstyle``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,6 +46,7 @@ def draw_points(
         _draw_attack(axes, attack, found, styles[attack], start=unit == "step")
     _recovery_axis(axes)
     ticks = sorted({recovery.point for found in attacks.values() for recovery in found})
+    # Steps grow like 1, 2, 5, 10: a log axis spaces them evenly, and a symmetric one has room for 0.
     if unit == "step":
         ticks = sorted({0, *ticks})
         axes.set_xscale("symlog", linthresh=1)
@@ -56,7 +57,7 @@ def draw_points(
 
 
 def _draw_attack(axes: Any, attack: str, found: list[Recovery], style: LineStyle, *, start: bool) -> None:
-    # before its first step an attack has brought back nothing, by definition
+    # Step 0 is the unattacked model, which has brought back nothing by definition.
     origin = [(0, 0.0)] if start and found[0].point > 0 else []
     line = [*origin, *[(recovery.point, recovery.shown.value) for recovery in found]]
     axes.plot(*zip(*line, strict=True), label=literal(attack), **style)

@@ -1,4 +1,4 @@
-"""What the template of the page shows, computed: the template itself only places it."""
+"""The values that the page's template shows. They are computed here; the template only places them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class PageView:
 
     @property
     def description(self) -> str:
-        """What that is, if the data says so."""
+        """The data's own description of it, if there is one."""
         return str(self.report.data.get("forget", {}).get("description", ""))
 
     @property
@@ -81,7 +81,7 @@ class PageView:
 
     @property
     def metrics(self) -> list[str]:
-        """All that was measured on models that were not attacked, or under attack."""
+        """All metrics, of models with and without an attack."""
         found = [*(r.metric for r in self.report.recoveries), *(level.metric for level in self.report.levels)]
         return list(dict.fromkeys(found))
 

@@ -1,4 +1,4 @@
-"""Which plots a report has something to show in."""
+"""The plots of a report: those for which it has data."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial

@@ -1,4 +1,4 @@
-"""The verdict table as words: the page and the terminal show the same ones."""
+"""The verdict table in words, for both the page and the terminal."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Row:
 
     Args:
         who: The model: original, unlearned, control, or an attack.
-        where: The point of the attack and who does it, or the step of the run.
+        where: The point of the attack and whether it is a deployment or an adversary's, or the step of the run.
         cells: One for each column of the table.
         gate: Whether its number is a verdict.
         reasons: Why its numbers are grey; none if they are a verdict.
@@ -84,7 +84,7 @@ class Columns:
 
 
 def columns_of(report: RobustnessReport) -> Columns:
-    """The columns that a report has something to show in."""
+    """The columns for which a report has numbers."""
     found = dict.fromkeys(level.split for level in report.levels)
     further = [split for split in found if split not in ("forget", "retain")]
     return Columns(("forget", "retain", *further), any(r.adjusted is not None for r in report.recoveries))

@@ -42,7 +42,7 @@ def to_table(report: RobustnessReport, *, page: str | Path | None = None) -> Ren
     for row in rows:
         table.add_row(*_cells(row), style="bright_black" if row.reasons else "")
     notes = [Text(f"{row.who}: {reason}", style="bright_black") for row in rows for reason in row.reasons]
-    verdict = [Text(report.summary[said], style="bold") for said in ("verdict", "deployment") if report.summary[said]]
+    verdict = [Text(report.summary[part], style="bold") for part in ("verdict", "deployment") if report.summary[part]]
     cautions = [Text(f"Note: {warning}", style="yellow") for warning in report.warnings]
     where = [Text(f"The whole report: {_page(Path(page))}")] if page else []
     return Group(table, *notes, *verdict, *cautions, *where)
