@@ -7,7 +7,7 @@ Subject = Literal["original", "unlearned", "control"]
 """Whose knowledge: the model before unlearning, the model during or after it, or a model that never knew."""
 
 NOT_ATTACKED = "none"
-"""The `attack` of an observation of a model nobody attacked."""
+"""The ``attack`` of an observation without an attack."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Observation:
         point: The strength of the attack at which it was made: a number of bits, a number of steps.
         unit: What a point counts: ``"bits"``, ``"step"``.
         scores: One score per example, whose mean is the value. Without them there are no intervals.
-        entities: Whom or what each score is about (an author, a document, a class), parallel to ``scores``. Scores of
-            one entity are never treated as independent. Empty: every example stands for itself.
+        entities: What each score is about (an author, a document, a class), parallel to ``scores``. Scores of one entity
+            are never treated as independent. If empty, every example counts as independent.
         higher_means_known: Whether a larger value means that the model knows more.
         bounds: Smallest and largest possible value, if both are finite.
 
@@ -72,7 +72,8 @@ class Observation:
 
     @property
     def estimate(self) -> float:
-        """The mean of the scores, which is what intervals are about; the value, if there are no scores."""
+        """The mean of the scores, which intervals are for; the value, if there are no scores."""
+        # A metric's value may be something else than this mean, a ratio of sums for instance. Intervals resample scores.
         return sum(self.scores) / len(self.scores) if self.scores else self.value
 
     @property

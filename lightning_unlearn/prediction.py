@@ -1,4 +1,4 @@
-"""What a network predicts for a batch: the one value that flows from readouts to objectives and metrics."""
+"""What a network predicts for a batch: readouts produce it, objectives and metrics consume it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Likelihood(ABC):
 
 @dataclass(frozen=True)
 class KnownLikelihood(Likelihood):
-    """Likelihoods that were computed before: all that a likelihood ratio needs of a reference.
+    """Likelihoods that were computed before, without logits. A likelihood ratio needs no more from a reference.
 
     Args:
         nll: Negative log-likelihood of each row's label, ``[N]``, in nats.

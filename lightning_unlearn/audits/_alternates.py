@@ -22,7 +22,7 @@ def choose_alternates(pool: Sequence[Exchange], entities: Sequence[str], *, firs
 
     Args:
         pool: Question and answer of each example.
-        entities: Whom or what each is about.
+        entities: The entity of each example.
         first: How many examples, from the start of ``pool``, get alternates.
         count: Largest number of different answers for each of them.
 

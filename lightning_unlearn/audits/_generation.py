@@ -67,11 +67,11 @@ class Generation(Audit):
             # Answers end at different lengths, but a sharded network must run equally often on every rank.
             in_step=engine.world_size > 1,
         )
-        found: list[Observation] = []
+        observations: list[Observation] = []
         about = {"higher_means_known": self.judge.higher_means_known, "bounds": (0.0, 1.0)}
         for split, probe in probes.items():
-            found += observations_of(split, probe, "refusals", self._verdicts(ask, probe, engine), **about)
-        return found
+            observations += observations_of(split, probe, "refusals", self._verdicts(ask, probe, engine), **about)
+        return observations
 
     def _verdicts(self, ask: Any, probe: Probe, engine: GradientEngine) -> list[float]:
         verdicts: dict[int, float] = {}

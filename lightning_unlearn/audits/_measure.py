@@ -38,14 +38,14 @@ class Measure(Audit):
     def __call__(
         self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
     ) -> list[Observation]:
-        found: list[Observation] = []
+        observations: list[Observation] = []
         for split, probe in probes.items():
             for name, scores in self._scores(network, readout, probe, engine).items():
                 kind = self.metrics[name]
                 bounds = kind.bounds if max(kind.bounds) < float("inf") else None
                 about = {"higher_means_known": kind.higher_means_known, "bounds": bounds}
-                found += observations_of(split, probe, name, scores.tolist(), **about)
-        return found
+                observations += observations_of(split, probe, name, scores.tolist(), **about)
+        return observations
 
     def _scores(self, network: nn.Module, readout: Readout, probe: Probe, engine: GradientEngine) -> dict[str, Tensor]:
         """Score of each example by each metric, ``[n]`` float64 on the CPU, the same on every rank."""

@@ -20,7 +20,7 @@ class Probe:
         batches: This process's share: a batch, the number of each of its examples in the whole data, and whether it counts
             here. Each process has equally many, because a sharded network must run equally often everywhere. A batch that
             does not count makes up the number; it counts on another process.
-        entities: Whom or what each example of the whole data is about; empty if the data set does not say.
+        entities: The entity of each example of the whole data; empty if the data set names none.
         content_hash: Of all examples, in order.
         size: Number of examples of the whole data.
         exchanges: Question and answer of each example of the whole data; ``None`` if the readout does not give them.

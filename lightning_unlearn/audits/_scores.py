@@ -14,5 +14,5 @@ def in_data_order(scores: Mapping[int, float]) -> list[float]:
         >>> in_data_order({3: 0.5, 1: 1.0})
         [1.0, 0.5]
     """
-    found = {index: score for share in on_every_rank(dict(scores)) for index, score in share.items()}
-    return [found[index] for index in sorted(found)]
+    by_number = {index: score for share in on_every_rank(dict(scores)) for index, score in share.items()}
+    return [by_number[index] for index in sorted(by_number)]

@@ -62,8 +62,8 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return settings
     if not isinstance(base, str):
         raise ValueError(f"`base` should be one file, or `bundled:` and a name. Found `base = {base!r}` in {path}.")
-    found: dict[str, Any] = merged(_read(_path_of(base, path.parent), (*above, path)), settings)
-    return found
+    whole: dict[str, Any] = merged(_read(_path_of(base, path.parent), (*above, path)), settings)
+    return whole
 
 
 def _path_of(name: str, folder: Path) -> Path:

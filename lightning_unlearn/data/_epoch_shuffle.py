@@ -9,7 +9,7 @@ from torch.utils.data import RandomSampler
 class EpochShuffle(RandomSampler):
     """A random order that depends on the seed and the epoch alone: a resumed fit sees what an uninterrupted one would.
 
-    Lightning calls :meth:`set_epoch`; elsewhere every pass counts as an epoch.
+    Lightning calls :meth:`set_epoch` before each epoch. Without Lightning, every pass counts as an epoch.
 
     Args:
         source: What is indexed; only its length matters.

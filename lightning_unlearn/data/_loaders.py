@@ -127,7 +127,7 @@ class Seeded:
 class _Selected(Subset[Any]):
     @property
     def entities(self) -> list[str]:
-        """Whom or what each row is about, if the whole data set says."""
+        """The entity of each selected row, if the whole data set names entities."""
         entities = self.dataset.entities  # type: ignore[attr-defined]
         return [entities[i] for i in self.indices]
 

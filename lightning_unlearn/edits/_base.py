@@ -67,8 +67,8 @@ class Edit(ABC):
     ) -> Iterator[tuple[str, Tensor]]:
         """Name and new value of each parameter to change.
 
-        A value is written as soon as it is given: what is computed after that sees it. Compute first what has to be of
-        the unchanged network, such as gradients.
+        Each value is written as soon as it is yielded. Whatever needs the unchanged network, such as gradients, has to be
+        computed before the first ``yield``.
 
         Args:
             network: The live network.
@@ -90,11 +90,11 @@ class Edit(ABC):
         readout: Readout | None = None,
         engine: GradientEngine | None = None,
     ) -> EditRecord:
-        """Change ``network`` in place, and say what changed. The arguments are those of :meth:`new_values`.
+        """Change ``network`` in place, and return a record of the change. Arguments are those of :meth:`new_values`.
 
         Raises:
-            ValueError: If a new value is of no parameter, or not of its shape.
-            FloatingPointError: If a new value is not finite; those before it are written.
+            ValueError: If a new value has the name of no parameter, or another shape than the parameter.
+            FloatingPointError: If a new value is not finite. Values before it have been written by then.
         """
         engine = GradientEngine(network) if engine is None else engine
         params = dict(network.named_parameters())
@@ -102,11 +102,12 @@ class Edit(ABC):
         written: list[Tensor] = []
         changes: list[Tensor] = []
         values = self.new_values(network, forget=forget, retain=retain, readout=readout, engine=engine)
+        # One at a time, so that the new values need not all be in memory.
         for name, value in values:
             self._refuse(name, value, params, engine)
             changes.append(_write_(params[name], value))
             written.append(params[name])
-        reshard(network)
+        reshard(network)  # again, since `new_values` may have run the network
         return self._record(changes, written, engine)
 
     def settings(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ _INDEX = "model.safetensors.index.json"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint, by the names it gives them, onto the CPU.
+    """Read the tensors of a checkpoint onto the CPU, by the names that they have in it.
 
     Args:
         path: A Lightning checkpoint, a file with a ``state_dict``, a ``.safetensors`` file, or a folder of Hugging Face's
@@ -27,16 +27,16 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: If there is no such file or folder.
         ValueError: If it holds no weights that can be read.
     """
-    found = find_weights(path)
+    source = find_weights(path)
     try:
-        if found.is_dir():
-            return _read_folder(found)
-        return load_file(found) if found.suffix == ".safetensors" else _read_checkpoint(found)
+        if source.is_dir():
+            return _read_folder(source)
+        return load_file(source) if source.suffix == ".safetensors" else _read_checkpoint(source)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, json.JSONDecodeError) as error:
         why = str(error).strip().split("\n")[0]
         raise ValueError(
             f"Weights should be in a Lightning checkpoint, a `.safetensors` file, or a folder with `model.safetensors`. "
-            f"Found {str(found)!r}, which cannot be read: {why} Save the weights alone: "
+            f"Found {str(source)!r}, which cannot be read: {why} Save the weights alone: "
             "`safetensors.torch.save_model(network, 'control.safetensors')`."
         ) from error
 

@@ -162,16 +162,16 @@ def _refuse_misfits(
         for name, value in matched.items()
         if value.shape != own[name].shape
     ]
-    found = [
+    problems = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         for what, names in (("missing", missing), ("left over", left_over), ("of another shape", shapes))
         if names
     ]
-    if found:
+    if problems:
         raise ValueError(
             f"Weights should be those of a `{type(network).__name__}` of the same size, by the same names. Found in "
-            f"{source}: {'; '.join(found)}. Give a model of the same class and settings, with its adapter, if any, merged "
-            "(`SavePretrained(merge_adapter=True)`)."
+            f"{source}: {'; '.join(problems)}. Give a model of the same class and settings, with its adapter, if any, "
+            "merged (`SavePretrained(merge_adapter=True)`)."
         )
 
 

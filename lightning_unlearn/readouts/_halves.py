@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Halves(Generic[T]):
-    """What belongs to the examples that must go, and what to their companions, in the same order."""
+    """Values of the examples that must go, and of their companions, in the same order."""
 
     forget: T
     companion: T
@@ -55,6 +55,7 @@ def halves_of_rows(likelihood: Likelihood) -> Halves[Likelihood]:
 def _rows(likelihood: Likelihood, first: int, size: int) -> Likelihood:
     """The rows of ``size`` examples from number ``first`` on, as a batch of their own."""
     kept = (likelihood.example >= first) & (likelihood.example < first + size)
+    # Examples are numbered within the half, from 0.
     example = likelihood.example[kept] - first
     if not isinstance(likelihood, Prediction):
         return KnownLikelihood(likelihood.token_nll()[kept], example, size)

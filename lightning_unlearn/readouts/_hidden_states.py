@@ -95,13 +95,13 @@ class HiddenStateReadout(Readout):
 
     def _find(self, network: nn.Module) -> nn.Module:
         named: dict[str, nn.Module] = {plain_name(name): module for name, module in network.named_modules()}
-        found = [name for name in named if self._pattern.fullmatch(name)]
-        if len(found) == 1:
-            return named[found[0]]
-        candidates = ", ".join(f"`{plain_name(name)}`" for name in (found or list(blocks(network)))[:20])
+        fitting = [name for name in named if self._pattern.fullmatch(name)]
+        if len(fitting) == 1:
+            return named[fitting[0]]
+        candidates = ", ".join(f"`{plain_name(name)}`" for name in (fitting or list(blocks(network)))[:20])
         raise ValueError(
-            f"`layer` should fit the name of one module. Found {len(found)} with `layer = {self.layer!r}`. "
-            f"{'They are' if found else 'There are'} {candidates}."
+            f"`layer` should fit the name of one module. Found {len(fitting)} with `layer = {self.layer!r}`. "
+            f"{'They are' if fitting else 'There are'} {candidates}."
         )
 
     def _states(self, read: list[Any], labels: Tensor) -> Tensor:

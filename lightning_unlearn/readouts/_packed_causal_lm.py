@@ -62,7 +62,8 @@ class PackedCausalLMReadout(CausalLMReadout):
             "position_ids": packed.positions,
             "attention_mask": _mask_for(network, packed.visible),
         }
-        # One sequence now, [1, T]: which of its positions predict, and of which row and column they were.
+        # The batch is one sequence now, [1, T]. `chosen` are its positions that predict a label; `packed.row` and
+        # `packed.column` say where each of them was in the batch.
         chosen = predicts[packed.row, packed.column]
         logits, features = self._read(network, inputs, chosen[None, :-1])
         example, column = packed.row[chosen], packed.column[chosen]

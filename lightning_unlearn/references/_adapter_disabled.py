@@ -28,7 +28,7 @@ class AdapterDisabled(Reference):
     def attach(self, network: nn.Module) -> None:
         if (problem := why_adapter_is_not_enough(network)) is not None:
             raise ValueError(
-                f"`AdapterDisabled` should get a network of which only a fresh PEFT adapter is trained. Found {problem}. "
+                f"`AdapterDisabled` should get a network that trains a fresh PEFT adapter only. Found {problem}. "
                 "Use `CachedLogLikelihood()` or `FrozenCopy()` as the reference."
             )
         super().attach(network)

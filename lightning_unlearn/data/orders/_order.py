@@ -28,7 +28,7 @@ class RowSet:
 
     @property
     def entities(self) -> list[str] | None:
-        """Whom or what each row is about, if the data set says."""
+        """The entity of each row, if the data set names entities."""
         return getattr(self.dataset, "entities", None)
 
     def rows_for(self, other: RowSet) -> int:

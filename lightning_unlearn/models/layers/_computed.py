@@ -102,17 +102,17 @@ class Hooked(Storage):
 def storages(module: nn.Module) -> dict[str, Storage]:
     """All weights and biases of ``module`` itself, not of its children, by the name that its forward pass uses."""
     # Computed ones first: the parameters they are made of are not weights of their own.
-    found: dict[str, Storage] = {}
+    by_name: dict[str, Storage] = {}
     if is_parametrized(module):
-        found |= {name: Parametrized(module, name) for name in module.parametrizations}  # type: ignore[union-attr]
+        by_name |= {name: Parametrized(module, name) for name in module.parametrizations}  # type: ignore[union-attr]
     for hook in _hooks(module):
         name = _name_of(hook)
-        found[name] = WeightNormed(module, name) if isinstance(hook, WeightNorm) else Hooked(module, name)
-    computed = {p for storage in found.values() for p in storage.parameters()}
+        by_name[name] = WeightNormed(module, name) if isinstance(hook, WeightNorm) else Hooked(module, name)
+    computed = {p for storage in by_name.values() for p in storage.parameters()}
     for name, p in module._parameters.items():
         if p is not None and p not in computed:
-            found[name] = as_it_is(module, name)
-    return found
+            by_name[name] = as_it_is(module, name)
+    return by_name
 
 
 def _hooks(module: nn.Module) -> Iterator[Any]:

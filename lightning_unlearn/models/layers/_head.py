@@ -21,12 +21,12 @@ def base_model(network: nn.Module) -> nn.Module:
 
 
 def output_head(network: nn.Module) -> nn.Module | None:
-    """What turns hidden states into logits, with its adapter; ``None`` if the network does not tell."""
+    """The module that turns hidden states into logits, with its adapter; ``None`` if the network has no such method."""
     return _asked(network, "get_output_embeddings")
 
 
 def input_embedding(network: nn.Module) -> nn.Module | None:
-    """What turns tokens into hidden states, with its adapter; ``None`` if the network does not tell."""
+    """The module that turns tokens into hidden states, with its adapter; ``None`` if the network has no such method."""
     return _asked(network, "get_input_embeddings")
 
 
@@ -41,7 +41,7 @@ def is_tied(network: nn.Module) -> bool:
 
 
 def output_heads(network: nn.Module) -> Iterator[nn.Module]:
-    """The modules of the heads of all models inside ``network``, and of whatever is called ``lm_head``."""
+    """All modules of the output heads of all models inside ``network``, and of every module called ``lm_head``."""
     for name, module in network.named_modules():
         head = output_head(module)
         if head is not None:
@@ -52,10 +52,10 @@ def output_heads(network: nn.Module) -> Iterator[nn.Module]:
 
 def _asked(network: nn.Module, method: str) -> nn.Module | None:
     try:
-        found = getattr(network, method)()  # of every Hugging Face model
+        module = getattr(network, method)()  # of every Hugging Face model
     except (AttributeError, NotImplementedError):
         return None
-    return found if isinstance(found, nn.Module) else None
+    return module if isinstance(module, nn.Module) else None
 
 
 def _plain(module: Any) -> Any:

@@ -25,10 +25,10 @@ def matrices(network: nn.Module) -> list[Matrix]:
         >>> [(matrix.name, matrix.layout.kind, tuple(matrix.rows().shape)) for matrix in matrices(network)]
         [('0.weight', 'convolution', (8, 27)), ('2.weight', 'linear', (2, 8))]
     """
-    found: dict[int, Matrix] = {}
+    unique: dict[int, Matrix] = {}
     for matrix in placed_matrices(network):
-        found.setdefault(matrix.key, matrix)
-    return list(found.values())
+        unique.setdefault(matrix.key, matrix)
+    return list(unique.values())
 
 
 def placed_matrices(network: nn.Module) -> Iterator[Matrix]:

@@ -52,8 +52,8 @@ class ObservationIndex:
     @cached_property
     def splits(self) -> list[str]:
         """Names of all splits: forget, retain, then the others in order of appearance."""
-        found = {o.split for o in self.observations}
-        return [split for split in ("forget", "retain") if split in found] + self.further_splits
+        names = {o.split for o in self.observations}
+        return [split for split in ("forget", "retain") if split in names] + self.further_splits
 
     @cached_property
     def further_splits(self) -> list[str]:
@@ -82,8 +82,8 @@ class ObservationIndex:
     def points(self, attack: str, metric: str | None = None) -> list[int]:
         """Points of an attack when it last ran, ascending; those at which a metric was observed, if one is named."""
         last = self.last_step(attack)
-        found = [o for o in self._of(attack) if o.step == last and o.split == "forget"]
-        return sorted({o.point for o in found if metric in (None, o.metric)})
+        observed = [o for o in self._of(attack) if o.step == last and o.split == "forget"]
+        return sorted({o.point for o in observed if metric in (None, o.metric)})
 
     def _of(self, attack: str) -> list[Observation]:
         return [o for o in self.observations if o.attack == attack and o.subject == self.attacked_subject]

@@ -94,8 +94,8 @@ def _speaks_of_recovery(original: Observation, now: Observation, final: Observat
 
 
 def _with_several_points(attacks: dict[str, list[Recovery]]) -> dict[str, list[Recovery]]:
-    by_point = {a: sorted(found, key=lambda recovery: recovery.point) for a, found in attacks.items()}
-    return {attack: found for attack, found in by_point.items() if len(found) > 1}
+    by_point = {a: sorted(recoveries, key=lambda recovery: recovery.point) for a, recoveries in attacks.items()}
+    return {attack: recoveries for attack, recoveries in by_point.items() if len(recoveries) > 1}
 
 
 def _is_number(value: object) -> bool:

@@ -82,8 +82,8 @@ class PageView:
     @property
     def metrics(self) -> list[str]:
         """All metrics, of models with and without an attack."""
-        found = [*(r.metric for r in self.report.recoveries), *(level.metric for level in self.report.levels)]
-        return list(dict.fromkeys(found))
+        names = [*(r.metric for r in self.report.recoveries), *(level.metric for level in self.report.levels)]
+        return list(dict.fromkeys(names))
 
     @property
     def panels(self) -> list[Panel]:

@@ -73,20 +73,20 @@ class Columns:
         return Row(recovery.attack, where, tuple(cells), _gate(recovery), tuple(recovery.reasons))
 
     def of_model(self, levels: Sequence[Level], metric: str, model: str) -> Row | None:
-        """A model that was not attacked; None if nobody observed it."""
-        found = [level for level in levels if (level.metric, level.model) == (metric, model)]
-        if not found:
+        """A model without an attack; None if it was not observed."""
+        own_levels = [level for level in levels if (level.metric, level.model) == (metric, model)]
+        if not own_levels:
             return None
         cells = [Cell(level_words(level_of(levels, metric, model, split))) for split in self.splits]
         cells.append(_BY_DEFINITION.get(model, Cell("")))
         cells += [Cell("")] * (len(self.names) - len(cells))
-        return Row(model, f"step {found[0].step}", tuple(cells))
+        return Row(model, f"step {own_levels[0].step}", tuple(cells))
 
 
 def columns_of(report: RobustnessReport) -> Columns:
     """The columns for which a report has numbers."""
-    found = dict.fromkeys(level.split for level in report.levels)
-    further = [split for split in found if split not in ("forget", "retain")]
+    splits = dict.fromkeys(level.split for level in report.levels)
+    further = [split for split in splits if split not in ("forget", "retain")]
     return Columns(("forget", "retain", *further), any(r.adjusted is not None for r in report.recoveries))
 
 

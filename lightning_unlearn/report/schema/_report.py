@@ -1,4 +1,4 @@
-"""The product a sceptical reviewer reads."""
+"""The report as one value, and its JSON."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -36,7 +36,7 @@ class RobustnessReport:
         recoveries: What each attack brought back at each of its points.
         summary: The headline: metrics, the verdict in words (of adversaries, of deployments), the worst case of each.
         warnings: What a reader should know before believing any number.
-        config: The setting that ran, as YAML text.
+        config: The configuration of the run, as YAML text.
         definitions: What the user's metrics mean, by name, in plain words.
         schema_version: Of the JSON.
     """
