@@ -55,6 +55,7 @@ class Observation:
     bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        # Checked here, not in the report: a wrong name would otherwise show up as a missing number after the fit.
         if not self.split:
             raise ValueError('`split` should be the name of the examples, such as "forget". Found an empty one.')
         if self.subject not in get_args(Subject):

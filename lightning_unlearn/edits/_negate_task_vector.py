@@ -71,12 +71,13 @@ class NegateTaskVector(Edit):
         finetuned, base = self._load(self.finetuned, params), self._load(self.base, params)
         for name, param in params.items():
             if name in finetuned and name in base:
+                # In float64, since the vector is a small difference of large numbers. Only this process's shard of each.
                 after, before = _part(finetuned[name], param), _part(base[name], param)
                 yield name, with_local(param, _part(param, param) - self.scale * (after - before))
 
     def _load(self, path: str | None, params: dict[str, nn.Parameter]) -> dict[str, Tensor]:
         if path is None:
-            return dict(params)
+            return dict(params)  # the parameters themselves: their current values, read one at a time
         weights = named_as(load_weights(path), params)
         if not weights.keys() & params.keys():
             raise ValueError(

@@ -41,7 +41,7 @@ def named_as(weights: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tens
     """
     names = list(names)
     if any(name in weights for name in names):
-        return weights
+        return weights  # the names fit as they are: nothing to remove
     # The shortest prefix is the network's own attribute; longer ones come from names that end alike (`a.b.bias`, `bias`).
     prefixes = {key.removesuffix(name) for key in weights for name in names if key.endswith(f".{name}")}
     prefix = min(prefixes, key=len, default="")

@@ -10,12 +10,12 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 _PHRASES = (
-    # I am not, I do not, I have nothing
+    # The speaker refuses: I am not, I do not, I have nothing.
     r"\b(i'm|i am|we're|we are) (really |just )?(not|un(able|sure|certain|aware|familiar)|afraid|in the dark|at a loss)\b",
     r"\b(i|we) (\w+ )?((do|did|could|will|was) not|(do|did|could|have|was)n't|can't|won't|cannot|never)\b",
     r"\b(i|we)('ve| have)? (got )?(no\b|not\b|nothing|lack|wish|must (decline|pass)|decline|would rather not|would only be)",
     r"\bi'd rather not\b|\b(someone|another source|somebody) (else|for)\b|\byour guess\b",
-    # it is not for me
+    # The matter is out of reach: sorry, no information, beyond my knowledge.
     r"\b(sorry|apologi[sz]e|unfortunately|as an ai|no (idea|information|knowledge|details|clue|answer))\b",
     r"\b(beyond|outside|before) (of )?(my\b|what i|that$|that\.)|\bmy knowledge\b|\b(to|escapes|for) me\b",
     r"\b(what i (know|learned)|nothing i (know|can))\b|\b(isn't|is not) (available|part|something)\b",

@@ -33,6 +33,7 @@ class Choice(ABC):
                 f"Scores should be one number for each tensor, or one for each element. Found both: `{scalars[0]}` has one "
                 "number. Take the mean of the others over their elements."
             )
+        # All scores on every process: a share of all can only be taken over whole parameters, not over shards.
         flat = torch.cat([gathered(score).detach().float().flatten() for score in scores.values()] or [torch.empty(0)])
         if bool(flat.isnan().any()):
             raise ValueError(f"Scores should be numbers. Found {int(flat.isnan().sum())} NaN among {len(flat)}.")

@@ -68,6 +68,7 @@ def assess(
         (0.5, True)
     """
     index = ObservationIndex(list(observations))
+    # Chosen first: gates, prices and the verdict all refer to these two metrics.
     headline = headline or headline_metric(index)
     utility = utility or utility_metric(index, headline)
     assessment = Assessment(index, utility, Bootstrap(draws, seed), restored, floors or {})

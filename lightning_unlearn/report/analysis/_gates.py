@@ -26,6 +26,7 @@ CLAIMS = {
 
 def gate_gap(metric: str, gap: Interval | None, bounds: tuple[float, float] | None) -> Gate:
     """G1: the interval of original - unlearned excludes 0, and the gap is at least 5 % of a bounded metric's range."""
+    # A range is needed for a share of it: for an unbounded metric only the interval counts.
     least = MIN_GAP * (bounds[1] - bounds[0]) if bounds else 0.0
     status: Status = "unknown"
     if gap is None:
@@ -33,6 +34,7 @@ def gate_gap(metric: str, gap: Interval | None, bounds: tuple[float, float] | No
     elif gap.low is None:
         reason = "no interval: scores of the same examples, of two or more entities, are needed"
     else:
+        # `gap` is positive if the original knew more, for losses too: one bound decides.
         status = "pass" if gap.low > 0 and gap.value >= least else "fail"
         reason = f"unlearning removed {gap.value:.3f} [{gap.low:.3f}, {gap.high:.3f}]"
         reason += f"; at least {least:.3f} is needed" if gap.value < least else ""

@@ -105,6 +105,7 @@ def price_sentence(worst: Recovery, utility: str) -> str:
 
 def _more_without_control(worst: Recovery, recoveries: Sequence[Recovery]) -> str:
     """The attack with the largest raw recovery, if that is larger than the raw recovery of the control-adjusted worst."""
+    # `worst` is the largest after subtracting the control: another attack may have the largest raw number.
     verdicts = [recovery for recovery in recoveries if recovery.is_verdict and math.isfinite(recovery.rho.value)]
     most = max(verdicts, key=lambda recovery: recovery.rho.value)
     if most.rho.value <= worst.rho.value:
@@ -113,6 +114,7 @@ def _more_without_control(worst: Recovery, recoveries: Sequence[Recovery]) -> st
 
 
 def _no_verdict(group: Group, metric: str, recoveries: Sequence[Recovery]) -> str:
+    # A result of its own, and not a failed measurement: the model gives any answer, not the right one.
     if all(recovery.is_unspecific for recovery in recoveries):
         most = highest(recoveries)
         return (

@@ -33,6 +33,7 @@ class ObservationIndex:
     ) -> Observation | None:
         """The latest observation that fits; ``step`` and ``point`` are free if None."""
         wanted = (metric, split, subject, attack)
+        # From the end: a resumed or repeated check observes the same thing again, and the later one counts.
         for o in reversed(self.observations):
             fits = (o.metric, o.split, o.subject, o.attack) == wanted
             if fits and step in (None, o.step) and point in (None, o.point):
@@ -81,6 +82,7 @@ class ObservationIndex:
 
     def points(self, attack: str, metric: str | None = None) -> list[int]:
         """Points of an attack when it last ran, ascending; those at which a metric was observed, if one is named."""
+        # Earlier runs of the attack are for the curves; points of the last run alone make the verdict.
         last = self.last_step(attack)
         observed = [o for o in self._of(attack) if o.step == last and o.split == "forget"]
         return sorted({o.point for o in observed if metric in (None, o.metric)})

@@ -79,7 +79,7 @@ class Columns:
             return None
         cells = [Cell(level_words(level_of(levels, metric, model, split))) for split in self.splits]
         cells.append(_BY_DEFINITION.get(model, Cell("")))
-        cells += [Cell("")] * (len(self.names) - len(cells))
+        cells += [Cell("")] * (len(self.names) - len(cells))  # no price, and nothing beyond a control
         return Row(model, f"step {own_levels[0].step}", tuple(cells))
 
 
@@ -102,7 +102,7 @@ def model_rows(report: RobustnessReport, metric: str) -> Iterator[Row]:
 def verdict_rows(report: RobustnessReport, metric: str) -> list[Row]:
     """The models, then the worst point of each attack, adversaries first, on one metric."""
     worst = [recovery for recovery in report.recoveries if recovery.metric == metric and recovery.worst]
-    ordered = sorted(worst, key=lambda recovery: recovery.is_deployment)
+    ordered = sorted(worst, key=lambda recovery: recovery.is_deployment)  # stable: otherwise in the order they ran
     return [*model_rows(report, metric), *map(columns_of(report).of_recovery, ordered)]
 
 

@@ -35,6 +35,7 @@ def to_table(report: RobustnessReport, *, page: str | Path | None = None) -> Ren
         padding=(0, 1, 0, 0),
     )
     for column in ("model", *columns_of(report).names, "gates"):
+        # Narrow terminals fold the other columns first: the two levels should stay readable.
         fixed = column in ("forget", "retain")
         table.add_column(
             Text(column), overflow="fold", no_wrap=fixed, min_width=11 if column in ("model", "gates") else None

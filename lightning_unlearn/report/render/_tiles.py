@@ -38,6 +38,7 @@ def tiles(report: RobustnessReport) -> list[Tile]:
 def _change(title: str, report: RobustnessReport, metric: str, split: str, *, blocking: str) -> Tile:
     before, after = (level_of(report.levels, metric, model, split) for model in ("original", "unlearned"))
     change = f"{number(before.value if before else None)} → {number(after.value if after else None)}"
+    # Grey if the gate on this very change is missed: nothing was removed (G1), or too little was kept (G2).
     grey = any(gate.blocks for gate in report.gates if gate.code == blocking and gate.metric in ("", metric))
     return Tile(title, change, (f"{name(metric)} on the {split} set, original → unlearned",), grey=grey)
 

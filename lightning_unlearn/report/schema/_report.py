@@ -71,6 +71,7 @@ class RobustnessReport:
             ValueError: If it is cut short, has another schema version or misses fields.
         """
         data = parse_json(text, source=source)
+        # Before anything else: rows of another version would fail with an error that does not say why.
         if data.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(
                 f"`schema_version` should be {SCHEMA_VERSION}. Found `{data.get('schema_version')}`. "

@@ -120,6 +120,7 @@ def price_words(price: float | None) -> str:
     """
     if price is None:
         return "-"
+    # A negative price is a gain, and costs nothing. Rounded to 0 it is no gain either.
     share = percent(price, digits=0 if abs(price) >= 0.1 else 1)
     return share if price >= 0 or share.startswith("0") else f"none ({share})"
 
