@@ -48,7 +48,7 @@ class Audit(ABC):
 
     @abstractmethod
     def definitions(self) -> dict[str, str]:
-        """What each of its metrics means, by name, for a reader of the report."""
+        """The meaning of each of its metrics, by name, for a reader of the report."""
 
     def __repr__(self) -> str:
         """The audit and its plain settings."""

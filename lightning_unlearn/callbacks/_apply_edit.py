@@ -91,12 +91,12 @@ class ApplyEdit(pl.Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """What was done, so that it is not done again."""
+        """The record of the edit, so that a resumed fit does not edit again."""
         return {"record": None if self.record is None else asdict(self.record)}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take what was done from a checkpoint, whose weights are the edited ones."""
+        """Restore the record from a checkpoint, whose weights are edited already."""
         record = state_dict["record"]
         self.record = None if record is None else EditRecord(**record)
 

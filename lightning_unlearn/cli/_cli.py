@@ -114,7 +114,7 @@ class UnlearnCLI(LightningCLI):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write the whole merged configuration beside the report, too: run it again to reproduce the report."""
+    """Write the merged configuration beside the report: running it again reproduces the report."""
 
     @override
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

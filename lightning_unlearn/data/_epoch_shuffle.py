@@ -29,7 +29,7 @@ class EpochShuffle(RandomSampler):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which pass over the data comes next."""
+        """Set the number of the next pass over the data."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:

@@ -113,7 +113,7 @@ class ForgetRetainData(pl.LightningDataModule):
         return ordered
 
     def forget_dataloader(self) -> Iterable[Any]:
-        """What must go."""
+        """The forget data, as the user gave them: the order is that of :meth:`forget_order`."""
         return self.forget.loader()
 
     def forget_order(self) -> RowsByEpoch | None:
@@ -121,11 +121,12 @@ class ForgetRetainData(pl.LightningDataModule):
         return None if self.order is None else self._rows_by_epoch(self.order, "forget")
 
     def probe_dataloaders(self) -> dict[str, Iterable[Any]]:
-        """How forgetting, and keeping, is measured."""
+        """The data on which knowledge is measured, by split: probe data, as ``forget``, and retain data."""
+        # In order and with nothing dropped, whatever the loaders do in training: each example is measured once.
         return {"forget": in_order(self.probe.loader()), "retain": in_order(self.retain.loader())}
 
     def attack_dataloader(self) -> Iterable[Any]:
-        """What an attacker has to relearn from."""
+        """The data that an attacker relearns from."""
         return in_order(self.attack.loader())
 
     def _rows_by_epoch(self, order: Order, part: Literal["forget", "retain"]) -> RowsByEpoch:

@@ -1,4 +1,4 @@
-"""What can be known of a user's loader, and the same data in another order."""
+"""Which rows a user's loader visits, and loaders of the same rows in another order."""
 
 from __future__ import annotations
 

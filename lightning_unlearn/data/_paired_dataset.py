@@ -35,7 +35,7 @@ class PairedDataset(QuestionAnswerDataset):
 
     @property
     def companions(self) -> tuple[QuestionAnswer, ...]:
-        """What goes with each row."""
+        """The companion of each row."""
         return self._companions.rows
 
 

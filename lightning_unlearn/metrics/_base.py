@@ -39,7 +39,7 @@ class KnowledgeMetric(Metric):
 
     @abstractmethod
     def scores_of(self, prediction: Prediction) -> Tensor:
-        """Score of each example, ``[B]``; those without a supervised row are left out by the caller."""
+        """Score of each example, ``[B]``. The caller drops scores of examples without a supervised row."""
 
     @override
     def update(self, prediction: Prediction, index: Tensor | None = None) -> None:

@@ -100,7 +100,7 @@ def pretrained_tokenizer(path_or_id: str, *, gguf_file: str | None = None, cache
 
 
 def _source(path_or_id: str, gguf_file: str | None, cache_folder: str | None) -> str:
-    """What ``from_pretrained`` of transformers takes: a folder of safetensors, or a Hub id."""
+    """The argument for ``from_pretrained`` of transformers: a folder of safetensors, or a Hub id."""
     file = _gguf(path_or_id, gguf_file)
     if file is not None:
         with _loading(str(file)):

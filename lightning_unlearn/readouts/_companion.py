@@ -36,7 +36,7 @@ class CompanionReadout(Readout):
 
     @override
     def find_network(self, module: nn.Module) -> nn.Module:
-        """What the inner readout finds."""
+        """The network that the inner readout finds."""
         return self.readout.find_network(module)
 
     @override

@@ -44,7 +44,7 @@ class PairedReadout(Readout):
 
     @override
     def find_network(self, module: nn.Module) -> nn.Module:
-        """What the inner readout finds."""
+        """The network that the inner readout finds."""
         return self.readout.find_network(module)
 
     @override
@@ -78,7 +78,7 @@ def has_companion(batch: Any) -> bool:
 
 
 def parts_of(batch: Any, who: str) -> tuple[dict[str, Any], Any]:
-    """What must go, and its companions, for the readout ``who``."""
+    """Split a batch into the part that must go and its companions. ``who`` is the readout that asks, for the error."""
     if has_companion(batch):
         return {name: value for name, value in batch.items() if name != "companion"}, batch["companion"]
     found = f"a mapping with keys {list(batch)}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"

@@ -12,7 +12,7 @@ from lightning_unlearn.engine import gathered, sharded_like
 
 
 class Choice(ABC):
-    """Makes a mask of scores: which tensors, if scores are scalars, else which of their elements."""
+    """Makes a mask from scores: of whole tensors, if scores are scalars, and otherwise of elements."""
 
     def __call__(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Choose.

@@ -19,7 +19,7 @@ from lightning_unlearn.runtime import eval_mode
 
 
 class Parametrized(Storage):
-    """By ``torch.nn.utils.parametrize``: weight norm, spectral norm, orthogonal matrices, and those of users."""
+    """A weight with a ``torch.nn.utils.parametrize`` parametrization: weight norm, spectral norm, or a user's own."""
 
     @property
     def _list(self) -> Any:
@@ -56,7 +56,7 @@ class Parametrized(Storage):
 
 
 class WeightNormed(Storage):
-    """By the old ``torch.nn.utils.weight_norm``: a hook computes the weight before each forward pass."""
+    """A weight under the old ``torch.nn.utils.weight_norm``: a hook computes it before each forward pass."""
 
     @override
     def parameters(self) -> list[Tensor]:
@@ -76,7 +76,7 @@ class WeightNormed(Storage):
 
 
 class Hooked(Storage):
-    """By ``torch.nn.utils.prune`` or the old ``spectral_norm``: computed from ``<name>_orig`` before each forward pass."""
+    """A weight under ``torch.nn.utils.prune`` or the old ``spectral_norm``: a hook computes it from ``<name>_orig``."""
 
     keeps_any_value: ClassVar[bool] = False
 

@@ -35,12 +35,12 @@ class Matrix:
 
     @property
     def module(self) -> nn.Module:
-        """What holds it."""
+        """The module that holds it."""
         return self.storage.module
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What is trained: the weight itself, or what it is computed of."""
+        """The trained parameters: the weight itself, or those that it is computed from."""
         return self.storage.parameters()
 
     @property
@@ -65,7 +65,7 @@ class Matrix:
 
     @property
     def is_computed(self) -> bool:
-        """Whether it is computed of other parameters in each forward pass: pruned, weight norm, spectral norm."""
+        """Whether it is computed from other parameters in each forward pass: pruned, weight norm, spectral norm."""
         return not isinstance(self.storage, Plain)
 
     @property

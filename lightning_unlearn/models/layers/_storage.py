@@ -27,7 +27,7 @@ class Storage(ABC):
 
     @abstractmethod
     def parameters(self) -> list[Tensor]:
-        """What is trained."""
+        """The trained parameters that make up the weight."""
 
     @abstractmethod
     def read(self) -> Any:

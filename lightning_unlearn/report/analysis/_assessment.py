@@ -57,7 +57,7 @@ class Assessment:
         return general + [gate for attack in self.index.attacks for gate in self._gates_of(attack)]
 
     def recoveries(self, gates: Sequence[Gate]) -> list[Recovery]:
-        """What each attack brought back at each of its points, worst points marked."""
+        """The recovery by each attack at each of its points; the worst point of each is marked."""
         marked = []
         for metric in self.index.metrics:
             for attack in self.index.attacks:

@@ -81,7 +81,7 @@ class ObservationIndex:
         return self._of(attack)[-1].step
 
     def points(self, attack: str, metric: str | None = None) -> list[int]:
-        """Points of an attack when it last ran, ascending; those at which a metric was observed, if one is named."""
+        """Points of the attack's last run, ascending. If a metric is given, only points at which it was observed."""
         # Earlier runs of the attack are for the curves; points of the last run alone make the verdict.
         last = self.last_step(attack)
         observed = [o for o in self._of(attack) if o.step == last and o.split == "forget"]

@@ -1,4 +1,4 @@
-"""What is left of a model's usefulness."""
+"""How much of a model's usefulness is left."""
 
 import math
 

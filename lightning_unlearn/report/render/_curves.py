@@ -31,7 +31,7 @@ def over_steps(report: RobustnessReport, metric: str, split: str) -> dict[str, C
 
 
 def recovery_over_steps(report: RobustnessReport) -> dict[str, Curve]:
-    """Recovery over the steps of the fit, at those steps where enough had been removed for it to mean something."""
+    """Recovery over the steps of the fit, without steps at which too little had been removed for it to mean something."""
     return {label(worst): list(_recovery_curve(report, worst)) for worst in worst_points(report)}
 
 

@@ -11,7 +11,7 @@ from lightning_unlearn.report.schema import Recovery
 from lightning_unlearn.report.schema._words import SHOWN
 
 STEP_OF_RUN = "step of the run"
-"""What the horizontal axis of a run counts."""
+"""Label of the horizontal axis over a run."""
 LONGEST = 44
 """Characters of a name that fit into a panel."""
 LineStyle = dict[str, Any]
@@ -110,7 +110,7 @@ def as_grey(style: LineStyle) -> LineStyle:
 
 
 def as_raw(style: LineStyle) -> LineStyle:
-    """Of the same attack, with nothing taken off for a control."""
+    """Style of the second line of an attack: raw recovery, without subtracting the control."""
     return {**style, "linestyle": ":", "linewidth": 1.1, "marker": "none"}
 
 

@@ -102,6 +102,6 @@ class PageView:
 
     @property
     def definitions(self) -> dict[str, str]:
-        """What the words mean: the report's, then the user's metrics."""
+        """Definitions of the report's terms, then of the user's metrics."""
         users = {name(metric): meaning for metric, meaning in self.report.definitions.items()}
         return {**definitions_for(self.report), **users}

@@ -113,7 +113,7 @@ def every_row(report: RobustnessReport, metric: str) -> list[Row]:
 
 
 def level_of(levels: Sequence[Level], metric: str, model: str, split: str) -> Interval | None:
-    """What a model that was not attacked knows."""
+    """The level of a model without an attack; None if it was not measured."""
     wanted = (metric, model, split)
     return next((level.interval for level in levels if (level.metric, level.model, level.split) == wanted), None)
 

@@ -15,7 +15,7 @@ from lightning_unlearn.report.schema._level import Level
 from lightning_unlearn.report.schema._recovery import Recovery
 
 SCHEMA_VERSION = 2
-"""Of ``report.json``. 2: price, specificity and further splits; the summary leads with the worst adversary."""
+"""Version of ``report.json``. 2 added price, specificity and further splits, and leads with the worst adversary."""
 
 
 @dataclass(frozen=True)
