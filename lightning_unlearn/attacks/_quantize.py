@@ -163,7 +163,7 @@ class Quantize(Attack):
         if not all(p.is_replicate() or p.is_shard(channels) for p in weight.placements):
             raise ValueError(
                 f"The weight of `{matrix.layer}` should be replicated, or sharded by its output channels (dimension "
-                f"{channels}), for scales not to cross processes. Found {weight.placements}; name it in `skip`, or "
+                f"{channels}), so that each scale belongs to one process. Found {weight.placements}. Name it in `skip`, or "
                 "attack a consolidated checkpoint after the fit."
             )
         # Blocks of a codebook go through the flattened weight, and may run on from one channel into the next.
@@ -171,8 +171,8 @@ class Quantize(Attack):
         sharded = any(p.is_shard() for p in weight.placements)
         if self.codebook != "int" and sharded and inputs % self._block_size:
             raise ValueError(
-                f"Blocks of {self._block_size} should divide the {inputs} inputs of `{matrix.layer}`, for none to cross "
-                f"processes. Set a `group_size` that does, or name it in `skip`."
+                f"Blocks of {self._block_size} should divide the {inputs} inputs of `{matrix.layer}`, so that each belongs "
+                f"to one process. Set a `group_size` that does, or name it in `skip`."
             )
 
     @contextmanager

@@ -48,20 +48,21 @@ def find_weights(path: str | Path) -> Path:
         FileNotFoundError: If there is none.
         ValueError: If it is a folder without weights of a whole network.
     """
-    found = Path(path).expanduser()
-    if not found.exists():
+    source = Path(path).expanduser()
+    if not source.exists():
         raise FileNotFoundError(
-            f"Weights should be in an existing file or folder. Found nothing at {str(found)!r}, looked up in "
+            f"Weights should be in an existing file or folder. Found nothing at {str(source)!r}, looked up in "
             f"{str(Path.cwd())!r}."
         )
-    if found.is_dir() and not any((found / name).exists() for name in ("model.safetensors", _INDEX)):
-        holds = ", ".join(sorted(f"`{file.name}`" for file in found.iterdir())[:5]) or "nothing"
+    # A folder with an adapter alone, or with a sharded checkpoint, has other files: neither is a whole network.
+    if source.is_dir() and not any((source / name).exists() for name in ("model.safetensors", _INDEX)):
+        holds = ", ".join(sorted(f"`{file.name}`" for file in source.iterdir())[:5]) or "nothing"
         raise ValueError(
             f"A folder of weights should hold `model.safetensors`, or its parts and `{_INDEX}`. Found {holds} in "
-            f"{str(found)!r}. Merge an adapter into its base first (`SavePretrained(merge_adapter=True)`); gather a sharded "
-            "checkpoint into one file (`python -m lightning.pytorch.utilities.consolidate_checkpoint`)."
+            f"{str(source)!r}. Merge an adapter into its base first (`SavePretrained(merge_adapter=True)`); gather a "
+            "sharded checkpoint into one file (`python -m lightning.pytorch.utilities.consolidate_checkpoint`)."
         )
-    return found
+    return source
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:

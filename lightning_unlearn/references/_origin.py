@@ -12,7 +12,7 @@ from torch import nn
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import checksum, on_every_rank
 
-_VOLATILE = {"_name_or_path", "transformers_version"}
+_VOLATILE = {"_name_or_path", "transformers_version"}  # change from place to place, and change no likelihood
 
 
 def origin_of(network: nn.Module, readout: Readout) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Encoding:
         # may merge the last of the prompt with the first of the answer, a template may write the prompt differently.
         if whole[: len(prompt)] != prompt:
             raise ValueError(
-                f"The tokens of {row.source} should begin with those of its prompt, or the answer cannot be told from it. "
+                f"The tokens of {row.source} should begin with those of its prompt, to know where its answer begins. "
                 f"Found {self.tokenizer.decode(prompt)!r} and {self.tokenizer.decode(whole)!r}: use the other `template`."
             )
         if len(prompt) >= self.max_length:

@@ -28,7 +28,7 @@ def marked_labels(
     """
     if not tokenizer.is_fast:
         raise ValueError(
-            "The tokenizer should be a fast one, which knows where in the text its tokens stand. Found "
+            "The tokenizer should be a fast one, which gives the positions of its tokens in the text. Found "
             f"`{type(tokenizer).__name__}`."
         )
     encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)

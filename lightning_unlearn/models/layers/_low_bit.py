@@ -42,7 +42,7 @@ def dequantized(weight: Any, module: nn.Module) -> Tensor:
         values: Tensor = weight.dequantize()
         return values
     raise NotImplementedError(
-        "Weights in few bits should be those of bitsandbytes, or know `dequantize`, as those of torchao do. Found "
+        "Weights in few bits should be those of bitsandbytes, or have a `dequantize` of their own, as in torchao. Found "
         f"`{kind}` of {weight.dtype}. Attack or measure a dequantised copy of the model."
     )
 
