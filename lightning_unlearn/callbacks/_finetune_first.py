@@ -26,9 +26,9 @@ class FinetuneFirst(pl.Callback):
     PEFT adapter stays off: the base is fine-tuned, and then is the original. The result depends on the seed alone, so a
     resumed run has the same original. With ``folder`` the result is kept, under a hash of weights, data and settings.
 
-    With ``control``, a second network is made from the same start, fine-tuned on the retain data alone by the same recipe.
-    It never knew what must go, and is the control of every :class:`RecoveryCheck` in the trainer. The network that is
-    fitted is the same with and without it.
+    With ``control``, the same start is also fine-tuned on the retain data alone, by the same recipe. That model never knew
+    what must go: its weights are the control of every :class:`RecoveryCheck` in the trainer. The network that is fitted is
+    the same with and without a control.
 
     Args:
         epochs: Passes over the data.

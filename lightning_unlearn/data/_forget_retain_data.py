@@ -122,7 +122,8 @@ class ForgetRetainData(pl.LightningDataModule):
 
     def probe_dataloaders(self) -> dict[str, Iterable[Any]]:
         """The data on which knowledge is measured, by split: probe data, as ``forget``, and retain data."""
-        # In order and with nothing dropped, whatever the loaders do in training: each example is measured once.
+        # In order and with nothing dropped (where the rows are known), whatever the loaders do in training: each example
+        # is measured once.
         return {"forget": in_order(self.probe.loader()), "retain": in_order(self.retain.loader())}
 
     def attack_dataloader(self) -> Iterable[Any]:
@@ -152,7 +153,7 @@ class ForgetRetainData(pl.LightningDataModule):
             )
         if not rows:
             raise ValueError(empty_set(part.name))
-        # Rows are numbered within what the loader visits: with a `SubsetRandomSampler`, row 0 is its first index.
+        # Rows are numbered within what the loader visits: with a `SubsetRandomSampler`, row 0 is its lowest index.
         return RowSet(visited(loader), batch_size_of(loader))
 
 
