@@ -16,7 +16,7 @@ from lightning_unlearn.report.render._palette import themed
 
 SIZE = (4.6, 3.1)
 """Width and height of a panel, in inches."""
-# Without a date, the same report gives the same page, byte for byte.
+# The drawing is a part of the page, which has its own date: no date and no program name in it.
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
