@@ -21,18 +21,18 @@ _PREFIX = "network."
 class UnlearningModule(pl.LightningModule):
     """Train a bare network on what must stay; ``Unlearn`` adds what must go.
 
-    Checkpoints hold the network's own keys: ``network.load_state_dict(torch.load(path)["state_dict"])`` works without
-    this class, and so does ``network.save_pretrained``.
+    Checkpoints hold the network's own keys, without a prefix: ``network.load_state_dict(torch.load(path)["state_dict"])``
+    works without this class. So does ``network.save_pretrained``.
 
     Args:
         network: A Hugging Face model, bare or with a PEFT adapter, a torchvision model, any module.
         readout: How to run it. Defaults to :class:`PackedCausalLMReadout` for a language model, else to
             :class:`ClassificationReadout`.
         retain: What training on the retain data minimises. Defaults to :class:`CrossEntropy`.
-        reference: Where the original model's view comes from, if ``retain`` needs it, as :class:`KLToReference` does.
-            Defaults to the adapter switched off, or else to a frozen copy.
-        retain_readout: How to run it for ``retain``, where that needs another readout than measurements do, as
-            :class:`ActivationMatch` does (hidden states). Defaults to ``readout``.
+        reference: Where the original model's predictions come from, if ``retain`` needs them, as :class:`KLToReference`
+            does. Defaults to the adapter switched off, if that gives the original, and else to a frozen copy.
+        retain_readout: How to run it for ``retain``, if that needs a readout of its own: :class:`ActivationMatch` needs
+            hidden states, which measurements cannot use. Defaults to ``readout``.
         optimizer: From parameters to an optimizer.
         scheduler: From an optimizer to a learning-rate scheduler, stepped after every optimizer step.
 
@@ -65,13 +65,13 @@ class UnlearningModule(pl.LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Attach the reference while the network is still the original: Lightning restores a checkpoint right after."""
+        """Attach the reference while the network is still the original: Lightning restores a checkpoint after ``setup``."""
         if self._trainer is None or not self.trainer.strategy.restore_checkpoint_after_setup:
             self._see_original()
 
     @override
     def on_fit_start(self) -> None:
-        """The same for strategies that shard: their parameters exist, and are restored, only from here on."""
+        """The same for strategies that restore a checkpoint after sharding: their parameters are complete only now."""
         self._see_original()
 
     @override
@@ -96,7 +96,7 @@ class UnlearningModule(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        """The optimizer over what is trainable, and its scheduler."""
+        """The optimizer of all trainable parameters, and its scheduler."""
         optimizer = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
         if self.scheduler is None:
             return optimizer
@@ -104,7 +104,10 @@ class UnlearningModule(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write the network's own keys; not where a strategy shards, which loads by name before `on_load_checkpoint`."""
+        """Write the network's own keys.
+
+        A strategy that shards keeps the module's keys: it loads the state by name, before :meth:`on_load_checkpoint`.
+        """
         if self._trainer is not None and self.trainer.strategy.restore_checkpoint_after_setup:
             return
         checkpoint["state_dict"] = {k.removeprefix(_PREFIX): v for k, v in checkpoint.get("state_dict", {}).items()}
@@ -112,8 +115,10 @@ class UnlearningModule(pl.LightningModule):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read the network's own keys, or those of a sharded run."""
-        state = checkpoint.get("state_dict", {})  # a strategy that shards has taken it out, and loaded it
+        # A strategy that shards has loaded the state already, and has taken it out of the checkpoint.
+        state = checkpoint.get("state_dict", {})
         own = self.state_dict() if state else {}
+        # Keys with the prefix need no change: they are those of a sharded run.
         if set(state) <= set(own):
             return
         outside = {k for k in own if not k.startswith(_PREFIX)}  # state of the retain objective
@@ -125,6 +130,7 @@ class UnlearningModule(pl.LightningModule):
         if self.reference is None:
             fresh_adapter = why_adapter_is_not_enough(self.network) is None
             self.reference = AdapterDisabled() if fresh_adapter else FrozenCopy()
+        # A cache is filled by sweeping the forget data, and knows no retain batch.
         if self.reference.needs_sweep:
             raise ValueError(
                 "`reference` should know the original's view of any retain batch. Found "
@@ -149,6 +155,6 @@ class UnlearningModule(pl.LightningModule):
         )
         prediction = self.retain_readout(self.network, batch)
         loss: Tensor = self.retain(prediction, original)
-        if self._trainer is not None:
+        if self._trainer is not None:  # `log` warns if there is none, as in a call of `training_step` by hand
             self.log(name, loss, batch_size=prediction.batch_size)
         return loss

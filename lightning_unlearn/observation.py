@@ -4,15 +4,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 Subject = Literal["original", "unlearned", "control"]
-"""Whose knowledge: the model before unlearning, the model that is unlearning or has, or one that never knew."""
+"""Whose knowledge: the model before unlearning, the model during or after it, or a model that never knew."""
 
 NOT_ATTACKED = "none"
-"""The `attack` of an observation of a model nobody attacked."""
+"""The ``attack`` of an observation without an attack."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One look at a model: one metric, on one split, under one attack (or none), at one moment of the fit.
+    """One measurement of a model: one metric, on one split, under one attack (or none), at one step of the fit.
 
     Args:
         metric: Name of the metric.
@@ -25,11 +25,11 @@ class Observation:
         attack: The attack's label in the report, or ``"none"``.
         attack_config: Its settings, as plain values.
         family: The kind of attack: ``"quant"``, ``"relearn"``; empty for no attack.
-        point: The strength looked at: a number of bits, a number of steps.
+        point: The strength of the attack at which it was made: a number of bits, a number of steps.
         unit: What a point counts: ``"bits"``, ``"step"``.
         scores: One score per example, whose mean is the value. Without them there are no intervals.
-        entities: Whom or what each score is about (an author, a document, a class), parallel to ``scores``. Scores of
-            one entity are never treated as independent. Empty: every example stands for itself.
+        entities: What each score is about (an author, a document, a class), parallel to ``scores``. Scores of one entity
+            are never treated as independent. If empty, every example counts as independent.
         higher_means_known: Whether a larger value means that the model knows more.
         bounds: Smallest and largest possible value, if both are finite.
 
@@ -55,6 +55,7 @@ class Observation:
     bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        # Checked here, not in the report: a wrong name would otherwise show up as a missing number after the fit.
         if not self.split:
             raise ValueError('`split` should be the name of the examples, such as "forget". Found an empty one.')
         if self.subject not in get_args(Subject):
@@ -72,10 +73,11 @@ class Observation:
 
     @property
     def estimate(self) -> float:
-        """The mean of the scores, which is what intervals are about; the value, if there are no scores."""
+        """The mean of the scores, which intervals are for; the value, if there are no scores."""
+        # A metric's value may be something else than this mean, a ratio of sums for instance. Intervals resample scores.
         return sum(self.scores) / len(self.scores) if self.scores else self.value
 
     @property
     def clusters(self) -> list[str]:
-        """The entity of each score; without entities, every score is its own."""
+        """The entity of each score. Without entities every score counts as independent, named by its number."""
         return self.entities or [str(index) for index in range(len(self.scores))]

@@ -1,4 +1,4 @@
-"""What a network predicts for a batch: the one value that flows from readouts to objectives and metrics."""
+"""What a network predicts for a batch: readouts produce it, objectives and metrics consume it."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Likelihood(ABC):
 
     def rows_per_example(self) -> Tensor:
         """Number of supervised rows of each example, ``[B]`` int64."""
+        # `minlength`, since the last examples of a batch may have no rows.
         return torch.bincount(self.example, minlength=self.batch_size)
 
     def supervised(self) -> Tensor:
@@ -44,7 +45,7 @@ class Likelihood(ABC):
 
 @dataclass(frozen=True)
 class KnownLikelihood(Likelihood):
-    """Likelihoods that were computed before: all that a likelihood ratio needs of a reference.
+    """Likelihoods that were computed before, without logits. A likelihood ratio needs no more from a reference.
 
     Args:
         nll: Negative log-likelihood of each row's label, ``[N]``, in nats.
@@ -99,7 +100,7 @@ class Prediction(Likelihood):
         return token_nll(self.logits, self.labels)
 
     def detach(self) -> Prediction:
-        """The same values, cut off the graph."""
+        """The same values, without a graph."""
         features = None if self.features is None else self.features.detach()
         return replace(self, logits=self.logits.detach(), features=features)
 
@@ -116,11 +117,11 @@ class Prediction(Likelihood):
         return [
             replace(
                 self,
-                logits=self.logits[here],
-                labels=self.labels[here],
-                example=torch.zeros_like(here),
+                logits=self.logits[own],
+                labels=self.labels[own],
+                example=torch.zeros_like(own),
                 batch_size=1,
-                features=None if self.features is None else self.features[here],
+                features=None if self.features is None else self.features[own],
             )
-            for here in rows
+            for own in rows
         ]

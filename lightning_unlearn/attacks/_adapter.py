@@ -14,8 +14,8 @@ from lightning_unlearn.models.layers import is_linear, sizes
 def attached_adapter(network: nn.Module, *, rank: int, seed: int) -> Iterator[list[Tensor]]:
     """Low-rank factors on every linear layer, held outside the module tree by forward hooks.
 
-    Nothing of the network changes: no parameter, no key of its state, no wrapper. The base is frozen meanwhile. Factors
-    are float32 and start as LoRA's do: one random, one zero.
+    The network does not change: no parameter, no key of its state, no wrapper. Meanwhile its own weights are frozen.
+    Factors are float32 and start as LoRA's do: one random, one zero.
 
     Args:
         network: Its ``nn.Linear`` and ``Conv1D`` layers are adapted, also those inside PEFT or bitsandbytes layers.
@@ -40,6 +40,8 @@ def attached_adapter(network: nn.Module, *, rank: int, seed: int) -> Iterator[li
             p.requires_grad_(False)
         for layer in layers:
             inputs, outputs = sizes(layer)
+            # Drawn on the CPU, since devices draw other numbers from the same seed. Scaled so that the size of what
+            # goes through does not depend on the width.
             down = torch.randn(rank, inputs, generator=generator) / inputs**0.5
             device: Any = layer.weight.device
             a, b = nn.Parameter(down.to(device)), nn.Parameter(torch.zeros(outputs, rank, device=device))
@@ -56,6 +58,7 @@ def attached_adapter(network: nn.Module, *, rank: int, seed: int) -> Iterator[li
 def _adding(a: Tensor, b: Tensor) -> Any:
     def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         hidden = args[0].to(a.dtype)
+        # Factors first, one at a time: the full [out, in] matrix is never formed.
         return output + (hidden @ a.T @ b.T).to(output.dtype)
 
     return add

@@ -16,9 +16,9 @@ BatchLoss = Callable[[Any], Tensor]
 class Attack(ABC):
     """What an adversary, or a deployment, does to a network: a context manager over the live network.
 
-    Entering perturbs the network and gives an iterator of *points*, one per strength of the attack at which the caller
-    should look (a step count, a number of bits). Leaving restores every parameter bit for bit, also after an exception
-    or when not all points were consumed.
+    Entering perturbs the network and gives an iterator of *points*: strengths of the attack (a number of steps, of bits)
+    at which the caller should measure. Leaving restores every parameter bit for bit, also after an exception, or when not
+    all points were consumed.
 
     Attributes:
         family: The kind of attack. To the report ``"quant"``, ``"prune"`` and ``"merge"`` are what people do in good faith

@@ -19,12 +19,12 @@ def deployed_matrices(network: nn.Module, *, skip: Sequence[str], head: bool) ->
         head: Whether the output head belongs to them.
 
     Returns:
-        The weights, and how many others were left out for which reason.
+        The weights, and for each reason to leave weights out, how many were.
     """
     placed = list(placed_matrices(network))
     heads = set() if head else set(output_heads(network))
     embeddings = {matrix.key for matrix in placed if matrix.layout.kind == "embedding"}
-    found: dict[int, Matrix] = {}
+    chosen: dict[int, Matrix] = {}  # by weight: two layers may share one, and it should be rounded once
     left_out: Counter[str] = Counter()
     for matrix in _convertible(placed):
         if matrix.factor_of is not None:
@@ -40,8 +40,8 @@ def deployed_matrices(network: nn.Module, *, skip: Sequence[str], head: bool) ->
         elif matrix.is_computed:
             left_out["computed of other parameters"] += 1
         else:
-            found.setdefault(matrix.key, matrix)
-    return list(found.values()), left_out
+            chosen.setdefault(matrix.key, matrix)
+    return list(chosen.values()), left_out
 
 
 def _convertible(placed: Sequence[Matrix]) -> Iterator[Matrix]:

@@ -22,12 +22,12 @@ class Quantize(Attack):
     r"""Deploy the network in few bits: what was unlearned by small weight changes is rounded back.
 
     The weights of ``nn.Linear``, ``nn.Conv2d`` and the ``Conv1D`` of transformers are rounded in place, as loaders of
-    quantised models do. Embeddings, whatever is tied to them, biases, norms and bare parameters (the fused projection of
-    ``nn.MultiheadAttention``, stacked experts) stay, and so do, with a warning, weights that are computed in each forward
-    pass (pruned, weight norm, spectral norm). Activations are not rounded: this is weight-only quantisation, so
+    quantised models do. Embeddings and weights tied to them, biases, norms and bare parameters (the fused projection of
+    ``nn.MultiheadAttention``, stacked experts) are not rounded. Nor, with a warning, are weights that are computed in each
+    forward pass (pruned, weight norm, spectral norm). Activations are not rounded: this is weight-only quantisation, so
     ``bits=8`` is milder than ``LLM.int8()``.
 
-    On sharded parameters (FSDP2) each process rounds its rows and the outcome is that of the whole weight.
+    On sharded parameters (FSDP2) each process rounds its own rows. The result is the same as for the whole weight.
 
     Args:
         bits: From 2 to 16; 4 for a codebook.
@@ -37,9 +37,9 @@ class Quantize(Attack):
             those of bitsandbytes, bit for bit.
         head: Whether the output head is rounded too, if it is not tied to an embedding.
         skip: Names of further layers to leave out: patterns of a full name or of any part between dots.
-        merge_adapters: Whether the weight that is rounded is that of the base and its active adapters together, as in a
-            deployment that merges first. Otherwise the base is rounded and the adapters work on top, as in QLoRA.
-        store: Where the original weights wait: ``"cpu"`` takes no memory of the device but time for the copy.
+        merge_adapters: Whether active adapters are merged into the base before it is rounded, as in a deployment that
+            merges first. Otherwise the base alone is rounded, and the adapters work on top, as in QLoRA.
+        store: Where the original weights are kept: ``"cpu"`` saves memory of the device, but takes time for the copy.
 
     Example:
         >>> network = nn.Linear(3, 1)
@@ -99,17 +99,18 @@ class Quantize(Attack):
         loss: BatchLoss | None = None,
         engine: GradientEngine | None = None,
     ) -> Iterator[Iterator[int]]:
+        # FSDP2 may still hold gathered weights, and would use them instead of the shards that are rounded here.
         reshard(network)
         matrices = self._matrices(network)
         with ExitStack() as undo:
             for matrix in matrices:
                 undo.enter_context(self._rounded(matrix))
-            # Last in, first out: gathered copies of the rounded weights go before the shards are restored.
+            # Undone in reverse order: first the gathered copies of rounded weights go, then the shards are restored.
             undo.callback(reshard, network)
             yield iter((self.bits,))
 
     def rounded(self, weight: Tensor) -> Tensor:
-        """What becomes of ``weight``, ``[out, ...]``, in few bits."""
+        """The values of ``weight``, ``[out, ...]``, after rounding to few bits."""
         if self.codebook == "int":
             return round_to_nearest(weight, bits=self.bits, group_size=self.group_size)
         return round_to_codebook(weight, self.codebook, block_size=self._block_size)
@@ -125,7 +126,7 @@ class Quantize(Attack):
 
     @property
     def _block_size(self) -> int:
-        return self.group_size or 64
+        return self.group_size or 64  # as in bitsandbytes
 
     def _matrices(self, network: nn.Module) -> list[Matrix]:
         matrices, left_out = deployed_matrices(network, skip=self.skip, head=self.head)
@@ -157,19 +158,21 @@ class Quantize(Attack):
         weight = matrix.tensor
         if not isinstance(weight, DTensor):
             return
+        # A scale is shared within an output channel. Sharded along another axis, no process would see a whole channel.
         channels = matrix.layout.output_axis
         if not all(p.is_replicate() or p.is_shard(channels) for p in weight.placements):
             raise ValueError(
                 f"The weight of `{matrix.layer}` should be replicated, or sharded by its output channels (dimension "
-                f"{channels}), for scales not to cross processes. Found {weight.placements}; name it in `skip`, or "
+                f"{channels}), so that each scale belongs to one process. Found {weight.placements}. Name it in `skip`, or "
                 "attack a consolidated checkpoint after the fit."
             )
+        # Blocks of a codebook go through the flattened weight, and may run on from one channel into the next.
         inputs = weight.numel() // weight.shape[channels]
         sharded = any(p.is_shard() for p in weight.placements)
         if self.codebook != "int" and sharded and inputs % self._block_size:
             raise ValueError(
-                f"Blocks of {self._block_size} should divide the {inputs} inputs of `{matrix.layer}`, for none to cross "
-                f"processes. Set a `group_size` that does, or name it in `skip`."
+                f"Blocks of {self._block_size} should divide the {inputs} inputs of `{matrix.layer}`, so that each belongs "
+                f"to one process. Set a `group_size` that does, or name it in `skip`."
             )
 
     @contextmanager
@@ -180,6 +183,7 @@ class Quantize(Attack):
         scalings = [(adapter, dict(adapter.scaling)) for adapter in matrix.adapters if self.merge_adapters]
         try:
             with _editing():
+                # Merged before rounding, as in such a deployment: what is rounded is the sum.
                 for adapter, _ in scalings:
                     _merge_(adapter, matrix.tensor)
                 channels = matrix.layout.view(weight)
@@ -194,13 +198,13 @@ class Quantize(Attack):
 
 @contextmanager
 def _editing() -> Iterator[None]:
-    # A copy made in inference mode could not be written back outside of it.
+    # Tensors made in inference mode (checks run in validation, too) could not be used outside of it.
     with torch.inference_mode(False), torch.no_grad():
         yield
 
 
 def _merge_(adapter: Any, weight: Tensor) -> None:
-    """Move what an adapter adds in a forward pass into ``weight``, and silence it."""
+    """Add to ``weight`` what an adapter adds in a forward pass, and set the adapter's scale to zero."""
     if adapter.merged or adapter.disable_adapters:
         return
     for name in adapter.active_adapters:

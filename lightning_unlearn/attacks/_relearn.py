@@ -16,15 +16,15 @@ from lightning_unlearn.runtime import eval_mode, local, reshard
 
 
 class Relearn(Attack):
-    """Fine-tune for a few steps, as somebody with the weights and a little data would, and look along the way.
+    """Fine-tune for a few steps, as somebody with the weights and a little data would, and stop at several of them.
 
-    Yields the step counts of :meth:`grid`: 0, 1, 2, 5, 10, 20, ... and ``steps``. Recovery need not be monotone in steps,
-    so the curve is what counts, not its end.
+    Yields the step counts of :meth:`grid`: 0, 1, 2, 5, 10, 20, ... and ``steps``. Recovery may rise and fall again, so
+    the whole curve is measured, not only its end.
 
     Args:
         steps: Optimizer steps (AdamW without decay, constant rate).
         lr: Learning rate.
-        batches: Use only the first so many of the attacker's batches, in turn; ``None`` for all.
+        batches: Use only this many of the attacker's batches, the first ones, in turn; ``None`` for all.
         mode: ``"adapter"`` trains low-rank factors held outside the module tree by forward hooks, so nothing needs
             restoring. ``"full"`` trains the network's own weights in place, and puts them back.
         rank: Of the adapter.
@@ -60,7 +60,7 @@ class Relearn(Attack):
         self.steps, self.lr, self.batches, self.mode, self.rank, self.seed = steps, lr, batches, mode, rank, seed
 
     def grid(self) -> list[int]:
-        """Steps at which to look, spaced evenly on a log scale.
+        """Steps at which to measure, spaced evenly on a log scale.
 
         Example:
             >>> Relearn(steps=30).grid()
@@ -86,6 +86,7 @@ class Relearn(Attack):
                 f"`loss = {loss}`. Give `ForgetRetainData` forget or attack data."
             )
         engine = GradientEngine(network) if engine is None else engine
+        # A check may run in validation, where Lightning is in inference mode: parameters made there get no gradients.
         with ExitStack() as stack, torch.inference_mode(False), torch.enable_grad():
             if self.mode == "adapter":
                 params = stack.enter_context(attached_adapter(network, rank=self.rank, seed=self.seed))
@@ -101,8 +102,8 @@ class Relearn(Attack):
         step = 0
         for stop in self.grid():
             while step < stop:
-                # In evaluation mode: an attacker who wants the knowledge back has no use for dropout, and BatchNorm's
-                # statistics stay what they are.
+                # In evaluation mode: dropout does not help an attacker, and training mode would change BatchNorm's
+                # statistics. Set anew for each step, since the caller measures between two points.
                 with eval_mode(network), torch.enable_grad():
                     row, _ = engine.row(loss, [next(data)], params)
                 for p, grad in zip(params, row, strict=True):
@@ -115,7 +116,7 @@ class Relearn(Attack):
 
 @contextmanager
 def _restored(network: nn.Module) -> Iterator[list[Tensor]]:
-    """The trainable parameters, put back bit for bit; what they held is kept on the CPU."""
+    """The trainable parameters, restored bit for bit afterwards from a copy on the CPU."""
     params: list[Tensor] = [p for p in network.parameters() if p.requires_grad]
     if not params:
         raise ValueError(
@@ -123,6 +124,7 @@ def _restored(network: nn.Module) -> Iterator[list[Tensor]]:
         )
     reshard(network)
     saved = [(p, local(p).detach().to("cpu", copy=True)) for p in params]
+    # The fit may be accumulating gradients: they are set aside, the same objects, and put back.
     grads = [(p, p.grad) for p in params]
     try:
         for p in params:

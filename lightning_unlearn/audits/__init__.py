@@ -1,4 +1,4 @@
-"""Observing what a network knows, and changing nothing: what a check runs alone and under each attack."""
+"""Observing what a network knows, and changing nothing: checks run audits without an attack and under each one."""
 
 from lightning_unlearn.audits._base import Audit
 from lightning_unlearn.audits._generation import Generation

@@ -14,16 +14,17 @@ _ROWS = 512
 
 
 def choose_alternates(pool: Sequence[Exchange], entities: Sequence[str], *, first: int, count: int) -> list[list[int]]:
-    """Choose answers of others for each of the ``first`` examples of ``pool``, those with the most similar question first.
+    """For each of the ``first`` examples of ``pool``, choose answers of other examples, the most similar questions first.
 
-    Others are about another entity, and have another answer. Similarity is the share of token ids that two questions have
-    in common; among equals, the examples that follow come first, in a circle.
+    An alternate is about another entity, and is another answer. Similarity is the share of token ids that two questions
+    have in common. Ties go to the next examples in the pool, which starts again after its end: otherwise the first
+    examples would be everybody's alternates.
 
     Args:
         pool: Question and answer of each example.
-        entities: Whom or what each is about.
-        first: How many of them are to have alternates.
-        count: How many different answers each is given at most.
+        entities: The entity of each example.
+        first: How many examples, from the start of ``pool``, get alternates.
+        count: Largest number of different answers for each of them.
 
     Returns:
         Numbers in ``pool``, at most ``count`` for each of the ``first`` examples; none for one without an answer.
@@ -40,6 +41,7 @@ def choose_alternates(pool: Sequence[Exchange], entities: Sequence[str], *, firs
     for start in range(0, first, _ROWS):  # in blocks: all pairs of a large probe would not fit
         alike = _overlaps(tokens[start : min(start + _ROWS, first)], tokens)
         for row, of_row in enumerate(alike, start=start):
+            # Rolled so that the row itself comes first; a stable sort then prefers the examples after it.
             order = ((of_row.roll(-row).argsort(descending=True, stable=True) + row) % len(pool)).tolist()
             others: dict[tuple[int, ...], int] = {}
             for other in order if answers[row] else ():

@@ -15,8 +15,8 @@ from lightning_unlearn.readouts import Readout
 class Audit(ABC):
     """Observes what a network knows, and changes nothing: no weight, no mode, no gradient, no random state.
 
-    :class:`RecoveryCheck` runs it on the network alone and at each point of each attack, and adds to each observation
-    what the audit cannot know: whose knowledge it is, when, and under which attack.
+    :class:`RecoveryCheck` runs it without an attack, and at each point of each attack. It adds to each observation what the
+    audit cannot know: the subject, the step, and the attack.
 
     Example:
         >>> import torch
@@ -38,7 +38,7 @@ class Audit(ABC):
         Args:
             network: The live network.
             readout: How it is run on a batch.
-            probes: What it is asked, by split.
+            probes: The data to observe it on, by split.
             engine: Moves batches to the device, and calls the network as the strategy needs it called.
 
         Returns:
@@ -48,7 +48,7 @@ class Audit(ABC):
 
     @abstractmethod
     def definitions(self) -> dict[str, str]:
-        """What each of its metrics means, by name, for a reader of the report."""
+        """The meaning of each of its metrics, by name, for a reader of the report."""
 
     def __repr__(self) -> str:
         """The audit and its plain settings."""
@@ -68,7 +68,8 @@ def observations_of(split: str, probe: Probe, metric: str, scores: list[float], 
     """
     if not scores:
         return []
-    # Entities are named for all examples: with unsupervised ones among them it is not known whose a score is.
+    # Entities are known for all examples, scores only for supervised ones. If their numbers differ, it is not known which
+    # score belongs to which entity, and none is named.
     entities = probe.entities if len(probe.entities) == len(scores) else []
     value = sum(scores) / len(scores)
     return [Observation(metric=metric, split=split, value=value, scores=scores, entities=entities, **about)]

@@ -21,9 +21,9 @@ from lightning_unlearn.readouts import Readout, greedy_answers, has_answer, is_l
 class Generation(Audit):
     """Let the network answer by itself, and count refusals: ``refusals``, 1 for a refusal and 0 for any other answer.
 
-    A question is what stands before the first label of a row. Answers are the network's first choices, token by token. On
-    harmless questions that look like those that must go, as with :class:`DecoupledQuestion`, the mean is the safe-answer
-    refusal rate (SARR).
+    The question of a row is all that stands before its first label. Answers are decoded greedily. On harmless questions
+    of the same form as those that must go, as from :class:`DecoupledQuestion`, the mean is the safe-answer refusal rate
+    (SARR).
 
     Args:
         tokenizer: As in :class:`QuestionAnswerData`.
@@ -64,21 +64,21 @@ class Generation(Audit):
             network,
             end=[self.tokenizer.eos_token_id],
             max_new_tokens=self.max_new_tokens,
-            # Ranks have answers of different lengths; a sharded network must still be run equally often on each.
+            # Answers end at different lengths, but a sharded network must run equally often on every rank.
             in_step=engine.world_size > 1,
         )
-        found: list[Observation] = []
+        observations: list[Observation] = []
         about = {"higher_means_known": self.judge.higher_means_known, "bounds": (0.0, 1.0)}
         for split, probe in probes.items():
-            found += observations_of(split, probe, "refusals", self._verdicts(ask, probe, engine), **about)
-        return found
+            observations += observations_of(split, probe, "refusals", self._verdicts(ask, probe, engine), **about)
+        return observations
 
     def _verdicts(self, ask: Any, probe: Probe, engine: GradientEngine) -> list[float]:
         verdicts: dict[int, float] = {}
         for batch, index, counts in probe.batches:
             on_device = engine.to_device(batch)
             answers = engine.forward(ask, on_device)
-            if counts:  # the others are asked elsewhere, too
+            if counts:  # otherwise these examples belong to another rank, and are run here only to keep in step
                 texts = [self.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
                 asked = compress(index.tolist(), has_answer(on_device))
                 verdicts |= {i: float(self.judge.is_refusal(text)) for i, text in zip(asked, texts, strict=True)}

@@ -38,14 +38,14 @@ class Measure(Audit):
     def __call__(
         self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
     ) -> list[Observation]:
-        found: list[Observation] = []
+        observations: list[Observation] = []
         for split, probe in probes.items():
             for name, scores in self._scores(network, readout, probe, engine).items():
                 kind = self.metrics[name]
                 bounds = kind.bounds if max(kind.bounds) < float("inf") else None
                 about = {"higher_means_known": kind.higher_means_known, "bounds": bounds}
-                found += observations_of(split, probe, name, scores.tolist(), **about)
-        return found
+                observations += observations_of(split, probe, name, scores.tolist(), **about)
+        return observations
 
     def _scores(self, network: nn.Module, readout: Readout, probe: Probe, engine: GradientEngine) -> dict[str, Tensor]:
         """Score of each example by each metric, ``[n]`` float64 on the CPU, the same on every rank."""
@@ -55,6 +55,7 @@ class Measure(Audit):
         for batch, index, counts in probe.batches:
             with eval_without_grad(network):
                 prediction = engine.forward(lambda b: readout(network, b), engine.to_device(batch))
+            # A batch that does not count belongs to another rank: it is run only to keep sharded networks in step.
             for metric in self.metrics.values() if counts else ():
                 metric.update(prediction, index)
         return {name: _gathered(metric) for name, metric in self.metrics.items()}
@@ -62,5 +63,6 @@ class Measure(Audit):
 
 @torch.no_grad()
 def _gathered(metric: KnowledgeMetric) -> Tensor:
+    # `scores` is not wrapped by torchmetrics as `compute` is: synchronise by hand.
     with metric.sync_context(should_sync=metric._to_sync):
         return metric.scores().cpu()

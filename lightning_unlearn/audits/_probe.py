@@ -17,13 +17,13 @@ class Probe:
     """Data on which knowledge is observed.
 
     Args:
-        batches: This process's share: batch, number of each of its examples in the whole data, and whether it counts.
-            Each process has equally many; one that does not count is there because a sharded network must be run
-            equally often everywhere.
-        entities: Whom or what each example of the whole data is about; empty if the data set does not say.
+        batches: This process's share: a batch, the number of each of its examples in the whole data, and whether it counts
+            here. Each process has equally many, because a sharded network must run equally often everywhere. A batch that
+            does not count makes up the number; it counts on another process.
+        entities: The entity of each example of the whole data; empty if the data set names none.
         content_hash: Of all examples, in order.
         size: Number of examples of the whole data.
-        exchanges: Question and answer of each example of the whole data; ``None`` if the readout cannot tell.
+        exchanges: Question and answer of each example of the whole data; ``None`` if the readout does not give them.
     """
 
     batches: list[tuple[Any, Tensor, bool]]
@@ -40,7 +40,7 @@ class Probe:
 
 
 def load_probe(loader: Iterable[Any], readout: Readout, rank: int = 0, world_size: int = 1) -> Probe:
-    """Take this rank's share of ``loader``, each example of which is counted on one rank only.
+    """Take this rank's share of ``loader``. Each example counts on one rank only.
 
     Args:
         loader: Batches; a ``DataLoader`` is gone through in order, whatever its sampler. Its data set may name
@@ -58,6 +58,7 @@ def load_probe(loader: Iterable[Any], readout: Readout, rank: int = 0, world_siz
     keys: list[str] = []
     numbered = []
     exchanges: list[Exchange] | None = []
+    # Every rank reads all batches: numbers, keys and exchanges are of the whole data. Only the forward passes are shared.
     for batch in in_order(loader):
         start = len(keys)
         keys += readout.keys(batch)

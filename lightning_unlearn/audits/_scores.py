@@ -1,4 +1,4 @@
-"""Scores of examples that several processes have seen between them."""
+"""Scores of examples that were shared out among processes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from lightning_unlearn.runtime import on_every_rank
 
 
 def in_data_order(scores: Mapping[int, float]) -> list[float]:
-    """The scores of all processes by number of the example; each process has to ask, also one without scores.
+    """The scores of all processes, in the order of the examples' numbers. Every process must call it, also without scores.
 
     Example:
         >>> in_data_order({3: 0.5, 1: 1.0})
         [1.0, 0.5]
     """
-    found = {index: score for share in on_every_rank(dict(scores)) for index, score in share.items()}
-    return [found[index] for index in sorted(found)]
+    by_number = {index: score for share in on_every_rank(dict(scores)) for index, score in share.items()}
+    return [by_number[index] for index in sorted(by_number)]

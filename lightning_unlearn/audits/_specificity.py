@@ -18,16 +18,16 @@ from lightning_unlearn.runtime import eval_without_grad
 
 
 class Specificity(Audit):
-    r"""Is the right answer ahead of answers about others? A model that says anything at all is at chance, 0.5.
+    r"""How often the right answer is likelier than answers about others. A model that prefers no answer is at chance, 0.5.
 
     .. math:: \frac{1}{K} \sum_{k=1}^{K} \bigl[ p_k < p \bigr] + \tfrac{1}{2} \bigl[ p_k = p \bigr]
 
-    where :math:`p` is the geometric mean of the probabilities of the right answer's tokens, and :math:`p_k` that of the
-    answer of another example, put behind the same question. The others are about another entity, have another answer, and
-    the most similar question. One score per example of the forget split, in [0, 1].
+    where :math:`p` is the geometric mean of the probabilities of the right answer's tokens, and :math:`p_k` the same for the
+    answer of another example, put behind the same question. These alternates are about another entity, are another answer,
+    and had the most similar questions. One score per example of the forget split, in [0, 1].
 
-    They come from the forget split itself; if all of it has one answer, from the other splits. An example without any
-    scores 0.5. Nothing is observed where the readout cannot put other answers in (:meth:`Readout.exchanges`).
+    Alternates come from the forget split itself; if all of it has the same answer, from the other splits too. An example
+    without alternates scores 0.5. Nothing is observed where the readout cannot exchange answers (:meth:`Readout.exchanges`).
 
     Args:
         alternates: Number of other answers ``K``; each costs one forward pass over the forget split.
@@ -56,7 +56,7 @@ class Specificity(Audit):
         alternates = [] if probe is None else self._alternates(probe, probes)
         if probe is None or not any(alternates):
             return []
-        # Each rank makes as many passes over each batch, however few alternates the examples of its own have.
+        # Every rank makes the same number of passes over each batch, since a sharded network has to run in step.
         passes = max(map(len, alternates))
         scores: dict[int, float] = {}
         for batch, index, counts in probe.batches:
@@ -109,13 +109,13 @@ def _token_nll(
 
 
 def _share_ahead(nll: Tensor) -> float:
-    """Of the right answer, the first of ``nll [1 + K]``: the share of others that it beats; chance without others.
+    """The share of alternates that the right answer, the first of ``nll [1 + K]``, is likelier than; 0.5 without any.
 
-    What is not a number beats nothing.
+    A comparison with NaN counts as lost.
     """
     right, others = nll[0], nll[1:]
     if not len(others):
         return 0.5
-    # Means over different numbers of tokens, all of one probability, differ by rounding.
+    # Ties by rounding: a model that gives every token the same probability has means that differ in the last digit.
     tied = torch.isclose(others, right, rtol=1e-6, atol=0.0)
     return float(torch.where(tied, 0.5, (others > right).double()).mean())

@@ -18,16 +18,16 @@ from lightning_unlearn.readouts import Readout, choose_readout
 class ApplyEdit(pl.Callback):
     """Edit the network once, when a fit begins.
 
-    It happens when the first epoch starts, which is after ``on_train_start`` of all callbacks, wherever this one stands in
-    the list. So :class:`RecoveryCheck` observes the original at step 0, and the reference of :class:`Unlearn` is the
-    original. (:class:`SubspaceGuard` looks at its inputs before the edit, too: it goes on protecting those.) Random
-    generators, buffers, gradients and modes are afterwards as they were.
+    It happens when the first epoch starts. That is after ``on_train_start`` of all callbacks, so the place of this one in
+    the list does not matter. :class:`RecoveryCheck` observes the original at step 0, the reference of :class:`Unlearn` is
+    the original, and :class:`SubspaceGuard` protects the inputs that layers had before the edit. Random generators,
+    buffers, gradients and modes are left as they were.
 
     A fit that is resumed from a checkpoint does not edit again; a second ``fit`` does.
 
-    To edit and not train, use ``Trainer(max_steps=0)``: the network is edited when that fit starts. Lightning then calls no
-    hook of training, so no check runs: ``trainer.validate`` with a :class:`RecoveryCheck`, before and after, shows the
-    effect. In a script, ``edit(network)`` does the same.
+    To edit without training, use ``Trainer(max_steps=0)``: the network is edited when that fit starts. Lightning then calls
+    no hook of training, so no check runs. To see the effect, call ``trainer.validate`` with a :class:`RecoveryCheck` before
+    and after. In a script, ``edit(network)`` does the same.
 
     Args:
         edit: What is done.
@@ -59,7 +59,7 @@ class ApplyEdit(pl.Callback):
 
     @property
     def state_key(self) -> str:
-        """Tells several edits in one trainer apart."""
+        """Includes the settings: Lightning refuses several stateful callbacks of one class with the same key."""
         return f"ApplyEdit[{type(self.edit).__name__}, {sorted(self.edit.settings().items())}]"
 
     @override
@@ -73,7 +73,7 @@ class ApplyEdit(pl.Callback):
                 f"`ApplyEdit` should find the parameters as they are. Found {found[kind]} them. Use `strategy='ddp'`, "
                 "`ModelParallelStrategy` (FSDP2), or edit and save the network before the fit."
             )
-        self.record = None  # what a checkpoint remembers comes after this
+        self.record = None  # Lightning restores a checkpoint after `setup`; a resumed fit gets its record back
         self._forget = forget_source(trainer, self.forget, "ApplyEdit")[0] if self.edit.needs_forget else None
         self._retain = loader_of(self.retain, "retain", trainer) if self.retain is not None else None
 
@@ -91,16 +91,17 @@ class ApplyEdit(pl.Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """What was done, so that it is not done again."""
+        """The record of the edit, so that a resumed fit does not edit again."""
         return {"record": None if self.record is None else asdict(self.record)}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take what was done from a checkpoint, whose weights are the edited ones."""
+        """Restore the record from a checkpoint, whose weights are edited already."""
         record = state_dict["record"]
         self.record = None if record is None else EditRecord(**record)
 
     def _apply(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Made here, not in `setup`: only now has the strategy wrapped the module.
         engine = GradientEngine(pl_module, trainer)
         readout = choose_readout(pl_module) if self.readout is None else self.readout
         with isolated(trainer, pl_module):
@@ -126,5 +127,5 @@ class ApplyEdit(pl.Callback):
         return loader
 
     def _batches(self, loader: Any, engine: GradientEngine) -> list[Any]:
-        # The same on every process: an edit has to give all of them the same weights.
+        # All batches on every process, not a share: an edit has to give all of them the same weights.
         return [engine.to_device(batch) for batch in in_order(loader)]

@@ -17,7 +17,8 @@ from lightning_unlearn.transforms import GradientTransform
 if TYPE_CHECKING:
     Module = pl.LightningModule | dict[str, Any]
 else:
-    # Built by us, not by LightningCLI, which would give it the hyper-parameters of what it is nested in.
+    # A plain mapping at run time, so that `build` makes the module and not LightningCLI: that would give it the
+    # hyper-parameters of the object around it.
     Module = dict[str, Any]
 
 
@@ -34,11 +35,11 @@ def unlearning(
     optimizer: OptimizerCallable | None = None,
     transforms: list[GradientTransform] | None = None,
 ) -> pl.LightningModule:
-    """Give an existing LightningModule what it needs to forget, and give the same object back.
+    """Add unlearning to an existing LightningModule, and return the same object.
 
-    Nothing is wrapped: the callbacks are brought along through the module's ``configure_callbacks``, so any trainer that
-    fits it unlearns. In YAML, this is the ``class_path`` to put a module of one's own under. As with every
-    ``configure_callbacks``, they take the place of callbacks of the same class in the trainer.
+    Nothing is wrapped: the module's ``configure_callbacks`` returns the callbacks of unlearning as well, so any trainer
+    that fits the module unlearns. In YAML, use this as the ``class_path``, and your own module as its ``module``. As with
+    every ``configure_callbacks``, they replace callbacks of the same class in the trainer.
 
     Args:
         module: A ``LightningModule``, or, from YAML, a mapping with ``class_path`` and ``init_args``.
@@ -70,6 +71,7 @@ def unlearning(
     """
     built: pl.LightningModule = build(module, pl.LightningModule)
     unlearn = Unlearn(objective, readout, projector, reference, weight, forget, seed, optimizer, transforms)
+    # Set on the instance, so that other modules of the class are not changed. Lightning looks the method up there.
     object.__setattr__(built, "configure_callbacks", _Bring([unlearn, *(checks or [])], built.configure_callbacks))
     return built
 
@@ -85,5 +87,5 @@ class _Bring:
         return [*(own if isinstance(own, Sequence) else [own]), *self.callbacks]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Bring:
-        """Copies of the module (averaged weights, say) are not fitted: the callbacks, mid-fit, stay one."""
+        """Copies of the module, as for averaged weights, are not fitted: they share the callbacks, with all their state."""
         return self

@@ -22,7 +22,7 @@ class Recipe:
     Args:
         epochs: Passes over the data.
         lr: Highest learning rate.
-        seed: Of whatever is drawn on the way, dropout for example; the order is the loader's.
+        seed: Of random draws in training, such as dropout. The order of the data is the loader's.
     """
 
     epochs: int
@@ -38,6 +38,8 @@ class Recipe:
         title: str,
     ) -> None:
         """Fine-tune ``network`` in place, on the device and in the precision of ``trainer``."""
+        # A plain loop, since the strategy has not wrapped the network yet. Every process goes through all of the data, in
+        # the same order and with the same seed, and so makes the same weights.
         objective = CrossEntropy()
         total = self.epochs * len(loader)
         with torch.random.fork_rng(), _base_trainable(network) as params:
@@ -59,7 +61,7 @@ class Recipe:
                     rank_zero_info(f"`FinetuneFirst`: step {number} of {total}, loss {float(loss.detach()):.4f}.")
 
     def _schedule(self, optimizer: torch.optim.Optimizer, total: int) -> torch.optim.lr_scheduler.LRScheduler:
-        # Rising takes two steps at least, else the schedule divides by none.
+        # `OneCycleLR` divides by the length of a phase less one: the rate has to rise for two steps at least.
         steps = max(total, 4)
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
@@ -73,12 +75,12 @@ class Recipe:
 
 @contextmanager
 def _base_trainable(network: nn.Module) -> Iterator[list[Tensor]]:
-    """What there is to teach: with an adapter, the base weights, the adapter being off; else all that is trainable."""
+    """The weights to train: the base weights, with the adapter off, if there is one; otherwise all trainable weights."""
     adapted = hasattr(network, "disable_adapter")
     flags = [(p, p.requires_grad) for p in network.parameters()]
     with network.disable_adapter() if adapted else nullcontext():  # type: ignore[operator]
         for name, p in network.named_parameters():
-            if adapted and p.is_floating_point():
+            if adapted and p.is_floating_point():  # quantised weights cannot have gradients
                 p.requires_grad_("lora_" not in name)
         try:
             yield [p for p in network.parameters() if p.requires_grad]

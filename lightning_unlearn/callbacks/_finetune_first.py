@@ -22,19 +22,19 @@ from lightning_unlearn.runtime import checksum
 class FinetuneFirst(pl.Callback):
     """Fine-tune the network on forget and retain data first, so that there is something to forget: for demos and benchmarks.
 
-    Runs in ``setup``, before any other callback observes the network, so list it first. A PEFT adapter stays off: what
-    is taught goes into the base, which then is the original. Deterministic in its seed, so a resumed run has the same
-    original; with ``folder``, what was taught is kept, and found again by content of weights, data and settings.
+    It runs in ``setup``. List it first, since other callbacks take the network for the original from their ``setup`` on. A
+    PEFT adapter stays off: the base is fine-tuned, and then is the original. The result depends on the seed alone, so a
+    resumed run has the same original. With ``folder`` the result is kept, under a hash of weights, data and settings.
 
-    With ``control``, the same start is also fine-tuned on the retain data alone, by the same recipe. These weights, of a
-    model that never knew what must go, are the control of every :class:`RecoveryCheck` in the trainer; the network that
-    is fitted is the same with and without.
+    With ``control``, the same start is also fine-tuned on the retain data alone, by the same recipe. That model never knew
+    what must go: its weights are the control of every :class:`RecoveryCheck` in the trainer. The network that is fitted is
+    the same with and without a control.
 
     Args:
         epochs: Passes over the data.
         lr: Highest learning rate of AdamW; it rises over the first tenth of the steps and falls to zero over the rest.
-        batch_size: Rows a step.
-        folder: Where the taught weights are kept.
+        batch_size: Rows per step.
+        folder: Where the fine-tuned weights are kept.
         seed: Seed of the order of the data.
         control: Whether to make a control, too; without ``folder`` its weights stay in main memory.
 
@@ -69,7 +69,7 @@ class FinetuneFirst(pl.Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Teach, or load what was taught before."""
+        """Fine-tune, or load the result of an earlier run."""
         if stage != "fit":
             return
         data: Any = getattr(trainer, "datamodule", None)
@@ -79,8 +79,9 @@ class FinetuneFirst(pl.Callback):
                 f"`{type(data).__name__}`. Use `trainer.fit(..., datamodule=...)`."
             )
         if self.folder is not None and trainer.is_global_zero:
-            writable_folder(self.folder)  # found out now, not after teaching
+            writable_folder(self.folder)  # fail now, not after fine-tuning
         readout = choose_readout(pl_module)
+        # Lightning moves the module to its device only after `setup`.
         network = readout.find_network(pl_module).to(trainer.strategy.root_device)
         forget, retain = in_order(data.forget_dataloader()), in_order(data.retain.loader())
         if self.control:  # first, from the same start, which it leaves as it was
@@ -106,7 +107,7 @@ class FinetuneFirst(pl.Callback):
         name: str,
         title: str,
     ) -> Path | None:
-        """Teach in place, or load what was taught before; where it is kept, if it is."""
+        """Fine-tune in place, or load the weights of an earlier run. Returns the file where they are kept, if any."""
         kept = self._kept_in(network, readout, loader, name)
         if kept is not None and kept.exists():
             load_model(network, kept)
@@ -130,6 +131,7 @@ class FinetuneFirst(pl.Callback):
         if self.folder is None:
             return None
         recipe = self.recipe
+        # Everything that decides the result: the start, the recipe, and the content of the data.
         settings = f"{checksum(network)} {recipe.epochs} {recipe.lr} {self.batch_size} {recipe.seed}"
         digest = blake2b(settings.encode(), digest_size=8)
         for batch in in_order(loader):

@@ -12,7 +12,7 @@ from lightning_unlearn.readouts import CausalLMReadout
 class SavePretrained(pl.Callback):
     """Write the unlearned language model as a Hugging Face folder when the fit ends.
 
-    ``AutoModelForCausalLM.from_pretrained(folder)`` (or PEFT, for an adapter) loads it back, under the keys it always had.
+    ``AutoModelForCausalLM.from_pretrained(folder)`` (or PEFT, for an adapter) loads it back, under its usual keys.
 
     Args:
         folder: Where the files go; it is made if need be.
@@ -38,13 +38,14 @@ class SavePretrained(pl.Callback):
         network = CausalLMReadout().find_network(pl_module)
         sharded = strategy_kind(trainer) == "fsdp2"
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        # Gathering shards is collective: every rank has to take part, although only the first one writes.
         state = get_model_state_dict(network, options=options) if sharded else None
         if not trainer.is_global_zero:
             return
         if not self.merge_adapter or not hasattr(network, "merge_and_unload"):
             network.save_pretrained(self.folder, state_dict=state)  # type: ignore[operator]
             return
-        # Merging and unmerging rounds, so the adapter's own weights are kept and put back.
+        # On a copy: merging into the live network and unmerging again would round its weights.
         from copy import deepcopy
 
         deepcopy(network).merge_and_unload().save_pretrained(self.folder)  # type: ignore[operator]

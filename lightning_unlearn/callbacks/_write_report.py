@@ -20,9 +20,10 @@ _CURVES = ("forget", "retain", "cosine", "forget_norm", "retain_norm", "realised
 
 
 class WriteReport(pl.Callback):
-    """Write what a sceptical reviewer reads: ``report.json``, ``report.html`` and ``curves.png``; show the table.
+    """Write the report, ``report.json``, ``report.html`` and ``curves.png``, and show its table in the terminal.
 
-    Takes what ``RecoveryCheck`` observed and ``Unlearn`` logged. After ``fit``, and after ``validate`` or ``test`` alone.
+    It is made from the observations of ``RecoveryCheck`` and the log of ``Unlearn``, after ``fit``, and after ``validate``
+    or ``test`` alone.
 
     Args:
         folder: Where the files go; it is made if need be.
@@ -51,7 +52,8 @@ class WriteReport(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the curves."""
+        """Keep the training curves."""
+        # Once per optimizer step: with accumulated gradients several batches make one, and nothing is logged before.
         values = {name: trainer.callback_metrics.get(f"unlearn/{name}") for name in _CURVES}
         if values["forget"] is not None and (not self.training or self.training[-1]["step"] < trainer.global_step):
             row = {name: float(value) for name, value in values.items() if value is not None}
@@ -65,7 +67,7 @@ class WriteReport(pl.Callback):
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write, under ``trainer.validate``."""
-        if trainer.state.fn == TrainerFn.VALIDATING:
+        if trainer.state.fn == TrainerFn.VALIDATING:  # not in a fit's own validation: `on_fit_end` writes then
             self._write(trainer, pl_module)
 
     @override

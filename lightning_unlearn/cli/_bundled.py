@@ -8,7 +8,7 @@ _FOLDER = Path(str(files("lightning_unlearn") / "configs"))
 
 
 def bundled_configs() -> dict[str, Path]:
-    """Where the configurations that come with the package lie, by name: what follows ``bundled:``.
+    """The files of the configurations that come with the package, by the name that follows ``bundled:``.
 
     Example:
         >>> list(bundled_configs())[:3]
@@ -28,12 +28,12 @@ def bundled_config(name: str) -> Path:
         >>> bundled_config("npo") == bundled_config("objectives/npo")
         True
     """
-    found = bundled_configs()
-    by_path = {path.relative_to(_FOLDER).with_suffix("").as_posix(): path for path in found.values()}
-    path = {**by_path, **found}.get(name.removeprefix(PREFIX).removesuffix(".yaml"))
+    by_name = bundled_configs()
+    by_path = {path.relative_to(_FOLDER).with_suffix("").as_posix(): path for path in by_name.values()}
+    path = {**by_path, **by_name}.get(name.removeprefix(PREFIX).removesuffix(".yaml"))
     if path is None:
         raise FileNotFoundError(
-            f"A bundled configuration should be one of {', '.join(found)}. Found `{name}`. "
+            f"A bundled configuration should be one of {', '.join(by_name)}. Found `{name}`. "
             "`lightning-unlearn configs` says what each of them does."
         )
     return path

@@ -75,13 +75,16 @@ class UnlearnCLI(LightningCLI):
         parser.add_lr_scheduler_args()
         for name, title in _TITLES.items():
             parser.groups[name].title = title
-        # In the help our parts come before the trainer, whose arguments alone are two hundred lines.
+        # The trainer's group goes last in the help: its arguments alone are two hundred lines.
         parser._action_groups.remove(parser.groups["trainer"])
         parser._action_groups.append(parser.groups["trainer"])
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Put the parts among the callbacks in the order they need: the user's own after `unlearn`, before `recovery`."""
+        """Order the callbacks: `finetune_first`, `unlearn`, the user's own, `recovery`, `report`.
+
+        Lightning calls them in this order. The network is taught first, and measured after everything that changes it.
+        """
         parts = {name: self._get(self.config_init, name) for name in _PARTS}
         own = self._get(self.config_init, "trainer", default={}).get("callbacks") or []
         own = own if isinstance(own, list) else [own]
@@ -111,7 +114,7 @@ class UnlearnCLI(LightningCLI):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write the whole merged configuration beside the report, too: run it again to reproduce the report."""
+    """Write the merged configuration beside the report: running it again reproduces the report."""
 
     @override
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

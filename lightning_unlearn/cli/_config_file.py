@@ -16,8 +16,8 @@ from lightning_unlearn.cli._merge import merged
 def read_config(name: str | Path) -> dict[str, Any]:
     """Read a configuration, merged into its bases.
 
-    At its top level a configuration may say ``base: FILE``, relative to itself, or ``base: bundled:NAME``. What it says
-    itself wins; a base may have a base.
+    At its top level a configuration may have ``base: FILE``, relative to itself, or ``base: bundled:NAME``. Its own settings
+    win over those of its base. A base may have a base.
 
     Args:
         name: A file, or ``bundled:`` and the name of one that comes with the package.
@@ -40,12 +40,12 @@ class ConfigFile(ActionConfigFile):  # type: ignore[misc]  # untyped
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Merge first, so that the parser, and what it saves, sees one whole configuration."""
         path = str(bundled_config(values) if str(values).startswith(PREFIX) else values)
-        # What is no file is a configuration written out in the shell, or a URL.
+        # If it is no file, it is a configuration as text, or a URL: the parser knows both.
         if not os.path.isfile(path) or "base" not in (_load(Path(path)) or {}):
             super().__call__(parser, cfg, path, option_string)
             return
         text = yaml.safe_dump(read_config(path), sort_keys=False)
-        # The parser then finds what the file names, such as `unlearn: unlearn.yaml`, beside that file.
+        # Relative paths in the configuration, such as `unlearn: unlearn.yaml`, are relative to its file.
         with ConfigPath(path, mode="fr").relative_path_context():
             super().__call__(parser, cfg, text, option_string)
 
@@ -62,8 +62,8 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return settings
     if not isinstance(base, str):
         raise ValueError(f"`base` should be one file, or `bundled:` and a name. Found `base = {base!r}` in {path}.")
-    found: dict[str, Any] = merged(_read(_path_of(base, path.parent), (*above, path)), settings)
-    return found
+    whole: dict[str, Any] = merged(_read(_path_of(base, path.parent), (*above, path)), settings)
+    return whole
 
 
 def _path_of(name: str, folder: Path) -> Path:
@@ -79,5 +79,5 @@ def _path_of(name: str, folder: Path) -> Path:
 
 
 def _load(path: Path) -> Any:
-    # The parser's own loader: to plain YAML, `1e-3` is a text.
+    # The parser's own loader, since plain YAML reads `1e-3` as a string.
     return get_loader("yaml")(path.read_text(encoding="utf-8"))

@@ -10,8 +10,8 @@ from typing_extensions import override
 class OwnHyperparameters(_InstantiatorFn):
     """Give the hyper-parameters under ``model:`` or ``data:`` to the object they describe, and to no other.
 
-    LightningCLI gives them to every LightningModule and datamodule it builds, nested ones included. The ``self.hparams`` of
-    a nested object then are not its own arguments, and a forget set built from them is the retain set.
+    LightningCLI gives them to every LightningModule and datamodule it builds, also to nested ones. Then ``self.hparams`` of
+    a nested object are not its own arguments, and a forget set built from them is the retain set.
     """
 
     @override
@@ -22,8 +22,8 @@ class OwnHyperparameters(_InstantiatorFn):
         return super().__call__(class_type, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
 
     def _describes(self, class_type: Any, arguments: dict[str, Any]) -> bool:
-        """Compare class and plain arguments with the configuration; other arguments have been built into objects."""
-        self.cli._dump_config()
+        """Whether class and plain arguments are those of the configuration. Other arguments are objects by now."""
+        self.cli._dump_config()  # Lightning makes the dump when it is first needed
         top = self.cli.config_dump.get(self.key) or {}
         if locate(top.get("class_path", "")) is not class_type:
             return False

@@ -6,11 +6,11 @@ from typing import Any
 
 
 def merged(base: Any, override: Any) -> Any:
-    """Lay ``override`` over ``base``: mappings are merged key by key; anything else, lists included, replaces.
+    """Lay ``override`` over ``base``: mappings are merged key by key; other values, also lists, are replaced.
 
-    Where both name a class, ``init_args`` of the base stay if the override's class is the same one or a subclass.
-    Another class starts without them: ``beta`` of one objective is not ``beta`` of the next. Arguments given without
-    ``class_path`` belong to the class that the base names.
+    If both name a class, the base's ``init_args`` are kept if the override's class is the same one or a subclass. Another
+    class starts without them: ``beta`` of one objective is not ``beta`` of the next. Arguments without ``class_path`` belong
+    to the class that the base names.
 
     Example:
         >>> base = {"class_path": "NPO", "init_args": {"beta": 0.1}}
@@ -24,6 +24,7 @@ def merged(base: Any, override: Any) -> Any:
     if "class_path" in override:
         if not _takes_the_arguments_of(str(base.get("class_path")), str(override["class_path"])):
             return override
+    # The short form without `class_path`: all keys of the override are arguments.
     elif "class_path" in base and "init_args" not in override:
         override = {"init_args": override}
     return {**base, **{key: merged(base[key], value) if key in base else value for key, value in override.items()}}

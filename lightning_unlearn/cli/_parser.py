@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
 _MANY = 40
+# jsonargparse tries every type of a union, and reports each that does not fit. These lines do not say what is wrong.
 _NOISE = re.compile(
     r"^ *((- )?Does not validate against any of the Union subtypes|Subtypes:.*|Errors:|- Expected a <class 'NoneType'>"
     r"|Given value type:.*|Given value:.*)\n?|^ *\n",
@@ -17,7 +18,7 @@ _NOISE = re.compile(
 
 
 class Help(DefaultHelpFormatter):  # type: ignore[misc]  # untyped
-    """Docstrings as text for a terminal."""
+    """Help from docstrings, as plain text for a terminal."""
 
     @override
     def start_section(self, heading: str | None) -> None:
@@ -36,7 +37,7 @@ class Parser(LightningArgumentParser):
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with what is wrong, without the lines about every other type that the value does not match."""
+        """Exit with the error message, without the lines about all other types that the value does not match."""
         super().error(_NOISE.sub("", message).rstrip(), ex)
         raise AssertionError  # not reached: the line above exits
 
@@ -48,6 +49,7 @@ def plain(text: str) -> str:
         >>> plain("Defaults to :class:`~lightning_unlearn.NPO`, ``beta=1``. (type: <class 'Objective'>)")
         'Defaults to `NPO`, `beta=1`. (type: Objective)'
     """
+    # Sphinx roles become plain code: with `~` the last part of the name, else all of it.
     text = re.sub(r":\w+:`~[\w.]*?(\w+)`", r"`\1`", text)
     text = re.sub(r":\w+:`([^`]*)`", r"`\1`", text)
     text = re.sub(r"<class '([^']*)'>", r"\1", text).replace("``", "`")

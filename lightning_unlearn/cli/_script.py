@@ -29,7 +29,9 @@ def main(args: ArgsType = None, *, run: bool = True) -> UnlearnCLI:
         args: Instead of the process's own arguments.
         run: Whether to run a subcommand, or, without one, only to build model, data and trainer.
     """
-    if os.getcwd() not in sys.path:  # for modules of the user's own: a console script only has its own folder there
+    # So that `class_path` finds the user's own modules: for a console script, Python puts the script's folder on the path,
+    # not the current one.
+    if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return UnlearnCLI(
         pl.LightningModule,
@@ -47,7 +49,7 @@ def main(args: ArgsType = None, *, run: bool = True) -> UnlearnCLI:
 
 
 def script() -> None:
-    """What ``lightning-unlearn`` runs: errors meant for the user are one message, without a traceback."""
+    """The command ``lightning-unlearn``. Errors meant for the user are one message, without a traceback."""
     try:
         # LightningCLI's subcommands are methods of the trainer, and this one needs no trainer.
         show_configs(sys.argv[2:]) if sys.argv[1:2] == ["configs"] else main()
@@ -63,6 +65,7 @@ def _meant_for_user(error: BaseException | None) -> BaseException | None:
     """The error that this package or Lightning raised with a message for the user; ``None`` if there is none."""
     while error is not None:
         *_, last = traceback.extract_tb(error.__traceback__)
+        # A `raise` in our code is a message we wrote. An error that comes out of another statement of ours is a bug.
         ours = _PACKAGE in Path(last.filename).parents and (last.line or "").startswith("raise ")
         if ours or isinstance(error, MisconfigurationException):
             return error

@@ -9,7 +9,7 @@ from torch.utils.data import RandomSampler
 class EpochShuffle(RandomSampler):
     """A random order that depends on the seed and the epoch alone: a resumed fit sees what an uninterrupted one would.
 
-    Lightning calls :meth:`set_epoch`; elsewhere every pass counts as an epoch.
+    Lightning calls :meth:`set_epoch` before each epoch. Without Lightning, every pass counts as an epoch.
 
     Args:
         source: What is indexed; only its length matters.
@@ -29,10 +29,11 @@ class EpochShuffle(RandomSampler):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which pass over the data comes next."""
+        """Set the number of the next pass over the data."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
+        # A generator of its own: the global one is in another state in a resumed fit.
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         self.epoch += 1
         yield from torch.randperm(len(self.data_source), generator=generator).tolist()

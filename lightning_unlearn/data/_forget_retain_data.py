@@ -16,7 +16,7 @@ from lightning_unlearn.data._stream import RowsByEpoch, empty_set
 from lightning_unlearn.data.orders import EpochRows, Order, RandomOrder, RowSet
 from lightning_unlearn.runtime import data_share
 
-_OWN = (  # of the retain datamodule, if it has them
+_FROM_RETAIN = (  # hooks taken over from the retain datamodule, if it overrides them
     "val_dataloader",
     "test_dataloader",
     "predict_dataloader",
@@ -31,24 +31,24 @@ _OWN = (  # of the retain datamodule, if it has them
 class ForgetRetainData(pl.LightningDataModule):
     """What must stay and what must go, behind one datamodule.
 
-    The trainer sees the retain data, with the validation, test and prediction loaders, the transfer hooks and the state
-    of its datamodule, if it is one; ``Unlearn`` fetches the forget data, ``RecoveryCheck`` the probe and attack data.
-    Each is a ``LightningDataModule`` (its training loader is used), a ``DataLoader``, a data set, or, from YAML, a mapping
-    with ``class_path`` and ``init_args``.
+    The trainer trains on the retain data. If they are a datamodule, its validation, test and prediction loaders, its
+    transfer hooks and its state are used as well. ``Unlearn`` fetches the forget data, ``RecoveryCheck`` the probe and
+    attack data. Each is a ``LightningDataModule`` (its training loader is used), a ``DataLoader``, a data set, or, from
+    YAML, a mapping with ``class_path`` and ``init_args``.
 
     Args:
         retain: What must stay.
         forget: What must go.
         probe: How forgetting is measured. Defaults to the forget data.
-        attack: What an attacker has to relearn from. Defaults to the forget data, which is the strongest attack, and
-            measures memorising rather than remembering; say so, or give other data about the same things.
+        attack: What an attacker has to relearn from. Defaults to the forget data: the strongest attack, but the network
+            may learn them afresh instead of remembering them. Say so in a report, or give other data about the same things.
         order: Which retain rows go with which forget rows, and how long an epoch is: see :class:`RandomOrder`,
             :class:`CyclicOrder`, :class:`SequentialOrder`. ``None`` leaves the retain loader and its epoch alone, and
             shuffles the forget data.
         seed: Of every order.
 
     Raises:
-        ValueError: With an order, if it cannot be known which rows a loader visits, or if one visits none.
+        ValueError: With an order, if the rows a loader visits are not known beforehand, or if it visits none.
 
     Example:
         >>> from lightning_unlearn.data import CyclicOrder
@@ -73,9 +73,11 @@ class ForgetRetainData(pl.LightningDataModule):
         self.probe = self.forget if probe is None else OpenedSource(probe, "probe")
         self.attack = self.forget if attack is None else OpenedSource(attack, "attack")
         self.order = order
-        self._prepared = False  # whether the order saw the data of this fit
+        self._prepared = False  # whether `order.prepare` was called since the last `setup`
         self.seed = seed
-        for name in _OWN:
+        # Set on the instance, not defined on the class: Lightning calls a hook only if it is overridden, and this class
+        # should seem to override those alone that the retain datamodule does.
+        for name in _FROM_RETAIN:
             if isinstance(source := self.retain.source, pl.LightningDataModule) and is_overridden(name, source):
                 setattr(self, name, getattr(source, name))
 
@@ -107,27 +109,30 @@ class ForgetRetainData(pl.LightningDataModule):
         loader, (rank, world_size) = self.retain.loader(), data_share(self.trainer)
         sampler = OrderedSampler(self._rows_by_epoch(self.order, "retain"), world_size, rank)
         ordered = reordered(loader, ResumableLoader, batch_size=batch_size_of(loader), sampler=sampler)
-        ordered.trainer = self.trainer
+        ordered.trainer = self.trainer  # knows where `limit_train_batches` ends an epoch
         return ordered
 
     def forget_dataloader(self) -> Iterable[Any]:
-        """What must go."""
+        """The forget data, as the user gave them: the order is that of :meth:`forget_order`."""
         return self.forget.loader()
 
     def forget_order(self) -> RowsByEpoch | None:
-        """Which forget rows an epoch visits; ``None`` if that is not for us to say."""
+        """Which forget rows an epoch visits; ``None`` without an order."""
         return None if self.order is None else self._rows_by_epoch(self.order, "forget")
 
     def probe_dataloaders(self) -> dict[str, Iterable[Any]]:
-        """How forgetting, and keeping, is measured."""
+        """The data on which knowledge is measured, by split: probe data, as ``forget``, and retain data."""
+        # In order and with nothing dropped (where the rows are known), whatever the loaders do in training: each example
+        # is measured once.
         return {"forget": in_order(self.probe.loader()), "retain": in_order(self.retain.loader())}
 
     def attack_dataloader(self) -> Iterable[Any]:
-        """What an attacker has to relearn from."""
+        """The data that an attacker relearns from."""
         return in_order(self.attack.loader())
 
     def _rows_by_epoch(self, order: Order, part: Literal["forget", "retain"]) -> RowsByEpoch:
         forget, retain = self._row_set(self.forget), self._row_set(self.retain)
+        # Asked for twice per fit, for retain and for forget rows; an order may run the model to prepare.
         if not self._prepared:
             order.prepare(forget, retain, self.trainer)
             self._prepared = True
@@ -142,16 +147,17 @@ class ForgetRetainData(pl.LightningDataModule):
         rows = rows_of(loader := part.loader())
         if rows is None:
             raise ValueError(
-                f"`order={type(self.order).__name__}()` should get loaders of which it is known which rows they visit: over "
-                f"a data set with a length, with torch's own samplers. Found a `{type(loader).__name__}` of {part.name} "
-                f"data {_what(loader)}. Use `order=None`."
+                f"`order={type(self.order).__name__}()` should get loaders whose rows are known beforehand: a data set with "
+                f"a length, and torch's own samplers. Found a `{type(loader).__name__}` of {part.name} data "
+                f"{_describe(loader)}. Use `order=None`."
             )
         if not rows:
             raise ValueError(empty_set(part.name))
+        # Rows are numbered within what the loader visits: with a `SubsetRandomSampler`, row 0 is its lowest index.
         return RowSet(visited(loader), batch_size_of(loader))
 
 
-def _what(loader: Any) -> str:
+def _describe(loader: Any) -> str:
     if not isinstance(loader, DataLoader):
         return "that is no `DataLoader`"
     sampler = loader.sampler if type(loader.batch_sampler) is BatchSampler else loader.batch_sampler

@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, and on nothing that was drawn before."""
+"""Random numbers that depend on given numbers only (seed, epoch, position), and not on what was drawn before."""
 
 from hashlib import blake2b
 
@@ -23,6 +23,6 @@ def shuffled(size: int, *seeds: int) -> list[int]:
         >>> shuffled(3, 0, 1) == shuffled(3, 0, 1), sorted(shuffled(3, 0, 1))
         (True, [0, 1, 2])
     """
-    # Seeds are mixed as text: neighbouring seeds and epochs give unrelated permutations.
+    # Hashed together, not added: seed 0 in epoch 1 and seed 1 in epoch 0 should give unrelated permutations.
     generator = torch.Generator().manual_seed(hash_of(*seeds))
     return torch.randperm(size, generator=generator).tolist()

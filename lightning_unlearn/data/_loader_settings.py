@@ -17,7 +17,7 @@ class LoaderSettings:
     Args:
         batch_size: Rows per batch.
         shuffle: Whether the training loader shuffles.
-        seed: Of the order; across several devices Lightning's own sampler decides it.
+        seed: Seed of the shuffled order. On several devices Lightning replaces the sampler by its own.
         num_workers: Worker processes of each loader.
 
     Example:

@@ -1,4 +1,4 @@
-"""What can be known of a user's loader, and the same data in another order."""
+"""Which rows a user's loader visits, and loaders of the same rows in another order."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from lightning_unlearn.data._hashing import hash_of
 
 
 def rows_of(loader: Iterable[Any]) -> list[int] | None:
-    """Rows of its data set that ``loader`` visits in one epoch, in ascending order; ``None`` if nobody can say.
+    """Rows of its data set that ``loader`` visits in one epoch, in ascending order; ``None`` if they are not known.
 
-    Nobody can of an ``IterableDataset``, of an iterable of batches, or of a sampler that draws rows by rules of its own.
+    They are not known for an ``IterableDataset``, an iterable of batches, or a sampler with rules of its own.
 
     Example:
         >>> rows_of(DataLoader(list("abcd"), sampler=torch.utils.data.SubsetRandomSampler([3, 1])))
@@ -42,10 +42,12 @@ def rows_of(loader: Iterable[Any]) -> list[int] | None:
     ):
         return None
     size = len(loader.dataset) if hasattr(loader.dataset, "__len__") else -1
-    # With a batch sampler of the user's own, `loader.sampler` is a dummy.
+    # `loader.sampler` is a dummy where the user has given a batch sampler: torch fills in a `SequentialSampler`.
     sampler: Any = loader.batch_sampler.sampler if type(loader.batch_sampler) is BatchSampler else None
+    # With replacement, or with `num_samples`, an epoch misses rows or repeats them: which, is drawn later.
     if isinstance(sampler, RandomSampler):
         return list(range(size)) if not sampler.replacement and len(sampler) == size else None
+    # A `DistributedSampler` visits one rank's share; all ranks together visit every row.
     if isinstance(sampler, (SequentialSampler, DistributedSampler)):
         return list(range(len(sampler) if isinstance(sampler, SequentialSampler) else size))
     indices = getattr(sampler, "indices", None)  # torch's `SubsetRandomSampler`
@@ -53,12 +55,13 @@ def rows_of(loader: Iterable[Any]) -> list[int] | None:
 
 
 def batch_size_of(loader: Any) -> Any:
-    """Rows per batch; ``None`` if the loader's own sampler keeps it to itself."""
+    """Rows per batch; ``None`` if a batch sampler of the user's does not tell."""
+    # torch sets `batch_size` to `None` where a batch sampler was given.
     return loader.batch_size if loader.batch_size is not None else getattr(loader.batch_sampler, "batch_size", None)
 
 
 def in_order(loader: Iterable[Any]) -> Iterable[Any]:
-    """All batches of ``loader``, in the order of its data set, none dropped; leaving the random generators alone."""
+    """All batches of ``loader``, in the order of its data set, none dropped. Global random states stay as they are."""
     if rows_of(loader) is None:
         return Seeded(loader)
     return reordered(loader, batch_size=batch_size_of(loader), shuffle=False)
@@ -94,7 +97,7 @@ def visited(loader: Any) -> Any:
 
 
 class Seeded:
-    """Batches that come as they come, each drawn under random states of its own.
+    """The batches of a loader in its own order, each drawn under random states of its own.
 
     Example:
         >>> noise = Seeded(torch.rand(1) for _ in range(2))
@@ -111,18 +114,20 @@ class Seeded:
         iterator: Iterator[Any] | None = None
         for number in count(self._start):
             with _random_states(hash_of(*self._seeds, number)):
+                # Inside, since `iter` draws as well: a shuffled order, and the base seed of the workers.
                 iterator = iter(self.loader) if iterator is None else iterator
                 try:
                     batch = next(iterator)
                 except StopIteration:
                     return
+            # Outside: whatever the caller draws between batches comes from its own random states.
             yield batch
 
 
 class _Selected(Subset[Any]):
     @property
     def entities(self) -> list[str]:
-        """Whom or what each row is about, if the whole data set says."""
+        """The entity of each selected row, if the whole data set names entities."""
         entities = self.dataset.entities  # type: ignore[attr-defined]
         return [entities[i] for i in self.indices]
 
@@ -132,6 +137,7 @@ def _random_states(seed: int) -> Iterator[None]:
     states = _collect_rng_states(include_cuda=False)
     random.seed(seed)
     np.random.seed(seed % 2**32)
+    # Not `torch.manual_seed`, which would seed the accelerators too: their states are not put back.
     torch.default_generator.manual_seed(seed)
     try:
         yield

@@ -18,12 +18,13 @@ from lightning_unlearn.data.records import FileRecords, QuestionAnswer, Record, 
 class PairedData(QuestionAnswerData):
     """Questions whose answers must go, each with a companion: another answer, or another question.
 
-    Batches are those of :class:`QuestionAnswerData`, so that whatever reads plain batches (teaching, probes, attacks) sees
-    what must go, with one key more: ``companion``, a batch of as many rows. :class:`PairedReadout` reads both,
-    :class:`CompanionReadout` the companions alone.
+    Batches are those of :class:`QuestionAnswerData` with one key more, ``companion``: a batch of as many rows. Whatever
+    reads plain batches (teaching, probes, attacks) ignores that key and sees what must go. :class:`PairedReadout` reads
+    both, :class:`CompanionReadout` the companions alone.
 
-    Which companion a row gets is a function of ``seed`` and of the row's number in its file. With several ``draws`` every
-    row comes as often, with another companion each time: all of them are known before the first step, so they can be cached.
+    Which companion a row gets depends on ``seed`` and on the row's number in its file alone. With several ``draws`` every
+    row comes that many times, each time with another companion. All pairs are known before the first step, so a reference
+    can be cached.
 
     Args:
         records: What must go. In YAML, a mapping without ``class_path`` is a :class:`FileRecords`.
@@ -70,7 +71,7 @@ class PairedData(QuestionAnswerData):
         parsed = [(record, self.records.parse(record)) for record in self.records.selected]
         drawn = [self._draw(record, row) for record, row in parsed]
         self._refuse_too_few(drawn)
-        # Round by round, so that all rows had their turn before one comes again.
+        # Round by round: every row comes once before any comes again. `PairedDataset` repeats its rows the same way.
         companions = [one[number] for number in range(self.draws) for one in drawn]
         return PairedDataset([self.companion.forget(*pair) for pair in parsed], companions, self.encoding)
 
@@ -81,6 +82,7 @@ class PairedData(QuestionAnswerData):
     def _draw(self, record: Record, row: QuestionAnswer) -> list[QuestionAnswer]:
         """``draws`` companions of one row, or as many as there are."""
         candidates = self.companion.candidates(record, row)
+        # By the number in the file, not in the selection: `where` and `rows` do not change a row's companion.
         order = shuffled(len(candidates), self.seed, record.index)
         return [candidates[i] for i in order[: self.draws]]
 

@@ -25,6 +25,7 @@ class PairedDataset(QuestionAnswerDataset):
         self, rows: Sequence[QuestionAnswer], companions: Sequence[QuestionAnswer], encoding: Encoding
     ) -> None:
         super().__init__(rows, encoding)
+        # The rows repeat, their encodings do not: `__getitem__` takes those modulo their number.
         self.rows *= len(companions) // len(rows)
         self._companions = QuestionAnswerDataset(companions, encoding)
 
@@ -34,14 +35,14 @@ class PairedDataset(QuestionAnswerDataset):
 
     @property
     def companions(self) -> tuple[QuestionAnswer, ...]:
-        """What goes with each row."""
+        """The companion of each row."""
         return self._companions.rows
 
 
 def pad_pairs(examples: Sequence[Any], *, pad: Collate) -> dict[str, Any]:
     """Collate rows of :class:`PairedDataset`: a plain batch, with another one at ``companion``."""
     plain = pad(examples)
-    # Where the network is taught, rows of the retain data, which have no companion, stand among them.
+    # A network that is first taught both sets gets mixed batches: retain rows have no companion.
     if not all("companion" in example for example in examples):
         return dict(plain)
     return {**plain, "companion": pad([example["companion"] for example in examples])}

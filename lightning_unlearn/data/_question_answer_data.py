@@ -42,7 +42,7 @@ class QuestionAnswerData(LightningDataModule):
         loader: LoaderSettings = LoaderSettings(),  # noqa: B008  # frozen
     ) -> None:
         super().__init__()
-        # Plain attributes, not `save_hyperparameters`: LightningCLI hands nested data modules each other's.
+        # Not `save_hyperparameters`: under LightningCLI a nested datamodule would save the outer one's arguments.
         self.records = records
         self.encoding = encoding
         self.loader = loader

@@ -34,5 +34,5 @@ class QuestionAnswerDataset(Dataset[dict[str, Any]]):
 
     @property
     def entities(self) -> list[str]:
-        """Whom or what each row is about."""
+        """The entity that each row is about."""
         return [row.entity for row in self.rows]

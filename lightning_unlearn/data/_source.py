@@ -12,16 +12,17 @@ from torch.utils.data import DataLoader, Dataset
 if TYPE_CHECKING:
     DataSource = pl.LightningDataModule | Iterable[Any] | Dataset[Any] | dict[str, Any]
 else:
-    # LightningCLI hands the top-level `data:` hyper-parameters to every datamodule *it* builds, nested ones included: the
-    # forget set silently becomes the retain set. So it gets to see a plain mapping, and we build what it says.
+    # At run time the hint is a plain mapping, so that LightningCLI builds none of the nested datamodules: `build` does.
+    # LightningCLI would hand the hyper-parameters of the top-level `data:` to nested ones too, and the forget set would
+    # silently become the retain set.
     DataSource = dict[str, Any]
 """A datamodule, a loader, a data set, or, from YAML, a mapping with ``class_path`` and ``init_args``."""
 
 
 def build(source: Any, base: type) -> Any:
-    """Build ``{class_path, init_args}``, checked against signatures, outside LightningCLI's reach.
+    """Build ``{class_path, init_args}``, with arguments checked against signatures. An object is returned as it is.
 
-    What already is an object comes back as it is.
+    LightningCLI plays no part in it: see :data:`DataSource`.
 
     Raises:
         ValueError: If the class or one of its arguments does not exist.
@@ -38,13 +39,16 @@ def build(source: Any, base: type) -> Any:
     outside = {name: value for name, value in source.items() if name not in ("class_path", "init_args")}
     spec = {"class_path": source["class_path"], "init_args": _merged(source.get("init_args") or {}, outside)}
     parser = ArgumentParser(exit_on_error=False)
-    # With `None` as its default it would be optional, and every error begin with what it would have been as `None`.
+    # Without `SUPPRESS` the default is `None`, the argument becomes optional, and every error starts with a line about
+    # `None`, which nobody gave.
     parser.add_subclass_arguments(base, "source", fail_untyped=False, required=True, default=SUPPRESS)
+    # `save_hyperparameters` reads this context variable: it still holds the arguments of the datamodule around this one.
     token = _given_hyperparameters.set(None)
     try:
         instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before 4.49
         return instantiate(parser.parse_object({"source": spec})).source
     except ArgumentError as error:
+        # Of jsonargparse's nested message, only the lines that say what is wrong.
         lines = [line.strip() for line in str(error).splitlines()]
         found = " ".join(
             line for line in lines if not line.startswith(('Parser key "source"', "Problem with given class"))
@@ -67,14 +71,14 @@ class OpenedSource:
             self.source.prepare_data()
 
     def setup(self, trainer: pl.Trainer | None, stage: str = "fit") -> None:
-        """Load, in every process; what is measured in any stage are training batches."""
+        """Load, in every process: for ``fit`` as well as for ``stage``, since probes are training batches in any stage."""
         if isinstance(self.source, pl.LightningDataModule):
             self.source.trainer = trainer
             for needed in dict.fromkeys(["fit", stage]):
                 self.source.setup(needed)
 
     def teardown(self, stage: str) -> None:
-        """Let go of what was loaded."""
+        """Release what ``setup`` loaded."""
         if isinstance(self.source, pl.LightningDataModule):
             self.source.teardown(stage)
 
@@ -87,6 +91,7 @@ class OpenedSource:
     def loader(self) -> Iterable[Any]:
         """Its training batches, as one loader."""
         loader = self.as_given()
+        # A sequence of batches is one loader; a sequence of `DataLoader`s is several.
         several = isinstance(loader, (Mapping, CombinedLoader)) or (
             isinstance(loader, Sequence) and any(isinstance(part, DataLoader) for part in loader)
         )
@@ -107,12 +112,12 @@ def loader_of(source: DataSource, name: str, trainer: pl.Trainer | None) -> Iter
 
 
 def _merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, one in another, as deep as both are mappings; else ``override`` wins."""
+    """``base`` updated by ``override``, recursively where both hold a mapping."""
     both = {name for name in base if isinstance(base[name], Mapping) and isinstance(override.get(name), Mapping)}
     return {**base, **override, **{name: _merged(base[name], override[name]) for name in both}}
 
 
 def _is_data_set(source: Any) -> bool:
-    """Whether rows come out of it, not batches; Hugging Face's data sets do not inherit from torch's."""
+    """Whether it gives rows, not batches. Hugging Face's data sets do not inherit from torch's; a list holds batches."""
     by_row = hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, Sequence)
     return isinstance(source, Dataset) or by_row

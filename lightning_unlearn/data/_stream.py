@@ -17,13 +17,14 @@ RowsByEpoch = Callable[[int], list[int]]
 class ForgetStream:
     """An endless stream of forget micro-batches that is a pure function of seed, position and rank.
 
-    One integer, :attr:`position`, resumes it exactly. The user's loader says which data set, batch size, collation and
-    workers; the order is ours. Ranks take every ``world_size``-th row of one global order, so ``k`` processes with batch
+    One integer, :attr:`position`, resumes it exactly. Data set, batch size, collation and workers are those of the user's
+    loader; the order is ours. Ranks take every ``world_size``-th row of one global order, so ``k`` processes with batch
     size ``b`` see what one process with batch size ``k b`` sees.
 
-    A loader whose rows nobody can know beforehand (an ``IterableDataset``, a sampler with rules of its own, any iterable
-    of batches) is iterated again and again, and resumed by skipping. Either way each batch is drawn under random states
-    of its own, so that random augmentation in this process is resumed too, and the fit's own draws stay what they are.
+    A loader whose rows are not known beforehand (an ``IterableDataset``, a sampler with rules of its own, any iterable
+    of batches) is iterated again and again, and resumed by drawing batches and dropping them. Each batch is drawn under
+    random states of its own. So random augmentation in this process is resumed too, and the fit's own random numbers do
+    not change.
 
     Args:
         loader: The user's forget loader.
@@ -72,9 +73,9 @@ class ForgetStream:
         self.position = position
 
     def close(self) -> None:
-        """Let the loader's workers go; the next micro-batch starts them again.
+        """Stop the loader's workers; the next micro-batch starts them again.
 
-        Of a stream that is forgotten in a cycle of references, the garbage collector waits seconds for each of them.
+        Workers that are left to the garbage collector take seconds each to stop.
         """
         self._iterator = None
 
@@ -96,8 +97,10 @@ class ForgetStream:
             raise ValueError(empty_set(self.name))
 
     def _batches(self) -> Iterable[Any]:
+        # The rank is among the seeds: ranks augment their rows independently.
         if self._rows is None:
             return islice(_repeated(self.loader, self.name, self._seed, self._rank), self.position, None)
+        # Here only row numbers are skipped on a resume; no batch is loaded in vain.
         sampler = _Batches(self._order, batch_size_of(self.loader), self._rank, self._world_size, start=self.position)
         batches = reordered(self.loader, batch_sampler=sampler)
         return Seeded(batches, self._seed, self._rank, start=self.position)
@@ -105,6 +108,7 @@ class ForgetStream:
 
 def _repeated(loader: Iterable[Any], name: str, *seeds: int) -> Iterator[Any]:
     for epoch in count():
+        # Asked in each epoch: an iterator that is used up after the first would make this an endless, silent loop.
         empty = True
         for batch in Seeded(loader, *seeds, epoch):
             empty = False
@@ -114,11 +118,11 @@ def _repeated(loader: Iterable[Any], name: str, *seeds: int) -> Iterator[Any]:
 
 
 def _shuffled(rows: int, seed: int, epoch: int) -> list[int]:
-    return shuffled(rows, seed, 2 * epoch)  # the forget rows of `RandomOrder`
+    return shuffled(rows, seed, 2 * epoch)  # the seeds by which `RandomOrder` shuffles forget rows
 
 
 def empty_set(name: str) -> str:
-    """What to say of a set of that name that holds nothing."""
+    """The error message for an empty set."""
     return (
         f"The {name} set should hold at least one example. Found none. Check its path, its filter and its split; "
         "a `DataLoader` with `drop_last=True` drops a set smaller than its batch size."
@@ -128,8 +132,8 @@ def empty_set(name: str) -> str:
 def shared_batches(loader: Iterable[Any], rank: int, world_size: int) -> Iterator[tuple[Any, bool]]:
     """Every ``world_size``-th batch, and whether it is this rank's own.
 
-    Where the batches do not come out even, the ranks left over get one more that is not theirs: every rank must call a
-    sharded network equally often.
+    If the number of batches is no multiple of ``world_size``, ranks without a last batch get somebody else's, marked
+    ``False``: every rank must call a sharded network equally often.
 
     Example:
         >>> [list(shared_batches("abc", rank, 2)) for rank in range(2)]
@@ -155,15 +159,17 @@ class _Batches(Sampler[list[int]]):
     def _all(self) -> Iterator[list[int]]:
         for epoch in count():
             rows = share(self._order(epoch), self._rank, self._world_size)
+            # A batch never spans two epochs: the last of an epoch may be smaller.
             yield from (rows[i : i + self._size] for i in range(0, len(rows), self._size))
 
 
 def share(rows: list[int], rank: int, world_size: int) -> list[int]:
-    """Every ``world_size``-th row, starting at ``rank``; the first rows again at the end, so that all ranks have as many.
+    """Every ``world_size``-th row, starting at ``rank``. The first rows are repeated at the end: all ranks get as many.
 
     Example:
         >>> [share([0, 1, 2, 3, 4], rank, 2) for rank in range(2)]
         [[0, 2, 4], [1, 3, 0]]
     """
     missing = -len(rows) % world_size
+    # Times `world_size`, then cut: with fewer rows than ranks the same rows are needed more than once.
     return (rows + rows[:missing] * world_size)[: len(rows) + missing][rank::world_size]

@@ -21,7 +21,7 @@ class EditRecord:
     Args:
         edit: Name of its class.
         settings: Its plain settings.
-        tensors: Number of parameters of which something changed.
+        tensors: Number of parameters with a changed element.
         elements: Number of weights that changed.
         relative_change: Length of the change over the length of the parameters the edit wrote to.
     """
@@ -67,8 +67,8 @@ class Edit(ABC):
     ) -> Iterator[tuple[str, Tensor]]:
         """Name and new value of each parameter to change.
 
-        A value is written as soon as it is given: what is computed after that sees it. Compute first what has to be of
-        the unchanged network, such as gradients.
+        Each value is written as soon as it is yielded. Whatever needs the unchanged network, such as gradients, has to be
+        computed before the first ``yield``.
 
         Args:
             network: The live network.
@@ -90,11 +90,11 @@ class Edit(ABC):
         readout: Readout | None = None,
         engine: GradientEngine | None = None,
     ) -> EditRecord:
-        """Change ``network`` in place, and say what changed. The arguments are those of :meth:`new_values`.
+        """Change ``network`` in place, and return a record of the change. Arguments are those of :meth:`new_values`.
 
         Raises:
-            ValueError: If a new value is of no parameter, or not of its shape.
-            FloatingPointError: If a new value is not finite; those before it are written.
+            ValueError: If a new value has the name of no parameter, or another shape than the parameter.
+            FloatingPointError: If a new value is not finite. Values before it have been written by then.
         """
         engine = GradientEngine(network) if engine is None else engine
         params = dict(network.named_parameters())
@@ -102,11 +102,12 @@ class Edit(ABC):
         written: list[Tensor] = []
         changes: list[Tensor] = []
         values = self.new_values(network, forget=forget, retain=retain, readout=readout, engine=engine)
+        # One at a time, so that the new values need not all be in memory.
         for name, value in values:
             self._refuse(name, value, params, engine)
             changes.append(_write_(params[name], value))
             written.append(params[name])
-        reshard(network)
+        reshard(network)  # again, since `new_values` may have run the network
         return self._record(changes, written, engine)
 
     def settings(self) -> dict[str, Any]:
@@ -124,14 +125,14 @@ class Edit(ABC):
                 f"{params[name].dtype}. Found {tuple(value.shape)} of {value.dtype}. Weights that are stored in few bits "
                 "cannot be edited: load the network without quantization."
             )
-        # Asked of all processes: if only the one with the infinity stopped, the others would wait for it for ever.
+        # Decided by all processes together: if only one stopped, the others would wait for it forever.
         if not engine.is_finite([value]):
             raise FloatingPointError(f"`{kind}` should give finite values. Found NaN or infinity for `{name}`.")
 
     def _record(self, changes: list[Tensor], written: list[Tensor], engine: GradientEngine) -> EditRecord:
         if not written:  # nothing to add up
             return EditRecord(type(self).__name__, self.settings(), 0, 0, 0.0)
-        # Each process knows its shards: the sums over processes are those of whole parameters.
+        # Each process has counted its own shards; summed over processes, these are counts of whole parameters.
         scopes = range(len(written))
         totals = sum_by_scope(changes, written, scopes, len(written), engine.sharding_group)
         changed, length, before = totals.unbind(1)
@@ -141,10 +142,10 @@ class Edit(ABC):
 
 @torch.no_grad()
 def _write_(param: Tensor, value: Tensor) -> Tensor:
-    """Write, in place; ``[3]`` float64: how many elements changed, and squared lengths of the change and of what was."""
+    """Write in place. Returns ``[3]`` float64: number of changed elements, squared length of the change and of the old."""
     here = local(param)
     new = local(value) if isinstance(value, DTensor) else local(sharded_like(value.to(here.device), param))
     before = here.to(torch.float64, copy=True)
-    here.copy_(new)  # rounds to the parameter's precision, so what is measured is what was taken
+    here.copy_(new)  # rounds to the parameter's precision: the change is measured after that
     after = here.double()
     return torch.stack([(after != before).sum().double(), (after - before).square().sum(), before.square().sum()])

@@ -18,12 +18,13 @@ class NegateTaskVector(Edit):
 
     .. math:: W \leftarrow W - \text{scale} \cdot (W_\text{finetuned} - W_\text{base})
 
-    Either of the two is the network as it is, if left out. With ``finetuned`` alone, the network fine-tuned further on
-    the forget data, this is the published method. With ``base`` alone, the weights from before the knowledge was learnt,
-    it goes back towards them: ``scale=1`` arrives there, and everything else that was learnt since is gone, too.
+    If one of the two is left out, the network's current weights take its place. With ``finetuned`` alone, this is the
+    published method: give the network fine-tuned further on the forget data. With ``base`` alone, the weights from before
+    the knowledge was learnt, it moves back towards them. At ``scale=1`` it arrives there, and everything else that was
+    learnt since is lost, too.
 
-    Both are a safetensors file, a Hugging Face folder, or a Lightning checkpoint; of the network without an adapter.
-    Parameters that one of them does not have stay as they are. Computed in float64, one tensor at a time.
+    Each is a safetensors file, a Hugging Face folder, or a Lightning checkpoint, of the network without an adapter.
+    Parameters that are missing in one of them do not change. Computed in float64, one tensor at a time.
 
     Args:
         base: Weights before the knowledge was learnt.
@@ -70,12 +71,13 @@ class NegateTaskVector(Edit):
         finetuned, base = self._load(self.finetuned, params), self._load(self.base, params)
         for name, param in params.items():
             if name in finetuned and name in base:
+                # In float64, since the vector is a small difference of large numbers. Only this process's shard of each.
                 after, before = _part(finetuned[name], param), _part(base[name], param)
                 yield name, with_local(param, _part(param, param) - self.scale * (after - before))
 
     def _load(self, path: str | None, params: dict[str, nn.Parameter]) -> dict[str, Tensor]:
         if path is None:
-            return dict(params)
+            return dict(params)  # the parameters themselves: their current values, read one at a time
         weights = named_as(load_weights(path), params)
         if not weights.keys() & params.keys():
             raise ValueError(
@@ -93,6 +95,6 @@ class NegateTaskVector(Edit):
 
 
 def _part(tensor: Tensor, param: Tensor) -> Tensor:
-    """What this process holds of ``param``, or the same part of a whole tensor from a file."""
+    """The part of ``tensor`` that this process holds of ``param``; ``tensor`` is ``param`` itself, or whole, from a file."""
     here = tensor if tensor is param else sharded_like(tensor.to(param.device), param)
     return local(here.detach()).double()

@@ -33,7 +33,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def named_as(weights: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """``weights`` by the ``names`` of a network: in a Lightning checkpoint they carry the name of the attribute it is in.
+    """``weights`` by the ``names`` of a network: without the prefix that a LightningModule's attribute gives them.
 
     Example:
         >>> named_as({"network.bias": torch.ones(1)}, ["bias"])
@@ -41,7 +41,8 @@ def named_as(weights: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tens
     """
     names = list(names)
     if any(name in weights for name in names):
-        return weights
+        return weights  # the names fit as they are: nothing to remove
+    # The shortest prefix is the network's own attribute; longer ones come from names that end alike (`a.b.bias`, `bias`).
     prefixes = {key.removesuffix(name) for key in weights for name in names if key.endswith(f".{name}")}
     prefix = min(prefixes, key=len, default="")
     return {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}

@@ -15,11 +15,11 @@ from lightning_unlearn.prediction import Prediction
 class KnowledgeMetric(Metric):
     """What is still known: one score per example, and their mean.
 
-    The scores are kept, for intervals. Under several processes they are gathered, and put back in the order of the data.
+    The scores are kept, since intervals need them. Those of several processes are gathered and put in the order of the data.
 
     Attributes:
         higher_means_known: Whether a higher score means more knowledge.
-        in_words: What it means, for a reader of the report who has not read this.
+        in_words: What the metric means, in words for a reader of the report.
         bounds: Smallest and largest possible score; infinite where there is none.
     """
 
@@ -28,7 +28,8 @@ class KnowledgeMetric(Metric):
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     score: list[Tensor]
     index: list[Tensor]
-    full_state_update = True  # else `forward` would number the examples of each batch from 0
+    # Otherwise `forward` of torchmetrics would update a fresh state with each batch, and number its examples from 0.
+    full_state_update = True
     is_differentiable = False
 
     def __init__(self) -> None:
@@ -38,18 +39,19 @@ class KnowledgeMetric(Metric):
 
     @abstractmethod
     def scores_of(self, prediction: Prediction) -> Tensor:
-        """Score of each example, ``[B]``; those without a supervised row are left out by the caller."""
+        """Score of each example, ``[B]``. The caller drops scores of examples without a supervised row."""
 
     @override
     def update(self, prediction: Prediction, index: Tensor | None = None) -> None:
         """Add a batch.
 
         Args:
-            prediction: What the network said.
+            prediction: Of the network, for the batch.
             index: Number of each example in the whole data, ``[B]``. Defaults to the order of the calls.
         """
         supervised = prediction.supervised()
         if index is None:
+            # Counts on from the last scored example: the numbers only have to keep the order.
             seen = next((int(i[-1]) + 1 for i in reversed(self.index) if len(i)), 0)
             index = torch.arange(seen, seen + prediction.batch_size, device=supervised.device)
         self.score.append(self.scores_of(prediction)[supervised].double())
@@ -70,7 +72,8 @@ class KnowledgeMetric(Metric):
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather the scores of all processes."""
         if not len(self.score):
-            # torchmetrics would join in with an empty float32, which does not match what the others send.
+            # A process without scores takes part with empty tensors. Those of torchmetrics would be float32, and processes
+            # have to send the same type.
             self.score.append(torch.empty(0, dtype=torch.float64, device=self.device))
             self.index.append(torch.empty(0, dtype=torch.int64, device=self.device))
         super().sync(*args, **kwargs)

@@ -9,7 +9,7 @@ from lightning_unlearn.prediction import Prediction
 
 
 class ExactMemorization(KnowledgeMetric):
-    """Share of the answer's tokens that the network would say first, given the right ones before them, in [0, 1].
+    """Share of the answer's tokens that are the network's first choice, given the right tokens before them, in [0, 1].
 
     For a classifier, its accuracy.
 

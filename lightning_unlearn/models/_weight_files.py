@@ -1,4 +1,4 @@
-"""Reading weights from whatever somebody has kept them in."""
+"""Read weights from checkpoints of several formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INDEX = "model.safetensors.index.json"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint, by the names it gives them, onto the CPU.
+    """Read the tensors of a checkpoint onto the CPU, by the names that they have in it.
 
     Args:
         path: A Lightning checkpoint, a file with a ``state_dict``, a ``.safetensors`` file, or a folder of Hugging Face's
@@ -27,41 +27,42 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: If there is no such file or folder.
         ValueError: If it holds no weights that can be read.
     """
-    found = find_weights(path)
+    source = find_weights(path)
     try:
-        if found.is_dir():
-            return _read_folder(found)
-        return load_file(found) if found.suffix == ".safetensors" else _read_checkpoint(found)
+        if source.is_dir():
+            return _read_folder(source)
+        return load_file(source) if source.suffix == ".safetensors" else _read_checkpoint(source)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, json.JSONDecodeError) as error:
         why = str(error).strip().split("\n")[0]
         raise ValueError(
             f"Weights should be in a Lightning checkpoint, a `.safetensors` file, or a folder with `model.safetensors`. "
-            f"Found {str(found)!r}, which cannot be read: {why} Save the weights alone: "
+            f"Found {str(source)!r}, which cannot be read: {why} Save the weights alone: "
             "`safetensors.torch.save_model(network, 'control.safetensors')`."
         ) from error
 
 
 def find_weights(path: str | Path) -> Path:
-    """The file or folder at ``path``, known to be of a kind that :func:`read_weights` reads.
+    """The file or folder at ``path``, after a check that :func:`read_weights` can read its kind.
 
     Raises:
         FileNotFoundError: If there is none.
         ValueError: If it is a folder without weights of a whole network.
     """
-    found = Path(path).expanduser()
-    if not found.exists():
+    source = Path(path).expanduser()
+    if not source.exists():
         raise FileNotFoundError(
-            f"Weights should be in an existing file or folder. Found nothing at {str(found)!r}, looked up in "
+            f"Weights should be in an existing file or folder. Found nothing at {str(source)!r}, looked up in "
             f"{str(Path.cwd())!r}."
         )
-    if found.is_dir() and not any((found / name).exists() for name in ("model.safetensors", _INDEX)):
-        holds = ", ".join(sorted(f"`{file.name}`" for file in found.iterdir())[:5]) or "nothing"
+    # A folder with an adapter alone, or with a sharded checkpoint, has other files: neither is a whole network.
+    if source.is_dir() and not any((source / name).exists() for name in ("model.safetensors", _INDEX)):
+        holds = ", ".join(sorted(f"`{file.name}`" for file in source.iterdir())[:5]) or "nothing"
         raise ValueError(
             f"A folder of weights should hold `model.safetensors`, or its parts and `{_INDEX}`. Found {holds} in "
-            f"{str(found)!r}. Merge an adapter into its base first (`SavePretrained(merge_adapter=True)`); gather a sharded "
-            "checkpoint into one file (`python -m lightning.pytorch.utilities.consolidate_checkpoint`)."
+            f"{str(source)!r}. Merge an adapter into its base first (`SavePretrained(merge_adapter=True)`); gather a "
+            "sharded checkpoint into one file (`python -m lightning.pytorch.utilities.consolidate_checkpoint`)."
         )
-    return found
+    return source
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:

@@ -20,14 +20,14 @@ _WRAPPERS = re.compile(
     r"original_module|modules_to_save\.\w+)\."
 )
 _ADAPTER = re.compile(r"(?:^|\.)lora_")
-_SWITCH = re.compile(r"(?:^|\.)lora_(?:B|embedding_B)(?:\.|$)")  # with these at zero, the adapter adds nothing
+_SECOND_FACTOR = re.compile(r"(?:^|\.)lora_(?:B|embedding_B)(?:\.|$)")  # with these at zero, the adapter adds nothing
 
 
 def load_weights(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
     """Read the weights of another model of the same kind.
 
-    Names are compared without what PEFT, ``torch.compile``, FSDP and a LightningModule put before them. A network with an
-    adapter may be given weights without: they go into its base, and the adapter's are such that it adds nothing.
+    Names are compared without the prefixes of PEFT, ``torch.compile``, FSDP and a LightningModule. Weights without an
+    adapter fit a network with one, too: they go into its base, and the adapter is set to add nothing.
 
     Args:
         path: A Lightning checkpoint, a ``.safetensors`` file, or a Hugging Face folder.
@@ -44,7 +44,7 @@ def load_weights(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
 
 
 def match_weights(weights: Mapping[str, Tensor], network: nn.Module, *, source: str = "`weights`") -> dict[str, Tensor]:
-    """Of ``weights``, those of each parameter and buffer of ``network``, by the names of ``network``.
+    """Find in ``weights`` the value of each parameter and buffer of ``network``, by the names of ``network``.
 
     Args:
         weights: Tensors by name, as in a ``state_dict``.
@@ -65,7 +65,8 @@ def match_weights(weights: Mapping[str, Tensor], network: nn.Module, *, source: 
     matched: dict[str, Tensor] = {}
     for name, tensor in own.items():
         if _ADAPTER.search(name) and not adapter_given:
-            if _SWITCH.search(name):
+            # The first factor keeps its own values: it does not matter while the second is zero.
+            if _SECOND_FACTOR.search(name):
                 matched[name] = torch.zeros(tensor.shape)
         elif (value := given.get(_plain(name))) is not None:
             matched[name] = value
@@ -75,9 +76,9 @@ def match_weights(weights: Mapping[str, Tensor], network: nn.Module, *, source: 
 
 @contextmanager
 def swapped_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let ``network`` have other weights, in place; afterwards it has its own again, bit for bit, whatever happened.
+    """Give ``network`` other weights, in place. Afterwards it has its own again, bit for bit, also after an exception.
 
-    Parameters stay the objects they are, so optimizers, hooks and wrappers notice nothing. Under FSDP2 each process writes
+    Parameters stay the same objects, so optimizers, hooks and wrappers are not affected. Under FSDP2 each process writes
     its own shards.
 
     Args:
@@ -94,7 +95,8 @@ def swapped_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterat
         True
     """
     own = _own_tensors(network)
-    pairs = {id(own[name]): (own[name], value) for name, value in weights.items()}  # each of several names once
+    # By identity: a tied weight has several names, but is saved and written once.
+    pairs = {id(own[name]): (own[name], value) for name, value in weights.items()}
     reshard(network)  # FSDP2's gathered copy would hide what is written into the shards
     saved = [(tensor, local(tensor).detach().to("cpu", copy=True)) for tensor, _ in pairs.values()]
     try:
@@ -110,7 +112,7 @@ def swapped_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterat
 
 
 def refuse_rounded_weights(network: nn.Module) -> None:
-    """Refuse a network whose weights are packed codes: others cannot be copied over them."""
+    """Refuse a network with quantised weights: other weights cannot be copied over packed codes."""
     rounded = [name for name, p in network.named_parameters() if not (p.is_floating_point() or p.is_complex())]
     if rounded:
         raise ValueError(
@@ -121,7 +123,7 @@ def refuse_rounded_weights(network: nn.Module) -> None:
 
 
 def _own_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and saved buffers, under each of their names: of tied ones a file may hold any."""
+    """Parameters and saved buffers, under each of their names: a file may hold a tied weight under any of them."""
     saved = network.state_dict().keys()
     buffers = {n: b for n, b in network.named_buffers(remove_duplicate=False) if n in saved}
     return {**dict(network.named_parameters(remove_duplicate=False)), **buffers}
@@ -132,7 +134,7 @@ def _plain(name: str) -> str:
 
 
 def _without_prefix(given: Mapping[str, Tensor], own: list[str]) -> dict[str, Tensor]:
-    """What stands in ``given`` under the prefix that fits most of ``own``: a module's name for its network."""
+    """``given`` without the prefix that fits most names of ``own``, such as a LightningModule's name for its network."""
     ends = Counter(
         name.removesuffix(mine) for name in given for mine in own if name == mine or name.endswith(f".{mine}")
     )
@@ -148,6 +150,7 @@ def _refuse_misfits(
     source: str,
 ) -> None:
     reached = {id(own[name]) for name in matched}  # a tied weight is there if any of its names is
+    # An adapter's weights may be missing, since it is set to add nothing; but not DoRA's magnitudes, which scale the base.
     adapter = {name for name in own if _ADAPTER.search(name) and "magnitude" not in name}
     parameters = dict(network.named_parameters())
     missing = [_plain(name) for name, p in parameters.items() if id(p) not in reached and name not in adapter]
@@ -159,23 +162,23 @@ def _refuse_misfits(
         for name, value in matched.items()
         if value.shape != own[name].shape
     ]
-    found = [
+    problems = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         for what, names in (("missing", missing), ("left over", left_over), ("of another shape", shapes))
         if names
     ]
-    if found:
+    if problems:
         raise ValueError(
             f"Weights should be those of a `{type(network).__name__}` of the same size, by the same names. Found in "
-            f"{source}: {'; '.join(found)}. Give a model of the same class and settings, with its adapter, if any, merged "
-            "(`SavePretrained(merge_adapter=True)`)."
+            f"{source}: {'; '.join(problems)}. Give a model of the same class and settings, with its adapter, if any, "
+            "merged (`SavePretrained(merge_adapter=True)`)."
         )
 
 
 def _share(value: Tensor, tensor: Tensor) -> Tensor:
-    """What this process holds of ``value``, where it holds a part of ``tensor``."""
+    """The part of ``value`` that belongs to this process: all of it, or the shard that it holds of ``tensor``."""
     if not isinstance(tensor, DTensor):
         return value
     whole = value.to(tensor.device, tensor.dtype)
-    # Every process has read the whole, so nothing needs to be sent.
+    # `src_data_rank=None`: every process has read the whole file, so nothing needs to be sent.
     return distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None).to_local()

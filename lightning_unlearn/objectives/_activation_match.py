@@ -8,7 +8,7 @@ from lightning_unlearn.prediction import Likelihood, Prediction
 
 
 class ActivationMatch(Objective):
-    r"""Hold hidden states where the original model has them: the retain term of :class:`RMU`.
+    r"""Keep hidden states as in the original model: the retain term of :class:`RMU`.
 
     .. math:: \mathbb{E}_i \frac{1}{|y_i|} \sum_{t \in y_i} \frac{1}{D} \| h_t - h^\mathrm{ref}_t \|^2
 

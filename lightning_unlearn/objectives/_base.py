@@ -12,9 +12,9 @@ class Objective(nn.Module, ABC):
     A new objective is a subclass with a ``forward``; YAML builds it by its ``class_path``, wherever it lives.
 
     Attributes:
-        needs_reference: Whether ``forward`` wants to know how likely the *original* model found the labels.
-        needs_reference_logits: Whether it wants the original model's whole distribution. Cached likelihoods do not
-            suffice then: an adapter that can be switched off, or a frozen copy, is used.
+        needs_reference: Whether ``forward`` needs the *original* model's likelihoods of the labels.
+        needs_reference_logits: Whether it needs the original model's whole distribution. Then cached likelihoods are not
+            enough: an adapter that can be switched off, or a frozen copy, is used.
 
     Example:
         >>> import torch
@@ -43,7 +43,7 @@ class Objective(nn.Module, ABC):
 
     @override
     def __repr__(self) -> str:
-        """Name and settings in one line: logs, reports and checkpoints tell two of one class apart by it."""
+        """Name and settings in one line. Logs, reports and checkpoints distinguish objectives by it."""
         # Settings are the public attributes: not torch's `_...`, and not the flags that every Objective has.
         public = {name: value for name, value in vars(self).items() if name[0] != "_" and not hasattr(Objective, name)}
         public.pop("training", None)

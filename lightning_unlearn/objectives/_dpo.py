@@ -55,6 +55,8 @@ class DPO(Objective):
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
         need_pair(self, student, "Refusals()")
         original = need_likelihood(self, student, reference)
+        # log(pi / pi_ref) of each answer, positive if it has become likelier. The loss is softplus of minus the formula's
+        # bracket, since -log sigmoid(x) = softplus(-x): so forget minus companion.
         gained = halves_of_examples(original.example_nll() - student.example_nll())
         supervised = halves_of_examples(student.supervised())
         answered = supervised.forget | supervised.companion

@@ -8,7 +8,7 @@ from lightning_unlearn.prediction import Likelihood, Prediction
 
 
 class FixedRandomLabel(Objective):
-    r"""Train on labels drawn once, uniformly: each answer has its own, the same at every step.
+    r"""Train on labels drawn once, uniformly: each answer gets its own, the same at every step.
 
     .. math:: -\frac{1}{N} \sum_{n=1}^{N} \log p_n(\tilde y_n), \quad \tilde y_n = \mathrm{hash}(\text{answer}, n) \bmod V
 
@@ -45,7 +45,7 @@ class FixedRandomLabel(Objective):
                 f"{rows} rows of {student.batch_size} examples. Use `RandomLabel()`, or relabel the data set."
             )
         place = place_in_example(student.example)
-        # One number per answer: the sum over its rows of a hash of place and label.
+        # One number per answer: the sum over its rows of a hash of place and label. It wraps around in int64, on purpose.
         answer = sum_per_example(_mix(_mix(place + self.seed) + student.labels), student.example, student.batch_size)
         return _mix(answer[student.example] + place) % classes
 

@@ -12,8 +12,8 @@ class LogitMarginFlattening(Objective):
 
     .. math:: \frac{1}{N} \sum_{n=1}^{N} \Bigl(\max_v z_n(v) - \frac{1}{V} \sum_v z_n(v)\Bigr)^2
 
-    Labels do not enter, only their positions do: a row holds the scores that predict the label. OpenUnlearning reads the
-    scores one position further right; to reproduce its numbers, use ``readout=UnshiftedReadout()``.
+    The labels themselves are not used, only their positions: a row holds the scores that predict the label. OpenUnlearning
+    reads the scores one position further right; to reproduce its numbers, use ``readout=UnshiftedReadout()``.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""What an objective may expect of its reference, or one clear error."""
+"""Checks of the reference that an objective gets."""
 
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.prediction import Likelihood, Prediction

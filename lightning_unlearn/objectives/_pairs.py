@@ -1,4 +1,4 @@
-"""What objectives share that read a batch of what must go together with its companions."""
+"""Shared parts of objectives that read what must go together with companions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_unlearn.readouts import Halves, PairedPrediction, halves_of_rows
 
 
 def need_pair(who: Objective, student: Prediction, companion: str) -> None:
-    """Refuse a prediction without companions; ``companion`` says what kind of them ``who`` is meant for.
+    """Refuse a prediction without companions. ``companion`` is the kind that ``who`` is meant for, in code, for the error.
 
     Raises:
         ValueError: If it is no :class:`PairedPrediction`, or of an odd number of examples.
@@ -28,12 +28,12 @@ def need_pair(who: Objective, student: Prediction, companion: str) -> None:
 
 def forget_and_keep(objective: Objective, student: Prediction, reference: Likelihood | None) -> Halves[Tensor]:
     """``objective`` on what must go, and the cross-entropy of its companions."""
-    said = halves_of_rows(student)
+    prediction = halves_of_rows(student)
     original = None if reference is None else halves_of_rows(reference).forget
-    return Halves(objective(said.forget, original), mean_or_zero(said.companion.token_nll()))
+    return Halves(objective(prediction.forget, original), mean_or_zero(prediction.companion.token_nll()))
 
 
 def check_factor(name: str, factor: float) -> None:
-    """Refuse what is negative, infinite or no number."""
+    """Refuse a factor that is negative, infinite or NaN."""
     if not 0 <= factor < math.inf:
         raise ValueError(f"`{name}` should be finite and not negative. Found `{name} = {factor}`.")

@@ -12,9 +12,9 @@ class PromptDecouple(Objective):
     .. math:: L_f + w \, \mathrm{CE}(y_d \,|\, x_d)
 
     :math:`L_f` is ``objective`` on what must go. Its companion is the same question about something harmless, with its
-    normal answer: without it a network learns to refuse whatever is asked in that form. :class:`RefusalRate` on such
-    questions measures that. The authors decouple a harmful text from a harmful image; for text alone, the form of a
-    question from whom it is about is our analogue.
+    normal answer. Without it a network learns to refuse every question of that form; :class:`RefusalRate` on such
+    questions measures that. The authors decouple a harmful text from a harmful image. Our analogue for text alone
+    decouples the form of a question from the entity it is about.
 
     Needs ``readout=PairedReadout()``, and :class:`PairedData` with :class:`DecoupledQuestion` as the forget data. The
     retain loss is the fit's own.

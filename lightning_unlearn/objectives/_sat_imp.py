@@ -16,10 +16,9 @@ class SatImp(Objective):
 
     with the weights taken as constants. A token known beyond doubt has weight 0: a perfectly memorised answer stays.
 
-    How much forgetting weighs is not part of the objective but ``weight`` of :class:`Unlearn`, 1 against 1 by default.
-    OpenUnlearning's configuration has 0.1 against 1 for retaining, which ``weight=0.1`` reproduces; its class and the
-    authors' instructions have 1 against 0.1, which ``projector=WeightedSum(retain=0.1)`` does. The configuration looks
-    swapped.
+    The weight of forgetting is not part of the objective: it is ``weight`` of :class:`Unlearn`, by default as large as that
+    of retaining. OpenUnlearning's configuration weighs forgetting 0.1 and retaining 1: use ``weight=0.1``. Its class and
+    the authors' instructions have 1 and 0.1: use ``projector=WeightedSum(retain=0.1)``. The configuration looks swapped.
 
     Args:
         beta1: Of the saturation, not negative.

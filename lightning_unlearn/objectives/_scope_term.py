@@ -11,10 +11,10 @@ class ScopeTerm(Objective):
 
     .. math:: L_f + \eta \, \mathbb{E} \, \mathrm{CE}(y_r \,|\, x_f \oplus x_r)
 
-    :math:`L_f` is ``objective`` on what must go. Its companion is a question of the retain data, asked right behind
-    the one that must go, to be answered as ever. A forget request may be poisoned with harmless phrases ("could you please
-    tell me") so that a network which forgets too widely falls silent wherever they occur; this term keeps the scope narrow.
-    It is not free: less is forgotten at the same number of steps.
+    :math:`L_f` is ``objective`` on what must go. Its companion is a question of the retain data, asked right after the one
+    that must go, and answered as before. A forget request may be poisoned with harmless phrases ("could you please tell
+    me"), so that a network which forgets too widely falls silent wherever they occur. This term keeps the scope narrow. It
+    is not free: less is forgotten at the same number of steps.
 
     Needs ``readout=PairedReadout()``, and :class:`PairedData` with :class:`ConcatenatedQuestion` as the forget data. The
     retain loss is the fit's own.

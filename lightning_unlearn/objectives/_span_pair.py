@@ -59,7 +59,7 @@ class SpanPair(Objective):
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
         need_pair(self, student, "RewrittenTrace()")
         original = need_likelihood(self, student, reference)
-        likelier = original.example_nll() - student.example_nll()
+        likelier = original.example_nll() - student.example_nll()  # log(pi / pi_ref) of the marked spans together
         # In the type of the likelihoods: a power of integers would be float32.
         length = student.rows_per_example().clamp_min(1).to(likelier.dtype)
         gained = halves_of_examples(likelier / length**self.kappa)

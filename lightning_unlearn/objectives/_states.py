@@ -1,4 +1,4 @@
-"""What objectives on hidden states share."""
+"""Shared parts of objectives on hidden states."""
 
 import torch
 from torch import Tensor

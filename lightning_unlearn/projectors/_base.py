@@ -6,8 +6,8 @@ from torch import Tensor, nn
 class Projector(nn.Module, ABC):
     """How the gradients of forgetting and retaining are merged: from their Gramian to their weights.
 
-    Row 0 is the forget gradient, rows 1 to m - 1 are retain gradients. All geometry lives in the ``m x m`` Gramian, so
-    a projector is the same code on one device and on sharded parameters.
+    Row 0 is the forget gradient, rows 1 to m - 1 are retain gradients. Lengths and angles of the rows are all in the
+    ``m x m`` Gramian. It is summed over shards beforehand, so a projector is the same code with sharded parameters.
     """
 
     @abstractmethod

@@ -36,6 +36,7 @@ class HalfSpace(Projector):
     @override
     def forward(self, gramian: Tensor) -> Tensor:
         """Weights of the nearest vector to the forget gradient that conflicts with no retain gradient, plus these."""
-        # `cone_multipliers` makes `<g_r, d> <= 0` of a step `d`. Under plain SGD that step is minus the forget gradient.
+        # `cone_multipliers` is about a step `d`, and makes `<g_r, d> <= 0`. Under plain SGD the step is minus the forget
+        # gradient: hence the minus sign. Each retain gradient counts once itself, plus what the constraints add.
         added = cone_multipliers(gramian[1:, 1:], -gramian[1:, 0]).multipliers
         return torch.cat([gramian.new_ones(1), 1 + added])

@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from lightning_unlearn.projectors._base import Projector
 
-_NOISE = 1e-12  # of the squared lengths: below that, a sum of cancelling float64 products is rounding
+_NOISE = 1e-12  # relative to the squared lengths: below, a sum of float64 products that cancel is rounding error
 
 
 class PCGrad(Projector):
@@ -43,6 +43,7 @@ class PCGrad(Projector):
         forget, retain, product = gramian[0, 0], gramian[1:, 1:].sum(), gramian[0, 1:].sum()
         # Retain rows may cancel each other: their sum is then rounding error without a direction, and is left alone.
         if product < 0 < forget and retain > _NOISE * gramian.diagonal()[1:].sum():
+            # `product` is negative, so both weights grow: each gradient loses its part against the other by adding that one.
             weights[0] -= product / forget
             weights[1:] -= product / retain
         return weights

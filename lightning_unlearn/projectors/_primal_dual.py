@@ -11,7 +11,7 @@ from lightning_unlearn.projectors._base import Projector
 
 
 class ObservingProjector(Projector):
-    """A projector that also depends on the losses: :class:`Unlearn` shows them to it, and saves its state."""
+    """A projector that also depends on the losses: :class:`Unlearn` passes them to :meth:`observe`, and saves its state."""
 
     @abstractmethod
     def observe(self, forget: Tensor, retain: Tensor) -> None:
@@ -67,6 +67,7 @@ class PrimalDual(ObservingProjector):
         self.step = step
         self.initial = initial
         self.warm_up_steps = warm_up_steps
+        # Buffers, so that a resumed fit goes on from the same multiplier.
         self.register_buffer("multiplier", torch.tensor(initial, dtype=torch.float64))
         self.register_buffer("steps", torch.tensor(0))
 

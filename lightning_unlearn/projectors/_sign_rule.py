@@ -9,7 +9,7 @@ from typing_extensions import override
 from lightning_unlearn.functional.gramian import orthonormal_basis
 from lightning_unlearn.projectors._base import Projector
 
-_NOISE = 1e-12  # coordinates whose product is below that, relative to the lengths, have a sign of rounding only
+_NOISE = 1e-12  # relative to the lengths: below, the sign of a product of coordinates is rounding error
 
 
 class SignRule(Projector):

@@ -52,7 +52,8 @@ class TorchJD(Projector):
     def forward(self, gramian: Tensor) -> Tensor:
         """The weighting's own weights, in float64."""
         on_cpu = gramian.detach().cpu().double()
-        # Ranks share the Gramian but not the generator: replicas that drew different orders would drift apart.
+        # All ranks have the same Gramian, but generators in different states. Seeded by the Gramian, they draw the same;
+        # otherwise replicas would drift apart.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(zlib.crc32(on_cpu.numpy().tobytes()))
             weights: Tensor = self.weighting(on_cpu)

@@ -16,20 +16,20 @@ from lightning_unlearn.runtime import eval_without_grad
 def greedy_answers(
     network: nn.Module, batch: Any, *, end: Collection[int], max_new_tokens: int = 64, in_step: bool = False
 ) -> list[Tensor]:
-    """What a causal language model answers when asked what ``batch`` asks: its first choice, token by token.
+    """What a causal language model answers to the questions of ``batch``, by greedy decoding.
 
-    A row is asked up to its first supervised label. All rows are asked at once, padded on the left, in evaluation mode and
-    without a graph; modes, gradients and random states stay as they were.
+    The question of a row is all that stands before its first supervised label. All rows are answered at once, in
+    evaluation mode and without a graph; modes, gradients and random states stay as they were.
 
     Args:
         network: A Hugging Face model, bare or with a PEFT adapter.
         batch: As for :class:`CausalLMReadout`.
-        end: Tokens any of which ends an answer, beside those that the model itself says end its turn.
-        max_new_tokens: Longer answers are cut off there.
+        end: Tokens that end an answer, in addition to those of the model's own ``generation_config``.
+        max_new_tokens: Longer answers are cut off.
         in_step: Whether all ranks should run the network equally often, as a sharded one must be.
 
     Returns:
-        Token ids of each answer, ``[n]``, without what ends it; of rows that have a supervised label, in their order.
+        Token ids of each answer, ``[n]``, without the end token: one per row that has a supervised label, in their order.
 
     Example:
         >>> from lightning_unlearn import TinyCausalLM
@@ -39,6 +39,8 @@ def greedy_answers(
     """
     questions, answered = _questions(batch)
     ends = sorted({*end, *_own_ends(network)})
+    # Padded on the left, all questions end in the same column, and all answers begin in the next one.
+    # Any token will do as padding, since the mask hides it.
     with eval_without_grad(network):
         generated = network.generate(  # type: ignore[operator]  # a method of every language model of transformers
             input_ids=pad_sequence(questions, batch_first=True, padding_value=ends[0], padding_side="left"),
@@ -50,6 +52,7 @@ def greedy_answers(
             **_FIRST_CHOICE,
         )
     answers = generated[:, max(map(len, questions)) :]
+    # From the end token on, a row holds nothing but padding: shorter answers wait for the longest.
     ended = torch.isin(answers, torch.tensor(ends, device=answers.device)).int().cumsum(1) > 0
     rows = zip(answers, ended, answered, strict=True)
     return [answer[~after] for answer, after, has_label in rows if has_label]
@@ -65,7 +68,7 @@ def has_answer(batch: Any) -> list[bool]:
     return _questions(batch)[1]
 
 
-# Said in full: a model's own `generation_config` counts for what is left out.
+# Every option is given: one that is left out would be taken from the model's own `generation_config`, which may sample.
 _FIRST_CHOICE: dict[str, Any] = {
     "do_sample": False,
     "temperature": None,
@@ -81,9 +84,11 @@ _FIRST_CHOICE: dict[str, Any] = {
 
 
 def _questions(batch: Any) -> tuple[list[Tensor], list[bool]]:
-    """What stands before the first label of each row that can be predicted, and whether there is one."""
+    """The tokens before the first supervised label of each row, and whether there is such a label."""
     labels = _labels(batch)
-    supervised = F.pad(_supervised(batch, labels), (1, 0))
+    supervised = F.pad(
+        _supervised(batch, labels), (1, 0)
+    )  # as wide as the labels again; nothing predicts the first one
     asked = _present(batch, labels).to(labels.device) & (supervised.int().cumsum(1) == 0)
     questions = [tokens[which] for tokens, which in zip(batch["input_ids"], asked, strict=True)]
     return questions, supervised.any(1).tolist()

@@ -12,7 +12,7 @@ from lightning_unlearn.prediction import Prediction
 
 
 class Exchange(NamedTuple):
-    """What an example asks, and what is right.
+    """The question of an example, and its right answer.
 
     Args:
         question: Token ids, ``[n]``; empty where a question is no text.
@@ -24,7 +24,7 @@ class Exchange(NamedTuple):
 
 
 class Readout(ABC):
-    """How to run one kind of network on one kind of batch, and what of its answer is supervised."""
+    """How to run one kind of network on one kind of batch, and which of its outputs are supervised."""
 
     def find_network(self, module: nn.Module) -> nn.Module:
         """The part of the user's module this readout runs. Defaults to the module itself, through its ``forward``."""
@@ -36,13 +36,13 @@ class Readout(ABC):
 
     @abstractmethod
     def keys(self, batch: Any) -> list[str]:
-        """A key of the content of each example, ``B`` of them, whatever its padding and position in the batch.
+        """A key of the content of each example, ``B`` of them. It does not depend on padding or position in the batch.
 
-        References cache by it, and forget data found among the retain data is noticed by it.
+        References cache by it, and forget examples among the retain data are found by it.
         """
 
     def exchanges(self, batch: Any) -> list[Exchange] | None:
-        """Question and right answer of each example, ``B`` of them; ``None``, the default, if they cannot be told apart."""
+        """Question and right answer of each example, ``B`` of them. ``None``, the default, if a batch has no such parts."""
         return None
 
     def with_answers(self, batch: Any, answers: Sequence[Tensor]) -> Any:
@@ -61,11 +61,11 @@ class Readout(ABC):
         return None
 
     def unpacked(self) -> Readout:
-        """One that runs the rows of a batch as they stand in it, where hooks look for them. Defaults to this one."""
+        """A readout that runs a batch row by row, as hooks on layers need it. Defaults to this one."""
         return self
 
     def for_measuring(self) -> Readout:
-        """What metrics and attacks read by, where this readout serves an objective only. Defaults to this one."""
+        """The readout for metrics and attacks, if this one serves an objective only. Defaults to this one."""
         return self
 
 
@@ -82,6 +82,7 @@ def content_key(*tensors: Tensor) -> str:
     digest = blake2b(digest_size=8)
     for tensor in tensors:
         array = tensor.detach().cpu().contiguous()
+        # Without shapes, two tensors with the same bytes, cut at different places, would have one key.
         digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
         digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes() if array.numel() else b"")
     return digest.hexdigest()

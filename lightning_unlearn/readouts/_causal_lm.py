@@ -28,11 +28,11 @@ class CausalLMReadout(Readout):
     gathered: the same to rounding.
 
     A batch is a mapping with ``input_ids [B, T]`` and ``labels [B, T]`` (not shifted, -100 where not supervised).
-    ``attention_mask`` and whatever else the model's ``forward`` names go through; what it does not name (entities, row
-    numbers) is for others, and left out.
+    ``attention_mask`` and other arguments of the model's ``forward`` are passed to it; other entries of the batch
+    (entities, row numbers) are not.
 
-    A compiled network runs eagerly here if its head is compiled too, since a compiled head ignores hooks. Compile the
-    decoder alone, ``network.model.compile()``, and it runs compiled.
+    A compiled network runs eagerly here if its head is compiled too, since a compiled head ignores hooks. If only the
+    decoder is compiled, by ``network.model.compile()``, it runs compiled.
 
     Args:
         keep_features: Keep the gathered hidden states as ``Prediction.features``.
@@ -67,6 +67,7 @@ class CausalLMReadout(Readout):
         supervised = _supervised(batch, labels)
         logits, features = self._read(network, batch, supervised)
         example = supervised.nonzero()[:, 0]
+        # `labels[:, 1:]`: the label of a position is the next token, and `supervised` is shifted in the same way.
         return Prediction(logits, labels[:, 1:][supervised].long(), example, batch_size=len(labels), features=features)
 
     def _read(self, network: nn.Module, batch: Any, supervised: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -79,6 +80,7 @@ class CausalLMReadout(Readout):
             tied_cheaply(network, head),
         ):
             logits = network(**inputs_of(network, batch)).logits
+        # [N, V] if the head saw gathered states; [B, T, V] if the hook could not gather, or there is no head to put it on.
         if logits.dim() == 3:
             logits = _before_labels(logits, supervised)
         if self.keep_features and not gathered:
@@ -90,15 +92,16 @@ class CausalLMReadout(Readout):
 
     @override
     def present(self, batch: Any) -> Tensor | None:
-        """What the mask says; without one, what stands up to the last label of each row."""
+        """The mask's positions; without a mask, those up to the last label of each row."""
         return _present(batch, _labels(batch))
 
     @override
     def keys(self, batch: Any) -> list[str]:
-        """Of tokens and labels, and of whatever else an example consists of: pixels, sound, types of tokens."""
+        """Keys of tokens and labels, and of all other inputs: pixels, sound, types of tokens."""
         labels = _labels(batch)
         present = _present(batch, labels)
         beside = _inputs_beside(batch, labels)
+        # Padding is cut off first: the same example has the same key in a wider batch.
         return [
             content_key(
                 *(values[row][present[row].to(values.device)] for values in (batch["input_ids"], labels)),
@@ -109,9 +112,9 @@ class CausalLMReadout(Readout):
 
     @override
     def exchanges(self, batch: Any) -> list[Exchange] | None:
-        """Tokens up to the first supervised label, and those that are supervised.
+        """The tokens before the first supervised label, and the supervised tokens.
 
-        ``None`` if something else has a value for each token: it would not fit other answers.
+        ``None`` if another input has a value for each token: it would not fit an answer of another length.
         """
         labels = _labels(batch)
         if not _is_spliceable(batch, labels):
@@ -143,14 +146,16 @@ def _labels(batch: Any) -> Tensor:
 
 
 def _supervised(batch: Mapping[str, Any], labels: Tensor) -> Tensor:
-    """Which labels are to be predicted, ``[B, T-1]`` bool: none from a padding position."""
+    """Which positions predict a label, ``[B, T-1]`` bool: position ``t`` predicts the label at ``t + 1``."""
     mask = _mask(batch, labels)
+    # The first label is never predicted, since no position stands before it.
     supervised = labels[:, 1:] != IGNORED
+    # With padding on the left, the position before the first token is padding: it has read nothing to predict from.
     return supervised if mask is None else supervised & _inside(mask)[:, :-1]
 
 
 def _inside(mask: Tensor) -> Tensor:
-    """What stands between the first and the last unmasked token: a mask may hide some of the row, too."""
+    """All positions from the first to the last unmasked one, ``[B, T]`` bool: a mask may also hide tokens between them."""
     begun, goes_on = mask.cumsum(1) > 0, mask.flip(1).cumsum(1).flip(1) > 0
     return begun & goes_on
 
@@ -160,7 +165,8 @@ def _present(batch: Mapping[str, Any], labels: Tensor) -> Tensor:
     mask = _mask(batch, labels)
     if mask is not None:
         return mask
-    # Without a mask, what stands behind the last label changes no prediction of any.
+    # Without a mask, nothing tells padding from text. Attention is causal, so tokens after the last label change no
+    # prediction, and count as padding. A row without labels counts in full.
     supervised = labels != IGNORED
     later = supervised.flip(1).cumsum(1).flip(1) > 0
     return later | ~supervised.any(1, keepdim=True)
@@ -174,28 +180,28 @@ def _mask(batch: Mapping[str, Any], labels: Tensor) -> Tensor | None:
 def _asked(batch: Mapping[str, Any], labels: Tensor) -> tuple[Tensor, Tensor]:
     """Which tokens stand before the first supervised one, and which are supervised, ``[B, T]`` bool each."""
     mask = _mask(batch, labels)
-    # Tokens that the mask hides inside a row belong to the question all the same, and stay hidden.
+    # Tokens that the mask hides inside a row still belong to the question; `splice` keeps them hidden.
     inside = _present(batch, labels) if mask is None else _inside(mask)
     supervised = F.pad(_supervised(batch, labels), (1, 0))
     return inside & (supervised.int().cumsum(1) == 0), supervised
 
 
 def _inputs_beside(batch: Mapping[str, Any], labels: Tensor) -> list[Tensor]:
-    """What an example consists of beside its tokens, by name; a number for each example is a row number, or the like."""
+    """The other inputs of an example, in the order of their names. One number per example, such as its row, is no input."""
     values = (batch[name] for name in sorted(set(batch) - _TEXT))
     return [v for v in values if isinstance(v, Tensor) and v.dim() > 1 and len(v) == len(labels)]
 
 
 def _is_spliceable(batch: Mapping[str, Any], labels: Tensor) -> bool:
-    """Whether tokens, mask and labels are all that depends on the tokens."""
+    """Whether nothing but tokens, mask and labels has one value per token."""
     mask = batch.get("attention_mask")
     by_token = [v for v in _inputs_beside(batch, labels) if v.shape[1] == labels.shape[1]]
     return not by_token and (mask is None or mask.shape == labels.shape)
 
 
 def _before_labels(values: Tensor, supervised: Tensor) -> Tensor:
-    """Of ``values [B, T, D]`` those at the positions that predict a ``supervised [B, T-1]`` label, ``[N, D]``."""
-    # Counted from the end: prompt tuning puts positions of its own before the batch's.
+    """The rows of ``values [B, T, D]`` at the positions that predict a ``supervised [B, T-1]`` label, ``[N, D]``."""
+    # Counted from the end: prompt tuning puts positions of its own before the batch's. The last one predicts no label.
     return values[:, -supervised.shape[1] - 1 : -1][supervised]
 
 
@@ -205,6 +211,7 @@ def _gathering(head: nn.Module | None, supervised: Tensor, gathered: list[Tensor
 
     def gather(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         hidden = args[0] if args else None
+        # `None` leaves the head's input alone: this one does not have a hidden state for each of the T positions.
         if not isinstance(hidden, Tensor) or hidden.dim() != 3 or hidden.shape[1] <= supervised.shape[1]:
             return None
         gathered.append(_before_labels(hidden, supervised))

@@ -23,8 +23,8 @@ class ClassificationReadout(Readout):
 
     Example:
         >>> network = nn.Linear(3, 2)
-        >>> said = ClassificationReadout()(network, (torch.zeros(4, 3), torch.tensor([0, 1, -100, 1])))
-        >>> said.logits.shape, said.example.tolist(), said.batch_size
+        >>> prediction = ClassificationReadout()(network, (torch.zeros(4, 3), torch.tensor([0, 1, -100, 1])))
+        >>> prediction.logits.shape, prediction.example.tolist(), prediction.batch_size
         (torch.Size([3, 2]), [0, 1, 3], 4)
     """
 
@@ -46,7 +46,7 @@ class ClassificationReadout(Readout):
 
     @override
     def exchanges(self, batch: Any) -> list[Exchange]:
-        """No question that could be compared, and the class."""
+        """An empty question, since an image is no text, and the class as the answer."""
         labels = self._split(batch)[1].cpu()
         nothing = labels.new_empty(0)
         return [Exchange(nothing, nothing if y == IGNORED else y[None]) for y in labels]

@@ -12,7 +12,7 @@ from lightning_unlearn.readouts._paired import companion_keys, has_companion, pa
 
 
 class CompanionReadout(Readout):
-    """Run a network on the companions alone of what :class:`PairedReadout` takes.
+    """Run a network on the companions only, from the batches that :class:`PairedReadout` takes.
 
     With :class:`CrossEntropy` as the objective, and :class:`Refusals` as the companions, this is fine-tuning on refusals.
 
@@ -36,7 +36,7 @@ class CompanionReadout(Readout):
 
     @override
     def find_network(self, module: nn.Module) -> nn.Module:
-        """What the inner readout finds."""
+        """The network that the inner readout finds."""
         return self.readout.find_network(module)
 
     @override

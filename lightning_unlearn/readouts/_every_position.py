@@ -13,9 +13,9 @@ from lightning_unlearn.readouts._language_model import inputs_of, refuse_not_cau
 class EveryPositionReadout(CausalLMReadout):
     """Every position but the last becomes a row, prompt and padding too: only to reproduce published numbers.
 
-    OpenUnlearning's UNDIAL averages over all of them, and where nothing is supervised takes the label -100 for the
-    vocabulary's entry ``V - 100``. ``Unlearn(UNDIAL(), readout=EveryPositionReadout())`` is that loss; with the default
-    readout it is the corrected one. All logits are computed. Metrics and attacks go on reading supervised positions.
+    OpenUnlearning's UNDIAL averages over all of them. Where nothing is supervised the label is -100, and it takes that for
+    the vocabulary's entry ``V - 100``. ``Unlearn(UNDIAL(), readout=EveryPositionReadout())`` is that loss; with the default
+    readout it is the corrected one. All logits are computed. Metrics and attacks still read supervised positions only.
 
     Raises:
         ValueError: If the vocabulary has fewer than 100 entries.
@@ -38,11 +38,12 @@ class EveryPositionReadout(CausalLMReadout):
                 f"`V - 100`. Found `V = {vocabulary}`. Use `CausalLMReadout()`, the corrected form."
             )
         example = torch.arange(len(labels), device=labels.device).repeat_interleave(labels.shape[1])
+        # The remainder turns -100 into V - 100, as indexing with a negative number does, and leaves token ids alone.
         return Prediction(logits, labels.flatten().long() % vocabulary, example, batch_size=len(labels))
 
 
 def all_logits(network: nn.Module, batch: Any) -> Tensor:
-    """What a language model says at every position of the batch, ``[B, T, V]``."""
+    """The logits of a language model at every position of the batch, ``[B, T, V]``."""
     refuse_not_causal(network)
     logits: Tensor = network(**inputs_of(network, batch)).logits
     return logits[:, -batch["labels"].shape[1] :]  # prompt tuning puts positions of its own before the batch's

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Halves(Generic[T]):
-    """What belongs to the examples that must go, and what to their companions, in the same order."""
+    """Values of the examples that must go, and of their companions, in the same order."""
 
     forget: T
     companion: T
@@ -27,7 +27,7 @@ class PairedPrediction(Prediction):
 
 
 def halves_of_examples(values: Tensor) -> Halves[Tensor]:
-    """Tell apart a value per example of a :class:`PairedPrediction`, ``[2 B]``.
+    """Split values per example of a :class:`PairedPrediction`, ``[2 B]``.
 
     Example:
         >>> import torch
@@ -39,7 +39,7 @@ def halves_of_examples(values: Tensor) -> Halves[Tensor]:
 
 
 def halves_of_rows(likelihood: Likelihood) -> Halves[Likelihood]:
-    """Tell apart the rows of a :class:`PairedPrediction`, or of what a reference said of the same batch.
+    """Split the rows of a :class:`PairedPrediction`, or of a reference's likelihoods of the same batch.
 
     Example:
         >>> import torch
@@ -55,6 +55,7 @@ def halves_of_rows(likelihood: Likelihood) -> Halves[Likelihood]:
 def _rows(likelihood: Likelihood, first: int, size: int) -> Likelihood:
     """The rows of ``size`` examples from number ``first`` on, as a batch of their own."""
     kept = (likelihood.example >= first) & (likelihood.example < first + size)
+    # Examples are numbered within the half, from 0.
     example = likelihood.example[kept] - first
     if not isinstance(likelihood, Prediction):
         return KnownLikelihood(likelihood.token_nll()[kept], example, size)

@@ -17,7 +17,7 @@ from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
 
 
 class HiddenStates(Prediction):
-    """A :class:`Prediction` that stops short of logits: ``features [N, D]`` is all that it says."""
+    """A :class:`Prediction` without logits: it has ``features [N, D]`` only."""
 
     @override
     def token_nll(self) -> Tensor:
@@ -30,27 +30,27 @@ class HiddenStates(Prediction):
 class HiddenStateReadout(Readout):
     r"""Run a causal language model up to one layer, and read its hidden states at the labelled tokens themselves.
 
-    The row of a label is where the network has read that token, not the position before, which predicts it: what is
-    steered is how the answer is represented. ``features`` are ``[N, D]``; there are no logits.
+    A label is read at the position of its own token, not at the position before, which predicts it: objectives steer how
+    the answer is represented. ``features`` are ``[N, D]``; there are no logits.
 
-    The layers behind are not run: a forward hook on the layer raises an exception of our own, which ends the forward pass,
-    and is caught here. It leaves nothing behind, whatever else is raised. Where parameters are sharded the network is run to
-    its end, since FSDP cleans up after whole forward passes only. Under plain DDP the layers behind have no gradient, as any
-    unused parameter: freeze them, or use ``strategy="ddp_find_unused_parameters_true"``.
+    Later layers are not run. A forward hook on the layer raises a private exception, which ends the forward pass and is
+    caught here; the hook is removed whatever happens. Where parameters are sharded the network runs to its end, since FSDP
+    cleans up after whole forward passes only. Under plain DDP, later layers are unused parameters: freeze them, or use
+    ``strategy="ddp_find_unused_parameters_true"``.
 
     Args:
-        layer: The layer's name in the network, or the end of it, as a regular expression that fits one module:
+        layer: The layer's name in the network, or the end of its name, as a regular expression that fits one module:
             ``"layers.7"``, ``r"h\.7"``.
 
     Raises:
-        ValueError: If no module or several are named so, or the module's output is not one hidden state per position.
+        ValueError: If the name fits no module or several, or the module's output is not one hidden state per position.
 
     Example:
         >>> import torch
         >>> from lightning_unlearn import TinyCausalLM
         >>> batch = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([[-100, 6, 7]])}
-        >>> said = HiddenStateReadout("layers.1")(TinyCausalLM(hidden_size=32), batch)
-        >>> said.features.shape, said.logits.shape, said.labels.tolist()
+        >>> states = HiddenStateReadout("layers.1")(TinyCausalLM(hidden_size=32), batch)
+        >>> states.features.shape, states.logits.shape, states.labels.tolist()
         (torch.Size([2, 32]), torch.Size([2, 0]), [6, 7])
     """
 
@@ -64,7 +64,7 @@ class HiddenStateReadout(Readout):
 
     @override
     def find_network(self, module: nn.Module) -> nn.Module:
-        """The first PEFT or Hugging Face model inside ``module``, in which there should be the layer."""
+        """The first PEFT or Hugging Face model inside ``module``. Raises if it has no such layer."""
         network = self._whole.find_network(module)
         self._find(network)
         return network
@@ -79,12 +79,13 @@ class HiddenStateReadout(Readout):
         states = self._states(read, labels)
         mask = _mask(batch, labels)
         chosen = labels != IGNORED if mask is None else (labels != IGNORED) & mask
+        # No shift here: label and hidden state are of the same position. `features[:, :0]` are logits over no entries.
         features = states[chosen]
         return HiddenStates(features[:, :0], labels[chosen].long(), chosen.nonzero()[:, 0], len(labels), features)
 
     @override
     def for_measuring(self) -> Readout:
-        """What has logits."""
+        """A readout with logits."""
         return PackedCausalLMReadout()
 
     @override
@@ -94,18 +95,18 @@ class HiddenStateReadout(Readout):
 
     def _find(self, network: nn.Module) -> nn.Module:
         named: dict[str, nn.Module] = {plain_name(name): module for name, module in network.named_modules()}
-        found = [name for name in named if self._pattern.fullmatch(name)]
-        if len(found) == 1:
-            return named[found[0]]
-        candidates = ", ".join(f"`{plain_name(name)}`" for name in (found or list(blocks(network)))[:20])
+        fitting = [name for name in named if self._pattern.fullmatch(name)]
+        if len(fitting) == 1:
+            return named[fitting[0]]
+        candidates = ", ".join(f"`{plain_name(name)}`" for name in (fitting or list(blocks(network)))[:20])
         raise ValueError(
-            f"`layer` should fit the name of one module. Found {len(found)} with `layer = {self.layer!r}`. "
-            f"{'They are' if found else 'There are'} {candidates}."
+            f"`layer` should fit the name of one module. Found {len(fitting)} with `layer = {self.layer!r}`. "
+            f"{'They are' if fitting else 'There are'} {candidates}."
         )
 
     def _states(self, read: list[Any], labels: Tensor) -> Tensor:
         states = read[-1] if read else None
-        states = states[0] if isinstance(states, tuple) else states
+        states = states[0] if isinstance(states, tuple) else states  # some blocks return a tuple, hidden states first
         if isinstance(states, Tensor) and states.dim() == 3 and _fits(states, labels):
             # Counted from the end: prompt tuning puts positions of its own before the batch's.
             return states[:, -labels.shape[1] :]
@@ -120,8 +121,8 @@ def _fits(states: Tensor, labels: Tensor) -> bool:
     return len(states) == len(labels) and states.shape[1] >= labels.shape[1]
 
 
-class _Stop(Exception):  # no error
-    """The layer has been read."""
+class _Stop(Exception):
+    """Not an error: ends the forward pass once the layer has been read."""
 
 
 @contextmanager
@@ -141,6 +142,7 @@ def _reading(layer: nn.Module, read: list[Any], *, stop: bool) -> Iterator[None]
 
 
 def _is_sharded(network: nn.Module) -> bool:
+    # By name in the class hierarchy: FSDP2 gives each module a class of its own, which inherits from `FSDPModule`.
     return any(
         {"FSDPModule", "FullyShardedDataParallel"} & {c.__name__ for c in type(m).__mro__} for m in network.modules()
     )

@@ -1,4 +1,4 @@
-"""What is known of a Hugging Face language model, whatever PEFT and ``torch.compile`` have wrapped around it."""
+"""Facts about a Hugging Face language model, also inside wrappers of PEFT and ``torch.compile``."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ def is_language_model(module: nn.Module) -> bool:
 
 
 def inputs_of(network: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What of ``batch`` the model takes; a ``forward`` with ``**kwargs`` would pass anything down to its attention."""
+    """The entries of ``batch`` that the model takes. Others may not be passed: ``**kwargs`` go down to its attention."""
     from transformers.utils import TransformersKwargs
 
     named = inspect.signature(base_model(network).forward).parameters
+    # Without labels: the model would compute a loss of its own. Without a cache: keys and values are of no use later.
     taken = {*named, *TransformersKwargs.__annotations__} - {"labels", "use_cache"}
     inputs = {name: value for name, value in batch.items() if name in taken}
     return {**inputs, "use_cache": False} if "use_cache" in named else inputs
 
 
 def refuse_not_causal(network: nn.Module) -> None:
-    """Refuse models whose labels are not their next tokens: they would run, and learn nonsense."""
+    """Refuse models that do not predict the next token: they would run with shifted labels, and learn nonsense."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 

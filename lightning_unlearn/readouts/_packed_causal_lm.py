@@ -21,14 +21,14 @@ _PLAIN = {"input_ids", "attention_mask", "labels"}
 class PackedCausalLMReadout(CausalLMReadout):
     """:class:`CausalLMReadout` without padding, and with the prompt that all rows share computed once.
 
-    The rows of a batch become one sequence: what they all begin with, then the rest of each, which sees the shared part
-    and itself. Positions are those of the padded rows. Values and gradients are the same to rounding; of rows of 84 tokens
-    with 24 in common and ten of padding, half the work remains.
+    The rows of a batch become one sequence: the prompt they share, then the rest of each row. A mask lets the rest of a
+    row attend to the shared prompt and to itself only, and position ids are those of the padded rows. So values and
+    gradients are the same to rounding. For rows of 84 tokens, 24 of them shared and ten of padding, half the work remains.
 
-    Packing is used where it is exact and pays: on the first batch of each network the packed prediction is compared with the
-    plain one, and a network that looks at its tokens in some other way (sliding windows, recurrence) is read plainly from
-    then on; so are batches with inputs besides tokens and mask, and batches so large that attention over all rows would
-    cost more than it saves. Draws of dropout differ from the plain readout's.
+    Packing is used only where it is exact and pays. On the first batch of each network, the packed prediction is compared
+    with the plain one; if they differ (recurrence, sliding windows), this network is never packed. Nor are batches with
+    inputs besides tokens and mask, or batches so large that attention over all rows costs more than packing saves. Dropout
+    draws other masks than in the plain readout.
 
     Args:
         keep_features: As in :class:`CausalLMReadout`.
@@ -36,6 +36,7 @@ class PackedCausalLMReadout(CausalLMReadout):
 
     def __init__(self, keep_features: bool = False) -> None:
         super().__init__(keep_features)
+        # By network: what is exact for one may not be for another. Weak, so that a readout keeps no network alive.
         self._exact: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
     @override
@@ -61,6 +62,8 @@ class PackedCausalLMReadout(CausalLMReadout):
             "position_ids": packed.positions,
             "attention_mask": _mask_for(network, packed.visible),
         }
+        # The batch is one sequence now, [1, T]. `chosen` are its positions that predict a label; `packed.row` and
+        # `packed.column` say where each of them was in the batch.
         chosen = predicts[packed.row, packed.column]
         logits, features = self._read(network, inputs, chosen[None, :-1])
         example, column = packed.row[chosen], packed.column[chosen]
@@ -72,7 +75,7 @@ class PackedCausalLMReadout(CausalLMReadout):
             with eval_without_grad(network):
                 plain = super().__call__(network, batch)
                 if not bool(plain.supervised()[1:].any()):
-                    return False  # a first row packs to itself
+                    return False  # not remembered: the first row is packed as it is, so it cannot show a difference
                 self._exact[network] = self._agrees(network, batch, plain)
         return self._exact[network]
 
@@ -80,8 +83,9 @@ class PackedCausalLMReadout(CausalLMReadout):
         labels = _labels(batch)
         try:
             packed = self._read_packed(network, labels, *_packed(batch, labels))
-        except Exception:  # whatever a network thinks of a mask it does not know
+        except Exception:  # a network may refuse a four-dimensional mask with any error
             return False
+        # Other shapes are summed in another order: allow rounding, relative to the largest logit.
         tolerance = 1e-3 if plain.logits.dtype in (torch.float32, torch.float64) else 5e-2
         close = (packed.logits - plain.logits).abs() <= tolerance * plain.logits.abs().amax().clamp_min(1)
         return torch.equal(packed.labels, plain.labels) and bool(close.all())
@@ -96,24 +100,26 @@ class PackedCausalLMReadout(CausalLMReadout):
 
 
 def _is_flat(batch: Any, labels: Tensor) -> bool:
-    """Whether the mask, if there is one, says of each token whether it is padding, and hides none between others."""
+    """Whether there is no mask, or one of shape ``[B, T]`` that hides padding only, and no token inside a row."""
     mask = batch.get("attention_mask")
     return mask is None or (mask.shape == labels.shape and torch.equal(mask.bool(), _inside(mask.bool())))
 
 
 def _packed(batch: Any, labels: Tensor) -> tuple[Packed, Tensor]:
-    predicts = F.pad(_supervised(batch, labels), (0, 1))
+    predicts = F.pad(_supervised(batch, labels), (0, 1))  # the last position predicts no label
     mask = batch.get("attention_mask")
     present = torch.ones_like(predicts) if mask is None else mask.bool()
     return pack(batch["input_ids"], present, predicts), predicts
 
 
 def _takes_masks(network: nn.Module, length: int) -> bool:
-    """Whether attention does what a mask of ours says, and is not compiled for shapes that would change every batch."""
+    """Whether attention follows a mask of ours, and is not compiled: packed lengths change with every batch."""
     config: Any = getattr(base_model(network), "config", None)
+    # Flash attention does not take arbitrary masks.
     if config is None or config._attn_implementation not in ("sdpa", "eager"):
         return False
-    text = config.get_text_config()  # of a model that also sees images, the part that reads
+    text = config.get_text_config()  # of a model that also sees images, the language model
+    # A mask of ours would replace the window's: exact only while no row is longer than the window.
     windows = [
         getattr(text, name, None) or length for name in ("sliding_window", "attention_chunk_size", "window_size")
     ]
@@ -126,7 +132,7 @@ def _mask_for(network: nn.Module, visible: Tensor) -> Tensor:
     model: Any = base_model(network)
     if model.config._attn_implementation == "sdpa":
         return visible
-    dtype: torch.dtype = model.dtype
+    dtype: torch.dtype = model.dtype  # eager attention adds the mask to its scores
     return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
 
 
@@ -135,6 +141,8 @@ def _pays(network: nn.Module, packed: Packed, labels: Tensor) -> bool:
     width = getattr(base_model(network).config, "hidden_size", 0)
 
     def operations(tokens: int, context: int) -> int:
+        # Two per weight, of which a layer has about 12 width^2; and for attention two per pair and channel, twice:
+        # for the scores, and for the weighted sum of values.
         return tokens * (24 * width**2 + 4 * context * width)
 
     length = packed.tokens.shape[1]

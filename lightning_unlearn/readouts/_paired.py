@@ -20,10 +20,10 @@ _PADDING = {"input_ids": 0, "attention_mask": 0, "labels": IGNORED}
 class PairedReadout(Readout):
     """Run a network on what must go, and on its companions.
 
-    A batch is one of the inner readout's kind, a mapping, that holds another one of as many examples at ``companion``:
-    :class:`PairedData` makes such batches. Language-model batches go through the network as one.
+    A batch is a mapping, as the inner readout takes it, with a second batch of as many examples at ``companion``:
+    :class:`PairedData` makes such batches. Language-model batches go through the network in one forward pass.
 
-    Metrics and attacks read what must go alone, by the inner readout.
+    Metrics and attacks use the inner readout, and so read only what must go.
 
     Args:
         readout: How each of the two is read. Defaults to :class:`PackedCausalLMReadout`.
@@ -44,7 +44,7 @@ class PairedReadout(Readout):
 
     @override
     def find_network(self, module: nn.Module) -> nn.Module:
-        """What the inner readout finds."""
+        """The network that the inner readout finds."""
         return self.readout.find_network(module)
 
     @override
@@ -56,6 +56,7 @@ class PairedReadout(Readout):
     def __call__(self, network: nn.Module, batch: Any) -> PairedPrediction:
         forget, companion = parts_of(batch, type(self).__name__)
         if isinstance(self.readout, CausalLMReadout) and _stackable(forget) and _stackable(companion):
+            # One forward pass for both, since padding a row on the right changes none of its predictions.
             _refuse_uneven(len(forget["labels"]), len(companion["labels"]))
             return PairedPrediction(**vars(self.readout(network, _stacked(forget, companion))))
         first, second = self.readout(network, forget), self.readout(network, companion)
@@ -72,12 +73,12 @@ class PairedReadout(Readout):
 
 
 def has_companion(batch: Any) -> bool:
-    """Whether ``batch`` holds another one, of companions."""
+    """Whether ``batch`` holds a second batch, of companions."""
     return isinstance(batch, Mapping) and "companion" in batch
 
 
 def parts_of(batch: Any, who: str) -> tuple[dict[str, Any], Any]:
-    """What must go, and its companions, for the readout ``who``."""
+    """Split a batch into the part that must go and its companions. ``who`` is the readout that asks, for the error."""
     if has_companion(batch):
         return {name: value for name, value in batch.items() if name != "companion"}, batch["companion"]
     found = f"a mapping with keys {list(batch)}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
@@ -88,7 +89,7 @@ def parts_of(batch: Any, who: str) -> tuple[dict[str, Any], Any]:
 
 
 def companion_keys(readout: Readout, companion: Any) -> list[str]:
-    """Keys that differ from those of the same rows as retain data: companions may well be among them."""
+    """Keys of the companions, marked as such: a companion may be a row of the retain data, and that is no overlap."""
     return [f"companion {key}" for key in readout.keys(companion)]
 
 
@@ -101,7 +102,7 @@ def _refuse_uneven(forget: int, companion: int) -> None:
 
 
 def _stackable(batch: Any) -> bool:
-    """Whether ``batch`` holds ids, labels and a mask of one shape, and no other tensor, which padding might change."""
+    """Whether ``batch`` holds ids, labels and a mask of one shape, and no other tensor: how to pad one is not known."""
     if not isinstance(batch, Mapping) or not set(_PADDING) <= set(batch):
         return False
     tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}

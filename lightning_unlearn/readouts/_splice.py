@@ -1,4 +1,4 @@
-"""Taking rows of tokens apart into question and answer, and putting other answers behind the questions."""
+"""Split rows of tokens into question and answer, and put other answers behind the questions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def splice(batch: Mapping[str, Any], asked: Tensor, mask: Tensor | None, answers
     Args:
         batch: With ``input_ids [B, T]``; whatever else it holds stays as it is.
         asked: Which tokens are the question's, ``[B, T]`` bool.
-        mask: Attention mask, ``[B, T]``, whose values stay with the question's tokens; ``None`` if all are seen.
+        mask: Attention mask, ``[B, T]``; the question's tokens keep their values. ``None`` if all are seen.
         answers: Token ids that follow each question, ``[n]``, ``B`` of them.
 
     Example:
@@ -48,6 +48,7 @@ def splice(batch: Mapping[str, Any], asked: Tensor, mask: Tensor | None, answers
     """
     tokens: Tensor = batch["input_ids"]
     mask = torch.ones_like(tokens) if mask is None else mask
+    # Row by row: questions differ in length, and padding, on either side, is dropped and made anew.
     rows, masks, labels = [], [], []
     for row, seen, question, answer in zip(tokens, mask, asked.bool(), answers, strict=True):
         follows = answer.to(row)

@@ -14,17 +14,18 @@ from lightning_unlearn.models.layers import is_compiled, is_tied
 
 @contextmanager
 def tied_cheaply(network: nn.Module, head: nn.Module | None) -> Iterator[None]:
-    """Let the gradient of a ``head`` that shares its weight with the embedding be one that autograd may add to in place.
+    """Save one vocabulary-sized tensor per backward pass of a network whose ``head`` and embedding share their weight.
 
-    That of :func:`torch.nn.functional.linear` is a view, which autograd never adds to: the sum with the embedding's part is
-    one more tensor of the size of the vocabulary in every backward pass. Values are the same. Heads that are
-    sharded, compiled, watched by a function mode, run in mixed precision or have been given another ``forward`` are left as
-    they are.
+    Autograd sums the weight's gradients from both. The head's, from :func:`torch.nn.functional.linear`, is a view, to
+    which autograd never adds in place, so the sum takes new memory. Here the head gives a tensor of its own, and the sum
+    is made in place. Values are the same. Heads that are sharded, compiled, watched by a function mode, run in mixed
+    precision or have another ``forward`` are left as they are.
     """
     if head is None or not _is_tied(network, head):
         yield
         return
     run: Any = _Head.apply
+    # On the instance, so that module and class stay the same; hooks of the head run around `forward` as before.
     head.__dict__["forward"] = lambda hidden: run(hidden, head.weight, head.bias)
     try:
         yield
@@ -33,7 +34,7 @@ def tied_cheaply(network: nn.Module, head: nn.Module | None) -> Iterator[None]:
 
 
 class _Head(torch.autograd.Function):
-    """A linear layer whose weight has a gradient of its own."""
+    """A linear layer whose weight gets a gradient that is no view of another tensor."""
 
     @staticmethod
     @override
@@ -46,13 +47,14 @@ class _Head(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         hidden, weight = ctx.saved_tensors
         rows, seen = grad.reshape(-1, grad.shape[-1]), hidden.reshape(-1, hidden.shape[-1])
+        # The product `rows.T @ seen` is new memory: that is the whole point.
         return grad @ weight, rows.T @ seen, rows.sum(0) if ctx.needs_input_grad[2] else None
 
 
 def _is_tied(network: nn.Module, head: nn.Module) -> bool:
     if type(head) is not nn.Linear or "forward" in head.__dict__ or type(head.weight) is not nn.Parameter:
         return False
-    if torch._C._len_torch_function_stack():  # somebody looks for the calls of `F.linear`
+    if torch._C._len_torch_function_stack():  # a function mode is active, and may wait for calls of `F.linear`
         return False
     trained = head.weight.requires_grad and torch.is_grad_enabled()
     plain = not torch.is_autocast_enabled(head.weight.device.type) and not _is_wrapped(network)

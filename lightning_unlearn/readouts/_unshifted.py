@@ -12,11 +12,11 @@ from lightning_unlearn.readouts._every_position import all_logits
 class UnshiftedReadout(CausalLMReadout):
     """Read *at* each supervised token instead of before it: only to reproduce published numbers.
 
-    OpenUnlearning's PDU does so: the position that predicts the first token of an answer is left out, and the one behind
-    its last token, which predicts nothing, is in. ``Unlearn(LogitMarginFlattening(), readout=UnshiftedReadout())`` is its
-    forget loss; with the default readout it is the corrected one. A row's label is the token that stands there, so
-    objectives that look at labels make no sense here. All logits are computed. Metrics and attacks go on reading the
-    positions that predict.
+    OpenUnlearning's PDU does so. It leaves out the position that predicts the first token of an answer, and includes the
+    position of its last token, which predicts no label. ``Unlearn(LogitMarginFlattening(), readout=UnshiftedReadout())``
+    is its forget loss; with the default readout it is the corrected one. The label of a row is the token that was read
+    there, not the next one, so objectives that use labels make no sense here. All logits are computed. Metrics and attacks
+    still read the positions that predict.
     """
 
     def __init__(self) -> None:

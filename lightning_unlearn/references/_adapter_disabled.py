@@ -15,10 +15,10 @@ from lightning_unlearn.runtime import eval_without_grad
 
 
 class AdapterDisabled(Reference):
-    """The original model is the same network with its PEFT adapter switched off: no memory at all.
+    """The original model is the same network with its PEFT adapter switched off: it takes no memory at all.
 
-    Right only while nothing but the adapter is trained, and the adapter started as the identity; :meth:`attach` refuses
-    anything else.
+    This is right only if nothing but the adapter is trained, and the adapter started as the identity. :meth:`attach`
+    refuses other networks.
 
     Raises:
         ValueError: If the network has no adapter, trains base weights, or its adapter has been trained before.
@@ -28,7 +28,7 @@ class AdapterDisabled(Reference):
     def attach(self, network: nn.Module) -> None:
         if (problem := why_adapter_is_not_enough(network)) is not None:
             raise ValueError(
-                f"`AdapterDisabled` should get a network of which only a fresh PEFT adapter is trained. Found {problem}. "
+                f"`AdapterDisabled` should get a network that trains a fresh PEFT adapter only. Found {problem}. "
                 "Use `CachedLogLikelihood()` or `FrozenCopy()` as the reference."
             )
         super().attach(network)
@@ -47,7 +47,7 @@ def why_adapter_is_not_enough(network: nn.Module) -> str | None:
     base = [name for name in trained if not in_adapter(name)]
     if base:
         return f"{len(base)} trained parameters outside the adapter, `{base[0]}` first"
-    # An adapter that was fine-tuned before is part of the original.
+    # An adapter that was fine-tuned before is part of the original: switching it off would give an earlier model.
     used = next(_changed(network), None)
     return f"an adapter that has been trained already (`{used}` is not where it starts)" if used else None
 
@@ -56,6 +56,7 @@ def _changed(network: nn.Module) -> Iterator[str]:
     """Names of parameters that make the adapter more than the identity."""
     params = dict(network.named_parameters())
     for name, p in params.items():
+        # A trained copy (`modules_to_save`) starts as its original. Other names are their own original: `start is p`.
         start: Tensor = params[original_name(name)]
         if starts_at_zero(name):
             start = torch.zeros_like(p)
@@ -69,7 +70,7 @@ def _whole(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _switched_off(network: nn.Module) -> Iterator[None]:
-    # On its way out PEFT makes the whole adapter trainable, whatever the user has frozen of it.
+    # When `disable_adapter` ends, PEFT makes the whole adapter trainable, also what the user has frozen.
     trained = [(p, p.requires_grad) for p in network.parameters()]
     try:
         with network.disable_adapter():  # type: ignore[operator]  # PeftModel's

@@ -14,7 +14,7 @@ class Reference(ABC):
     """Where the original model's view of a batch comes from, after training has moved the model away.
 
     Attributes:
-        gives_logits: Whether the whole distribution is known, or only how likely the labels were.
+        gives_logits: Whether it gives the whole distribution, or only the likelihood of the labels.
         needs_sweep: Whether :meth:`sweep` should be called, with all forget data, before the first step.
     """
 
@@ -22,15 +22,15 @@ class Reference(ABC):
     needs_sweep: ClassVar[bool] = False
 
     def attach(self, network: nn.Module) -> None:
-        """Remember the network while it still is the original. Called before any checkpoint is restored."""
+        """Remember the network while it is still the original. Called before any checkpoint is restored."""
         self.network = network
 
     def sweep(self, readout: Readout, batches: Iterable[Any]) -> None:
-        """Look at all forget data once, before the first step."""
+        """Read all forget data once, before the first step."""
 
     @abstractmethod
     def __call__(self, readout: Readout, batch: Any) -> Likelihood:
-        """What the original model says about ``batch``, without a graph."""
+        """The original model's prediction of ``batch``, without a graph."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold for a resumed run to know the original: tensors and primitives only."""

@@ -20,16 +20,16 @@ _FORMAT = 1
 
 
 class CacheFile:
-    """Likelihoods in a folder, found again by what decides them.
+    """Likelihoods kept in a folder, under everything that decides their values: their ``origin``.
 
-    All that was ever written under the same ``origin`` is known; what is added goes into a file of its own, made when there
-    is something to add. No file is changed once its writer is gone, so several processes, and several runs, may share a
-    folder. A file is text: a line that says where its values come from, then one line per example, with a checksum. A last
-    line cut off by an interruption is left out.
+    At the start, all files of the same origin are read. Each writer adds to a new file of its own, made once there is
+    something to add. No writer touches another's file, so several processes and several runs may share a folder. A file
+    is text: a line with the origin, then one line per example, with a checksum. A last line that was cut off by an
+    interruption is left out.
 
     Args:
         folder: Where the files are.
-        origin: Of the values, as plain values: another origin is another file.
+        origin: What decides the values, as plain values. Another origin is another file.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -50,7 +50,7 @@ class CacheFile:
             self.known.update(self._read(path))
 
     def append(self, values: Mapping[str, Tensor]) -> None:
-        """Add what is not known yet, ``[n]`` float32 by key; it is on its way to the disk when this returns."""
+        """Add what is not known yet, ``[n]`` float32 by key. It is flushed to the operating system before this returns."""
         fresh = {key: value for key, value in values.items() if key not in self.known}
         if not fresh:
             return
@@ -71,13 +71,14 @@ class CacheFile:
             self._file.close()
 
     def _read(self, path: Path) -> dict[str, Tensor]:
-        # What follows the last line break is a line whose writer was interrupted.
+        # Text after the last line break is a line whose writer was interrupted, or is still writing.
         lines = path.read_bytes().split(b"\n")[:-1]
+        # The file's name is a short hash of the origin; its first line proves that the whole origin is the same.
         trusted = lines[:1] == [self._head.encode()]
         values = dict(pair for line in lines[1:] if trusted and (pair := _parse(line)) is not None)
         if damaged := len(lines) - trusted - len(values):
             warnings.warn(
-                f"`{path}` should hold likelihoods as they were written. Found {damaged} damaged lines: what they said is "
+                f"`{path}` should hold likelihoods as they were written. Found {damaged} damaged lines: their values are "
                 "computed again. Delete the file to be rid of this warning.",
                 stacklevel=2,
             )
@@ -103,6 +104,7 @@ def make_writable(folder: str) -> None:
 
 
 def _line(key: str, value: Tensor) -> str:
+    # Bytes, not decimals: a value is read back bit for bit, on machines of either byte order.
     content = b64encode(value.numpy().astype("<f4").tobytes()).decode()
     return json.dumps([key, content, _sum(key, content)]) + "\n"
 

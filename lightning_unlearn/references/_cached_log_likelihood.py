@@ -18,19 +18,19 @@ from lightning_unlearn.runtime import eval_without_grad, on_every_rank
 class CachedLogLikelihood(Reference):
     """The original model's log-likelihoods, computed once per forget example before the first step.
 
-    Examples are recognised by their content (token ids and labels, whatever their padding), so the cache needs no index
-    from the user's data set. It goes into the checkpoint: four bytes a supervised token.
+    Examples are recognised by their content (token ids and labels without padding), so the user's data set needs no index.
+    The cache goes into the checkpoint: four bytes per supervised token.
 
-    With ``folder`` the values are kept on disk as well, exactly, and the next run takes them from there; an interrupted
-    sweep goes on where it stopped. They are found by a hash of what decides them: weights, architecture, readout and its
-    settings, precision of the pass, versions of torch and transformers. A network that differs in any of these never sees
-    them. Damaged lines are computed again, with a warning. A checkpoint needs nothing from the folder.
+    With ``folder`` the values are kept on disk as well, exactly. The next run takes them from there, and an interrupted
+    sweep goes on where it stopped. They are found by a hash of all that decides them: weights, architecture, readout and
+    its settings, precision of the pass, versions of torch and transformers. A network that differs in any of these does
+    not get them. Damaged lines are computed again, with a warning. A checkpoint needs nothing from the folder.
 
     Args:
         folder: Where likelihoods are kept for other runs. Several runs, and ranks, may share one.
 
     Raises:
-        KeyError: If asked about an example that was not there at the start, as with random augmentation.
+        KeyError: For an example that was not in the forget data at the start, as with random augmentation.
         OSError: In :meth:`attach`, if ``folder`` cannot be written.
     """
 
@@ -55,21 +55,22 @@ class CachedLogLikelihood(Reference):
     def sweep(self, readout: Readout, batches: Iterable[Any]) -> None:
         if self.folder is None:
             for batch in batches:
-                self.add(self._look(readout, batch, readout.keys(batch)))
+                self.add(self._nll_by_key(readout, batch, readout.keys(batch)))
             return
         with CacheFile(self.folder, origin_of(self.network, readout)) as file:
             for batch in batches:
                 keys = readout.keys(batch)
-                # A sharded network runs on all ranks or on none.
+                # If one rank has to run a sharded network, all have to.
                 if not all(on_every_rank(file.known.keys() >= set(keys))):
-                    file.append(self._look(readout, batch, keys))
+                    file.append(self._nll_by_key(readout, batch, keys))
                 self.add({key: file.known[key] for key in keys})
 
-    def _look(self, readout: Readout, batch: Any, keys: list[str]) -> dict[str, Tensor]:
+    def _nll_by_key(self, readout: Readout, batch: Any, keys: list[str]) -> dict[str, Tensor]:
         with eval_without_grad(self.network):
-            said = readout(self.network, batch)
-        by_example = said.token_nll()[said.example.argsort(stable=True)].float().cpu()
-        return dict(zip(keys, by_example.split(said.rows_per_example().tolist()), strict=True))
+            prediction = readout(self.network, batch)
+        # `split` needs the rows of an example together; a stable sort keeps them in the order of its tokens.
+        by_example = prediction.token_nll()[prediction.example.argsort(stable=True)].float().cpu()
+        return dict(zip(keys, by_example.split(prediction.rows_per_example().tolist()), strict=True))
 
     @property
     def known(self) -> dict[str, Tensor]:
@@ -77,7 +78,7 @@ class CachedLogLikelihood(Reference):
         return dict(self._nll)
 
     def add(self, known: dict[str, Tensor]) -> None:
-        """Take over what another process computed."""
+        """Add likelihoods, such as those that another process computed."""
         self._nll.update(known)
 
     @override

@@ -21,6 +21,7 @@ def choose_reference(objective: Objective, network: nn.Module) -> Reference | No
     """
     if not objective.needs_reference:
         return None
+    # Cheapest first: an adapter takes no memory, a cache four bytes a token (but has no logits), a copy all trained weights.
     if why_adapter_is_not_enough(network) is None:
         return AdapterDisabled()
     return FrozenCopy() if objective.needs_reference_logits else CachedLogLikelihood()

@@ -16,10 +16,10 @@ from lightning_unlearn.runtime import eval_without_grad, local, reshard
 
 
 class FrozenCopy(Reference):
-    """The original model is a copy of the weights that training will move, swapped in for one forward pass.
+    """The original model is a copy of the weights that training changes, swapped in for one forward pass.
 
-    Only trainable parameters and floating-point buffers are copied, so a network of which little is trained costs
-    little; no second module exists, so it works under DDP and FSDP2 shard by shard.
+    Only trainable parameters and floating-point buffers are copied, so if little is trained, the copy is small. There is
+    no second module: the same network runs with other values, so it works under DDP, and under FSDP2 shard by shard.
 
     Args:
         on_cpu: Keep the copy in main memory; slower, but the device holds the weights only once.
@@ -31,6 +31,7 @@ class FrozenCopy(Reference):
     @override
     def attach(self, network: nn.Module) -> None:
         super().attach(network)
+        # Tensors made in inference mode could not be used outside of it.
         with torch.inference_mode(False), torch.no_grad():
             self._originals = list(_moving(network, self.on_cpu))
         if not any(isinstance(original.tensor(), nn.Parameter) for original in self._originals):
@@ -47,13 +48,14 @@ class FrozenCopy(Reference):
     @contextmanager
     def _swapped(self) -> Iterator[None]:
         # Values are exchanged in place: compiled graphs, tied weights and shards all stay valid.
+        # Resharded first: a weight that FSDP2 still holds gathered would hide what is written into its shards.
         reshard(self.network)
         with torch.no_grad():
             current = [original.now().clone() for original in self._originals]
         try:
             with torch.no_grad():
                 for original, now in zip(self._originals, current, strict=True):
-                    if not self.on_cpu:  # the network was on the CPU when it was attached
+                    if not self.on_cpu:  # Lightning may have moved the network to its device since `attach`
                         original.value = original.value.to(now.device)
                     original.now().copy_(original.value)
             yield
@@ -66,7 +68,7 @@ class FrozenCopy(Reference):
 
 @dataclass
 class _Original:
-    """What a parameter or buffer held. Known by its place: moving a module gives it other buffers."""
+    """What a parameter or buffer held. Found by module and name, since moving a module replaces its buffers."""
 
     module: nn.Module
     name: str
@@ -77,7 +79,8 @@ class _Original:
         return tensor
 
     def now(self) -> Tensor:
-        # `data`, so that a graph which saved the tensor does not take the exchange, undone by then, for a change.
+        # `.data` does not raise the version counter. A graph that saved this tensor would otherwise refuse its backward
+        # pass, although the values are back in place by then.
         return local(self.tensor()).data
 
 

@@ -1,4 +1,4 @@
-"""What decides the likelihoods a network gives to examples, as plain values."""
+"""Everything that decides the likelihoods a network gives to examples, as plain values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import checksum, on_every_rank
 
-_VOLATILE = {"_name_or_path", "transformers_version"}
+_VOLATILE = {"_name_or_path", "transformers_version"}  # change from place to place, and change no likelihood
 
 
 def origin_of(network: nn.Module, readout: Readout) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def origin_of(network: nn.Module, readout: Readout) -> dict[str, Any]:
     """
     shards = on_every_rank(f"{checksum(network):016x}")
     return {
-        # Replicas are all alike: their number does not matter then.
+        # Replicas have equal checksums: one will do, so that a run on more devices finds the same cache.
         "weights": shards[:1] if len(set(shards)) == 1 else shards,
         "architecture": f"{type(network).__name__} {blake2b(_architecture(network).encode(), digest_size=8).hexdigest()}",
         "readout": f"{type(readout).__module__}.{type(readout).__qualname__}({_settings(readout)})",

@@ -1,4 +1,4 @@
-"""The report a sceptical reviewer reads: `assess` what was observed, then `save` and `print_table` what it comes to."""
+"""The report a sceptical reviewer reads: `assess` makes it from observations, `save` and `print_table` show it."""
 
 from lightning_unlearn.report.analysis import (
     adjusted_recovery_rate,

@@ -13,12 +13,11 @@ from lightning_unlearn.readouts import Readout
 class Selector(ABC):
     """Scores weights by how much they matter for what must go: higher means more.
 
-    What is done with the scores is somebody else's: a :class:`Choice` makes a mask of them, and :class:`TrainOnly` keeps
-    steps within it.
+    It only scores. A :class:`Choice` makes a mask of the scores, and :class:`TrainOnly` keeps steps within it.
 
     Attributes:
-        needs_forget: Whether :meth:`scores` looks at forget data.
-        needs_retain: Whether it looks at retain data.
+        needs_forget: Whether :meth:`scores` reads forget data.
+        needs_retain: Whether it reads retain data.
 
     Example:
         >>> class Largest(Selector):  # by size alone, without any data
@@ -44,7 +43,7 @@ class Selector(ABC):
         readout: Readout | None = None,
         engine: GradientEngine | None = None,
     ) -> dict[str, Tensor]:
-        """Score the weights of ``network``, which is as it was afterwards.
+        """Score the weights of ``network``, and leave it as it was.
 
         Args:
             network: Scored as it is.
@@ -55,9 +54,8 @@ class Selector(ABC):
                 for plain autograd in one process.
 
         Returns:
-            By name, as in ``network.named_parameters()``: for all of them a scalar, or for all of them a tensor of the
-            parameter's shape (and sharded as it is). The same in every process. A parameter that is left out is not
-            chosen.
+            Scores by name, as in ``network.named_parameters()``: a scalar for every parameter, or for every parameter a
+            tensor of its shape (sharded as it is). The same in every process. A parameter that is left out is not chosen.
         """
 
 

@@ -12,7 +12,7 @@ from lightning_unlearn.engine import gathered, sharded_like
 
 
 class Choice(ABC):
-    """Makes a mask of scores: which tensors, if scores are scalars, else which of their elements."""
+    """Makes a mask from scores: of whole tensors, if scores are scalars, and otherwise of elements."""
 
     def __call__(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Choose.
@@ -26,13 +26,14 @@ class Choice(ABC):
         Raises:
             ValueError: If some scores are scalars and others are not, or some are NaN.
         """
-        # A tensor's one score weighs nothing against each of another's thousand: they cannot be ranked together.
+        # They cannot be ranked together: one tensor would have a single score, another a score for each of its elements.
         if len({not score.dim() for score in scores.values()}) > 1:
             scalars = [name for name, score in scores.items() if not score.dim()]
             raise ValueError(
                 f"Scores should be one number for each tensor, or one for each element. Found both: `{scalars[0]}` has one "
                 "number. Take the mean of the others over their elements."
             )
+        # All scores on every process: a share of all can only be taken over whole parameters, not over shards.
         flat = torch.cat([gathered(score).detach().float().flatten() for score in scores.values()] or [torch.empty(0)])
         if bool(flat.isnan().any()):
             raise ValueError(f"Scores should be numbers. Found {int(flat.isnan().sum())} NaN among {len(flat)}.")
@@ -65,7 +66,7 @@ class TopShare(Choice):
 
     @override
     def of(self, scores: Tensor) -> Tensor:
-        # A product such as 0.1 * 30 = 3.0000000000000004 is meant to be 3.
+        # Rounding of the product should not choose one more: 0.1 * 30 is 3.0000000000000004, and 3 is meant.
         return _highest(scores, math.ceil(self.share * len(scores) - 1e-9))
 
 
@@ -110,6 +111,6 @@ class AtLeast(Choice):
 
 
 def _highest(scores: Tensor, number: int) -> Tensor:
-    # Stable, so that every process breaks ties alike.
+    # Stable: an unstable sort may break ties in another way on another process, and masks would differ.
     first = scores.argsort(descending=True, stable=True)[:number]
     return torch.zeros_like(scores, dtype=torch.bool).index_fill_(0, first, True)

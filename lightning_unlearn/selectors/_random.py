@@ -48,7 +48,7 @@ class Random(Selector):
 
     def _score(self, name: str, param: Tensor) -> Tensor:
         digest = blake2b(f"{self.seed} {name}".encode(), digest_size=6).digest()
-        # On the CPU: devices draw other numbers from the same seed. Of a sharded parameter each process draws the whole.
+        # On the CPU: devices draw other numbers from the same seed. For a sharded parameter, every process draws all of it.
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
         shape = param.shape if self.by == "element" else ()
         drawn = torch.rand(shape, generator=generator).to(param.device)

@@ -106,8 +106,8 @@ def test_evaluation_computes_once_and_no_hook_is_left_on_the_embeddings(lora: bo
     embeddings = built.get_input_embeddings()
     assert not embeddings._forward_hooks
     with counting(inner(built)) as calls:
-        said = CausalLMReadout()(built.eval(), next(iter(rows().val_dataloader())))
-        CrossEntropy()(said).backward()
+        prediction = CausalLMReadout()(built.eval(), next(iter(rows().val_dataloader())))
+        CrossEntropy()(prediction).backward()
     assert calls == [True]
 
 

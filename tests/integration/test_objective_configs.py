@@ -37,9 +37,9 @@ SIZES = {"hidden_size": 64, "num_hidden_layers": 2}
 STEPS = 20
 
 
-def probability(said: Prediction) -> float:
+def probability(prediction: Prediction) -> float:
     """Geometric mean over the tokens of an answer, mean over answers."""
-    return float((-said.example_nll() / said.rows_per_example()).exp().mean())
+    return float((-prediction.example_nll() / prediction.rows_per_example()).exp().mean())
 
 
 def answer_probability(unlearn: Unlearn, network: nn.Module, batch: Any) -> float:

@@ -112,9 +112,9 @@ class BodyOnly(ClassificationReadout):
     def __call__(self, network: torch.nn.Module, batch: Any) -> Prediction:
         seen: list[Tensor] = []
         handle = network.body.register_forward_hook(lambda module, inputs, output: seen.append(output))
-        said = super().__call__(network, batch)  # through the root, which gathers what it holds itself
+        prediction = super().__call__(network, batch)  # through the root, which gathers what it holds itself
         handle.remove()
-        return replace(said, logits=seen[0])
+        return replace(prediction, logits=seen[0])
 
 
 def run(

@@ -38,20 +38,20 @@ class Alternates(Companion):
 
     @override
     def candidates(self, record: Record, row: QuestionAnswer) -> Sequence[QuestionAnswer]:
-        found = [record] if self.records is None else self._by_question.get(row.question, [])
-        texts = [text for each in found for text in self._texts(each)]
+        records = [record] if self.records is None else self._by_question.get(row.question, [])
+        texts = [text for each in records for text in self._texts(each)]
         return [replace(row, answer=text) for text in dict.fromkeys(texts)]
 
     @cached_property
     def _by_question(self) -> dict[str, list[Record]]:
-        found: dict[str, list[Record]] = {}
+        by_question: dict[str, list[Record]] = {}
         if self.records is not None:
             for record in self.records.selected:
-                found.setdefault(record.text(self.records.question), []).append(record)
-        return found
+                by_question.setdefault(record.text(self.records.question), []).append(record)
+        return by_question
 
     def _texts(self, record: Record) -> list[str]:
-        """What stands in the field: nothing, a text, or several."""
+        """The texts in the field: none, one, or several."""
         value = record.fields.get(self.field)
         texts = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(text, str) for text in texts):

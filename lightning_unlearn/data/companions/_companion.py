@@ -29,9 +29,9 @@ class Companion(ABC):
     advice: ClassVar[str] = "Leave these rows out with `where` or `rows`, or take fewer `draws`."
 
     def forget(self, record: Record, row: QuestionAnswer) -> QuestionAnswer:
-        """What must go of ``record``. Defaults to all of its answer, the parsed ``row``."""
+        """The part of ``record`` that must go. Defaults to its whole answer: the parsed ``row``."""
         return row
 
     @abstractmethod
     def candidates(self, record: Record, row: QuestionAnswer) -> Sequence[QuestionAnswer]:
-        """What may go with ``record``, whose question and answer are ``row``: no two alike."""
+        """All possible companions of ``record``, without duplicates; ``row`` is its parsed question and answer."""

@@ -12,9 +12,9 @@ from lightning_unlearn.data.records import FileRecords, QuestionAnswer, Record, 
 class DecoupledQuestion(Companion):
     """The same question about somebody else, and its answer: for :class:`PromptDecouple`.
 
-    Two questions are the same if nothing but the names of their entities tells them apart: both the rows that must go and
-    ``records`` name, as ``entity``, the field with the name that stands in each question. The answers are those of the
-    data; to hold a model to what it said before, give records with its own answers.
+    Two questions count as the same if they differ only in the names of their entities. So both the rows that must go and
+    ``records`` need ``entity``: the field with the name that stands in each question. The answers are those of the data;
+    to hold a model to its earlier answers, give records with those.
 
     Args:
         records: Questions about others, whose answers must stay.
@@ -51,12 +51,12 @@ class DecoupledQuestion(Companion):
 
     @cached_property
     def _by_form(self) -> dict[str, list[QuestionAnswer]]:
-        found: dict[str, list[QuestionAnswer]] = {}
+        by_form: dict[str, list[QuestionAnswer]] = {}
         for other in self.records.questions():
-            found.setdefault(_form(other), []).append(other)
-        return found
+            by_form.setdefault(_form(other), []).append(other)
+        return by_form
 
 
 def _form(row: QuestionAnswer) -> str:
-    """The question with a gap in the place of the name."""
+    """The question with ``...`` instead of the name: equal for two questions about different people."""
     return row.question.replace(row.entity, "...")

@@ -10,11 +10,11 @@ from lightning_unlearn.data.companions._companion import Companion
 from lightning_unlearn.data.records import MarkedAnswer, QuestionAnswer, Record
 
 Piece = tuple[str, "str | None"]
-"""A piece of text, and what should stand instead of it; ``None`` if it may stay."""
+"""A piece of text and its replacement; ``None`` if the piece may stay."""
 
 
 class RewrittenTrace(Companion):
-    r"""A chain of thought parts of which must go, and the same one with others in their place: for :class:`SpanPair`.
+    r"""A chain of thought with segments that must go, and its copy with those segments replaced: for :class:`SpanPair`.
 
     A row is an object with a question, a trace, and an answer::
 
@@ -22,12 +22,11 @@ class RewrittenTrace(Companion):
          "trace": [{"text": "Ada was "}, {"text": "born at sea", "replacement": "born somewhere"}, {"text": ", I think."}],
          "answer": "At sea", "replacement": "I cannot say"}
 
-    A segment that must go has its ``replacement``; so has the row, if its answer must go. Segments are put together as they
-    are, white space included, and the answer behind them. Who finds the segments, and who writes the replacements, is left
-    to you.
+    A segment that must go has a ``replacement``; so has the row, if its answer must go. Segments are joined as they are,
+    white space included, and the answer follows. Finding the segments and writing the replacements is left to you.
 
-    What must go is supervised on the forgotten spans alone, its companion on the spans that replace them: the rest of a
-    trace is -100, is conditioned on, and neither learned nor forgotten. The tokenizer must be a fast one.
+    In what must go, only the marked spans are supervised; in the companion, only the spans that replace them. The rest of
+    a trace has the labels -100: the network reads it, but neither learns nor forgets it. The tokenizer must be a fast one.
 
     Args:
         trace: Field with the segments.
@@ -117,7 +116,7 @@ def _piece(segment: Any, where: str) -> Piece:
 
 
 def _joined(row: QuestionAnswer, pieces: Sequence[Piece]) -> MarkedAnswer:
-    """All ``pieces`` as one answer, those that are replaced, or replace, marked."""
+    """All ``pieces`` as one answer. Those with a replacement are marked: they are forgotten, or are the replacement."""
     ends = list(accumulate(len(text) for text, _ in pieces))
     spans = tuple(
         (end - len(text), end) for (text, instead), end in zip(pieces, ends, strict=True) if instead is not None

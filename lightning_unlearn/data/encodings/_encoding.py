@@ -21,15 +21,15 @@ Template = Literal["chat", "plain"]
 class Encoding:
     """How questions and answers become token ids, and token ids batches.
 
-    An answer is supervised from its first token to the end of its turn; of a :class:`MarkedAnswer`, the marked parts alone
-    are, and not even the end of its turn.
+    An answer is supervised from its first token to the end of its turn. Of a :class:`MarkedAnswer` only the marked parts
+    are supervised, not the end of its turn.
 
     Args:
         tokenizer: A folder or a hub id, or a tokenizer; ``"bundled"`` is the small one that comes with the package.
         template: ``"chat"`` for the tokenizer's chat template, ``"plain"`` for ``Question: ...`` and ``Answer: ...`` on
             two lines.
-        max_length: Longer rows lose their end, in tokens.
-        date: What chat templates are told that today is, ``YYYY-MM-DD``. It should never change within a study.
+        max_length: Tokens per row; longer rows lose their end.
+        date: The date that chat templates get as today's, ``YYYY-MM-DD``. It should never change within a study.
         compat: ``"open-unlearning"`` masks as its published models were trained and measured: the tokenizer's padding
             token, or the end of turn where it has none, is hidden wherever it stands, in the middle of a prompt too.
 
@@ -91,9 +91,11 @@ class Encoding:
     def _whole(self, row: QuestionAnswer) -> tuple[list[int], list[int]]:
         chat = self.template == "chat"
         prompt, whole = chat_tokens(row, self.tokenizer, self.date) if chat else plain_tokens(row, self.tokenizer)
+        # Labels are cut at the length of the prompt, so its tokens must not change when the answer follows: a tokenizer
+        # may merge the last of the prompt with the first of the answer, a template may write the prompt differently.
         if whole[: len(prompt)] != prompt:
             raise ValueError(
-                f"The tokens of {row.source} should begin with those of its prompt, or the answer cannot be told from it. "
+                f"The tokens of {row.source} should begin with those of its prompt, to know where its answer begins. "
                 f"Found {self.tokenizer.decode(prompt)!r} and {self.tokenizer.decode(whole)!r}: use the other `template`."
             )
         if len(prompt) >= self.max_length:
@@ -108,6 +110,7 @@ class Encoding:
             ids, labels = marked_labels(chat_text(row, self.tokenizer, self.date), row, self.tokenizer, special=False)
         else:
             ids, labels = marked_labels(plain_text(row, self.tokenizer), row, self.tokenizer, special=True)
+            # The network should read the end of turn, but neither learn nor forget it.
             ids, labels = [*ids, self.tokenizer.eos_token_id], [*labels, IGNORED]
         if any(label != IGNORED for label in labels[self.max_length :]):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Answers of which only some stretches of text are supervised."""
+"""Labels of answers that are supervised in some spans of their text only."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from lightning_unlearn.prediction import IGNORED
 def marked_labels(
     text: str, row: MarkedAnswer, tokenizer: PreTrainedTokenizerBase, *, special: bool
 ) -> tuple[list[int], list[int]]:
-    """Tokens of ``text`` as a whole, and their labels: -100 outside of what ``row`` marks.
+    """Tokens of ``text`` as a whole, and their labels: -100 outside the parts that ``row`` marks.
 
-    A token that crosses the border of a marked part belongs to it if it holds any of its characters, white space at its
-    ends aside: nothing of what must go stays unmarked, and the space that many tokenizers put before a word does not mark
-    the word next to it.
+    A token on the border of a marked part belongs to it if it holds one of its characters, so nothing that must go stays
+    unmarked. White space at the ends of the part does not count: many tokenizers put the space before a word into the
+    word's token, and the next word would be marked too.
 
     Args:
         text: Prompt and answer, as the network reads them.
         row: What is marked, in characters of the answer.
         tokenizer: A fast one.
-        special: Whether the tokenizer adds its own special tokens; a chat template has them in its text.
+        special: Whether the tokenizer adds its special tokens; false for a chat, whose template has written them already.
 
     Raises:
-        ValueError: If the tokenizer does not know where its tokens stand, or the answer is not in the text.
+        ValueError: If the tokenizer gives no positions of its tokens in the text, or the answer is not in the text.
     """
     if not tokenizer.is_fast:
         raise ValueError(
-            "The tokenizer should be a fast one, which knows where in the text its tokens stand. Found "
+            "The tokenizer should be a fast one, which gives the positions of its tokens in the text. Found "
             f"`{type(tokenizer).__name__}`."
         )
     encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
@@ -38,8 +38,8 @@ def marked_labels(
 
 
 def _is_marked(text: str, row: MarkedAnswer) -> list[bool]:
-    """Of each character of ``text`` whether it is marked; white space at the ends of a marked part is not."""
-    start = text.rfind(row.answer)  # the answer stands last
+    """Whether each character of ``text`` is marked; white space at the ends of a marked part is not."""
+    start = text.rfind(row.answer)  # from the right: a question may quote its answer, which stands last
     if start < 0:
         raise ValueError(
             f"The chat template should leave the answer of {row.source} as it is, or its spans cannot be found. Found "

@@ -22,8 +22,8 @@ Collate = Callable[[Sequence[Batch]], Batch]
 def pad_right(examples: Sequence[Batch], *, pad_token_id: int) -> Batch:
     """Collate encoded rows into a batch.
 
-    The mask comes from the lengths. Comparing with the padding token instead would hide every end of turn of the many
-    models whose padding token is their end-of-turn token.
+    The mask comes from the lengths, not from comparing with the padding token: many models pad with their end-of-turn
+    token, and a comparison would hide every end of turn.
 
     Returns:
         ``input_ids``, ``attention_mask`` and ``labels``, ``[B, T]`` int64, padded on the right.
@@ -43,7 +43,7 @@ def pad_right(examples: Sequence[Batch], *, pad_token_id: int) -> Batch:
 
 
 def pad_right_hiding(examples: Sequence[Batch], *, pad_token_id: int) -> Batch:
-    """:func:`pad_right` with every ``pad_token_id`` masked, those that are part of a row included.
+    """:func:`pad_right` with every ``pad_token_id`` masked, also inside a row.
 
     Example:
         >>> rows = [{"input_ids": torch.tensor(ids), "labels": torch.tensor(ids)} for ids in ([5, 3, 7], [5])]

@@ -15,7 +15,7 @@ def chat_tokens(row: QuestionAnswer, tokenizer: PreTrainedTokenizerBase, date: s
     """Tokens of the prompt alone, and of prompt and answer, by the tokenizer's chat template."""
     asked, answered = _messages(row)
     whole: list[int] = _in_chat([asked, answered], tokenizer, date, add_generation_prompt=False)
-    # White space that a template writes after the end of the turn is never generated.
+    # Some templates write a line break after the end of the turn. A model stops before it, so it is not supervised.
     while whole and not tokenizer.decode(whole[-1:]).strip():
         whole.pop()
     return _in_chat([asked], tokenizer, date, add_generation_prompt=True), whole
@@ -64,7 +64,7 @@ def _in_chat(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase,
 
 
 def _with_fixed_date(template: str, today: Date) -> str:
-    # Templates that ask the clock would change the data from day to day, and so would a cache made of them.
+    # Some templates ask the clock. Tokens would change from day to day, and cached likelihoods would not be found again.
     def literal(call: re.Match[str]) -> str:
         quote, format_ = call.groups()
         return f"{quote}{today.strftime(format_)}{quote}"

@@ -4,7 +4,7 @@ from lightning_unlearn.bundled import bundled_path
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer by what :func:`PretrainedCausalLM` takes; ``"bundled"`` is the small one of the package."""
+    """Load a tokenizer by the same name as :func:`PretrainedCausalLM`; ``"bundled"`` is the small one of the package."""
     if name == "bundled":
         return AutoTokenizer.from_pretrained(str(bundled_path()))
     from lightning_unlearn.models._pretrained import pretrained_tokenizer

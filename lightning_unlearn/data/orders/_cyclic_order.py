@@ -21,4 +21,5 @@ class CyclicOrder(Order):
 
 
 def _turns(own: RowSet, other: RowSet) -> list[int]:
+    # As many batches as the longer set has; `rows_for` turns its batches into rows of this one.
     return [row % len(own) for row in range(max(len(own), own.rows_for(other)))]

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 
 @dataclass(frozen=True)
 class RowSet:
-    """The rows of one data set that a loader visits; an order names them by their number in it.
+    """The rows of one data set that a loader visits. An order refers to them by their number in it.
 
     Args:
         dataset: The rows, by number; it has a length.
@@ -28,18 +28,18 @@ class RowSet:
 
     @property
     def entities(self) -> list[str] | None:
-        """Whom or what each row is about, if the data set says."""
+        """The entity of each row, if the data set names entities."""
         return getattr(self.dataset, "entities", None)
 
     def rows_for(self, other: RowSet) -> int:
-        """How many of these rows go with all rows of ``other``, if there are as many batches of both."""
+        """How many of these rows fill as many batches as ``other`` has. A last, partial batch counts by its share."""
         return -(-len(other) * self.batch_size // other.batch_size)
 
 
 class EpochRows(NamedTuple):
-    """Rows of one epoch, in the order they are visited; row ``i`` of either list goes with row ``i`` of the other.
+    """Rows of one epoch, in the order they are visited. Row ``i`` of one list goes with row ``i`` of the other.
 
-    With batches of different sizes it is batch ``i`` that goes with batch ``i``.
+    If batch sizes differ, batch ``i`` goes with batch ``i``.
     """
 
     forget: list[int]
@@ -47,10 +47,11 @@ class EpochRows(NamedTuple):
 
 
 class Order(ABC):
-    """Which rows of what must go, and of what must stay, an epoch visits, and in which order.
+    """Which forget rows and which retain rows an epoch visits, and in which order.
 
-    An order is a pure function of the two data sets, the seed and the epoch: ranks take turns in one global order, and a
-    resumed fit asks for it again. A new one is a subclass with :meth:`rows`; YAML builds it by its ``class_path``.
+    An order should be a pure function of the two data sets, the seed and the epoch. Every rank computes it and takes its
+    share, and a resumed fit computes it again. A new order is a subclass with :meth:`rows`; YAML builds it by its
+    ``class_path``.
 
     Example:
         >>> class EveryOther(Order):
@@ -63,7 +64,7 @@ class Order(ABC):
     def prepare(self, forget: RowSet, retain: RowSet, trainer: pl.Trainer | None) -> None:
         """Look at the data, or at the model in ``trainer.lightning_module``, before the first epoch.
 
-        Whatever is found must be the same on every rank, and again when the fit is resumed. Defaults to nothing.
+        The result must be the same on every rank, and the same again when the fit is resumed. Does nothing by default.
         """
 
     @abstractmethod

@@ -20,7 +20,7 @@ class RandomOrder(Order):
     @override
     def rows(self, forget: RowSet, retain: RowSet, *, seed: int, epoch: int) -> EpochRows:
         wanted = retain.rows_for(forget)
-        # Even numbers shuffle forget rows, odd ones retain rows: the two orders are unrelated.
+        # Even numbers are for forget rows, odd ones for retain rows: the two orders are unrelated.
         rounds = (shuffled(len(retain), seed, 2 * epoch + 1, number) for number in range(-(-wanted // len(retain))))
         drawn = [row for one_round in rounds for row in one_round]
         return EpochRows(shuffled(len(forget), seed, 2 * epoch), drawn[:wanted])

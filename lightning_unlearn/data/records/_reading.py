@@ -52,7 +52,7 @@ def _read_json(path: str) -> list[Any]:
 
 
 def _read_json_lines(path: str) -> Iterator[Any]:
-    # Not `splitlines`: it also cuts at U+2028 and its kin, which JSON strings may hold.
+    # Not `splitlines`: it also cuts at U+2028 and similar line separators, which JSON strings may hold.
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if not line.strip():
             continue

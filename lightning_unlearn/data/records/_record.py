@@ -35,7 +35,7 @@ class MarkedAnswer(QuestionAnswer):
 
 @dataclass(frozen=True)
 class Record:
-    """One row as it was read: its fields, its number counting from 0, and where it lies."""
+    """One row as it was read: its fields, its number counting from 0, and where it was read, for messages."""
 
     fields: Mapping[str, Any]
     index: int
@@ -60,6 +60,7 @@ class Record:
         """Read the fields that matter."""
         if not self.text(answer).strip():
             raise ValueError(f"`{answer}` of {self.source} should not be empty. Found {self[answer]!r}.")
+        # By count: `entity` consecutive rows share one; without, each row is an entity of its own.
         about = self[entity] if isinstance(entity, str) else self.index // (entity or 1)
         return QuestionAnswer(self.text(question), self.text(answer), str(about), self.source)
 

@@ -9,17 +9,17 @@ from lightning_unlearn.data.records._record import QuestionAnswer, Record
 
 
 class Records(ABC):
-    """Rows with named fields, wherever they come from, and which of them are meant.
+    """Rows with named fields, wherever they come from, and a selection among them.
 
     A benchmark set is a subclass with :meth:`read`; YAML builds it by its ``class_path``.
 
     Args:
         question: Field with the question.
         answer: Field with the answer.
-        entity: Field naming whom a row is about, or how many consecutive rows are about one. By default every row is
-            about something else.
+        entity: Field with the name of whom a row is about, or how many consecutive rows are about the same one. By
+            default every row is about something else.
         where: Keep the rows whose field, as text, is one of the listed values: ``{"group": ["forget"]}``.
-        rows: Of those keep a half-open range, as in a Python slice: ``(0, 40)``, ``(-400, None)``.
+        rows: Of the rows that ``where`` keeps, take a half-open range, as in a slice: ``(0, 40)``, ``(-400, None)``.
 
     Example:
         >>> class Capitals(Records):
@@ -48,12 +48,12 @@ class Records(ABC):
 
     @property
     def name(self) -> str:
-        """What messages call this source."""
+        """Name of this source in messages."""
         return type(self).__name__
 
     @abstractmethod
     def read(self) -> Iterable[Mapping[str, Any]]:
-        """All rows, those that are not meant included: entities are counted over all of them."""
+        """All rows, also those not selected: row numbers, and entities given by a count, refer to all of them."""
 
     @cached_property
     def selected(self) -> list[Record]:

@@ -59,7 +59,7 @@ def only_adds(adapter: Any) -> bool:
 
 
 def in_adapter(name: str) -> bool:
-    """Whether a parameter of this name is of a LoRA adapter, or of the trained copy of a module beside one.
+    """Whether a parameter of this name belongs to a LoRA adapter, or to a trained copy of a module (``modules_to_save``).
 
     Example:
         >>> in_adapter("q_proj.lora_A.default.weight"), in_adapter("q_proj.base_layer.weight")
@@ -69,7 +69,7 @@ def in_adapter(name: str) -> bool:
 
 
 def original_name(name: str) -> str:
-    """The name of the parameter that a trained copy beside it (``modules_to_save``) was copied from.
+    """The name of the original of a parameter in a trained copy (``modules_to_save``); other names stay as they are.
 
     Example:
         >>> original_name("score.modules_to_save.default.weight")
@@ -85,7 +85,7 @@ def starts_at_zero(name: str) -> bool:
         >>> starts_at_zero("q_proj.lora_A.default.weight"), starts_at_zero("q_proj.lora_B.default.weight")
         (False, True)
     """
-    # Of an embedding the first factor is the one that starts at zero.
+    # PEFT starts a linear layer's second factor at zero, but an embedding's first.
     return "lora_B" in name or "lora_embedding_A" in name
 
 
@@ -106,5 +106,5 @@ def _factors(adapter: nn.Module) -> Iterator[nn.Module]:
 
 
 def _is_variant(adapter: Any, key: str) -> bool:
-    """Such as DoRA, which scales the base layer by what the adapter has become: more than a product is at work."""
+    """Whether an adapter is more than a product of two factors, as DoRA is, which also rescales the base layer."""
     return key in getattr(adapter, "lora_variant", {}) or bool(getattr(adapter, "use_dora", {}).get(key))

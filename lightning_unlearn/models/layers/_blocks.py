@@ -10,12 +10,12 @@ _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", 
 
 
 def blocks(network: nn.Module) -> dict[str, nn.Module]:
-    """The layers that a deep network is a repetition of, in order, by name.
+    """The repeated layers of a deep network, in order, by name.
 
-    Of all outermost ``nn.ModuleList`` and ``nn.Sequential`` that hold modules of one class, or of classes with a common
-    base, those of the class that holds most of the weights: the layers of a Transformer (of an encoder-decoder both
-    stacks, one after the other), the blocks of all stages of a ResNet. Lists inside others, such as the experts of a
-    layer, are not looked at. Wrappers of PEFT, ``torch.compile``, FSDP1 and checkpointing change names only.
+    Candidates are the outermost ``nn.ModuleList`` and ``nn.Sequential`` whose modules are of one class, or of classes with
+    a common base. The class that holds most of the weights is taken: the layers of a Transformer (both stacks of an
+    encoder-decoder, one after the other), the blocks of all stages of a ResNet. Lists inside others, such as the experts
+    of a layer, are ignored. Wrappers of PEFT, ``torch.compile``, FSDP1 and checkpointing change names only.
 
     Returns:
         Nothing, if there is no repetition.
@@ -47,7 +47,7 @@ def _is_stack(module: nn.Module) -> bool:
 
 
 def _common_class(stack: nn.Module) -> type | None:
-    """The most special class that all modules of a stack are of, if that says anything, and if they hold weights."""
+    """The most specific class, below ``nn.Module``, that all modules of a stack share; ``None`` if they hold no weights."""
     kinds = [_class(child) for child in stack.children()]
     if not kinds or not _weights(dict(stack.named_children())):
         return None
@@ -56,10 +56,11 @@ def _common_class(stack: nn.Module) -> type | None:
 
 
 def _class(module: Any) -> type:
+    # Wrappers replace some layers only (PEFT, checkpointing): compare what is inside.
     while wrapper := next((w for w in _WRAPPERS if hasattr(module, w)), None):
         module = getattr(module, wrapper)
     return type_before_parametrizations(module)
 
 
 def _weights(stack: dict[str, nn.Module]) -> int:
-    return sum(p.numel() for p in {p for module in stack.values() for p in module.parameters()})
+    return sum(p.numel() for p in {p for module in stack.values() for p in module.parameters()})  # shared ones once

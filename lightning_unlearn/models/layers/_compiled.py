@@ -31,7 +31,8 @@ def eager_if_compiled(network: nn.Module) -> Iterator[None]:
 def eager_if_inside_compiled(network: nn.Module, part: nn.Module | None) -> Iterator[None]:
     """Run compiled parts eagerly if ``part`` is inside one of them.
 
-    A hook put on an already compiled module is silently ignored, and one that is there while a module is compiled stays.
+    A compiled graph ignores hooks that were registered after it was made, and keeps those that were there, even if they
+    are removed later.
     """
     inside = any(module is part for compiled in _compiled_parts(network) for module in compiled.modules())
     with _eager() if inside else nullcontext():
@@ -44,6 +45,6 @@ def _compiled_parts(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def _eager() -> AbstractContextManager[Any]:
-    # It takes effect when it is made, not when it is entered.
+    # `set_stance` takes effect when it is called, not when it is entered: call this in the `with` statement itself.
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance

@@ -1,4 +1,4 @@
-"""Weights that are computed of other parameters in each forward pass."""
+"""Weights that are computed from other parameters in each forward pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning_unlearn.runtime import eval_mode
 
 
 class Parametrized(Storage):
-    """By ``torch.nn.utils.parametrize``: weight norm, spectral norm, orthogonal matrices, and those of users."""
+    """A weight with a ``torch.nn.utils.parametrize`` parametrization: weight norm, spectral norm, or a user's own."""
 
     @property
     def _list(self) -> Any:
@@ -27,7 +27,7 @@ class Parametrized(Storage):
 
     @property
     def keeps_any_value(self) -> bool:  # type: ignore[override]
-        """Only weight norm does: others bring matrices of a certain kind."""
+        """Only weight norm does: others allow matrices of a certain kind only."""
         return all(isinstance(step, _WeightNorm) for step in self._list)
 
     @override
@@ -36,7 +36,7 @@ class Parametrized(Storage):
 
     @override
     def read(self) -> Tensor:
-        with eval_mode(self._list):  # in training mode, spectral norm goes on iterating
+        with eval_mode(self._list):  # in training mode, reading would update the vectors of spectral norm
             weight: Tensor = getattr(self.module, self.name)
         return weight
 
@@ -50,13 +50,13 @@ class Parametrized(Storage):
                     f"`{self.name}` without one. Remove it first: `torch.nn.utils.parametrize.remove_parametrizations`."
                 )
             kept = step.right_inverse(kept)
-        # In place: torch's own way, assignment, gives the parameters new memory.
+        # In place: assigning to the weight, torch's own way, would give the parameters new memory.
         for parameter, part in zip(self.parameters(), [kept] if isinstance(kept, Tensor) else kept, strict=True):
             parameter.detach().copy_(part)
 
 
 class WeightNormed(Storage):
-    """By the old ``torch.nn.utils.weight_norm``: a hook computes the weight before each forward pass."""
+    """A weight under the old ``torch.nn.utils.weight_norm``: a hook computes it before each forward pass."""
 
     @override
     def parameters(self) -> list[Tensor]:
@@ -70,12 +70,13 @@ class WeightNormed(Storage):
     @override
     def write_(self, value: Tensor) -> None:
         lengths, directions = self.parameters()
+        # weight = length * direction / |direction|: with the value as direction, its own norms are the lengths.
         directions.detach().copy_(value)
         lengths.detach().copy_(torch.norm_except_dim(directions.detach(), 2, _hook(self.module, self.name).dim))
 
 
 class Hooked(Storage):
-    """By ``torch.nn.utils.prune`` or the old ``spectral_norm``: computed of ``<name>_orig`` before each forward pass."""
+    """A weight under ``torch.nn.utils.prune`` or the old ``spectral_norm``: a hook computes it from ``<name>_orig``."""
 
     keeps_any_value: ClassVar[bool] = False
 
@@ -87,6 +88,7 @@ class Hooked(Storage):
     def read(self) -> Tensor:
         hook = _hook(self.module, self.name)
         if isinstance(hook, SpectralNorm):
+            # An iteration would change the module's buffers, and reading should change nothing.
             weight: Tensor = hook.compute_weight(self.module, do_power_iteration=False)
             return weight
         masked: Tensor = hook.apply_mask(self.module)
@@ -98,18 +100,19 @@ class Hooked(Storage):
 
 
 def storages(module: nn.Module) -> dict[str, Storage]:
-    """Of all weights and biases that ``module`` holds itself, by the name that it uses them by."""
-    found: dict[str, Storage] = {}
+    """All weights and biases of ``module`` itself, not of its children, by the name that its forward pass uses."""
+    # Computed ones first: the parameters they are made of are not weights of their own.
+    by_name: dict[str, Storage] = {}
     if is_parametrized(module):
-        found |= {name: Parametrized(module, name) for name in module.parametrizations}  # type: ignore[union-attr]
+        by_name |= {name: Parametrized(module, name) for name in module.parametrizations}  # type: ignore[union-attr]
     for hook in _hooks(module):
         name = _name_of(hook)
-        found[name] = WeightNormed(module, name) if isinstance(hook, WeightNorm) else Hooked(module, name)
-    computed = {p for storage in found.values() for p in storage.parameters()}
+        by_name[name] = WeightNormed(module, name) if isinstance(hook, WeightNorm) else Hooked(module, name)
+    computed = {p for storage in by_name.values() for p in storage.parameters()}
     for name, p in module._parameters.items():
         if p is not None and p not in computed:
-            found[name] = as_it_is(module, name)
-    return found
+            by_name[name] = as_it_is(module, name)
+    return by_name
 
 
 def _hooks(module: nn.Module) -> Iterator[Any]:

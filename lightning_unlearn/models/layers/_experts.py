@@ -14,17 +14,17 @@ _WIDTHS = ("hidden_size", "hidden_dim")
 
 
 def holds_experts(module: nn.Module) -> bool:
-    """Whether a module says that it is of experts."""
+    """Whether a module holds experts, by its class name or by an attribute with their number."""
     counts = ("num_experts", "num_local_experts", "n_experts")
     return "expert" in type(module).__name__.lower() or any(hasattr(module, name) for name in counts)
 
 
 def experts_layouts(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Layout]:
-    """Layouts of those of ``weights`` that have an axis for the experts.
+    """Layouts of the ``weights`` with three axes, of which the first counts experts.
 
-    Which of the other two axes is that of the outputs is read from what transformers 5 says of the class
-    (``is_transposed``), or else from sizes: of the matrix that goes back to the width of the network (``down_proj``) the
-    width is the outputs', of others the inputs'. One that is square is as its neighbours are. If all are, it is not certain.
+    Which of the other two axes holds the outputs: transformers 5 says so (``is_transposed``). Otherwise sizes tell: the
+    network's width is the output size of the matrix that goes back to it (``down_proj``), and the input size of others. A
+    square matrix is taken to be as the others of its module. If all are square, the layout is not certain.
     """
     fused = {name: weight for name, weight in weights.items() if weight.dim() == 3}
     inputs_first = getattr(module, "is_transposed", None)

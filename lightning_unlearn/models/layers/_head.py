@@ -7,7 +7,7 @@ from torch import nn
 
 
 def base_model(network: nn.Module) -> nn.Module:
-    """The model itself, out of what PEFT and ``torch.compile`` have wrapped around it.
+    """The model itself, without the wrappers of PEFT and ``torch.compile``.
 
     Example:
         >>> network = nn.Linear(1, 1)
@@ -17,24 +17,23 @@ def base_model(network: nn.Module) -> nn.Module:
     network = getattr(network, "_orig_mod", network)
     if hasattr(network, "peft_config") and hasattr(network, "get_base_model"):
         network = network.get_base_model()  # type: ignore[operator]  # PeftModel's
-    return getattr(network, "_orig_mod", network)
+    return getattr(network, "_orig_mod", network)  # PEFT may also stand around a compiled model
 
 
 def output_head(network: nn.Module) -> nn.Module | None:
-    """What turns hidden states into logits, with its adapter; ``None`` if the network does not tell."""
+    """The module that turns hidden states into logits, with its adapter; ``None`` if the network has no such method."""
     return _asked(network, "get_output_embeddings")
 
 
 def input_embedding(network: nn.Module) -> nn.Module | None:
-    """What turns tokens into hidden states, with its adapter; ``None`` if the network does not tell."""
+    """The module that turns tokens into hidden states, with its adapter; ``None`` if the network has no such method."""
     return _asked(network, "get_input_embeddings")
 
 
 def is_tied(network: nn.Module) -> bool:
-    """Whether the output head and the input embedding compute with one parameter.
+    """Whether the output head and the input embedding compute with the same parameter.
 
-    Adapters around either change nothing of that. A trained copy of the head beside the original
-    (``modules_to_save``) is a parameter of its own.
+    They still do if adapters are around them. A trained copy of the head (``modules_to_save``) is a parameter of its own.
     """
     head, embedding = (_plain(module) for module in (output_head(network), input_embedding(network)))
     weight = getattr(head, "weight", None)
@@ -42,7 +41,7 @@ def is_tied(network: nn.Module) -> bool:
 
 
 def output_heads(network: nn.Module) -> Iterator[nn.Module]:
-    """The modules of the heads of all models inside ``network``, and of whatever is called ``lm_head``."""
+    """All modules of the output heads of all models inside ``network``, and of every module called ``lm_head``."""
     for name, module in network.named_modules():
         head = output_head(module)
         if head is not None:
@@ -53,14 +52,14 @@ def output_heads(network: nn.Module) -> Iterator[nn.Module]:
 
 def _asked(network: nn.Module, method: str) -> nn.Module | None:
     try:
-        found = getattr(network, method)()  # of every Hugging Face model
+        module = getattr(network, method)()  # of every Hugging Face model
     except (AttributeError, NotImplementedError):
         return None
-    return found if isinstance(found, nn.Module) else None
+    return module if isinstance(module, nn.Module) else None
 
 
 def _plain(module: Any) -> Any:
-    """The layer that computes, out of its wrappers."""
+    """The layer whose weight is used, inside wrappers of ``torch.compile`` and PEFT."""
     while True:
         if hasattr(module, "_orig_mod"):
             module = module._orig_mod

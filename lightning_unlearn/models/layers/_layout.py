@@ -7,14 +7,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """How a weight is to be read as ``[out, in, ...]``, or as several such matrices, one behind the other.
+    """How to read a weight as ``[out, in, ...]``, or as several such matrices stacked along further axes.
 
     Args:
         kind: ``"linear"``, ``"convolution"``, ``"recurrent"``, ``"attention"``, ``"bilinear"``, ``"experts"``,
             ``"embedding"`` (one row per entry), or ``"other"``: a bare parameter of a module that is not known.
         order: The axes of the weight in the order ``[stacked..., out, in, ...]``.
         stacked: How many axes come before the outputs: 1 for experts, and for transposed convolutions in groups.
-        groups: Into how many parts the first axis is split beforehand.
+        groups: Into how many parts the first axis is split before its axes are ordered.
         is_certain: Whether it is known which axis is which; if not, outputs are taken to come first.
     """
 
@@ -38,4 +38,5 @@ class Layout:
     def output_axis(self) -> int:
         """Which axis of the weight itself the outputs are on."""
         axis = self.order[self.stacked]
+        # `order` counts axes after the first one was split into two.
         return axis - 1 if self.groups > 1 and axis else axis

@@ -14,7 +14,7 @@ from lightning_unlearn.models.layers._linear import is_transposed
 
 
 def known_layouts(module: nn.Module) -> dict[str, Layout]:
-    """Of the classes of torch and transformers that say what their weights are, by name."""
+    """Layouts of the weights of a module of torch or transformers, by name, if its class tells; otherwise none."""
     if isinstance(module, nn.Linear) or is_transposed(module):
         return {"weight": Layout("linear", (1, 0) if is_transposed(module) else (0, 1))}
     if isinstance(module, _ConvNd):
@@ -36,7 +36,7 @@ def known_layouts(module: nn.Module) -> dict[str, Layout]:
 
 
 def bare_layouts(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Layout]:
-    """Of weights that no class is known to hold, as far as they are matrices."""
+    """Layouts of bare parameters, of modules whose class tells nothing; vectors are left out."""
     matrices = {name: weight for name, weight in weights.items() if not _is_vector(name, weight)}
     experts = experts_layouts(module, matrices) if holds_experts(module) else {}
     return {
@@ -56,5 +56,5 @@ def _convolution(module: _ConvNd) -> Layout:
 
 
 def _is_vector(name: str, weight: Tensor) -> bool:
-    """Such as a class token, ``[1, 1, D]``, or the biases of all experts."""
+    """Whether a weight is no matrix, whatever its axes: a class token, ``[1, 1, D]``, or the biases of all experts."""
     return sum(size > 1 for size in weight.shape) < 2 or "bias" in name

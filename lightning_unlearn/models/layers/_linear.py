@@ -18,7 +18,7 @@ def is_linear(module: nn.Module) -> bool:
 
 def is_transposed(module: nn.Module) -> bool:
     """Whether ``module`` is a linear layer whose weight is ``[in, out]``: the ``Conv1D`` of transformers."""
-    # There can be no instance before transformers was imported, which is slow.
+    # Looked up, not imported, since importing transformers is slow. If it is not loaded, there is no instance of its class.
     loaded = sys.modules.get("transformers.pytorch_utils")
     return loaded is not None and isinstance(module, loaded.Conv1D)
 

@@ -27,8 +27,8 @@ def dequantized(weight: Any, module: nn.Module) -> Tensor:
     """The values that a layer computes with, ``[out, in]``.
 
     Args:
-        weight: Stored in few bits.
-        module: The layer that holds it. Some of bitsandbytes keep scales in themselves after the first forward pass.
+        weight: A weight stored in few bits.
+        module: The layer that holds it. Some layers of bitsandbytes hold the scales themselves after a forward pass.
 
     Raises:
         NotImplementedError: If it is not known how.
@@ -42,7 +42,7 @@ def dequantized(weight: Any, module: nn.Module) -> Tensor:
         values: Tensor = weight.dequantize()
         return values
     raise NotImplementedError(
-        "Weights in few bits should be those of bitsandbytes, or know `dequantize`, as those of torchao do. Found "
+        "Weights in few bits should be those of bitsandbytes, or have a `dequantize` of their own, as in torchao. Found "
         f"`{kind}` of {weight.dtype}. Attack or measure a dequantised copy of the model."
     )
 
@@ -54,13 +54,13 @@ def count(parameter: Tensor) -> int:
 
 
 def _knows_its_values(weight: Tensor) -> bool:
-    # Every tensor has the method; those that are stored in few bits under a floating dtype have one of their own.
+    # Every tensor has `dequantize`. A tensor class that hides few bits behind a floating dtype, as torchao's, overrides it.
     return type(weight).dequantize is not Tensor.dequantize
 
 
 def _from_4bit(weight: Any, module: Any) -> Tensor:
     state = weight.quant_state if weight.quant_state is not None else getattr(module, "quant_state", None)
-    if state is None:  # it is packed when it is moved to its device
+    if state is None:  # not packed yet: bitsandbytes does that when the weight is moved to its device
         plain: Tensor = weight.data
         return plain
     from bitsandbytes.functional import dequantize_4bit
@@ -76,5 +76,6 @@ def _from_int8(weight: Any, module: Any) -> Tensor:
     scales: Tensor | None = weight.SCB if weight.SCB is not None else getattr(module, "state", weight).SCB
     if scales is None:
         raise NotImplementedError("An int8 weight of bitsandbytes should have its scales, `SCB`. Found none.")
+    # `SCB` is the largest magnitude of each row, for which the code 127 stands.
     values: Tensor = weight.data.float() * (scales.float() / 127)[:, None].to(weight.device)
     return values

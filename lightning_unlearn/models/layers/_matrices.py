@@ -16,29 +16,29 @@ from lightning_unlearn.models.layers._storage import LowBit, as_it_is
 def matrices(network: nn.Module) -> list[Matrix]:
     """Every weight of ``network`` that is a matrix, a stack of matrices, or a convolution; shared ones once.
 
-    Of ``nn.Linear``, the ``Conv1D`` of transformers, convolutions, LSTM, GRU and RNN, ``nn.MultiheadAttention``,
-    embeddings, experts that are fused into one parameter, and bare parameters of more than one axis; as they are, pruned,
-    parametrized (weight norm, spectral norm), or in few bits. Those of adapters are among them, and say so.
+    Those of ``nn.Linear``, the ``Conv1D`` of transformers, convolutions, LSTM, GRU and RNN, ``nn.MultiheadAttention``,
+    embeddings, fused experts, and bare parameters with more than one axis. They may be plain, pruned, parametrized (weight
+    norm, spectral norm), or in few bits. Factors of adapters are included, and have ``factor_of`` set.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2))
         >>> [(matrix.name, matrix.layout.kind, tuple(matrix.rows().shape)) for matrix in matrices(network)]
         [('0.weight', 'convolution', (8, 27)), ('2.weight', 'linear', (2, 8))]
     """
-    found: dict[int, Matrix] = {}
+    unique: dict[int, Matrix] = {}
     for matrix in placed_matrices(network):
-        found.setdefault(matrix.key, matrix)
-    return list(found.values())
+        unique.setdefault(matrix.key, matrix)
+    return list(unique.values())
 
 
 def placed_matrices(network: nn.Module) -> Iterator[Matrix]:
-    """The same, but shared ones with every layer that uses them.
+    """As :func:`matrices`, but a shared weight comes once for each layer that uses it.
 
-    Layers whose weight FSDP1 or DeepSpeed has flattened or taken away are among them: see ``Matrix.is_whole``.
+    Layers whose weight FSDP1 or DeepSpeed has flattened or taken away are included: see ``Matrix.is_whole``.
     """
     around, factors = adapters_around(network), factor_modules(network)
     for name, module in network.named_modules():
-        if isinstance(module, ParametrizationList):  # it belongs to the weight that is computed of it
+        if isinstance(module, ParametrizationList):  # holds the parts of a weight that its parent module reports
             continue
         kept, layouts = storages(module), known_layouts(module)
         bare = {k: s.read() for k, s in kept.items() if k not in layouts and not isinstance(s, LowBit)}
@@ -48,7 +48,7 @@ def placed_matrices(network: nn.Module) -> Iterator[Matrix]:
 
 
 def covered_share(network: nn.Module, reached: Iterable[Matrix]) -> float:
-    """Which share of all weights of ``network`` those of some matrices are, from 0 to 1.
+    """The share of all weights of ``network`` that the given matrices hold, from 0 to 1.
 
     Example:
         >>> network = nn.Linear(3, 1)

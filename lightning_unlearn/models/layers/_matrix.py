@@ -12,7 +12,7 @@ from lightning_unlearn.models.layers._storage import LowBit, Plain, Storage
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """A weight matrix in a network: where it is, how it is to be read, and how to write it back.
+    """A weight matrix in a network: where it is, how to read it, and how to write it back.
 
     Args:
         layer: Name of the module that holds it, for ``network.get_submodule``.
@@ -35,25 +35,26 @@ class Matrix:
 
     @property
     def module(self) -> nn.Module:
-        """What holds it."""
+        """The module that holds it."""
         return self.storage.module
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What is trained: the weight itself, or what it is computed of."""
+        """The trained parameters: the weight itself, or those that it is computed from."""
         return self.storage.parameters()
 
     @property
     def tensor(self) -> Any:
-        """The weight that the layer computes with, in its own layout: the parameter, unless it is computed of some.
+        """The weight that the layer computes with, in its own layout: the parameter, or what is computed from several.
 
-        Of few bits it is the values. A ``DTensor`` under FSDP2; what is left of it where :attr:`is_whole` is false.
+        Weights in few bits are dequantised. Under FSDP2 it is a ``DTensor``. It need not be a tensor if :attr:`is_whole`
+        is false.
         """
         return self.storage.read()
 
     @property
     def is_whole(self) -> bool:
-        """Whether it has its axes: FSDP1 and DeepSpeed ZeRO-3 flatten weights, or take them away."""
+        """Whether it still has all its axes: FSDP1 and DeepSpeed ZeRO-3 flatten weights, or take them away."""
         weight = self.tensor
         return isinstance(weight, Tensor) and weight.dim() == self.layout.axes
 
@@ -64,7 +65,7 @@ class Matrix:
 
     @property
     def is_computed(self) -> bool:
-        """Whether it is computed of other parameters in each forward pass: pruned, weight norm, spectral norm."""
+        """Whether it is computed from other parameters in each forward pass: pruned, weight norm, spectral norm."""
         return not isinstance(self.storage, Plain)
 
     @property
@@ -78,19 +79,20 @@ class Matrix:
         return self.layout.view(self.tensor)
 
     def rows(self) -> Tensor:
-        """All that an output is computed with in one row, ``[outputs, inputs]``, those of stacked matrices below another."""
+        """One row for each output, ``[outputs, inputs]``, with all its weights; stacked matrices follow one another."""
         return self.view().flatten(self.layout.stacked + 1).flatten(0, self.layout.stacked)
 
     def write_(self, rows: Tensor) -> None:
         """Set the weight: the inverse of :meth:`rows` and, for values of its shape, of :meth:`view`.
 
-        What is computed with constraints comes as near as it can: pruned weights stay pruned, spectral norms 1.
+        Constraints still hold afterwards, so what is read may differ: pruned weights stay pruned, spectral norms stay 1.
 
         Raises:
             NotImplementedError: If it is stored in few bits, or is computed in a way that cannot be inverted.
         """
         with torch.no_grad():
             value = torch.empty_like(self.tensor)
+            # A view of new memory in the order of `rows`: filling it puts the values into the weight's own order.
             ordered = self.layout.view(value)
             ordered.copy_(rows.reshape(ordered.shape))
             self.storage.write_(value)

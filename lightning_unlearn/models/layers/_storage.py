@@ -17,7 +17,7 @@ class Storage(ABC):
     """A weight called ``name`` of ``module``, whatever it is made of.
 
     Attributes:
-        keeps_any_value: Whether what is written is what is read afterwards, to rounding.
+        keeps_any_value: Whether any value that is written is read back unchanged, to rounding.
     """
 
     module: nn.Module
@@ -27,7 +27,7 @@ class Storage(ABC):
 
     @abstractmethod
     def parameters(self) -> list[Tensor]:
-        """What is trained."""
+        """The trained parameters that make up the weight."""
 
     @abstractmethod
     def read(self) -> Any:
@@ -72,5 +72,5 @@ class LowBit(Plain):
 
 
 def as_it_is(module: nn.Module, name: str) -> Storage:
-    """Of what is called ``name``, which nothing computes; it need not be there."""
+    """The storage of a weight that is a parameter itself. The parameter may be missing, if a strategy took it away."""
     return LowBit(module, name) if is_low_bit(getattr(module, name, None)) else Plain(module, name)

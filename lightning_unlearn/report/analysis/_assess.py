@@ -33,9 +33,9 @@ def assess(
 ) -> RobustnessReport:
     """Compute levels, gates, recoveries and the verdict from what was observed.
 
-    The models are told apart by the ``subject`` of an observation: of the original and of the control, the last
-    observation that was not attacked counts; the last such of ``"unlearned"`` is the model that the verdict is of. Of
-    each attack the last step at which it ran counts.
+    An observation's ``subject`` says which model it is of. For the original, the control and the unlearned model, the last
+    observation without an attack counts. The verdict is about the unlearned model at that point. For each attack, the last
+    step at which it ran counts.
 
     Args:
         observations: Every observation of the models, in the order they were made.
@@ -46,8 +46,8 @@ def assess(
         warnings: Shown before those found here.
         config: See there.
         definitions: See there.
-        restored: Whether the weights were the same after the attacks as before; None if nobody compared.
-        floors: What a model that never knew would score on the forget set, per metric, for want of a control.
+        restored: Whether the weights were the same after the attacks as before; None if they were not compared.
+        floors: Score of a model that never knew on the forget set, per metric, if there is no control.
         headline: The metric to lead with. Defaults to a bounded one where more means more knowledge.
         utility: The metric that says, on the retain set, whether a model works. Defaults to the headline.
         draws: Number of bootstrap resamples.
@@ -68,6 +68,7 @@ def assess(
         (0.5, True)
     """
     index = ObservationIndex(list(observations))
+    # Chosen first: gates, prices and the verdict all refer to these two metrics.
     headline = headline or headline_metric(index)
     utility = utility or utility_metric(index, headline)
     assessment = Assessment(index, utility, Bootstrap(draws, seed), restored, floors or {})
@@ -105,7 +106,7 @@ def _summary(index: ObservationIndex, headline: str, utility: str, leading: Sequ
 
 
 def _utility_words(index: ObservationIndex, utility: str) -> str:
-    """A metric's name; of a loss its likelihood, because a price is a share of something good to have."""
+    """A metric's name. For a loss, its likelihood: a price is a share of a utility, of which more is better."""
     falls = any(o.metric == utility and not o.higher_means_known for o in index.observations)
     return f"likelihood (by {name(utility)})" if falls else name(utility)
 

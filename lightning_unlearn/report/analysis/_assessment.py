@@ -25,14 +25,14 @@ from lightning_unlearn.report.schema import DEPLOYMENTS, Gate, Interval, Level, 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What the observations say, once every number has met its gates.
+    """Levels, gates and recoveries computed from the observations.
 
     Args:
         index: The observations.
         utility: The metric that says, on the retain set, whether a model still works.
         bootstrap: Where intervals come from.
-        restored: Whether the weights were the same after the attacks; None if nobody compared.
-        floors: What a model that never knew scores, per metric, for want of a control.
+        restored: Whether the weights were the same after the attacks; None if they were not compared.
+        floors: Score of a model that never knew, per metric, if there is no control.
     """
 
     index: ObservationIndex
@@ -52,19 +52,20 @@ class Assessment:
         ]
 
     def gates(self) -> list[Gate]:
-        """Every gate, those of all numbers first."""
+        """Every gate: those of all numbers first, then those of each attack."""
         general = [self._utility_gate(), gate_restored(self.restored), *map(self._gap_gate, self.index.metrics)]
         return general + [gate for attack in self.index.attacks for gate in self._gates_of(attack)]
 
     def recoveries(self, gates: Sequence[Gate]) -> list[Recovery]:
-        """What each attack brought back at each of its points, worst points marked."""
-        found = []
+        """The recovery by each attack at each of its points; the worst point of each is marked."""
+        marked = []
         for metric in self.index.metrics:
             for attack in self.index.attacks:
                 recoveries = [self._recovery(metric, attack, point) for point in self.index.points(attack, metric)]
+                # Gates come first: the worst point is the worst of those that may be a verdict.
                 if recoveries:
-                    found += mark_worst([_gated(recovery, gates) for recovery in recoveries])
-        return found
+                    marked += mark_worst([_gated(recovery, gates) for recovery in recoveries])
+        return marked
 
     def _utility_gate(self) -> Gate:
         original = self.index.find(self.utility, "retain", subject="original")
@@ -86,12 +87,13 @@ class Assessment:
             yield gate_specificity(attack, point, self._level(SPECIFICITY, "forget", attack, point))
 
     def _is_deployment(self, attack: str) -> bool:
+        # The looser gates of an adversary apply if any observation is of another family.
         families = {o.family for o in self.index.observations if o.attack == attack}
         return families <= DEPLOYMENTS
 
     def _control_was_attacked(self, attack: str) -> bool:
-        found = [self.index.find(m, "forget", subject="control", attack=attack) for m in self.index.metrics]
-        return any(o is not None for o in found)
+        attacked = [self.index.find(m, "forget", subject="control", attack=attack) for m in self.index.metrics]
+        return any(o is not None for o in attacked)
 
     def _recovery(self, metric: str, attack: str, point: int) -> Recovery:
         attacked = self._attacked(metric, "forget", attack, point)
@@ -102,6 +104,7 @@ class Assessment:
         control_attacked = self.index.find(metric, "forget", subject="control", attack=attack, point=point)
         student = [o for o in (original, unlearned, attacked) if o is not None]
         controls = [o for o in (control, control_attacked) if o is not None]
+        # A rate needs all three; what is missing otherwise is said by the gates, and the number stays NaN.
         complete = len(student) == 3
         further = {split: self._level(metric, split, attack, point) for split in self.index.further_splits}
         return Recovery(
@@ -123,7 +126,7 @@ class Assessment:
         )
 
     def _utilities(self, attack: str, point: int) -> tuple[Observation | None, Observation | None]:
-        """How well the unlearned model works, and how well under the attack."""
+        """The utility of the unlearned model, without the attack and under it."""
         return self._unattacked(self.utility, "retain", attack), self._attacked(self.utility, "retain", attack, point)
 
     def _attacked(self, metric: str, split: str, attack: str, point: int) -> Observation | None:
@@ -131,7 +134,7 @@ class Assessment:
         return self.index.find(metric, split, subject=subject, step=step, attack=attack, point=point)
 
     def _unattacked(self, metric: str, split: str, attack: str) -> Observation | None:
-        """The unlearned model that the attack started from."""
+        """The unlearned model at the step of the attack; if it was not observed then, its last observation."""
         step = self.index.last_step(attack)
         return self.index.find(metric, split, subject="unlearned", step=step) or self.index.find(
             metric, split, subject="unlearned"
@@ -142,6 +145,7 @@ class Assessment:
         return None if observation is None else self.bootstrap.level(observation)
 
     def _kappa(self, original: Observation | None, attacked: Observation, control: Observation | None) -> float | None:
+        # A single number, without an interval: a floor from the user has no scores to resample.
         floor = control.estimate if control else self.floors.get(attacked.metric)
         if floor is None or original is None:
             return None

@@ -19,7 +19,7 @@ from lightning_unlearn.report.analysis._statistics import (
 from lightning_unlearn.report.schema import Interval
 
 MIN_ENTITIES = 2
-"""With a single entity every resample is the same, and an interval of width 0 would claim a certainty nobody has."""
+"""With a single entity all resamples are equal: an interval of width 0 would claim a certainty that nobody has."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,15 @@ class Bootstrap:
         return self.interval([observation], lambda value: np.asarray(value))
 
     def gap(self, original: Observation, unlearned: Observation) -> Interval:
-        """What was removed, positive if the original knew more."""
+        """How much knowledge was removed; positive if the original knew more, also for a loss."""
         sign = 1 if original.higher_means_known else -1
         return self.interval([original, unlearned], lambda full, less: np.asarray(sign * (full - less)))
 
     def recovery(self, original: Observation, unlearned: Observation, attacked: Observation) -> Interval:
-        """The share of the gap that an attack brought back, numerator and denominator resampled together."""
+        """The share of the gap that an attack brought back.
+
+        Numerator and denominator are resampled together: both depend on the same examples, and their errors partly cancel.
+        """
         return self.interval([original, unlearned, attacked], recovery_rate, divides=True)
 
     def adjusted(self, student: Sequence[Observation], control: Sequence[Observation]) -> Interval:
@@ -72,10 +75,12 @@ class Bootstrap:
         means = [observation.estimate for observation in observations]
         with np.errstate(invalid="ignore"):  # a broken model's scores may be inf or NaN
             value = float(of(*means))
+        # Whole entities are resampled, since questions about one author or document are not independent.
         scores, entities = paired_scores(observations), observations[0].clusters
         number = len(set(entities))
         if scores is None or number < MIN_ENTITIES or not math.isfinite(value):
             return Interval(value, examples=len(observations[0].scores), entities=number)
+        # The same seed for all: one draw of entities gives every observation's mean, so comparisons stay paired.
         columns = resampled_means(scores, entities, draws=self.draws, seed=self.seed).T
         if divides and is_unstable(columns[0] - columns[1], means[0] - means[1]):
             return Interval(value, unbounded=True, examples=len(entities), entities=number)

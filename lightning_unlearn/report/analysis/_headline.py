@@ -1,4 +1,4 @@
-"""The two sentences a reader takes home: what an adversary brings back, and what a deployment does."""
+"""The two sentences of the verdict: what an adversary brings back, and what a deployment brings back."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from lightning_unlearn.report.schema import Recovery
 from lightning_unlearn.report.schema._words import attack_words, name, percent, recovery_words, rough
 
 REASONS_SHOWN = 3
-"""Reasons that a sentence holds without becoming a list."""
+"""How many reasons a sentence names; more would be a list."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Group:
 
     Args:
         lead: How the sentence about the worst of them begins.
-        absent: What to say if there is none.
+        absent: The whole sentence if none was tried.
         who: The attacks, for "No verdict on ...".
-        none: How a sentence about none of them begins.
-        no_control: What to say of a number without a control.
+        none: How a sentence begins that says what none of them does.
+        no_control: The sentence behind a number without a control.
     """
 
     lead: str
@@ -50,7 +50,7 @@ DEPLOYMENT = Group(
 def adversary_words(metric: str, utility: str, recoveries: Sequence[Recovery]) -> str:
     """The headline: the worst case over all points of all attacks of an adversary, with its price.
 
-    Never a number that misses a gate; what an attack costs the rest of the model excuses nothing.
+    A number that misses a gate is never the headline. A high price does not exclude a number: an adversary does not care.
 
     Args:
         metric: The metric the recoveries are of.
@@ -59,15 +59,15 @@ def adversary_words(metric: str, utility: str, recoveries: Sequence[Recovery]) -
     """
     if not recoveries:
         return "No attack was run on the unlearned model, so nothing is known about what would come back."
-    told = [recovery for recovery in recoveries if not recovery.is_deployment]
-    found = _group_words(ADVERSARY, metric, utility, told)
-    return found if strongest(told) is None else f"{found} Attacks that were not tried may bring back more."
+    adversarial = [recovery for recovery in recoveries if not recovery.is_deployment]
+    words = _group_words(ADVERSARY, metric, utility, adversarial)
+    return words if strongest(adversarial) is None else f"{words} Attacks that were not tried may bring back more."
 
 
 def deployment_words(metric: str, utility: str, recoveries: Sequence[Recovery]) -> str:
     """The second sentence: the worst that rounding, pruning and merging bring back, where they leave a working model."""
-    told = [recovery for recovery in recoveries if recovery.is_deployment]
-    return _group_words(DEPLOYMENT, metric, utility, told) if recoveries else ""
+    deployed = [recovery for recovery in recoveries if recovery.is_deployment]
+    return _group_words(DEPLOYMENT, metric, utility, deployed) if recoveries else ""
 
 
 def _group_words(group: Group, metric: str, utility: str, recoveries: Sequence[Recovery]) -> str:
@@ -104,7 +104,8 @@ def price_sentence(worst: Recovery, utility: str) -> str:
 
 
 def _more_without_control(worst: Recovery, recoveries: Sequence[Recovery]) -> str:
-    """The largest raw number, if it is another one than the number beside the control-adjusted worst."""
+    """The attack with the largest raw recovery, if that is larger than the raw recovery of the control-adjusted worst."""
+    # `worst` is the largest after subtracting the control: another attack may have the largest raw number.
     verdicts = [recovery for recovery in recoveries if recovery.is_verdict and math.isfinite(recovery.rho.value)]
     most = max(verdicts, key=lambda recovery: recovery.rho.value)
     if most.rho.value <= worst.rho.value:
@@ -113,6 +114,7 @@ def _more_without_control(worst: Recovery, recoveries: Sequence[Recovery]) -> st
 
 
 def _no_verdict(group: Group, metric: str, recoveries: Sequence[Recovery]) -> str:
+    # A result of its own, and not a failed measurement: the model gives any answer, not the right one.
     if all(recovery.is_unspecific for recovery in recoveries):
         most = highest(recoveries)
         return (
@@ -121,6 +123,6 @@ def _no_verdict(group: Group, metric: str, recoveries: Sequence[Recovery]) -> st
             f"({attack_words(most)})."
         )
     reasons = dict.fromkeys(reason for recovery in recoveries for reason in recovery.reasons)
-    said = "; ".join(list(reasons)[:REASONS_SHOWN]) or "the numbers are not finite"
+    shown = "; ".join(list(reasons)[:REASONS_SHOWN]) or "the numbers are not finite"
     more = "; and more, below" if len(reasons) > REASONS_SHOWN else ""
-    return f"No verdict on {group.who}: no number passes its gates ({said}{more})."
+    return f"No verdict on {group.who}: no number passes its gates ({shown}{more})."

@@ -34,8 +34,9 @@ def limits(
 
 
 def _outdone(recoveries: Sequence[Recovery]) -> Iterator[str]:
-    """Excluded numbers that are larger than the verdict: a reader should not have to find them."""
+    """Excluded numbers that are larger than the verdict: a reader should not have to search for them."""
     best = strongest(recoveries)
+    # Without a verdict there is nothing to outdo; the headline gives the reasons itself.
     for recovery in recoveries:
         if best is not None and not recovery.is_verdict and recovery.shown.value > best.shown.value:
             yield (
@@ -72,6 +73,7 @@ def _of_observations(index: ObservationIndex, levels: Sequence[Level]) -> Iterat
     original = [level.step for level in levels if level.model == "original"]
     if original and min(original) > 0:
         yield f"The original was observed at step {min(original)}, not before the first step."
+    # Levels without scores have 0 entities and no interval, so nothing about them can be too narrow.
     few = min((level.interval.entities for level in levels if level.interval.entities), default=FEW)
     if few < FEW:
         yield f"Only {few} entities were resampled somewhere: with fewer than {FEW}, intervals are too narrow."
@@ -86,4 +88,5 @@ def _of_observations(index: ObservationIndex, levels: Sequence[Level]) -> Iterat
 
 
 def _close(one: float, other: float) -> bool:
+    # Allows for a value computed in another precision. Two NaN agree: the model was broken.
     return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-6) or (math.isnan(one) and math.isnan(other))

@@ -10,10 +10,10 @@ SPECIFICITY = "specificity"
 
 @dataclass(frozen=True)
 class ObservationIndex:
-    """All observations of a run, to be searched. Of two observations of the same thing, the later one counts.
+    """All observations of a run, to be searched. If the same thing was observed twice, the later observation counts.
 
-    The original, the unlearned model and the control are told apart by their ``subject``, never by their step: a one-shot
-    edit unlearns at step 0.
+    Original, unlearned model and control are distinguished by their ``subject``, never by their step: a one-shot edit
+    unlearns at step 0.
 
     Args:
         observations: In the order they were made.
@@ -33,6 +33,7 @@ class ObservationIndex:
     ) -> Observation | None:
         """The latest observation that fits; ``step`` and ``point`` are free if None."""
         wanted = (metric, split, subject, attack)
+        # From the end: a resumed or repeated check observes the same thing again, and the later one counts.
         for o in reversed(self.observations):
             fits = (o.metric, o.split, o.subject, o.attack) == wanted
             if fits and step in (None, o.step) and point in (None, o.point):
@@ -41,7 +42,7 @@ class ObservationIndex:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Metrics whose recovery is of interest: those on the forget set, in order of appearance, but specificity."""
+        """Metrics whose recovery is reported: all on the forget set except specificity, in order of appearance."""
         return _unique(o.metric for o in self.observations if o.split == "forget" and o.metric != SPECIFICITY)
 
     @cached_property
@@ -52,8 +53,8 @@ class ObservationIndex:
     @cached_property
     def splits(self) -> list[str]:
         """Names of all splits: forget, retain, then the others in order of appearance."""
-        found = {o.split for o in self.observations}
-        return [split for split in ("forget", "retain") if split in found] + self.further_splits
+        names = {o.split for o in self.observations}
+        return [split for split in ("forget", "retain") if split in names] + self.further_splits
 
     @cached_property
     def further_splits(self) -> list[str]:
@@ -62,7 +63,7 @@ class ObservationIndex:
 
     @cached_property
     def attacked_subject(self) -> Subject:
-        """Whose attacks count: the unlearned model's; the original's, if nothing has been unlearned yet."""
+        """The model whose attacks count: the unlearned one, or the original if nothing has been unlearned yet."""
         return "unlearned" if any(o.subject == "unlearned" for o in self.observations) else "original"
 
     @cached_property
@@ -71,7 +72,7 @@ class ObservationIndex:
         return _unique(o.attack for o in self.observations if o.attacked and o.subject == self.attacked_subject)
 
     def final_step(self) -> int:
-        """Step of the last observation of that model when it was not attacked: the model that the verdict is of."""
+        """Step of that model's last observation without an attack: the verdict is about the model at this step."""
         steps = [o.step for o in self.observations if o.subject == self.attacked_subject and not o.attacked]
         return steps[-1] if steps else 0
 
@@ -80,10 +81,11 @@ class ObservationIndex:
         return self._of(attack)[-1].step
 
     def points(self, attack: str, metric: str | None = None) -> list[int]:
-        """Points of an attack when it last ran, ascending; those at which a metric was observed, if one is named."""
+        """Points of the attack's last run, ascending. If a metric is given, only points at which it was observed."""
+        # Earlier runs of the attack are for the curves; points of the last run alone make the verdict.
         last = self.last_step(attack)
-        found = [o for o in self._of(attack) if o.step == last and o.split == "forget"]
-        return sorted({o.point for o in found if metric in (None, o.metric)})
+        observed = [o for o in self._of(attack) if o.step == last and o.split == "forget"]
+        return sorted({o.point for o in observed if metric in (None, o.metric)})
 
     def _of(self, attack: str) -> list[Observation]:
         return [o for o in self.observations if o.attack == attack and o.subject == self.attacked_subject]

@@ -15,6 +15,7 @@ def paired_scores(observations: Sequence[Observation]) -> Floats | None:
         >>> paired_scores([high, low]).tolist()
         [[0.9, 0.1]]
     """
+    # Pairing is by position, so the examples have to be the same: their entities, in order, are what can be compared.
     first = observations[0]
     if not first.scores or any(observation.clusters != first.clusters for observation in observations):
         return None

@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 UNSTABLE_SHARE = 0.025
-"""Above this share of resampled gaps of the wrong sign, a ratio over the gap has no finite interval."""
+"""If a larger share of resampled gaps has the wrong sign, a ratio over the gap has no finite interval.
+
+It is one tail of a 95 % interval: beyond it, the interval of the gap itself reaches 0.
+"""
 
 
 def resampled_means(scores: Floats, entities: Sequence[str], *, draws: int = 2000, seed: int = 0) -> Floats:
@@ -33,6 +36,7 @@ def resampled_means(scores: Floats, entities: Sequence[str], *, draws: int = 200
     References:
         Field and Welsh, *Bootstrapping clustered data*, JRSS B, 2007, section 2 (the cluster bootstrap).
     """
+    # Numbered in the order of their names: equal entities get equal draws, in whatever order they come.
     cluster = np.unique(np.asarray(entities), return_inverse=True)[1]
     counts = np.bincount(cluster)
     totals = np.stack([np.bincount(cluster, weights=column) for column in scores.T], axis=1)
@@ -40,6 +44,7 @@ def resampled_means(scores: Floats, entities: Sequence[str], *, draws: int = 200
     means = np.empty((draws, scores.shape[1]))
     for draw in range(draws):
         times = np.bincount(generator.integers(len(counts), size=len(counts)), minlength=len(counts))
+        # Total over examples by number of examples, both of this draw: entities may have unequally many.
         means[draw] = times @ totals / (times @ counts)
     return means
 
@@ -72,8 +77,8 @@ def recovery_rate(original: Floats | float, unlearned: Floats | float, attacked:
 
     .. math:: \rho = \frac{M_\mathrm{attacked} - M_\mathrm{unlearned}}{M_\mathrm{original} - M_\mathrm{unlearned}}
 
-    0 is as forgotten as before the attack, 1 is as known as before unlearning. Flipping the sign of all three changes
-    nothing, so metrics where less means more knowledge need no special case. NaN where there was no gap.
+    0: as forgotten as before the attack. 1: as known as before unlearning. The sign of a metric cancels, so a loss, where
+    less means more knowledge, needs no special case. NaN where there was no gap.
 
     Example:
         >>> float(recovery_rate(original=0.9, unlearned=0.1, attacked=0.5))
@@ -89,7 +94,7 @@ def adjusted_recovery_rate(
     control: Floats | float,
     control_attacked: Floats | float,
 ) -> Floats:
-    r"""The recovery rate without what the same attack teaches a model that never knew.
+    r"""The recovery rate, less what the same attack teaches a model that never knew.
 
     .. math:: \rho_c = \frac{(M_\mathrm{attacked} - M_\mathrm{unlearned}) -
         (M_\mathrm{control, attacked} - M_\mathrm{control})}{M_\mathrm{original} - M_\mathrm{unlearned}}
@@ -103,7 +108,7 @@ def adjusted_recovery_rate(
 
 
 def retained_knowledge(original: float, attacked: float, floor: float) -> float:
-    r"""What a model still knows, between never taught (0) and the original (1).
+    r"""How much a model still knows, from a model that never knew (0) to the original (1).
 
     .. math:: \kappa = \frac{M_\mathrm{attacked} - M_\mathrm{floor}}{M_\mathrm{original} - M_\mathrm{floor}}
 

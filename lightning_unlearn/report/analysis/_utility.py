@@ -1,4 +1,4 @@
-"""What is left of a model's usefulness."""
+"""How much of a model's usefulness is left."""
 
 import math
 
@@ -6,17 +6,18 @@ from lightning_unlearn.observation import Observation
 
 
 def as_utility(observation: Observation) -> float:
-    """A metric as something that is good to have: itself, or the likelihood :math:`e^{-x}` of a loss in nats.
+    """A metric as a utility, of which more is better: itself, or the likelihood :math:`e^{-x}` of a loss in nats.
 
     Example:
         >>> as_utility(Observation("token_nll", "retain", 0.0, higher_means_known=False))
         1.0
     """
+    # `exp` overflows a little above 700.
     return observation.estimate if observation.higher_means_known else math.exp(min(-observation.estimate, 700.0))
 
 
 def kept_share(before: Observation | None, after: Observation | None) -> float | None:
-    """Utility after, as a share of utility before; None where nothing was measured or there was nothing to lose.
+    """Utility after, as a share of utility before. None if one was not measured, or if there was none before.
 
     Example:
         >>> kept_share(Observation("p", "retain", 0.5), Observation("p", "retain", 0.25))

@@ -13,7 +13,7 @@ from lightning_unlearn.report.schema._words import point_words
 Curve = list[tuple[int, float]]
 """Points of a line, from left to right."""
 STUDENT = "not attacked"
-"""What the student's own curve is called."""
+"""Name of the curve without an attack."""
 
 
 def worst_points(report: RobustnessReport) -> list[Recovery]:
@@ -31,7 +31,7 @@ def over_steps(report: RobustnessReport, metric: str, split: str) -> dict[str, C
 
 
 def recovery_over_steps(report: RobustnessReport) -> dict[str, Curve]:
-    """Recovery over the steps of the fit, where enough had been removed by then to speak of recovery."""
+    """Recovery over the steps of the fit, without steps at which too little had been removed for it to mean something."""
     return {label(worst): list(_recovery_curve(report, worst)) for worst in worst_points(report)}
 
 
@@ -87,13 +87,15 @@ def _curve(report: RobustnessReport, metric: str, split: str, attack: str, point
 
 def _speaks_of_recovery(original: Observation, now: Observation, final: Observation) -> bool:
     gap, whole = original.estimate - now.estimate, original.estimate - final.estimate
+    # As in gate G1: a ratio over a tiny gap, or one of the other sign, is noise. Unbounded metrics have no range, so the
+    # final gap stands for it.
     extent = original.bounds[1] - original.bounds[0] if original.bounds else abs(whole)
     return gap * whole > 0 and abs(gap) >= MIN_GAP * extent
 
 
 def _with_several_points(attacks: dict[str, list[Recovery]]) -> dict[str, list[Recovery]]:
-    by_point = {a: sorted(found, key=lambda recovery: recovery.point) for a, found in attacks.items()}
-    return {attack: found for attack, found in by_point.items() if len(found) > 1}
+    by_point = {a: sorted(recoveries, key=lambda recovery: recovery.point) for a, recoveries in attacks.items()}
+    return {attack: recoveries for attack, recoveries in by_point.items() if len(recoveries) > 1}
 
 
 def _is_number(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""What the words of a report mean, for a reader who did not write it."""
+"""Meanings of the report's terms, for a reader who was not there."""
 
 from lightning_unlearn.report.schema import RobustnessReport
 

@@ -1,4 +1,4 @@
-"""Drawing on matplotlib axes, in the palette's light colours; the rest of the look is in ``report.mplstyle``."""
+"""Drawing on matplotlib axes, in the palette's light colours; all other style is in ``report.mplstyle``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from lightning_unlearn.report.schema import Recovery
 from lightning_unlearn.report.schema._words import SHOWN
 
 STEP_OF_RUN = "step of the run"
-"""What the horizontal axis of a run counts."""
+"""Label of the horizontal axis over a run."""
 LONGEST = 44
 """Characters of a name that fit into a panel."""
 LineStyle = dict[str, Any]
@@ -42,10 +42,11 @@ def draw_recovery(axes: Any, *, curves: Mapping[str, Curve], styles: Mapping[str
 def draw_points(
     axes: Any, *, attacks: Mapping[str, list[Recovery]], styles: Mapping[str, LineStyle], unit: str
 ) -> None:
-    for attack, found in attacks.items():
-        _draw_attack(axes, attack, found, styles[attack], start=unit == "step")
+    for attack, recoveries in attacks.items():
+        _draw_attack(axes, attack, recoveries, styles[attack], start=unit == "step")
     _recovery_axis(axes)
-    ticks = sorted({recovery.point for found in attacks.values() for recovery in found})
+    ticks = sorted({recovery.point for recoveries in attacks.values() for recovery in recoveries})
+    # Steps grow like 1, 2, 5, 10: a log axis spaces them evenly, and a symmetric one has room for 0.
     if unit == "step":
         ticks = sorted({0, *ticks})
         axes.set_xscale("symlog", linthresh=1)
@@ -55,17 +56,17 @@ def draw_points(
     _label(axes, x="step of the attack" if unit == "step" else unit or "strength", y="recovery")
 
 
-def _draw_attack(axes: Any, attack: str, found: list[Recovery], style: LineStyle, *, start: bool) -> None:
-    # before its first step an attack has brought back nothing, by definition
-    origin = [(0, 0.0)] if start and found[0].point > 0 else []
-    line = [*origin, *[(recovery.point, recovery.shown.value) for recovery in found]]
+def _draw_attack(axes: Any, attack: str, recoveries: list[Recovery], style: LineStyle, *, start: bool) -> None:
+    # Step 0 is the unattacked model, which has brought back nothing by definition.
+    origin = [(0, 0.0)] if start and recoveries[0].point > 0 else []
+    line = [*origin, *[(recovery.point, recovery.shown.value) for recovery in recoveries]]
     axes.plot(*zip(*line, strict=True), label=literal(attack), **style)
-    if any(recovery.adjusted is not None for recovery in found):
-        raw = [*origin, *[(recovery.point, recovery.rho.value) for recovery in found]]
+    if any(recovery.adjusted is not None for recovery in recoveries):
+        raw = [*origin, *[(recovery.point, recovery.rho.value) for recovery in recoveries]]
         axes.plot(*zip(*raw, strict=True), label=literal(f"{attack}, control not taken off"), **as_raw(style))
     band = [
         (recovery.point, recovery.shown.low, recovery.shown.high)
-        for recovery in found
+        for recovery in recoveries
         if recovery.shown.low is not None
     ]
     if band:
@@ -75,7 +76,7 @@ def _draw_attack(axes: Any, attack: str, found: list[Recovery], style: LineStyle
             alpha=0.18,
             lw=0,
         )
-    grey = [(recovery.point, recovery.shown.value) for recovery in found if not recovery.is_verdict]
+    grey = [(recovery.point, recovery.shown.value) for recovery in recoveries if not recovery.is_verdict]
     if grey:
         axes.plot(*zip(*grey, strict=True), **{**as_grey(style), "linestyle": "none", "zorder": 4})
 
@@ -109,11 +110,12 @@ def as_grey(style: LineStyle) -> LineStyle:
 
 
 def as_raw(style: LineStyle) -> LineStyle:
-    """Of the same attack, with nothing taken off for a control."""
+    """Style of the second line of an attack: raw recovery, without subtracting the control."""
     return {**style, "linestyle": ":", "linewidth": 1.1, "marker": "none"}
 
 
 def _recovery_axis(axes: Any) -> None:
+    # 0: as forgotten as before the attack. 1, dashed: as known as before unlearning.
     for level, style in ((0.0, "-"), (1.0, (0, (4, 3)))):
         axes.axhline(level, color=LIGHT["grey"], linewidth=0.8, linestyle=style, zorder=1)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -14,6 +14,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: If the folder cannot be written.
     """
+    # In the same folder, since renaming is atomic within one file system only.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One page that needs nothing but itself: no script, no font, no image from elsewhere."""
+"""The report as one self-contained page: no script, no font, no image from elsewhere."""
 
 from functools import cache
 from pathlib import Path
@@ -36,7 +36,7 @@ def _template() -> Template:
 
 
 def _share(value: float) -> float:
-    """Where on a bar from 0 to 100 % a recovery lies."""
+    """Position of a recovery on a bar from 0 to 100 %."""
     return 100 * min(max(value, 0.0), 1.0) if value == value else 0.0  # NaN differs from itself
 
 

@@ -1,4 +1,4 @@
-"""What the template of the page shows, computed: the template itself only places it."""
+"""The values that the page's template shows. They are computed here; the template only places them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class PageView:
 
     @property
     def description(self) -> str:
-        """What that is, if the data says so."""
+        """The data's own description of it, if there is one."""
         return str(self.report.data.get("forget", {}).get("description", ""))
 
     @property
@@ -81,9 +81,9 @@ class PageView:
 
     @property
     def metrics(self) -> list[str]:
-        """All that was measured on models that were not attacked, or under attack."""
-        found = [*(r.metric for r in self.report.recoveries), *(level.metric for level in self.report.levels)]
-        return list(dict.fromkeys(found))
+        """All metrics, of models with and without an attack."""
+        names = [*(r.metric for r in self.report.recoveries), *(level.metric for level in self.report.levels)]
+        return list(dict.fromkeys(names))
 
     @property
     def panels(self) -> list[Panel]:
@@ -102,6 +102,6 @@ class PageView:
 
     @property
     def definitions(self) -> dict[str, str]:
-        """What the words mean: the report's, then the user's metrics."""
+        """Definitions of the report's terms, then of the user's metrics."""
         users = {name(metric): meaning for metric, meaning in self.report.definitions.items()}
         return {**definitions_for(self.report), **users}

@@ -16,6 +16,7 @@ from lightning_unlearn.report.render._palette import themed
 
 SIZE = (4.6, 3.1)
 """Width and height of a panel, in inches."""
+# The drawing is a part of the page, which has its own date: no date and no program name in it.
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
@@ -42,7 +43,7 @@ class Panel:
 
 @contextmanager
 def report_style() -> Iterator[None]:
-    """Draw in the report's style, whatever style the user set; his comes back afterwards."""
+    """Draw in the report's style. The user's own matplotlib style comes back afterwards."""
     with matplotlib.style.context(Path(__file__).with_name("report.mplstyle"), after_reset=True):
         yield
 
@@ -57,6 +58,6 @@ def to_bytes(figure: Figure, **options: Any) -> bytes:
 def _inline(svg: str, title: str) -> Markup:
     head, body = svg[svg.index("<svg") :].split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
-    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)
+    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)  # the size only: the font is the page's
     # matplotlib escapes the texts it draws, so what it wrote is markup already
     return Markup(themed(f'<svg class="plot" role="img" {box[0] if box else ""}><title>{escape(title)}</title>{body}'))

@@ -1,4 +1,4 @@
-"""Which plots a report has something to show in."""
+"""The plots of a report: those for which it has data."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -44,7 +44,7 @@ def _over_the_run(report: RobustnessReport) -> Iterator[Panel]:
 def _over_points(report: RobustnessReport) -> Iterator[Panel]:
     styles = {worst.attack: style_of(index) for index, worst in enumerate(_curves.worst_points(report))}
     for unit, attacks in _curves.over_points(report).items():
-        adjusted = any(recovery.adjusted is not None for found in attacks.values() for recovery in found)
+        adjusted = any(recovery.adjusted is not None for recoveries in attacks.values() for recovery in recoveries)
         what = "recovery beyond the control" if adjusted else "recovery"
         title = f"Relearning: {what} against attack steps"
         title = title if unit == "step" else f"{what.capitalize()} against {unit or 'strength'}"

@@ -1,4 +1,4 @@
-"""The verdict table as words: the page and the terminal show the same ones."""
+"""The verdict table in words, for both the page and the terminal."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Row:
 
     Args:
         who: The model: original, unlearned, control, or an attack.
-        where: The point of the attack and who does it, or the step of the run.
+        where: The point of the attack and whether it is a deployment or an adversary's, or the step of the run.
         cells: One for each column of the table.
         gate: Whether its number is a verdict.
         reasons: Why its numbers are grey; none if they are a verdict.
@@ -73,20 +73,20 @@ class Columns:
         return Row(recovery.attack, where, tuple(cells), _gate(recovery), tuple(recovery.reasons))
 
     def of_model(self, levels: Sequence[Level], metric: str, model: str) -> Row | None:
-        """A model that was not attacked; None if nobody observed it."""
-        found = [level for level in levels if (level.metric, level.model) == (metric, model)]
-        if not found:
+        """A model without an attack; None if it was not observed."""
+        own_levels = [level for level in levels if (level.metric, level.model) == (metric, model)]
+        if not own_levels:
             return None
         cells = [Cell(level_words(level_of(levels, metric, model, split))) for split in self.splits]
         cells.append(_ENDS_OF_SCALE.get(model, Cell("")))
-        cells += [Cell("")] * (len(self.names) - len(cells))
-        return Row(model, f"step {found[0].step}", tuple(cells))
+        cells += [Cell("")] * (len(self.names) - len(cells))  # no price, and nothing beyond a control
+        return Row(model, f"step {own_levels[0].step}", tuple(cells))
 
 
 def columns_of(report: RobustnessReport) -> Columns:
-    """The columns that a report has something to show in."""
-    found = dict.fromkeys(level.split for level in report.levels)
-    further = [split for split in found if split not in ("forget", "retain")]
+    """The columns for which a report has numbers."""
+    splits = dict.fromkeys(level.split for level in report.levels)
+    further = [split for split in splits if split not in ("forget", "retain")]
     return Columns(("forget", "retain", *further), any(r.adjusted is not None for r in report.recoveries))
 
 
@@ -102,7 +102,7 @@ def model_rows(report: RobustnessReport, metric: str) -> Iterator[Row]:
 def verdict_rows(report: RobustnessReport, metric: str) -> list[Row]:
     """The models, then the worst point of each attack, adversaries first, on one metric."""
     worst = [recovery for recovery in report.recoveries if recovery.metric == metric and recovery.worst]
-    ordered = sorted(worst, key=lambda recovery: recovery.is_deployment)
+    ordered = sorted(worst, key=lambda recovery: recovery.is_deployment)  # stable: otherwise in the order they ran
     return [*model_rows(report, metric), *map(columns_of(report).of_recovery, ordered)]
 
 
@@ -113,7 +113,7 @@ def every_row(report: RobustnessReport, metric: str) -> list[Row]:
 
 
 def level_of(levels: Sequence[Level], metric: str, model: str, split: str) -> Interval | None:
-    """What a model that was not attacked knows."""
+    """The level of a model without an attack; None if it was not measured."""
     wanted = (metric, model, split)
     return next((level.interval for level in levels if (level.metric, level.model, level.split) == wanted), None)
 

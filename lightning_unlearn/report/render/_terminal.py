@@ -35,6 +35,7 @@ def to_table(report: RobustnessReport, *, page: str | Path | None = None) -> Ren
         padding=(0, 1, 0, 0),
     )
     for column in ("model", *columns_of(report).names, "gates"):
+        # Narrow terminals fold the other columns first: the two levels should stay readable.
         fixed = column in ("forget", "retain")
         table.add_column(
             Text(column), overflow="fold", no_wrap=fixed, min_width=11 if column in ("model", "gates") else None
@@ -44,7 +45,7 @@ def to_table(report: RobustnessReport, *, page: str | Path | None = None) -> Ren
     notes = [
         Text(f"{row.who}: {note}", style="bright_black") for row in rows for note in (*_smaller(row), *row.reasons)
     ]
-    verdict = [Text(report.summary[said], style="bold") for said in ("verdict", "deployment") if report.summary[said]]
+    verdict = [Text(report.summary[part], style="bold") for part in ("verdict", "deployment") if report.summary[part]]
     cautions = [Text(f"Note: {warning}", style="yellow") for warning in report.warnings]
     where = [Text(f"The whole report: {_page(Path(page))}")] if page else []
     return Group(table, *notes, *verdict, *cautions, *where)

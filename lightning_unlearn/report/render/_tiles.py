@@ -14,7 +14,7 @@ class Tile:
     Args:
         title: What it is.
         value: The number.
-        lines: What it is of, and what stands beside it.
+        lines: Smaller lines below it: what it is measured in, and what belongs to it.
         grey: Whether it is not a verdict.
     """
 
@@ -38,6 +38,7 @@ def tiles(report: RobustnessReport) -> list[Tile]:
 def _change(title: str, report: RobustnessReport, metric: str, split: str, *, blocking: str) -> Tile:
     before, after = (level_of(report.levels, metric, model, split) for model in ("original", "unlearned"))
     change = f"{number(before.value if before else None)} → {number(after.value if after else None)}"
+    # Grey if the gate on this very change is missed: nothing was removed (G1), or too little was kept (G2).
     grey = any(gate.blocks for gate in report.gates if gate.code == blocking and gate.metric in ("", metric))
     return Tile(title, change, (f"{name(metric)} on the {split} set, original → unlearned",), grey=grey)
 
@@ -45,20 +46,20 @@ def _change(title: str, report: RobustnessReport, metric: str, split: str, *, bl
 def _returned(title: str, report: RobustnessReport, which: str, *, deployment: bool) -> Tile:
     worst = _at(report, report.summary[which])
     if worst is None:
-        return _nothing(title, told_of(report, deployment=deployment))
+        return _nothing(title, recoveries_by(report, deployment=deployment))
     lines = (*_recovered(worst), f"{attack_words(worst)}; price: {price_words(worst.price)}")
     return Tile(title, percent(worst.shown.value), lines)
 
 
-def _nothing(title: str, told: list[Recovery]) -> Tile:
-    if not told:
+def _nothing(title: str, tried: list[Recovery]) -> Tile:
+    if not tried:
         return Tile(title, "not tried", ("nothing is known about it",), grey=True)
-    if all(recovery.is_unspecific for recovery in told):
+    if all(recovery.is_unspecific for recovery in tried):
         return Tile(title, "not the answer", ("the right answer is nowhere ahead of others' answers",), grey=True)
     return Tile(title, "no verdict", ("no number passes its gates",), grey=True)
 
 
-def told_of(report: RobustnessReport, *, deployment: bool) -> list[Recovery]:
+def recoveries_by(report: RobustnessReport, *, deployment: bool) -> list[Recovery]:
     """Recoveries by adversaries, or by deployments, on the metric the report leads with."""
     metric = report.summary["headline_metric"]
     return [r for r in report.recoveries if r.metric == metric and r.is_deployment is deployment]

@@ -16,7 +16,7 @@ _INTERVALS = ("forget", "retain", "rho", "adjusted", "specificity")
 def to_observation(row: Mapping[str, Any]) -> Observation:
     """Build an observation from its JSON."""
     bounds = None if row["bounds"] is None else tuple(row["bounds"])
-    scores = [float(score) for score in row["scores"]]
+    scores = [float(score) for score in row["scores"]]  # `float` also reads "nan" and "inf", as strict JSON holds them
     return Observation(**{**row, "value": float(row["value"]), "scores": scores, "bounds": bounds})
 
 

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Status = Literal["pass", "fail", "unknown", "warning"]
-"""What became of a gate: ``fail`` and ``unknown`` block a number, ``warning`` is shown beside it."""
+"""The result of a gate: ``fail`` and ``unknown`` block a number, ``warning`` is shown beside it."""
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,7 @@ class Gate:
 
     Args:
         code: ``"G1"`` to ``"G7"``.
-        claim: What holds if the gate is passed, in words.
+        claim: What is true if the gate is passed, in words.
         status: ``fail`` and ``unknown`` turn the numbers in its reach grey; a ``warning`` is shown beside them.
         reason: What was found.
         metric: The metric in its reach; empty for all.
@@ -29,5 +29,5 @@ class Gate:
 
     @property
     def blocks(self) -> bool:
-        """Whether the numbers in its reach are not a verdict."""
+        """Whether it keeps the numbers in its reach from being a verdict."""
         return self.status in ("fail", "unknown")

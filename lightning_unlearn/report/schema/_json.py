@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NOT_FINITE = ("nan", "inf", "-inf")
-"""How numbers that strict JSON does not know are written."""
+"""How NaN and infinities are written: strict JSON has no such numbers."""
 
 
 def to_strict_json(data: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 from lightning_unlearn.report.schema._interval import Interval
 
 DEPLOYMENTS = frozenset({"quant", "prune", "merge"})
-"""Families of attacks that somebody does in good faith to use the model; every other family is an adversary."""
+"""Families of changes made in good faith, in order to use the model. Every other family is an adversary's."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,17 @@ class Recovery:
 
     @property
     def is_verdict(self) -> bool:
-        """Whether every gate in whose reach the number lies is passed."""
+        """Whether the number passes all gates that apply to it."""
         return not self.reasons
 
     @property
     def is_unspecific(self) -> bool:
-        """Whether all that is wrong with it is that the right answer is not ahead of others' answers (G7)."""
+        """Whether G7 is the only gate that it misses: the right answer is not ahead of other answers."""
         return bool(self.reasons) and all(reason.startswith("G7") for reason in self.reasons)
 
     @property
     def is_deployment(self) -> bool:
-        """Whether somebody who only wants to use the model does this to it."""
+        """Whether it is a deployment, not an attack of an adversary."""
         return self.family in DEPLOYMENTS
 
     @property

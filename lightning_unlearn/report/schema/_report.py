@@ -1,4 +1,4 @@
-"""The product a sceptical reviewer reads."""
+"""The report as one value, and its JSON."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -15,7 +15,7 @@ from lightning_unlearn.report.schema._level import Level
 from lightning_unlearn.report.schema._recovery import Recovery
 
 SCHEMA_VERSION = 2
-"""Of ``report.json``. 2: price, specificity and further splits; the summary leads with the worst adversary."""
+"""Version of ``report.json``. 2 added price, specificity and further splits, and leads with the worst adversary."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class RobustnessReport:
         recoveries: What each attack brought back at each of its points.
         summary: The headline: metrics, the verdict in words (of adversaries, of deployments), the worst case of each.
         warnings: What a reader should know before believing any number.
-        config: The setting that ran, as YAML text.
+        config: The configuration of the run, as YAML text.
         definitions: What the user's metrics mean, by name, in plain words.
         schema_version: Of the JSON.
     """
@@ -71,6 +71,7 @@ class RobustnessReport:
             ValueError: If it is cut short, has another schema version or misses fields.
         """
         data = parse_json(text, source=source)
+        # Before anything else: rows of another version would fail with an error that does not say why.
         if data.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(
                 f"`schema_version` should be {SCHEMA_VERSION}. Found `{data.get('schema_version')}`. "

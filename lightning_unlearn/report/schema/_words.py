@@ -70,7 +70,7 @@ def level_words(interval: Interval | None) -> str:
 
 
 def recovery_words(interval: Interval) -> str:
-    """A recovery with its interval, with a decimal only where the interval is narrow enough to earn it.
+    """A recovery with its interval. It has a decimal only if the interval is narrow enough for it to mean something.
 
     Example:
         >>> recovery_words(Interval(0.62, 0.48, 0.75)), recovery_words(Interval(0.0123, 0.01, 0.015))
@@ -86,7 +86,7 @@ def recovery_words(interval: Interval) -> str:
 
 
 def point_words(recovery: Recovery) -> str:
-    """Where an attack stood: ``4 bits``, ``step 20``.
+    """The point of an attack: ``4 bits``, ``step 20``.
 
     Example:
         >>> point_words(Recovery("q", {}, "quant", 4, "bits", 9, "p", Interval(0.5), None, Interval(0.5)))
@@ -120,8 +120,9 @@ def price_words(price: float | None) -> str:
     """
     if price is None:
         return "-"
-    said = percent(price, digits=0 if abs(price) >= 0.1 else 1)
-    return said if price >= 0 or said.startswith("0") else f"none ({said})"
+    # A negative price is a gain, and costs nothing. Rounded to 0 it is no gain either.
+    share = percent(price, digits=0 if abs(price) >= 0.1 else 1)
+    return share if price >= 0 or share.startswith("0") else f"none ({share})"
 
 
 def rough(price: float) -> str:

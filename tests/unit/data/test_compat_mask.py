@@ -76,12 +76,12 @@ def test_every_label_is_still_predicted_and_as_the_network_sees_it(readout: Any)
     model = network(len(source.encoding.tokenizer))
     reader = readout()
     corrected = reader(model, first(data(None)))  # a batch without holes comes first, and is packed
-    said = reader(model, batch)
+    prediction = reader(model, batch)
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     supervised = batch["labels"][:, 1:] != -100
-    assert said.labels.tolist() == batch["labels"][:, 1:][supervised].tolist()
-    assert_close(said.logits, logits[:, :-1][supervised], rtol=1e-9, atol=1e-9)
-    assert (said.token_nll() - corrected.token_nll()).abs().max() > 1e-3  # the mask matters
+    assert prediction.labels.tolist() == batch["labels"][:, 1:][supervised].tolist()
+    assert_close(prediction.logits, logits[:, :-1][supervised], rtol=1e-9, atol=1e-9)
+    assert (prediction.token_nll() - corrected.token_nll()).abs().max() > 1e-3  # the mask matters
 
 
 def test_hidden_tokens_in_the_answer_still_predict_what_follows() -> None:

@@ -60,21 +60,26 @@ def batches(n: int = 4) -> list[Prediction]:
     return [sample(counts[i], seed=i, known=1.5) for i in range(n)]
 
 
-def oracle(kind: type[KnowledgeMetric], said: Prediction) -> list[float]:
-    rows = list(zip(said.logits.tolist(), said.labels.tolist(), strict=True))
-    answers = [[r for r, e in zip(rows, said.example.tolist(), strict=True) if e == i] for i in range(said.batch_size)]
+def oracle(kind: type[KnowledgeMetric], prediction: Prediction) -> list[float]:
+    rows = list(zip(prediction.logits.tolist(), prediction.labels.tolist(), strict=True))
+    answers = [
+        [r for r, e in zip(rows, prediction.example.tolist(), strict=True) if e == i]
+        for i in range(prediction.batch_size)
+    ]
     return [ORACLES[kind](answer) for answer in answers if answer]
 
 
 def expected(kind: type[KnowledgeMetric], predictions: list[Prediction]) -> torch.Tensor:
-    return torch.tensor([score for said in predictions for score in oracle(kind, said)], dtype=torch.float64)
+    return torch.tensor(
+        [score for prediction in predictions for score in oracle(kind, prediction)], dtype=torch.float64
+    )
 
 
 @metrics
 def test_scores_and_mean_are_those_of_the_definition(kind: type[KnowledgeMetric]) -> None:
     metric = kind()
-    for said in batches():
-        metric.update(said)
+    for prediction in batches():
+        metric.update(prediction)
     assert_close(metric.scores(), expected(kind, batches()), rtol=0, atol=1e-6)
     assert_close(metric.compute(), expected(kind, batches()).mean(), rtol=0, atol=1e-6)
     assert metric.compute().dtype == torch.float64
@@ -82,10 +87,10 @@ def test_scores_and_mean_are_those_of_the_definition(kind: type[KnowledgeMetric]
 
 @metrics
 def test_interleaved_rows_score_the_same(kind: type[KnowledgeMetric]) -> None:
-    (said,) = batches(1)
+    (prediction,) = batches(1)
     metric, mixed = kind(), kind()
-    metric.update(said)
-    mixed.update(reorder(said, interleaving(said)))
+    metric.update(prediction)
+    mixed.update(reorder(prediction, interleaving(prediction)))
     assert_close(mixed.scores(), metric.scores())
 
 
@@ -111,10 +116,10 @@ def test_nothing_is_kept_of_the_graph(kind: type[KnowledgeMetric]) -> None:
 
 @metrics
 def test_half_precision_logits_lose_no_more_than_they_did(kind: type[KnowledgeMetric]) -> None:
-    said = sample((200,), known=2.0, dtype=torch.bfloat16)
+    prediction = sample((200,), known=2.0, dtype=torch.bfloat16)
     metric, exact = kind(), kind()
-    metric.update(said)
-    exact.update(Prediction(said.logits.double(), said.labels, said.example, said.batch_size))
+    metric.update(prediction)
+    exact.update(Prediction(prediction.logits.double(), prediction.labels, prediction.example, prediction.batch_size))
     assert_close(metric.scores(), exact.scores(), rtol=0, atol=1e-5)
 
 
@@ -130,8 +135,8 @@ def test_order_is_that_of_the_data_whatever_the_order_of_the_calls() -> None:
 
 def test_forward_gives_the_batch_and_keeps_the_order_of_all() -> None:
     metric = TokenNLL()
-    for said in batches(2):
-        assert_close(metric(said), expected(TokenNLL, [said]).mean(), rtol=0, atol=1e-6)
+    for prediction in batches(2):
+        assert_close(metric(prediction), expected(TokenNLL, [prediction]).mean(), rtol=0, atol=1e-6)
     assert_close(metric.scores(), expected(TokenNLL, batches(2)), rtol=0, atol=1e-6)
 
 

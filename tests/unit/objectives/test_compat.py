@@ -177,15 +177,15 @@ def test_a_small_vocabulary_has_no_entry_for_the_quirk() -> None:
 
 
 def test_rows_of_compat_readouts_are_well_formed() -> None:
-    said = EveryPositionReadout()(network(), batch())
-    assert said.logits.shape == (24, 107)
-    assert said.labels.min() >= 0
-    assert set(said.labels[batch()["labels"][:, 1:].flatten() == IGNORED].tolist()) == {7}
-    assert said.rows_per_example().tolist() == [8, 8, 8]
-    said = UnshiftedReadout()(network(), batch())
-    assert said.labels.tolist() == [y for row in batch()["labels"].tolist() for y in row if y != IGNORED]
-    assert said.rows_per_example().tolist() == [6, 2, 0]
-    assert said.batch_size == 3
+    prediction = EveryPositionReadout()(network(), batch())
+    assert prediction.logits.shape == (24, 107)
+    assert prediction.labels.min() >= 0
+    assert set(prediction.labels[batch()["labels"][:, 1:].flatten() == IGNORED].tolist()) == {7}
+    assert prediction.rows_per_example().tolist() == [8, 8, 8]
+    prediction = UnshiftedReadout()(network(), batch())
+    assert prediction.labels.tolist() == [y for row in batch()["labels"].tolist() for y in row if y != IGNORED]
+    assert prediction.rows_per_example().tolist() == [6, 2, 0]
+    assert prediction.batch_size == 3
 
 
 @pytest.mark.parametrize("readout", [EveryPositionReadout, UnshiftedReadout])

@@ -197,14 +197,14 @@ def two(**kwargs):
 def test_reads_what_the_inner_readout_reads_of_each(inner, masked):
     """With a mask the two go through the network as one batch, without one by one."""
     network, pair = family("llama").eval(), two(masked=masked)
-    said = PairedReadout(inner)(network, pair)
+    prediction = PairedReadout(inner)(network, pair)
     first, second = (CausalLMReadout()(network, part) for part in (pair, pair["companion"]))
-    assert type(said) is PairedPrediction
-    assert said.batch_size == 6
-    assert torch.equal(said.labels, torch.cat([first.labels, second.labels]))
-    assert torch.equal(said.example, torch.cat([first.example, second.example + 3]))
-    assert_close(said.logits, torch.cat([first.logits, second.logits]), rtol=1e-4, atol=1e-5)
-    assert said.supervised().tolist() == [True, True, False, True, False, True]
+    assert type(prediction) is PairedPrediction
+    assert prediction.batch_size == 6
+    assert torch.equal(prediction.labels, torch.cat([first.labels, second.labels]))
+    assert torch.equal(prediction.example, torch.cat([first.example, second.example + 3]))
+    assert_close(prediction.logits, torch.cat([first.logits, second.logits]), rtol=1e-4, atol=1e-5)
+    assert prediction.supervised().tolist() == [True, True, False, True, False, True]
 
 
 def test_language_models_are_called_once():
@@ -216,8 +216,8 @@ def test_language_models_are_called_once():
 
 
 def test_keeps_features_of_both():
-    said = PairedReadout(CausalLMReadout(keep_features=True))(family("llama").eval(), two(masked=False))
-    assert said.features.shape == (len(said.labels), 16)
+    prediction = PairedReadout(CausalLMReadout(keep_features=True))(family("llama").eval(), two(masked=False))
+    assert prediction.features.shape == (len(prediction.labels), 16)
 
 
 def images(label, n=3):
@@ -228,10 +228,10 @@ IMAGES = ClassificationReadout("x", "y")
 
 
 def test_any_readout_will_do():
-    said = PairedReadout(IMAGES)(nn.Linear(4, 2), {**images(0), "companion": images(1)})
-    assert said.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert said.example.tolist() == [0, 1, 2, 3, 4, 5]
-    assert said.features is None
+    prediction = PairedReadout(IMAGES)(nn.Linear(4, 2), {**images(0), "companion": images(1)})
+    assert prediction.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert prediction.example.tolist() == [0, 1, 2, 3, 4, 5]
+    assert prediction.features is None
 
 
 def test_halves_are_told_apart_by_name():
@@ -248,9 +248,9 @@ def test_halves_are_told_apart_by_name():
 
 def test_companions_alone():
     network, pair = family("llama").eval(), two()
-    said = CompanionReadout(CausalLMReadout())(network, pair)
-    assert type(said) is Prediction
-    assert torch.equal(said.logits, CausalLMReadout()(network, pair["companion"]).logits)
+    prediction = CompanionReadout(CausalLMReadout())(network, pair)
+    assert type(prediction) is Prediction
+    assert torch.equal(prediction.logits, CausalLMReadout()(network, pair["companion"]).logits)
     assert CompanionReadout().keys(pair) == PairedReadout().keys(pair)[3:]
 
 
@@ -269,9 +269,9 @@ def test_likelihoods_are_cached_whatever_the_batches():
     reference.sweep(readout, [pair])
     shorter = {name: value[:2] for name, value in pair.items() if name != "companion"}
     parts = {**shorter, "companion": {name: value[:2] for name, value in pair["companion"].items()}}
-    known, said = reference(readout, parts), readout(network, parts)
-    assert_close(known.example_nll(), said.example_nll(), rtol=1e-4, atol=1e-5)
-    assert_close(DPO()(said, known).item(), 20 * math.log(2), rtol=1e-4, atol=0)
+    known, prediction = reference(readout, parts), readout(network, parts)
+    assert_close(known.example_nll(), prediction.example_nll(), rtol=1e-4, atol=1e-5)
+    assert_close(DPO()(prediction, known).item(), 20 * math.log(2), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("readout", [PairedReadout(), CompanionReadout()], ids=lambda r: type(r).__name__)

@@ -42,16 +42,18 @@ def states(counts=COUNTS, *, seed=0, dtype=torch.float64, width=WIDTH):
     return HiddenStates(features[:, :0], torch.ones(rows, dtype=torch.int64), example, len(counts), features)
 
 
-def like(said, features):
-    return HiddenStates(features[:, :0], said.labels, said.example, said.batch_size, features)
+def like(prediction, features):
+    return HiddenStates(features[:, :0], prediction.labels, prediction.example, prediction.batch_size, features)
 
 
-def by_loops(said, targets):
+def by_loops(prediction, targets):
     """Mean squared distance, token by token, answer by answer, in Python floats."""
     answers = []
-    for number in range(said.batch_size):
-        rows = [n for n, e in enumerate(said.example.tolist()) if e == number]
-        distances = [math.dist(said.features[n].tolist(), targets[n]) ** 2 / said.features.shape[1] for n in rows]
+    for number in range(prediction.batch_size):
+        rows = [n for n, e in enumerate(prediction.example.tolist()) if e == number]
+        distances = [
+            math.dist(prediction.features[n].tolist(), targets[n]) ** 2 / prediction.features.shape[1] for n in rows
+        ]
         answers += [sum(distances) / len(rows)] if rows else []
     return torch.tensor(sum(answers) / len(answers), dtype=torch.float64)
 
@@ -63,48 +65,48 @@ def rmu(width=WIDTH, **kwargs):
     return objective.double()
 
 
-def gradient_by_loops(said, targets):
+def gradient_by_loops(prediction, targets):
     """Twice the distance along each axis, shared out over axes, tokens and answers."""
     counts = [n for n in COUNTS if n]
-    shares = [1 / (n * len(counts) * said.features.shape[1]) for n in counts for _ in range(n)]
-    rows = zip(said.features.tolist(), targets, shares, strict=True)
+    shares = [1 / (n * len(counts) * prediction.features.shape[1]) for n in counts for _ in range(n)]
+    rows = zip(prediction.features.tolist(), targets, shares, strict=True)
     return torch.tensor([[2 * s * (h - c) for h, c in zip(a, b, strict=True)] for a, b, s in rows], dtype=torch.float64)
 
 
 def test_rmu_equals_the_loops():
-    objective, said = rmu(steering_coefficient=3.0, seed=5), states()
+    objective, prediction = rmu(steering_coefficient=3.0, seed=5), states()
     direction = torch.rand(WIDTH, generator=torch.Generator().manual_seed(5), dtype=torch.float64).tolist()
     control = [struct.unpack("f", struct.pack("f", 3.0 * x / math.hypot(*direction)))[0] for x in direction]  # float32
-    value = objective(said)
-    assert_close(value, by_loops(said, [control] * 9), rtol=1e-10, atol=0)
-    (gradient,) = torch.autograd.grad(value, said.features)
-    assert_close(gradient, gradient_by_loops(said, [control] * 9), rtol=1e-10, atol=1e-10)
+    value = objective(prediction)
+    assert_close(value, by_loops(prediction, [control] * 9), rtol=1e-10, atol=0)
+    (gradient,) = torch.autograd.grad(value, prediction.features)
+    assert_close(gradient, gradient_by_loops(prediction, [control] * 9), rtol=1e-10, atol=1e-10)
     assert (objective.control >= 0).all()
     assert objective.control.norm().item() == pytest.approx(3.0, rel=1e-6)
 
 
 def test_activation_match_equals_the_loops():
-    said, original = states(), states(seed=1)
-    value = ActivationMatch()(said, original)
-    assert_close(value, by_loops(said, original.features.tolist()), rtol=1e-12, atol=0)
-    (gradient,) = torch.autograd.grad(value, said.features)
-    assert_close(gradient, gradient_by_loops(said, original.features.tolist()), rtol=1e-10, atol=1e-10)
-    assert ActivationMatch()(said, said.detach()) == 0
+    prediction, original = states(), states(seed=1)
+    value = ActivationMatch()(prediction, original)
+    assert_close(value, by_loops(prediction, original.features.tolist()), rtol=1e-12, atol=0)
+    (gradient,) = torch.autograd.grad(value, prediction.features)
+    assert_close(gradient, gradient_by_loops(prediction, original.features.tolist()), rtol=1e-10, atol=1e-10)
+    assert ActivationMatch()(prediction, prediction.detach()) == 0
 
 
 @pytest.mark.parametrize("make", [rmu, ActivationMatch])
 def test_what_both_promise(make):
-    objective, said, original = make(), states(), states(seed=1)
+    objective, prediction, original = make(), states(), states(seed=1)
 
     def loss(features):
-        return objective(like(said, features), original)
+        return objective(like(prediction, features), original)
 
-    value = loss(said.features)
-    assert torch.autograd.gradcheck(loss, said.features)
+    value = loss(prediction.features)
+    assert torch.autograd.gradcheck(loss, prediction.features)
     rows = torch.randperm(9, generator=torch.Generator().manual_seed(2))
     moved, moved_original = (
         Prediction(p.logits[rows], p.labels[rows], torch.tensor([2, 0, 3, 1])[p.example[rows]], 4, p.features[rows])
-        for p in (said, original)
+        for p in (prediction, original)
     )
     assert_close(objective(moved, moved_original), value, rtol=1e-12, atol=0)
     empty = states((0, 0))
@@ -116,9 +118,9 @@ def test_what_both_promise(make):
 
 @pytest.mark.parametrize("make", [RMU, ActivationMatch])
 def test_half_precision_is_computed_in_float32(make):
-    said, original = states(dtype=torch.bfloat16), states(seed=1, dtype=torch.bfloat16)
-    exact = make()(like(said, said.features.double()), like(original, original.features.double()))
-    value = make()(said, original)
+    prediction, original = states(dtype=torch.bfloat16), states(seed=1, dtype=torch.bfloat16)
+    exact = make()(like(prediction, prediction.features.double()), like(original, original.features.double()))
+    value = make()(prediction, original)
     assert value.dtype == torch.float32
     assert_close(value.double(), exact, rtol=1e-5, atol=1e-6)
 
@@ -154,15 +156,15 @@ def test_states_of_another_width_are_refused():
 
 
 def test_predictions_without_states_are_refused():
-    said = states()
-    plain = Prediction(torch.zeros(9, 3), said.labels, said.example, 4)
-    known = KnownLikelihood(torch.zeros(9), said.example, 4)
+    prediction = states()
+    plain = Prediction(torch.zeros(9, 3), prediction.labels, prediction.example, 4)
+    known = KnownLikelihood(torch.zeros(9), prediction.example, 4)
     match = ActivationMatch()
-    for objective, student, original in ((RMU(), plain, None), (match, said, plain), (match, said, known)):
+    for objective, student, original in ((RMU(), plain, None), (match, prediction, plain), (match, prediction, known)):
         with pytest.raises(ValueError, match=r"should get hidden states.*HiddenStateReadout\(layer="):
             objective(student, original)
     with pytest.raises(ValueError, match="should get what the original model said of the same rows"):
-        ActivationMatch()(said)
+        ActivationMatch()(prediction)
 
 
 @pytest.mark.parametrize("use", [CrossEntropy(), NPO(), lambda s, r: TokenNLL().update(s, torch.arange(4))])
@@ -195,15 +197,15 @@ LAYERS = {"llama": "layers.0", "gpt2": r"h\.0", "gemma2": "layers.0", "opt": "la
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_reads_what_the_model_itself_gives_out(name, side):
     network, rows = family(name).eval(), batch(side)
-    said = HiddenStateReadout(LAYERS[name])(network, rows)
+    prediction = HiddenStateReadout(LAYERS[name])(network, rows)
     inputs = {key: rows[key] for key in ("input_ids", "attention_mask")}
     whole = network(**inputs, output_hidden_states=True).hidden_states[1]
     chosen = rows["labels"] != -100
-    assert_close(said.features, whole[chosen])
-    assert torch.equal(said.labels, rows["labels"][chosen])
-    assert torch.equal(said.example, chosen.nonzero()[:, 0])
-    assert said.logits.shape == (len(said.labels), 0)
-    assert said.batch_size == 3
+    assert_close(prediction.features, whole[chosen])
+    assert torch.equal(prediction.labels, rows["labels"][chosen])
+    assert torch.equal(prediction.example, chosen.nonzero()[:, 0])
+    assert prediction.logits.shape == (len(prediction.labels), 0)
+    assert prediction.batch_size == 3
 
 
 def test_the_layers_behind_are_not_run_and_get_no_gradient():

@@ -123,11 +123,13 @@ def test_outside_of_the_spans_nothing_is_learned_and_nothing_forgotten():
         part["labels"][0, 3:5] = -100  # the steps between prompt and span
     network.lm_head.register_forward_hook(lambda _, __, out: seen.append(out) or out.retain_grad())
     seen: list[torch.Tensor] = []
-    said = PairedReadout(CausalLMReadout())(network, pair)
+    prediction = PairedReadout(CausalLMReadout())(network, pair)
     with torch.no_grad():
-        original = replace(said.detach(), logits=said.logits.detach() + 0.1 * torch.randn_like(said.logits))
-    SpanPair()(said, original).backward()
-    assert said.rows_per_example().tolist() == [4, 2, 0, 4, 2, 0]
+        original = replace(
+            prediction.detach(), logits=prediction.logits.detach() + 0.1 * torch.randn_like(prediction.logits)
+        )
+    SpanPair()(prediction, original).backward()
+    assert prediction.rows_per_example().tolist() == [4, 2, 0, 4, 2, 0]
     assert seen[0].shape == (12, 23)  # the head never saw another position
     assert (seen[0].grad.abs().sum(1) > 0).all()
 

@@ -54,12 +54,12 @@ def gradients(loss: torch.Tensor, network: nn.Module) -> dict[str, torch.Tensor]
 
 
 def assert_says_the_same(network: nn.Module, data: dict[str, Any], readout: CausalLMReadout | None = None) -> None:
-    said = (readout or CausalLMReadout())(network, data)
+    prediction = (readout or CausalLMReadout())(network, data)
     logits, labels = by_hand(network, data)
-    assert_close(said.logits, logits, rtol=0, atol=1e-6)
-    assert torch.equal(said.labels, labels)
+    assert_close(prediction.logits, logits, rtol=0, atol=1e-6)
+    assert torch.equal(prediction.labels, labels)
     expected = F.cross_entropy(logits, labels)
-    loss = CrossEntropy()(said)
+    loss = CrossEntropy()(prediction)
     assert_close(loss, expected, rtol=0, atol=1e-6)
     ours, theirs = gradients(loss, network), gradients(expected, network)
     assert sum(g.abs().sum().item() for g in theirs.values()) > 0.1
@@ -78,16 +78,16 @@ def test_packed_equals_padded_in_loss_and_gradient(name: str, variant: str, side
 
 
 def test_rows_say_which_example_they_belong_to() -> None:
-    said = CausalLMReadout()(family("llama"), batch())
-    assert said.example.tolist() == [0] * 6 + [1] * 2
-    assert said.batch_size == 3
-    assert said.logits.shape == (SUPERVISED, VOCABULARY)
-    assert said.features is None
+    prediction = CausalLMReadout()(family("llama"), batch())
+    assert prediction.example.tolist() == [0] * 6 + [1] * 2
+    assert prediction.batch_size == 3
+    assert prediction.logits.shape == (SUPERVISED, VOCABULARY)
+    assert prediction.features is None
 
 
 def test_soft_cap_behind_the_head_still_happens() -> None:
-    said = CausalLMReadout()(family("gemma2"), batch())
-    assert 0.25 < said.logits.abs().max() <= 0.3
+    prediction = CausalLMReadout()(family("gemma2"), batch())
+    assert 0.25 < prediction.logits.abs().max() <= 0.3
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -131,10 +131,10 @@ def test_positions_put_before_the_batch_are_not_read() -> None:
 
 def test_nothing_supervised_gives_no_rows_and_a_loss_that_can_run_backward() -> None:
     network, data = family("llama"), batch(rows=(2,))
-    said = CausalLMReadout()(network, data)
-    assert said.logits.shape == (0, VOCABULARY)
-    assert said.supervised().tolist() == [False]
-    loss = CrossEntropy()(said)
+    prediction = CausalLMReadout()(network, data)
+    assert prediction.logits.shape == (0, VOCABULARY)
+    assert prediction.supervised().tolist() == [False]
+    loss = CrossEntropy()(prediction)
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or not p.grad.any() for p in network.parameters())
@@ -145,9 +145,9 @@ def test_padding_never_predicts_a_token() -> None:
     network, left, right = family("opt"), batch("left"), batch("right")
     for data in (left, right):
         data["labels"] = torch.where(data["attention_mask"].bool(), data["input_ids"], -100)
-    said, expected = CausalLMReadout()(network, left), CausalLMReadout()(network, right)
-    assert torch.equal(said.labels, expected.labels)
-    assert_close(said.logits, expected.logits, rtol=0, atol=1e-6)  # OPT counts positions from the first token
+    prediction, expected = CausalLMReadout()(network, left), CausalLMReadout()(network, right)
+    assert torch.equal(prediction.labels, expected.labels)
+    assert_close(prediction.logits, expected.logits, rtol=0, atol=1e-6)  # OPT counts positions from the first token
 
 
 @pytest.mark.slow
@@ -201,9 +201,9 @@ def test_no_hook_remains_even_after_an_exception() -> None:
 
 def test_features_are_the_hidden_states_before_the_head() -> None:
     network = family("qwen2")
-    said = CausalLMReadout(keep_features=True)(network, batch())
-    assert said.features.shape == (SUPERVISED, WIDTH)
-    assert_close(network.lm_head(said.features), said.logits, rtol=0, atol=1e-6)
+    prediction = CausalLMReadout(keep_features=True)(network, batch())
+    assert prediction.features.shape == (SUPERVISED, WIDTH)
+    assert_close(network.lm_head(prediction.features), prediction.logits, rtol=0, atol=1e-6)
     network.get_output_embeddings = lambda: None
     with pytest.raises(ValueError, match=r"`keep_features=True` should find an output head .* `Qwen2ForCausalLM`"):
         CausalLMReadout(keep_features=True)(network, batch())
@@ -218,8 +218,8 @@ def test_what_the_model_does_not_take_stays_out_of_it(name: str, variant: str) -
     inner.register_forward_pre_hook(lambda module, args, kwargs: seen.extend(kwargs), with_kwargs=True)
     extended = {**data, "entity": ["a", "b", "c"], "index": torch.arange(3), "use_cache": True}
     positions = torch.arange(9).expand(3, 9)
-    said = CausalLMReadout()(network, {**extended, "position_ids": positions})
-    assert torch.equal(said.logits, CausalLMReadout()(network, {**data, "position_ids": positions}).logits)
+    prediction = CausalLMReadout()(network, {**extended, "position_ids": positions})
+    assert torch.equal(prediction.logits, CausalLMReadout()(network, {**data, "position_ids": positions}).logits)
     assert {"entity", "index"}.isdisjoint(seen)
     assert "position_ids" in seen
 

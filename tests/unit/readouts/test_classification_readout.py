@@ -32,13 +32,13 @@ def network() -> nn.Module:
 @pytest.mark.parametrize("name", BATCHES)
 def test_reads_supervised_examples(name: str, network: nn.Module) -> None:
     batch, options = BATCHES[name]
-    said = ClassificationReadout(**options)(network, batch)
-    assert_close(said.logits, network(X)[[0, 1, 3]])
-    assert said.labels.dtype == torch.int64
-    assert said.labels.tolist() == [0, 1, 1]
-    assert said.example.tolist() == [0, 1, 3]
-    assert said.batch_size == 4
-    assert said.supervised().tolist() == [True, True, False, True]
+    prediction = ClassificationReadout(**options)(network, batch)
+    assert_close(prediction.logits, network(X)[[0, 1, 3]])
+    assert prediction.labels.dtype == torch.int64
+    assert prediction.labels.tolist() == [0, 1, 1]
+    assert prediction.example.tolist() == [0, 1, 3]
+    assert prediction.batch_size == 4
+    assert prediction.supervised().tolist() == [True, True, False, True]
 
 
 def test_nothing_supervised_gives_a_zero_that_runs_backward(network: nn.Module) -> None:

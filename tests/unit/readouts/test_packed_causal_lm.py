@@ -68,10 +68,10 @@ def batch(prefix: int = 5, lengths: tuple[int, ...] = (12, 9, 14, 7), side: str 
 
 def gradients(readout: Any, net: Any, data: Any) -> tuple[Any, list[torch.Tensor]]:
     net.zero_grad()
-    said = readout(net, data)
-    weights = torch.linspace(0.5, 1.5, said.batch_size).to(said.logits)
-    (said.example_nll() * weights).sum().backward()
-    return said, [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    prediction = readout(net, data)
+    weights = torch.linspace(0.5, 1.5, prediction.batch_size).to(prediction.logits)
+    (prediction.example_nll() * weights).sum().backward()
+    return prediction, [p.grad.clone() for p in net.parameters() if p.grad is not None]
 
 
 # Padding on the left gives eager attention rows that see nothing at all, and NaN, in plain Transformers.
@@ -158,8 +158,8 @@ def test_row_without_labels_and_batch_without_any() -> None:
 def test_extra_inputs_go_the_plain_way() -> None:
     net, data = network("llama"), batch()
     data["position_ids"] = torch.arange(14).expand(4, -1) + 3
-    said = PackedCausalLMReadout()(net, data)
-    assert_close(said.logits, CausalLMReadout()(net, data).logits, rtol=0, atol=0)
+    prediction = PackedCausalLMReadout()(net, data)
+    assert_close(prediction.logits, CausalLMReadout()(net, data).logits, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("prefix", [1, 3, 6])
@@ -201,7 +201,7 @@ def test_a_network_that_refuses_our_mask_is_read_plainly() -> None:
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda readout: pickle.loads(pickle.dumps(readout))])
 def test_copies_read_the_same(copied: Any) -> None:
     net, data, readout = network("llama"), batch(), PackedCausalLMReadout(keep_features=True)
-    said = readout(net, data)
+    prediction = readout(net, data)
     again = copied(readout)(net, data)
-    assert torch.equal(again.logits, said.logits)
-    assert torch.equal(again.features, said.features)
+    assert torch.equal(again.logits, prediction.logits)
+    assert torch.equal(again.features, prediction.features)

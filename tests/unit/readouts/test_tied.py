@@ -34,8 +34,11 @@ def batch() -> dict[str, torch.Tensor]:
     return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
 
 
-def loss(said: Prediction) -> torch.Tensor:
-    return NPO(0.5)(said, Prediction(said.logits.detach() + 0.1, said.labels, said.example, said.batch_size))
+def loss(prediction: Prediction) -> torch.Tensor:
+    return NPO(0.5)(
+        prediction,
+        Prediction(prediction.logits.detach() + 0.1, prediction.labels, prediction.example, prediction.batch_size),
+    )
 
 
 def plainly(network: Any, rows: dict[str, torch.Tensor]) -> Prediction:
@@ -46,9 +49,9 @@ def plainly(network: Any, rows: dict[str, torch.Tensor]) -> Prediction:
     return Prediction(logits[example, position], rows["labels"][example, position + 1], example, len(logits))
 
 
-def gradients(network: Any, said: Prediction) -> list[torch.Tensor]:
+def gradients(network: Any, prediction: Prediction) -> list[torch.Tensor]:
     network.zero_grad()
-    loss(said).backward()
+    loss(prediction).backward()
     return [p.grad for p in network.parameters()]
 
 
@@ -74,9 +77,9 @@ def test_they_add_up_over_batches() -> None:
 
 @pytest.mark.parametrize("readout", READOUTS)
 def test_nothing_of_the_size_of_the_vocabulary_is_added_out_of_place(readout: Any) -> None:
-    def large(said: Prediction) -> int:
+    def large(prediction: Prediction) -> int:
         with profile(record_shapes=True) as seen:
-            loss(said).backward()
+            loss(prediction).backward()
         sizes = (e.input_shapes[0] for e in seen.events() if e.name == "aten::add" and e.input_shapes)
         return sum(size == [VOCABULARY, 16] for size in sizes)
 
@@ -92,8 +95,8 @@ def test_two_passes_in_one_graph_add_up() -> None:
 
     def both(read: Any) -> Any:
         network.zero_grad()
-        said = [read(network, r) for r in rows]
-        (loss(said[0]) * loss(said[1]) + network.lm_head.weight.square().sum()).backward()
+        predictions = [read(network, r) for r in rows]
+        (loss(predictions[0]) * loss(predictions[1]) + network.lm_head.weight.square().sum()).backward()
         return network.lm_head.weight.grad
 
     assert_close(both(CausalLMReadout()), both(plainly), rtol=1e-10, atol=1e-12)
@@ -102,9 +105,9 @@ def test_two_passes_in_one_graph_add_up() -> None:
 def test_differentiated_twice_it_is_autograd_too() -> None:
     network, rows = llama(attn_implementation="eager"), batch()
 
-    def curvature(said: Prediction) -> Any:
+    def curvature(prediction: Prediction) -> Any:
         weight = network.lm_head.weight
-        (gradient,) = torch.autograd.grad(loss(said), weight, create_graph=True)
+        (gradient,) = torch.autograd.grad(loss(prediction), weight, create_graph=True)
         return torch.autograd.grad(gradient.square().sum(), weight)
 
     assert_close(curvature(CausalLMReadout()(network, rows)), curvature(plainly(network, rows)), rtol=1e-9, atol=1e-12)

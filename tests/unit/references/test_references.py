@@ -62,9 +62,9 @@ def train(network: nn.Module) -> None:
 def original(network: nn.Module, readout: Readout, data: Any) -> Prediction:
     mode = network.training
     with torch.no_grad():
-        said = readout(network.eval(), data)
+        prediction = readout(network.eval(), data)
     network.train(mode)
-    return said
+    return prediction
 
 
 CASES: dict[str, tuple[Callable[[], Reference], Callable[[], nn.Module], Any, Readout, Callable[[nn.Module], None]]] = {
@@ -94,13 +94,13 @@ def test_says_what_the_original_said(case: str) -> None:
         reference.sweep(readout, [data])
     move(network)
     assert (original(network, readout, data).token_nll() - expected.token_nll()).abs().max() > 0.05  # it did move
-    said = reference(readout, data)
-    assert torch.equal(said.token_nll(), expected.token_nll())
-    assert torch.equal(said.example, expected.example)
-    assert said.batch_size == expected.batch_size
-    assert not said.token_nll().requires_grad
+    prediction = reference(readout, data)
+    assert torch.equal(prediction.token_nll(), expected.token_nll())
+    assert torch.equal(prediction.example, expected.example)
+    assert prediction.batch_size == expected.batch_size
+    assert not prediction.token_nll().requires_grad
     if reference.gives_logits:
-        assert torch.equal(said.logits, expected.logits)
+        assert torch.equal(prediction.logits, expected.logits)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -188,9 +188,9 @@ def test_copy_may_be_asked_between_forward_and_backward() -> None:
     params = list(network.parameters())
 
     def gradient(ask: bool) -> Any:
-        said = ClassificationReadout()(network, data)
+        prediction = ClassificationReadout()(network, data)
         reference(ClassificationReadout(), data) if ask else None
-        return torch.autograd.grad(CrossEntropy()(said), params)
+        return torch.autograd.grad(CrossEntropy()(prediction), params)
 
     for asked, alone in zip(gradient(True), gradient(False), strict=True):
         assert torch.equal(asked, alone)
@@ -291,19 +291,21 @@ def cache() -> CachedLogLikelihood:
 def test_padding_and_order_do_not_matter_to_the_cache(cache: CachedLogLikelihood) -> None:
     for data in (batch(rows=(1, 2, 0, 1), width=14), batch("left", rows=(2, 1), width=11)):
         expected = original(cache.network, READOUT, data)
-        said = cache(READOUT, data)
-        assert torch.equal(said.example, expected.example)
-        assert said.batch_size == expected.batch_size
-        assert_close(said.token_nll(), expected.token_nll(), rtol=0, atol=1e-6)
+        prediction = cache(READOUT, data)
+        assert torch.equal(prediction.example, expected.example)
+        assert prediction.batch_size == expected.batch_size
+        assert_close(prediction.token_nll(), expected.token_nll(), rtol=0, atol=1e-6)
     assert len(cache) == 3
 
 
 def test_interleaved_rows_are_sorted_into_their_examples() -> None:
     class Interleaved(CausalLMReadout):
         def __call__(self, network: nn.Module, data: Any) -> Prediction:
-            said = super().__call__(network, data)
+            prediction = super().__call__(network, data)
             order = torch.tensor([0, 6, 1, 2, 7, 3, 4, 5])
-            return Prediction(said.logits[order], said.labels[order], said.example[order], said.batch_size)
+            return Prediction(
+                prediction.logits[order], prediction.labels[order], prediction.example[order], prediction.batch_size
+            )
 
     reference = CachedLogLikelihood()
     reference.attach(family("llama"))
