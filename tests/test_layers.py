@@ -25,7 +25,7 @@ LAYERS = [
     ["models", "readouts", "objectives", "references", "projectors", "metrics"],
     ["engine", "data"],
     ["selectors", "edits", "transforms", "attacks", "audits"],
-    ["forgetting", "guards", "checks"],
+    ["finetuning", "forgetting", "guards", "checks"],
     ["callbacks", "requests", "report", "module"],
     ["cli"],
     ["__init__", "__main__"],
@@ -43,7 +43,7 @@ WITHOUT_LIGHTNING = {
     "metrics",
     "references",
 }
-ROOMS_OF_CALLBACKS = ("callbacks", "forgetting", "guards", "checks", "transforms")
+ROOMS_OF_CALLBACKS = ("callbacks", "finetuning", "forgetting", "guards", "checks", "transforms")
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 
 UPWARD: dict[tuple[str, str], str] = {
@@ -199,6 +199,15 @@ def test_only_callbacks_are_callbacks() -> None:
     elsewhere = {name for name in own if name.split(".")[1] not in ROOMS_OF_CALLBACKS}
     assert elsewhere == set(OTHER_CALLBACKS)
     assert "lightning_unlearn.forgetting._unlearn.Unlearn" in own
+
+
+def test_callbacks_holds_no_helper_that_belongs_to_one_job() -> None:
+    """A job of several files has a room of its own; here are the small callbacks, and what brings them along."""
+    room = import_module("lightning_unlearn.callbacks")
+    files = {path.stem for path in (PACKAGE / "callbacks").glob("_*.py")} - {"__init__"}
+    offered = {getattr(room, name).__module__.rpartition(".")[2] for name in room.__all__}
+    assert files
+    assert files <= offered
 
 
 def test_files_are_named_for_what_they_hold() -> None:

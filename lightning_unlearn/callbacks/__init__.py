@@ -2,10 +2,10 @@
 
 from lightning_unlearn.callbacks._apply_edit import ApplyEdit
 from lightning_unlearn.callbacks._attach import unlearning
-from lightning_unlearn.callbacks._finetune_first import FinetuneFirst
 from lightning_unlearn.callbacks._save_pretrained import SavePretrained
 from lightning_unlearn.callbacks._write_report import WriteReport
 from lightning_unlearn.checks import RecoveryCheck
+from lightning_unlearn.finetuning import FinetuneFirst
 from lightning_unlearn.forgetting import Unlearn
 from lightning_unlearn.guards import StepGuard, SubspaceGuard
 from lightning_unlearn.transforms import StepTransform, TrainOnly

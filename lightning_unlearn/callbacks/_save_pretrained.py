@@ -4,9 +4,9 @@ import lightning.pytorch as pl
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from typing_extensions import override
 
-from lightning_unlearn.callbacks._folders import writable_folder
 from lightning_unlearn.engine import strategy_kind
 from lightning_unlearn.readouts import CausalLMReadout
+from lightning_unlearn.runtime import writable_folder
 
 
 class SavePretrained(pl.Callback):

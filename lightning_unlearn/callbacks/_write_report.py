@@ -9,12 +9,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from typing_extensions import override
 
-from lightning_unlearn.callbacks._finetune_first import FinetuneFirst
-from lightning_unlearn.callbacks._folders import writable_folder
 from lightning_unlearn.checks._recovery_check import RecoveryCheck
 from lightning_unlearn.engine import callbacks_of
+from lightning_unlearn.finetuning import FinetuneFirst
 from lightning_unlearn.forgetting import Unlearn
 from lightning_unlearn.report import assess, print_table, save
+from lightning_unlearn.runtime import writable_folder
 
 _CURVES = ("forget", "retain", "cosine", "forget_norm", "retain_norm", "realised")
 

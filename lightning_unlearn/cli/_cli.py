@@ -10,10 +10,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from lightning_unlearn.callbacks import FinetuneFirst, RecoveryCheck, WriteReport
-from lightning_unlearn.callbacks._folders import writable_folder
 from lightning_unlearn.cli._config_file import ConfigFile
 from lightning_unlearn.cli._hyperparameters import OwnHyperparameters
 from lightning_unlearn.forgetting import Unlearn
+from lightning_unlearn.runtime import writable_folder
 
 _PARTS: dict[str, type[pl.Callback]] = {
     "finetune_first": FinetuneFirst,

@@ -1,6 +1,7 @@
 """What torch needs around passes: ranks, shards, modes, threads, a hash of weights."""
 
 from lightning_unlearn.runtime._checksum import checksum
+from lightning_unlearn.runtime._folders import writable_folder
 from lightning_unlearn.runtime._modes import eval_mode, eval_without_grad
 from lightning_unlearn.runtime._ranks import data_share, on_every_rank
 from lightning_unlearn.runtime._sharding import local, reshard
@@ -15,4 +16,5 @@ __all__ = [
     "map_in_threads",
     "on_every_rank",
     "reshard",
+    "writable_folder",
 ]

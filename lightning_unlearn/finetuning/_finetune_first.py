@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
-from lightning_unlearn.callbacks._finetune import Recipe
-from lightning_unlearn.callbacks._folders import writable_folder
 from lightning_unlearn.data import in_order
+from lightning_unlearn.finetuning._recipe import Recipe
 from lightning_unlearn.readouts import Readout, choose_readout
-from lightning_unlearn.runtime import checksum
+from lightning_unlearn.runtime import checksum, writable_folder
 
 
 class FinetuneFirst(pl.Callback):
