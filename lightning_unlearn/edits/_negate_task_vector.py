@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.edits._base import Edit
-from lightning_unlearn.edits._weights import load_weights, named_as
 from lightning_unlearn.engine import GradientEngine, sharded_like, with_local
+from lightning_unlearn.models import read_weights, without_prefix
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import local
 
@@ -78,7 +78,7 @@ class NegateTaskVector(Edit):
     def _load(self, path: str | None, params: dict[str, nn.Parameter]) -> dict[str, Tensor]:
         if path is None:
             return dict(params)  # the parameters themselves: their current values, read one at a time
-        weights = named_as(load_weights(path), params)
+        weights = without_prefix(read_weights(path), params)
         if not weights.keys() & params.keys():
             raise ValueError(
                 f"`{path}` should hold weights of the network. Found {len(weights)} tensors, none of whose names it has: "

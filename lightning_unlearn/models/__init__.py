@@ -4,7 +4,13 @@ from lightning_unlearn.models._lora import LoRA
 from lightning_unlearn.models._pretrained import PretrainedCausalLM, pretrained_tokenizer
 from lightning_unlearn.models._tiny import TinyCausalLM
 from lightning_unlearn.models._weight_files import find_weights, read_weights
-from lightning_unlearn.models._weights import load_weights, match_weights, refuse_rounded_weights, swapped_weights
+from lightning_unlearn.models._weights import (
+    load_weights,
+    match_weights,
+    refuse_rounded_weights,
+    swapped_weights,
+    without_prefix,
+)
 
 __all__ = [
     "LoRA",
@@ -17,4 +23,5 @@ __all__ = [
     "read_weights",
     "refuse_rounded_weights",
     "swapped_weights",
+    "without_prefix",
 ]

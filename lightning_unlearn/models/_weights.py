@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def match_weights(weights: Mapping[str, Tensor], network: nn.Module, *, source: 
     """
     refuse_rounded_weights(network)
     own = _own_tensors(network)
-    given = _without_prefix({_plain(name): value for name, value in weights.items()}, [_plain(name) for name in own])
+    given = without_prefix({_plain(name): value for name, value in weights.items()}, [_plain(name) for name in own])
     adapter_given = any(_ADAPTER.search(name) for name in given)
     matched: dict[str, Tensor] = {}
     for name, tensor in own.items():
@@ -133,8 +133,14 @@ def _plain(name: str) -> str:
     return _WRAPPERS.sub("", name)
 
 
-def _without_prefix(given: Mapping[str, Tensor], own: list[str]) -> dict[str, Tensor]:
-    """``given`` without the prefix that fits most names of ``own``, such as a LightningModule's name for its network."""
+def without_prefix(given: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    """``given`` without the prefix that fits most names of ``own``, such as a LightningModule's name for its network.
+
+    Example:
+        >>> without_prefix({"network.bias": torch.ones(1)}, ["bias"])
+        {'bias': tensor([1.])}
+    """
+    own = list(own)
     ends = Counter(
         name.removesuffix(mine) for name in given for mine in own if name == mine or name.endswith(f".{mine}")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,8 +185,11 @@ def test_a_folder_a_lightning_checkpoint_and_a_file_are_the_same(tmp_path: Path)
     folder = tmp_path / "model"
     folder.mkdir()
     half, rest = list(network(4).named_parameters())[:2], list(network(4).named_parameters())[2:]
-    save_file(dict(half), folder / "model-00001-of-00002.safetensors")
-    save_file(dict(rest), folder / "model-00002-of-00002.safetensors")
+    parts = {"model-00001-of-00002.safetensors": dict(half), "model-00002-of-00002.safetensors": dict(rest)}
+    for file, weights in parts.items():
+        save_file(weights, folder / file)
+    index = {"weight_map": {name: file for file, weights in parts.items() for name in weights}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     state = {f"net.{n}": p.detach() for n, p in network(4).named_parameters()}
     torch.save({"state_dict": {**state, "other.weight": torch.ones(1)}}, tmp_path / "last.ckpt")
     results = []
@@ -210,10 +214,10 @@ def test_weights_that_are_not_the_networks_are_refused(tmp_path: Path) -> None:
     save_file({"0.weight": torch.ones(2, 2)}, "shapes.safetensors")
     with pytest.raises(ValueError, match=r"Found `0.weight` of \(2, 2\), not \(8, 6\). Is it of another model"):
         NegateTaskVector(base="shapes.safetensors")(network())
-    with pytest.raises(FileNotFoundError, match="There should be weights at `nowhere`"):
+    with pytest.raises(FileNotFoundError, match="Found nothing at 'nowhere'"):
         NegateTaskVector(base="nowhere")(network())
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="should hold a file of weights"):
+    with pytest.raises(ValueError, match="A folder of weights should hold `model.safetensors`"):
         NegateTaskVector(base=str(tmp_path / "empty"))(network())
     with pytest.raises(ValueError, match="Found neither `base` nor `finetuned`"):
         NegateTaskVector()
