@@ -27,7 +27,7 @@ from lightning_unlearn import (
 from lightning_unlearn.guards import History, InputSubspace, Monitor, NoChange, NullSpace
 from lightning_unlearn.transforms import Stage, StepChain, StepTransform
 
-pytestmark = pytest.mark.filterwarnings("ignore:All that is trained should be protected")
+pytestmark = pytest.mark.filterwarnings("ignore:All trained parameters should be protected")
 
 
 class Shrunk(StepTransform):
