@@ -64,7 +64,7 @@ class GradientTransform(ABC):
             return [None if t is None else self._placed(t, p) for t, p in zip(row, params, strict=True)]
 
     def attach(self, module: nn.Module) -> None:
-        """Called before the first step, when ``module`` has the parameters that the optimizer trains, sharded or not."""
+        """Called before the first step, when ``module`` has the parameters that the optimizer trains (shards, if any)."""
 
     def state_dict(self) -> dict[str, Any]:
         """State for a resumed fit: tensors and primitives. If it holds shards, each process saves and loads its own."""
@@ -75,13 +75,14 @@ class GradientTransform(ABC):
 
     def _placed(self, gradient: Tensor, param: Tensor) -> Tensor:
         """Gather or take the local part, transform, and give the result the placement it came with."""
-        # Gathering is a collective: `None` in a row is the same on every rank, so all of them gather the same tensors.
+        # Gathering is a collective: every rank must transform the same parameters, in the same order.
         given = gathered(gradient) if self.needs_whole else local(gradient)
         shape, dtype = given.shape, given.dtype  # read before: `of` may change it in place
         changed = self.of(given, param)
         if changed.shape != shape or changed.dtype != dtype:
+            # Only `None` may leave a parameter out, and only where it had no gradient: rows must match on every rank.
             raise ValueError(
                 f"`{type(self).__name__}.of` should return a gradient of shape {tuple(shape)} and type {dtype}. Found "
-                f"{tuple(changed.shape)} and {changed.dtype}. Set entries to zero instead of removing them, and convert back."
+                f"{tuple(changed.shape)} and {changed.dtype}. Set entries to zero instead of removing them; convert back."
             )
         return sharded_like(changed, gradient) if self.needs_whole else with_local(gradient, changed)

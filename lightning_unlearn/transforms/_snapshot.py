@@ -26,7 +26,6 @@ class Snapshot:
     """
 
     def __init__(self) -> None:
-        # By `id`: tensors as keys would hash the same way, but `==` of tensors compares elements.
         self._held: dict[int, Tensor] = {}
         self._vectors: dict[tuple[int, ...], Tensor] = {}
 
@@ -48,7 +47,7 @@ class Snapshot:
         return id(param) in self._held
 
     def of(self, params: Sequence[Tensor]) -> Tensor:
-        """The copy of one parameter, in its shape; of several, one vector, which is not copied if they were kept together."""
+        """The copy of one parameter, in its shape; of several, one vector: no new copy if they were kept together."""
         if len(params) == 1:
             return self._held[id(params[0])]
         vector = self._vectors.get(tuple(id(p) for p in params))

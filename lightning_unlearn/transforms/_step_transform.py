@@ -104,7 +104,7 @@ class StepTransform(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log what became of the step. Not in the optimizer's hook: Lightning refuses ``self.log`` there."""
+        """Log what became of the step."""
         if self._step_log:
             pl_module.log_dict({f"{self.prefix}/{name}": v for name, v in self._step_log.items()}, batch_size=1)
             self._step_log = {}
