@@ -159,7 +159,7 @@ def test_a_bias_that_is_left_out_would_leak() -> None:
             self.other.bias = self.net[0].bias
             self.other.weight.requires_grad_(False)
 
-    with pytest.warns(UserWarning, match=r"Found 3\.30% of the trainable numbers, in `net.0.bias`\.$"):
+    with pytest.warns(UserWarning, match=r"protect 3\.30% of the trainable numbers, in `net.0.bias`\.$"):
         leaky, _ = fit(guarding(), module=Shared())
     x = kept().tensors[0]
     assert drift(leaky, Module(), x, layers=(2,)) < 1e-6
@@ -456,7 +456,7 @@ def test_what_stays_unprotected_is_named_with_its_share() -> None:
 
     names = "`net.1.weight`, `net.1.bias`, `net.2.bias`, `silent.weight`, `silent.bias`"
     share = 100 * (3 * 16 + 6) / (25 * 16 + 3 * 16 + 17 * CLASSES + 6)
-    with pytest.warns(UserWarning, match=rf"Found {share:.2f}% of the trainable numbers, in {names}\.$"):
+    with pytest.warns(UserWarning, match=rf"protect {share:.2f}% of the trainable numbers, in {names}\.$"):
         fit(guarding(), module=Mixed(), max_steps=1)
 
 
