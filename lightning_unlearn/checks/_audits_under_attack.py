@@ -77,7 +77,7 @@ class AuditsUnderAttack:
         network, loss = examined.network, CrossEntropy()
         batches = examined.attack_batches() if attack.needs_data else ()
         about: dict[str, Any] = {"attack": name, "attack_config": _settings(attack), "family": attack.family}
-        found: list[Observation] = []
+        observations: list[Observation] = []
         try:
             with attack(
                 network,
@@ -86,11 +86,12 @@ class AuditsUnderAttack:
                 engine=examined.engine,
             ) as points:
                 for point in points:
-                    found += [replace(o, point=point, unit=attack.unit, **about) for o in self._observe(examined)]
+                    made = self._observe(examined)
+                    observations += [replace(o, point=point, unit=attack.unit, **about) for o in made]
         # Any error of an attack: the fit is worth more than one measurement. Restoring weights is checked by `unchanged`.
         except Exception as error:
             rank_zero_warn(f"Attack `{name}` failed, and the fit goes on without it: {type(error).__name__}: {error}")
-        return found
+        return observations
 
     def _observe(self, examined: Examined) -> list[Observation]:
         return [

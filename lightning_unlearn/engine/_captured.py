@@ -123,7 +123,7 @@ class CapturingPass:
         for batch, size in zip(batches, sizes, strict=True):
             values, uses, scale = self._at_a_finite_scale(losses, batch, size, count)
             # Through the engine: norms are run again for their gradients, and need the fit's autocast.
-            for pieces in self._engine.forward(lambda them: [use.pieces(scale) for use in them], uses):  # noqa: B023
+            for pieces in self._engine.forward(lambda uses: [use.pieces(scale) for use in uses], uses):  # noqa: B023
                 for p in self._wanted.intersection(pieces):
                     rows[p].add(first, pieces[p])
             if not self._has_agreed and first == 0:

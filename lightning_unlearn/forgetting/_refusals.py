@@ -1,4 +1,4 @@
-"""What `Unlearn` refuses, by name and with the way out."""
+"""The refusals of `Unlearn`, each by name and with the way out."""
 
 from __future__ import annotations
 

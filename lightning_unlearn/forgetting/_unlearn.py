@@ -120,7 +120,7 @@ class Unlearn(pl.Callback):
 
     @property
     def forget_optimizer(self) -> torch.optim.Optimizer | None:
-        """What ``optimizer`` made for this fit; ``None`` if forgetting has none of its own, or before the fit."""
+        """The optimizer that ``optimizer`` made for this fit; ``None`` before the fit, or without ``optimizer``."""
         return None if self._private is None else self._private.optimizer
 
     @override

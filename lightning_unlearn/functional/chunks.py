@@ -14,8 +14,8 @@ def in_chunks(function: Callable[..., Tensor], *tensors: Tensor, elements: int =
     chunks, every float32 copy of 2048 tokens by a vocabulary of 128 k takes 1 GiB.
 
     Args:
-        function: From as many tensors of ``n`` rows to ``[n]``, each row by itself, without randomness.
-        *tensors: Of ``N`` rows each, the first ``[N, V]``.
+        function: From tensors of ``n`` rows to ``[n]``. Rows must not depend on each other, or on random numbers.
+        *tensors: Tensors of ``N`` rows each, the first ``[N, V]``.
         elements: The most elements of the first tensor in one chunk; a chunk has at least one row.
 
     Returns:

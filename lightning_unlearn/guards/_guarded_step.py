@@ -140,8 +140,8 @@ class GuardedStep:
             metric = part.inverse_metric(geometry, self._optimizer)
             return step_products(part.weights(), part.before, part.rows, metric, fresh).packed
 
-        found = StepProducts.unpacked(self._summed(of))
-        return found if past is None else found.completed(past.gramian, past.squares)
+        products = StepProducts.unpacked(self._summed(of))
+        return products if past is None else products.completed(past.gramian, past.squares)
 
     def _take_out_(self, multipliers: Tensor, geometry: Geometry, proposed: StepProducts) -> StepProducts:
         """Correct the step, and measure what it now does to the losses.
@@ -166,20 +166,21 @@ class GuardedStep:
             part.write_(weights)
             return out
 
-        found = self._summed(of)
+        sums = self._summed(of)
         # The corrected step is d - M^-1 G lambda, so its products with G are G'd - K lambda.
         follows = proposed.along - (proposed.gramian @ multipliers[..., None])[..., 0]
         squares = proposed.squares.clone()
         touched = measured.any(-1)
-        squares[touched, -1] = found[touched, -1]
-        return StepProducts(proposed.gramian, torch.where(measured, found[:, :-1], follows), squares)
+        squares[touched, -1] = sums[touched, -1]
+        return StepProducts(proposed.gramian, torch.where(measured, sums[:, :-1], follows), squares)
 
     def _summed(self, of: Callable[[Part], Tensor]) -> Tensor:
         """Apply ``of`` to each part, and add up by scope: over the parts here and over the shards of all ranks."""
-        found = map_in_threads(of, self._parts, self._parts[0].params[0].device)
+        results = map_in_threads(of, self._parts, self._parts[0].params[0].device)
         firsts = [part.params[0] for part in self._parts]
         scopes = [part.scope for part in self._parts]
-        return sum_by_scope(found, firsts, scopes, self._count, self._engine.sharding_group)
+        # A joined part has one kind of sharding, so the first of its parameters stands for all.
+        return sum_by_scope(results, firsts, scopes, self._count, self._engine.sharding_group)
 
     def _undone(self, rule: Rule) -> Outcome:
         """Take the step back: nothing is known of what it does."""

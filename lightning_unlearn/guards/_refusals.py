@@ -1,4 +1,4 @@
-"""What guards refuse, by name and with the way out."""
+"""The refusals of guards, each by name and with the way out."""
 
 from __future__ import annotations
 

@@ -81,6 +81,7 @@ class StepTransform(pl.Callback):
         """Refuse what cannot work, and join the trainer's chain."""
         if stage == "fit":
             self._refuse_strategies(trainer, pl_module)
+            # In `setup`, which all callbacks have passed before any `on_fit_start` asks who is in the chain.
             StepChain.of(trainer).add(self)
 
     @override
@@ -113,6 +114,7 @@ class StepTransform(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prove that every step was transformed."""
         StepChain.close(trainer)
+        # Steps that a gradient scaler skipped count in neither.
         if self._steps["transformed"] != self._steps["taken"]:
             raise RuntimeError(
                 f"Every optimizer step should be guarded. Found {self._steps['taken']} steps, of which "

@@ -1,4 +1,4 @@
-"""Where the protected gradients of a step come from: the fit itself, or a retain set; whole, or example by example."""
+"""Sources of the protected gradients of a step: the fit itself, a retain set, or single examples."""
 
 from lightning_unlearn.guards.sources._base import GradientSource
 from lightning_unlearn.guards.sources._choose_source import choose_source

@@ -1,4 +1,4 @@
-"""Which inputs of a layer are protected."""
+"""Choosing which inputs of a layer are protected, and projecting steps."""
 
 from lightning_unlearn.guards.subspaces._base import Subspace
 from lightning_unlearn.guards.subspaces._decided_projection import decided_projection

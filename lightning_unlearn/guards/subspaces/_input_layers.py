@@ -101,20 +101,20 @@ def input_layers(module: nn.Module, trained: Sequence[Tensor], layers: Sequence[
     # A shared weight appears under several modules; a trained one that appears once is the layer's own.
     owners = Counter(id(p) for m in module.modules() for p in m._parameters.values() if p is not None)
     own = {id(p) for p in trained if owners[id(p)] == 1}
-    found = [*_plain(module, own), *_first_factors(module, own)]
-    names = ", ".join(f"`{layer.name}`" for layer in found[:20]) or "none"
-    if not found:
+    candidates = [*_plain(module, own), *_first_factors(module, own)]
+    names = ", ".join(f"`{layer.name}`" for layer in candidates[:20]) or "none"
+    if not candidates:
         raise ValueError(
             "There should be a layer to protect: a trained `nn.Linear`, `Conv1D` of transformers, or LoRA around one, whose "
             f"weight is not shared with another module. Found none in `{type(module).__name__}`."
         )
     for pattern in layers or ():
-        if not any(name_fits(layer.name, [pattern]) for layer in found):
+        if not any(name_fits(layer.name, [pattern]) for layer in candidates):
             raise ValueError(
                 "Each of `layers` should fit the name of a trained linear layer, or a part of it. Found none for "
                 f"{pattern!r}. There are {names}."
             )
-    return [x for x in found if layers is None or name_fits(x.name, layers)]
+    return [layer for layer in candidates if layers is None or name_fits(layer.name, layers)]
 
 
 def _plain(module: nn.Module, own: set[int]) -> Iterator[InputLayer]:
