@@ -184,7 +184,7 @@ class GuardedStep:
 
     def _undone(self, rule: Rule) -> Outcome:
         """Take the step back: nothing is known of what it does."""
-        if rule.corrects:
+        if rule.corrects:  # `Monitor` promises the fit without a guard, to the bit
             for part in self._parts:
                 part.write_(part.before)
         unknown = float("nan")

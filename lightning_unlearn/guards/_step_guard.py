@@ -53,9 +53,9 @@ class StepGuard(StepTransform):
 
     **Limits.** The promise holds to first order, for the batches of this step, and up to the rounding of the weights. With
     float32 weights the cosine of the applied step with a protected gradient stays near 1e-7. With bf16 weights it does not,
-    and a warning says so. A step that is not finite, or that cannot be shown to be safe, is undone; the fit goes on. If
-    ``guard/retain_after`` is zero and the retain loss still rises, the steps are too large for a first-order promise: take
-    smaller ones.
+    and a warning says so. A step that is not finite, or that cannot be shown to be safe, is undone; the fit goes on. Large
+    steps can break a guarded fit where a plain one does not break: if ``guard/retain_after`` is zero and the retain loss
+    still rises, take smaller steps.
 
     **Restrictions.** Beside :class:`SubspaceGuard` or :class:`TrainOnly` both promises hold, because corrections are sought
     among the steps that the restriction allows.
@@ -163,7 +163,7 @@ class StepGuard(StepTransform):
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check the company: every callback joined the chain in ``setup``, so forgetting and restrictions are known now."""
+        """Refuse what other callbacks rule out: all of them joined the chain in ``setup``, so they are known now."""
         super().on_fit_start(trainer, pl_module)
         refuse_nothing_to_protect(trainer, self.retain, "StepGuard")
         refuse_restrictions(trainer, self.storage)
@@ -279,9 +279,8 @@ class StepGuard(StepTransform):
     def _restore(self) -> None:
         state = self._take_restored()
         if not state:
-            self.directions.load_state_dict(
-                {}
-            )  # in a second fit, drop the gradients of the first: its weights were others
+            # A second fit drops the gradients of the first one, whose weights were others.
+            self.directions.load_state_dict({})
             return
         weights = self._params[0].device
         own = own_share(state["directions"], self._engine, f"The past gradients of `{self.directions!r}`")

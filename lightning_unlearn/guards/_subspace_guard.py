@@ -181,7 +181,7 @@ class SubspaceGuard(Restriction):
         self._step_log = {"kept": applied.kept, "action": applied.action}
         if applied.is_within_rounding or self._has_warned:
             return
-        self._has_warned = True
+        self._has_warned = True  # once in a fit: every later step rounds in the same way
         warn_of_action(applied.action, [p for p in self._trained if self._inputs.covers(p)])
 
     @override
@@ -200,7 +200,7 @@ class SubspaceGuard(Restriction):
         # Unpacked: each row of an input must be a position `[B, T]` of the batch, or padding could not be left out.
         readout = (choose_readout(pl_module) if self.readout is None else self.readout).for_measuring().unpacked()
         network = readout.find_network(pl_module)
-        rank, world_size = data_share(trainer)
+        rank, world_size = data_share(trainer)  # each process records its own share of the retain data
         stream = ForgetStream(self._retain(trainer), seed=self.seed, rank=rank, world_size=world_size, name="retain")
         # The same number in every process: FSDP gathers weights in each forward pass, and waits for all ranks.
         batches = (next(stream) for _ in range(self.batches))

@@ -71,7 +71,7 @@ class StepChain:
     logs, and a gradient scaler that skips a step does not run it.
     """
 
-    # Weak keys: a trainer that is thrown away takes its chain with it.
+    # Callbacks in a chain refer back to the trainer, so weak keys alone would not free it: `close` removes the entry.
     _chains: ClassVar[WeakKeyDictionary[pl.Trainer, StepChain]] = WeakKeyDictionary()
 
     def __init__(self) -> None:
