@@ -261,6 +261,6 @@ def _refuse_same_names(audits: list[Audit]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(
-            f"Each metric should come from one audit only. Found `{'`, `'.join(twice)}` more than once in {audits}. Leave "
+            f"Each metric should come from one of `audits`. Found `{'`, `'.join(twice)}` more than once in {audits}. Leave "
             "one out, or give it other names: `Measure({'other_name': ...})`."
         )

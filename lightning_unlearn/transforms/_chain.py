@@ -68,7 +68,7 @@ class StepChain:
     the fit's step is restricted first, its copy of the weights is freed, and the weights are copied again for the next step.
 
     A post hook of the optimizer, and not a callback hook: no callback hook runs right after the step, before schedulers and
-    logs, and a gradient scaler that skips a step does not run it.
+    logs. If a gradient scaler skips a step, the hook does not run, or (fused optimizers) can tell; see :func:`was_skipped`.
     """
 
     # Callbacks in a chain refer back to the trainer, so weak keys alone would not free it: `close` removes the entry.
