@@ -1,4 +1,4 @@
-"""Observing the network during a fit, alone and under attack, and leaving the fit as it was."""
+"""Observing the network during a fit, without and under attack, and leaving the fit as it was."""
 
 from lightning_unlearn.checks._recovery_check import RecoveryCheck
 

@@ -20,15 +20,15 @@ from lightning_unlearn.runtime import checksum
 
 @dataclass(frozen=True)
 class Examined:
-    """A network inside a fit, and what it is asked.
+    """A network inside a fit, with all that attacks and audits need.
 
     Args:
         trainer: The trainer of the fit.
-        module: The module that holds the network; none of it may change.
-        network: What is attacked and audited.
-        readout: How it is run.
-        probes: What it is asked, by split.
-        attack_batches: Gives what an attacker trains on, on the device.
+        module: The module that holds the network. It must be the same afterwards.
+        network: The network to attack and audit.
+        readout: How to run it.
+        probes: Questions for the audits, by split.
+        attack_batches: Returns the batches that an attacker trains on, on the device.
     """
 
     trainer: pl.Trainer
@@ -40,31 +40,35 @@ class Examined:
 
     @property
     def engine(self) -> GradientEngine:
-        """How it is run under the strategy of the fit."""
+        """Runs the network under the strategy of the fit."""
         return GradientEngine(self.module, self.trainer)
 
 
 @dataclass(frozen=True)
 class AuditsUnderAttack:
-    """Runs each audit on a network alone, and at each point of each attack; the network stays as it was, bit for bit.
+    """Runs each audit without an attack, and at each point of each attack. The network stays as it was, bit for bit.
 
-    Whose network it is, is not known here: the model of the fit and the control are served alike.
+    It does not know whether the network is the model of the fit or the control: both are treated alike.
 
     Args:
-        attacks: By the name they are reported under.
-        audits: What is observed.
+        attacks: The attacks, by the name in logs and reports.
+        audits: The audits.
     """
 
     attacks: Mapping[str, Attack]
     audits: Sequence[Audit]
 
     def __call__(self, examined: Examined) -> Iterator[list[Observation]]:
-        """The observations without an attack, then those of each attack; none of an attack that failed."""
+        """The observations without an attack, then those of each attack. Collective: every rank must call it.
+
+        An attack that failed gives the observations it made before.
+        """
+        # Each under its own `isolated`: the second attack starts from the same buffers and random numbers as the first.
         with unchanged(examined.module, "Audits"), isolated(examined.trainer, examined.module):
             alone = self._observe(examined)
         yield alone
         for name, attack in self.attacks.items():
-            # The checksum is taken outside of `isolated`, which puts buffers back, so that it covers these, too.
+            # The checksum is computed outside of `isolated`, which restores buffers, so that it covers these, too.
             with unchanged(examined.module, f"Attack `{name}`"), isolated(examined.trainer, examined.module):
                 observations = self._attacked(name, attack, examined)
             yield observations
@@ -73,7 +77,7 @@ class AuditsUnderAttack:
         network, loss = examined.network, CrossEntropy()
         batches = examined.attack_batches() if attack.needs_data else ()
         about: dict[str, Any] = {"attack": name, "attack_config": _settings(attack), "family": attack.family}
-        found: list[Observation] = []
+        observations: list[Observation] = []
         try:
             with attack(
                 network,
@@ -82,10 +86,12 @@ class AuditsUnderAttack:
                 engine=examined.engine,
             ) as points:
                 for point in points:
-                    found += [replace(o, point=point, unit=attack.unit, **about) for o in self._observe(examined)]
+                    made = self._observe(examined)
+                    observations += [replace(o, point=point, unit=attack.unit, **about) for o in made]
+        # Any error of an attack: the fit is worth more than one measurement. Restoring weights is checked by `unchanged`.
         except Exception as error:
             rank_zero_warn(f"Attack `{name}` failed, and the fit goes on without it: {type(error).__name__}: {error}")
-        return found
+        return observations
 
     def _observe(self, examined: Examined) -> list[Observation]:
         return [
@@ -99,17 +105,18 @@ class AuditsUnderAttack:
 
 @contextmanager
 def unchanged(module: nn.Module, who: str) -> Iterator[None]:
-    """Make sure that every weight afterwards is what it was.
+    """Make sure that every weight is the same afterwards.
 
     Raises:
-        RuntimeError: If not.
+        RuntimeError: If a weight or buffer has changed.
     """
+    # Bits of the local shards: no collective, and a rank that differs raises for itself.
     before = checksum(module)
     yield
     if checksum(module) != before:
         raise RuntimeError(
             f"{who} should leave every weight as it was. Found weights that differ: the fit would go on from a changed "
-            "model. Restore the last checkpoint, and leave it out."
+            "model. Restore the last checkpoint, and leave out the culprit."
         )
 
 

@@ -1,4 +1,4 @@
-"""A model that never knew what must go: where its weights are found."""
+"""Finding the weights of a control: a model that never learned what must go."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lightning_unlearn.models import find_weights, load_weights, match_weights, 
 
 @dataclass(frozen=True)
 class Control:
-    """Weights of a model that never knew.
+    """Weights of a model that never learned what must go.
 
     Args:
-        weights: A path, or the tensors by name.
-        source: Where they come from, for the report.
+        weights: A path, or tensors by name.
+        source: Where the weights come from, in words for the report.
     """
 
     weights: str | Mapping[str, Tensor]
@@ -34,8 +34,9 @@ class Control:
 def find_control(trainer: pl.Trainer, given: str | None) -> Control | None:
     """The control at the path ``given``, else one that a callback offers, else none.
 
-    A callback offers one by two attributes: ``control_weights``, a path or tensors by name, and ``control_source``, in
-    words. :class:`FinetuneFirst` does; checks do not know it by name, since it is built above them.
+    A callback offers one through two attributes: ``control_weights``, a path or tensors by name, and ``control_source``, in
+    words. :class:`FinetuneFirst` does. It is recognised by these attributes, because ``callbacks`` is a layer above and
+    cannot be imported here.
     """
     if given is not None:
         return Control(given, f"the weights in {given}")
@@ -46,12 +47,12 @@ def find_control(trainer: pl.Trainer, given: str | None) -> Control | None:
 
 
 def refuse_control(trainer: pl.Trainer, network: nn.Module, path: str | None) -> None:
-    """Find out before the fit whether a control could be swapped in, and where ``path`` leads nowhere.
+    """Refuse, before the fit, a control that cannot be swapped in.
 
     Raises:
         NotImplementedError: Under FSDP1 and DeepSpeed, whose parameters have lost their shapes.
         FileNotFoundError: If there is nothing at ``path``.
-        ValueError: If ``path`` holds no weights, or the network's own are rounded for good.
+        ValueError: If ``path`` holds no weights, or the network's own are quantised.
     """
     kind = strategy_kind(trainer)
     if kind in ("fsdp1", "deepspeed"):
@@ -60,6 +61,6 @@ def refuse_control(trainer: pl.Trainer, network: nn.Module, path: str | None) ->
             f"`{type(trainer.strategy).__name__}`, which flattens them. Use DDP or `ModelParallelStrategy` (FSDP2), or "
             "leave `control` out."
         )
-    refuse_rounded_weights(network)
+    refuse_rounded_weights(network)  # quantised weights cannot take the control's values
     if path is not None:
-        find_weights(path)
+        find_weights(path)  # only looks for the files; they are loaded at the first check

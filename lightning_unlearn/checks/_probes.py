@@ -14,18 +14,18 @@ from lightning_unlearn.forgetting import Unlearn, forget_source
 from lightning_unlearn.readouts import Readout, choose_readout
 
 _TRAINING_BATCHES = 32
-"""Of a user's own training data, so many are observed: a check should not take longer than an epoch."""
+"""The most batches of a user's own training data to observe: a check should not take as long as an epoch."""
 
 
 def measuring_readout(trainer: pl.Trainer, pl_module: pl.LightningModule, given: Readout | None = None) -> Readout:
-    """How the network is run to be measured: as given, as ``Unlearn`` was told, or as fits the module."""
+    """The readout for measuring: ``given``, else that of an ``Unlearn``, else what fits the module."""
     theirs = [c.readout for c in callbacks_of(trainer, Unlearn) if c.readout is not None]
     chosen = given or (theirs[0] if theirs else choose_readout(pl_module))
     return chosen.for_measuring()
 
 
 def find_probes(trainer: pl.Trainer, readout: Readout, given: Mapping[str, DataSource]) -> dict[str, Iterable[Any]]:
-    """Loaders by split: those given, else for forget and retain the datamodule's, else what the fit itself goes over."""
+    """Loaders by split: those ``given``; for the others the datamodule's probes, else the data of the fit itself."""
     loaders = {name: loader_of(source, name, trainer) for name, source in given.items()}
     data: Any = getattr(trainer, "datamodule", None)
     if hasattr(data, "probe_dataloaders"):
@@ -38,7 +38,8 @@ def find_probes(trainer: pl.Trainer, readout: Readout, given: Mapping[str, DataS
 
 
 def _first_training_batches(trainer: pl.Trainer, readout: Readout) -> list[Any]:
-    """The first batches of the user's own training data, if the readout can read them."""
+    """The first batches of the user's own training data, if the readout can read them; else none."""
+    # In order and without shuffling: every check must ask the same examples.
     loader = _training_loader(trainer)
     if not isinstance(loader, Iterable) or isinstance(loader, Mapping):
         return []
@@ -57,12 +58,12 @@ def _training_loader(trainer: pl.Trainer) -> Any:
         return trainer.train_dataloader
     try:
         return data.train_dataloader()
-    except Exception:  # whatever a user's datamodule does that was set up for validation only
+    except Exception:  # the user's datamodule may be set up for validation only, and raise anything
         return None
 
 
 def find_attack_data(trainer: pl.Trainer, given: DataSource | None) -> Iterable[Any]:
-    """What an attacker has to relearn from."""
+    """The data that an attacker relearns from: ``given``, else the datamodule's, else the forget data."""
     if given is not None:
         return loader_of(given, "attack", trainer)
     data: Any = getattr(trainer, "datamodule", None)
@@ -70,6 +71,6 @@ def find_attack_data(trainer: pl.Trainer, given: DataSource | None) -> Iterable[
 
 
 def find_forget(trainer: pl.Trainer, who: str) -> Iterable[Any]:
-    """The forget data ``Unlearn`` was given, or the datamodule's."""
+    """The forget data of an ``Unlearn``, else the datamodule's."""
     given = [c.forget for c in callbacks_of(trainer, Unlearn) if c.forget is not None]
     return forget_source(trainer, given[0] if given else None, who)[0]

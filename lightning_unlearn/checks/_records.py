@@ -1,4 +1,4 @@
-"""What is kept of the observations of a fit, and what of them is logged."""
+"""Which observations of a fit are kept, and which values of them are logged."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from lightning_unlearn.observation import Observation
 
 
 def key_of(observation: Observation) -> tuple[object, ...]:
-    """What an observation is of; of two with one key the later one counts."""
+    """What identifies an observation. Of two with the same key the later one counts."""
     o = observation
     return o.subject, o.step, o.attack, o.point, o.split, o.metric
 
 
 def merged(before: Iterable[Observation], now: Iterable[Observation]) -> list[Observation]:
-    """All observations, in the order they were made, each of those made again in its last version."""
-    found: dict[tuple[object, ...], Observation] = {}
+    """All observations in the order they were made. One that was made again replaces the older one."""
+    by_key: dict[tuple[object, ...], Observation] = {}
     for observation in [*before, *now]:
-        found.pop(key_of(observation), None)
-        found[key_of(observation)] = observation
-    return list(found.values())
+        by_key.pop(key_of(observation), None)  # or it would keep the place of the older one
+        by_key[key_of(observation)] = observation
+    return list(by_key.values())
 
 
 def without_old_scores(observations: Iterable[Observation]) -> list[Observation]:
-    """Scores of examples are kept of the original and the control; of the model that unlearns, by its last check only."""
+    """Drop the scores of single examples of the unlearned model: only its last check keeps them.
+
+    Those of the original and of the control are kept. Otherwise reports and checkpoints would grow with every check.
+    """
     return [o if o.subject != "unlearned" else replace(o, scores=[], entities=[]) for o in observations]
 
 
 def at_most_known(observations: Sequence[Observation]) -> dict[str, Tensor]:
-    """What is logged of one attack: values at its point of most knowledge of the forget split, metric by metric."""
+    """Values to log of one attack: for each metric, those at the point where the forget split is known best."""
     values: dict[str, Tensor] = {}
     for metric in dict.fromkeys(o.metric for o in observations):
         of_metric = [o for o in observations if o.metric == metric]
@@ -44,7 +47,7 @@ def at_most_known(observations: Sequence[Observation]) -> dict[str, Tensor]:
 
 
 def _worst_point(of_metric: Sequence[Observation]) -> int:
-    """The point at which the forget split is known best; of an audit that leaves that split out, the last."""
+    """The point at which the forget split is known best; the last point, if the audit does not use that split."""
     forget = [o for o in of_metric if o.split == "forget"]
     if not forget:
         return of_metric[-1].point

@@ -25,34 +25,35 @@ from lightning_unlearn.readouts import Readout
 class RecoveryCheck(pl.Callback):
     """Attack the network during the fit, observe what comes back, and leave the fit bit for bit as it was.
 
-    At the start, every so often, and at the end, each audit is run on the network alone, and at each point of each attack.
-    Under ``trainer.validate`` and ``trainer.test`` the checks run alone.
+    At the start, at intervals, and at the end, each audit is run without an attack, and at each point of each attack. Under
+    ``trainer.validate`` and ``trainer.test`` only the checks run.
 
-    Logged: ``recovery/<attack>/<metric>`` on the forget split, at the attack's point of most knowledge, and
-    ``recovery/<attack>/<split>_<metric>`` there for every other split; ``none`` is the model left alone.
+    Logged: ``recovery/<attack>/<metric>`` on the forget split, at the point of the attack where this split is known best.
+    At the same point ``recovery/<attack>/<split>_<metric>`` for every other split. ``none`` is the model without an attack.
 
-    Relearning teaches, too. With a control, a model that never knew what must go, the report can tell what an attack
-    brought back from what it taught: once in a run the control's weights are swapped in, attacked and audited in the
+    An attack by relearning also teaches new things. A control, a model that never learned what must go, separates what an
+    attack brought back from what it taught. Once in a run the control's weights are swapped in, attacked and audited in the
     same way, and swapped back.
 
-    An attack that fails is reported and skipped: the fit goes on, undisturbed. Put this callback before
-    ``WeightAveraging`` to attack the averaged weights, after it to attack the raw ones.
+    An attack that fails is reported and skipped; the fit goes on. Put this callback before ``WeightAveraging`` to attack the
+    averaged weights, after it to attack the raw ones.
 
     Args:
-        attacks: What is done to the network, by the name it is logged under.
-        audits: What is observed. Defaults to ``Measure()`` and ``Specificity()``.
-        control: Weights of a model of the same kind that never knew: a Lightning checkpoint, a ``.safetensors`` file, or a
-            Hugging Face folder. Defaults to what ``FinetuneFirst(control=True)`` made, if it is in the trainer.
+        attacks: The attacks, by their names in the log.
+        audits: The audits. Defaults to ``Measure()`` and ``Specificity()``.
+        control: Weights of a model of the same kind that never learned what must go: a Lightning checkpoint, a
+            ``.safetensors`` file, or a Hugging Face folder. Defaults to what ``FinetuneFirst(control=True)`` made, if it is
+            among the callbacks.
         every_n_epochs: Check at the end of every n-th epoch; 0 for never.
         every_n_steps: Check after every n-th optimizer step as well; 0 for never.
         readout: How to run the network. Defaults to what fits the module, as in :class:`Unlearn`.
-        probes: What is asked, by split, beside or instead of ``forget`` and ``retain``. These default to the datamodule's
-            probe and retain data, else to the forget data, and the first batches of what the fit trains on.
-        attack_data: What an attacker relearns from. Defaults to the datamodule's attack data, else to the forget data.
+        probes: Data for the audits, by split. ``forget`` and ``retain`` default to the datamodule's probes, else to the
+            forget data and the first batches of what the fit trains on.
+        attack_data: Data that an attacker relearns from. Defaults to the datamodule's attack data, else to the forget data.
 
     Raises:
-        ValueError: If two audits have a metric of one name, or an attack is called ``none``; in ``setup``, if ``control``
-            holds no weights.
+        ValueError: If two audits have a metric of the same name, or an attack is called ``none``. In ``setup``, if
+            ``control`` holds no weights.
         NotImplementedError: In ``setup``, under tensor parallelism, and with a control under FSDP1.
 
     Example:
@@ -80,7 +81,9 @@ class RecoveryCheck(pl.Callback):
             )
         self.attacks = dict(attacks or {})
         if NOT_ATTACKED in self.attacks:
-            raise ValueError(f'`attacks` should not use the name "{NOT_ATTACKED}": it is the model left alone.')
+            raise ValueError(
+                f'`attacks` should not use the name "{NOT_ATTACKED}": it stands for the model without an attack.'
+            )
         self.audits = [Measure(), Specificity()] if audits is None else list(audits)
         _refuse_same_names(self.audits)
         self.control = control
@@ -104,6 +107,7 @@ class RecoveryCheck(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Observe the original."""
+        # A resumed fit has its observations already, and its weights are no longer the original's.
         if not self.observations:
             self._send(trainer, self._check(trainer, pl_module, "original"))
 
@@ -111,7 +115,7 @@ class RecoveryCheck(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Check after every n-th step; never between the micro-batches of one."""
+        """Check after every n-th optimizer step, once: ``global_step`` stays the same over accumulated micro-batches."""
         if (
             self.every_n_steps
             and self._checked_step < trainer.global_step
@@ -121,34 +125,37 @@ class RecoveryCheck(pl.Callback):
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check after every n-th epoch, in time for ``ModelCheckpoint`` and ``EarlyStopping`` to monitor it."""
+        """Check after every n-th epoch, early enough for ``ModelCheckpoint`` and ``EarlyStopping`` to monitor it."""
+        # `_checked_step`: a check after the epoch's last step must not run twice.
         due = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if due and self._checked_step < trainer.global_step:
             self._log(pl_module, self.check(trainer, pl_module))
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check what came out, if that was not just done. Nothing can be monitored any more: straight to the loggers."""
+        """Check the final model, if that was not just done. ``self.log`` is not allowed here: write to the loggers."""
         if self._checked_step < trainer.global_step:
             self._send(trainer, self.check(trainer, pl_module))
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The checks alone, under ``trainer.validate``."""
+        """Check under ``trainer.validate``; not in the validation of a fit."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._log(pl_module, self.check(trainer, pl_module))
 
     @override
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The checks alone, under ``trainer.test``."""
+        """Check under ``trainer.test``."""
         self._log(pl_module, self.check(trainer, pl_module))
 
     def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Tensor]:
-        """Observe the model alone and under each attack, and the control, if that was not done before.
+        """Observe the model without and under each attack, and the control, if that was not done before.
+
+        Collective: every rank must call it.
 
         Returns:
-            What is to be logged, by key. Every observation is kept in :attr:`observations`; one that was made before at
-            the same step, of the same subject, is replaced.
+            Values to log, by key. Every observation is kept in :attr:`observations`. An older one of the same subject at
+            the same step is replaced.
         """
         return self._check(trainer, pl_module, "unlearned")
 
@@ -174,7 +181,7 @@ class RecoveryCheck(pl.Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the observations of the interrupted run back, those of the control among them."""
+        """Load the observations of the interrupted run, also those of the control, which is not checked again."""
         self.observations = [Observation(**observation) for observation in state_dict["observations"]]
         self._checked_step = state_dict["checked_step"]
         self.control_source = state_dict["control_source"]
@@ -183,13 +190,13 @@ class RecoveryCheck(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember how long its model was trained: outside a fit the trainer does not know."""
+        """Remember step and epoch of the checkpoint: outside a fit the trainer does not know them."""
         self._loaded = {name: int(checkpoint[name]) for name in ("global_step", "epoch")}
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, subject: Subject) -> dict[str, Tensor]:
         examined = self._examined(trainer, pl_module)
         step, epoch = self._when(trainer)
-        before, self.restored = self.restored, False  # until all went well
+        before, self.restored = self.restored, False  # stays `False` if an exception ends this check
         self.observations = without_old_scores(self.observations)
         values: dict[str, Tensor] = {}
         for observations in AuditsUnderAttack(self.attacks, self.audits)(examined):
@@ -197,19 +204,20 @@ class RecoveryCheck(pl.Callback):
             made = [replace(o, subject=subject, step=step, epoch=epoch) for o in observations]
             self.observations = merged(self.observations, made)
         self._observe_control(examined, step, epoch)
-        self.restored = before is not False
+        self.restored = before is not False  # one failure in a run is never forgotten
         self._checked_step = step
         return values
 
     def _observe_control(self, examined: Examined, step: int, epoch: int) -> None:
-        """Once in a run, interruptions included: what never knew and is attacked in one way knows the same each time."""
+        """Observe the control, once in a run, interruptions included: it does not change, and neither would the results."""
         control: Control | None = find_control(examined.trainer, self.control)
         if control is None or any(o.subject == "control" for o in self.observations):
             return
         weights = control.load(examined.network)
+        # `unchanged` outside: it sees the weights before the swap and after the swap back.
         with unchanged(examined.module, "The control"), swapped_weights(examined.network, weights):
-            found = [o for each in AuditsUnderAttack(self.attacks, self.audits)(examined) for o in each]
-        made = [replace(o, subject="control", step=step, epoch=epoch) for o in found]
+            observations = [o for each in AuditsUnderAttack(self.attacks, self.audits)(examined) for o in each]
+        made = [replace(o, subject="control", step=step, epoch=epoch) for o in observations]
         self.observations = merged(self.observations, made)
         self.control_source = control.source
 
@@ -224,6 +232,7 @@ class RecoveryCheck(pl.Callback):
         return Examined(trainer, pl_module, network, readout, probes, attack_batches)
 
     def _open(self, trainer: pl.Trainer, readout: Readout) -> dict[str, Probe]:
+        # Opened once: every check of a run asks the same questions, and their hash is in the report.
         if self._opened is None:
             rank, world_size = trainer.global_rank, trainer.world_size
             loaders = find_probes(trainer, readout, self.probes)
@@ -231,17 +240,18 @@ class RecoveryCheck(pl.Callback):
         return self._opened
 
     def _when(self, trainer: pl.Trainer) -> tuple[int, int]:
-        """Step and epoch of the model at hand."""
+        """Step and epoch of the model that is checked."""
         if trainer.state.fn == TrainerFn.FITTING:
             return trainer.global_step, trainer.current_epoch
         return max(trainer.global_step, self._loaded["global_step"]), max(trainer.current_epoch, self._loaded["epoch"])
 
     def _log(self, pl_module: pl.LightningModule, values: Mapping[str, Tensor]) -> None:
+        # The same on every rank, so `EarlyStopping` finds the key on each of them.
         pl_module.log_dict(dict(values), batch_size=1, rank_zero_only=False)
 
     def _send(self, trainer: pl.Trainer, values: Mapping[str, Tensor]) -> None:
-        # Before the first step and after the last there is nothing to monitor; and what is logged through the module at
-        # the start of training would come back, stale, at the end of the first epoch.
+        # Before the first step and after the last there is nothing to monitor. And values logged through the module at the
+        # start of training would appear again, out of date, at the end of the first epoch.
         for logger in trainer.loggers:
             logger.log_metrics({key: float(value) for key, value in values.items()}, step=trainer.global_step)
 

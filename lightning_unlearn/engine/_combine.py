@@ -10,9 +10,9 @@ from lightning_unlearn.engine._products import Row
 
 @torch.no_grad()
 def combine_(params: Sequence[Tensor], rows: Sequence[Row], weights: Sequence[float]) -> None:
-    """Write the weighted sum of ``rows`` into ``p.grad``, using up their tensors. The last row may be ``p.grad`` itself.
+    """Write the weighted sum of ``rows`` into ``p.grad``, overwriting their tensors. The last row may be ``p.grad`` itself.
 
-    A parameter that has no gradient in any row keeps none, so that weight decay does not touch what was not used.
+    A parameter without a gradient in any row keeps none, so weight decay does not touch parameters that were not used.
 
     Example:
         >>> p = torch.nn.Parameter(torch.zeros(2))
@@ -22,7 +22,8 @@ def combine_(params: Sequence[Tensor], rows: Sequence[Row], weights: Sequence[fl
         tensor([1., 2.])
     """
     for i, param in enumerate(params):
-        # The last row may be `p.grad` itself, so it is the one that is added to: nothing is copied.
+        # Everything is added to the last row: if that is `p.grad`, nothing is copied, and it stays the same tensor, which
+        # under DDP can be a view into a bucket of the reducer.
         *others, last = [(row[i], weight) for row, weight in zip(rows, weights, strict=True)]
         total, weight = last
         if total is not None and weight != 1:

@@ -14,21 +14,25 @@ from lightning_unlearn.runtime import local
 
 T = TypeVar("T")
 
-_SMALLEST_SCALE = 2.0**-24
+_SMALLEST_SCALE = 2.0**-24  # the smallest positive number of fp16
 _BUCKET_BYTES = 25 << 20
 
 
 class GradientEngine:
     """Extra forward and backward passes that do not disturb the step in flight, under any strategy.
 
-    Gradients in flight are set aside by pointer; ``self.log`` is muted; passes run in the precision of the fit. DDP's
-    wrapper is bypassed, so that its reducer stays idle, and the result averaged over ranks once. FSDP2's hooks live on
-    the submodules and need nothing; FSDP1 is entered through its wrapper. Under a gradient scaler the extra loss is scaled
-    by its factor, and tried again at half until finite on every rank: infinities that appear after unscaling would not
-    be noticed by the scaler.
+    Gradients in flight are set aside by pointer, ``self.log`` is muted, and passes run in the precision of the fit.
+
+    - **DDP.** The wrapper is bypassed, so that its reducer stays idle. The result is averaged over ranks once.
+    - **FSDP2.** Its hooks are on the submodules, and work as usual.
+    - **FSDP1.** The pass goes through its wrapper.
+    - **Gradient scaler.** The extra loss is multiplied by the scaler's factor. If the gradient is not finite on some rank,
+      the pass is repeated at half of it: the scaler has already checked for infinities, and would miss these.
+
+    All methods that run passes or averages are collective: every rank must call them, in the same order.
 
     Args:
-        module: The module whose gradients are taken.
+        module: The module whose gradients are computed.
         trainer: The trainer it is attached to; ``None`` for plain autograd on one device.
 
     Example:
@@ -51,7 +55,7 @@ class GradientEngine:
 
     @property
     def rank(self) -> int:
-        """Number of this process."""
+        """Number of this process, over all nodes."""
         return 0 if self.trainer is None else self.trainer.global_rank
 
     @property
@@ -61,6 +65,7 @@ class GradientEngine:
 
     def to_device(self, batch: Any) -> Any:
         """Move ``batch`` as the trainer would: in its precision, through the module's own transfer hooks."""
+        # Batches of our own loaders never pass through the trainer's loops, which do this for the fit's.
         if self.trainer is None:
             return batch
         batch = self.trainer.precision_plugin.convert_input(batch)
@@ -68,14 +73,15 @@ class GradientEngine:
         return self.trainer.strategy.batch_to_device(batch, device=self.trainer.strategy.root_device, dataloader_idx=0)
 
     def forward(self, function: Callable[[Any], T], batch: Any) -> T:
-        """``function(batch)``, called in the way the strategy needs; it runs the module or a part of it."""
+        """Return ``function(batch)``, called as the strategy requires. ``function`` runs the module or a part of it."""
         if self.trainer is None:
             return function(batch)
         strategy = self.trainer.strategy
         with without_logging(self.module), strategy.precision_plugin.train_step_context():
             if self.kind != "fsdp1":
                 return function(batch)
-            # FSDP1 gathers its root only when the wrapper is called; Lightning can lead that call to a named method.
+            # FSDP1 gathers its root only when the wrapper is called. Lightning can redirect that call to a named method.
+            # Past `nn.Module.__setattr__`: the method must not be registered as a part of the module.
             object.__setattr__(self.module, "_unlearn_forward", function)
             try:
                 redirect: Any = strategy._forward_redirection
@@ -95,13 +101,13 @@ class GradientEngine:
 
         Args:
             loss: From a batch to a scalar.
-            batches: Micro-batches, on the device; each is run backward before the next is run forward.
-            params: The parameters wanted.
+            batches: Micro-batches, on the device. Each is run backward before the next is run forward.
+            params: The parameters whose gradients are needed.
             divisor: Defaults to the number of batches.
 
         Returns:
-            A tensor per parameter (``None`` where it has no gradient), and the losses, ``[len(batches)]``, averaged
-            over ranks. ``p.grad`` is what it was.
+            A tensor per parameter (``None`` where it has no gradient; the local shard as a ``DTensor`` under FSDP2), and
+            the losses, ``[len(batches)]``, averaged over ranks. ``p.grad`` is left as it was, the same tensors.
 
         Raises:
             FloatingPointError: If the losses are finite, but their gradient is not at any loss scale.
@@ -113,6 +119,7 @@ class GradientEngine:
         while True:
             row, losses = self._attempt(loss, batches, params, scale)
             # A loss that is itself not finite stays so at any scale: the caller refuses it.
+            # `is_finite` asks all ranks, so all of them leave the loop, or repeat the pass, together.
             if self.scaler() is None or self.is_finite(row) or not self.is_finite([losses]):
                 break
             scale /= 2
@@ -133,7 +140,7 @@ class GradientEngine:
         return inner_products(rows, params, self.sharding_group)
 
     def backward(self, loss: Callable[[Any], Tensor], batch: Any) -> Tensor:
-        """Run ``loss`` forward and backward with the gradients in flight set aside; what hooks do not take is dropped."""
+        """Run ``loss`` forward and backward with the gradients in flight set aside. Hooks must take what is to be kept."""
         with gradients_set_aside(self.module), torch.enable_grad():
             value = self.forward(loss, batch)
             value.backward()
@@ -143,12 +150,12 @@ class GradientEngine:
         """Mean of ``value`` over ranks."""
         if self.world_size == 1:
             return value
-        value = value.clone()
+        value = value.clone()  # `all_reduce` works in place, and the argument is the caller's
         torch.distributed.all_reduce(value)
         return value / self.world_size
 
     def smallest(self, number: int) -> int:
-        """The smallest of what each rank says."""
+        """The smallest ``number`` of all ranks."""
         if self.world_size == 1:
             return number
         value = torch.tensor(number, device=self.trainer.strategy.root_device)  # type: ignore[union-attr]
@@ -168,7 +175,7 @@ class GradientEngine:
             return [p.grad for p in params], torch.stack(losses)
 
     def scaler(self) -> Any:
-        """The gradient scaler of 16-bit floats; ``None`` in every other precision."""
+        """The gradient scaler of ``precision='16-mixed'``; ``None`` in every other precision."""
         return None if self.trainer is None else getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _loss_scale(self) -> float:
@@ -176,7 +183,7 @@ class GradientEngine:
         return 1.0 if scaler is None else float(scaler.get_scale())
 
     def is_finite(self, row: Row) -> bool:
-        """Whether no tensor of ``row`` has an infinity or NaN, in any process; all of them have to ask."""
+        """Whether ``row`` is finite in every process. Collective: every rank must call it."""
         infinite = torch.zeros((), device=local(next(t for t in self.module.parameters())).device)
         for tensor in row:
             if tensor is not None:
@@ -187,6 +194,7 @@ class GradientEngine:
         """Mean over DDP's replicas, in place. Sharded strategies have reduced already."""
         if self.kind != "ddp" or self.world_size == 1:
             return
+        # Ranks may have used different parameters, and collectives must match: first agree on which ones anybody used.
         present = torch.tensor([t is not None for t in row], device=self.trainer.strategy.root_device).float()  # type: ignore[union-attr]
         torch.distributed.all_reduce(present)
         for bucket in _buckets([i for i, ranks in enumerate(present.tolist()) if ranks], params):
@@ -200,7 +208,7 @@ class GradientEngine:
 
 
 def _buckets(indices: Sequence[int], params: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Runs of at most 25 MiB and one type each: few collectives, and no second copy of the whole gradient."""
+    """Groups of at most 25 MiB and one dtype: few collectives, and no second copy of the whole gradient."""
     bucket: list[int] = []
     size = 0
     for i in indices:

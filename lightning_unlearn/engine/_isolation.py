@@ -20,21 +20,23 @@ Restore = Callable[[], None]
 
 @contextmanager
 def isolated(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
-    """Let anything happen to the module, and put everything back bit for bit, also after an exception.
+    """Let anything happen to the module, then restore it bit for bit, also after an exception.
 
-    Put back: buffers, ``.grad`` (the same tensors), ``requires_grad``, train and eval modes, plain Python state
-    (metrics included), and the random number generators of torch, numpy and Python. Parameters are the business of
-    whoever changes them: an attack restores what it writes. Trainer loops, optimizers, schedulers and loaders are never
-    entered, so they need no snapshot.
+    Restored are buffers, ``.grad`` (the same tensors), ``requires_grad``, train and eval modes, plain Python state (metrics
+    included), and the random number generators of torch, numpy and Python. Parameters are not: an attack restores the
+    weights that it changes. Trainer loops, optimizers, schedulers and loaders are never entered, so they need no snapshot.
 
-    Inside, gradients are enabled, inference mode is off, ``self.log`` is muted, and compiled modules run eagerly (a hook
-    put on a compiled module would be silently ignored).
+    Inside, gradients are enabled, inference mode is off, ``self.log`` is muted, and compiled modules run eagerly, because
+    torch silently ignores hooks that are put on a compiled module.
     """
+    # FSDP2 keeps gathered weights after a forward pass. Let go of them before, or attacks would change the copies, and
+    # after, or the fit would go on with copies that an attack has left.
     reshard(pl_module)
     restorers = [remember(pl_module) for remember in REMEMBERED]
     fx_name = pl_module._current_fx_name
     try:
         with ExitStack() as stack:
+            # Validation runs under inference mode or `no_grad`, where an attack could not compute gradients.
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -49,6 +51,7 @@ def isolated(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[Non
 
 def remember_buffers(module: nn.Module) -> Restore:
     """Values of all buffers, BatchNorm's statistics among them."""
+    # Validation may run under inference mode. A copy made there would be an inference tensor.
     with torch.inference_mode(False), torch.no_grad():
         saved = [(b, local(b).detach().clone()) for b in module.buffers()]
 
@@ -61,7 +64,8 @@ def remember_buffers(module: nn.Module) -> Restore:
 
 
 def remember_gradients(module: nn.Module) -> Restore:
-    """The gradients in flight, set aside by pointer, and which parameters have any."""
+    """The gradients in flight, set aside by pointer, and ``requires_grad`` of each parameter."""
+    # By pointer: copies would cost a gradient's memory, and DDP's gradients can be views into its reducer's buckets.
     saved = [(p, p.grad, p.requires_grad) for p in module.parameters()]
     for p, _, _ in saved:
         p.grad = None
@@ -75,7 +79,8 @@ def remember_gradients(module: nn.Module) -> Restore:
 
 
 def remember_modes(module: nn.Module) -> Restore:
-    """Train or eval, of each submodule."""
+    """Train or eval mode of each submodule."""
+    # Set one by one: `train()` would put all of them in the same mode, and call the user's override.
     saved = [(m, m.training) for m in module.modules()]
 
     def restore() -> None:
@@ -86,7 +91,7 @@ def remember_modes(module: nn.Module) -> Restore:
 
 
 def remember_python_state(module: nn.Module) -> Restore:
-    """Numbers, strings, collections, arrays and stray tensors that modules keep as plain attributes.
+    """Numbers, strings, collections, arrays and unregistered tensors that modules keep as plain attributes.
 
     The states and counters of torchmetrics are such attributes.
     """
@@ -125,7 +130,7 @@ _OWN = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "t
 
 
 def _put_back(now: Any, then: Any) -> Any:
-    """``then``, in the object it was in, which others may hold too."""
+    """``then``, written into the object ``now`` where possible: others may hold a reference to that object."""
     if type(now) is not type(then):
         return then
     if isinstance(now, (np.ndarray, Tensor)) and now.shape == then.shape:
@@ -144,7 +149,7 @@ def _put_back(now: Any, then: Any) -> Any:
 
 
 def _is_plain(name: str, value: Any) -> bool:
-    # torch keeps hooks and slots in dictionaries of its own: those are not the user's, and hold identities.
+    # torch keeps hooks in dictionaries of its own, by handles that still refer to them: those must not be replaced.
     return name not in _OWN and not name.endswith("_hooks") and _is_data(value)
 
 

@@ -11,15 +11,16 @@ from lightning_unlearn.runtime import local
 
 
 class ObservedGradient:
-    """The fit's own gradient, copied as soon as backward brings it: whatever is added to ``.grad`` later is not in it.
+    """The fit's own gradient, copied right after backward, before anything else is added to ``.grad``.
 
-    Averaged over ranks; sharded parameters' gradients are what this process holds. A gradient scaler's factor is taken out.
+    Copies are averaged over ranks, and divided by the gradient scaler's factor. Of sharded parameters they are the local
+    shards.
 
     Args:
-        engine: Says how gradients are reduced.
-        params: The parameters wanted.
-        keep: From a gradient and a scale to the copy to keep, divided by it.
-        per_micro_batch: Whether each micro-batch's part is wanted by itself, or all together once.
+        engine: Knows how gradients are reduced.
+        params: The parameters whose gradients are needed.
+        keep: From a gradient and a scale to the copy to keep, which is divided by the scale.
+        per_micro_batch: Whether to keep one gradient per micro-batch, or one per step.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.zeros(2))
@@ -43,39 +44,40 @@ class ObservedGradient:
         self._engine, self._params, self._keep, self._per_micro_batch = engine, params, keep, per_micro_batch
         self._replicas = engine.kind == "ddp" and engine.world_size > 1
         self._rows: list[Row] = []
-        self._local: Row | None = None
-        self._reduced: Row | None = None
+        self._local: Row | None = None  # what `p.grad` held after the last micro-batch, of this rank alone
+        self._reduced: Row | None = None  # the same, averaged over DDP's ranks
 
     @torch.no_grad()
     def after_backward(self, *, is_last: bool) -> None:
-        """A micro-batch has added its gradient; the ``is_last`` one of a step completes it, DDP's reduction included."""
+        """Copy the gradient of a micro-batch from ``p.grad``. ``is_last`` says whether an optimizer step follows."""
         if not is_last and not self._per_micro_batch:
             return
-        there: Row = [None if p.grad is None else local(p.grad).detach() for p in self._params]
+        accumulated: Row = [None if p.grad is None else local(p.grad).detach() for p in self._params]
         if is_last:
-            # Under DDP, `p.grad` now is the mean over ranks of all micro-batches together. What the earlier ones brought was
-            # averaged here, by hand; the difference is the last one's.
-            own = there if self._reduced is None else _sum(there, self._reduced, -1)
+            # DDP reduces in the last backward pass only: `p.grad` now is the mean over ranks of all micro-batches together.
+            # The earlier ones were averaged below. The difference is the last micro-batch's gradient.
+            own = accumulated if self._reduced is None else _sum(accumulated, self._reduced, -1)
             self._rows.append(self._kept(own))
             return
-        brought = _sum(there, self._local, -1)
-        self._local = _sum(there, None)
-        self._engine._average_(brought, self._params)
-        self._reduced = _sum(brought, self._reduced) if self._replicas else self._local
-        self._rows.append(self._kept(brought))
+        # Under `no_sync`, `p.grad` is the sum of this rank's micro-batches so far: the difference is the newest one's.
+        newest = _sum(accumulated, self._local, -1)
+        self._local = _sum(accumulated, None)
+        self._engine._average_(newest, self._params)
+        self._reduced = _sum(newest, self._reduced) if self._replicas else self._local
+        self._rows.append(self._kept(newest))
 
     def take(self) -> list[Row]:
-        """What was brought since the last time."""
+        """The gradients copied since the last call."""
         rows, self._rows = self._rows, []
         self._local = self._reduced = None
         return rows
 
     def cover(self, params: Sequence[Tensor]) -> None:
-        """Parameters were added, behind those there were: what was brought so far has no gradient by them."""
+        """Parameters were appended. ``params`` are all of them; gradients copied so far get ``None`` for the new ones."""
         added: Row = [None] * (len(params) - len(self._params))
         self._params = params
         rows = [*self._rows, *(row for row in (self._local, self._reduced) if row is not None)]
-        for row in {id(row): row for row in rows}.values():  # without replicas, the last two are one
+        for row in {id(row): row for row in rows}.values():  # without DDP the last two are one list: extend it once
             row.extend(added)
 
     def _kept(self, row: Row) -> Row:
@@ -84,7 +86,7 @@ class ObservedGradient:
 
 
 def _sum(row: Row, other: Row | None, factor: float = 1.0) -> Row:
-    """New tensors, unless there is nothing to add."""
+    """``row + factor * other`` in new tensors. A tensor that is missing in ``other`` is not copied."""
     if other is None:
         return [None if t is None else t.clone() for t in row]
     pairs = zip(row, other, strict=True)

@@ -9,10 +9,10 @@ from lightning_unlearn.engine._set_aside import gradients_set_aside
 
 
 def optimizer_state(engine: GradientEngine, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """State of an optimizer the trainer knows nothing of, in torch's own form, whatever the strategy.
+    """State of an optimizer that the trainer does not know, in torch's own form, whatever the strategy.
 
-    Shards are gathered, so all ranks have to call it. The first one is given the state, which a checkpoint holds; the
-    others are given nothing.
+    Collective: shards are gathered, so every rank must call it. The first rank gets the state, for the checkpoint; the
+    others get an empty one.
 
     Example:
         >>> layer = torch.nn.Linear(2, 1, bias=False)
@@ -29,23 +29,24 @@ def optimizer_state(engine: GradientEngine, optimizer: torch.optim.Optimizer) ->
 
 
 def load_optimizer_state(engine: GradientEngine, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take up a state of :func:`optimizer_state`, each process its shards; it may come from under another strategy."""
+    """Load a result of :func:`optimizer_state`, each process its shards. The state may come from another strategy."""
     if not _is_sharded(engine):
         optimizer.load_state_dict(state)
         return
     if not state["state"]:
-        return  # plain SGD has none, which torch does not expect here
+        return  # plain SGD has no state, which torch does not expect here
     from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
     model = _model(engine)
     params = [p for group in optimizer.param_groups for p in group["params"]]
     named = _rekeyed(state, "PARAM_NAME", model, optimizer)
-    # Torch takes a step of length zero first, to have something to load into.
+    # Torch first takes a step of length zero, to create the state that it loads into. It would use the fit's gradients.
     with gradients_set_aside(engine.module, params):
         set_optimizer_state_dict(model, optimizer, named, options=_options())
     for number, param in enumerate(params):
         if number not in state["state"]:
-            optimizer.state.pop(param, None)  # made by that step: a parameter that has had no gradient has no state
+            # Made by that step: a parameter that never had a gradient has no state.
+            optimizer.state.pop(param, None)
 
 
 def _is_sharded(engine: GradientEngine) -> bool:
@@ -62,12 +63,14 @@ def _model(engine: GradientEngine) -> torch.nn.Module:
 def _options() -> Any:
     from torch.distributed.checkpoint.state_dict import StateDictOptions
 
+    # Whole tensors on the CPU. Not strict: frozen parameters have no state.
     return StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 
 
 def _rekeyed(
     state: dict[str, Any], to: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
+    """Change the keys between parameter names, as torch gathers them, and numbers, as ``Optimizer.state_dict`` has them."""
     from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
 
     kind = OptimStateKeyType[to]

@@ -12,13 +12,14 @@ from torch.distributed.tensor.placement_types import Partial
 def sum_by_scope(
     parts: Iterable[Tensor], params: Sequence[Tensor], scopes: Sequence[int], count: int, group: Any = None
 ) -> Tensor:
-    """Add up what was computed of each parameter's local part, over the parameters of a scope and over their shards.
+    """Add up results for local shards: over the parameters of a scope, and over the shards on all ranks.
 
-    Inner products of whole vectors are such sums. One collective for each way of sharding, whatever the number of scopes.
+    Inner products of whole vectors are such sums. Costs one collective for each way of sharding, whatever the number of
+    scopes. Every rank must call it.
 
     Args:
-        parts: A float64 tensor for each of ``params``, all of one shape; zeros where this process holds nothing of it.
-        params: The parameters, for their placement.
+        parts: A float64 tensor for each of ``params``, all of one shape; zeros for a parameter with no shard here.
+        params: The parameters, whose placement says how they are sharded.
         scopes: Number of the scope of each of ``params``.
         count: Number of scopes.
         group: Process group of FSDP1's flat shards.
@@ -34,25 +35,27 @@ def sum_by_scope(
     """
     sums: dict[tuple[Any, ...], Tensor] = {}
     for part, param, scope in zip(parts, params, scopes, strict=True):
-        groups = sharding_groups(param, group)
+        groups = sharding_groups(
+            param, group
+        )  # none for a replicated parameter: every rank has the whole result already
         total = sums.setdefault(groups, part.new_zeros(count, *part.shape))
         total[scope] += part
     # Insertion order follows the parameters, so every rank reduces in the same order.
     for groups, total in sums.items():
-        for g in groups:
+        for g in groups:  # several under FSDP with tensor parallelism: one after the other sums over all shards
             torch.distributed.all_reduce(total, group=g)
     return torch.stack(list(sums.values())).sum(0)
 
 
 def sharding_groups(param: Tensor, group: Any = None) -> tuple[Any, ...]:
-    """Over which process groups ``param`` is cut up; sums over parameters cut up alike need one collective each.
+    """The process groups over which ``param`` is sharded.
 
     Args:
-        param: Whose placement it is.
+        param: The parameter.
         group: Process group of FSDP1's flat shards.
 
     Raises:
-        NotImplementedError: If each process holds a summand of it.
+        NotImplementedError: If the placement is partial, that is, if each process holds a summand.
 
     Example:
         >>> sharding_groups(torch.zeros(1))

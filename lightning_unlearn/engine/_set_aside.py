@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 @contextmanager
 def gradients_set_aside(module: nn.Module, params: Iterable[Tensor] = ()) -> Iterator[None]:
-    """Take every ``p.grad`` off and put the very same tensors back: a swap of pointers, not a copy.
+    """Set every ``p.grad`` to ``None``, and afterwards put the very same tensors back, without a copy.
 
     Args:
-        module: Whose parameters are meant.
+        module: The module with the parameters.
         params: Further parameters, such as those of an adapter that is held outside of ``module``.
 
     Example:
@@ -26,6 +26,7 @@ def gradients_set_aside(module: nn.Module, params: Iterable[Tensor] = ()) -> Ite
         >>> layer.weight.grad is grad
         True
     """
+    # The same tensors matter: under DDP they can be views into the buckets of its reducer.
     saved: list[tuple[Tensor, Tensor | None]] = [(p, p.grad) for p in {*module.parameters(), *params}]
     for p, _ in saved:
         p.grad = None
@@ -38,8 +39,9 @@ def gradients_set_aside(module: nn.Module, params: Iterable[Tensor] = ()) -> Ite
 
 @contextmanager
 def without_logging(module: nn.Module) -> Iterator[None]:
-    """Let ``self.log`` and ``self.log_dict`` of a LightningModule do nothing: extra passes are not the user's."""
-    # Set on the instance, where they hide the class's methods; a module that has its own there gets them back.
+    """Mute ``self.log`` and ``self.log_dict`` of a LightningModule: extra passes must not appear in the user's log."""
+    # Attributes of the instance hide the methods of the class. A module that has its own there gets them back.
+    # Written to `__dict__`, which passes by `nn.Module.__setattr__`.
     attributes = module.__dict__
     before: dict[str, Any] = {name: attributes[name] for name in ("log", "log_dict") if name in attributes}
     attributes["log"] = attributes["log_dict"] = _ignore

@@ -11,16 +11,18 @@ from lightning_unlearn.engine._gradients import GradientEngine
 
 
 def with_all_ranks(state: dict[str, Any], engine: GradientEngine) -> dict[str, Any]:
-    """What every process holds: a checkpoint has the callbacks of the first one, whose shards are not the others'.
+    """Gather the state of every process. Lightning saves the callbacks of the first one only, with the shards of that one.
 
-    All processes have to ask; the first is answered.
+    Collective: every rank must call it. The first rank gets the states of all, the others get an empty one.
 
     Args:
         state: Tensors in plain collections; of shards, if the strategy shards.
-        engine: Says how.
+        engine: Knows whether it does.
     """
+    # Without shards every rank has the same state: the first one's will do.
     if not any(state.values()) or not _is_sharded(engine):
         return state
+    # Pickled for the transfer, so CPU tensors: others would be restored on the sender's device.
     here = apply_to_collection(state, Tensor, lambda t: t.cpu())
     every: list[Any] | None = [None] * engine.world_size if engine.rank == 0 else None
     torch.distributed.gather_object(here, every)
@@ -28,7 +30,7 @@ def with_all_ranks(state: dict[str, Any], engine: GradientEngine) -> dict[str, A
 
 
 def own_share(state: dict[str, Any], engine: GradientEngine, what: str) -> dict[str, Any]:
-    """What this process held; nothing, with a warning, if the checkpoint is of another way of sharding."""
+    """The share of this process in a saved state; empty, with a warning, if the state was sharded in another way."""
     ranks = state.get("ranks")
     if not any(state.values()) or (ranks is None and not _is_sharded(engine)):
         return state
@@ -38,7 +40,7 @@ def own_share(state: dict[str, Any], engine: GradientEngine, what: str) -> dict[
     was = "whole" if ranks is None else f"in {len(ranks)} shards"
     rank_zero_warn(
         f"{what} should be resumed under the strategy, and in as many processes, as they were saved. Found them {was}, and "
-        f"`{engine.kind}` with `world_size = {engine.world_size}`: they are left out, and fill anew."
+        f"`{engine.kind}` with `world_size = {engine.world_size}`: they are dropped, and start empty."
     )
     return {}
 

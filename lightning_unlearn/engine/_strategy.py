@@ -17,13 +17,14 @@ _KINDS: dict[str, StrategyKind] = {
 
 
 def strategy_kind(trainer: pl.Trainer) -> StrategyKind:
-    """Which kind of strategy the trainer runs.
+    """The kind of strategy that the trainer runs.
 
-    Told by class name along the inheritance, since ``pytorch_lightning`` and ``lightning.pytorch`` have twins of each.
+    Recognised by class name along the inheritance: ``pytorch_lightning`` and ``lightning.pytorch`` both have each class.
 
     Raises:
-        NotImplementedError: If it is none that gradients can be taken under.
+        NotImplementedError: If extra gradients cannot be computed under it.
     """
+    # The most derived class first: a user's subclass counts as the nearest strategy it inherits from.
     names = [cls.__name__ for cls in type(trainer.strategy).__mro__]
     for name in names:
         if name in _KINDS:
@@ -35,7 +36,7 @@ def strategy_kind(trainer: pl.Trainer) -> StrategyKind:
 
 
 def process_group(trainer: pl.Trainer) -> Any:
-    """The group FSDP1's flat parameters are sharded over; ``None`` elsewhere."""
+    """The process group of FSDP1's flat parameters; ``None`` under other strategies, where a ``DTensor`` knows its own."""
     return trainer.strategy.model.process_group if strategy_kind(trainer) == "fsdp1" else None  # type: ignore[union-attr]
 
 

@@ -1,4 +1,4 @@
-"""What a callback needs to know of the trainer it is a guest of, and what any of them refuses."""
+"""What callbacks ask of the trainer, and the refusals that they share."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ def callbacks_of(trainer: pl.Trainer, kind: type[C]) -> list[C]:
 
 
 def refuse_optimizers(trainer: pl.Trainer, who: str) -> None:
-    """Refuse none, and one that evaluates its closure many times a step."""
+    """Refuse a fit without an optimizer, and one whose optimizer evaluates its closure many times a step."""
+    # `_MockOptimizer` is what Lightning puts in if `configure_optimizers` returns `None`.
     if not trainer.optimizers or type(trainer.optimizers[0]).__name__ == "_MockOptimizer":
         raise ValueError(
             f"`{who}` should find the optimizer of the module. Found none: `configure_optimizers` returned `None`. "
-            "Return one, over what may be changed."
+            "Return one, with the parameters that may change."
         )
     if isinstance(trainer.optimizers[0], torch.optim.LBFGS):
         raise NotImplementedError(
@@ -31,7 +32,7 @@ def refuse_optimizers(trainer: pl.Trainer, who: str) -> None:
 
 
 def refuse_tensor_parallel(trainer: pl.Trainer, who: str) -> None:
-    """Refuse to measure in processes of which several see the same data."""
+    """Refuse tensor parallelism, where several processes run the same examples: they would be counted several times."""
     _, shares = data_share(trainer)
     if shares != trainer.world_size:
         raise NotImplementedError(

@@ -11,13 +11,15 @@ from lightning_unlearn.engine._gradients import GradientEngine
 
 def unscales_by_itself(engine: GradientEngine, optimizer: torch.optim.Optimizer) -> bool:
     """Whether ``p.grad`` is still scaled before the step: fused optimizers divide by the scaler's factor inside it."""
+    # torch's own flag, which the gradient scaler goes by, too.
     return engine.scaler() is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
 def was_skipped(optimizer: torch.optim.Optimizer) -> bool:
-    """In a step's post hook: whether it changed nothing, since fused optimizers leave out by themselves what overflowed.
+    """In a step's post hook: whether the step was skipped because a gradient overflowed.
 
-    Of every other optimizer the scaler does not call the step then, and so no hook.
+    Only fused optimizers are called at all then, and skip the step themselves. With any other optimizer the gradient scaler
+    does not call the step, and no hook runs.
 
     Example:
         >>> was_skipped(torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))]))
@@ -28,7 +30,7 @@ def was_skipped(optimizer: torch.optim.Optimizer) -> bool:
 
 @contextmanager
 def unscaled(engine: GradientEngine, optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> Iterator[None]:
-    """Let ``p.grad`` be the gradient itself, also where the optimizer expects it scaled, and scale it again.
+    """Unscale ``p.grad`` inside the context, if the optimizer expects it scaled, and scale it again at the end.
 
     The factor is a power of two unless the user chose another, so nothing is rounded.
     """

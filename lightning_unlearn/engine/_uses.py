@@ -19,11 +19,11 @@ from lightning_unlearn.models.layers import eager_if_compiled
 
 @dataclass(frozen=True)
 class Use(ABC):
-    """One operation of a forward pass in which parameters were used.
+    """One operation of a forward pass that used parameters.
 
     Args:
-        seen: Its input; examples are along the first axis.
-        edge: Where autograd brings the gradient of its output.
+        seen: Its input, with examples along the first axis.
+        edge: The place in autograd's graph of the gradient of its output.
     """
 
     seen: Tensor
@@ -32,21 +32,21 @@ class Use(ABC):
     @property
     @abstractmethod
     def params(self) -> list[Tensor]:
-        """All parameters of the operation, also those whose gradients are not wanted."""
+        """All parameters of the operation, also those whose gradients are not needed."""
 
     @abstractmethod
-    def pieces(self, brought: Tensor, counts: Sequence[int]) -> dict[Tensor, Piece]:
-        """What this operation adds to the gradients of each example, by parameter.
+    def pieces(self, gradient: Tensor, counts: Sequence[int]) -> dict[Tensor, Piece]:
+        """What this operation adds to each example's gradient, by parameter.
 
         Args:
-            brought: Gradient of its output.
+            gradient: Gradient of its output.
             counts: How many entries of the first axis of ``seen`` each example has.
         """
 
 
 @dataclass(frozen=True)
 class Product(Use):
-    """Tokens were multiplied by a matrix, and perhaps a bias added."""
+    """Tokens were multiplied by a matrix, with or without a bias."""
 
     weight: Tensor
     bias: Tensor | None
@@ -58,16 +58,17 @@ class Product(Use):
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
     @override
-    def pieces(self, brought: Tensor, counts: Sequence[int]) -> dict[Tensor, Piece]:
+    def pieces(self, gradient: Tensor, counts: Sequence[int]) -> dict[Tensor, Piece]:
         tokens = [n * self.seen[:1, ..., 0].numel() for n in counts]
-        inputs, gradients = self.seen.flatten(0, -2), brought.flatten(0, -2)
+        inputs, gradients = self.seen.flatten(0, -2), gradient.flatten(0, -2)
+        # The gradient is `[out, in]`: output gradient times input. Transposed weights, of `Conv1D`, are `[in, out]`.
         pair = (inputs, gradients) if self.is_transposed else (gradients, inputs)
-        found: dict[Tensor, Piece] = {self.weight: OuterProducts(*pair, tokens)} if self.weight.requires_grad else {}
+        pieces: dict[Tensor, Piece] = {self.weight: OuterProducts(*pair, tokens)} if self.weight.requires_grad else {}
         if self.bias is not None and self.bias.requires_grad:
-            dtype = torch.promote_types(gradients.dtype, torch.float32)
+            dtype = torch.promote_types(gradients.dtype, torch.float32)  # a sum over tokens in bf16 would lose digits
             sums = [part.sum(0, dtype=dtype) for part in gradients.split(tokens)]
-            found[self.bias] = WrittenOut(torch.stack(sums)[..., None])
-        return found
+            pieces[self.bias] = WrittenOut(torch.stack(sums)[..., None])
+        return pieces
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,18 @@ class LookUp(Use):
         return [self.weight]
 
     @override
-    def pieces(self, brought: Tensor, counts: Sequence[int]) -> dict[Tensor, Piece]:
+    def pieces(self, gradient: Tensor, counts: Sequence[int]) -> dict[Tensor, Piece]:
         index = self.seen.flatten()
         tokens = [n * self.seen[:1].numel() for n in counts]
         owner = torch.arange(len(tokens)).repeat_interleave(torch.tensor(tokens)).to(index.device)
+        # `padding_idx` gets no gradient in torch; -1 is no index, so that without it nothing is left out.
         learns = index != (-1 if self.padding is None else self.padding)
-        return {self.weight: ScatteredRows(index[learns], brought.flatten(0, -2)[learns], owner[learns], len(counts))}
+        return {self.weight: ScatteredRows(index[learns], gradient.flatten(0, -2)[learns], owner[learns], len(counts))}
 
 
 @dataclass(frozen=True)
 class Small(Use):
-    """A module that holds nothing but vectors, such as a norm, was called. It is run again, example by example."""
+    """A module with no parameters but vectors was called, such as a norm. It is run again, example by example."""
 
     module: nn.Module
 
@@ -103,13 +105,13 @@ class Small(Use):
         return list(self.module.parameters(recurse=False))
 
     @override
-    def pieces(self, brought: Tensor, counts: Sequence[int]) -> dict[Tensor, Piece]:
+    def pieces(self, gradient: Tensor, counts: Sequence[int]) -> dict[Tensor, Piece]:
         own = [p for p in self.params if p.requires_grad]
         by_example = []
-        for x, gradient in zip(self.seen.split(list(counts)), brought.split(list(counts)), strict=True):
+        for x, gradient_of_x in zip(self.seen.split(list(counts)), gradient.split(list(counts)), strict=True):
             with torch.enable_grad():
-                output = self.module.forward(x)
-            by_example.append(torch.autograd.grad(output, own, gradient.to(output.dtype), materialize_grads=True))
+                output = self.module.forward(x)  # `forward`: the user's hooks have run once already
+            by_example.append(torch.autograd.grad(output, own, gradient_of_x.to(output.dtype), materialize_grads=True))
         stacked = [torch.stack(grads).reshape(len(counts), -1, 1) for grads in zip(*by_example, strict=True)]
         return {p: WrittenOut(rows) for p, rows in zip(own, stacked, strict=True)}
 
@@ -118,15 +120,15 @@ class Small(Use):
 def noted_uses(module: nn.Module, wanted: set[Tensor], size: int) -> Iterator[list[Use]]:
     """Record every operation of a forward pass that uses a parameter.
 
-    Matrices are recorded in the calls of `F.linear`, `torch.addmm` and `F.embedding`, whatever module makes them;
-    vectors as biases in these calls, and in modules that hold only vectors, such as norms. Compiled modules run eagerly
+    Matrices are recorded in calls of ``F.linear``, ``torch.addmm`` and ``F.embedding``, in whatever module. Vectors are
+    recorded as biases of these calls, and in modules that hold only vectors, such as norms. Compiled modules run eagerly
     meanwhile, since neither hooks nor function modes see into them.
 
     Args:
-        module: Holds the parameters.
-        wanted: Those of interest.
-        size: Number of examples of the batch. A look-up that is made once for all of them, as that of positions is, is
-            repeated for each: autograd would otherwise sum its gradient over the examples before we see it.
+        module: The module with the parameters.
+        wanted: The parameters whose uses are recorded.
+        size: Number of examples of the batch. A look-up that is made once for all of them, such as that of positions, is
+            repeated for each. Autograd would otherwise sum its gradient over the examples.
 
     Example:
         >>> layer = nn.Linear(2, 3)
@@ -147,6 +149,8 @@ def noted_uses(module: nn.Module, wanted: set[Tensor], size: int) -> Iterator[li
 
 
 class _Noting(TorchFunctionMode):
+    """Records the calls of linear maps and look-ups."""
+
     def __init__(self, uses: list[Use], wanted: set[Tensor], size: int) -> None:
         super().__init__()
         self._uses, self._wanted, self._size = uses, wanted, size
@@ -156,6 +160,7 @@ class _Noting(TorchFunctionMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        # A function mode sees the call itself, whatever module makes it: peft and transformers call `F.linear` in their own.
         if func not in (F.linear, F.embedding, torch.addmm) or not self._wanted.intersection(_tensors(args)):
             return func(*args, **kwargs)
         if func is F.embedding and args[0].dim() > 1 and len(args[0]) == 1:
@@ -192,6 +197,7 @@ def _note_small(uses: list[Use]) -> Callable[..., None]:
 
 
 def _share_first_axis(seen: Any, output: Tensor) -> bool:
+    # Otherwise examples are not along the first axis, and the input cannot be split by example.
     return isinstance(seen, Tensor) and seen.dim() > 0 and output.shape[:1] == seen.shape[:1]
 
 

@@ -5,7 +5,7 @@ from torch.distributed.tensor import DTensor, Replicate
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """The whole of ``tensor``. Of a ``DTensor``, all processes have to ask, in the same order: a collective each.
+    """The whole ``tensor``. For a ``DTensor`` this is a collective: every rank must call it, in the same order.
 
     Example:
         >>> import torch
@@ -16,7 +16,7 @@ def gathered(tensor: Tensor) -> Tensor:
 
 
 def sharded_like(whole: Tensor, like: Tensor) -> Tensor:
-    """Cut ``whole``, which every process holds, as ``like`` is cut. Nothing is sent: each process keeps its part.
+    """Shard ``whole``, which every process holds, as ``like`` is sharded. Each process keeps its part; nothing is sent.
 
     Example:
         >>> import torch
@@ -32,7 +32,7 @@ def sharded_like(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def with_local(like: Tensor, part: Tensor) -> Tensor:
-    """A tensor cut as ``like`` is, of which this process holds ``part``.
+    """A tensor sharded as ``like`` is, whose local shard is ``part``.
 
     Example:
         >>> import torch
@@ -41,7 +41,7 @@ def with_local(like: Tensor, part: Tensor) -> Tensor:
     """
     if not isinstance(like, DTensor):
         return part
-    # Shape and stride are said, since shards may be uneven: torch would multiply this one by the number of processes.
+    # Shape and stride are given, since shards may be uneven: torch would multiply this one's by the number of processes.
     return DTensor.from_local(
         part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )

@@ -1,4 +1,4 @@
-"""Adding the forget gradient to a fit: `Unlearn`, and what it is made of."""
+"""Adding the forget gradient to a fit: `Unlearn` and its parts."""
 
 from lightning_unlearn.forgetting._forget_source import forget_source
 from lightning_unlearn.forgetting._unlearn import Unlearn

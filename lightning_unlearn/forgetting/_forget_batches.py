@@ -11,12 +11,12 @@ from lightning_unlearn.readouts import Readout
 
 
 class ForgetBatches:
-    """As many forget micro-batches for a step as it had retain micro-batches, checked on their way.
+    """Gives as many forget micro-batches per step as the step had retain micro-batches, and checks them.
 
     Args:
         engine: Moves them to the device.
-        stream: Where they come from.
-        readout: Tells examples apart, to find those that are in both sets.
+        stream: The forget data.
+        readout: Gives each example a key, to find examples that are in both sets.
     """
 
     def __init__(self, engine: GradientEngine, stream: ForgetStream, readout: Readout) -> None:
@@ -27,13 +27,14 @@ class ForgetBatches:
         self._due = 0
 
     def saw_retain(self, batch: Any) -> None:
-        """A retain micro-batch begins: one more of the forget data is due."""
+        """Count a retain micro-batch: one more forget micro-batch is due."""
+        # Counted, not read off `accumulate_grad_batches`: the last step of an epoch may have fewer micro-batches.
         self._due += 1
         if self._is_first_epoch():
             self._overlap.saw_retain(batch)
 
     def take(self) -> list[Any]:
-        """What is due, on the device."""
+        """The forget micro-batches that are due, on the device."""
         batches = [self._engine.to_device(next(self._stream)) for _ in range(self._due)]
         self._due = 0
         if self._is_first_epoch():
@@ -45,13 +46,13 @@ class ForgetBatches:
         self._supervision.saw(prediction)
 
     def refuse_unsupervised(self, *, is_end: bool = False) -> None:
-        """Refuse forget data of which nothing is supervised; all processes have to ask.
+        """Refuse forget data without a supervised label. Collective: every rank must call it.
 
         Raises:
-            ValueError: If that is known by now, or if it is the end of the fit.
+            ValueError: If all forget data has been seen without finding one, or at the end of the fit.
         """
         self._supervision.check(is_end=is_end)
 
     def _is_first_epoch(self) -> bool:
-        # After one epoch every retain example has been seen: looking again would find nothing new.
+        # After one epoch every retain example has been seen: checking again would find nothing new.
         return self._engine.trainer is None or self._engine.trainer.current_epoch == 0

@@ -15,19 +15,19 @@ from lightning_unlearn.references import FrozenCopy, Reference, choose_reference
 
 
 class ForgetLoss:
-    """The objective on a forget micro-batch: which network, how it is run, and what the original says.
+    """The objective on a forget micro-batch, with the network, its readout and the reference.
 
-    Made while the network still is the original: the reference is attached to it here.
+    Must be made while the network is still the original, because the reference is attached here.
 
     Args:
-        objective: What forgetting minimises.
-        module: Holds the network.
-        readout: How to run it; ``None`` for what fits the module.
-        reference: Where the original's view comes from; ``None`` for the cheapest that serves.
-        kind: Of strategy; FSDP1 does not show the weights that some references need.
+        objective: The objective that forgetting minimises.
+        module: The module with the network.
+        readout: How to run the network; ``None`` for what fits the module.
+        reference: Gives the original model's outputs; ``None`` for the cheapest that suffices.
+        kind: Kind of strategy. FSDP1 does not show the weights that some references need.
 
     Raises:
-        ValueError: If the reference does not know what the objective needs.
+        ValueError: If the reference does not give what the objective needs.
         NotImplementedError: If the reference cannot work under this strategy.
     """
 
@@ -37,14 +37,15 @@ class ForgetLoss:
         self._objective = objective
         self.readout = choose_readout(module) if readout is None else readout
         self._network = self.readout.find_network(module)
-        # Compared with `None`, since a cache has a length, and starts empty.
+        # Not `reference or ...`: a cache has a length, starts empty, and would count as false.
         self.reference = choose_reference(objective, self._network) if reference is None else reference
         if self.reference is not None:
             _refuse_unfit(objective, self.reference, kind)
             self.reference.attach(self._network)
 
     def __call__(self, batch: Any, *, saw: Callable[[Prediction], None]) -> Tensor:
-        """The loss, ``[]``, with a graph; ``saw`` is shown what the network predicted."""
+        """The loss, ``[]``, with a graph; ``saw`` is called with the network's prediction."""
+        # The reference first: it may switch the adapter off, or swap weights, which must not happen to a graph in use.
         original = None if self.reference is None else self.reference(self.readout, batch)
         student = self.readout(self._network, batch)
         saw(student)
@@ -57,12 +58,13 @@ class ForgetLoss:
         return loss
 
     def sweep(self, engine: GradientEngine, stream: ForgetStream) -> None:
-        """Let the reference see all forget data once, if it has to, before the first step."""
+        """Show the reference all forget data once before the first step, if it needs that. Collective."""
         reference = self.reference
         if reference is None or not reference.needs_sweep:
             return
         batches: Iterable[Any] = (engine.to_device(batch) for batch in stream.sweep())
         engine.forward(lambda all_batches: reference.sweep(self.readout, all_batches), batches)
+        # Each rank swept its share of the data; in later epochs an example may come to another rank.
         _share_among_ranks(reference, engine.world_size)
 
 
@@ -75,13 +77,13 @@ def _refuse_unfit(objective: Objective, reference: Reference, kind: str) -> None
     if isinstance(reference, FrozenCopy) and kind == "fsdp1":
         raise NotImplementedError(
             "`FrozenCopy` should be able to swap weights in place. Found `FSDPStrategy` (FSDP1), whose flat parameters "
-            "do not show it. Use `ModelParallelStrategy` (FSDP2), LoRA with `AdapterDisabled()`, or an objective that "
+            "do not allow it. Use `ModelParallelStrategy` (FSDP2), LoRA with `AdapterDisabled()`, or an objective that "
             "only needs likelihoods, such as `NPO`."
         )
 
 
 def _share_among_ranks(reference: Reference, world_size: int) -> None:
-    """Let every rank know what each of them has cached."""
+    """Give every rank what the others have cached. Collective."""
     if world_size == 1 or not hasattr(reference, "known"):
         return
     gathered: list[Any] = [None] * world_size

@@ -11,7 +11,7 @@ from lightning_unlearn.data import DataSource, RowsByEpoch, loader_of
 def forget_source(
     trainer: pl.Trainer, forget: DataSource | None, who: str = "Unlearn"
 ) -> tuple[Iterable[Any], RowsByEpoch | None]:
-    """The forget loader, and the order of its rows if the datamodule has a say in it."""
+    """The forget loader, and the order of its rows, if the datamodule gives one."""
     if forget is not None:
         return loader_of(forget, "forget", trainer), None
     data: Any = getattr(trainer, "datamodule", None)

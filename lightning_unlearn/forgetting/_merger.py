@@ -14,13 +14,16 @@ BatchLoss = Callable[[Any], Tensor]
 
 
 class Merger:
-    """Merge the forget gradient into the retain gradient that stands in ``p.grad``.
+    """Merge the forget gradient into the retain gradient, which is in ``p.grad``.
+
+    Both gradients are divided by the same number, and averaged over ranks in the same way, so their ratio is that of the
+    two losses.
 
     Args:
-        engine: How extra passes are run.
+        engine: Runs the extra passes.
         projector: How the two are merged; ``None`` for their sum.
-        weight: Of the forget gradient.
-        transforms: What rewrites the forget gradient first.
+        weight: Factor on the forget gradient.
+        transforms: Rewrite the forget gradient first.
     """
 
     def __init__(
@@ -37,9 +40,10 @@ class Merger:
         self._retain_losses: list[Tensor] = []
 
     def saw_retain(self, loss: Tensor, accumulate: int) -> None:
-        """Keep the retain loss as the user computed it, for projectors that go by it."""
+        """Keep the retain loss as the user computed it, for projectors that use it."""
         if isinstance(self._projector, ObservingProjector):
-            # The loss on its way to backward: divided by the trainer, and multiplied by the gradient scaler.
+            # In `on_before_backward` the trainer has divided the loss by the number of micro-batches, and the gradient
+            # scaler has multiplied it. Both are undone.
             scaler = self._engine.scaler()
             factor = accumulate / (1.0 if scaler is None else float(scaler.get_scale()))
             self._retain_losses.append(loss.detach().float() * factor)
@@ -47,14 +51,14 @@ class Merger:
     def merge_(
         self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], *, accumulate: int, measured: bool
     ) -> dict[str, Tensor]:
-        """Merge, in place.
+        """Merge, in place. Collective: every rank must call it.
 
         Args:
             loss: The forget loss of a micro-batch.
             batches: As many forget micro-batches as there were retain micro-batches.
-            params: What the optimizer trains.
-            accumulate: What the trainer divides the loss of a micro-batch by.
-            measured: Whether norms and cosine are wanted, where they cost extra.
+            params: The parameters that the optimizer trains.
+            accumulate: Number by which the trainer divides the loss of a micro-batch.
+            measured: Whether to compute norms and cosine, where they cost extra.
 
         Returns:
             ``forget``, the mean loss over micro-batches and ranks; and, if known, ``forget_norm``, ``retain_norm`` and
@@ -64,9 +68,10 @@ class Merger:
             FloatingPointError: If the loss or a gradient is not finite, except where a gradient scaler skips the step.
         """
         if self._projector is None and not self._transforms and adds_in_place(self._engine, len(batches)):
-            # Nobody wants to see the forget gradient by itself: one gradient's worth of memory, not two.
+            # Nothing needs the forget gradient alone, so it is never held: the memory of one gradient instead of two.
             weight = self._weight / accumulate
             mean, gramian = add_gradient_(self._engine, loss, batches[0], params, weight=weight, measured=measured)
+            # Without a Gramian, the norm of the sum shows it if one of the two gradients is not finite.
             norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
             self._refuse_not_finite(mean, norm.square().reshape(1, 1) if gramian is None else gramian)
         else:
@@ -76,7 +81,7 @@ class Merger:
     def forget_row(
         self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], *, accumulate: int
     ) -> tuple[Row, dict[str, Tensor]]:
-        """The transformed forget gradient times its weight, and what :meth:`merge_` returns; ``p.grad`` is what it was."""
+        """The transformed forget gradient times its weight, and what :meth:`merge_` returns. ``p.grad`` is not changed."""
         forget, _, gramian, mean = self._rows(loss, batches, params, accumulate)
         if self._weight != 1:
             forget = [None if t is None else t.mul_(self._weight) for t in forget]
@@ -86,7 +91,8 @@ class Merger:
         self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], accumulate: int
     ) -> tuple[Tensor, Tensor]:
         forget, retain, gramian, mean = self._rows(loss, batches, params, accumulate)
-        # Only the retain gradient can be infinite here, and only under a gradient scaler: it will skip this step.
+        # Only the retain gradient can be infinite here, and only under a gradient scaler, which then skips this step.
+        # Every rank sees the same Gramian, so all of them merge, or none does.
         if bool(gramian.isfinite().all()):
             self._show_losses(mean)
             combine_(params, [forget, retain], self._weights(gramian))
@@ -100,12 +106,13 @@ class Merger:
         forget, losses = self._engine.row(loss, batches, params, divisor=accumulate)
         if self._transforms:
             forget = self._transforms(forget, params)
-        retain: Row = [p.grad for p in params]
+        retain: Row = [p.grad for p in params]  # the tensors themselves: `combine_` adds to them in place
         gramian = self._engine.gramian([forget, retain], params)
         self._refuse_not_finite(losses.mean(), gramian)
         return forget, retain, gramian, losses.mean()
 
     def _weights(self, gramian: Tensor) -> list[float]:
+        # Projectors see the weighted gradient, so that the weight counts in their geometry; it is then applied to the row.
         scale = torch.ones(len(gramian), dtype=gramian.dtype, device=gramian.device)
         scale[0] = self._weight
         weighted = scale[:, None] * gramian * scale
@@ -115,7 +122,7 @@ class Merger:
     def _show_losses(self, forget: Tensor) -> None:
         if not isinstance(self._projector, ObservingProjector):
             return
-        # A rank may have skipped micro-batches: the mean is over all there were.
+        # `training_step` may return `None` on some rank: the mean is over the micro-batches that had a loss.
         losses = torch.stack([forget.new_zeros(()), *self._retain_losses]).sum()
         counted = torch.stack([losses, losses.new_tensor(len(self._retain_losses))])
         retain, known = self._engine.average(counted).unbind()
@@ -123,20 +130,22 @@ class Merger:
             self._projector.observe(forget, retain / known)
 
     def _refuse_not_finite(self, forget: Tensor, gramian: Tensor) -> None:
+        # Under a gradient scaler, infinite gradients are no error: it skips the step, and lowers its factor.
         finite = self._engine.scaler() is not None or bool(gramian.diagonal().isfinite().all())
         if bool(forget.isfinite()) and finite:
             return
-        what = "forget loss" if not bool(forget.isfinite()) else "forget or retain gradient"
+        culprit = "forget loss" if not bool(forget.isfinite()) else "forget or retain gradient"
         norms = gramian.diagonal().tolist()
         step = 0 if self._engine.trainer is None else self._engine.trainer.global_step
         raise FloatingPointError(
-            f"The {what} should be finite. Found NaN or infinity at step {step} (forget loss {float(forget):.4g}, squared "
-            f"gradient norms {norms}). Lower the learning rate, clip gradients, or bound the objective: "
+            f"The {culprit} should be finite. Found NaN or infinity at step {step} (forget loss {float(forget):.4g}, "
+            f"squared gradient norms {norms}). Lower the learning rate, clip gradients, or bound the objective: "
             "`Bounded(objective, bound=...)`. Checkpoints and logs up to this step are kept."
         )
 
 
 def _geometry(gramian: Tensor) -> dict[str, Tensor]:
     forget, retain = gramian.diagonal().sqrt().unbind()
+    # `tiny` only guards against 0 / 0: of a gradient of zeros the cosine is 0.
     cosine = gramian[0, 1] / (forget * retain).clamp_min(torch.finfo(gramian.dtype).tiny)
     return {name: v.float() for name, v in (("forget_norm", forget), ("retain_norm", retain), ("cosine", cosine))}

@@ -7,7 +7,10 @@ from lightning_unlearn.readouts import Readout
 
 
 class OverlapCheck:
-    """Notice, by content, forget examples among the retain data: training on them would teach what must go."""
+    """Refuse forget examples among the retain data: training on them would teach what must go.
+
+    Examples are compared by the readout's keys, that is, by content. Each rank compares what it has seen itself.
+    """
 
     def __init__(self, readout: Readout) -> None:
         self._readout = readout
@@ -21,11 +24,11 @@ class OverlapCheck:
         self._refuse()
 
     def saw_retain(self, batch: Any) -> None:
-        """Remember the examples of a retain micro-batch, if it is of a kind the readout can tell apart."""
+        """Remember the examples of a retain micro-batch, if the readout can read it."""
         try:
             self._retain.update(self._readout.keys(batch))
         except (ValueError, TypeError, KeyError, AttributeError):
-            return  # the user's own kind of batch: nothing can be said about it
+            return  # the user's own kind of batch, which only their `training_step` understands: it cannot be checked
         self._refuse()
 
     def _refuse(self) -> None:

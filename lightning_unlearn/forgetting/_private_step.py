@@ -12,16 +12,16 @@ from lightning_unlearn.forgetting._realised_step import RealisedStep
 
 
 class PrivateStep:
-    """An optimizer of the forget gradient's own, stepped right after the fit's.
+    """An optimizer for the forget gradient alone, which steps right after the fit's.
 
     Args:
-        engine: How parameters are sharded.
+        engine: Knows how parameters are sharded.
         make: From parameters to an optimizer.
-        theirs: The optimizer of the fit, whose parameters may be changed.
+        theirs: The optimizer of the fit, whose parameters are used.
 
     Raises:
-        TypeError: If ``make`` makes no optimizer.
-        NotImplementedError: If it makes one that evaluates its closure many times a step.
+        TypeError: If ``make`` does not return an optimizer.
+        NotImplementedError: If it returns one that evaluates its closure many times a step.
     """
 
     def __init__(self, engine: GradientEngine, make: OptimizerCallable, theirs: torch.optim.Optimizer) -> None:
@@ -40,22 +40,24 @@ class PrivateStep:
             )
         self.realised: float | None = None
         self._realised = RealisedStep()
+        # The row of a step that has not been taken yet: one more gradient's memory.
         self._held: list[tuple[Tensor, Tensor | None]] | None = None
         self._measured = False
 
     def hold(self, params: Sequence[Tensor], row: Row, *, measured: bool) -> None:
-        """Keep the forget gradient ``row`` until the fit's optimizer has stepped. One of a step never taken is dropped."""
+        """Keep the forget gradient ``row`` until the fit's optimizer has stepped. It replaces that of a skipped step."""
         if late := sum(p not in self._known for p in params):
             raise NotImplementedError(
-                "`Unlearn(optimizer=...)` should know from the start what may be changed. Found that the fit's optimizer "
-                f"was given {late} parameters since. Give it all of them in `configure_optimizers`, and freeze by "
+                "`Unlearn(optimizer=...)` should know all parameters from the start. Found that the fit's optimizer was "
+                f"given {late} parameters since. Give it all of them in `configure_optimizers`, and freeze by "
                 "`requires_grad`, or leave out `optimizer`."
             )
         self._held = list(zip(params, row, strict=True))
         self._measured = measured
 
     def take_(self) -> bool:
-        """Step along what is held, and say whether there was anything. ``p.grad`` is what it was, the same tensors."""
+        """Step along the kept gradient. Returns whether there was one. ``p.grad`` is left as it was, the same tensors."""
+        # `None` if a gradient scaler skipped the step before; taken off first, so that no gradient is used twice.
         held, self._held = self._held, None
         self.realised = None
         if held is None:
@@ -66,13 +68,13 @@ class PrivateStep:
             if self._measured:
                 self._realised.before(self.optimizer, [p for g in self.optimizer.param_groups for p in g["params"]])
             self.optimizer.step()
-            self.realised = self._realised.after(self.optimizer)  # at once: guards will correct the step
+            self.realised = self._realised.after(self.optimizer)  # now, before guards correct the step
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's; all ranks have to ask."""
+        """State of the optimizer. Collective: every rank must call it."""
         return optimizer_state(self._engine, self.optimizer)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where a checkpoint left off."""
+        """Continue where a checkpoint left off. Each rank takes its shards."""
         load_optimizer_state(self._engine, self.optimizer, state)

@@ -1,4 +1,4 @@
-"""What `Unlearn` refuses, by name and with the way out."""
+"""The refusals of `Unlearn`, each by name and with the way out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def refuse_settings(objective: Any, weight: float, optimizer: Any, projector: An
         raise TypeError(f"`objective` should be an `Objective`, such as `NPO()`. Found `{objective!r}`.")
     if not 0 < weight < math.inf:
         raise ValueError(
-            "`weight` should be positive and finite: it is the sign of `objective` that says forget. Found "
+            "`weight` should be positive and finite: the sign that makes it forgetting is in `objective`. Found "
             f"`weight = {weight}`."
         )
     if optimizer is not None and (isinstance(optimizer, torch.optim.Optimizer) or not callable(optimizer)):
@@ -48,7 +48,7 @@ def refuse_settings(objective: Any, weight: float, optimizer: Any, projector: An
 def refuse_unsupported(
     trainer: pl.Trainer, pl_module: pl.LightningModule, transforms: Sequence[GradientTransform] = ()
 ) -> None:
-    """Refuse, by name and with the way out, what gradients cannot be merged or transformed under."""
+    """Refuse, by name and with the way out, trainers in which gradients cannot be merged or transformed."""
     refuse_manual_optimization(pl_module, "Unlearn")
     if strategy_kind(trainer) == "deepspeed":
         raise NotImplementedError(
@@ -56,16 +56,17 @@ def refuse_unsupported(
             "its engine. Use `strategy='ddp'`, `'fsdp'`, or `ModelParallelStrategy` (FSDP2)."
         )
     _refuse_transforms(trainer, transforms)
+    # Lightning has no public way to ask for the training data before it opens the loader.
     if not trainer.fit_loop._data_source.is_defined():
         raise ValueError(
-            "`Unlearn` should find retain data: what the fit trains on is what must stay. Found no training data. Give it "
-            "some: `trainer.fit(module, datamodule=ForgetRetainData(retain=..., forget=...))`, or "
+            "`Unlearn` should find retain data: what the fit trains on is what must stay. Found no training data. Use "
+            "`trainer.fit(module, datamodule=ForgetRetainData(retain=..., forget=...))`, or "
             "`trainer.fit(module, retain)`."
         )
 
 
 def _refuse_transforms(trainer: pl.Trainer, transforms: Sequence[GradientTransform]) -> None:
-    """Refuse transforms of whole matrices where there are none: FSDP1 cuts a flat vector of many of them."""
+    """Refuse transforms of whole matrices under FSDP1, which joins many matrices to one vector and shards that."""
     needy = [type(transform).__name__ for transform in transforms if transform.needs_whole]
     if needy and strategy_kind(trainer) == "fsdp1":
         raise NotImplementedError(
@@ -75,7 +76,7 @@ def _refuse_transforms(trainer: pl.Trainer, transforms: Sequence[GradientTransfo
 
 
 def refuse_late_copy(trainer: pl.Trainer, reference: Reference | None) -> None:
-    """Refuse to copy the original where a checkpoint has replaced it already."""
+    """Refuse to copy the original if a checkpoint has already replaced it."""
     restored = trainer.ckpt_path is not None and not trainer.strategy.restore_checkpoint_after_setup
     if restored and isinstance(reference, FrozenCopy):
         raise NotImplementedError(
@@ -86,7 +87,8 @@ def refuse_late_copy(trainer: pl.Trainer, reference: Reference | None) -> None:
 
 
 def refuse_unmerged(steps: Mapping[str, int]) -> None:
-    """Refuse to call it forgetting if optimizer steps went by without a forget gradient."""
+    """Refuse a fit in which optimizer steps were taken without a forget gradient."""
+    # More merged than taken is fine: a gradient scaler skips steps after the merge.
     if steps["merged"] < steps["taken"]:
         raise RuntimeError(
             f"Every optimizer step should carry a forget gradient. Found {steps['taken']} steps, of which "
@@ -96,7 +98,7 @@ def refuse_unmerged(steps: Mapping[str, int]) -> None:
 
 
 def refuse_empty_retain(trainer: pl.Trainer) -> None:
-    """Lightning ends a fit on an empty loader with no more than a warning."""
+    """Refuse an empty retain loader, on which Lightning ends a fit with only a warning."""
     if trainer.num_training_batches == 0 and trainer.limit_train_batches:
         raise ValueError(
             "The retain set should hold at least one batch. Found none, so nothing was trained or forgotten. Check its path "
@@ -105,12 +107,12 @@ def refuse_empty_retain(trainer: pl.Trainer) -> None:
 
 
 def refuse_truncated(checkpoint: Any) -> None:
-    """Say what is wrong with a checkpoint whose writing was interrupted; torch only says ``Invalid argument``."""
+    """Explain a checkpoint whose writing was interrupted, for which torch only says ``Invalid argument``."""
     path = Path(str(checkpoint))
     if checkpoint is None or not path.is_file():
         return
     with path.open("rb") as file:
-        starts_whole = file.read(2) == b"PK"
+        starts_whole = file.read(2) == b"PK"  # a zip file, whose directory is at its end
     if starts_whole and not zipfile.is_zipfile(path):
         raise ValueError(
             f"The checkpoint should be a whole file. Found one that ends in its middle: `{path}`, "

@@ -11,13 +11,13 @@ from lightning_unlearn.prediction import Prediction
 
 
 class SupervisionCheck:
-    """Notice a forget set without a single supervised label: its loss is zero, and nothing would be forgotten.
+    """Refuse a forget set without a supervised label: its loss is zero, and nothing would be forgotten.
 
-    A batch without any, among others that have some, is fine.
+    Single batches without a label are fine.
 
     Args:
-        engine: Says what the other ranks have seen.
-        loader: The forget loader; once around it is enough to know.
+        engine: Asks the other ranks.
+        loader: The forget loader. After one pass over it the answer is known.
     """
 
     def __init__(self, engine: GradientEngine, loader: Iterable[Any]) -> None:
@@ -27,27 +27,28 @@ class SupervisionCheck:
         self._rows = 0
         self._found = False
 
-    def saw(self, said: Prediction) -> None:
+    def saw(self, prediction: Prediction) -> None:
         """Count what is supervised in a forget micro-batch."""
         self._batches += 1
-        self._rows += len(said.labels)
+        self._rows += len(prediction.labels)
 
     def check(self, *, is_end: bool = False) -> None:
-        """Ask all ranks, until some label was found.
+        """Ask all ranks, until a label was found. Collective until then.
 
         Raises:
-            ValueError: If none was, and all there is has been seen.
+            ValueError: If none was found after one pass over the data, or at the end of the fit.
         """
         if self._found or not self._batches:
             return
         device = next(self._engine.module.parameters()).device
+        # Over all ranks: one rank's share may have no label. All ranks then raise together, and none waits for another.
         rows: Tensor = self._engine.average(torch.tensor(float(self._rows), device=device))
         self._found = bool(rows)
         if self._found or (self._batches < self._enough and not is_end):
             return
         raise ValueError(
             f"The forget set should hold at least one supervised label. Found none in {self._batches} batches: every label "
-            "is -100, or the first of its row, which nothing predicts. Nothing was forgotten. Check what masks the prompt, "
+            "is -100, or the first of its row, which no token predicts. Nothing was forgotten. Check what masks the prompt, "
             "and whether `max_length` cuts the answers off."
         )
 
@@ -56,4 +57,4 @@ def _length(loader: Iterable[Any]) -> float:
     try:
         return len(loader)  # type: ignore[arg-type]
     except TypeError:
-        return float("inf")
+        return float("inf")  # no length: only the end of the fit can tell

@@ -10,11 +10,11 @@ from lightning_unlearn.transforms import GradientTransform
 
 
 class TransformsInOrder:
-    """The gradient transforms of one fit, one after the other.
+    """The gradient transforms of one fit, applied one after the other.
 
     Args:
-        transforms: In the order in which they are applied.
-        engine: How gradients are sharded.
+        transforms: The transforms, in this order.
+        engine: Knows how gradients are sharded.
     """
 
     def __init__(self, transforms: Sequence[GradientTransform], engine: GradientEngine) -> None:
@@ -25,25 +25,26 @@ class TransformsInOrder:
         return bool(self._transforms)
 
     def attach(self, module: nn.Module) -> None:
-        """Show them the module; the parameters have to be those that the optimizer trains."""
+        """Attach each transform to the module, whose parameters must be those that the optimizer trains."""
         for transform in self._transforms:
             transform.attach(module)
 
     def __call__(self, row: Row, params: Sequence[Tensor]) -> Row:
-        """Transform ``row``, unless it is not finite: the caller refuses that by its own error."""
+        """Transform ``row``, unless it is not finite: the caller raises its own error then."""
+        # Asks all ranks: transforms may gather shards, and a rank that left them out would let the others wait.
         if self._transforms and self._engine.is_finite(row):
             for transform in self._transforms:
                 row = transform(row, params)
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        """Of each transform that has any; all processes have to ask."""
+        """State of each transform that has one. Collective: every rank must call it."""
         states = {str(i): state for i, t in enumerate(self._transforms) if (state := t.state_dict())}
-        # A checkpoint holds what the first process says, which under FSDP is of its shards only.
+        # Lightning saves the first process's state, which under FSDP would be that of its shards only.
         return with_all_ranks(states, self._engine) if states else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where a checkpoint left off, each process its own shards."""
+        """Continue where a checkpoint left off, each process with its own shards."""
         states = own_share(state, self._engine, "The transforms of `Unlearn`")
         for i, transform in enumerate(self._transforms):
             if str(i) in states:

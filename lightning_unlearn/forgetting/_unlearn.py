@@ -9,13 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.data import DataSource, ForgetStream
-from lightning_unlearn.engine import (
-    GradientEngine,
-    refuse_optimizers,
-    strategy_kind,
-    unscaled,
-    unscales_by_itself,
-)
+from lightning_unlearn.engine import GradientEngine, refuse_optimizers, strategy_kind, unscaled, unscales_by_itself
 from lightning_unlearn.forgetting._forget_batches import ForgetBatches
 from lightning_unlearn.forgetting._forget_loss import ForgetLoss
 from lightning_unlearn.forgetting._forget_source import forget_source
@@ -30,6 +24,7 @@ from lightning_unlearn.forgetting._refusals import (
     refuse_unmerged,
     refuse_unsupported,
 )
+from lightning_unlearn.forgetting._saved_parts import SavedParts
 from lightning_unlearn.forgetting._step_log import is_logged, log_step, warn_swallowed
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
 from lightning_unlearn.objectives import Objective
@@ -41,39 +36,41 @@ from lightning_unlearn.transforms import GradientTransform, StepChain
 
 
 class Unlearn(pl.Callback):
-    """Add the forget gradient to any fit, at the one place where the user's own gradient is ready.
+    """Add the forget gradient to any fit, right where the user's own gradient is ready.
 
-    The user's ``training_step``, hooks, logs, optimizer and scheduler stay as they are; what their fit trains on is what
-    is retained. Before each optimizer step, as many forget micro-batches as there were retain micro-batches are run
-    through ``readout`` and ``objective``, and the two gradients merged. Clipping and the optimizer follow.
+    The user's ``training_step``, hooks, logs, optimizer and scheduler stay as they are. The data their fit trains on is the
+    retain data. Before each optimizer step, forget micro-batches are run through ``readout`` and ``objective``, as many as
+    there were retain micro-batches, and the two gradients are merged. Clipping and the optimizer follow.
 
-    Logged each step: ``unlearn/forget`` and ``unlearn/retain`` (the two losses); every ``log_every_n_steps`` also
-    ``unlearn/forget_norm``, ``unlearn/retain_norm`` and ``unlearn/cosine`` of the two gradients, and ``unlearn/realised``,
-    the length of the step the weights took over the length of the step the optimizer asked for, measured on one tensor:
-    bf16 weights swallow small steps. With ``transforms``, norm and cosine are those of the transformed forget gradient.
+    Logged each step: the two losses, ``unlearn/forget`` and ``unlearn/retain``. Logged every ``log_every_n_steps``:
 
-    With ``optimizer``, forgetting has an optimizer of its own, over the same parameters. The user's steps along the retain
-    gradient alone, and its state never sees a forget gradient; the other one steps right after it. Both gradients are taken
-    at the weights before the two steps, and a gradient scaler skips both or none. The fit's clipping and scheduler do not
-    concern it (callbacks that schedule it find it as ``forget_optimizer``). ``unlearn/realised`` is then of its step, a
-    :class:`StepGuard` acts on its step alone, and its state is in the checkpoint, gathered where it is sharded.
+    - ``unlearn/forget_norm``, ``unlearn/retain_norm``, ``unlearn/cosine``: of the two gradients; with ``transforms``, of the
+      transformed forget gradient.
+    - ``unlearn/realised``: length of the step the weights took, divided by that of the step the optimizer asked for,
+      measured on one tensor. It falls below 1 where bf16 weights swallow small steps.
+
+    **With** ``optimizer``, forgetting has its own optimizer, over the same parameters. The user's optimizer steps along the
+    retain gradient alone, and never sees a forget gradient. The other one steps right after it. Both gradients are computed
+    at the weights before the two steps. A gradient scaler skips both steps or none. The fit's clipping and scheduler do not
+    apply to it; callbacks that schedule it find it as ``forget_optimizer``. ``unlearn/realised`` and :class:`StepGuard` then
+    refer to its step alone. Its state is in the checkpoint, gathered if it is sharded.
 
     Args:
-        objective: What forgetting minimises.
+        objective: The objective that forgetting minimises.
         readout: How to run the network. Defaults to the module's own, to :class:`PackedCausalLMReadout` if it holds a
             Hugging Face language model, else to :class:`ClassificationReadout`.
         projector: How the two gradients are merged. Defaults to their sum. Not together with ``optimizer``.
-        reference: Where the original model's view comes from, if the objective needs it. Defaults to the cheapest that
-            serves: the adapter switched off, cached likelihoods, a frozen copy. The original is the network without its
-            adapter, or, for the other two, as the fit finds it (a second fit anew, a resumed one not).
+        reference: Gives the original model's outputs, if the objective needs them. Defaults to the cheapest that suffices:
+            the adapter switched off, cached likelihoods, a frozen copy. The original is the network without its adapter;
+            for the other two, the network at the start of the fit. A second fit starts anew, a resumed one does not.
         weight: Factor on the forget gradient, positive.
         forget: What must go: a datamodule, a loader, a data set, or, from YAML, a mapping with ``class_path`` and
             ``init_args``. Defaults to ``forget_dataloader`` of the trainer's datamodule (see :class:`ForgetRetainData`).
-        seed: Seed of the order of the forget data, where no :class:`ForgetRetainData` says it.
-        optimizer: From parameters to the optimizer of forgetting alone, such as ``torch.optim.SGD``. Defaults to none: the
-            gradients are merged, and the user's optimizer takes both. Costs one more gradient's memory, and its own state.
-        transforms: What rewrites the forget gradient, tensor by tensor, before it is merged (or given to ``optimizer``), in
-            this order: :class:`RowMask`, or any :class:`GradientTransform`. Costs one more gradient's memory.
+        seed: Seed of the order of the forget data, unless a :class:`ForgetRetainData` gives one.
+        optimizer: From parameters to an optimizer for forgetting alone, such as ``torch.optim.SGD``. Defaults to none: the
+            gradients are merged. Costs one more gradient's memory, and the optimizer's state.
+        transforms: Rewrite the forget gradient, tensor by tensor and in this order, before it is merged or given to
+            ``optimizer``: :class:`RowMask`, or any :class:`GradientTransform`. Costs one more gradient's memory.
 
     Raises:
         NotImplementedError: In ``setup``, under manual optimization or DeepSpeed, and under FSDP1 with a transform that
@@ -85,7 +82,7 @@ class Unlearn(pl.Callback):
     Example:
         >>> from lightning_unlearn import NPO
         >>> callback = Unlearn(NPO(beta=0.1))  # Trainer(callbacks=[callback])
-        >>> apart = Unlearn(NPO(beta=0.1), optimizer=lambda params: torch.optim.SGD(params, lr=1e-2, momentum=0.9))
+        >>> separate = Unlearn(NPO(beta=0.1), optimizer=lambda params: torch.optim.SGD(params, lr=1e-2, momentum=0.9))
     """
 
     def __init__(
@@ -118,17 +115,17 @@ class Unlearn(pl.Callback):
 
     @property
     def state_key(self) -> str:
-        """Tells several instances in one trainer apart by what they minimise."""
+        """Distinguishes several instances in one trainer by their objectives."""
         return f"Unlearn[{self.objective!r}]"
 
     @property
     def forget_optimizer(self) -> torch.optim.Optimizer | None:
-        """What ``optimizer`` made for this fit; ``None`` if forgetting has none of its own, or before the fit."""
+        """The optimizer that ``optimizer`` made for this fit; ``None`` before the fit, or without ``optimizer``."""
         return None if self._private is None else self._private.optimizer
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what cannot work; see the original model before a checkpoint replaces it."""
+        """Refuse what cannot work, and attach to the original model before a checkpoint replaces it."""
         if stage != "fit":
             return
         refuse_unsupported(trainer, pl_module, self.transforms)
@@ -136,13 +133,13 @@ class Unlearn(pl.Callback):
         StepChain.of(trainer).add_forgetting(self)
         self._loss = None
         # Now, because Lightning restores a checkpoint right after `setup`, and then the original is gone. Strategies that
-        # shard restore later, after `on_fit_start`; and a module that is built in `configure_model` has no weights yet.
+        # shard restore after `on_fit_start`; and a module built in `configure_model` has no weights yet: see there.
         if not trainer.strategy.restore_checkpoint_after_setup and any(True for _ in pl_module.parameters()):
             self._loss = self._original_loss(trainer, pl_module)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Sharded modules, modules that are built in ``configure_model``, and the optimizer exist from here on."""
+        """Make what needs the optimizer: it exists from here on, as do sharded modules and those of ``configure_model``."""
         refuse_optimizers(trainer, "Unlearn")
         self._engine = GradientEngine(pl_module, trainer)
         if self.optimizer is not None:
@@ -153,7 +150,7 @@ class Unlearn(pl.Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the forget stream, cache what the reference needs, and take up where a checkpoint left off."""
+        """Open the forget stream, cache what the reference needs, and continue where a checkpoint left off."""
         assert self._loss is not None, "`on_fit_start` was called"
         self._rewrite = TransformsInOrder(self.transforms, self._engine)
         self._rewrite.attach(pl_module)
@@ -163,6 +160,7 @@ class Unlearn(pl.Callback):
         rank, world_size = data_share(trainer)
         self._stream = ForgetStream(self._loader, order=self._order, seed=self.seed, rank=rank, world_size=world_size)
         self._batches = ForgetBatches(self._engine, self._stream, self._loss.readout)
+        # A resumed fit must not sweep: its weights are no longer the original's. The checkpoint holds the cache.
         if not self._restore():
             self._loss.sweep(self._engine, self._stream)
         StepChain.of(trainer).attach(trainer.optimizers[0])
@@ -171,25 +169,25 @@ class Unlearn(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Count the micro-batch, and notice forget examples among the retain data."""
+        """Count the micro-batch, and check it for forget examples."""
         self._batches.saw_retain(batch)
 
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Show the retain loss to projectors that go by it."""
+        """Show the retain loss to projectors that use it."""
         self._merger.saw_retain(loss, trainer.accumulate_grad_batches)
 
     @override
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Merge, or have it ready: ``.grad`` is accumulated, reduced and unscaled here, and not yet clipped."""
+        """Merge, or keep the forget gradient: ``.grad`` is accumulated, reduced and unscaled here, and not yet clipped."""
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         batches = self._batches.take()
         logged = is_logged(trainer)
         accumulate = trainer.accumulate_grad_batches
         merger, loss = self._merger, self.forget_loss
-        # Fused optimizers unscale inside their step: until then `p.grad` is scaled, and the forget gradient is not.
+        # Fused optimizers unscale inside their step. Until then `p.grad` is scaled, and the forget gradient is not.
         with unscaled(self._engine, optimizer, params):
             if self._private is None:
                 self._step_log = merger.merge_(loss, batches, params, accumulate=accumulate, measured=logged)
@@ -198,7 +196,7 @@ class Unlearn(pl.Callback):
                 self._private.hold(params, row, measured=logged)
         self._batches.refuse_unsupervised()
         if self._private is not None:
-            return
+            return  # counted and measured in `after_fit_step`, if the step is not skipped
         self._steps["merged"] += 1
         if logged and not unscales_by_itself(self._engine, optimizer):
             self._realised.before(optimizer, params)
@@ -214,34 +212,34 @@ class Unlearn(pl.Callback):
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prove that forgetting happened: every optimizer step must have been merged into, or been followed by its own."""
+        """Prove that forgetting happened: every optimizer step must have had a forget gradient, or an own step after it."""
         self._end(trainer)
         refuse_unmerged(self._steps)
         self._batches.refuse_unsupervised(is_end=True)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A fit without a single batch does not call any of the above."""
+        """A fit without a single batch calls no hook of training: find out here."""
         refuse_empty_retain(trainer)
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind; say so if it was the checkpoint."""
+        """Leave no hook behind, and explain a truncated checkpoint."""
         self._end(trainer)
         refuse_truncated(trainer.ckpt_path)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Position in the forget data, counters, the parts' own state, and what the reference must remember."""
+        """Position in the forget data, counters, and the state of the parts. Every rank must call it."""
         return {
             "position": self._stream.position if hasattr(self, "_stream") else 0,
             "steps": dict(self._steps),
-            **{name: part.state_dict() for name, part in self._parts().items()},
+            **self._parts().state_dict(),
         }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until training starts: under FSDP it comes before the stream and the reference exist."""
+        """Keep the state until training starts: under FSDP it is loaded before stream and reference exist."""
         self._restored = state_dict
 
     def forget_loss(self, batch: Any) -> Tensor:
@@ -252,32 +250,28 @@ class Unlearn(pl.Callback):
     def _original_loss(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> ForgetLoss:
         return ForgetLoss(self.objective, pl_module, self.readout, self.reference, strategy_kind(trainer))
 
-    def _parts(self) -> dict[str, Any]:
-        """All that has a state of its own, by its name in the checkpoint."""
-        parts = {
-            "objective": self.objective,
-            "projector": self.projector,
-            "reference": None if self._loss is None else self._loss.reference,
-            "optimizer": self._private if self._steps["merged"] else None,
-            "transforms": self._rewrite if hasattr(self, "_rewrite") else None,
-        }
-        # Before its first step a private optimizer has no state; asked for a sharded one, torch would take a step.
-        return {name: part for name, part in parts.items() if part is not None}
+    def _parts(self) -> SavedParts:
+        return SavedParts(
+            objective=self.objective,
+            projector=self.projector,
+            reference=None if self._loss is None else self._loss.reference,
+            # Before its first step it has no state; asked for a sharded one, torch would take a step.
+            optimizer=self._private if self._steps["merged"] else None,
+            transforms=self._rewrite if hasattr(self, "_rewrite") else None,
+        )
 
     def _restore(self) -> bool:
-        """Take up what a checkpoint holds, once: a second fit does not go back to it."""
+        """Load what a checkpoint holds, only once: a second fit must not start from it again."""
         state, self._restored = self._restored, {}
         if not state:
             return False
         self._stream.seek(state["position"])
-        self._steps = dict(state["steps"])
-        for name, part in self._parts().items():
-            if state.get(name):
-                part.load_state_dict(state[name])
+        self._steps = dict(state["steps"])  # before `_parts`, which goes by it
+        self._parts().load_state_dict(state)
         return True
 
     def after_fit_step(self, optimizer: torch.optim.Optimizer) -> bool:
-        """The fit's optimizer has stepped: measure that, or take our own step; the chain calls this before any guard."""
+        """Measure the fit's step, or take the own step after it. The chain calls this before any guard."""
         self._steps["taken"] += 1
         if self._private is None:
             self._show_realised(self._realised.after(optimizer))

@@ -1,4 +1,4 @@
-"""Many small tensors as a few long vectors: operations on them cost what calling them costs."""
+"""Joining many small tensors to a few long vectors: for small tensors, the call costs more than the operation."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
+# Elements of a joined vector at most, by device: on the CPU, so that it stays in the cache.
 _LENGTH = {"cpu": 1 << 17}
 _LARGE_LENGTH = 1 << 24
 
 
 def bundled(sizes: Sequence[int], kinds: Sequence[Hashable], device: torch.device) -> list[list[int]]:
-    """Numbers of the tensors that are to be one vector; a large one stays alone.
+    """Group tensors to be joined. Returns the numbers of the tensors of each group; a large tensor is a group alone.
 
     Args:
         sizes: Number of elements of each tensor.
-        kinds: Only tensors of one kind come together.
-        device: Where they are. A graphics card wants longer vectors than a processor's cache.
+        kinds: Kind of each tensor. Only tensors of the same kind are joined.
+        device: Their device. A GPU gets longer vectors than a CPU.
 
     Example:
         >>> bundled([10, 1 << 20, 5, 7], ["a", "a", "b", "a"], torch.device("cpu"))
@@ -32,31 +33,33 @@ def bundled(sizes: Sequence[int], kinds: Sequence[Hashable], device: torch.devic
             bundle, length = [], 0
             out.append(bundle)
         bundle.append(i)
-        if size <= limit:
+        if size <= limit:  # after a large tensor, smaller ones go on filling the group before it
             open_ones[kind] = bundle, length + size
     return out
 
 
 def joined(tensors: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor | None:
-    """One vector of all, where ``None`` counts as zeros; ``None`` of nothing else; a single tensor as it is.
+    """Join tensors to one vector. ``None`` counts as zeros; if all are ``None``, so is the result.
+
+    A single tensor is returned as it is, in its shape, without a copy.
 
     Args:
-        tensors: What is to be one.
-        sizes: Number of elements of each.
+        tensors: The tensors.
+        sizes: Number of elements of each, needed for ``None``.
 
     Example:
         >>> joined([torch.ones(2), None], sizes=[2, 1])
         tensor([1., 1., 0.])
     """
-    there = [t for t in tensors if t is not None]
-    if len(tensors) == 1 or not there:
+    present = [t for t in tensors if t is not None]
+    if len(tensors) == 1 or not present:
         return tensors[0]
     pairs = zip(tensors, sizes, strict=True)
-    return torch.cat([there[0].new_zeros(size) if t is None else t.reshape(-1) for t, size in pairs])
+    return torch.cat([present[0].new_zeros(size) if t is None else t.reshape(-1) for t, size in pairs])
 
 
 def spread_(tensors: Sequence[Tensor], vector: Tensor) -> None:
-    """Write the parts of what was :func:`joined` back.
+    """Copy the parts of a :func:`joined` vector back into ``tensors``.
 
     Example:
         >>> parts = [torch.zeros(2), torch.zeros(1)]

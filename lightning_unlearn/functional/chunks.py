@@ -14,8 +14,8 @@ def in_chunks(function: Callable[..., Tensor], *tensors: Tensor, elements: int =
     chunks, every float32 copy of 2048 tokens by a vocabulary of 128 k takes 1 GiB.
 
     Args:
-        function: From as many tensors of ``n`` rows to ``[n]``, each row by itself, without randomness.
-        *tensors: Of ``N`` rows each, the first ``[N, V]``.
+        function: From tensors of ``n`` rows to ``[n]``. Rows must not depend on each other, or on random numbers.
+        *tensors: Tensors of ``N`` rows each, the first ``[N, V]``.
         elements: The most elements of the first tensor in one chunk; a chunk has at least one row.
 
     Returns:
@@ -29,5 +29,6 @@ def in_chunks(function: Callable[..., Tensor], *tensors: Tensor, elements: int =
     rows = max(elements // max(width, 1), 1)
     if count <= rows:
         return function(*tensors)
+    # Checkpointed: each chunk keeps its inputs, which are views, and no float32 copies. No randomness, so no RNG state.
     parts = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
     return torch.cat([checkpoint(function, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])

@@ -1,9 +1,9 @@
-"""Results as other code computes them, where published tables depend on its quirks."""
+"""Reproducing the results of other code, where published tables depend on its quirks."""
 
 from typing import Literal, get_args
 
 Compat = Literal["open-unlearning"]
-"""Whose quirks to reproduce."""
+"""The code whose quirks are reproduced."""
 
 
 def check_compat(compat: str | None) -> None:

@@ -1,9 +1,9 @@
-r"""Exact projections of a step onto what is safe, computed from inner products alone.
+r"""Exact projections of a step onto the safe steps, computed from inner products alone.
 
-A step :math:`d` is to be changed as little as possible, in the metric :math:`M`, such that it does not increase
-(``cone``) or does not change (``null``) any of :math:`k` losses with gradients :math:`G`, to first order. The answer is
-:math:`d - M^{-1} G \lambda`, and the multipliers :math:`\lambda` depend on :math:`K = G^\top M^{-1} G` and
-:math:`b = G^\top d` only: ``k * (k + 1)`` numbers, however many parameters there are and wherever they are.
+A step :math:`d` is changed as little as possible, in the metric :math:`M`. To first order, the result does not increase
+(``cone``), or does not change (``null``), any of :math:`k` losses with gradients :math:`G`. It is
+:math:`d - M^{-1} G \lambda`. The multipliers :math:`\lambda` depend only on :math:`K = G^\top M^{-1} G` and
+:math:`b = G^\top d`. These are ``k * (k + 1)`` numbers, however many parameters there are and however they are sharded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from lightning_unlearn.functional.gramian import orthonormal_basis, reciprocal_lengths
 from lightning_unlearn.functional.least_squares import non_negative_least_squares
 
-# Nearly dependent directions keep about 1e-6 of the whole step; its part in their span, the measure here, may be short.
+# Nearly dependent directions leave a violation of about 1e-6 of the whole step. Here it is measured relative to the step's
+# part in their span, which may be much shorter than the step.
 _SAFE = 1e-4
 
 
@@ -26,12 +27,12 @@ class Correction:
     """How much of each direction to take out of a step, and how well that works.
 
     Args:
-        multipliers: One per direction, ``[..., k]``; all zero for a step that may stay as it is, to the bit.
-        violation: The largest ``cos(angle)`` left between the corrected step and a direction, ``[...]``: the step's length
-            is taken before the correction and within the span of the directions. Infinite if the input was not finite;
-            the multipliers are zero then, and the step should not be taken.
-        exact: Whether this is the least correction that is safe, ``[...]`` bool. Where not, a fall-back was used, or more
-            than 1e-4 of a violation is left.
+        multipliers: One per direction, ``[..., k]``; all zero, exactly, for a step that needs no correction.
+        violation: The largest cosine left between the corrected step and a direction, ``[...]``. The length is that of the
+            step before the correction, within the span of the directions. Infinite if the input was not finite; then the
+            multipliers are zero, and the step should not be taken.
+        exact: Whether this is the smallest safe correction, ``[...]`` bool. If not, a fall-back was used, or a violation of
+            more than 1e-4 is left.
     """
 
     multipliers: Tensor
@@ -45,7 +46,7 @@ def null_multipliers(gramian: Tensor, products: Tensor) -> Correction:
     .. math:: \min_\lambda \lVert M^{-1} G \lambda \rVert_M \quad \text{s.t.} \quad G^\top (d - M^{-1} G \lambda) = 0,
         \qquad \lambda = K^+ b
 
-    Dependent and zero directions, and lengths from 1e-15 to 1e15 side by side, are fine.
+    Directions may be dependent or zero, and their lengths may differ by factors from 1e-15 to 1e15.
 
     Args:
         gramian: :math:`K = G^\top M^{-1} G`, ``[..., k, k]`` float64. Leading dimensions are separate problems.
@@ -65,15 +66,15 @@ def null_multipliers(gramian: Tensor, products: Tensor) -> Correction:
 
 
 def cone_multipliers(gramian: Tensor, products: Tensor) -> Correction:
-    r"""Make a step increase none of the losses, and leave it alone where it does not.
+    r"""Make a step increase none of the losses. A step that increases none is left as it is.
 
     .. math:: \min_{\lambda \ge 0} \lVert M^{-1} G \lambda \rVert_M \quad \text{s.t.} \quad
         G^\top (d - M^{-1} G \lambda) \le 0
 
     For one direction, :math:`\lambda = \max(0, b) / K`. The conditions of optimality, :math:`\lambda \ge 0`,
     :math:`K \lambda \ge b` and :math:`\lambda^\top (K \lambda - b) = 0`, are those of a non-negative least squares
-    problem, which is solved by active sets, to the end. Should that fail, :func:`null_multipliers` takes its place: safe
-    too, but it takes out more.
+    problem, which active sets solve exactly. Should that fail, :func:`null_multipliers` is used instead. It is safe, too,
+    but takes out more of the step.
 
     Args:
         gramian: :math:`K = G^\top M^{-1} G`, ``[..., k, k]`` float64. Leading dimensions are separate problems.
@@ -98,7 +99,18 @@ def cone_multipliers(gramian: Tensor, products: Tensor) -> Correction:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Directions and step brought to length 1, so that tolerances mean the same at every scale."""
+    """The problem with directions and step scaled to length 1, so that tolerances mean the same at every scale.
+
+    Args:
+        original: Gives device and dtype of the results.
+        finite: Whether the input was finite, for each problem.
+        scale: One over the length of each direction.
+        cosines: Gramian of the scaled directions.
+        basis: Combinations of the directions that are an orthonormal basis of their span.
+        factor: The directions in that basis.
+        length: Length of the step's part in the span.
+        products: Cosines of that part with the directions.
+    """
 
     original: Tensor
     finite: Tensor
@@ -111,6 +123,7 @@ class _Problem:
 
     @classmethod
     def of(cls, gramian: Tensor, products: Tensor) -> _Problem:
+        # One problem that is not finite must not spoil the others: it is solved with zeros, and marked at the end.
         finite = gramian.isfinite().all(-1).all(-1) & products.isfinite().all(-1)
         # On the CPU: the matrices are tiny, and active sets are a chain of small decisions.
         gramian = torch.where(finite[..., None, None], gramian, 0).cpu().double()
@@ -119,24 +132,26 @@ class _Problem:
         basis, factor = orthonormal_basis(cosines)
         along = scale * torch.where(finite[..., None], products, 0).cpu().double()
         coordinates = (basis.mT @ along[..., None])[..., 0]
+        # The larger of the two, so that no cosine exceeds 1, however nearly dependent the directions are.
         length = torch.maximum(_largest(along.abs()), torch.linalg.vector_norm(coordinates, dim=-1))
         length = torch.where(length > 0, length, 1)
         return cls(products, finite.cpu(), scale, cosines, basis, factor, length, along / length[..., None])
 
     @property
     def coordinates(self) -> Tensor:
-        """The step's part in the span, in the orthonormal basis."""
+        """Coordinates of the step's part in the span."""
         return (self.basis.mT @ self.products[..., None])[..., 0]
 
     def left(self, solution: Tensor) -> Tensor:
-        """Cosines of the corrected step with the directions."""
+        """Cosines of the corrected step with the directions; positive is uphill."""
         return self.products - (self.cosines @ solution[..., None])[..., 0]
 
     def on_the_whole_span(self) -> Tensor:
         return (self.basis @ self.coordinates[..., None])[..., 0]
 
     def on_the_conflicting_side(self) -> tuple[Tensor, Tensor]:
-        """The solution, and whether it was found; exactly zero for a step that is safe."""
+        """The solution, and whether it was found; exactly zero for a safe step."""
+        # Only problems with a conflict are solved: the rest stays at the zeros it starts with.
         n, k = self.length.numel(), self.products.shape[-1]
         factors = self.factor.reshape(n, k, k)
         targets = self.coordinates.reshape(n, k)
@@ -156,5 +171,5 @@ class _Problem:
 
 
 def _largest(values: Tensor) -> Tensor:
-    """Of non-negative values, ``[...]``; 0 of none."""
+    """The largest of non-negative values, ``[...]``; 0 if there are none."""
     return F.pad(values, (0, 1)).amax(-1)

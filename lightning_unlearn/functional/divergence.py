@@ -29,7 +29,7 @@ def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
 
 
 def top_k_kl_divergence(logits: Tensor, reference_logits: Tensor, *, k: int) -> Tensor:
-    r"""The same over the reference's ``k`` likeliest tokens, both distributions renormalised to them.
+    r"""Kullback-Leibler divergence over the reference's ``k`` likeliest tokens, both distributions renormalised to them.
 
     .. math:: \mathrm{KL}(\tilde p_\mathrm{ref} \,\|\, \tilde p), \quad
         \tilde p(v) = \frac{p(v)}{\sum_{u \in T} p(u)}, \quad T = \mathrm{top}_k \, p_\mathrm{ref}
@@ -58,9 +58,9 @@ def adjusted_cross_entropy(logits: Tensor, target_logits: Tensor, labels: Tensor
 
     Args:
         logits: Unnormalised scores of the student, ``[N, V]``.
-        target_logits: Of the target, ``[N, V]``.
+        target_logits: Unnormalised scores of the target, ``[N, V]``.
         labels: Class or token ids, ``[N]``.
-        shift: What is added to the label's score in the target; minus infinity gives it probability 0.
+        shift: Added to the label's score in the target; minus infinity gives it probability 0.
 
     Returns:
         ``[N]``, non-negative.
@@ -90,4 +90,5 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 
 def _raise(logits: Tensor) -> Tensor:
+    # Half precision would lose the small differences of likelihood that a divergence is made of.
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,9 +1,9 @@
-"""Geometry of vectors that are known only by their inner products."""
+"""Geometry of vectors of which only the inner products are known."""
 
 import torch
 from torch import Tensor
 
-_CUTOFF = 1e-12  # relative to the largest eigenvalue; of lengths that is 1e-6, which float64 products resolve
+_CUTOFF = 1e-12  # of the largest eigenvalue; eigenvalues are squared lengths, so this is 1e-6 of a length
 
 
 def reciprocal_lengths(gramian: Tensor) -> Tensor:
@@ -25,13 +25,13 @@ def reciprocal_lengths(gramian: Tensor) -> Tensor:
 
 
 def orthonormal_basis(gramian: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Combinations of ``k`` vectors that are an orthonormal basis of their span, and the vectors in that basis.
+    r"""An orthonormal basis of the span of ``k`` vectors, as combinations of them, and their coordinates in it.
 
     With :math:`K = S^{-1} V \Lambda V^\top S^{-1}`, where :math:`S` scales each vector to unit length,
 
     .. math:: C = S V \Lambda^{-1/2}, \qquad F = \Lambda^{1/2} V^\top S^{-1}, \qquad C^\top K C = I, \qquad F^\top F = K
 
-    Eigenvalues below 1e-12 of the largest are noise: a vector closer than about 1e-6 radians to the span of the others
+    Eigenvalues below 1e-12 of the largest count as noise: a vector within about 1e-6 radians of the span of the others
     counts as lying in it.
 
     Args:
@@ -39,9 +39,9 @@ def orthonormal_basis(gramian: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         The combinations :math:`C` ``[..., k, k]``, one basis vector per column, and the coordinates :math:`F`
-        ``[..., k, k]``, one of the ``k`` vectors per column. Where these are dependent, columns of :math:`C` and rows of
-        :math:`F` are zero. For vectors that are the columns of ``G``, the basis is ``G @ C``; any vector ``d`` has the
-        coordinates ``C.mT @ (G.mT @ d)`` in it.
+        ``[..., k, k]``, one of the ``k`` vectors per column. If the vectors are dependent, some columns of :math:`C` and
+        rows of :math:`F` are zero. If the vectors are the columns of ``G``, the basis is ``G @ C``, and a
+        vector ``d`` has the coordinates ``C.mT @ (G.mT @ d)`` in it.
 
     Example:
         >>> twice_the_same = torch.full((2, 2), 4.0, dtype=torch.float64)
@@ -50,7 +50,7 @@ def orthonormal_basis(gramian: Tensor) -> tuple[Tensor, Tensor]:
         tensor([[0., 0.],
                 [2., 2.]], dtype=torch.float64)
     """
-    # Unit lengths first: the cutoff then compares angles, and a short vector is not taken for noise.
+    # Unit lengths first: the cutoff then compares angles, and a short vector does not count as noise.
     scale = reciprocal_lengths(gramian)
     values, vectors = torch.linalg.eigh(scale[..., :, None] * gramian * scale[..., None, :])
     independent = values > _CUTOFF * values[..., -1:]

@@ -18,13 +18,14 @@ WIDTH = 256
 def pack_int8(tensor: Tensor) -> Tensor:
     r"""``tensor`` as :math:`s_b \, q_i` with :math:`q_i = \operatorname{round}(x_i / s_b)`, :math:`s_b = \max_b |x| / 127`.
 
-    Each element is off by at most half a scale: 1/254 of the largest of the 256 it is with. What is not finite stays so.
+    The error of an element is at most half a scale, that is, 1/254 of the largest of its 256 neighbours. A block that is
+    not finite stays so.
 
     Args:
         tensor: ``n`` elements of any shape.
 
     Returns:
-        One tensor, that checkpoints take as it is: ``[ceil(n / 256), 260]`` int8, the float32 scale in the last four bytes.
+        ``[ceil(n / 256), 260]`` int8, with the float32 scale in the last four bytes: one tensor, for checkpoints.
 
     Example:
         >>> packed = pack_int8(torch.tensor([1.0, -0.5, 0.0]))
@@ -37,12 +38,12 @@ def pack_int8(tensor: Tensor) -> Tensor:
 
 
 def room_for_int8(tensor: Tensor) -> Tensor:
-    """What :func:`pack_int8` of ``tensor`` will be, not filled in yet."""
+    """An uninitialised tensor of the shape of ``pack_int8(tensor)``."""
     return torch.empty(-(-tensor.numel() // WIDTH), WIDTH + 4, dtype=torch.int8, device=tensor.device)
 
 
 def pack_int8_(packed: Tensor, tensor: Tensor, here: slice) -> None:
-    """Fill in the blocks ``here`` of what :func:`room_for_int8` gave; blocks do not depend on each other.
+    """Fill in the blocks ``here`` of a result of :func:`room_for_int8`. Blocks are independent: threads may share the work.
 
     Example:
         >>> vector = torch.arange(600.0)
@@ -55,7 +56,7 @@ def pack_int8_(packed: Tensor, tensor: Tensor, here: slice) -> None:
     values = tensor.detach().reshape(-1)[here.start * WIDTH : here.stop * WIDTH]
     whole = len(values) // WIDTH
     _pack_(packed[here][:whole], values[: whole * WIDTH].view(-1, WIDTH))
-    if rest := len(values) % WIDTH:
+    if rest := len(values) % WIDTH:  # zeros pad the last block, and do not change its largest element
         _pack_(packed[here][whole:], F.pad(values[-rest:], (0, WIDTH - rest))[None])
 
 
@@ -64,6 +65,7 @@ def _pack_(packed: Tensor, blocks: Tensor) -> None:
         return
     blocks = blocks.float()
     scales = blocks.abs().amax(1, keepdim=True) / 127
+    # A block of zeros has the scale 0: divided by 1 instead, its codes are 0. A scale of NaN or infinity marks the block.
     packed[:, :WIDTH] = (blocks / torch.where(scales == 0, 1, scales)).round_()
     packed[:, WIDTH:] = scales.view(torch.int8)
 
@@ -80,13 +82,13 @@ def codes_and_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unpack_int8_(out: Tensor, codes: Sequence[Tensor], scales: Tensor, start: int) -> None:
-    """Write the elements from ``start``, a multiple of 256, on to the rows of ``out [k, n]``.
+    """Write elements of ``k`` vectors, from ``start`` on, into the rows of ``out [k, n]``.
 
     Args:
-        out: Whatever it holds.
-        codes: Those of ``k`` vectors.
-        scales: All of theirs, ``[k, blocks, 1]``, of the type of ``out``.
-        start: Number of the first element.
+        out: Is overwritten.
+        codes: The codes of the ``k`` vectors.
+        scales: Their scales, ``[k, blocks, 1]``, in the dtype of ``out``.
+        start: Number of the first element, a multiple of 256.
 
     Example:
         >>> codes, scales = codes_and_scales(pack_int8(torch.tensor([1.0, -0.5, 0.0])))
@@ -98,14 +100,14 @@ def unpack_int8_(out: Tensor, codes: Sequence[Tensor], scales: Tensor, start: in
     here = slice(start // WIDTH, -(-(start + out.shape[1]) // WIDTH))
     rest = out.shape[1] % WIDTH
     blocks = out.new_empty(len(out), here.stop - here.start, WIDTH) if rest else out.unflatten(1, (-1, WIDTH))
-    torch._foreach_copy_(list(blocks.unbind()), [c[here] for c in codes])  # in one call, which others can overlap
+    torch._foreach_copy_(list(blocks.unbind()), [c[here] for c in codes])  # one call for all vectors
     blocks *= scales[:, here]
     if rest:
         out.copy_(blocks.flatten(1)[:, : out.shape[1]])
 
 
 class PackedRows(Rows):
-    """Rows that :func:`pack_int8` has packed; ``None`` counts as zero.
+    """Rows packed by :func:`pack_int8`; ``None`` counts as zero.
 
     Example:
         >>> block = torch.zeros(2, 256)
@@ -114,7 +116,7 @@ class PackedRows(Rows):
         [127.0, 0.0]
     """
 
-    width = WIDTH
+    width = WIDTH  # so that no block of a caller cuts one of ours in two
 
     def __init__(self, packed: Sequence[Tensor | None]) -> None:
         self._packed = list(packed)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_OPTIMAL = 1e-12  # a slope below this is rounding: columns and target have length 1 at most
+_OPTIMAL = 1e-12  # a slope below this is rounding, since columns and target have length 1 at most
 _DEPENDENT = (
     1e-6  # singular values below this share of the largest are cut: nearly equal columns would get huge weights
 )
@@ -51,12 +51,12 @@ def non_negative_least_squares(matrix: Array, target: Array) -> tuple[Array, boo
 def _back_to_the_border(
     matrix: Array, target: Array, x: Array, best: Array, free: NDArray[np.bool_]
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Go from ``x`` towards ``best`` until a variable reaches 0; fix that one at 0, solve for the others, repeat."""
+    """Go from ``x`` towards ``best`` until a variable reaches 0. Fix it at 0, solve for the others, and repeat."""
     while (blocking := np.flatnonzero(free & (best <= 0))).size:
         steps = x[blocking] / (x[blocking] - best[blocking])
         x = x + steps.min() * (best - x)
         free = free & (x > 0)
-        free[blocking[steps.argmin()]] = False
+        free[blocking[steps.argmin()]] = False  # also if rounding left it just above 0: or the loop might not end
         x = np.where(free, x, 0.0)
         best = _least_squares(matrix, target, free)
     return best, free

@@ -44,7 +44,7 @@ def sum_per_example(values: Tensor, example: Tensor, batch_size: int) -> Tensor:
 
 
 def mean_or_zero(values: Tensor) -> Tensor:
-    """Mean of ``values``; of no values, a zero that is still part of the graph, so that ``backward`` works.
+    """Mean of ``values``. Without values it is a zero that is part of the graph, so that ``backward`` works.
 
     Example:
         >>> mean_or_zero(torch.empty(0))

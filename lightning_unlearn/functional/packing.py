@@ -1,4 +1,4 @@
-"""Rows of a padded batch as one sequence: without padding, and with the prefix that all rows share only once."""
+"""Packing a padded batch into one sequence, without padding, and with a shared prefix only once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Packed:
 
     Args:
         tokens: ``[1, T]``: the shared prefix, then the rest of each row.
-        positions: Where each token stood in its row, ``[1, T]``.
-        visible: Which token (second axis) each token (first axis) may look at, ``[1, 1, T, T]`` bool: the prefix, and
-            what came before it in its own row.
-        column: Where each token stood in the padded batch, ``[T]``.
-        row: Which row each token is of, ``[T]``; the prefix counts as the first row's.
+        positions: Position of each token in its row, ``[1, T]``.
+        visible: Which tokens (second axis) each token (first axis) may attend to, ``[1, 1, T, T]`` bool: the prefix, and
+            the tokens before it in its own row.
+        column: Column of each token in the padded batch, ``[T]``.
+        row: Row of each token, ``[T]``; the prefix belongs to the first row.
         prefix: Number of tokens of the prefix.
     """
 
@@ -33,13 +33,13 @@ class Packed:
 def pack(tokens: Tensor, present: Tensor, supervised: Tensor) -> Packed:
     """Pack the rows of a batch into one sequence.
 
-    The prefix ends before the first token of any row that predicts a supervised one, so every prediction is made in its
-    own row. With attention limited to ``visible``, the hidden state of every token is what it is in its own row.
+    The prefix ends before the first token, in any row, that predicts a supervised one. So every prediction is made in its
+    own row. With attention limited to ``visible``, the hidden state of each token is the same as in its own row.
 
     Args:
         tokens: ``[B, T]``, padded on either side.
-        present: Which are not padding, ``[B, T]`` bool.
-        supervised: Which predict a supervised label, ``[B, T]`` bool: one to the left of the label.
+        present: Which tokens are not padding, ``[B, T]`` bool.
+        supervised: Which tokens predict a supervised label, ``[B, T]`` bool: each is one to the left of its label.
 
     Example:
         >>> tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 5, 0]])

@@ -1,4 +1,4 @@
-"""Quantise and dequantise at once: the weights that a low-bit deployment computes with, in the dtype they had."""
+"""Quantising and dequantising at once: the weights that a low-bit deployment computes with, in their own dtype."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -25,15 +25,15 @@ def round_to_nearest(weight: Tensor, *, bits: int, group_size: int | None = None
     .. math:: Q(w) = \frac{a}{q} \, \mathrm{round}\Bigl(\frac{q \, w}{a}\Bigr), \quad
         a = \max |w|, \quad q = 2^{\mathrm{bits} - 1} - 1
 
-    with one :math:`a` per output channel, or per group of ``group_size`` inputs of it. The largest weight of a group is
-    kept exactly, so rounding twice is rounding once (in half precision only up to 8 bits).
+    with one :math:`a` per output channel, or per group of ``group_size`` inputs of a channel. The largest weight of a group
+    is kept exactly, so a second rounding changes nothing (in half precision up to 8 bits).
 
     Args:
-        weight: Output channels first, ``[out, ...]``; what follows is flattened to the inputs of a channel. A vector is
+        weight: ``[out, ...]``, output channels first. The other axes are flattened to the inputs of a channel. A vector is
             one channel.
         bits: From 2 to 16.
-        group_size: Inputs that share a scale; where it does not divide their number, the last group of each channel is
-            shorter. Defaults to one scale per output channel.
+        group_size: Number of inputs that share a scale. The last group of a channel may be shorter. Defaults to one scale
+            per output channel.
 
     Returns:
         A new tensor of the shape and dtype of ``weight``.
@@ -47,7 +47,7 @@ def round_to_nearest(weight: Tensor, *, bits: int, group_size: int | None = None
 
 
 def round_to_codebook(weight: Tensor, codebook: Codebook, *, block_size: int = 64) -> Tensor:
-    r"""Round to the 4-bit floating levels of bitsandbytes, bit for bit as it stores and dequantises them.
+    r"""Round to the 4-bit floating-point levels of bitsandbytes, bit for bit as bitsandbytes does.
 
     .. math:: Q(w) = a \, \arg\min_{c \in C} \left| \frac{w}{a} - c \right|, \quad a = \max |w|
 
@@ -74,7 +74,7 @@ def round_to_codebook(weight: Tensor, codebook: Codebook, *, block_size: int = 6
 
 
 def integer_codes(weight: Tensor, *, bits: int, group_size: int | None = None) -> Tensor:
-    """Which level :func:`round_to_nearest` sends each weight to, counted from zero.
+    """The level that :func:`round_to_nearest` rounds each weight to, counted from zero.
 
     Example:
         >>> integer_codes(torch.tensor([[0.1, -0.9, 1.0]]), bits=4)
@@ -84,7 +84,7 @@ def integer_codes(weight: Tensor, *, bits: int, group_size: int | None = None) -
 
 
 def codebook_codes(weight: Tensor, codebook: Codebook, *, block_size: int = 64) -> Tensor:
-    """Which level :func:`round_to_codebook` sends each weight to, counted from the lowest.
+    """The level that :func:`round_to_codebook` rounds each weight to, counted from the lowest.
 
     Example:
         >>> codebook_codes(torch.tensor([0.1, -0.9, 2.0]), "nf4")
@@ -96,13 +96,13 @@ def codebook_codes(weight: Tensor, codebook: Codebook, *, block_size: int = 64) 
 def flipped_fraction(before: Tensor, after: Tensor, *, codes: Callable[[Tensor], Tensor]) -> Tensor:
     """Share of the weights whose code differs: how much of a weight change survives quantisation.
 
-    Where it is near 0, the quantised model is the quantised original, and what was unlearned comes back; no forward
-    pass is needed to know.
+    If it is near 0, the quantised model equals the quantised original, and what was unlearned comes back. No forward pass is
+    needed to find out.
 
     Args:
-        before: Weights, of the original model say, ``[out, ...]``.
+        before: Weights, for example of the original model, ``[out, ...]``.
         after: The same weights later, ``[out, ...]``.
-        codes: From weights to their codes, as :func:`integer_codes` or :func:`codebook_codes`.
+        codes: From weights to their codes, such as :func:`integer_codes` or :func:`codebook_codes`.
 
     Returns:
         A scalar ``[]`` in [0, 1], float32; 0 for no weights.
@@ -135,7 +135,7 @@ def _integer_blocks(weight: Tensor, bits: int, group_size: int | None) -> tuple[
         raise ValueError(f"`group_size` should be positive, or None for a scale per row. Found {group_size}.")
     channels = torch.atleast_2d(weight).flatten(1)
     blocks, absmax = _cut(channels, group_size or max(channels.shape[1], 1))
-    # A block of zeros has absmax 0: divide by 1 instead, its codes are 0 all the same.
+    # A block of zeros has absmax 0. It is divided by 1 instead, which gives the codes 0.
     return (blocks / absmax.masked_fill(absmax == 0, 1) * _largest_code(bits)).round(), absmax
 
 
@@ -147,7 +147,7 @@ def _codebook_blocks(weight: Tensor, codebook: Codebook, block_size: int) -> tup
     if block_size < 1:
         raise ValueError(f"`block_size` should be positive. Found `block_size = {block_size}`.")
     blocks, absmax = _cut(weight.reshape(1, -1), block_size)
-    # By the reciprocal, as bitsandbytes does, and not by division: midway between two levels the last bit decides.
+    # Multiply by the reciprocal, as bitsandbytes does, instead of dividing: midway between two levels the last bit decides.
     # 1e-38 keeps the reciprocal finite for a block of zeros.
     scaled = blocks * absmax.clamp_min(1e-38).reciprocal()
     levels = _levels(codebook, absmax)

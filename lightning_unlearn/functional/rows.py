@@ -1,4 +1,4 @@
-"""Gradients of several losses by one parameter, held, or written out block by block from what they are made of."""
+"""Gradients of several losses by one parameter: held in memory, or computed block by block when they are used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Rows(ABC):
     """Gradients of ``k`` losses by one parameter, as rows over its flat elements.
 
     Attributes:
-        width: Blocks begin and end at multiples of it.
+        width: Blocks start at multiples of it, and end at one, or at the end of the parameter.
     """
 
     width: int = 1
@@ -25,19 +25,22 @@ class Rows(ABC):
 
     @abstractmethod
     def fill_(self, block: Tensor, here: slice) -> None:
-        """Write the elements ``here`` of every row into ``block [k, n]``, whatever that holds."""
+        """Overwrite ``block [k, n]`` with the elements ``here`` of every row, converted to the dtype of the block."""
 
     def among(self, wanted: Sequence[int]) -> tuple[Rows, list[int]]:
-        """Rows that hold at least those ``wanted``, by number, and which these are: fewer only where that saves work."""
+        """Rows that include those ``wanted``, and their numbers. All of them, unless leaving some out saves work."""
         return self, list(range(len(self)))
 
     def only_one(self, multipliers: Tensor) -> tuple[Tensor, float] | None:
-        """The row whose multiplier is not zero and that multiplier, if there is one such row and it is held as it is."""
+        """The single row with a multiplier, and its multiplier; ``None`` if several rows have one, or it is not held.
+
+        A weighted sum of one row needs no buffer, and can be taken out of the weights in one operation.
+        """
         return None
 
 
 class StoredRows(Rows):
-    """Rows that are held, each of the parameter's shape; ``None`` counts as zero.
+    """Rows held in memory, each of the parameter's shape; ``None`` counts as zero.
 
     Example:
         >>> block = torch.zeros(2, 2)
@@ -58,7 +61,7 @@ class StoredRows(Rows):
     def fill_(self, block: Tensor, here: slice) -> None:
         if len(self._flat) < len(self):
             block.zero_()
-        if self._flat:  # many in one call: threads that work side by side wait for each other between calls
+        if self._flat:  # all in one call: each call takes Python's lock, for which other threads wait
             torch._foreach_copy_([block[i] for i, _ in self._flat], [row[here] for _, row in self._flat])
 
     @override
@@ -73,7 +76,7 @@ class StoredRows(Rows):
 
 
 class Piece(ABC):
-    """What one use of a parameter, ``R x C`` seen as a matrix, adds to the gradients of ``n`` of the losses by it."""
+    """What one use of a parameter adds to its gradients of ``n`` losses. The parameter is seen as a matrix ``R x C``."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -85,13 +88,13 @@ class Piece(ABC):
 
     @abstractmethod
     def tensors(self) -> list[Tensor]:
-        """What is held for it."""
+        """The tensors it holds."""
 
 
 class OuterProducts(Piece):
-    r"""Of a matrix that multiplies tokens: :math:`\sum_t u_t v_t^\top` over the tokens ``t`` of each loss.
+    r"""For a matrix that multiplies tokens: :math:`\sum_t u_t v_t^\top` over the tokens ``t`` of each loss.
 
-    The same tensors are multiplied in the same way each time, so a block is the same, to the bit, whenever it is written.
+    The same tensors are multiplied in the same way each time, so a block is the same, to the bit, every time.
 
     Args:
         left: ``u``, ``[T, R]``, loss by loss.
@@ -125,12 +128,12 @@ class OuterProducts(Piece):
 
 
 class ScatteredRows(Piece):
-    """Of a table that is looked up: each token adds its gradient to the row it was looked up from.
+    """For a look-up table: each token adds its gradient to the row that it looked up.
 
     Args:
         index: Row of each token, ``[T]`` int64.
-        values: Gradient of what was looked up, ``[T, C]``.
-        owner: Which loss each token is of, ``[T]`` int64.
+        values: Gradient of each looked-up row, ``[T, C]``.
+        owner: Number of the loss of each token, ``[T]`` int64.
         count: Number of losses.
 
     Example:
@@ -152,6 +155,7 @@ class ScatteredRows(Piece):
     def add_(self, block: Tensor, start: int) -> None:
         here = ((self._index >= start) & (self._index < start + block.shape[1])).nonzero()[:, 0]
         places = (self._owner[here], self._index[here] - start)
+        # Accumulate: a token that occurs twice in an example adds to the same row twice.
         block.index_put_(places, self._values[here].to(block.dtype), accumulate=True)
 
     @override
@@ -160,7 +164,7 @@ class ScatteredRows(Piece):
 
 
 class WrittenOut(Piece):
-    """Of a parameter so small that its gradients are simply held, ``[n, R, C]``.
+    """For a small parameter, whose gradients ``[n, R, C]`` are held.
 
     Example:
         >>> block = torch.zeros(1, 1, 1)
@@ -186,9 +190,9 @@ class WrittenOut(Piece):
 
 
 class SumOfPieces(Rows):
-    """Rows that nobody holds: what the calls of a module bring, for all or some of the losses, added up anew each time.
+    """Rows that are not held: the sum of pieces, one for each use of the parameter, is computed anew each time.
 
-    A matrix that is used twice, as an embedding and as an output head, is the sum of both.
+    A matrix that is used twice, as an embedding and as an output head, has pieces of both uses.
 
     Args:
         count: Number of losses, ``k``.
@@ -214,11 +218,12 @@ class SumOfPieces(Rows):
         return self._count
 
     def add(self, first: int, piece: Piece) -> None:
-        """Let ``piece`` be of the losses from ``first`` on."""
+        """Add a ``piece`` that belongs to the losses from ``first`` on."""
         self.pieces.append((first, piece))
 
     @override
     def fill_(self, block: Tensor, here: slice) -> None:
+        # Blocks hold whole rows of the matrix, since they start and end at multiples of `width`.
         matrices = block.zero_().unflatten(1, (-1, self.width))
         for first, piece in self.pieces:
             piece.add_(matrices[first : first + len(piece)], here.start // self.width)

@@ -1,4 +1,4 @@
-"""A step of the parameters against a few directions, tensor by tensor: what there is to know, and how to correct it."""
+"""Inner products of a step with a few directions, and its correction, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 
 from lightning_unlearn.functional.rows import Rows
 
-# Float64 copies of one block should stay in a processor's cache; a graphics card wants few large kernels.
+# Elements of a block, by device: float64 copies of it should fit the CPU's cache; a GPU is faster with few large kernels.
 _BLOCK = {"cpu": 1 << 17}
 _LARGE_BLOCK = 1 << 22
-# However many directions there are, their blocks together take no more than this, and one width each.
+# Elements of the blocks of all directions together, so that many directions do not take more memory.
 _BLOCKS = {"cpu": 1 << 19}
 _LARGE_BLOCKS = 1 << 25
 
 
 @dataclass(frozen=True)
 class StepProducts:
-    r"""Inner products of ``k`` directions and a step; those of the parts of a vector add up to those of the whole.
+    r"""Inner products of ``k`` directions and a step. The sum over all parts of a vector gives those of the whole.
 
     Args:
-        gramian: Of the first ``n`` directions with all of them, in the metric, :math:`G^\top M^{-1} G`, ``[..., n, k]``
-            float64.
+        gramian: Products of the first ``n`` directions with all of them, in the metric, :math:`G^\top M^{-1} G`,
+            ``[..., n, k]`` float64.
         along: Change of each loss by the step, to first order, :math:`G^\top d`, ``[..., k]`` float64.
         squares: Squared Euclidean lengths of the first ``n`` directions and of the step, ``[..., n + 1]`` float64.
     """
@@ -35,7 +35,7 @@ class StepProducts:
 
     @property
     def packed(self) -> Tensor:
-        """All of it in one tensor, ``[..., n + 2, k + 1]``, to be added up."""
+        """All products in one tensor, ``[..., n + 2, k + 1]``, so that one collective adds them up."""
         n, k = self.gramian.shape[-2:]
         out = self.squares.new_zeros(*self.squares.shape[:-1], n + 2, k + 1)
         out[..., :n, :k], out[..., n, :k], out[..., n + 1, : n + 1] = self.gramian, self.along, self.squares
@@ -48,7 +48,7 @@ class StepProducts:
         return cls(packed[..., :n, :k], packed[..., n, :k], packed[..., n + 1, : n + 1])
 
     def completed(self, gramian: Tensor, squares: Tensor) -> StepProducts:
-        """With the products ``[..., k - n, k - n]`` and ``[..., k - n]`` among the other directions, known from before.
+        """Completed by known products of the other directions, ``[..., k - n, k - n]`` and ``[..., k - n]``.
 
         Example:
             >>> from lightning_unlearn.functional.rows import StoredRows
@@ -59,6 +59,7 @@ class StepProducts:
             True
         """
         n = self.gramian.shape[-2]
+        # The Gramian is symmetric: the block below the new rows is the transpose of the one beside them.
         beside = torch.cat([self.gramian[..., n:].mT, gramian], -1)
         squares = torch.cat([self.squares[..., :n], squares, self.squares[..., n:]], -1)
         return StepProducts(torch.cat([self.gramian, beside], -2), self.along, squares)
@@ -69,7 +70,7 @@ def direction_products(directions: Rows, like: Tensor) -> Tensor:
 
     Args:
         directions: ``k`` gradients of one shape.
-        like: Of that shape, and where the products are to be computed.
+        like: A tensor of that shape, on the device that computes.
 
     Example:
         >>> from lightning_unlearn.functional.rows import StoredRows
@@ -93,15 +94,14 @@ def step_products(
     """Inner products of ``directions`` and the step from ``before`` to ``after``, in float64.
 
     Args:
-        after: One parameter, or the part of it that is here, of any shape.
+        after: One parameter, or its local shard, of any shape.
         before: The same, before the step.
-        directions: ``k`` gradients of the same shape. They may be elsewhere, and in low precision; or not be held at all,
-            and written out block by block.
-        inverse_metric: Diagonal of :math:`M^{-1}`, of the same shape or none. Defaults to the identity.
-        fresh: Number of leading directions whose products with the others are wanted. Defaults to all.
+        directions: ``k`` gradients of the same shape. They may be on another device, in low precision, or not held at all.
+        inverse_metric: Diagonal of :math:`M^{-1}`, of the same shape or ``[]``. Defaults to the identity.
+        fresh: Number of leading directions whose products are computed; those among the others are known. Defaults to all.
 
     Returns:
-        The products of this one tensor.
+        The products of this tensor.
 
     Example:
         >>> from lightning_unlearn.functional.rows import StoredRows
@@ -115,10 +115,10 @@ def step_products(
     products = torch.zeros(n + 1, k + 1, dtype=torch.float64, device=after.device)
     gramian = products[:n, :k]
     if inverse_metric is not None:
-        gramian = gramian.clone()
+        gramian = gramian.clone()  # without a metric it is a view of `products`; with one, both are needed
     flat, old = after.detach().reshape(-1), before.detach().reshape(-1)
     for here, rows, inverse in _blocks(flat, directions, inverse_metric):
-        torch.sub(flat[here], old[here], out=rows[k])
+        torch.sub(flat[here], old[here], out=rows[k])  # the step, in the extra row: one product then gives everything
         # Few rows are multiplied faster one by one.
         products += rows @ rows.T if n == k else torch.stack([torch.mv(rows, rows[i]) for i in wanted])
         if inverse is not None:
@@ -129,9 +129,9 @@ def step_products(
 def correct_step_(
     after: Tensor, before: Tensor, directions: Rows, multipliers: Tensor, inverse_metric: Tensor | None = None
 ) -> Tensor:
-    r"""Take :math:`M^{-1} G \lambda` out of ``after``, in place, and measure what is left of the step.
+    r"""Subtract :math:`M^{-1} G \lambda` from ``after``, in place, and measure the new step.
 
-    The sum is taken in float64 and rounded once.
+    The sum is computed in float64, and rounded once when it is written.
 
     Returns:
         :math:`G^\top d'` of the step :math:`d'` from ``before`` to the new ``after``, and its squared length at the end,
@@ -158,6 +158,7 @@ def correct_step_(
             if inverse is not None:
                 rows[k] *= inverse
             torch.sub(flat[here], rows[k], out=flat[here])
+        # From the rounded weights: what is measured is the step that is applied.
         torch.sub(flat[here], old[here], out=rows[k])
         products += torch.mv(rows, rows[k])
     if flat.data_ptr() != after.data_ptr():  # a copy, since the tensor is not contiguous
@@ -169,7 +170,10 @@ Block = tuple[slice, Tensor, Tensor | None]
 
 
 def _blocks(flat: Tensor, directions: Rows, inverse_metric: Tensor | None) -> Iterator[Block]:
-    """Where, the directions there in float64 and one more row to work in, and the metric there."""
+    """For each block: its slice, the directions in float64 with one extra row to work in, and the metric.
+
+    All blocks share one buffer, which the next block overwrites.
+    """
     inverse = None if inverse_metric is None else inverse_metric.reshape(-1).expand(flat.shape)
     size = _block_size(directions, flat.device.type)
     buffer = torch.empty(len(directions) + 1, min(size, len(flat)), dtype=torch.float64, device=flat.device)

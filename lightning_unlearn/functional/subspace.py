@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_CUTOFF = 1e-13
+_CUTOFF = 1e-13  # of the largest eigenvalue: below it there is only the rounding of float64
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Takes out of a change of weights what acts on protected inputs, by two products with a thin matrix.
+    """Removes from a change of weights the part that acts on protected inputs, by two products with a thin matrix.
 
     Args:
-        basis: Orthonormal columns, ``[d, k]``, of the protected inputs or of those that are free.
-        is_free: Which of the two.
+        basis: Orthonormal columns, ``[d, k]``, of the protected or of the free inputs.
+        is_free: Whether they are those of the free inputs.
 
     Example:
         >>> first = torch.tensor([[1.0], [0.0]])
@@ -29,7 +29,7 @@ class Projection:
     is_free: bool
 
     def __call__(self, change: Tensor) -> Tensor:
-        """The part of ``change [n, d]`` that acts on free inputs only. Give it float64: what is lost in rounding acts."""
+        """The part of ``change [n, d]`` that acts on free inputs only. Use float64: rounding errors act on all inputs."""
         basis = self.basis.to(change.dtype)
         inside = (change @ basis) @ basis.T
         return inside if self.is_free else change - inside
@@ -46,7 +46,7 @@ class Projection:
 
 
 def thinner(protected: Tensor) -> Projection:
-    """Keep the basis of the protected inputs or of the free ones, whichever has fewer columns.
+    """The projection with the basis of the protected or of the free inputs, whichever has fewer columns.
 
     Args:
         protected: Orthonormal columns, ``[d, k]``.
@@ -60,14 +60,15 @@ def thinner(protected: Tensor) -> Projection:
     d, k = protected.shape
     if 2 * k <= d:
         return Projection(protected, is_free=False)
+    # A complete QR continues the protected columns to a basis of all inputs: the rest are the free ones.
     whole, _ = torch.linalg.qr(protected, mode="complete")
     return Projection(whole[:, k:].contiguous(), is_free=True)
 
 
 def energy_rank(values: Tensor, total: Tensor, energy: float) -> int:
-    """Number of the largest of ``values``, in descending order, that make up the share ``energy`` of ``total``.
+    """How many of the largest ``values`` make up the share ``energy`` of ``total``. They must be in descending order.
 
-    Values that are zero to rounding do not count; all others are returned where they make up less.
+    Values that are zero up to rounding do not count. If all others together make up less, all of them are needed.
 
     Example:
         >>> energy_rank(torch.tensor([6.0, 3.0, 1.0]), torch.tensor(10.0), 0.9)
@@ -79,7 +80,7 @@ def energy_rank(values: Tensor, total: Tensor, energy: float) -> int:
 
 
 def nystrom(sketch: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Eigenvalues and eigenvectors of a positive semi-definite matrix that is known by its product with a thin one.
+    r"""Eigenvalues and eigenvectors of a positive semi-definite matrix, from its product with a thin matrix.
 
     .. math:: C \approx Y (\Omega^\top Y)^{+} Y^\top, \qquad Y = C \, \Omega
 
@@ -87,10 +88,10 @@ def nystrom(sketch: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         sketch: :math:`Y`, ``[d, w]`` float64.
-        test: :math:`\Omega`, ``[d, w]`` float64, drawn without looking at ``C``.
+        test: :math:`\Omega`, ``[d, w]`` float64, drawn independently of ``C``.
 
     Returns:
-        ``[w]`` in descending order, and ``[d, w]``. Where there are fewer, values are zero.
+        The eigenvalues ``[w]`` in descending order, zeros at the end if the rank is smaller, and eigenvectors ``[d, w]``.
 
     References:
         Tropp et al., `Fixed-Rank Approximation of a Positive-Semidefinite Matrix from Streaming Data
@@ -103,6 +104,7 @@ def nystrom(sketch: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
         tensor([4., 1.], dtype=torch.float64)
     """
     core = test.T @ sketch
+    # Symmetric but for rounding. Its inverse root is taken on the eigenvalues above rounding only: the pseudo-inverse.
     values, vectors = torch.linalg.eigh((core + core.T) / 2)
     inverse_roots = torch.where(values > _CUTOFF * values[-1], values.clamp_min(torch.finfo(values.dtype).tiny), 0)
     inverse_roots = torch.where(inverse_roots > 0, inverse_roots.rsqrt(), 0)

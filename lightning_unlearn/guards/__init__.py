@@ -1,4 +1,4 @@
-"""Callbacks that keep each optimizer step from harming what must stay, and what they are put together from."""
+"""Callbacks that keep each optimizer step from harming what must stay, and their parts."""
 
 from lightning_unlearn.guards._step_guard import StepGuard
 from lightning_unlearn.guards._subspace_guard import SubspaceGuard

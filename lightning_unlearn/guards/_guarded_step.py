@@ -21,12 +21,12 @@ from lightning_unlearn.transforms import Step
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step; the names are those it is logged by.
+    """What became of a step. The names are those of the log.
 
     Args:
-        active: Number of constraints at work.
-        kept: Length of the applied step over that of the proposed one.
-        cosine: By how much the applied step breaks the rule, over the length of a direction and of the longer step.
+        active: Number of active constraints.
+        kept: Length of the applied step, divided by that of the proposed one.
+        cosine: How much the applied step breaks the rule, as a cosine; the length is that of the longer step.
         retain_before: Change of this step's retain loss by the proposed step, to first order.
         retain_after: The same, by the applied one.
         is_optimal: Whether the applied step is the nearest safe one.
@@ -42,10 +42,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PastProducts:
-    """Products among directions that stay what they are from one step to the next.
+    """Inner products among past directions: they stay the same from one step to the next, so they are computed once.
 
     Args:
-        directions: ``m`` of them, by identity.
+        directions: ``m`` past directions, recognised by identity.
         moving: The parameters that the products are over, by number.
         gramian: ``[scopes, m, m]`` float64.
         squares: ``[scopes, m]`` float64.
@@ -69,14 +69,17 @@ class PastProducts:
 class GuardedStep:
     """A step that the optimizer takes, and the directions it must not harm.
 
+    Made before the step, while the directions are at hand; :meth:`correct_` is called after it. Each process works on its
+    local shards. Only inner products cross ranks, in float64, so every rank computes the same multipliers.
+
     Args:
-        engine: Says how parameters are sharded.
+        engine: Knows how parameters are sharded.
         step: With the weights before it.
         layout: Which of its parameters are guarded, and in which groups.
         directions: Gradients to protect, those of this step first.
         new: Number of those of this step.
         storage: How they are kept.
-        past: What the last step knew of directions that are protected again.
+        past: Inner products that the last step computed, of directions that are protected again.
     """
 
     def __init__(
@@ -92,19 +95,22 @@ class GuardedStep:
         self._engine, self._optimizer, self._new = engine, step.optimizer, new
         self._count = 1 + max(layout.scopes)
         self._rows, self._moving = directions, layout.moving
+        # Other directions, or parameters that were frozen since: the products are computed anew.
         self._past = past if past is not None and past.are_of(directions[new:], layout.moving) else None
         self._parts = [_part(step, layout, numbers, directions, storage) for numbers in layout.groups]
         self._proposed: StepProducts | None = None
 
     @torch.no_grad()
     def correct_(self, rule: Rule, geometry: Geometry) -> Outcome:
-        """Replace the step that was taken by the nearest one that ``rule`` allows."""
+        """Replace the step that was taken by the nearest one that ``rule`` allows. Collective: every rank must call it."""
+        # No gradients of this step: they were not finite, so the step cannot be shown to be safe.
         if not self._new or not self._parts:
             return self._undone(rule)
         proposed = self._proposed = self._products(geometry)
         correction = rule.multipliers(proposed.gramian, proposed.along)
         if not bool(correction.violation.isfinite().all()):
             return self._undone(rule)
+        # Without an active constraint nothing is written: a safe step stays as it is, to the bit.
         active = int(correction.multipliers.count_nonzero())
         applied = self._take_out_(correction.multipliers, geometry, proposed) if active else proposed
         return Outcome(
@@ -117,14 +123,16 @@ class GuardedStep:
         )
 
     def products_among(self, directions: Sequence[Direction]) -> PastProducts | None:
-        """What is known of ``directions``, if they are the first of those that were protected in this step."""
+        """Inner products among ``directions``, if this step has computed them."""
         m = len(directions)
+        # This step's gradients come first, and `History` puts what it remembers first: what stays is a prefix.
         same = all(a is b for a, b in zip(directions, self._rows, strict=False))
         if not m or not same or m > len(self._rows) or self._proposed is None:
             return None
         return PastProducts(directions, self._moving, self._proposed.gramian[:, :m, :m], self._proposed.squares[:, :m])
 
     def _products(self, geometry: Geometry) -> StepProducts:
+        # In a metric that changes with the optimizer's state, the last step's products are those of another metric.
         past = self._past if geometry.is_constant else None
         fresh = None if past is None else self._new
 
@@ -132,11 +140,15 @@ class GuardedStep:
             metric = part.inverse_metric(geometry, self._optimizer)
             return step_products(part.weights(), part.before, part.rows, metric, fresh).packed
 
-        found = StepProducts.unpacked(self._summed(of))
-        return found if past is None else found.completed(past.gramian, past.squares)
+        products = StepProducts.unpacked(self._summed(of))
+        return products if past is None else products.completed(past.gramian, past.squares)
 
     def _take_out_(self, multipliers: Tensor, geometry: Geometry, proposed: StepProducts) -> StepProducts:
-        """Correct the step. It is measured against the directions at work and those of this step; the rest follows."""
+        """Correct the step, and measure what it now does to the losses.
+
+        Measured again, on the rounded weights, are the active directions and those of this step. For the others the value
+        follows from products that are known, which saves reading their gradients again.
+        """
         k = multipliers.shape[-1]
         measured = multipliers.ne(0).any(-1, keepdim=True) & (
             multipliers.ne(0) | (torch.arange(k, device=multipliers.device) < self._new)
@@ -148,28 +160,31 @@ class GuardedStep:
             if not places[part.scope]:
                 return out
             rows, here = part.rows.among(places[part.scope])
-            weights = part.weights()
+            weights = part.weights()  # the parameter itself, or a copy of several: hence `write_`
             metric = part.inverse_metric(geometry, self._optimizer)
             out[[*here, k]] = correct_step_(weights, part.before, rows, multipliers[part.scope][here], metric)
             part.write_(weights)
             return out
 
-        found = self._summed(of)
+        sums = self._summed(of)
+        # The corrected step is d - M^-1 G lambda, so its products with G are G'd - K lambda.
         follows = proposed.along - (proposed.gramian @ multipliers[..., None])[..., 0]
         squares = proposed.squares.clone()
         touched = measured.any(-1)
-        squares[touched, -1] = found[touched, -1]
-        return StepProducts(proposed.gramian, torch.where(measured, found[:, :-1], follows), squares)
+        squares[touched, -1] = sums[touched, -1]
+        return StepProducts(proposed.gramian, torch.where(measured, sums[:, :-1], follows), squares)
 
     def _summed(self, of: Callable[[Part], Tensor]) -> Tensor:
-        found = map_in_threads(of, self._parts, self._parts[0].params[0].device)
+        """Apply ``of`` to each part, and add up by scope: over the parts here and over the shards of all ranks."""
+        results = map_in_threads(of, self._parts, self._parts[0].params[0].device)
         firsts = [part.params[0] for part in self._parts]
         scopes = [part.scope for part in self._parts]
-        return sum_by_scope(found, firsts, scopes, self._count, self._engine.sharding_group)
+        # A joined part has one kind of sharding, so the first of its parameters stands for all.
+        return sum_by_scope(results, firsts, scopes, self._count, self._engine.sharding_group)
 
     def _undone(self, rule: Rule) -> Outcome:
-        """Nothing is known of what this step does: it is not taken."""
-        if rule.corrects:
+        """Take the step back: nothing is known of what it does."""
+        if rule.corrects:  # `Monitor` promises the fit without a guard, to the bit
             for part in self._parts:
                 part.write_(part.before)
         unknown = float("nan")
@@ -190,7 +205,8 @@ def _part(
 
 
 def _breach(rule: Rule, applied: StepProducts, proposed: StepProducts) -> float:
-    """The worst there is. Of a scope whose step is all taken out, what is left is rounding, and points anywhere."""
+    """The worst breach of the rule over all scopes and directions."""
+    # Over the longer step: of a step that is taken out whole only rounding is left, whose direction means nothing.
     steps = torch.maximum(applied.squares, proposed.squares)[..., -1:]
     lengths = (proposed.squares[..., :-1] * steps).sqrt()
     cosines = (applied.along / lengths)[lengths > 0]

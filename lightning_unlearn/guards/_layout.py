@@ -17,13 +17,13 @@ Scope = Literal["global", "module", "parameter"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Which parameters of an optimizer are guarded in a step, and which small ones are worked on as one long vector.
+    """Which parameters of an optimizer are guarded in a step, and which small ones are joined to one long vector.
 
     Args:
-        params: All of the optimizer's.
-        settings: The optimizer's settings for each.
+        params: All parameters of the optimizer.
+        settings: The parameter group of each.
         scopes: Number of the scope of each.
-        groups: Numbers of the parameters that move, grouped.
+        groups: Numbers of the parameters that move; those in one group are joined.
     """
 
     params: Sequence[Tensor]
@@ -35,17 +35,20 @@ class Layout:
     def of(
         cls, optimizer: torch.optim.Optimizer, scopes: Sequence[int], storage: Storage, engine: GradientEngine
     ) -> Layout:
-        """Parameters that have no learning rate, or no gradient, are left out."""
+        """Leave out the parameters that do not move: frozen ones, and those with a learning rate of 0."""
+        # Asked anew in each step, since schedules and unfreezing change the answer.
         every = [(p, group) for group in optimizer.param_groups for p in group["params"]]
         params, settings = [p for p, _ in every], [group for _, group in every]
         moving = [i for i, (p, group) in enumerate(every) if p.requires_grad and float(group["lr"]) != 0]
         if not storage.can_be_joined or not moving:
             return cls(params, settings, scopes, [[i] for i in moving])
+        # Joined vectors must have one scope, one dtype and one device, and must be sharded alike: their products are summed
+        # over one set of process groups.
         kinds = [
             (scopes[i], params[i].dtype, params[i].device, sharding_groups(params[i], engine.sharding_group))
             for i in moving
         ]
-        sizes = [local(params[i]).numel() for i in moving]
+        sizes = [local(params[i]).numel() for i in moving]  # of the local shards
         together = bundled(sizes, kinds, params[moving[0]].device)
         return cls(params, settings, scopes, [[moving[j] for j in bundle] for bundle in together])
 
@@ -66,14 +69,15 @@ def scopes_of(module: nn.Module, params: Sequence[Tensor], scope: Scope) -> list
     owner: dict[Tensor, str] = {}
     if scope == "module":
         owner = {p: name.rpartition(".")[0] for name, p in module.named_parameters()}
-    names = [owner.get(p, "") for p in params]
+    names = [owner.get(p, "") for p in params]  # a parameter outside the module falls into the scope ""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return [numbers[name] for name in names]
 
 
 def added_since(optimizer: torch.optim.Optimizer, known: Sequence[Tensor], who: str) -> list[Tensor] | None:
-    """All parameters of ``optimizer``, if groups were added to those that are ``known``; else ``None``."""
+    """All parameters of ``optimizer``, if groups were added since those in ``known``; else ``None``."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
+    # By identity: tensors compare element by element. Gradients are stored by position, so the old ones must stay in front.
     if len(params) < len(known) or any(a is not b for a, b in zip(params, known, strict=False)):
         raise NotImplementedError(
             f"Parameter groups should only be added to the optimizer while `{who}` guards its steps. Found that parameters "

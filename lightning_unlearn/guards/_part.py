@@ -15,14 +15,14 @@ from lightning_unlearn.runtime import local
 
 @dataclass(frozen=True)
 class Part:
-    """What is worked on at once: a parameter, or many small ones of one scope as one long vector.
+    """One unit of work: a parameter, or many small ones of one scope as one long vector. All tensors are local shards.
 
     Args:
-        params: One or many.
-        settings: The optimizer's settings for each.
+        params: One parameter or many.
+        settings: The parameter group of each.
         scope: Number of their scope.
-        rows: The gradients by them, one for each direction.
-        before: Their weights before the step, which belong to the step.
+        rows: Their gradients, one row for each direction.
+        before: Their weights before the step. The step owns this tensor: do not change it.
     """
 
     params: Sequence[Tensor]
@@ -32,23 +32,25 @@ class Part:
     before: Tensor
 
     def weights(self) -> Tensor:
-        """The only parameter's own, or a copy."""
+        """The weights now: the parameter's own memory if there is one parameter, a joined copy if there are several."""
         whole = joined([local(p).detach() for p in self.params], self._sizes)
         assert whole is not None
         return whole
 
     def write_(self, weights: Tensor) -> None:
-        """Let the parameters be ``weights``: what :meth:`weights` returned, changed, or those before the step."""
+        """Set the parameters to ``weights``: a changed result of :meth:`weights`, or the weights before the step."""
+        # The same memory: the change was made in place, there is nothing to copy.
         if weights.data_ptr() != local(self.params[0]).data_ptr():
             spread_([local(p).detach() for p in self.params], weights)
 
     def inverse_metric(self, geometry: Geometry, optimizer: torch.optim.Optimizer) -> Tensor | None:
-        """Computed only when it is needed: kept for all parts, a diagonal metric would be one more copy of the model."""
+        """Diagonal of the inverse metric. Computed anew each time: kept for all parts, it would be a copy of the model."""
         pairs = list(zip(self.params, self.settings, strict=True))
         if len(pairs) == 1:
             return geometry.inverse_metric(optimizer, *pairs[0])
-        found = [(geometry.inverse_metric(optimizer, p, settings), local(p).shape) for p, settings in pairs]
-        return joined([None if m is None else m.expand(shape) for m, shape in found], self._sizes)
+        metrics = [(geometry.inverse_metric(optimizer, p, settings), local(p).shape) for p, settings in pairs]
+        # A metric of shape `[]` holds for the whole tensor: expand it before joining.
+        return joined([None if m is None else m.expand(shape) for m, shape in metrics], self._sizes)
 
     @property
     def _sizes(self) -> list[int]:

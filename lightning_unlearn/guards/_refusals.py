@@ -1,36 +1,53 @@
-"""What guards refuse, by name and with the way out."""
+"""The refusals of guards, each by name and with the way out."""
 
 from __future__ import annotations
+
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 
 from lightning_unlearn.data import DataSource
+from lightning_unlearn.guards._layout import Scope
+from lightning_unlearn.guards.directions import PerExample
 from lightning_unlearn.guards.storages import Storage
 from lightning_unlearn.transforms import StepChain
 
 
+def refuse_settings(scope: Any, storage: Any, directions: Any) -> None:
+    """Refuse arguments of `StepGuard` that are of the wrong kind or contradict each other."""
+    if scope not in get_args(Scope):
+        raise ValueError(f"`scope` should be one of {get_args(Scope)}. Found `scope = {scope!r}`.")
+    if not isinstance(storage, Storage):
+        raise TypeError(f"`storage` should be a `Storage`, such as `Int8()`. Found `storage = {storage!r}`.")
+    if not storage.holds_gradients and not isinstance(directions, PerExample):
+        raise ValueError(
+            f"`storage={storage!r}` should go with gradients of single examples, which it computes from the inputs of "
+            f"layers. Found `directions = {directions!r}`. Use `directions=PerExample()`, or another storage."
+        )
+
+
 def refuse_nothing_to_protect(trainer: pl.Trainer, retain: DataSource | None, who: str) -> None:
-    """Without ``retain``, it is beside forgetting only that what the fit trains on is what must stay."""
+    """Require ``retain``, or an ``Unlearn``: only beside forgetting is the fit's own data what must stay."""
     if retain is None and not StepChain.of(trainer).forgets:
         raise ValueError(
-            f"`{who}` should find what to protect. Found neither `Unlearn`, beside which the fit's own data is what must "
-            f"stay, nor `retain`. Use `{who}(retain=...)`."
+            f"`{who}` should find what to protect. Found neither `Unlearn`, beside which the fit's own data is "
+            f"protected, nor `retain`. Use `{who}(retain=...)`."
         )
 
 
 def refuse_several_processes(trainer: pl.Trainer, storage: Storage) -> None:
-    """A storage may know only what its own process sees."""
+    """Refuse several processes with a storage that knows the layer inputs of its own process only."""
     if trainer.world_size > 1 and not storage.allows_several_processes:
         raise NotImplementedError(
-            f"`storage={storage!r}` should run in one process: what layers see is not averaged over ranks. Found "
+            f"`storage={storage!r}` should run in one process: inputs of layers are not averaged over ranks. Found "
             f"`world_size = {trainer.world_size}`. Use `storage=Float32()`, `BFloat16()` or `MainMemory()`."
         )
 
 
 def refuse_restrictions(trainer: pl.Trainer, storage: Storage) -> None:
-    """A storage may keep gradients in a form that cannot be projected."""
+    """Refuse a restriction beside a storage whose gradients cannot be projected in the form they are kept in."""
     if StepChain.of(trainer).is_restricted and not storage.allows_restrictions:
         raise NotImplementedError(
-            f"`storage={storage!r}` should stand beside no restriction, such as `SubspaceGuard` or `TrainOnly`: what is not "
-            "held as it is cannot be projected. Found one. Use `storage=Float32()`, `BFloat16()` or `MainMemory()`."
+            f"`storage={storage!r}` should stand beside no restriction, such as `SubspaceGuard` or `TrainOnly`: gradients "
+            "kept in this form cannot be projected. Found one. Use `storage=Float32()`, `BFloat16()` or `MainMemory()`."
         )

@@ -11,58 +11,67 @@ from typing_extensions import override
 
 from lightning_unlearn.data import DataSource, ForgetStream, OpenedSource, loader_of
 from lightning_unlearn.engine import GradientEngine, callbacks_of, isolated
-from lightning_unlearn.functional.subspace import Projection, thinner
 from lightning_unlearn.guards._refusals import refuse_nothing_to_protect
+from lightning_unlearn.guards._rounding import warn_of_action
 from lightning_unlearn.guards.directions import Direction
-from lightning_unlearn.guards.subspaces import InputLayer, ProtectedInputs, Subspace, input_layers, look_at_inputs
+from lightning_unlearn.guards.subspaces import (
+    InputLayer,
+    ProtectedInputs,
+    Subspace,
+    decided_projection,
+    input_layers,
+    record_inputs,
+)
 from lightning_unlearn.readouts import Readout, choose_readout
-from lightning_unlearn.runtime import data_share, local
+from lightning_unlearn.runtime import data_share
 from lightning_unlearn.transforms import Restriction, Step, StepChain
 
 
 class SubspaceGuard(Restriction):
-    r"""Let steps change linear layers only where what must stay does not look: at inputs it hardly has.
+    r"""Keep the outputs of linear layers on retained inputs: steps may act only on inputs that retain data hardly has.
 
-    Before training the inputs of each layer on retain batches are looked at, where they are not padding, and a
-    ``subspace`` of them protected. After each optimizer step, with momentum, weight decay and clipping in it, the change
-    that the weights really took is replaced by its part that does not act on protected inputs:
+    Before training, the inputs of each layer on retain batches are recorded, without padding, and a ``subspace`` of them is
+    protected. After each optimizer step, the change that the weights really took, with momentum, weight decay and clipping
+    in it, is replaced by its part that does not act on protected inputs:
 
     .. math:: W \leftarrow W_\mathrm{before} + (W_\mathrm{after} - W_\mathrm{before}) \, P, \qquad P = I - U U^\top
 
-    so that :math:`W x` stays what it was for every :math:`x` in the span of :math:`U`, whatever the optimizer, up to the
-    rounding of the weights. The optimizer's state stays that of the step it proposed. Trained biases are part of the
-    matrix, with an input that is always 1. Of LoRA the first factor ``A`` is projected, once where it starts and then in
-    each step, which makes the whole adapter vanish on protected inputs.
+    So :math:`W x` stays as it was for every :math:`x` in the span of :math:`U`, whatever the optimizer, up to the rounding
+    of the weights. The optimizer's state stays that of the step it proposed. A trained bias is one more column of the
+    matrix, with an input that is always 1. With LoRA the first factor ``A`` is projected, once before training and then in
+    each step. The adapter is then zero on protected inputs, whatever its second factor is.
 
-    What is promised holds for each layer by itself: that its *outputs* on protected inputs stay. Whether its inputs stay
-    is for the layers before. Trainable parameters that cannot be protected (norms, embeddings and heads tied to them,
-    convolutions, layers that were never called) are named in a warning. What the fit itself would learn on protected
-    inputs in these layers is taken out too.
+    The promise holds for each layer alone: its *outputs* on protected inputs stay. Its inputs may still change, if earlier
+    layers are not protected. Trainable parameters that cannot be protected are named in a warning: norms, embeddings and
+    heads tied to them, convolutions, layers that were never called. What the fit would learn on protected inputs in these
+    layers is taken out too.
 
-    :class:`StepGuard` beside it, in any order, looks for its directions among the steps that this one allows, and this one
-    is applied last: then no protected loss rises to first order *and* no protected input is acted on. What
-    :class:`TrainOnly` keeps as it is counts as not trained. Beside an :class:`Unlearn` with an optimizer of its own both
-    steps are projected.
+    Beside a :class:`StepGuard`, in any order, the guard's corrections are sought among the steps that this class allows, and
+    this class is applied last. Then no protected loss rises to first order, *and* no step acts on a protected input.
+    Parameters that :class:`TrainOnly` freezes count as not trained. Beside ``Unlearn(optimizer=...)`` both steps are
+    projected.
 
-    Layers that are unfrozen during the fit, as by ``BaseFinetuning``, are not protected, since nothing is known of their
-    inputs; they are named in the warning then.
+    Layers that are unfrozen during the fit, as ``BaseFinetuning`` does, are not protected, because their inputs were not
+    recorded. The warning then names them.
 
-    Logged where the trainer logs: ``subspace/kept`` (length of the applied step of all protected layers over that of the
-    proposed one) and ``subspace/action`` (how much of it acts on protected inputs after all, over the length of the longer
-    of the two; the worst layer). Each step is projected in float64 and rounded once: a step much shorter than the weights
-    shows that rounding. More than float32 would round is warned about.
+    Logged every ``log_every_n_steps``:
 
-    Checkpoints hold bases and counters; a resumed fit does not look again.
+    - ``subspace/kept``: length of the applied step of all protected layers, divided by that of the proposed one.
+    - ``subspace/action``: the part of the applied step that acts on protected inputs, divided by the length of the longer of
+      the two steps; the worst layer. Steps are projected in float64 and rounded once, so this shows the rounding of the
+      weights. A warning is given if it is more than float32 weights would round.
+
+    Checkpoints hold bases and counters. A resumed fit does not record inputs again.
 
     Args:
         subspace: :class:`NullSpace` or :class:`InputSubspace`.
-        retain: What must stay, if not what the fit trains on: a datamodule, a loader, a data set, or, from YAML, a mapping
-            with ``class_path`` and ``init_args``.
+        retain: What must stay: a datamodule, a loader, a data set, or, from YAML, a mapping with ``class_path`` and
+            ``init_args``. Defaults to what the fit trains on.
         layers: Which layers, as ``fnmatch`` patterns of a full name or of any part of it between dots, such as
             ``"down_proj"`` or ``"model.layers.1?.*"``. Defaults to all that can be protected.
-        batches: Number of retain micro-batches to look at, in each process, drawn at random.
+        batches: Number of retain micro-batches to record in each process, drawn at random.
         readout: How to run the network on them. Defaults as in :class:`Unlearn`.
-        seed: Of which batches.
+        seed: Seed of the draw of these batches.
 
     Raises:
         NotImplementedError: In ``setup``, under manual optimization, DeepSpeed or FSDP1; when training starts, with LBFGS,
@@ -109,7 +118,7 @@ class SubspaceGuard(Restriction):
 
     @property
     def state_key(self) -> str:
-        """Bases are of one kind of subspace."""
+        """Names the kind of subspace: saved bases are of that kind."""
         return f"SubspaceGuard[{self.subspace!r}]"
 
     @override
@@ -120,43 +129,45 @@ class SubspaceGuard(Restriction):
             return
         if len(callbacks_of(trainer, SubspaceGuard)) > 1:
             raise ValueError(
-                "There should be one `SubspaceGuard`: projections that follow each other undo each other. Found "
+                "There should be one `SubspaceGuard`: a second projection would undo the first. Found "
                 f"{len(callbacks_of(trainer, SubspaceGuard))}. Name all layers in one."
             )
         self._loader = () if self.retain is None else loader_of(self.retain, "retain", trainer)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """By now it is known who forgets."""
+        """Check that there is something to protect: every ``Unlearn`` joined the chain in ``setup``."""
         super().on_fit_start(trainer, pl_module)
         refuse_nothing_to_protect(trainer, self.retain, "SubspaceGuard")
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the inputs, or take up where a checkpoint left off."""
+        """Record the inputs, or continue where a checkpoint left off."""
         super().on_train_start(trainer, pl_module)
         self._engine = GradientEngine(pl_module, trainer)
         self._trained = _trained(trainer)
-        found = input_layers(pl_module, self._trained, self.layers)
-        for layer in found:
+        layers = input_layers(pl_module, self._trained, self.layers)
+        for layer in layers:
             layer.refuse_sharded_inputs()
+        # A resumed fit must keep its bases: weights have moved since, and other inputs would give other bases.
         if state := self._take_restored():
-            self._inputs = ProtectedInputs.restored(self._engine, found, state["bases"])
+            self._inputs = ProtectedInputs.restored(self._engine, layers, state["bases"])
         else:
-            self._inputs = self._look(trainer, pl_module, found)
+            self._inputs = self._record(trainer, pl_module, layers)
         self._warn_unprotected(pl_module)
 
     @override
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Notice layers that were unfrozen since."""
+        """Warn of layers that were unfrozen since the last step."""
         if len(trained := _trained(trainer)) > len(self._trained):
             self._trained = trained
             self._warn_unprotected(pl_module)
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # Measuring costs one collective. It is done in the first step, for an early warning of rounding, and when logging.
         self._is_measured = not self._steps["transformed"] or (every > 0 and trainer.global_step % every == 0)
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)  # last: it may start the step
 
     @override
     def wanted(self, step: Step) -> list[list[Tensor]]:
@@ -170,12 +181,8 @@ class SubspaceGuard(Restriction):
         self._step_log = {"kept": applied.kept, "action": applied.action}
         if applied.is_within_rounding or self._has_warned:
             return
-        self._has_warned = True
-        kinds = sorted({str(p.dtype) for p in self._trained if self._inputs.covers(p)})
-        rank_zero_warn(
-            f"The corrected step should not act on protected inputs. Found {applied.action:.1e} of it that does: weights of "
-            f"{kinds} round it. Train float32 weights with `precision='bf16-mixed'`, or use LoRA in float32."
-        )
+        self._has_warned = True  # once in a fit: every later step rounds in the same way
+        warn_of_action(applied.action, [p for p in self._trained if self._inputs.covers(p)])
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -184,48 +191,43 @@ class SubspaceGuard(Restriction):
 
     @override
     def allowed(self, direction: Direction, params: Sequence[Tensor]) -> Direction:
-        """The part of a gradient along which steps may go; see :meth:`ProtectedInputs.allowed`."""
+        """The part of a gradient that steps may follow; see :meth:`ProtectedInputs.allowed`."""
         return self._inputs.allowed(direction, params)
 
-    def _look(
+    def _record(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, layers: Sequence[InputLayer]
     ) -> ProtectedInputs:
+        # Unpacked: each row of an input must be a position `[B, T]` of the batch, or padding could not be left out.
         readout = (choose_readout(pl_module) if self.readout is None else self.readout).for_measuring().unpacked()
         network = readout.find_network(pl_module)
-        rank, world_size = data_share(trainer)
+        rank, world_size = data_share(trainer)  # each process records its own share of the retain data
         stream = ForgetStream(self._retain(trainer), seed=self.seed, rank=rank, world_size=world_size, name="retain")
+        # The same number in every process: FSDP gathers weights in each forward pass, and waits for all ranks.
         batches = (next(stream) for _ in range(self.batches))
         with isolated(trainer, pl_module):
-            seen = look_at_inputs(self._engine, network, readout, batches, layers, self.subspace)
+            inputs = record_inputs(self._engine, network, readout, batches, layers, self.subspace)
         stream.close()
         projections, narrow = {}, []
-        for layer in (layer for layer in layers if layer.name in seen.summaries):  # others were never called
-            projections[layer], is_enough = self._decide(trainer, layer, seen.summaries.pop(layer.name))
+        for layer in (layer for layer in layers if layer.name in inputs.summaries):  # others were never called
+            # `pop` frees a summary, `[d, d]` at worst, before the next layer is decomposed.
+            projections[layer], is_enough = decided_projection(
+                trainer, layer, self.subspace, inputs.summaries.pop(layer.name)
+            )
             narrow += [] if is_enough else [layer.name]
-        inputs = ProtectedInputs(self._engine, projections)
-        inputs.start_adapters_()
-        _warn_of("Every layer should have something left to learn with. Found nothing free in", inputs.exhausted())
+        protected = ProtectedInputs(self._engine, projections)
+        protected.start_adapters_()
+        _warn_of("Every layer should have a free direction to learn in. Found none in", protected.exhausted())
         _warn_of(
-            "The sketch should tell which directions hold the energy asked for; use a larger `width`. Found too few, and "
-            "protected all of them, in",
+            "The sketch should be wide enough for the energy asked for. Use a larger `width`. Found that all of its "
+            "directions hold less, and are all protected, in",
             narrow,
         )
         _warn_of(
-            "Inputs should be positions of the batch, so that padding is known. Found others, and looked at padding too, in",
-            sorted(seen.with_padding),
+            "Inputs should be positions of the batch, so that padding is known. Found other shapes, and recorded padding "
+            "too, in",
+            sorted(inputs.with_padding),
         )
-        return inputs
-
-    def _decide(self, trainer: pl.Trainer, layer: InputLayer, summary: Tensor) -> tuple[Projection, bool]:
-        """As the first process sees it: another might round to another rank."""
-        decided: Any = None
-        if trainer.is_global_zero:
-            protected, is_enough = self.subspace.protected(summary)
-            thin = thinner(protected)
-            dtype = torch.promote_types(layer.weight.dtype, torch.float32)
-            decided = thin.basis.to("cpu", dtype), thin.is_free, is_enough
-        basis, is_free, is_enough = trainer.strategy.broadcast(decided)
-        return Projection(basis.to(local(layer.weight).device), is_free), is_enough
+        return protected
 
     def _retain(self, trainer: pl.Trainer) -> Iterable[Any]:
         if self.retain is not None:
@@ -233,23 +235,23 @@ class SubspaceGuard(Restriction):
         loader: Any = trainer.train_dataloader
         if isinstance(loader, Mapping):
             raise ValueError(
-                f"`SubspaceGuard` should find one training loader to look at. Found several, {list(loader)}. Use "
+                f"`SubspaceGuard` should find one training loader. Found several, {list(loader)}. Use "
                 "`SubspaceGuard(retain=...)`."
             )
         return OpenedSource(loader, "retain").loader()
 
     def _warn_unprotected(self, module: nn.Module) -> None:
-        bare = {id(p): p.numel() for p in self._trained if not self._inputs.covers(p)}
-        share = sum(bare.values()) / sum(p.numel() for p in self._trained)
+        unprotected = {id(p): p.numel() for p in self._trained if not self._inputs.covers(p)}
+        share = sum(unprotected.values()) / sum(p.numel() for p in self._trained)
         _warn_of(
-            f"All that is trained should be protected: freeze the rest, or add `StepGuard()`. Found {share:.2%} of the "
-            "trainable numbers that `SubspaceGuard` cannot protect, or was not told to:",
-            [name for name, p in module.named_parameters() if id(p) in bare],
+            "All trained parameters should be protected: freeze the others, or add `StepGuard()`. Found that "
+            f"`SubspaceGuard` does not protect {share:.2%} of the trainable numbers, in",
+            [name for name, p in module.named_parameters() if id(p) in unprotected],
         )
 
 
 def _trained(trainer: pl.Trainer) -> list[Tensor]:
-    """What steps change: the optimizer's parameters, without those that another restriction keeps as they are."""
+    """The optimizer's parameters that steps change: not those that another restriction leaves alone."""
     chain = StepChain.of(trainer)
     params = (p for group in trainer.optimizers[0].param_groups for p in group["params"])
     return [p for p in params if p.requires_grad and not chain.leaves_alone(p)]

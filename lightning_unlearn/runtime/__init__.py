@@ -1,4 +1,4 @@
-"""What torch needs around passes: ranks, shards, modes, threads, a hash of weights."""
+"""Support for passes through a network: ranks, shards, modes, threads, a hash of weights."""
 
 from lightning_unlearn.runtime._checksum import checksum
 from lightning_unlearn.runtime._folders import writable_folder

@@ -1,4 +1,4 @@
-"""A cheap proof that weights are what they were."""
+"""A cheap proof that weights have not changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def checksum(network: nn.Module) -> int:
         >>> checksum(layer) == before
         False
     """
-    reshard(network)
+    reshard(network)  # or `parameters()` would be the gathered copies that FSDP2 may have kept
     total = 0
     for tensor in [*network.parameters(), *network.buffers()]:
         total = (total * 31 + _bits(local(tensor).detach())) % (1 << 64)
@@ -31,6 +31,7 @@ def checksum(network: nn.Module) -> int:
 
 
 def _bits(tensor: Tensor) -> int:
+    # Bits, not values: NaN would differ from itself, and -0.0 would equal 0.0.
     integers = tensor.contiguous().reshape(-1).view(torch.uint8)
     total = 0
     for start in range(0, integers.numel(), 8 * _BLOCK):  # in blocks, so that the 64-bit copies stay small
@@ -41,6 +42,6 @@ def _bits(tensor: Tensor) -> int:
 
 
 def _mixed(words: Tensor) -> Tensor:
-    # Without mixing, changes of the highest bits, signs among them, would cancel: a plain sum takes them modulo two.
+    # In a plain sum modulo 2^64, two flips of the highest bit (a sign) cancel. Mixing spreads each bit over the word.
     words = (words ^ (words >> 30)) * _MIX
     return words ^ (words >> 27)

@@ -1,4 +1,4 @@
-"""Contexts that change how a network runs, and put it back."""
+"""Contexts that change the mode of a network, and restore it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Switch every submodule to evaluation; afterwards each has the mode it had, also when they differed.
+    """Switch every submodule to evaluation mode, and afterwards restore the mode of each, also if they differed.
 
     Example:
         >>> network = nn.Sequential(nn.Dropout(), nn.Dropout().eval())

@@ -1,4 +1,4 @@
-"""What the processes of one run know of each other, whatever the strategy."""
+"""Ranks and their shares of the data, under every strategy."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import torch
 
 
 def data_share(trainer: Any) -> tuple[int, int]:
-    """Number of the share of the data that this process sees, and number of shares: tensor-parallel processes see the same.
+    """Which share of the data this process reads, and how many shares there are.
 
     Args:
-        trainer: Once its processes have been set up; ``None`` for one process.
+        trainer: A trainer whose processes have been set up; ``None`` for one process.
 
     Example:
         >>> data_share(None)
         (0, 1)
     """
+    # Lightning's own answer, not rank and world size: tensor-parallel processes must read the same share.
     share = (None if trainer is None else trainer.distributed_sampler_kwargs) or {}
     return share.get("rank", 0), share.get("num_replicas", 1)
 
 
 def on_every_rank(value: Any) -> list[Any]:
-    """The ``value`` of each process, by rank. Each has to ask, equally often.
+    """The ``value`` of each process, by rank. Collective: every rank must call it.
 
     Example:
         >>> on_every_rank("mine")

@@ -1,4 +1,4 @@
-"""Looking at a sharded tensor's local part."""
+"""Local shards of parameters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.distributed.tensor import DTensor
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of ``tensor`` this process holds: all of it, unless it is a ``DTensor``.
+    """The local shard of a ``DTensor``; any other tensor as it is. It shares memory: writing to it changes the parameter.
 
     Example:
         >>> import torch
@@ -18,10 +18,10 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def reshard(network: nn.Module) -> None:
-    """Make FSDP2 modules let go of their gathered parameters.
+    """Make FSDP2 modules drop their gathered parameters.
 
-    After a forward pass without a graph the root keeps its gathered copy; until it lets go, a change of the shards is
-    not seen by the next forward pass.
+    After a forward pass without a graph the root keeps its gathered copy. Until it is dropped, the next forward pass does
+    not see a change of the shards.
     """
     from torch.distributed.fsdp import FSDPModule
 

@@ -1,4 +1,4 @@
-"""What rewrites the forget gradient before it is merged, and what changes the step that is really taken."""
+"""Transforms of the forget gradient before it is merged, and of the step that the optimizer really took."""
 
 from lightning_unlearn.transforms._chain import Stage, StepChain
 from lightning_unlearn.transforms._gradient_transform import GradientTransform

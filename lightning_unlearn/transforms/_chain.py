@@ -14,11 +14,11 @@ from lightning_unlearn.transforms._step import Step
 
 
 class Stage(IntEnum):
-    """What a transform does to a step; a later stage works within what the earlier ones allow.
+    """What a transform does to a step. A later stage works within what the earlier ones allow.
 
-    A rule corrects within the directions that restrictions leave; a gate picks from what the rule made of the step. To make
-    that true in every metric and after every gate, restrictions are *applied* last: they are linear and let through what
-    respects them already, so that nothing another stage did leaves them.
+    A rule seeks its correction among the steps that restrictions allow, and a gate works on the result. Restrictions are
+    nevertheless *applied* last. They are linear, and leave a step alone that already respects them. So the final step
+    respects them in every metric and after every gate.
     """
 
     RESTRICT = 1
@@ -29,7 +29,7 @@ class Stage(IntEnum):
 
 
 class Link(Protocol):
-    """What the chain asks of a transform; :class:`StepTransform` brings it."""
+    """What the chain needs of a transform; :class:`StepTransform` provides it."""
 
     @property
     def stage(self) -> Stage: ...
@@ -42,50 +42,54 @@ class Link(Protocol):
 
 
 class Forgetting(Protocol):
-    """What the chain asks of a callback that forgets: it measures the fit's step, or follows it with one of its own."""
+    """What the chain needs of a callback that forgets."""
 
     @property
     def forget_optimizer(self) -> torch.optim.Optimizer | None:
-        """The optimizer of its own, if it has one."""
+        """Its own optimizer; ``None`` if it merges its gradient into the fit's."""
         ...
 
     def after_fit_step(self, optimizer: torch.optim.Optimizer) -> bool:
-        """The fit's optimizer has stepped; whether a step of its own followed."""
+        """Called after the fit's step: measure it, or take an own step. Returns whether an own step was taken."""
         ...
 
 
 class StepChain:
-    """The one owner of the optimizer's hook, and of the one copy of the weights before a step.
+    """Owns the hook on the fit's optimizer, and the single copy of the weights before a step.
 
-    Each trainer has one, to which callbacks contribute themselves in ``setup``, so that none has to know another::
+    Each trainer has one chain. Callbacks join it in ``setup``, so none has to know another::
 
-        on_before_optimizer_step   each transform says that it is ready; at the last one, the weights are copied
+        on_before_optimizer_step   each transform reports that it is ready; after the last one, the weights are copied
         the fit's optimizer steps  weights move
-        our hook, the last one     forgetting measures the step, and takes its own, if it has an optimizer of its own
-                                   transforms change the step that is guarded, by stage; restrictions last
+        our hook, the last one     forgetting measures the step, and takes its own step, if it has its own optimizer
+                                   transforms change the guarded step, by stage; restrictions come last
 
-    The step that is guarded is that of forgetting's own optimizer if there is one, else the fit's. Restrictions hold for
-    both: then the fit's step is restricted first, that copy let go, and the weights copied anew for the step that follows.
+    The guarded step is that of forgetting's own optimizer if there is one, else the fit's. Restrictions hold for both steps:
+    the fit's step is restricted first, its copy of the weights is freed, and the weights are copied again for the next step.
+
+    A post hook of the optimizer, and not a callback hook: no callback hook runs right after the step, before schedulers and
+    logs. If a gradient scaler skips a step, the hook does not run, or (fused optimizers) can tell; see :func:`was_skipped`.
     """
 
+    # Callbacks in a chain refer back to the trainer, so weak keys alone would not free it: `close` removes the entry.
     _chains: ClassVar[WeakKeyDictionary[pl.Trainer, StepChain]] = WeakKeyDictionary()
 
     def __init__(self) -> None:
         self._transforms: list[Link] = []
         self._forgetting: list[Forgetting] = []
-        self._ready: set[int] = set()
+        self._ready: set[int] = set()  # ids of the transforms that are ready for the coming step
         self._step: Step | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         self._handle: Any = None
 
     @classmethod
     def of(cls, trainer: pl.Trainer) -> StepChain:
-        """The chain of this trainer's fit."""
+        """The chain of this trainer's fit, made when it is first asked for."""
         return cls._chains.setdefault(trainer, cls())
 
     @classmethod
     def close(cls, trainer: pl.Trainer) -> None:
-        """The fit is over, whichever way it ended: leave no hook, no copy and no callback behind."""
+        """End the fit, also after an exception: leave no hook, no copy and no callback behind. May be called twice."""
         chain = cls._chains.pop(trainer, None)
         if chain is not None:
             chain._step = None
@@ -93,12 +97,12 @@ class StepChain:
                 chain._handle.remove()
 
     def add(self, transform: Link) -> None:
-        """Take up a transform: by stage, within a stage in the order of the callbacks."""
+        """Add a transform. They are ordered by stage, and within a stage as the callbacks are (the sort is stable)."""
         if not any(transform is t for t in self._transforms):
             self._transforms = sorted([*self._transforms, transform], key=lambda t: t.stage)
 
     def add_forgetting(self, forgetting: Forgetting) -> None:
-        """Take up a callback that forgets."""
+        """Add a callback that forgets."""
         if not any(forgetting is f for f in self._forgetting):
             self._forgetting.append(forgetting)
 
@@ -114,53 +118,54 @@ class StepChain:
             self._handle = optimizer.register_step_post_hook(self._after_step)
 
     def guarded(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Whose step is guarded: that of forgetting alone if there is one, else that of the fit's ``optimizer``."""
+        """The optimizer whose step is guarded: forgetting's own if there is one, else the fit's ``optimizer``."""
         return next((f.forget_optimizer for f in self._own_steps()), None) or optimizer
 
     def refuse_several_steps(self, who: str) -> None:
-        """Refuse to transform one forget step of several: the others would do the harm."""
-        apart = len(self._own_steps())
-        if apart and len(self._forgetting) > 1:
+        """Refuse several callbacks that forget if one has its own optimizer: only one of their steps would be guarded."""
+        own = len(self._own_steps())
+        if own and len(self._forgetting) > 1:
             raise NotImplementedError(
-                f"`{who}` should find all forgetting in one step: an `Unlearn(optimizer=...)` by itself, or any number of "
-                f"`Unlearn` without. Found {len(self._forgetting)} `Unlearn`, {apart} of them with an optimizer of its own. "
+                f"`{who}` should find all forgetting in one step: a single `Unlearn(optimizer=...)`, or any number of "
+                f"`Unlearn` without. Found {len(self._forgetting)} `Unlearn`, {own} of them with an optimizer of its own. "
                 "Leave out `optimizer`, and the whole step is guarded."
             )
 
     @property
     def restrictions(self) -> list[Link]:
-        """What keeps steps within a subspace, or off some parameters."""
+        """The transforms that limit steps to a subspace, or to some parameters."""
         return [t for t in self._transforms if t.stage == Stage.RESTRICT]
 
     @property
     def is_restricted(self) -> bool:
-        """Whether anything does."""
+        """Whether there is any restriction."""
         return bool(self.restrictions)
 
     def leaves_alone(self, param: Tensor) -> bool:
-        """Whether some restriction keeps ``param`` as it is, bit for bit."""
+        """Whether some restriction leaves ``param`` unchanged, bit for bit."""
         return any(t.leaves_alone(param) for t in self.restrictions)
 
     def ready(self, transform: Link, optimizer: torch.optim.Optimizer) -> None:
-        """``transform`` has what it needs for the step that comes; when all have, the step begins.
+        """Report that ``transform`` has what it needs for the coming step. When all have, the step begins.
 
-        A step that was begun and never taken, since a gradient scaler found infinities, is dropped when the next one begins.
+        If a gradient scaler then skips the step, it is dropped when the next one begins.
         """
         self._ready.add(id(transform))
         if len(self._ready) < len(self._transforms):
             return
         self._ready.clear()
-        self._step = None  # its memory is free before the next copy is made
+        self._step = None  # frees a skipped step's copy of the weights before the next copy is made
+        # With an own step to follow, rules wait for that one: of the fit's step only the restrictions need the weights.
         self._step = self._begun(optimizer, self.restrictions if self._own_steps() else self._transforms)
         if self._handle is not None:
-            # Others have put hooks on the optimizer since, which should see the step that was proposed, and not ours.
+            # Hooks that others have added since should see the proposed step, not the corrected one: ours runs last.
             hooks: Any = optimizer._optimizer_step_post_hooks  # an ordered dictionary
             hooks.move_to_end(self._handle.id)
 
     def _begun(self, optimizer: torch.optim.Optimizer, transforms: Sequence[Link]) -> Step:
         step = Step(optimizer, [t.allowed for t in self.restrictions])
         groups = [group for t in transforms for group in t.wanted(step)]
-        # Vectors of many first: who needs one of these parameters alone gets a view of them, and no second copy.
+        # Joined vectors first: a transform that needs one of their parameters alone then gets a view, and no second copy.
         for group in sorted(groups, key=len, reverse=True):
             step.snapshot.keep(group)
         for t in transforms:
@@ -169,20 +174,21 @@ class StepChain:
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         step, self._step = self._step, None
-        # Fused optimizers are called, and so is this hook, also where a gradient scaler found infinities; others are not.
+        # If a gradient scaler found infinities, fused optimizers are still called, and so is this hook. Others are not.
         if was_skipped(optimizer):
             return
         for t in self._transforms:
             t.count("taken")
         own = self._own_steps()
         if not own:
+            # Before the transforms: forgetting measures the step that the optimizer took.
             for forgetting in self._forgetting:
                 forgetting.after_fit_step(optimizer)
             self._finish(step, self._transforms)
             return
         if step is not None:
             _apply(step, self.restrictions)
-        del step
+        del step  # its copy of the weights, before `_follow` makes another one
         for forgetting in self._forgetting:
             self._follow(forgetting, optimizer)
 

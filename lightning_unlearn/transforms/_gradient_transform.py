@@ -14,17 +14,17 @@ from lightning_unlearn.runtime import local
 class GradientTransform(ABC):
     """Rewrites the forget gradient, tensor by tensor, once per optimizer step.
 
-    :class:`Unlearn` calls it when the gradient is complete (summed over micro-batches, averaged over processes, without
-    the factor of a gradient scaler) and not yet merged: projectors, norms and cosine go by what it returns. The retain
-    gradient is never shown to it. A subclass writes :meth:`of`; all of it runs without a graph.
+    :class:`Unlearn` calls it when the gradient is complete and not yet merged: summed over micro-batches, averaged over
+    processes, without the factor of a gradient scaler. Projectors, norms and cosine use the result. The retain gradient is
+    never passed to it. A subclass implements :meth:`of`. Everything runs without a graph.
 
-    Every process transforms the same gradient, or its part of it, and has to do the same: draw random numbers from a
-    generator that is seeded alike on all of them.
+    Every process transforms the same gradient, or its shard of it, and must do the same to it. Draw random numbers from a
+    generator with the same seed on all processes.
 
     Attributes:
-        needs_whole: Whether :meth:`of` has to see whole matrices. If so, sharded gradients (FSDP2, tensor parallelism) are
-            gathered, one at a time, and what comes back is sharded again; under FSDP1, which flattens matrices, ``Unlearn``
-            refuses it. If not, :meth:`of` is given the part that the process holds.
+        needs_whole: Whether :meth:`of` needs whole matrices. If so, sharded gradients (FSDP2, tensor parallelism) are
+            gathered, one at a time, and the result is sharded again. Under FSDP1, which flattens matrices, ``Unlearn``
+            refuses such a transform. If not, :meth:`of` gets the local shard.
 
     Example:
         >>> class Sign(GradientTransform):
@@ -39,12 +39,12 @@ class GradientTransform(ABC):
 
     @abstractmethod
     def of(self, gradient: Tensor, param: Tensor) -> Tensor:
-        """What takes the place of one parameter's gradient.
+        """Return the new gradient of one parameter.
 
         Args:
-            gradient: Finite; it may be changed in place.
-            param: The parameter itself. Where it is sharded it is a ``DTensor``: its shape is that of the whole, and
-                ``runtime.local(param)`` the part this process holds.
+            gradient: Finite. It may be changed in place.
+            param: The parameter itself. If it is sharded, it is a ``DTensor``: its shape is that of the whole, and
+                ``runtime.local(param)`` is the local shard.
 
         Returns:
             A tensor of the shape, type and device of ``gradient``.
@@ -54,7 +54,7 @@ class GradientTransform(ABC):
         """Transform a gradient.
 
         Args:
-            row: A tensor per parameter; a parameter without a gradient (``None``) is passed over, and keeps none.
+            row: A tensor per parameter. A parameter without a gradient (``None``) is skipped, and gets none.
             params: The parameters.
 
         Raises:
@@ -64,23 +64,25 @@ class GradientTransform(ABC):
             return [None if t is None else self._placed(t, p) for t, p in zip(row, params, strict=True)]
 
     def attach(self, module: nn.Module) -> None:
-        """See the module before the first step, with the parameters (sharded, if they are) that the optimizer trains."""
+        """Called before the first step, when ``module`` has the parameters that the optimizer trains (shards, if any)."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed fit must know: tensors and primitives. Of shards, each process gives, and is given, its own."""
+        """State for a resumed fit: tensors and primitives. If it holds shards, each process saves and loads its own."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave; called after :meth:`attach`."""
+        """Load a result of :meth:`state_dict`. Called after :meth:`attach`."""
 
     def _placed(self, gradient: Tensor, param: Tensor) -> Tensor:
         """Gather or take the local part, transform, and give the result the placement it came with."""
-        shown = gathered(gradient) if self.needs_whole else local(gradient)
-        shape, dtype = shown.shape, shown.dtype
-        changed = self.of(shown, param)
+        # Gathering is a collective: every rank must transform the same parameters, in the same order.
+        given = gathered(gradient) if self.needs_whole else local(gradient)
+        shape, dtype = given.shape, given.dtype  # read before: `of` may change it in place
+        changed = self.of(given, param)
         if changed.shape != shape or changed.dtype != dtype:
+            # Only `None` may leave a parameter out, and only where it had no gradient: rows must match on every rank.
             raise ValueError(
                 f"`{type(self).__name__}.of` should return a gradient of shape {tuple(shape)} and type {dtype}. Found "
-                f"{tuple(changed.shape)} and {changed.dtype}. Zero what should go, and convert back."
+                f"{tuple(changed.shape)} and {changed.dtype}. Set entries to zero instead of removing them; convert back."
             )
         return sharded_like(changed, gradient) if self.needs_whole else with_local(gradient, changed)

@@ -12,19 +12,20 @@ from lightning_unlearn.transforms._gradient_transform import GradientTransform
 
 
 class RowMask(GradientTransform):
-    r"""Forget in few output units: of each matrix, keep the rows with the largest gradient, zero the others.
+    r"""Forget in few output units: in each matrix, keep the rows with the largest gradient, and set the others to zero.
 
     .. math:: g_i \leftarrow g_i \, [\, \|g_i\|_2 \text{ among the } \lceil \text{share} \cdot n \rceil \text{ largest} \,]
 
-    A row :math:`g_i` is all that feeds one output unit: a slice along the first axis of a weight, along the last one for the
-    ``Conv1D`` of transformers. The rows of a vector (bias, normalisation) are its elements; a scalar is kept. The rows
-    of LoRA's factors are those of the factors, not of their product. Of rows of equal norm the first are kept.
+    A row :math:`g_i` holds all weights of one output unit: a slice along the first axis of a weight, or along the last axis
+    for the ``Conv1D`` of transformers. The rows of a vector (bias, normalisation) are its elements. A scalar is kept. The
+    rows of LoRA's factors are those of the factors, not of their product. Among rows of equal norm the first are kept.
 
-    Adam scales what is left up again: the share of units that move is what this says, not how far they move. A
-    parameter all of whose rows are masked in a step still has a gradient, of zeros, so weight decay and momentum go on.
+    This limits how many units move, not how far: Adam rescales the rows that are left. A parameter with all rows masked in a
+    step still has a gradient, of zeros, so weight decay and momentum go on.
 
     Args:
-        share: Of the rows of each tensor, in (0, 1]; rounded up, so at least one row is kept. 1 changes nothing.
+        share: Share of the rows of each tensor to keep, in (0, 1]; rounded up, so at least one row is kept. 1 changes
+            nothing.
 
     Example:
         >>> gradient = torch.tensor([[3.0, 4.0], [0.0, 1.0], [2.0, 0.0]])
@@ -49,7 +50,7 @@ class RowMask(GradientTransform):
 
     @override
     def attach(self, module: nn.Module) -> None:
-        """Find the weights whose output units are their columns."""
+        """Find the weights that have their output units as columns."""
         self._transposed = {id(m.weight) for m in module.modules() if _is_conv1d(m)}
 
     @override
@@ -58,10 +59,11 @@ class RowMask(GradientTransform):
             return gradient
         axis = gradient.dim() - 1 if id(param) in self._transposed else 0
         units = gradient.shape[axis]
-        # A product such as 0.1 * 30 = 3.0000000000000004 is meant to be 3.
+        # 0.1 * 30 gives 3.0000000000000004, which should count as 3.
         kept = math.ceil(self.share * units - 1e-9)
         if kept >= units:
             return gradient
+        # In half precision many norms would be equal, or infinite.
         precise = torch.promote_types(gradient.dtype, torch.float32)
         norms = torch.linalg.vector_norm(gradient.movedim(axis, 0).reshape(units, -1), dim=1, dtype=precise)
         # Stable, so that processes which transform the same gradient break ties alike.
@@ -73,6 +75,6 @@ class RowMask(GradientTransform):
 
 
 def _is_conv1d(module: nn.Module) -> bool:
-    # There can be no instance before transformers was imported, which is slow.
+    # Without importing transformers, which is slow: if it was not imported, there is no such layer.
     loaded = sys.modules.get("transformers.pytorch_utils")
     return loaded is not None and isinstance(module, loaded.Conv1D)

@@ -9,17 +9,17 @@ from lightning_unlearn.runtime import local
 
 
 class Snapshot:
-    """Copies of weights, one for each parameter that somebody needs, however many do.
+    """Copies of weights, one for each parameter, however many transforms need it.
 
-    Of sharded parameters it holds what this process holds. Many small parameters can be kept as one long vector: the copy
-    of each of them is then a view of it.
+    Of sharded parameters it copies the local shards. Many small parameters can be kept as one long vector; the copy of each
+    of them is then a view of that vector.
 
     Example:
         >>> import torch
         >>> a, b = torch.ones(2), torch.zeros(1)
         >>> snapshot = Snapshot()
         >>> snapshot.keep([a, b])
-        >>> snapshot.keep([a])  # which is there
+        >>> snapshot.keep([a])  # is kept already
         >>> _ = a.zero_()
         >>> snapshot.of([a]), snapshot.of([a, b])
         (tensor([1., 1.]), tensor([1., 1., 0.]))
@@ -30,7 +30,7 @@ class Snapshot:
         self._vectors: dict[tuple[int, ...], Tensor] = {}
 
     def keep(self, params: Sequence[Tensor]) -> None:
-        """Copy those that are not there yet; together, if none is."""
+        """Copy the parameters that are not kept yet; as one vector, if none of them is."""
         weights = {id(p): local(p).detach() for p in params if id(p) not in self._held}
         if not 1 < len(weights) == len(params):
             self._held |= {key: weight.clone() for key, weight in weights.items()}
@@ -47,7 +47,7 @@ class Snapshot:
         return id(param) in self._held
 
     def of(self, params: Sequence[Tensor]) -> Tensor:
-        """The copy of one parameter, in its shape; of several, one vector: no copy if they were kept together."""
+        """The copy of one parameter, in its shape; of several, one vector: no new copy if they were kept together."""
         if len(params) == 1:
             return self._held[id(params[0])]
         vector = self._vectors.get(tuple(id(p) for p in params))

@@ -9,15 +9,15 @@ from lightning_unlearn.engine import Row
 from lightning_unlearn.transforms._snapshot import Snapshot
 
 Restrict = Callable[[Row, Sequence[Tensor]], Row]
-"""From a direction, and the parameters it is by, to the part of it along which steps may go."""
+"""From a direction and its parameters to the part of it that steps may follow."""
 
 
 class Step:
-    """One step of one optimizer, before and after it is taken.
+    """One step of one optimizer: it exists from before the step until all transforms have changed it.
 
     Args:
-        optimizer: Whose step it is.
-        restrictions: What each restriction of the fit leaves of a direction.
+        optimizer: The optimizer that takes it.
+        restrictions: For each restriction of the fit, the function that projects a direction.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, restrictions: Sequence[Restrict] = ()) -> None:
@@ -27,7 +27,7 @@ class Step:
 
     @property
     def params(self) -> list[Tensor]:
-        """All parameters of the optimizer, those of groups that were added last included."""
+        """All parameters of the optimizer, also those of groups that were added during the fit."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     @property
@@ -36,14 +36,14 @@ class Step:
         return bool(self._restrictions)
 
     def before(self, *params: Tensor) -> Tensor:
-        """The weights before the step of one parameter, or of several as one vector; they are shared: do not change them."""
+        """Weights before the step: of one parameter, or of several as one vector. All transforms share them: read only."""
         return self.snapshot.of(params)
 
     def allowed(self, direction: Row) -> Row:
-        """The part of a direction along which all restrictions together let a step go.
+        """The part of a direction that all restrictions allow.
 
         Args:
-            direction: What this process holds of a gradient, one tensor for each of ``params``; it is left as it is.
+            direction: Local shards of a gradient, one tensor for each of ``params``. It is not changed.
         """
         for restrict in self._restrictions:
             direction = restrict(direction, self.params)

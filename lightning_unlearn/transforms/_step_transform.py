@@ -16,15 +16,15 @@ from lightning_unlearn.transforms._step import Step
 
 
 class StepTransform(pl.Callback):
-    """Changes the step that the optimizer really took: with momentum, weight decay, clipping and schedules in it.
+    """Changes the step that the optimizer really took, with momentum, weight decay, clipping and schedules in it.
 
-    A transform is one class with a ``stage`` and :meth:`after`, which writes the weights anew. It stands anywhere in the
-    trainer's list of callbacks: the :class:`StepChain` of the trainer calls all transforms in their order. The optimizer's
+    A transform has a ``stage`` and a method :meth:`after`, which writes new weights. It may stand anywhere in the trainer's
+    list of callbacks: the trainer's :class:`StepChain` calls all transforms in the order of their stages. The optimizer's
     state stays that of the step it proposed.
 
     Attributes:
-        stage: In which order transforms work; see :class:`Stage`.
-        prefix: Of the names in the log.
+        stage: Its place in the order of transforms; see :class:`Stage`.
+        prefix: Prefix of its names in the log.
         works_on_flat_shards: Whether it can work under FSDP1, which flattens parameters.
 
     Raises:
@@ -54,26 +54,26 @@ class StepTransform(pl.Callback):
         self._restored: dict[str, Any] = {}
 
     def wanted(self, step: Step) -> Sequence[Sequence[Tensor]]:
-        """The parameters of which :meth:`after` needs the weights before the step; small ones in groups, as one vector."""
+        """The parameters whose weights before the step :meth:`after` needs. Those in one group are kept as one vector."""
         return [[p] for p in step.params]
 
     def before(self, step: Step) -> None:
-        """The gradients of the step are ready, and the weights have not moved."""
+        """Called when the gradients of the step are ready, and the weights have not moved yet."""
 
     @abstractmethod
     def after(self, step: Step) -> None:
-        """The weights have moved: write them anew."""
+        """Called when the weights have moved: write new ones. Every rank calls it, so it may use collectives."""
 
     def allowed(self, direction: Row, params: Sequence[Tensor]) -> Row:
-        """Of a restriction: the part of a direction along which steps may go. All of it, for other stages."""
+        """The part of a direction that steps may follow. Only restrictions change it."""
         return direction
 
     def leaves_alone(self, param: Tensor) -> bool:
-        """Of a restriction: whether it keeps ``param`` as it is, bit for bit."""
+        """Whether it leaves ``param`` unchanged, bit for bit. Only restrictions may."""
         return False
 
     def count(self, what: str) -> None:
-        """A step was ``taken``, or was ``transformed``."""
+        """Count a step that was ``taken``, or ``transformed``. Called by the chain."""
         self._steps[what] += 1
 
     @override
@@ -81,13 +81,14 @@ class StepTransform(pl.Callback):
         """Refuse what cannot work, and join the trainer's chain."""
         if stage == "fit":
             self._refuse_strategies(trainer, pl_module)
+            # In `setup`, which all callbacks have passed before any `on_fit_start` asks who is in the chain.
             StepChain.of(trainer).add(self)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The optimizers exist, the fit's and those of forgetting."""
+        """Put the chain's hook on the optimizer. By now all optimizers exist, the fit's and those of forgetting."""
         refuse_optimizers(trainer, type(self).__name__)
-        reshard(pl_module)  # a sanity check leaves gathered weights behind, which are not the optimizer's
+        reshard(pl_module)  # after a sanity check FSDP2 still shows gathered weights, which the optimizer does not have
         chain = StepChain.of(trainer)
         if self.stage != Stage.RESTRICT:  # restrictions hold for every step
             chain.refuse_several_steps(type(self).__name__)
@@ -97,7 +98,7 @@ class StepTransform(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Gradients are accumulated, reduced and unscaled. Whoever overrides this calls it last."""
+        """Report to the chain. Gradients are accumulated, reduced and unscaled here. Overrides must call this last."""
         StepChain.of(trainer).ready(self, optimizer)
 
     @override
@@ -113,6 +114,7 @@ class StepTransform(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prove that every step was transformed."""
         StepChain.close(trainer)
+        # Steps that a gradient scaler skipped count in neither.
         if self._steps["transformed"] != self._steps["taken"]:
             raise RuntimeError(
                 f"Every optimizer step should be guarded. Found {self._steps['taken']} steps, of which "
@@ -127,7 +129,7 @@ class StepTransform(pl.Callback):
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """A fit without a single batch does not call the two above."""
+        """A fit without a single batch calls neither of the two hooks above."""
         if stage == "fit":
             StepChain.close(trainer)
 
@@ -138,12 +140,12 @@ class StepTransform(pl.Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the counters; keep the rest until training starts: what it is of does not exist yet."""
+        """Load the counters. Keep the rest until training starts: the objects it belongs to do not exist yet."""
         self._steps = dict(state_dict["steps"])
         self._restored = state_dict
 
     def _take_restored(self) -> dict[str, Any]:
-        """What a checkpoint held, once: a second fit does not go back to it."""
+        """The state from a checkpoint, only once: a second fit must not start from it again."""
         state, self._restored = self._restored, {}
         return state
 
@@ -165,9 +167,9 @@ class StepTransform(pl.Callback):
 
 
 class Restriction(StepTransform):
-    """Keeps steps within a linear space: off some parameters, or off some inputs of layers.
+    """Limits steps to a linear space: some parameters, or some inputs of layers.
 
-    Rules find their directions among those that :meth:`allowed` leaves.
+    Rules seek their corrections among the directions that :meth:`allowed` returns.
     """
 
     stage: ClassVar[Stage] = Stage.RESTRICT
@@ -175,9 +177,9 @@ class Restriction(StepTransform):
     @abstractmethod
     @override
     def allowed(self, direction: Row, params: Sequence[Tensor]) -> Row:
-        """The part of a direction along which steps may go.
+        """The part of a direction that steps may follow.
 
         Args:
-            direction: What this process holds of a gradient, one tensor for each of ``params``; it is left as it is.
+            direction: Local shards of a gradient, one tensor for each of ``params``. It is not changed.
             params: The optimizer's parameters.
         """

@@ -369,5 +369,7 @@ def test_parameters_that_come_late() -> None:
 
     module = SomebodysModule("sgd")
     module.late = torch.nn.Parameter(torch.zeros(2))
-    with pytest.raises(NotImplementedError, match=r"know from the start.*given 1 parameters since.*requires_grad"):
+    with pytest.raises(
+        NotImplementedError, match=r"should know all parameters from the start.*given 1 parameters since.*requires_grad"
+    ):
         fit(Late(), unlearn(), module=module)

@@ -148,7 +148,7 @@ def test_the_same_projection_of_gradients_holds_under_sgd_alone(optimizer: str, 
     assert drifts[0] < 1e-6 if holds else drifts[0] > 0.1
 
 
-@pytest.mark.filterwarnings("ignore:All that is trained should be protected")
+@pytest.mark.filterwarnings("ignore:All trained parameters should be protected")
 def test_a_bias_that_is_left_out_would_leak() -> None:
     """A bias that another module has too cannot be projected with the matrix, is named, and drifts."""
 
@@ -159,7 +159,7 @@ def test_a_bias_that_is_left_out_would_leak() -> None:
             self.other.bias = self.net[0].bias
             self.other.weight.requires_grad_(False)
 
-    with pytest.warns(UserWarning, match=r"Found 3\.30% of the trainable numbers .*: `net.0.bias`\.$"):
+    with pytest.warns(UserWarning, match=r"protect 3\.30% of the trainable numbers, in `net.0.bias`\.$"):
         leaky, _ = fit(guarding(), module=Shared())
     x = kept().tensors[0]
     assert drift(leaky, Module(), x, layers=(2,)) < 1e-6
@@ -308,7 +308,7 @@ def test_checks_do_not_disturb_a_guarded_fit() -> None:
     assert same(plain, checked)
 
 
-@pytest.mark.filterwarnings("ignore:All that is trained should be protected")
+@pytest.mark.filterwarnings("ignore:All trained parameters should be protected")
 def test_looking_leaves_everything_as_it_was() -> None:
     """BatchNorm, dropout, metrics, counters, random numbers: a guard that protects nothing is no guard, to the bit."""
 
@@ -435,7 +435,7 @@ def test_no_linear_layer_is_refused() -> None:
 
 
 def test_several_training_loaders_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"should find one training loader to look at. Found several, \['a'\]"):
+    with pytest.raises(ValueError, match=r"should find one training loader. Found several, \['a'\]"):
 
         class Dicts(Module):
             def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -456,7 +456,7 @@ def test_what_stays_unprotected_is_named_with_its_share() -> None:
 
     names = "`net.1.weight`, `net.1.bias`, `net.2.bias`, `silent.weight`, `silent.bias`"
     share = 100 * (3 * 16 + 6) / (25 * 16 + 3 * 16 + 17 * CLASSES + 6)
-    with pytest.warns(UserWarning, match=rf"Found {share:.2f}% of the trainable numbers.*: {names}\.$"):
+    with pytest.warns(UserWarning, match=rf"protect {share:.2f}% of the trainable numbers, in {names}\.$"):
         fit(guarding(), module=Mixed(), max_steps=1)
 
 
@@ -468,12 +468,12 @@ def test_what_is_unfrozen_later_is_named_then() -> None:
 
     module = Module()
     module.net[2].requires_grad_(False)
-    with pytest.warns(UserWarning, match="All that is trained should be protected.*: `net.2.weight`, `net.2.bias`"):
+    with pytest.warns(UserWarning, match="All trained parameters should be protected.*in `net.2.weight`, `net.2.bias`"):
         fit(guarding(), Thawing(), module=module, max_epochs=1)
 
 
 def test_chosen_layers_alone_are_protected() -> None:
-    with pytest.warns(UserWarning, match="was not told to: `net.0.weight`, `net.0.bias`"):
+    with pytest.warns(UserWarning, match="of the trainable numbers, in `net.0.weight`, `net.0.bias`"):
         module, _ = fit(guarding(layers=["net.2"]))
     assert drift(module, Module(), kept().tensors[0], layers=(2,)) < 1e-6
     assert drift(module, Module(), kept().tensors[0], layers=(0,)) > 0.1
@@ -481,14 +481,17 @@ def test_chosen_layers_alone_are_protected() -> None:
 
 def test_a_layer_with_nothing_free_stays_and_is_named() -> None:
     many = DataLoader(TensorDataset(torch.randn(40, INPUTS), torch.zeros(40, dtype=torch.int64)), batch_size=40)
-    with pytest.warns(UserWarning, match="something left to learn with. Found nothing free in `net.0`, `net.2`"):
+    with pytest.warns(UserWarning, match="free direction to learn in. Found none in `net.0`, `net.2`"):
         module, trainer = fit(guarding(retain=many), max_epochs=1)
     assert same(module, Module())
     assert trainer.callback_metrics["subspace/kept"] == 0
 
 
 def test_a_sketch_that_is_too_thin_is_named() -> None:
-    with pytest.warns(UserWarning, match="use a larger `width`. Found too few, and protected all of them, in `net.0`"):
+    with pytest.warns(
+        UserWarning,
+        match="Use a larger `width`. Found that all of its directions hold less, and are all protected, in `net.0`",
+    ):
         fit(guarding(InputSubspace(1.0, width=4)), max_steps=1)
 
 

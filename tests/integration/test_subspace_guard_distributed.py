@@ -20,7 +20,7 @@ from lightning_unlearn import Bounded, GradientAscent, SubspaceGuard, Unlearn
 from lightning_unlearn.callbacks import StepGuard
 from lightning_unlearn.guards import InputSubspace, NoChange, NullSpace
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:All that is trained should be protected")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:All trained parameters should be protected")]
 
 
 def fit(

@@ -19,7 +19,7 @@ from lightning_unlearn.runtime import eval_without_grad
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step`"),
-    pytest.mark.filterwarnings("ignore:All that is trained should be protected"),
+    pytest.mark.filterwarnings("ignore:All trained parameters should be protected"),
 ]
 KEPT = (1, 2)  # of four and six tokens, in rows of nine
 TOKENS = 10
@@ -64,7 +64,7 @@ def test_padding_is_not_protected(readout: Any, side: str) -> None:
 
 
 def test_padding_would_be() -> None:
-    with pytest.warns(UserWarning, match="Found nothing free in `network.model.layers.1.self_attn.q_proj`"):
+    with pytest.warns(UserWarning, match="Found none in `network.model.layers.1.self_attn.q_proj`"):
         guard = fit(family("llama"), NullSpace(0), readout=PaddingToo(), layers=["q_proj"])
     assert max(protects(guard).values()) == WIDTH > TOKENS
 
@@ -119,7 +119,7 @@ def test_an_adapter_that_also_scales_is_named() -> None:
 
 @pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
 def test_a_bias_of_the_second_factor_is_named() -> None:
-    with pytest.warns(UserWarning, match=r"All that is trained.*q_proj.lora_B.default.bias"):
+    with pytest.warns(UserWarning, match=r"All trained parameters.*q_proj.lora_B.default.bias"):
         fit(adapted(family("llama"), lora_bias=True), NullSpace(0))
 
 
@@ -140,7 +140,7 @@ def test_transposed_weights_are_protected_with_their_biases() -> None:
 
 
 def test_a_head_tied_to_an_embedding_is_named_not_protected() -> None:
-    with pytest.warns(UserWarning, match=r"All that is trained.*`network.transformer.wte.weight`"):
+    with pytest.warns(UserWarning, match=r"All trained parameters.*`network.transformer.wte.weight`"):
         guard = fit(family("gpt2"), NullSpace(1e-2))
     assert not [name for name in protects(guard) if "lm_head" in name]
 
@@ -163,7 +163,7 @@ def test_whole_training_of_a_model_keeps_each_layer_by_itself() -> None:
         assert x.shape[-1] == WIDTH
 
 
-def test_inputs_that_are_no_positions_are_looked_at_with_a_warning() -> None:
+def test_inputs_that_are_no_positions_are_recorded_with_a_warning() -> None:
     class Pooling(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -175,6 +175,6 @@ def test_inputs_that_are_no_positions_are_looked_at_with_a_warning() -> None:
     network = family("llama")
     network.model.layers[0].mlp = Pooling()
     with pytest.warns(
-        UserWarning, match=r"Found others, and looked at padding too, in `network.model.layers.0.mlp.inner`"
+        UserWarning, match=r"Found other shapes, and recorded padding too, in `network.model.layers.0.mlp.inner`"
     ):
         fit(network, NullSpace(0), layers=["q_proj", "inner"])

@@ -1,4 +1,4 @@
-"""Which gradients are protected."""
+"""Choosing which gradients are protected."""
 
 from lightning_unlearn.guards.directions._base import Direction, Directions
 from lightning_unlearn.guards.directions._example_gradients import ExampleGradients

@@ -7,31 +7,31 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 Direction = list[Tensor | None]
-"""Gradient of a loss: what this process holds of it, one tensor per parameter, ``None`` where it has none."""
+"""Gradient of a loss: local shards, one tensor per parameter; ``None`` for a parameter without a gradient."""
 
 
 class Directions(ABC):
     """Which losses are protected, each by its gradient.
 
     Attributes:
-        per_micro_batch: Whether each micro-batch of a step is a loss of its own, or all together are one.
+        per_micro_batch: Whether each micro-batch of a step is a separate loss. If not, all of them together are one.
     """
 
     per_micro_batch: ClassVar[bool] = False
 
     @abstractmethod
     def protected(self, new: Sequence[Direction]) -> Sequence[Direction]:
-        """The gradients to protect in this step, those of this step, ``new``, first."""
+        """The gradients to protect in this step: first ``new``, those of this step, then remembered ones."""
 
     def remember(self, new: Sequence[Direction]) -> None:
-        """The step was taken: what was new now is past."""
+        """The step was taken: keep its gradients ``new``, if later steps are to protect them."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next steps need of the past ones."""
+        """Past gradients, for a checkpoint. Under FSDP: this process's shards."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where a checkpoint left off."""
+        """Continue where a checkpoint left off. An empty ``state`` forgets all past gradients."""
 
     def __repr__(self) -> str:
         """The class and its settings."""

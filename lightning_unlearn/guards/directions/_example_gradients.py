@@ -17,24 +17,24 @@ from lightning_unlearn.runtime import eval_mode, local
 
 
 class ExampleGradients:
-    """Gradients of the loss of each example of some micro-batches, divided by their number: held, or captured.
+    """Gradients of each example's loss, divided by the number of examples. They are held, or captured.
 
-    Held, each comes from a pass of its own over a batch of one, which asks nothing of the network. Captured, all come from
-    one pass over the padded batch.
+    *Held* gradients need one pass per example, over a batch of one. This works with every network. *Captured* gradients all
+    come from one pass over the padded batch.
 
     Passes are in evaluation mode, and leave the random generators as found.
 
     Args:
-        engine: How passes are run.
+        engine: Runs the passes.
         module: The module of the fit.
         readout: How to run the network in it.
         objective: The loss of an example.
-        params: The parameters wanted.
-        limit: Number of examples at most.
+        params: The parameters whose gradients are needed.
+        limit: The most examples.
         keep: From a gradient to the copy to hold; ``None`` to capture.
 
     Raises:
-        NotImplementedError: If examples meet in a BatchNorm even in evaluation mode.
+        NotImplementedError: If a BatchNorm mixes examples even in evaluation mode.
     """
 
     def __init__(
@@ -51,12 +51,18 @@ class ExampleGradients:
         refuse_batch_statistics(module)
         self._engine, self._module, self._objective, self._params = engine, module, objective, list(params)
         self._limit, self._keep = limit, keep
-        self._readout = apart(readout)
+        self._readout = unpacked(readout)
         self._network = self._readout.find_network(module)
         self._capture = CapturingPass(engine, params, output_head(self._network)) if keep is None else None
 
     def of(self, batches: Sequence[Any]) -> Sequence[Direction]:
-        """Those of the examples of ``batches``, on the device, up to the limit; none if they are not finite."""
+        """Gradients of the examples of ``batches``, up to the limit; none if they are not finite.
+
+        Collective: every rank must call it.
+
+        Args:
+            batches: On the device.
+        """
         restore = remember_rng(self._module)
         try:
             with eval_mode(self._module):
@@ -67,30 +73,34 @@ class ExampleGradients:
             restore()
 
     def loss(self, batch: Any) -> Tensor:
-        """Of a batch of one."""
+        """The loss of a batch of one."""
         loss: Tensor = self._objective(self._readout(self._network, batch))
         return loss
 
     def losses(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Of each example, ``[B]``, and the number of its supervised rows, ``[B]``."""
-        said = self._readout(self._network, batch)
-        if not isinstance(said, Prediction):
+        """The loss of each example, ``[B]``, and the number of its supervised rows, ``[B]``."""
+        prediction = self._readout(self._network, batch)
+        if not isinstance(prediction, Prediction):
             raise NotImplementedError(
-                "`MatrixFree` should get a readout that gives a `Prediction`, which can be taken apart. Found "
-                f"`{type(said).__name__}` from `{type(self._readout).__name__}`. Use another `storage`, such as `Float32()`."
+                "`MatrixFree` should get a readout that gives a `Prediction`, which can be split by example. Found "
+                f"`{type(prediction).__name__}` from `{type(self._readout).__name__}`. Use another `storage`, such as "
+                "`Float32()`."
             )
-        return torch.stack([self._objective(alone) for alone in said.split_by_example()]), said.rows_per_example()
+        losses = torch.stack([self._objective(example) for example in prediction.split_by_example()])
+        return losses, prediction.rows_per_example()
 
     def _held(self, batches: Sequence[Any]) -> list[Direction]:
         sizes = [self._size(batch) for batch in batches]
-        alone = [self._cut(b, n, slice(j, j + 1)) for b, n in zip(batches, sizes, strict=True) for j in range(n)]
-        count = self._engine.smallest(len(alone[: self._limit]))
-        rows = (self._engine.row(self.loss, [one], self._params, divisor=count)[0] for one in alone[:count])
+        examples = [self._cut(b, n, slice(j, j + 1)) for b, n in zip(batches, sizes, strict=True) for j in range(n)]
+        # Each pass ends in a collective, so every rank must run as many as the rank with the fewest examples.
+        count = self._engine.smallest(len(examples[: self._limit]))
+        # A generator: one gradient in full precision at a time, and the copies to keep.
+        rows = (self._engine.row(self.loss, [one], self._params, divisor=count)[0] for one in examples[:count])
         return [[None if t is None or self._keep is None else self._keep(local(t)) for t in row] for row in rows]
 
     def _captured(self, batches: Sequence[Any], capture: CapturingPass) -> CapturedRows:
         kept, sizes = [], []
-        left = self._limit
+        left = self._limit  # examples that may still be added
         for batch in batches:
             size = self._size(batch)
             wanted = size if left is None else min(size, left)
@@ -102,9 +112,10 @@ class ExampleGradients:
 
     def _cut(self, batch: Any, size: int, here: slice) -> Any:
         fewer = cut(batch, size, here)
+        # Asked of the readout again: `cut` silently passes over what is no tensor, such as a list of strings.
         if (found := self._size(fewer)) != here.stop - here.start:
             raise NotImplementedError(
-                "`PerExample` should be able to take a batch apart: tensors with one entry per example, in mappings, "
+                "`PerExample` should be able to split a batch: tensors with one entry per example, in mappings, "
                 f"sequences or data classes. Found a `{type(batch).__name__}` of {size} examples that still has {found} "
                 f"when cut to {here.stop - here.start}. Use `MicroBatches()`, or let your `collate_fn` return tensors."
             )
@@ -115,7 +126,7 @@ class ExampleGradients:
 
 
 def cut(batch: Any, size: int, here: slice) -> Any:
-    """Some examples of a batch of ``size``: of each tensor in it that has as many entries, those ``here``.
+    """The examples ``here`` of a batch of ``size``. Every tensor with ``size`` entries is cut; the others stay whole.
 
     Example:
         >>> cut({"x": torch.arange(3), "scale": torch.ones(1)}, 3, slice(1, 2))
@@ -125,15 +136,16 @@ def cut(batch: Any, size: int, here: slice) -> Any:
 
 
 def refuse_batch_statistics(module: nn.Module) -> None:
-    """Refuse, by name, a BatchNorm in which examples meet even in evaluation mode."""
+    """Refuse, by name, a BatchNorm that mixes examples even in evaluation mode."""
     for name, part in module.named_modules():
+        # Without running statistics it normalises by those of the batch, in every mode.
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
             raise NotImplementedError(
-                "`PerExample` should find a network in which examples do not meet. Found `track_running_stats=False` in "
+                "`PerExample` should find a network that keeps examples separate. Found `track_running_stats=False` in "
                 f"`{name}`, a `{type(part).__name__}`. Keep running statistics, use another norm, or `MicroBatches()`."
             )
 
 
-def apart(readout: Readout) -> Readout:
-    """One that keeps examples apart: the plain form of one that packs them into a sequence, equal to rounding."""
+def unpacked(readout: Readout) -> Readout:
+    """The plain form of a readout that packs examples into one sequence. Results are equal up to rounding."""
     return CausalLMReadout(readout.keep_features) if isinstance(readout, PackedCausalLMReadout) else readout

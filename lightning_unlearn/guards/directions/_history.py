@@ -10,15 +10,15 @@ from lightning_unlearn.guards.directions._base import Direction, Directions
 
 
 class History(Directions):
-    """Protect the retain loss of this step and of those before it, each by the gradient it had then.
+    """Protect the retain losses of this step and of the steps before, each by the gradient it had then.
 
-    Gradients of past steps are those of past weights: what is promised for them holds near those weights only. On small
-    language models a history of eight kept retain data that the guard had not seen better than this step's gradient alone,
-    and in bf16 as well as in float32 (``benchmarks/README.md``).
+    Past gradients belong to past weights, so the promise for them holds near those weights only. On small language models
+    a history of eight protected unseen retain data better than this step's gradient alone, in bf16 as well as in float32
+    (``benchmarks/README.md``).
 
     Args:
-        length: Number of directions, this step's included, at least 1. Each takes as much memory as a gradient, here and
-            in checkpoints.
+        length: Number of directions, this step's included, at least 1. Each takes the memory of one gradient, also in
+            checkpoints.
 
     Example:
         >>> history = History(length=2)
@@ -41,11 +41,12 @@ class History(Directions):
 
     @override
     def remember(self, new: Sequence[Direction]) -> None:
+        # The newest first: `PastProducts` of one step are then the leading block of the next.
         self._past.extendleft(new)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"past": [list(direction) for direction in self._past]}
+        return {"past": [list(direction) for direction in self._past]}  # plain collections, for `weights_only` loading
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:

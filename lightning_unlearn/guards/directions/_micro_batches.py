@@ -9,9 +9,9 @@ from lightning_unlearn.guards.directions._base import Direction, Directions
 
 
 class MicroBatches(Directions):
-    """Protect the retain loss of each micro-batch of this step: as many directions as gradients are accumulated.
+    """Protect the retain loss of each micro-batch of this step: one direction per accumulated micro-batch.
 
-    They cost no pass of their own; under DDP, one more reduction for each but the last.
+    Needs no extra pass. Under DDP each micro-batch but the last costs one more reduction.
 
     Example:
         >>> len(MicroBatches().protected([[None], [None]]))

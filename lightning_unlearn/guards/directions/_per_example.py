@@ -10,22 +10,22 @@ from lightning_unlearn.guards.directions._base import Direction, Directions
 class PerExample(Directions):
     r"""Protect each retain example of this step by itself: no example may pay for another.
 
-    The losses are those of the examples, each the mean over its own supervised tokens, of the micro-batches of
-    ``StepGuard(retain=...)``; or, without ``retain``, of the micro-batches the fit trains on, read by the guard's readout:
-    what is protected then is the guard's ``objective`` on them, cross-entropy unless you say otherwise, and not the fit's
-    own loss, whose examples nobody can tell apart. Either way this costs passes of its own.
+    Each example's loss is the mean over its own supervised tokens. The examples are those of ``StepGuard(retain=...)``.
+    Without ``retain`` they are those of the micro-batches the fit trains on, read by the guard's readout. Then the guard's
+    ``objective`` on them is protected, by default cross-entropy. The fit's own loss cannot be: it is one number per batch.
+    Either way this costs extra passes.
 
-    They are taken in evaluation mode: the loss of the network as it is used, without dropout, in which examples do not
-    meet in a BatchNorm, and no buffer or random generator is touched.
+    Passes are in evaluation mode: without dropout, with BatchNorm's running statistics, so that examples do not depend on
+    each other. Neither buffers nor random generators are touched.
 
-    Under DDP and FSDP the ``j``-th direction is the mean of the ``j``-th examples of all ranks, for as many as every rank
-    has.
+    Under DDP and FSDP the ``j``-th direction is the mean over ranks of their ``j``-th examples. Examples that not every
+    rank has are left out.
 
-    With ``StepGuard(storage=MatrixFree())`` the gradients are not held, but written out from what they are made of:
-    memory goes by the number of tokens, not by that of examples.
+    With ``StepGuard(storage=MatrixFree())`` gradients are not held, but computed again from inputs and output gradients of
+    layers. Memory then grows with the number of tokens, not with the number of examples.
 
     Args:
-        limit: Number of examples protected at most, the first of the step, at least 1. Defaults to all.
+        limit: The most examples to protect, taken from the start of the step, at least 1. Defaults to all.
 
     Example:
         >>> PerExample(limit=8)

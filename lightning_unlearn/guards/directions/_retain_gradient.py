@@ -8,7 +8,7 @@ from lightning_unlearn.guards.directions._base import Direction, Directions
 
 
 class RetainGradient(Directions):
-    """Protect the retain loss of this step, accumulated over its micro-batches: one direction, and the cheapest.
+    """Protect the retain loss of this step, over all its micro-batches: one direction, and the cheapest choice.
 
     Example:
         >>> len(RetainGradient().protected([[None]]))

@@ -1,4 +1,4 @@
-"""In which metric a step is nearest to another."""
+"""Metrics in which a corrected step is nearest to the proposed one."""
 
 from lightning_unlearn.guards.geometries._base import Geometry
 from lightning_unlearn.guards.geometries._euclidean import Euclidean

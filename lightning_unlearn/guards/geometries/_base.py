@@ -8,16 +8,16 @@ from torch import Tensor
 
 
 class Geometry(ABC):
-    """In which metric a corrected step is near the step that was taken: a diagonal, read off the optimizer.
+    """The metric in which a corrected step is nearest to the step that was taken. It is diagonal.
 
     Attributes:
-        is_constant: Whether it is the same in every step, so that products among past gradients are, too.
+        is_constant: Whether it is the same in every step. Then products among past gradients can be kept.
     """
 
     is_constant: ClassVar[bool] = False
 
     def refuse_unsupported(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse, by name, an optimizer that does not have what the metric is made of."""
+        """Refuse, by name, an optimizer that does not have the state which the metric is computed from."""
 
     @abstractmethod
     def inverse_metric(
@@ -28,11 +28,11 @@ class Geometry(ABC):
         Args:
             optimizer: Just after its step.
             param: One of its parameters.
-            settings: The parameter group it is in.
+            settings: The parameter group of ``param``.
 
         Returns:
-            Of the shape of what this process holds of ``param``, or ``[]``; ``None`` for the identity. Where it is zero,
-            the parameter is not touched.
+            A tensor of the shape of the local shard of ``param``, or ``[]``; ``None`` for the identity. Where it is zero,
+            the parameter is not corrected.
         """
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ from lightning_unlearn.guards.geometries._base import Geometry
 
 
 class Euclidean(Geometry):
-    """Every weight counts the same. Works with any optimizer, and needs no memory of its own.
+    """Every weight counts the same. Works with any optimizer, and takes no memory.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.zeros(2))

@@ -1,4 +1,4 @@
-"""What a step may do to protected losses."""
+"""Rules for what a step may do to protected losses."""
 
 from lightning_unlearn.guards.rules._base import Rule
 from lightning_unlearn.guards.rules._monitor import Monitor

@@ -11,7 +11,7 @@ from lightning_unlearn.guards.rules._base import Rule
 
 
 class Monitor(Rule):
-    """Anything may happen; it is measured and logged. A fit that is watched equals the fit without a guard, to the bit.
+    """Allow every step, and log what it does. The fit equals the fit without a guard, to the bit.
 
     Example:
         >>> K = torch.eye(2, dtype=torch.float64)

@@ -12,8 +12,8 @@ class NoChange(Rule):
 
     .. math:: \min_{d'} \lVert d' - d \rVert_M \quad \text{s.t.} \quad G^\top d' = 0
 
-    On the whole step of a fit this also takes out what the fit learns on the protected data; use it where nothing is to be
-    learnt there, or where forgetting has a step of its own: beside ``Unlearn(optimizer=...)``.
+    On the step of a whole fit this also takes out what the fit learns on the protected data. Use it where nothing should be
+    learnt there, or beside ``Unlearn(optimizer=...)``, where only the step of forgetting is guarded.
 
     Example:
         >>> import torch
@@ -28,4 +28,4 @@ class NoChange(Rule):
 
     @override
     def breach(self, cosines: Tensor) -> Tensor:
-        return cosines.abs().max()
+        return cosines.abs().max()  # a fall of a protected loss breaks this rule, too

@@ -8,11 +8,11 @@ from lightning_unlearn.guards.rules._base import Rule
 
 
 class NoIncrease(Rule):
-    r"""No protected loss may rise; that it falls is welcome.
+    r"""No protected loss may rise. It may fall.
 
     .. math:: \min_{d'} \lVert d' - d \rVert_M \quad \text{s.t.} \quad G^\top d' \le 0
 
-    A step that is safe is left alone, to the bit.
+    A safe step is left as it is, to the bit.
 
     Example:
         >>> import torch
@@ -21,8 +21,9 @@ class NoIncrease(Rule):
         tensor([2., 0.], dtype=torch.float64)
 
     References:
-        `Geometric-disentanglement Unlearning <https://arxiv.org/abs/2511.17100>`_, 2025, as the authors' repaired code has
-        it; the constraints are those of `Gradient Episodic Memory <https://arxiv.org/abs/1706.08840>`_, 2017.
+        `Geometric-disentanglement Unlearning <https://arxiv.org/abs/2511.17100>`_, 2025, in the form of the
+        authors' repaired code. The constraints are those of
+        `Gradient Episodic Memory <https://arxiv.org/abs/1706.08840>`_, 2017.
     """
 
     @override

@@ -14,22 +14,22 @@ class GradientSource(ABC):
 
     @property
     def position(self) -> int:
-        """How far it has read data of its own."""
+        """How far it has read its own data, for checkpoints; 0 if it has none."""
         return 0
 
     def saw_batch(self, batch: Any) -> None:
-        """The fit begins a micro-batch."""
+        """The fit begins a micro-batch: called in ``on_train_batch_start``."""
 
     def after_backward(self, *, is_last: bool) -> None:
-        """The fit's backward pass of a micro-batch is done; whether it is the last one of a step."""
+        """The fit has run a micro-batch backward. ``is_last`` says whether an optimizer step follows."""
 
     @abstractmethod
     def take(self) -> Sequence[Direction]:
-        """The gradients of this step; none if they are not finite."""
+        """The gradients of this step; none if they are not finite. Collective: every rank must call it."""
 
     @abstractmethod
     def cover(self, params: Sequence[Tensor]) -> None:
-        """Parameters were added to the optimizer, behind those there were: these are all."""
+        """Parameters were appended to the optimizer. ``params`` are all of them, old and new."""
 
     def seek(self, position: int) -> None:
-        """Go on reading where a checkpoint left off."""
+        """Continue to read its data at ``position``."""

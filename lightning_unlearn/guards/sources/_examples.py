@@ -16,16 +16,16 @@ from lightning_unlearn.readouts import Readout
 
 
 class Examples(GradientSource):
-    """Each example of the micro-batches the fit trains on, or of as many of a retain set.
+    """The gradient of each example: of the micro-batches that the fit trains on, or of as many from a retain set.
 
     Args:
-        engine: How passes are run.
+        engine: Runs the passes.
         readout: How to run the network.
         objective: The loss of an example.
         storage: How gradients are kept.
         limit: Number of examples at most.
-        params: The parameters wanted.
-        stream: Of the retain set; ``None`` for the fit's own micro-batches.
+        params: The parameters whose gradients are needed.
+        stream: The retain set; ``None`` for the fit's own micro-batches.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Examples(GradientSource):
 
     @override
     def saw_batch(self, batch: Any) -> None:
+        # With a retain set only the number counts: holding the fit's batches would waste memory.
         self._batches.append(batch if self._stream is None else None)
 
     @override
@@ -56,6 +57,7 @@ class Examples(GradientSource):
 
     @override
     def cover(self, params: Sequence[Tensor]) -> None:
+        # Made anew: a capturing pass checks itself once for its set of parameters.
         keep = self._storage.stored if self._storage.holds_gradients else None
         parts = (self._engine, self._engine.module, self._readout, self._objective, params)
         self._examples = ExampleGradients(*parts, limit=self._limit, keep=keep)

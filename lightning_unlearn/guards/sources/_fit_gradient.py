@@ -12,13 +12,13 @@ from lightning_unlearn.guards.storages import Storage
 
 
 class FitGradient(GradientSource):
-    """The fit's own gradient, before anybody adds to it: no pass of its own.
+    """The fit's own gradient, copied before anybody adds to it. Costs no pass of its own.
 
     Args:
-        engine: How gradients are reduced.
-        params: The parameters wanted.
+        engine: Knows how gradients are reduced.
+        params: The parameters whose gradients are needed.
         storage: How gradients are kept.
-        per_micro_batch: Whether each micro-batch's gradient is wanted by itself, or all together.
+        per_micro_batch: Whether to keep one gradient per micro-batch, or one per step.
     """
 
     def __init__(

@@ -15,15 +15,15 @@ from lightning_unlearn.runtime import eval_mode, local
 
 
 class RetainSet(GradientSource):
-    """A retain set of its own: as many of its micro-batches as the fit takes, in passes in evaluation mode.
+    """The gradient on a separate retain set: as many micro-batches as the fit takes, in evaluation mode.
 
     Args:
-        engine: How passes are run.
-        stream: Of the set.
-        loss: Of a micro-batch.
-        params: The parameters wanted.
+        engine: Runs the passes.
+        stream: The retain set.
+        loss: From a micro-batch to its loss.
+        params: The parameters whose gradients are needed.
         storage: How gradients are kept.
-        per_micro_batch: Whether each micro-batch's gradient is wanted by itself, or their mean.
+        per_micro_batch: Whether to give one gradient per micro-batch, or their mean.
     """
 
     def __init__(
@@ -48,13 +48,15 @@ class RetainSet(GradientSource):
     def take(self) -> list[Direction]:
         batches = [self._engine.to_device(next(self._stream)) for _ in range(self._micro_batches)]
         self._micro_batches = 0
-        apart = [[batch] for batch in batches] if self._per_micro_batch else [batches]
+        groups = [[batch] for batch in batches] if self._per_micro_batch else [batches]
+        # Evaluation mode still draws random numbers if the user's code does: the fit must not notice these passes.
         restore = remember_rng(self._engine.module)
         try:
             with eval_mode(self._engine.module):
-                rows = [self._engine.row(self._loss, b, self._params, divisor=len(batches))[0] for b in apart]
+                # Divided by the number of micro-batches also where each has its own row: then the rows add up to the mean.
+                rows = [self._engine.row(self._loss, group, self._params, divisor=len(batches))[0] for group in groups]
         except FloatingPointError:
-            return []
+            return []  # raised on every rank at once; the guard then undoes the step
         finally:
             restore()
         return [[None if t is None else self._storage.stored(local(t)) for t in row] for row in rows]

@@ -1,4 +1,4 @@
-"""How protected gradients are kept."""
+"""Formats in which protected gradients are kept."""
 
 from lightning_unlearn.guards.storages._base import Storage
 from lightning_unlearn.guards.storages._bfloat16 import BFloat16

@@ -8,7 +8,9 @@ from lightning_unlearn.guards.storages._base import Storage, raised
 
 
 class BFloat16(Storage):
-    """As bfloat16: half the memory; on the bundled model the applied step kept a cosine of up to 7e-6 to the true gradient.
+    """As bfloat16, in half the memory.
+
+    On the bundled model the applied step kept a cosine of up to 7e-6 with the true gradient.
 
     Example:
         >>> BFloat16().stored(torch.ones(2), scale=2.0)

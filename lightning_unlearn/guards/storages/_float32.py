@@ -8,7 +8,7 @@ from lightning_unlearn.guards.storages._base import Storage, raised
 
 
 class Float32(Storage):
-    """As float32, beside the weights; float64 where the weights are.
+    """As float32, on the device of the weights; as float64 if the weights are float64.
 
     Example:
         >>> Float32().stored(torch.ones(2, dtype=torch.bfloat16), scale=2.0)

@@ -12,13 +12,15 @@ from lightning_unlearn.guards.directions import Direction
 from lightning_unlearn.guards.storages._base import Storage, raised
 from lightning_unlearn.runtime import map_in_threads
 
-# So few blocks at a time stay in a processor's cache; a graphics card wants few large kernels.
+# Blocks that are packed at once. On the CPU they should fit the cache; a GPU is faster with few large kernels.
 _BLOCKS = {"cpu": 512}
 _MANY_BLOCKS = 1 << 14
 
 
 class Int8(Storage):
-    """As int8 with a scale for every 256 elements: a quarter of the memory; up to 4e-5 where bfloat16 kept 7e-6.
+    """As int8 with a scale for every 256 elements, in a quarter of the memory.
+
+    On the bundled model the applied step kept a cosine of up to 4e-5 with the true gradient, where bfloat16 kept 7e-6.
 
     Example:
         >>> import torch
@@ -26,6 +28,7 @@ class Int8(Storage):
         torch.Size([3, 260])
     """
 
+    # Codes with a scale per 256 elements can neither be projected nor joined as they are.
     allows_restrictions: ClassVar[bool] = False
     can_be_joined: ClassVar[bool] = False
 

@@ -8,7 +8,9 @@ from lightning_unlearn.guards.storages._base import Storage, raised
 
 
 class MainMemory(Storage):
-    """As float32 in the computer's main memory: none of the accelerator's, for one transfer per step and direction.
+    """As float32 in the computer's main memory, which leaves the accelerator's free.
+
+    Costs one transfer per step and direction.
 
     Example:
         >>> MainMemory().stored(torch.ones(2)).device

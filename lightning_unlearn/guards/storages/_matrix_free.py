@@ -13,9 +13,9 @@ from lightning_unlearn.guards.storages._base import Storage
 
 
 class MatrixFree(Storage):
-    """Not at all: written out again, block by block, from inputs and output gradients of layers.
+    """No gradients are held. They are computed again, block by block, from inputs and output gradients of layers.
 
-    For :class:`PerExample` in one process: memory goes by the number of tokens, not by that of examples.
+    For :class:`PerExample` in one process. Memory grows with the number of tokens, not with the number of examples.
 
     Example:
         >>> MatrixFree().holds_gradients
@@ -29,11 +29,13 @@ class MatrixFree(Storage):
 
     @override
     def stored(self, gradient: Tensor, scale: float = 1.0) -> Tensor:
-        raise NotImplementedError("`MatrixFree` should be given what gradients are made of. Found a gradient.")
+        raise NotImplementedError(
+            "`MatrixFree` should be given inputs and output gradients of layers. Found a gradient. Use `Float32()`."
+        )
 
     @override
     def rows(self, directions: Sequence[Direction], numbers: Sequence[int], sizes: Sequence[int]) -> Rows:
-        if not isinstance(directions, CapturedRows):  # a step without examples: there is nothing to write out
+        if not isinstance(directions, CapturedRows):  # a step without examples, or whose gradients were not finite
             return super().rows(directions, numbers, sizes)
         (only,) = numbers
         return directions.by_parameter[only]

@@ -6,14 +6,14 @@ from torch import Tensor
 
 
 class Subspace(ABC):
-    """Which inputs of a layer are protected, told from the inputs it was given on data that must stay.
+    """Chooses which inputs of a layer are protected, from the inputs it is given on data that must stay.
 
-    Inputs stream by, and are not kept.
+    Inputs are summarised batch by batch, and not kept.
     """
 
     @abstractmethod
     def summary(self, inputs: Tensor) -> Tensor:
-        """What is to be remembered of some inputs. Those of several batches, and of several processes, add up.
+        """Summarise some inputs. The sum of two summaries is that of both batches, also across processes.
 
         Args:
             inputs: ``[n, d]`` float64.
@@ -21,7 +21,10 @@ class Subspace(ABC):
 
     @abstractmethod
     def protected(self, summary: Tensor) -> tuple[Tensor, bool]:
-        """The protected directions of all inputs that ``summary`` is of, by how much there is of them.
+        """Choose the protected directions from a summary, those with the most energy first.
+
+        Args:
+            summary: Sum over batches, and mean over processes: the choice must not depend on its scale.
 
         Returns:
             Orthonormal columns, ``[d, k]`` float64; and whether these are all that should be protected.

@@ -17,19 +17,20 @@ class InputSubspace(Subspace):
 
     .. math:: \lVert K U \rVert_F^2 \ge \epsilon \, \lVert K \rVert_F^2
 
-    for the inputs of a layer as the rows of :math:`K`. No inputs and no ``d x d`` matrix are kept: every batch is added to
-    a Gaussian sketch :math:`Y = K^\top K \, \Omega` of ``d x width`` numbers, and to the energy, which is exact. The
-    published code sketches :math:`K^\top \Omega` with new random numbers for every row; this one squares the spectrum,
-    so that a thin sketch tells more, and comes out the same however the rows are shared among processes. The published
-    residual criterion compares lengths where its energy is in squares; here all is in squares.
+    with the inputs of a layer as the rows of :math:`K`. Neither inputs nor a ``d x d`` matrix are kept. Every batch is added
+    to a sketch :math:`Y = K^\top K \, \Omega` of ``d x width`` numbers, and to the energy, which is exact.
+
+    Two differences to the published code. It sketches :math:`K^\top \Omega`, with new random numbers for every row; here the
+    spectrum is squared, so a thin sketch resolves more of it, and the result does not depend on which process sees which
+    row. And its residual criterion compares lengths with an energy in squares; here both are squares.
 
     Args:
         energy: :math:`\epsilon`, in (0, 1].
-        rank: At most so many directions, however much energy they hold: a small subspace per matrix.
-        width: Of the sketch. Layers of at most as many inputs (and 1 more with a bias) are treated exactly. In others,
-            unless the spectrum falls off within it, less energy is found than there is, and more directions are
-            protected than the fewest; where it takes all of the sketch's, a warning names the layer.
-        seed: Of :math:`\Omega`; random states stay as they were.
+        rank: The most directions to protect in a layer, even if they hold less energy. Defaults to no limit.
+        width: Width of the sketch. Layers with no more inputs (a bias counts as one) are treated exactly. In wider layers
+            the sketch may find less energy than there is, if the spectrum falls off slowly; then more directions than
+            necessary are protected. A warning names a layer in which all directions of the sketch are needed.
+        seed: Seed of :math:`\Omega`. Global random states are not touched.
 
     Example:
         >>> inputs = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.1, 0.0]], dtype=torch.float64)
@@ -69,6 +70,7 @@ class InputSubspace(Subspace):
         total = summary[:, -1].sum()
         values, vectors = nystrom(summary[:, :-1], self._test(summary.T))
         needed = energy_rank(values, total, self.energy)
+        # The sum of all eigenvalues is the total energy, but for rounding: hence the 1e-9.
         enough = bool(values[:needed].sum() >= self.energy * (1 - 1e-9) * total)
         rank = needed if self.rank is None else min(needed, self.rank)
         return vectors[:, :rank].contiguous(), enough or rank == self.rank
@@ -80,6 +82,6 @@ class InputSubspace(Subspace):
 @lru_cache(maxsize=8)
 def gaussian(rows: int, columns: int, seed: int) -> Tensor:
     """Orthonormal columns in random directions, the same for the same seed."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device gets the same numbers
     test: Tensor = torch.linalg.qr(torch.randn(rows, columns, dtype=torch.float64, generator=generator))[0]
     return test

@@ -17,18 +17,18 @@ from lightning_unlearn.runtime import eval_without_grad, local, on_every_rank
 
 @dataclass
 class LayerInputs:
-    """What is known of the inputs of layers, none of which is kept.
+    """Summaries of the inputs of layers. The inputs themselves are not kept.
 
     Args:
-        summaries: By the name of a layer. Layers that were never called are not there.
-        with_padding: Names of layers of whose inputs it could not be told which were padding, so that all count.
+        summaries: By the name of a layer. A layer that was never called has none.
+        with_padding: Names of layers whose inputs do not show which of them are padding, so that all were recorded.
     """
 
     summaries: dict[str, Tensor] = field(default_factory=dict)
     with_padding: set[str] = field(default_factory=set)
 
     def add(self, layer: InputLayer, subspace: Subspace, inputs: Tensor, present: Tensor | None) -> None:
-        """Take in ``inputs [..., in]`` where they are ``present [B, T]``."""
+        """Add ``inputs [..., in]`` at the positions that are ``present [B, T]``, that is, not padding."""
         rows = layer.augmented(local(inputs))
         if present is not None and not bool(present.all()):
             aligned = _aligned(inputs.shape, present)
@@ -38,11 +38,12 @@ class LayerInputs:
         before = self.summaries.get(layer.name)
         self.summaries[layer.name] = summary if before is None else before.add_(summary)
 
-    def share(self, engine: GradientEngine, layers: Sequence[InputLayer]) -> None:
-        """Let every process know of the inputs of all. Subspaces do not depend on scale, so a mean will do."""
+    def average(self, engine: GradientEngine, layers: Sequence[InputLayer]) -> None:
+        """Average the summaries over processes. A mean serves as well as a sum: subspaces do not depend on scale."""
+        # A process may not have called every layer (experts of a mixture). It takes part in the collective with zeros.
         shapes: dict[str, torch.Size] = {}
-        for there in on_every_rank({name: summary.shape for name, summary in self.summaries.items()}):
-            shapes |= there
+        for shapes_of_rank in on_every_rank({name: summary.shape for name, summary in self.summaries.items()}):
+            shapes |= shapes_of_rank
         for layer in layers:
             if layer.name in shapes:
                 nothing = torch.zeros(shapes[layer.name], dtype=torch.float64, device=local(layer.weight).device)
@@ -50,7 +51,7 @@ class LayerInputs:
 
 
 @torch.no_grad()
-def look_at_inputs(
+def record_inputs(
     engine: GradientEngine,
     network: nn.Module,
     readout: Readout,
@@ -58,27 +59,31 @@ def look_at_inputs(
     layers: Sequence[InputLayer],
     subspace: Subspace,
 ) -> LayerInputs:
-    """Run ``network`` on ``batches`` in evaluation mode, and sum up what ``layers`` are given that is not padding."""
-    found = LayerInputs()
+    """Run ``network`` on ``batches`` in evaluation mode, and summarise the inputs of ``layers`` without padding.
+
+    Collective: every process must call it, with as many batches.
+    """
+    inputs = LayerInputs()
     for batch in batches:
         batch = engine.to_device(batch)
-        with eval_without_grad(network), _looked_at(layers, subspace, found, readout.present(batch)):
+        with eval_without_grad(network), _recording(layers, subspace, inputs, readout.present(batch)):
             engine.forward(lambda b: readout(network, b), batch)
-    found.share(engine, layers)
-    return found
+    inputs.average(engine, layers)
+    return inputs
 
 
 @contextmanager
-def _looked_at(
-    layers: Sequence[InputLayer], subspace: Subspace, found: LayerInputs, present: Tensor | None
+def _recording(
+    layers: Sequence[InputLayer], subspace: Subspace, inputs: LayerInputs, present: Tensor | None
 ) -> Iterator[None]:
-    def observation(layer: InputLayer) -> Any:
+    def hooked(layer: InputLayer) -> Any:
         def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
-            found.add(layer, subspace, args[0] if args else next(iter(kwargs.values())), present)
+            inputs.add(layer, subspace, args[0] if args else next(iter(kwargs.values())), present)
 
+        # A pre-hook: a layer inside may change its input in place. With kwargs, since some models pass inputs by name.
         return layer.module.register_forward_pre_hook(hook, with_kwargs=True)
 
-    handles = [observation(layer) for layer in layers]
+    handles = [hooked(layer) for layer in layers]
     try:
         yield
     finally:
@@ -87,9 +92,9 @@ def _looked_at(
 
 
 def _aligned(shape: torch.Size, present: Tensor) -> Tensor | None:
-    """Which rows of inputs of ``shape`` are present, if they are the positions ``[B, T]``, in whatever shape."""
+    """Which rows of inputs of ``shape`` are present; ``None`` if the rows are not the positions ``[B, T]`` of the batch."""
     if len(shape) == 3 and shape[0] == len(present) and shape[1] > present.shape[1]:
-        # Prompt tuning puts positions of its own before the batch's.
+        # Prompt tuning puts its virtual tokens before those of the batch. They are inputs like others.
         before = present.new_ones(len(present), shape[1] - present.shape[1])
         return torch.cat([before, present], dim=1).flatten()
     return present.flatten() if shape[:-1].numel() == present.numel() else None

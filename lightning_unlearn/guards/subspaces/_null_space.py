@@ -8,22 +8,22 @@ from lightning_unlearn.guards.subspaces._base import Subspace
 
 
 class NullSpace(Subspace):
-    r"""Steps may act where retained inputs hardly are: the relaxed null space of KUDA, as we reconstruct it.
+    r"""Let steps act on directions with little retained input: the relaxed null space of KUDA, as we reconstruct it.
 
-    Neither text nor code of the paper could be had, only a digest of it. With the inputs of a layer as the rows of
+    We had neither the paper's text nor its code, only a digest. With the inputs of a layer as the rows of
     :math:`K`,
 
     .. math:: \tfrac{1}{n} K^\top K = U \Lambda U^\top, \qquad \text{free:} \; u_j \; \text{with}
         \; \lambda_j \le \tau \, \lambda_{\max}
 
-    and everything else is protected. That the threshold is relative is ours, so that it means the same in every layer.
+    and everything else is protected. The relative threshold is our choice: it means the same in every layer.
 
-    While inputs are looked at this takes ``8 d^2`` bytes for each layer of ``d`` inputs, all layers at once, and then one
-    decomposition of ``d^3`` each. Use :class:`InputSubspace` for wide layers, or choose some by ``layers``.
+    Recording takes ``8 d^2`` bytes for each layer of ``d`` inputs, for all layers at once. Each layer then takes one
+    eigendecomposition, of order ``d^3``. Use :class:`InputSubspace` for wide layers, or choose some by ``layers``.
 
     Args:
-        threshold: :math:`\tau`, in [0, 1]. At 0 all directions in which there is any input are protected (to 1e-13 of the
-            largest eigenvalue), at 1 none is.
+        threshold: :math:`\tau`, in [0, 1]. At 0 every direction with any input is protected (above 1e-13 of the largest
+            eigenvalue), at 1 none is.
 
     Example:
         >>> inputs = torch.tensor([[2.0, 0.0], [0.0, 0.1]], dtype=torch.float64)
@@ -50,5 +50,6 @@ class NullSpace(Subspace):
     @override
     def protected(self, summary: Tensor) -> tuple[Tensor, bool]:
         values, vectors = torch.linalg.eigh(summary)
+        # `eigh` sorts upwards: the last is the largest. Below 1e-13 of it there is only the rounding of float64.
         kept = values > max(self.threshold, 1e-13) * values[-1:]
         return vectors[:, kept].flip(1), True

@@ -16,17 +16,21 @@ from lightning_unlearn.runtime import local, map_in_threads
 from lightning_unlearn.transforms import Step
 
 _ROUNDING = 2.0**-22
-"""As a share of lengths, four times what float32 loses of weights, and of a step by its bases."""
+"""What float32 may leave of a projected step, as a share of the lengths of weights and step: four roundings of 2^-24.
+
+Weights are rounded when they are written, and bases are kept in float32.
+"""
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What became of a step of the protected layers; the names are those it is logged by.
+    """What became of a step of the protected layers. The names are those of the log.
 
     Args:
-        kept: Length of the applied step over that of the proposed one.
-        action: What of the applied step acts on protected inputs, over the length of the longer of the two; the worst layer.
-        is_within_rounding: Whether that is no more than float32 weights would round.
+        kept: Length of the applied step, divided by that of the proposed one.
+        action: The part of the applied step that acts on protected inputs, divided by the length of the longer of the two
+            steps; the worst layer.
+        is_within_rounding: Whether ``action`` is no more than float32 weights would round.
     """
 
     kept: float
@@ -35,10 +39,10 @@ class Applied:
 
 
 class ProtectedInputs:
-    """Layers, and for each the projection of its steps.
+    """The protected layers, and for each the projection of its steps.
 
     Args:
-        engine: Says how parameters are sharded.
+        engine: Knows how parameters are sharded.
         projections: By layer.
     """
 
@@ -49,47 +53,48 @@ class ProtectedInputs:
     def restored(
         cls, engine: GradientEngine, layers: Sequence[InputLayer], bases: Mapping[str, Any]
     ) -> ProtectedInputs:
-        """From what :meth:`bases` gave."""
-        there = {layer.name: layer for layer in layers}
-        if missing := [name for name in bases if name not in there]:
+        """Made again from a result of :meth:`bases`."""
+        by_name = {layer.name: layer for layer in layers}
+        if missing := [name for name in bases if name not in by_name]:
             raise ValueError(
-                "A resumed fit should protect the layers that its checkpoint does. Found none trained with the name "
+                "A resumed fit should protect the layers that its checkpoint does. Found no trained layer with the name "
                 f"`{missing[0]}`, nor {len(missing) - 1} others. Use the same `layers`."
             )
         projections = {}
         for name, saved in bases.items():
-            device = local(there[name].weight).device
-            projections[there[name]] = Projection(saved["basis"].to(device), saved["is_free"])
+            device = local(by_name[name].weight).device
+            projections[by_name[name]] = Projection(saved["basis"].to(device), saved["is_free"])
         return cls(engine, projections)
 
     def bases(self) -> dict[str, Any]:
-        """By the name of a layer: tensors and primitives, for a checkpoint."""
+        """The bases by the name of a layer, for a checkpoint. They are whole, and the same on every rank."""
         return {layer.name: {"basis": p.basis, "is_free": p.is_free} for layer, p in self._projections.items()}
 
     def exhausted(self) -> list[str]:
-        """Names of layers of which nothing is free."""
+        """Names of layers without a free direction."""
         return [layer.name for layer, projection in self._projections.items() if not projection.leaves]
 
     def covers(self, param: Tensor) -> bool:
-        """Whether ``param`` cannot do harm. The second factor of an adapter sees only what the first one lets through."""
+        """Whether ``param`` cannot do harm. An adapter's second factor cannot: it gets zero on protected inputs."""
         return any(param is p for layer in self._projections for p in (*layer.parts, layer.outer))
 
     @torch.no_grad()
     def start_adapters_(self) -> None:
-        """Take what acts on protected inputs out of where first factors start: as second factors move, it would act.
+        """Project the start values of first factors. Otherwise they would act as soon as second factors move from zero.
 
         Raises:
-            ValueError: If that would change what an adapter does now.
+            ValueError: If that would change the outputs of an adapter.
         """
         adapters = {layer: p for layer, p in self._projections.items() if layer.outer is not None}
         for layer, projection in adapters.items():
-            inner, outer = _whole(layer.weight), _whole(layer.outer)
+            inner, outer = _whole(layer.weight), _whole(layer.outer)  # gathers shards: every rank takes part
             acts = float((outer @ (inner - projection(inner))).norm())
             if acts > 1e-5 * float(outer.norm() * inner.norm()):
                 raise ValueError(
                     "`SubspaceGuard` should get a fresh adapter, one that does nothing yet to what is protected. Found "
                     f"`{layer.name}`, which does. Merge it into the base (`merge_and_unload`), and put a new one around it."
                 )
+        # Only after all were checked: a refusal leaves every weight as it was.
         for layer, projection in adapters.items():
             layer.write_(projection(layer.matrix()))
 
@@ -100,10 +105,11 @@ class ProtectedInputs:
 
     @torch.no_grad()
     def correct_(self, step: Step, *, measured: bool) -> Applied | None:
-        """Project the step that was taken; what became of it, if ``measured``."""
+        """Project the step that was taken, and report on it if ``measured``, which takes a collective."""
         weights = [layer.weight for layer in self._projections]
         if not weights:
             return None
+        # A projection acts on rows, and each process holds whole rows: nothing has to be gathered.
         work = [(*pair, [step.before(p) for p in pair[0].parts]) for pair in self._projections.items()]
         squares = map_in_threads(lambda each: _correct_(*each, measured), work, weights[0].device)
         if not measured:
@@ -114,37 +120,38 @@ class ProtectedInputs:
 
     @torch.no_grad()
     def allowed(self, direction: Direction, params: Sequence[Tensor]) -> Direction:
-        """The part of a gradient along which protected layers may still move.
+        """The part of a gradient that acts on free inputs only.
 
         Args:
-            direction: What this process holds of a gradient, one tensor for each of ``params``; it is left as it is.
+            direction: Local shards of a gradient, one tensor for each of ``params``. It is not changed.
             params: The optimizer's parameters.
         """
-        place = {id(p): i for i, p in enumerate(params)}
+        place = {id(p): i for i, p in enumerate(params)}  # by identity: `==` of tensors compares elements
         out = list(direction)
         for layer, projection in self._projections.items():
             spots = [place[id(p)] for p in layer.parts]
             if all(direction[i] is None for i in spots):
                 continue
+            # Weight and bias are projected together, so a missing gradient of one of them counts as zero.
             given = [
                 torch.zeros_like(local(p)) if (g := direction[i]) is None else g
                 for i, p in zip(spots, layer.parts, strict=True)
             ]
             matrix = layer.matrix([g.to(projection.basis.device) for g in given])
-            for i, old, new in zip(spots, given, layer.apart(projection(matrix)), strict=True):
-                out[i] = new.to(old)
+            for i, old, new in zip(spots, given, layer.split(projection(matrix)), strict=True):
+                out[i] = new.to(old)  # dtype and device of the storage that keeps it
         return out
 
 
 def _correct_(layer: InputLayer, projection: Projection, before: Sequence[Tensor], measured: bool) -> Tensor:
-    """Squared lengths of the weights, of the proposed and the applied step, and of what should not be in the latter."""
+    """Squared lengths of the weights, the proposed step, the applied step, and its part on protected inputs."""
     old = layer.matrix(before)
     proposed = layer.matrix() - old
     if projection.protects:
         layer.write_(old + projection(proposed))
     if not measured:
-        return proposed
-    applied = layer.matrix() - old
+        return proposed  # nobody reads it
+    applied = layer.matrix() - old  # read back, so that the rounding of the weights is in it
     return torch.stack([x.square().sum() for x in (old, proposed, applied, applied - projection(applied))])
 
 

@@ -303,7 +303,7 @@ class Turned(Pooled):
 
 
 REFUSED = {
-    "examples meet": (Pooled, "Found a difference of .* in `first.weight`.*examples of a batch meet"),
+    "examples meet": (Pooled, "Found a difference of .* in `first.weight`.*examples of a batch depend"),
     "a norm over the batch": (
         lambda: nn.Sequential(nn.Linear(8, 5), nn.BatchNorm1d(5, track_running_stats=False)),
         "Found `track_running_stats=False` in `1`, a `BatchNorm1d`",

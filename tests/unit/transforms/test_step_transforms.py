@@ -28,7 +28,7 @@ from lightning_unlearn.guards import History, InputSubspace, Monitor, NoChange, 
 from lightning_unlearn.selectors import Random, TopShare
 from lightning_unlearn.transforms import Stage, StepChain, StepTransform
 
-pytestmark = pytest.mark.filterwarnings("ignore:All that is trained should be protected")
+pytestmark = pytest.mark.filterwarnings("ignore:All trained parameters should be protected")
 
 
 class Shrunk(StepTransform):
