@@ -215,6 +215,12 @@ def test_files_are_named_for_what_they_hold() -> None:
     assert not names & {"utils", "util", "helpers", "helper", "common", "misc", "other", "tools"}
 
 
+def test_files_are_small() -> None:
+    lengths = sorted(len(path.read_text().splitlines()) for path in FILES)
+    assert lengths[-1] <= 300
+    assert lengths[len(lengths) // 2] <= 70
+
+
 def test_every_public_name_exists_and_has_a_docstring() -> None:
     offered = {(m.__name__, name): getattr(m, name) for m in modules() for name in getattr(m, "__all__", [])}
     assert len(offered) > 80

@@ -66,6 +66,13 @@ def test_one_seed_has_no_range_and_no_control_no_number(script):
     assert cells(lines[-1])[3:] == ["42.9 %", "", "0.0 %"]
 
 
+def test_the_tables_of_the_demo_are_what_the_script_prints(script):
+    """Bold marks are ours; the figures are those of the results on disk."""
+    printed = script.table(script.read(SCRIPT.parent / "results" / "quickstart.json")["runs"], "probability")
+    for page in (SCRIPT.parents[1] / "README.md", SCRIPT.parent / "README.md"):
+        assert printed in page.read_text().replace("**", "")
+
+
 def test_results_of_before_are_refused(script, tmp_path):
     (tmp_path / "old.json").write_text(json.dumps({"runs": [{"recoveries": [{"rho": 0.5}]}]}))
     with pytest.raises(SystemExit, match="should hold results of reports with a price"):
