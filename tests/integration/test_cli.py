@@ -473,7 +473,10 @@ def helped(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
             ["fit", "--help"],
             ["What forgetting minimises", "Arguments of RecoveryCheck", "--trainer.max_epochs"],
         ),
-        (["fit", "--unlearn.help"], ["What forgetting minimises.", "lightning_unlearn.NPO", "cached likelihoods"]),
+        (
+            ["fit", "--unlearn.help"],
+            ["The objective that forgetting minimises.", "lightning_unlearn.NPO", "cached likelihoods"],
+        ),
         (["fit", "--unlearn.objective.help", "NPO"], ["Inverse temperature, positive", "default: 0.1"]),
         (["fit", "--recovery.attacks.help", "Quantize"], ["Weights that share a scale"]),
         (["fit", "--model.help", "UnlearningModule"], ["a torchvision model, any module. (required, type: Module"]),
