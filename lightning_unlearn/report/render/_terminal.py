@@ -11,6 +11,9 @@ from lightning_unlearn.report.render._rows import BY_DEFINITION, Cell, Row, colu
 from lightning_unlearn.report.schema import RobustnessReport
 from lightning_unlearn.report.schema._words import name
 
+_WIDTHS = {"model": 10, "recovery": 8, "gates": 8}
+"""Of columns whose words should not be broken: "deployment", "recovery", "specific"."""
+
 
 def print_table(report: RobustnessReport, console: Console | None = None, *, page: str | Path | None = None) -> None:
     """Show in the terminal what was forgotten, what was kept and what came back.
@@ -33,13 +36,13 @@ def to_table(report: RobustnessReport, *, page: str | Path | None = None) -> Ren
         title_style="bold",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
     )
     for column in ("model", *columns_of(report).names, "gates"):
         # Narrow terminals fold the other columns first: the two levels should stay readable.
         fixed = column in ("forget", "retain")
-        table.add_column(
-            Text(column), overflow="fold", no_wrap=fixed, min_width=11 if column in ("model", "gates") else None
-        )
+        table.add_column(Text(column), overflow="fold", no_wrap=fixed, min_width=_WIDTHS.get(column))
     for row in rows:
         table.add_row(*_cells(row), style="bright_black" if row.reasons else "")
     notes = [
