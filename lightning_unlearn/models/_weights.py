@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_unlearn.models._weight_files import read_weights
+from lightning_unlearn.models.layers._names import WRAPPERS
 from lightning_unlearn.runtime import local, reshard
 
 _WRAPPERS = re.compile(
-    r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_model\.model|base_layer|"
-    r"original_module|modules_to_save\.\w+)\."
+    rf"(?:(?<=\.)|^)(?:{'|'.join(WRAPPERS)}|base_model\.model|base_layer|original_module|modules_to_save\.\w+)\."
 )
 _ADAPTER = re.compile(r"(?:^|\.)lora_")
 _SECOND_FACTOR = re.compile(r"(?:^|\.)lora_(?:B|embedding_B)(?:\.|$)")  # with these at zero, the adapter adds nothing

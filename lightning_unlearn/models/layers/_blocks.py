@@ -6,7 +6,9 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer")
+from lightning_unlearn.models.layers._names import WRAPPERS
+
+_WRAPPERS = (*WRAPPERS, "base_layer")
 
 
 def blocks(network: nn.Module) -> dict[str, nn.Module]:

@@ -4,7 +4,10 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatch
 
-_WRAPPED = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(\.|$)")
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Attributes by which ``torch.compile``, FSDP1 and activation checkpointing hold the module that they wrap."""
+
+_WRAPPED = re.compile(rf"({'|'.join(WRAPPERS)})(\.|$)")
 
 
 def plain_name(name: str) -> str:
