@@ -13,6 +13,7 @@ from lightning_unlearn.readouts._language_model import is_language_model
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
 from lightning_unlearn.readouts._paired import PairedReadout
 from lightning_unlearn.readouts._unshifted import UnshiftedReadout
+from lightning_unlearn.readouts._wrapping import WrappingReadout
 
 __all__ = [
     "CausalLMReadout",
@@ -28,6 +29,7 @@ __all__ = [
     "PairedReadout",
     "Readout",
     "UnshiftedReadout",
+    "WrappingReadout",
     "choose_readout",
     "content_key",
     "greedy_answers",

@@ -6,12 +6,11 @@ from torch import nn
 from typing_extensions import override
 
 from lightning_unlearn.prediction import Prediction
-from lightning_unlearn.readouts._base import Readout
-from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
 from lightning_unlearn.readouts._paired import companion_keys, has_companion, parts_of
+from lightning_unlearn.readouts._wrapping import WrappingReadout
 
 
-class CompanionReadout(Readout):
+class CompanionReadout(WrappingReadout):
     """Run a network on the companions only, from the batches that :class:`PairedReadout` takes.
 
     With :class:`CrossEntropy` as the objective, and :class:`Refusals` as the companions, this is fine-tuning on refusals.
@@ -30,19 +29,6 @@ class CompanionReadout(Readout):
         >>> readout(nn.Linear(3, 2), {**forget, "companion": companion}).labels.tolist()
         [1, 1]
     """
-
-    def __init__(self, readout: Readout | None = None) -> None:
-        self.readout: Readout = PackedCausalLMReadout() if readout is None else readout
-
-    @override
-    def find_network(self, module: nn.Module) -> nn.Module:
-        """The network that the inner readout finds."""
-        return self.readout.find_network(module)
-
-    @override
-    def for_measuring(self) -> Readout:
-        """The inner readout's: probes are plain batches."""
-        return self.readout.for_measuring()
 
     @override
     def __call__(self, network: nn.Module, batch: Any) -> Prediction:

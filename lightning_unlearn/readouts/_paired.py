@@ -12,12 +12,12 @@ from lightning_unlearn.prediction import IGNORED, Prediction
 from lightning_unlearn.readouts._base import Readout
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout
 from lightning_unlearn.readouts._halves import PairedPrediction
-from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
+from lightning_unlearn.readouts._wrapping import WrappingReadout
 
 _PADDING = {"input_ids": 0, "attention_mask": 0, "labels": IGNORED}
 
 
-class PairedReadout(Readout):
+class PairedReadout(WrappingReadout):
     """Run a network on what must go, and on its companions.
 
     A batch is a mapping, as the inner readout takes it, with a second batch of as many examples at ``companion``:
@@ -38,19 +38,6 @@ class PairedReadout(Readout):
         >>> pair.example.tolist(), pair.batch_size
         ([0, 1, 2, 3], 4)
     """
-
-    def __init__(self, readout: Readout | None = None) -> None:
-        self.readout: Readout = PackedCausalLMReadout() if readout is None else readout
-
-    @override
-    def find_network(self, module: nn.Module) -> nn.Module:
-        """The network that the inner readout finds."""
-        return self.readout.find_network(module)
-
-    @override
-    def for_measuring(self) -> Readout:
-        """The inner readout's: probes are plain batches."""
-        return self.readout.for_measuring()
 
     @override
     def __call__(self, network: nn.Module, batch: Any) -> PairedPrediction:
