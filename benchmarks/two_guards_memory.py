@@ -78,6 +78,16 @@ def measure(variant: str) -> dict[str, float]:
     }
 
 
+def commit() -> str:
+    """Of the checkout whose package is measured; with a plus if it was changed since."""
+    import lightning_unlearn
+
+    git = ["git", "-C", str(Path(lightning_unlearn.__file__).parents[1])]
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
+    changed = subprocess.run([*git, "status", "--porcelain", "lightning_unlearn"], capture_output=True, text=True)
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--label", default="after", help="under which name to keep the result")
@@ -86,7 +96,7 @@ def main() -> None:
     if arguments.variant is not None:
         print(json.dumps(measure(arguments.variant)))
         return
-    found = {}
+    found: dict[str, Any] = {"commit": commit()}
     for variant in VARIANTS:
         command = [sys.executable, __file__, "--variant", variant]
         lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
