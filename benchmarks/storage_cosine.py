@@ -1,4 +1,4 @@
-"""What is lost by keeping directions in fewer bytes: cosine of the applied step with the true retain gradient, under `NoChange`.
+"""What is lost by keeping directions in fewer bytes: cosine of the applied step with the true gradient, under `NoChange`.
 
     python benchmarks/storage_cosine.py
 

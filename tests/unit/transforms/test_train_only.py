@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from _modules import SomebodysModule, loader, quiet
+from _masked_fits import OPTIMIZERS, Module, fit
+from _modules import loader, quiet
 from _ranks import run_ranks
 from _sharded_fits import STRATEGIES
 from lightning.pytorch.strategies import SingleDeviceStrategy
@@ -18,29 +18,6 @@ from lightning_unlearn import Bounded, GradientAscent, StepGuard, TrainOnly, Unl
 from lightning_unlearn.guards import History, NoIncrease, OptimizerMetric
 from lightning_unlearn.runtime import local
 from lightning_unlearn.transforms import Step
-
-OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-    "momentum, decay": lambda p: torch.optim.SGD(p, lr=3e-2, momentum=0.9, weight_decay=0.1),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1),
-    "fused": lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1, fused=True),
-    "amsgrad": lambda p: torch.optim.Adam(p, lr=1e-2, amsgrad=True, weight_decay=0.1),
-}
-
-
-class Module(SomebodysModule):
-    def __init__(self, optimizer: str = "adamw") -> None:
-        super().__init__()
-        self.kind = optimizer
-
-    def configure_optimizers(self) -> Any:
-        return OPTIMIZERS[self.kind](self.parameters())
-
-
-def fit(*callbacks: Any, module: Any = None, **kwargs: Any) -> tuple[dict[str, Tensor], Any]:
-    module = Module() if module is None else module
-    trainer = quiet(callbacks=list(callbacks), max_epochs=2, **kwargs)
-    trainer.fit(module, loader(seed=1))
-    return dict(module.named_parameters()), trainer
 
 
 def unlearn(**kwargs: Any) -> Unlearn:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from _masked_fits import OPTIMIZERS, Module, fit
 from _modules import HostileModule, SomebodysModule, loader, quiet
 from _ranks import run_ranks
 from _sharded_fits import SAVING, STRATEGIES, whole
@@ -22,12 +22,6 @@ from lightning_unlearn import Bounded, GradientAscent, StepGuard, SubspaceGuard,
 from lightning_unlearn.guards import History, InputSubspace, NoIncrease, OptimizerMetric
 from lightning_unlearn.runtime import local
 from lightning_unlearn.selectors import AtLeast, Random, Selector, TopNumber, TopShare, selectable
-
-OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-    "momentum, decay": lambda p: torch.optim.SGD(p, lr=3e-2, momentum=0.9, weight_decay=0.1),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1),
-    "amsgrad": lambda p: torch.optim.Adam(p, lr=1e-2, amsgrad=True, weight_decay=0.1),
-}
 
 
 class Saliency(Selector):
@@ -48,23 +42,6 @@ class Saliency(Selector):
         loss = lambda batch: F.cross_entropy(readout(network, batch).logits, batch[1])  # noqa: E731
         row, _ = engine.row(loss, forget, list(params.values()))
         return {name: g.abs() for name, g in zip(params, row, strict=True) if g is not None}
-
-
-class Module(SomebodysModule):
-    def __init__(self, optimizer: str = "adamw") -> None:
-        super().__init__()
-        self.kind = optimizer
-
-    def configure_optimizers(self) -> Any:
-        return OPTIMIZERS[self.kind](self.parameters())
-
-
-def fit(*callbacks: Any, module: Any = None, **kwargs: Any) -> tuple[dict[str, Tensor], Any]:
-    module = Module() if module is None else module
-    ckpt_path = kwargs.pop("ckpt_path", None)
-    trainer = quiet(callbacks=list(callbacks), **{"max_epochs": 2, **kwargs})
-    trainer.fit(module, loader(seed=1), ckpt_path=ckpt_path)
-    return {name: p.detach() for name, p in module.named_parameters()}, trainer
 
 
 def unlearn(**kwargs: Any) -> Unlearn:
