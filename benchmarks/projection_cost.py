@@ -8,8 +8,8 @@ SmolLM2-135M in float32, TOFU forget10 and retain90 rows, batch 4 + 4, two threa
 AdamW, clipping. Beside every variant runs a plain fit, each in a process of its own; they take steps in turns, of the same
 rows, so that a ratio is of two steps within seconds of each other. `history` guards are timed once their history is full;
 with `NoChange` every step is corrected, with the other guards only those that would do harm. Memory is the peak resident
-size of the process, some 0.5 GB of imported libraries included. Writes `benchmarks/results/projection_cost.json`, adding to what
-is there.
+size of the process, some 0.5 GB of imported libraries included. Writes `benchmarks/results/projection_cost.json`, adding to
+what is there.
 """
 
 from __future__ import annotations
