@@ -9,7 +9,7 @@ from lightning_unlearn.engine._observed import ObservedGradient
 from lightning_unlearn.engine._optimizer_state import load_optimizer_state, optimizer_state
 from lightning_unlearn.engine._products import Row, inner_products
 from lightning_unlearn.engine._scoped import sharding_groups, sum_by_scope
-from lightning_unlearn.engine._set_aside import gradients_set_aside, without_logging
+from lightning_unlearn.engine._set_aside import gradients_set_aside
 from lightning_unlearn.engine._sharded_state import own_share, with_all_ranks
 from lightning_unlearn.engine._strategy import is_fsdp1, strategy_kind
 from lightning_unlearn.engine._trainer import (
@@ -52,5 +52,4 @@ __all__ = [
     "was_skipped",
     "with_all_ranks",
     "with_local",
-    "without_logging",
 ]

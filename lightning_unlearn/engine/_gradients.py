@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.engine._products import Row, inner_products
-from lightning_unlearn.engine._set_aside import gradients_set_aside, without_logging
+from lightning_unlearn.engine._set_aside import gradients_set_aside
 from lightning_unlearn.engine._strategy import process_group, strategy_kind
-from lightning_unlearn.runtime import local
+from lightning_unlearn.runtime import local, without_logging
 
 T = TypeVar("T")
 

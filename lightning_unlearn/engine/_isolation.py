@@ -12,8 +12,7 @@ import torch
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from torch import Tensor, nn
 
-from lightning_unlearn.engine._set_aside import without_logging
-from lightning_unlearn.runtime import local, reshard
+from lightning_unlearn.runtime import local, reshard, without_logging
 
 Restore = Callable[[], None]
 

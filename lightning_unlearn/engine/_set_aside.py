@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -35,23 +34,3 @@ def gradients_set_aside(module: nn.Module, params: Iterable[Tensor] = ()) -> Ite
     finally:
         for p, grad in saved:
             p.grad = grad
-
-
-@contextmanager
-def without_logging(module: nn.Module) -> Iterator[None]:
-    """Mute ``self.log`` and ``self.log_dict`` of a LightningModule: extra passes must not appear in the user's log."""
-    # Attributes of the instance hide the methods of the class. A module that has its own there gets them back.
-    # Written to `__dict__`, which passes by `nn.Module.__setattr__`.
-    attributes = module.__dict__
-    before: dict[str, Any] = {name: attributes[name] for name in ("log", "log_dict") if name in attributes}
-    attributes["log"] = attributes["log_dict"] = _ignore
-    try:
-        yield
-    finally:
-        for name in ("log", "log_dict"):
-            attributes.pop(name, None)
-        attributes.update(before)
-
-
-def _ignore(*args: Any, **kwargs: Any) -> None:
-    return None

@@ -12,6 +12,7 @@ from lightning_unlearn.readouts._hidden_states import HiddenStateReadout, Hidden
 from lightning_unlearn.readouts._language_model import is_language_model
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
 from lightning_unlearn.readouts._paired import PairedReadout
+from lightning_unlearn.readouts._training_step import TrainingStepReadout
 from lightning_unlearn.readouts._unshifted import UnshiftedReadout
 from lightning_unlearn.readouts._wrapping import WrappingReadout
 
@@ -28,6 +29,7 @@ __all__ = [
     "PairedPrediction",
     "PairedReadout",
     "Readout",
+    "TrainingStepReadout",
     "UnshiftedReadout",
     "WrappingReadout",
     "choose_readout",

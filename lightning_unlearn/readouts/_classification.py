@@ -1,3 +1,6 @@
+from __future__ import annotations
+
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,15 +11,23 @@ from typing_extensions import override
 from lightning_unlearn.prediction import IGNORED, Prediction
 from lightning_unlearn.readouts._base import Exchange, Readout, content_key
 
+_LABELS = ("labels", "label", "targets", "target", "y")
+"""Under which name a batch of named parts keeps its labels, if nobody says."""
+
+_WAY_OUT = "Say where they are with `ClassificationReadout(inputs=..., labels=...)`, or use `TrainingStepReadout()`."
+
 
 class ClassificationReadout(Readout):
-    """Run a classifier on ``(inputs, labels)``, or on a mapping that holds them.
+    """Run a classifier on ``(inputs, labels)``, or on a mapping of named parts, among them the labels.
 
-    The classifier returns its logits ``[B, V]``, or, as Hugging Face's do, an object with ``logits``.
+    The classifier returns its logits ``[B, V]``, or, as Hugging Face's do, an object with ``logits``. A mapping is passed
+    by name, whole, but for the labels (``network(input_ids=..., attention_mask=...)``); the labels too if ``forward`` cannot
+    do without. Nothing of a batch is dropped, unless ``inputs`` says so.
 
     Args:
-        inputs: Where a batch keeps what the network takes: a position, or a key.
-        labels: Where it keeps the class ids, ``[B]`` integers. Those equal to -100 are not supervised.
+        inputs: Where a batch keeps what the network takes: a position, or a key. Defaults to all but the labels.
+        labels: Where it keeps the class ids, ``[B]`` integers. Those equal to -100 are not supervised. Defaults to the
+            second of two parts; in a mapping, to ``labels``, ``label``, ``targets``, ``target`` or ``y``.
 
     Raises:
         ValueError: If batch, labels or logits are of another form.
@@ -28,53 +39,106 @@ class ClassificationReadout(Readout):
         (torch.Size([3, 2]), [0, 1, 3], 4)
     """
 
-    def __init__(self, inputs: int | str = 0, labels: int | str = 1) -> None:
+    def __init__(self, inputs: int | str | None = None, labels: int | str | None = None) -> None:
         self.inputs = inputs
         self.labels = labels
 
     @override
     def __call__(self, network: nn.Module, batch: Any) -> Prediction:
-        inputs, labels = self._split(batch)
-        logits = _logits(network(inputs), len(labels))
+        place, labels = self._labels(batch)
+        logits = _logits(self._run(network, batch, place), len(labels))
         example = (labels != IGNORED).nonzero().squeeze(1)
         return Prediction(logits[example], labels[example].long(), example, batch_size=len(labels))
 
     @override
     def keys(self, batch: Any) -> list[str]:
-        inputs, labels = self._split(batch)
-        return [content_key(x, y) for x, y in zip(inputs, labels, strict=True)]
+        place, labels = self._labels(batch)
+        parts = list(_parts_beside(batch, place).values()) if self.inputs is None else [batch[self.inputs]]
+        by_example = [part for part in parts if isinstance(part, Tensor) and part.dim() and len(part) == len(labels)]
+        return [content_key(*example) for example in zip(*by_example, labels, strict=True)]
 
     @override
     def exchanges(self, batch: Any) -> list[Exchange]:
         """An empty question, since an image is no text, and the class as the answer."""
-        labels = self._split(batch)[1].cpu()
+        labels = self._labels(batch)[1].cpu()
         nothing = labels.new_empty(0)
         return [Exchange(nothing, nothing if y == IGNORED else y[None]) for y in labels]
 
     @override
     def with_answers(self, batch: Any, answers: Sequence[Tensor]) -> Any:
         """The same inputs with other classes; an empty answer is not supervised."""
-        labels = self._split(batch)[1]
+        place, labels = self._labels(batch)
         ids = [int(answer) if len(answer) else IGNORED for answer in answers]
         other = torch.tensor(ids, dtype=labels.dtype, device=labels.device)
         if isinstance(batch, Mapping):
-            return {**batch, self.labels: other}
+            return {**batch, place: other}
         parts = list(batch)
-        parts[int(self.labels)] = other  # a position, as this batch has no keys
+        parts[int(place)] = other  # a position, as this batch has no keys
         return tuple(parts)
 
-    def _split(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def _run(self, network: nn.Module, batch: Any, place: int | str) -> Any:
+        if self.inputs is not None:
+            return network(batch[self.inputs])
+        named = _parts_beside(batch, place)
+        if not isinstance(batch, Mapping):
+            return network(*named.values())
+        if _needs(network, str(place)):
+            named[place] = batch[place]
+        if _takes(network, named):
+            return network(**named)
+        if len(named) == 1:  # under another name in `forward`; several parts are told apart by their names alone
+            return network(*named.values())
+        raise ValueError(
+            f"`forward` of `{type(network).__name__}` should take all parts of a batch by name: {list(named)}. Found "
+            f"`forward{inspect.signature(network.forward)}`. {_WAY_OUT}"
+        )
+
+    def _labels(self, batch: Any) -> tuple[int | str, Tensor]:
+        """Where the labels are, and what they are."""
+        place = self.labels if self.labels is not None else _find_labels(batch, self.inputs)
         try:
-            inputs, labels = batch[self.inputs], batch[self.labels]
+            labels = batch[place]
+            if self.inputs is not None:
+                batch[self.inputs]
         except (KeyError, IndexError, TypeError):
-            raise ValueError(
-                f"A batch should hold inputs at `{self.inputs!r}` and labels at `{self.labels!r}`. Found {_kind(batch)}. "
-                "Say where they are with `ClassificationReadout(inputs=..., labels=...)`."
-            ) from None
+            raise self._unreadable(batch) from None
         if not isinstance(labels, Tensor) or labels.dim() != 1 or torch.is_floating_point(labels):
             found = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels)
-            raise ValueError(f"Labels should be class ids, int64 of shape [B]. Found {found}.")
-        return inputs, labels
+            raise ValueError(f"Labels should be class ids, int64 of shape [B]. Found {found}. {_WAY_OUT}")
+        return place, labels  # type: ignore[return-value]  # `None` is no key
+
+    def _unreadable(self, batch: Any) -> ValueError:
+        given = {"inputs": self.inputs, "labels": self.labels}
+        where = " and ".join(f"{what} at `{place!r}`" for what, place in given.items() if place is not None)
+        wanted = where or "two parts, inputs and labels, or named parts with labels among them"
+        return ValueError(f"A batch should hold {wanted}. Found {_kind(batch)}. {_WAY_OUT}")
+
+
+def _find_labels(batch: Any, inputs: int | str | None) -> int | str | None:
+    if isinstance(batch, Mapping):
+        return next((name for name in _LABELS if name in batch and name != inputs), None)
+    # With more parts than two, some would be dropped: the user has to say which are meant.
+    return 1 if isinstance(batch, Sequence) and (len(batch) == 2 or inputs is not None) else None
+
+
+def _parts_beside(batch: Any, place: int | str) -> dict[Any, Any]:
+    """All parts of a batch but the labels, by key or position."""
+    items = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
+    return {name: part for name, part in items if name != place}
+
+
+def _takes(network: nn.Module, named: Mapping[Any, Any]) -> bool:
+    try:
+        inspect.signature(network.forward).bind(**named)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _needs(network: nn.Module, label: str) -> bool:
+    """Whether ``forward`` has the labels among its arguments, and no default for them."""
+    param = inspect.signature(network.forward).parameters.get(label)
+    return param is not None and param.default is inspect.Parameter.empty and param.kind != param.VAR_KEYWORD
 
 
 def _logits(output: Any, batch_size: int) -> Tensor:
@@ -84,7 +148,7 @@ def _logits(output: Any, batch_size: int) -> Tensor:
     found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     raise ValueError(
         f"A classifier should return logits of shape [B, V], B = {batch_size}, or an object with `logits`. Found {found}. "
-        "Write a `Readout` of your own: one `Prediction` from a network and a batch."
+        "Use `TrainingStepReadout()`, or write a `Readout` of your own: one `Prediction` from a network and a batch."
     )
 
 

@@ -30,17 +30,28 @@ def inputs_of(network: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     return {**inputs, "use_cache": False} if "use_cache" in named else inputs
 
 
+def is_causal(module: nn.Module) -> bool:
+    """Whether ``module`` is a Hugging Face language model that predicts each next token from those before."""
+    return is_language_model(module) and _other_kind(module) is None
+
+
 def refuse_not_causal(network: nn.Module) -> None:
     """Refuse models that do not predict the next token: they would run with shifted labels, and learn nonsense."""
+    if (kind := _other_kind(network)) is not None:
+        raise ValueError(
+            "`CausalLMReadout` should get a model that predicts each next token from those before. Found "
+            f"`{type(base_model(network)).__name__}`, {kind}. In a LightningModule of yours leave `readout` out, or use "
+            "`TrainingStepReadout()`: your own loss is what is forgotten."
+        )
+
+
+def _other_kind(network: nn.Module) -> str | None:
+    """What a language model is that is not causal."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
     base = base_model(network)
     name = type(base).__name__
-    encodes = getattr(getattr(base, "config", None), "is_encoder_decoder", False)
-    if encodes or (name in MASKED.values() and name not in CAUSAL.values()):
-        kind = "an encoder-decoder" if encodes else "a masked language model"
-        raise ValueError(
-            f"`CausalLMReadout` should get a model that predicts each next token from those before. Found `{name}`, {kind}. "
-            "Write a `Readout` of your own for it: one `Prediction` from a network and a batch."
-        )
+    if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
+        return "an encoder-decoder"
+    return "a masked language model" if name in MASKED.values() and name not in CAUSAL.values() else None

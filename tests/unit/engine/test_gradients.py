@@ -24,9 +24,9 @@ from lightning_unlearn.engine import (
     combine_,
     gradients_set_aside,
     strategy_kind,
-    without_logging,
 )
 from lightning_unlearn.engine import _gradients as gradients_file
+from lightning_unlearn.runtime import without_logging
 
 
 def batches(n: int = 3) -> list[Any]:

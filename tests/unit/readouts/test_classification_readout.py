@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import ViTConfig, ViTForImageClassification
 
@@ -19,6 +19,7 @@ BATCHES: dict[str, Any] = {
     "tuple": ((X, Y), {}),
     "list": ([X, Y], {}),
     "dict": ({"image": X, "label": Y, "id": list("abcd")}, {"inputs": "image", "labels": "label"}),
+    "named": ({"image": X, "label": Y}, {}),
     "swapped": ((Y, X), {"inputs": 1, "labels": 0}),
     "small_integers": ((X, Y.to(torch.int16)), {}),
 }
@@ -88,16 +89,64 @@ def test_content_key_is_the_same_everywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "found"),
+    ("batch", "options", "wanted"),
     [
-        ({"image": X, "label": Y}, r"a mapping with keys \['image', 'label'\]"),
-        ([X], "a list of 1"),
-        (3.0, "a float"),
+        ({"image": X, "kind": Y}, {}, r"two parts, inputs and labels, or .* Found a mapping with keys \['image', 'kind'\]"),
+        ([X], {}, "two parts, inputs and labels, or .* Found a list of 1"),
+        ((X, Y, Y), {}, "two parts, inputs and labels, or .* Found a tuple of 3"),
+        (3.0, {}, "two parts, inputs and labels, or .* Found a float"),
+        ([X], {"inputs": 0, "labels": 1}, "inputs at `0` and labels at `1`. Found a list of 1"),
+        ({"x": X, "y": Y}, {"labels": "z"}, r"labels at `'z'`. Found a mapping with keys"),
     ],
 )
-def test_another_form_of_batch_gets_one_clear_error(batch: Any, found: str, network: nn.Module) -> None:
-    with pytest.raises(ValueError, match=rf"inputs at `0` and labels at `1`\. Found {found}\. Say where they are"):
-        ClassificationReadout()(network, batch)
+def test_another_form_of_batch_gets_one_clear_error(
+    batch: Any, options: dict[str, Any], wanted: str, network: nn.Module
+) -> None:
+    with pytest.raises(ValueError, match=rf"{wanted}.*ClassificationReadout\(inputs=.*TrainingStepReadout\(\)"):
+        ClassificationReadout(**options)(network, batch)
+
+
+class Masked(nn.Module):
+    """Takes its parts by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.layer(x * mask)
+
+
+class NeedsLabels(Masked):
+    def forward(self, x: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        assert labels.dim() == 1
+        return self.layer(x * mask)
+
+
+class AnyName(Masked):
+    def forward(self, **parts: Tensor) -> Tensor:
+        assert set(parts) == {"x", "mask"}
+        return self.layer(parts["x"] * parts["mask"])
+
+
+@pytest.mark.parametrize("kind", [Masked, NeedsLabels, AnyName])
+def test_named_parts_are_passed_by_name_and_whole(kind: type[Masked]) -> None:
+    network, mask = kind(), (X > 5).float()
+    prediction = ClassificationReadout()(network, {"labels": Y, "mask": mask, "x": X})
+    assert_close(prediction.logits, network.layer(X * mask)[[0, 1, 3]])
+
+
+def test_a_part_that_the_network_does_not_take_is_not_dropped() -> None:
+    with pytest.raises(ValueError, match=r"take all parts of a batch by name: \['x', 'mask', 'weight'\]. Found `forward\("):
+        ClassificationReadout()(Masked(), {"x": X, "mask": X, "weight": X, "labels": Y})
+
+
+def test_every_named_part_is_part_of_the_key() -> None:
+    batch = {"x": X, "mask": X, "labels": Y, "scale": torch.tensor(2.0)}
+    changed = {**batch, "mask": X + 1}
+    readout = ClassificationReadout()
+    assert set(readout.keys(batch)).isdisjoint(readout.keys(changed))
+    assert readout.with_answers(batch, [torch.tensor([1])] * 4)["labels"].tolist() == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
