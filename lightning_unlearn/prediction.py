@@ -45,7 +45,7 @@ class Likelihood(ABC):
 
 @dataclass(frozen=True)
 class KnownLikelihood(Likelihood):
-    """Likelihoods that were computed before, without logits. A likelihood ratio needs no more from a reference.
+    """Likelihoods without logits: computed before, as a reference gives them, or by somebody else's loss.
 
     Args:
         nll: Negative log-likelihood of each row's label, ``[N]``, in nats.

@@ -1,5 +1,6 @@
 """What must stay and what must go, and in which order they are visited."""
 
+from lightning_unlearn.data._first_batches import first_batches
 from lightning_unlearn.data._forget_retain_data import ForgetRetainData
 from lightning_unlearn.data._loader_settings import LoaderSettings
 from lightning_unlearn.data._loaders import in_order
@@ -61,6 +62,7 @@ __all__ = [
     "RowsByEpoch",
     "SequentialOrder",
     "build",
+    "first_batches",
     "in_order",
     "load_tokenizer",
     "loader_of",

@@ -3,6 +3,7 @@
 from lightning_unlearn.engine._add import add_gradient_, adds_in_place
 from lightning_unlearn.engine._captured import CapturedRows, CapturingPass
 from lightning_unlearn.engine._combine import combine_
+from lightning_unlearn.engine._decided_readout import decided_readout
 from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._isolation import isolated, remember_rng
 from lightning_unlearn.engine._observed import ObservedGradient
@@ -31,6 +32,7 @@ __all__ = [
     "adds_in_place",
     "callbacks_of",
     "combine_",
+    "decided_readout",
     "gathered",
     "gradients_set_aside",
     "inner_products",

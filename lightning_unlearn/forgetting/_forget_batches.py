@@ -6,7 +6,7 @@ from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.forgetting._overlap_check import OverlapCheck
 from lightning_unlearn.forgetting._supervision_check import SupervisionCheck
-from lightning_unlearn.prediction import Prediction
+from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout
 
 
@@ -41,7 +41,7 @@ class ForgetBatches:
             self._overlap.saw_forget(batches)
         return batches
 
-    def saw_prediction(self, prediction: Prediction) -> None:
+    def saw_prediction(self, prediction: Likelihood) -> None:
         """Count what is supervised in a forget micro-batch."""
         self._supervision.saw(prediction)
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.objectives import Objective
-from lightning_unlearn.prediction import Prediction
+from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout, choose_readout
-from lightning_unlearn.references import FrozenCopy, Reference, choose_reference
+from lightning_unlearn.references import CachedLogLikelihood, FrozenCopy, Reference, choose_reference
 
 
 class ForgetLoss:
@@ -25,29 +25,55 @@ class ForgetLoss:
         readout: How to run the network; ``None`` for what fits the module.
         reference: Gives the original model's outputs; ``None`` for the cheapest that suffices.
         kind: Kind of strategy. FSDP1 does not show the weights that some references need.
+        resumes: Whether a checkpoint will be restored.
 
     Raises:
-        ValueError: If the reference does not give what the objective needs.
+        ValueError: If the reference or the readout does not give what the objective needs.
         NotImplementedError: If the reference cannot work under this strategy.
     """
 
     def __init__(
-        self, objective: Objective, module: nn.Module, readout: Readout | None, reference: Reference | None, kind: str
+        self,
+        objective: Objective,
+        module: nn.Module,
+        readout: Readout | None,
+        reference: Reference | None,
+        kind: str,
+        *,
+        resumes: bool = False,
     ) -> None:
-        self._objective = objective
-        self.readout = choose_readout(module) if readout is None else readout
-        self._network = self.readout.find_network(module)
+        self._objective, self._module, self._kind = objective, module, kind
+        self._given = reference
+        self._read_by(choose_readout(module) if readout is None else readout)
         # Not `reference or ...`: a cache has a length, starts empty, and would count as false.
-        self.reference = choose_reference(objective, self._network) if reference is None else reference
+        self.reference = self._chosen() if reference is None else reference
         if self.reference is not None:
             _refuse_unfit(objective, self.reference, kind)
             self.reference.attach(self._network)
+        # Once weights of a checkpoint are restored it is too late to copy the original, if the choice of the readout turns
+        # out wrong. A new fit copies it then.
+        self._spare: FrozenCopy | None = None
+        if resumes and readout is None and isinstance(self.reference, CachedLogLikelihood) and kind != "fsdp1":
+            self._spare = FrozenCopy()
+            self._spare.attach(module)
 
-    def __call__(self, batch: Any, *, saw: Callable[[Prediction], None]) -> Tensor:
+    def decide(self, readout: Readout) -> None:
+        """Use ``readout``, on which the fit has decided when it starts. May change the reference, if nobody gave one."""
+        before = self._network
+        self._read_by(readout)
+        spare, self._spare = self._spare, None
+        wanted = self._chosen() if self._given is None else self._given
+        if type(wanted) is not type(self.reference):
+            self.reference = spare or wanted
+        if self.reference is not None and (self._network is not before or self.reference is wanted is not self._given):
+            _refuse_unfit(self._objective, self.reference, self._kind)
+            self.reference.attach(self._network)
+
+    def __call__(self, batch: Any, *, saw: Callable[[Likelihood], None]) -> Tensor:
         """The loss, ``[]``, with a graph; ``saw`` is called with the network's prediction."""
         # The reference first: it may switch the adapter off, or swap weights, which must not happen to a graph in use.
-        original = None if self.reference is None else self.reference(self.readout, batch)
-        student = self.readout(self._network, batch)
+        original = None if self.reference is None else self.reference(self._reading, batch)
+        student = self._reading(self._network, batch)
         saw(student)
         loss: Tensor = self._objective(student, original)
         if loss.dim() or not loss.requires_grad:
@@ -63,9 +89,32 @@ class ForgetLoss:
         if reference is None or not reference.needs_sweep:
             return
         batches: Iterable[Any] = (engine.to_device(batch) for batch in stream.sweep())
-        engine.forward(lambda all_batches: reference.sweep(self.readout, all_batches), batches)
+        engine.forward(lambda all_batches: reference.sweep(self._reading, all_batches), batches)
         # Each rank swept its share of the data; in later epochs an example may come to another rank.
         _share_among_ranks(reference, engine.world_size)
+
+
+    def _read_by(self, readout: Readout) -> None:
+        refuse_without_logits(self._objective, readout)
+        self.readout = readout
+        # One pass over the batch is cheaper than one for each example, where nothing but the mean is asked for.
+        self._reading = readout.for_mean() if self._objective.needs_only_mean else readout
+        self._network = readout.find_network(self._module)
+
+    def _chosen(self) -> Reference | None:
+        return choose_reference(self._objective, self._network, self.readout)
+
+
+def refuse_without_logits(objective: Objective, readout: Readout) -> None:
+    """Refuse an objective that reads logits, where the readout gives none."""
+    if objective.needs_logits and not readout.gives_logits:
+        raise ValueError(
+            f"`{type(objective).__name__}` should get logits. Found `{readout!r}`, which gives the loss of `training_step` "
+            "and nothing else. Use an objective that needs no more, such as `NPO()`, `SimNPO()` or "
+            "`Bounded(GradientAscent(), bound=...)`, or write a `Readout` of your own, which gives a `Prediction`: "
+            "`help(lightning_unlearn.Readout)` has one in six lines. An objective of yours that reads likelihoods only says "
+            "so by `needs_logits = False`."
+        )
 
 
 def _refuse_unfit(objective: Objective, reference: Reference, kind: str) -> None:

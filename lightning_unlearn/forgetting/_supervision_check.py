@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.prediction import Prediction
+from lightning_unlearn.prediction import Likelihood
 
 
 class SupervisionCheck:
@@ -27,10 +27,10 @@ class SupervisionCheck:
         self._rows = 0
         self._found = False
 
-    def saw(self, prediction: Prediction) -> None:
+    def saw(self, prediction: Likelihood) -> None:
         """Count what is supervised in a forget micro-batch."""
         self._batches += 1
-        self._rows += len(prediction.labels)
+        self._rows += prediction.example.numel()
 
     def check(self, *, is_end: bool = False) -> None:
         """Ask all ranks, until a label was found. Collective until then.
@@ -48,8 +48,8 @@ class SupervisionCheck:
             return
         raise ValueError(
             f"The forget set should hold at least one supervised label. Found none in {self._batches} batches: every label "
-            "is -100, or the first of its row, which no token predicts. Nothing was forgotten. Check what masks the prompt, "
-            "and whether `max_length` cuts the answers off."
+            "is -100, or the first of its row, which no token predicts; or `training_step` returned `None`. Nothing was "
+            "forgotten. Check what masks the prompt, and whether `max_length` cuts the answers off."
         )
 
 

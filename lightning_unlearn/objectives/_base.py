@@ -15,6 +15,9 @@ class Objective(nn.Module, ABC):
         needs_reference: Whether ``forward`` needs the *original* model's likelihoods of the labels.
         needs_reference_logits: Whether it needs the original model's whole distribution. Then cached likelihoods are not
             enough: an adapter that can be switched off, or a frozen copy, is used.
+        needs_logits: Whether ``forward`` reads more of the student than :class:`Likelihood` has. Set it to ``False`` in an
+            objective that does not, and it works with :class:`TrainingStepReadout`, too.
+        needs_only_mean: Whether it depends on the mean over all rows alone, so that they need not be told apart.
 
     Example:
         >>> import torch
@@ -27,6 +30,8 @@ class Objective(nn.Module, ABC):
 
     needs_reference: bool = False
     needs_reference_logits: bool = False
+    needs_logits: bool = True
+    needs_only_mean: bool = False
 
     @abstractmethod
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from lightning_unlearn.objectives._base import Objective
-from lightning_unlearn.prediction import Likelihood, Prediction
+from lightning_unlearn.prediction import Likelihood
 
 
 class Bounded(Objective):
@@ -24,7 +24,7 @@ class Bounded(Objective):
 
     Example:
         >>> import torch
-        >>> from lightning_unlearn import GradientAscent
+        >>> from lightning_unlearn import GradientAscent, Prediction
         >>> prediction = Prediction(torch.zeros(2, 4), torch.tensor([1, 2]), torch.tensor([0, 1]), batch_size=2)
         >>> Bounded(GradientAscent(), bound=2.0)(prediction)
         tensor(0.6137)
@@ -46,9 +46,11 @@ class Bounded(Objective):
         self.bound = bound
         self.needs_reference = objective.needs_reference
         self.needs_reference_logits = objective.needs_reference_logits
+        self.needs_logits = objective.needs_logits
+        self.needs_only_mean = objective.needs_only_mean
 
     @override
-    def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
+    def forward(self, student: Likelihood, reference: Likelihood | None = None) -> Tensor:
         loss: Tensor = self.objective(student, reference)
         # A batch without supervised rows has loss 0, not `bound`: it would raise the logged mean and has no gradient.
         return F.relu(loss + self.bound) if student.example.numel() else loss

@@ -3,7 +3,7 @@ from typing_extensions import override
 
 from lightning_unlearn.functional.likelihood import mean_or_zero
 from lightning_unlearn.objectives._base import Objective
-from lightning_unlearn.prediction import Likelihood, Prediction
+from lightning_unlearn.prediction import Likelihood
 
 
 class CrossEntropy(Objective):
@@ -15,11 +15,15 @@ class CrossEntropy(Objective):
 
     Example:
         >>> import torch
+        >>> from lightning_unlearn import Prediction
         >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
         >>> CrossEntropy()(prediction)
         tensor(1.3863)
     """
 
+    needs_logits = False
+    needs_only_mean = True
+
     @override
-    def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
+    def forward(self, student: Likelihood, reference: Likelihood | None = None) -> Tensor:
         return mean_or_zero(student.token_nll())

@@ -3,7 +3,7 @@ from typing_extensions import override
 
 from lightning_unlearn.functional.likelihood import mean_or_zero
 from lightning_unlearn.objectives._base import Objective
-from lightning_unlearn.prediction import Likelihood, Prediction
+from lightning_unlearn.prediction import Likelihood
 
 
 class GradientAscent(Objective):
@@ -15,6 +15,7 @@ class GradientAscent(Objective):
 
     Example:
         >>> import torch
+        >>> from lightning_unlearn import Prediction
         >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
         >>> GradientAscent()(prediction)
         tensor(-1.3863)
@@ -24,6 +25,9 @@ class GradientAscent(Objective):
         <https://arxiv.org/abs/2210.01504>`_, 2023, for language models.
     """
 
+    needs_logits = False
+    needs_only_mean = True
+
     @override
-    def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
+    def forward(self, student: Likelihood, reference: Likelihood | None = None) -> Tensor:
         return -mean_or_zero(student.token_nll())

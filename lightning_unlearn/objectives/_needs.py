@@ -4,7 +4,7 @@ from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.prediction import Likelihood, Prediction
 
 
-def need_likelihood(objective: Objective, student: Prediction, reference: Likelihood | None) -> Likelihood:
+def need_likelihood(objective: Objective, student: Likelihood, reference: Likelihood | None) -> Likelihood:
     """The reference, checked to be of the same rows as the student."""
     name = type(objective).__name__
     if reference is None:

@@ -7,7 +7,7 @@ from typing_extensions import override
 from lightning_unlearn.functional.likelihood import mean_or_zero
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.objectives._needs import need_likelihood
-from lightning_unlearn.prediction import Likelihood, Prediction
+from lightning_unlearn.prediction import Likelihood
 
 
 class NPO(Objective):
@@ -26,6 +26,7 @@ class NPO(Objective):
 
     Example:
         >>> import torch
+        >>> from lightning_unlearn import Prediction
         >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
         >>> NPO(beta=0.1)(prediction, prediction.detach())  # 2 / beta * log 2
         tensor(13.8629)
@@ -35,6 +36,7 @@ class NPO(Objective):
     """
 
     needs_reference = True
+    needs_logits = False
 
     def __init__(self, beta: float = 0.1) -> None:
         super().__init__()
@@ -43,7 +45,7 @@ class NPO(Objective):
         self.beta = beta
 
     @override
-    def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
+    def forward(self, student: Likelihood, reference: Likelihood | None = None) -> Tensor:
         original = need_likelihood(self, student, reference)
         # log(pi / pi_ref): NLLs enter with the opposite sign. softplus(x) = log(1 + exp(x)) without overflow.
         log_ratio = (original.example_nll() - student.example_nll())[student.supervised()]

@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from lightning_unlearn.functional.likelihood import mean_or_zero
 from lightning_unlearn.objectives._base import Objective
-from lightning_unlearn.prediction import Likelihood, Prediction
+from lightning_unlearn.prediction import Likelihood
 
 
 class SatImp(Objective):
@@ -26,6 +26,7 @@ class SatImp(Objective):
 
     Example:
         >>> import torch
+        >>> from lightning_unlearn import Prediction
         >>> prediction = Prediction(torch.zeros(1, 2), torch.tensor([1]), torch.tensor([0]), batch_size=1)
         >>> SatImp(beta1=1.0, beta2=1.0)(prediction)  # -log(2) / 4
         tensor(-0.1733)
@@ -34,6 +35,8 @@ class SatImp(Objective):
         Yang et al., `Exploring Criteria of Loss Reweighting to Enhance LLM Unlearning
         <https://arxiv.org/abs/2505.11953>`_, 2025.
     """
+
+    needs_logits = False
 
     def __init__(self, beta1: float = 5.0, beta2: float = 1.0) -> None:
         super().__init__()
@@ -45,7 +48,7 @@ class SatImp(Objective):
         self.beta2 = beta2
 
     @override
-    def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
+    def forward(self, student: Likelihood, reference: Likelihood | None = None) -> Tensor:
         nll = student.token_nll()
         log_p = -nll.detach()
         # 1 - p by -expm1(log p): for p near 1, `1 - exp(log p)` would cancel to 0.

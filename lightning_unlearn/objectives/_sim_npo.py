@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from lightning_unlearn.functional.likelihood import mean_or_zero
 from lightning_unlearn.objectives._base import Objective
-from lightning_unlearn.prediction import Likelihood, Prediction
+from lightning_unlearn.prediction import Likelihood
 
 
 class SimNPO(Objective):
@@ -23,6 +23,7 @@ class SimNPO(Objective):
 
     Example:
         >>> import torch
+        >>> from lightning_unlearn import Prediction
         >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
         >>> SimNPO(beta=1.0)(prediction)  # 2 * log(1 + 1 / 4)
         tensor(0.4463)
@@ -32,6 +33,8 @@ class SimNPO(Objective):
         <https://arxiv.org/abs/2410.07163>`_, 2024. Its public code holds three different losses under this name; this is
         the one of the paper and of the TOFU experiments.
     """
+
+    needs_logits = False
 
     def __init__(self, beta: float = 2.5, gamma: float = 0.0) -> None:
         super().__init__()
@@ -43,7 +46,7 @@ class SimNPO(Objective):
         self.gamma = gamma
 
     @override
-    def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
+    def forward(self, student: Likelihood, reference: Likelihood | None = None) -> Tensor:
         supervised = student.supervised()
         # Mean NLL per token; `supervised` leaves out examples without rows, and with them the division by 0.
         per_token = student.example_nll()[supervised] / student.rows_per_example()[supervised]

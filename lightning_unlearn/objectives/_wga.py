@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from lightning_unlearn.functional.likelihood import mean_or_zero
 from lightning_unlearn.objectives._base import Objective
-from lightning_unlearn.prediction import Likelihood, Prediction
+from lightning_unlearn.prediction import Likelihood
 
 
 class WGA(Objective):
@@ -21,6 +21,7 @@ class WGA(Objective):
 
     Example:
         >>> import torch
+        >>> from lightning_unlearn import Prediction
         >>> prediction = Prediction(torch.zeros(1, 4), torch.tensor([1]), torch.tensor([0]), batch_size=1)
         >>> WGA(beta=1.0)(prediction)  # -log(4) / 4
         tensor(-0.3466)
@@ -29,6 +30,8 @@ class WGA(Objective):
         Wang et al., `Rethinking LLM Unlearning Objectives <https://arxiv.org/abs/2502.19301>`_, 2025.
     """
 
+    needs_logits = False
+
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()
         if not 0 <= beta < math.inf:
@@ -36,7 +39,7 @@ class WGA(Objective):
         self.beta = beta
 
     @override
-    def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
+    def forward(self, student: Likelihood, reference: Likelihood | None = None) -> Tensor:
         nll = student.token_nll()
         weight = torch.exp(-self.beta * nll.detach())
         return -mean_or_zero(weight * nll)

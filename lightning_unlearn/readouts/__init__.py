@@ -6,10 +6,12 @@ from lightning_unlearn.readouts._causal_lm import CausalLMReadout
 from lightning_unlearn.readouts._choice import choose_readout
 from lightning_unlearn.readouts._classification import ClassificationReadout
 from lightning_unlearn.readouts._companion import CompanionReadout
+from lightning_unlearn.readouts._cutting import CUTS
 from lightning_unlearn.readouts._every_position import EveryPositionReadout
 from lightning_unlearn.readouts._halves import Halves, PairedPrediction, halves_of_examples, halves_of_rows
 from lightning_unlearn.readouts._hidden_states import HiddenStateReadout, HiddenStates
 from lightning_unlearn.readouts._language_model import is_language_model
+from lightning_unlearn.readouts._own_loss import how_close, own_loss
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
 from lightning_unlearn.readouts._paired import PairedReadout
 from lightning_unlearn.readouts._training_step import TrainingStepReadout
@@ -17,6 +19,7 @@ from lightning_unlearn.readouts._unshifted import UnshiftedReadout
 from lightning_unlearn.readouts._wrapping import WrappingReadout
 
 __all__ = [
+    "CUTS",
     "CausalLMReadout",
     "ClassificationReadout",
     "CompanionReadout",
@@ -38,5 +41,7 @@ __all__ = [
     "halves_of_examples",
     "halves_of_rows",
     "has_answer",
+    "how_close",
     "is_language_model",
+    "own_loss",
 ]

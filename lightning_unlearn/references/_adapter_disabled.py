@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from lightning_unlearn.models.layers import in_adapter, original_name, starts_at_zero
-from lightning_unlearn.prediction import Prediction
+from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference
 from lightning_unlearn.runtime import eval_without_grad
@@ -34,14 +34,14 @@ class AdapterDisabled(Reference):
         super().attach(network)
 
     @override
-    def __call__(self, readout: Readout, batch: Any) -> Prediction:
+    def __call__(self, readout: Readout, batch: Any) -> Likelihood:
         with eval_without_grad(self.network), _switched_off(self.network):
             return readout(self.network, batch)
 
 
 def why_adapter_is_not_enough(network: nn.Module) -> str | None:
     """Why switching the adapter off would not give the original model back; ``None`` if it would."""
-    if not hasattr(network, "peft_config") or not hasattr(network, "disable_adapter"):
+    if _adapted(network) is None:
         return f"`{type(network).__name__}`, which has no PEFT adapter"
     trained = [name for name, p in network.named_parameters() if p.requires_grad]
     base = [name for name in trained if not in_adapter(name)]
@@ -50,6 +50,12 @@ def why_adapter_is_not_enough(network: nn.Module) -> str | None:
     # An adapter that was fine-tuned before is part of the original: switching it off would give an earlier model.
     used = next(_changed(network), None)
     return f"an adapter that has been trained already (`{used}` is not where it starts)" if used else None
+
+
+def _adapted(network: nn.Module) -> Any:
+    """The PEFT model in ``network``, which may be a module around it; ``None`` if there is none."""
+    parts = (m for m in network.modules() if hasattr(m, "peft_config") and hasattr(m, "disable_adapter"))
+    return next(parts, None)
 
 
 def _changed(network: nn.Module) -> Iterator[str]:
@@ -73,7 +79,7 @@ def _switched_off(network: nn.Module) -> Iterator[None]:
     # When `disable_adapter` ends, PEFT makes the whole adapter trainable, also what the user has frozen.
     trained = [(p, p.requires_grad) for p in network.parameters()]
     try:
-        with network.disable_adapter():  # type: ignore[operator]  # PeftModel's
+        with _adapted(network).disable_adapter():
             yield
     finally:
         for p, requires_grad in trained:

@@ -30,6 +30,7 @@ class CachedLogLikelihood(Reference):
         folder: Where likelihoods are kept for other runs. Several runs, and ranks, may share one.
 
     Raises:
+        ValueError: In :meth:`sweep`, if the readout's likelihoods cannot be kept by example.
         KeyError: For an example that was not in the forget data at the start, as with random augmentation.
         OSError: In :meth:`attach`, if ``folder`` cannot be written.
     """
@@ -53,6 +54,11 @@ class CachedLogLikelihood(Reference):
 
     @override
     def sweep(self, readout: Readout, batches: Iterable[Any]) -> None:
+        if (reason := readout.why_not_cached) is not None:
+            raise ValueError(
+                f"`CachedLogLikelihood` should find each example again by its content. Found `{readout!r}`, which gives "
+                f"{reason}. Use `FrozenCopy()` as the reference, or leave `reference` out."
+            )
         if self.folder is None:
             for batch in batches:
                 self.add(self._nll_by_key(readout, batch, readout.keys(batch)))

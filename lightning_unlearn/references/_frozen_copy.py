@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_unlearn.prediction import Prediction
+from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference
 from lightning_unlearn.runtime import eval_without_grad, local, reshard
@@ -41,7 +41,7 @@ class FrozenCopy(Reference):
             )
 
     @override
-    def __call__(self, readout: Readout, batch: Any) -> Prediction:
+    def __call__(self, readout: Readout, batch: Any) -> Likelihood:
         with self._swapped(), eval_without_grad(self.network):
             return readout(self.network, batch)
 
