@@ -10,9 +10,9 @@ from typing_extensions import override
 
 from lightning_unlearn.data import DataSource, in_order, loader_of
 from lightning_unlearn.edits import Edit, EditRecord
-from lightning_unlearn.engine import GradientEngine, isolated, strategy_kind
+from lightning_unlearn.engine import GradientEngine, decided_readout, isolated, strategy_kind
 from lightning_unlearn.forgetting import forget_source
-from lightning_unlearn.readouts import Readout, choose_readout
+from lightning_unlearn.readouts import Readout
 
 
 class ApplyEdit(pl.Callback):
@@ -103,7 +103,7 @@ class ApplyEdit(pl.Callback):
     def _apply(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Made here, not in `setup`: only now has the strategy wrapped the module.
         engine = GradientEngine(pl_module, trainer)
-        readout = choose_readout(pl_module) if self.readout is None else self.readout
+        readout = decided_readout(trainer, pl_module, self.readout)
         with isolated(trainer, pl_module):
             self.record = self.edit(
                 readout.find_network(pl_module),

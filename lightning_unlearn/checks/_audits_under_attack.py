@@ -74,7 +74,7 @@ class AuditsUnderAttack:
             yield observations
 
     def _attacked(self, name: str, attack: Attack, examined: Examined) -> list[Observation]:
-        network, loss = examined.network, CrossEntropy()
+        network, loss, readout = examined.network, CrossEntropy(), examined.readout.for_mean()
         batches = examined.attack_batches() if attack.needs_data else ()
         about: dict[str, Any] = {"attack": name, "attack_config": _settings(attack), "family": attack.family}
         observations: list[Observation] = []
@@ -82,7 +82,7 @@ class AuditsUnderAttack:
             with attack(
                 network,
                 batches=batches,
-                loss=lambda batch: loss(examined.readout(network, batch)),
+                loss=lambda batch: loss(readout(network, batch)),
                 engine=examined.engine,
             ) as points:
                 for point in points:

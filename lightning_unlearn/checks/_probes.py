@@ -9,19 +9,19 @@ from typing import Any
 import lightning.pytorch as pl
 
 from lightning_unlearn.data import DataSource, in_order, loader_of
-from lightning_unlearn.engine import callbacks_of
+from lightning_unlearn.engine import callbacks_of, decided_readout
 from lightning_unlearn.forgetting import Unlearn, forget_source
-from lightning_unlearn.readouts import Readout, choose_readout
+from lightning_unlearn.readouts import Readout
 
 _TRAINING_BATCHES = 32
 """The most batches of a user's own training data to observe: a check should not take as long as an epoch."""
 
 
 def measuring_readout(trainer: pl.Trainer, pl_module: pl.LightningModule, given: Readout | None = None) -> Readout:
-    """The readout for measuring: ``given``, else that of an ``Unlearn``, else what fits the module."""
+    """The readout for measuring: ``given``, else that of an ``Unlearn``, else what the fit has decided on."""
     theirs = [c.readout for c in callbacks_of(trainer, Unlearn) if c.readout is not None]
-    chosen = given or (theirs[0] if theirs else choose_readout(pl_module))
-    return chosen.for_measuring()
+    given = given or (theirs[0] if theirs else None)
+    return decided_readout(trainer, pl_module, given).for_measuring()
 
 
 def find_probes(trainer: pl.Trainer, readout: Readout, given: Mapping[str, DataSource]) -> dict[str, Iterable[Any]]:

@@ -60,7 +60,7 @@ class RecoveryCheck(pl.Callback):
         >>> from lightning_unlearn import Quantize, Relearn
         >>> check = RecoveryCheck({"int4": Quantize(bits=4), "relearn": Relearn(steps=20)})
         >>> sorted(check.definitions())
-        ['probability', 'specificity', 'token_nll']
+        ['loss', 'probability', 'specificity', 'token_nll']
     """
 
     def __init__(

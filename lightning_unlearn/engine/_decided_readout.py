@@ -5,6 +5,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_unlearn.data import first_batches
@@ -106,6 +107,6 @@ def _on_device(trainer: pl.Trainer, module: pl.LightningModule, given: Sequence[
 
 def _training_loader(trainer: pl.Trainer) -> Any:
     data: Any = getattr(trainer, "datamodule", None)
-    if trainer.train_dataloader is not None or data is None:
-        return trainer.train_dataloader
+    if trainer.train_dataloader is not None or data is None or trainer.state.fn == TrainerFn.FITTING:
+        return trainer.train_dataloader  # before a fit has opened it there is none, and it is not ours to open
     return data.train_dataloader()

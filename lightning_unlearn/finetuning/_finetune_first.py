@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
-from lightning_unlearn.data import in_order
+from lightning_unlearn.data import first_batches, in_order
+from lightning_unlearn.engine import decided_readout
 from lightning_unlearn.finetuning._recipe import Recipe
-from lightning_unlearn.readouts import Readout, choose_readout
+from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import checksum, writable_folder
 
 
@@ -79,10 +80,11 @@ class FinetuneFirst(pl.Callback):
             )
         if self.folder is not None and trainer.is_global_zero:
             writable_folder(self.folder)  # fail now, not after fine-tuning
-        readout = choose_readout(pl_module)
-        # Lightning moves the module to its device only after `setup`.
-        network = readout.find_network(pl_module).to(trainer.strategy.root_device)
         forget, retain = in_order(data.forget_dataloader()), in_order(data.retain.loader())
+        # Lightning moves the module to its device only after `setup`.
+        pl_module.to(trainer.strategy.root_device)
+        readout = decided_readout(trainer, pl_module, batches=first_batches(retain, 3))
+        network = readout.find_network(pl_module)
         if self.control:  # first, from the same start, which it leaves as it was
             self.control_weights = self._made_control(trainer, network, readout, self._loader([retain]))
         loader = self._loader([forget, retain])

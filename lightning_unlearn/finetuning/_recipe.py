@@ -40,7 +40,7 @@ class Recipe:
         """Fine-tune ``network`` in place, on the device and in the precision of ``trainer``."""
         # A plain loop, since the strategy has not wrapped the network yet. Every process goes through all of the data, in
         # the same order and with the same seed, and so makes the same weights.
-        objective = CrossEntropy()
+        objective, readout = CrossEntropy(), readout.for_mean()
         total = self.epochs * len(loader)
         with torch.random.fork_rng(), _base_trainable(network) as params:
             torch.manual_seed(self.seed)

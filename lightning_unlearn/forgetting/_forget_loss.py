@@ -3,12 +3,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_unlearn.data import ForgetStream
-from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.objectives import Objective
+from lightning_unlearn.engine import GradientEngine, decided_readout
+from lightning_unlearn.objectives import Objective, refuse_without_logits
 from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout, choose_readout
 from lightning_unlearn.references import CachedLogLikelihood, FrozenCopy, Reference, choose_reference
@@ -35,7 +36,7 @@ class ForgetLoss:
     def __init__(
         self,
         objective: Objective,
-        module: nn.Module,
+        module: pl.LightningModule,
         readout: Readout | None,
         reference: Reference | None,
         kind: str,
@@ -43,7 +44,7 @@ class ForgetLoss:
         resumes: bool = False,
     ) -> None:
         self._objective, self._module, self._kind = objective, module, kind
-        self._given = reference
+        self._given, self._given_readout = reference, readout
         self._read_by(choose_readout(module) if readout is None else readout)
         # Not `reference or ...`: a cache has a length, starts empty, and would count as false.
         self.reference = self._chosen() if reference is None else reference
@@ -57,10 +58,13 @@ class ForgetLoss:
             self._spare = FrozenCopy()
             self._spare.attach(module)
 
-    def decide(self, readout: Readout) -> None:
-        """Use ``readout``, on which the fit has decided when it starts. May change the reference, if nobody gave one."""
+    def decide(self, trainer: pl.Trainer) -> None:
+        """Use the readout that the fit decides on when it starts. May change the reference, if nobody gave one.
+
+        Collective: every rank must call it.
+        """
         before = self._network
-        self._read_by(readout)
+        self._read_by(decided_readout(trainer, self._module, self._given_readout))
         spare, self._spare = self._spare, None
         wanted = self._chosen() if self._given is None else self._given
         if type(wanted) is not type(self.reference):
@@ -103,18 +107,6 @@ class ForgetLoss:
 
     def _chosen(self) -> Reference | None:
         return choose_reference(self._objective, self._network, self.readout)
-
-
-def refuse_without_logits(objective: Objective, readout: Readout) -> None:
-    """Refuse an objective that reads logits, where the readout gives none."""
-    if objective.needs_logits and not readout.gives_logits:
-        raise ValueError(
-            f"`{type(objective).__name__}` should get logits. Found `{readout!r}`, which gives the loss of `training_step` "
-            "and nothing else. Use an objective that needs no more, such as `NPO()`, `SimNPO()` or "
-            "`Bounded(GradientAscent(), bound=...)`, or write a `Readout` of your own, which gives a `Prediction`: "
-            "`help(lightning_unlearn.Readout)` has one in six lines. An objective of yours that reads likelihoods only says "
-            "so by `needs_logits = False`."
-        )
 
 
 def _refuse_unfit(objective: Objective, reference: Reference, kind: str) -> None:

@@ -9,14 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.data import DataSource, ForgetStream
-from lightning_unlearn.engine import (
-    GradientEngine,
-    decided_readout,
-    refuse_optimizers,
-    strategy_kind,
-    unscaled,
-    unscales_by_itself,
-)
+from lightning_unlearn.engine import GradientEngine, refuse_optimizers, strategy_kind, unscaled, unscales_by_itself
 from lightning_unlearn.forgetting._forget_batches import ForgetBatches
 from lightning_unlearn.forgetting._forget_loss import ForgetLoss
 from lightning_unlearn.forgetting._forget_source import forget_source
@@ -64,9 +57,8 @@ class Unlearn(pl.Callback):
 
     Args:
         objective: The objective that forgetting minimises.
-        readout: How to run the network. Defaults to the module's own, to :class:`PackedCausalLMReadout` for a causal
-            language model, or to :class:`ClassificationReadout`, as long as its cross-entropy is the loss of
-            ``training_step``; else to :class:`TrainingStepReadout`, which runs ``training_step`` itself.
+        readout: How to run the network. Defaults to the module's own; to one for causal language models or classifiers,
+            if its cross-entropy is the loss of ``training_step``; else to :class:`TrainingStepReadout`, that loss itself.
         projector: How the two gradients are merged. Defaults to their sum. Not together with ``optimizer``.
         reference: Gives the original model's outputs, if the objective needs them. Defaults to the cheapest that suffices:
             the adapter switched off, cached likelihoods, a frozen copy. The original is the network without its adapter;
@@ -160,7 +152,7 @@ class Unlearn(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the forget stream, cache what the reference needs, and continue where a checkpoint left off."""
         assert self._loss is not None, "`on_fit_start` was called"
-        self._loss.decide(decided_readout(trainer, pl_module, self.readout))
+        self._loss.decide(trainer)
         self._rewrite = TransformsInOrder(self.transforms, self._engine)
         self._rewrite.attach(pl_module)
         self._merger = Merger(self._engine, self.projector, self.weight, self._rewrite)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.data import DataSource, ForgetStream, OpenedSource, loader_of
-from lightning_unlearn.engine import GradientEngine, callbacks_of, isolated
+from lightning_unlearn.engine import GradientEngine, callbacks_of, decided_readout, isolated
 from lightning_unlearn.guards._refusals import refuse_nothing_to_protect
 from lightning_unlearn.guards._rounding import warn_of_action
 from lightning_unlearn.guards.directions import Direction
@@ -22,7 +22,7 @@ from lightning_unlearn.guards.subspaces import (
     input_layers,
     record_inputs,
 )
-from lightning_unlearn.readouts import Readout, choose_readout
+from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import data_share
 from lightning_unlearn.transforms import Restriction, Step, StepChain
 
@@ -198,7 +198,7 @@ class SubspaceGuard(Restriction):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, layers: Sequence[InputLayer]
     ) -> ProtectedInputs:
         # Unpacked: each row of an input must be a position `[B, T]` of the batch, or padding could not be left out.
-        readout = (choose_readout(pl_module) if self.readout is None else self.readout).for_measuring().unpacked()
+        readout = decided_readout(trainer, pl_module, self.readout).for_measuring().for_mean().unpacked()
         network = readout.find_network(pl_module)
         rank, world_size = data_share(trainer)  # each process records its own share of the retain data
         stream = ForgetStream(self._retain(trainer), seed=self.seed, rank=rank, world_size=world_size, name="retain")

@@ -1,10 +1,19 @@
-"""What is still known: torchmetrics whose ``update`` takes a Prediction."""
+"""What is still known: torchmetrics whose ``update`` takes a Prediction, or a Likelihood."""
 
 from lightning_unlearn.metrics._answer_probability import AnswerProbability
 from lightning_unlearn.metrics._base import KnowledgeMetric
 from lightning_unlearn.metrics._exact_memorization import ExactMemorization
 from lightning_unlearn.metrics._extraction_strength import ExtractionStrength
+from lightning_unlearn.metrics._loss import Loss
 from lightning_unlearn.metrics._refusal_rate import RefusalRate
 from lightning_unlearn.metrics._token_nll import TokenNLL
 
-__all__ = ["KnowledgeMetric", "AnswerProbability", "ExactMemorization", "ExtractionStrength", "RefusalRate", "TokenNLL"]
+__all__ = [
+    "KnowledgeMetric",
+    "AnswerProbability",
+    "ExactMemorization",
+    "ExtractionStrength",
+    "Loss",
+    "RefusalRate",
+    "TokenNLL",
+]

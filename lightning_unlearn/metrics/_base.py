@@ -21,11 +21,13 @@ class KnowledgeMetric(Metric):
         higher_means_known: Whether a higher score means more knowledge.
         in_words: What the metric means, in words for a reader of the report.
         bounds: Smallest and largest possible score; infinite where there is none.
+        needs_logits: Whether it has to know that the readout gives likelihoods, and their logits. :class:`Loss` does not.
     """
 
     higher_means_known: ClassVar[bool] = True
     in_words: ClassVar[str] = "A score per example; see the metric's own documentation."
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    needs_logits: ClassVar[bool] = True
     score: list[Tensor]
     index: list[Tensor]
     # Otherwise `forward` of torchmetrics would update a fresh state with each batch, and number its examples from 0.

@@ -8,9 +8,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.data import DataSource, in_order, loader_of
-from lightning_unlearn.engine import GradientEngine, gathered, isolated, sharded_like
+from lightning_unlearn.engine import GradientEngine, decided_readout, gathered, isolated, sharded_like
 from lightning_unlearn.models.layers import plain_name
-from lightning_unlearn.readouts import Readout, choose_readout
+from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import local
 from lightning_unlearn.selectors import Choice, Selector
 from lightning_unlearn.transforms._mask import Mask
@@ -106,7 +106,7 @@ class ScoreMask(Mask):
 
     def _scored(self) -> dict[str, Any]:
         """Score, and choose; what :meth:`state_dict` gives."""
-        readout = choose_readout(self._module) if self.readout is None else self.readout
+        readout = decided_readout(self._trainer, self._module, self.readout)
         network = readout.find_network(self._module)
         engine = GradientEngine(self._module, self._trainer)
         with isolated(self._trainer, self._module):

@@ -6,14 +6,14 @@ from typing import Any
 from torch import Tensor
 
 from lightning_unlearn.data import ForgetStream
-from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.engine import GradientEngine, decided_readout
 from lightning_unlearn.guards.directions import Directions, PerExample
 from lightning_unlearn.guards.sources._base import GradientSource
 from lightning_unlearn.guards.sources._examples import Examples
 from lightning_unlearn.guards.sources._fit_gradient import FitGradient
 from lightning_unlearn.guards.sources._retain_set import RetainSet
 from lightning_unlearn.guards.storages import Storage
-from lightning_unlearn.objectives import Objective
+from lightning_unlearn.objectives import Objective, refuse_without_logits
 from lightning_unlearn.readouts import Readout, choose_readout
 
 
@@ -41,16 +41,35 @@ def choose_source(
     if stream is None and not isinstance(directions, PerExample):
         # The cheapest: the fit computes this gradient anyway.
         return FitGradient(engine, params, storage, per_micro_batch=per_micro_batch)
-    chosen = choose_readout(engine.module) if readout is None else readout
+    chosen = _readout(engine, readout)
     network = chosen.find_network(engine.module)
     device: Any = engine.module.device
     objective.to(device)
+    refuse_without_logits(objective, chosen)
     if isinstance(directions, PerExample):
+        _refuse_own_loss(chosen)
         return Examples(engine, chosen, objective, storage, directions.limit, params, stream)
     assert stream is not None
+    reading = chosen.for_mean() if objective.needs_only_mean else chosen
 
     def retain_loss(batch: Any) -> Tensor:
-        loss: Tensor = objective(chosen(network, batch))
+        loss: Tensor = objective(reading(network, batch))
         return loss
 
     return RetainSet(engine, stream, retain_loss, params, storage, per_micro_batch=per_micro_batch)
+
+
+def _readout(engine: GradientEngine, given: Readout | None) -> Readout:
+    module: Any = engine.module
+    if engine.trainer is None:
+        return choose_readout(module) if given is None else given
+    return decided_readout(engine.trainer, module, given)
+
+
+def _refuse_own_loss(readout: Readout) -> None:
+    if not readout.gives_logits:
+        raise NotImplementedError(
+            f"`PerExample` should get a readout that reads each example by itself. Found `{readout!r}`: the loss of "
+            "`training_step` is one number for a batch. Use `MicroBatches()` or `RetainGradient()`, or "
+            "`StepGuard(readout=ClassificationReadout())` for a classifier."
+        )

@@ -9,6 +9,7 @@ from lightning_unlearn.report.analysis._headline import adversary_words, deploym
 from lightning_unlearn.report.analysis._leading_metrics import headline_metric, utility_metric
 from lightning_unlearn.report.analysis._limits import limits
 from lightning_unlearn.report.analysis._observation_index import ObservationIndex
+from lightning_unlearn.report.analysis._utility import LOSS
 from lightning_unlearn.report.analysis._worst import strongest
 from lightning_unlearn.report.schema import Recovery, RobustnessReport
 from lightning_unlearn.report.schema._words import name
@@ -107,6 +108,8 @@ def _summary(index: ObservationIndex, headline: str, utility: str, leading: Sequ
 
 def _utility_words(index: ObservationIndex, utility: str) -> str:
     """A metric's name. For a loss, its likelihood: a price is a share of a utility, of which more is better."""
+    if utility == LOSS:
+        return "1 / loss"
     falls = any(o.metric == utility and not o.higher_means_known for o in index.observations)
     return f"likelihood (by {name(utility)})" if falls else name(utility)
 

@@ -1,7 +1,7 @@
 """Conditions without which a number is not a verdict."""
 
 from lightning_unlearn.observation import Observation
-from lightning_unlearn.report.analysis._utility import as_utility, kept_share
+from lightning_unlearn.report.analysis._utility import LOSS, as_utility, kept_share
 from lightning_unlearn.report.schema import Gate, Interval, Status
 
 MIN_GAP = 0.05
@@ -107,6 +107,9 @@ def _kept(before: Observation | None, after: Observation | None, *, least: float
         return "unknown", "the retain set was not measured"
     share = kept_share(before, after)
     if share is None:
+        if before.metric == LOSS:
+            return "unknown", f"a retain loss that is not positive ({before.estimate:.3g}) has no ratio to compare"
         return "unknown", f"{of} retain {before.metric} of {as_utility(before):.3f} leaves nothing to compare with"
-    reason = f"retain {before.metric} is {share:.2f} of {of}; at least {least} is needed"
+    what = "1 / loss" if before.metric == LOSS else before.metric
+    reason = f"retain {what} is {share:.2f} of {of}; at least {least} is needed"
     return ("pass" if share >= least else "fail"), reason

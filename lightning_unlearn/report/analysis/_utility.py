@@ -5,6 +5,10 @@ import math
 from lightning_unlearn.observation import Observation
 
 
+LOSS = "loss"
+"""Name of the user's own loss: its units are not known, so two of them are compared by their ratio."""
+
+
 def as_utility(observation: Observation) -> float:
     """A metric as a utility, of which more is better: itself, or the likelihood :math:`e^{-x}` of a loss in nats.
 
@@ -19,12 +23,16 @@ def as_utility(observation: Observation) -> float:
 def kept_share(before: Observation | None, after: Observation | None) -> float | None:
     """Utility after, as a share of utility before. None if one was not measured, or if there was none before.
 
+    Of the user's own loss, 1 / loss is compared; None where it is not positive.
+
     Example:
         >>> kept_share(Observation("p", "retain", 0.5), Observation("p", "retain", 0.25))
         0.5
     """
     if before is None or after is None:
         return None
+    if before.metric == LOSS:  # e^-loss would depend on its units
+        return before.estimate / after.estimate if min(before.estimate, after.estimate) > 0 else None
     had = as_utility(before)
     return as_utility(after) / had if had > 0 else None
 

@@ -29,8 +29,8 @@ DEFINITIONS = {
         "leads with the attack and point where this is largest; without a control, where recovery is."
     ),
     "price": (
-        "1 - (attacked / unlearned) on the retain set: the share of what was to be kept that the attack costs. Of a loss, "
-        "the likelihood e^-loss is compared."
+        "1 - (attacked / unlearned) on the retain set: the share of what was to be kept that the attack costs. Of a loss "
+        "in nats, the likelihood e^-loss is compared; of the user's own loss, in whatever units, 1 / loss."
     ),
     "specificity": (
         "How often the right answer is more likely than other people's (or things') answers to the same question. At 0.5, "

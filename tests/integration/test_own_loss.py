@@ -1,0 +1,269 @@
+"""Fits whose loss no readout knows: they forget, are guarded, attacked and reported by the user's own loss."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from _modules import SomebodysModule, loader, quiet, same
+from _own_losses import BY_BATCH, OWN_LOSSES, Embedding, Normalised, Regression, Segmentation, Shape, Smoothed, Softmax
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_unlearn import (
+    NPO,
+    Bounded,
+    CachedLogLikelihood,
+    ClassificationReadout,
+    ForgetRetainData,
+    FrozenCopy,
+    GradientAscent,
+    KLToReference,
+    Quantize,
+    RecoveryCheck,
+    Relearn,
+    StepGuard,
+    Unlearn,
+    WriteReport,
+)
+from lightning_unlearn.audits import Measure
+from lightning_unlearn.engine import decided_readout
+from lightning_unlearn.guards import PerExample
+from lightning_unlearn.metrics import ExactMemorization
+from lightning_unlearn.readouts import TrainingStepReadout
+
+every = pytest.mark.parametrize("kind", OWN_LOSSES, ids=lambda kind: kind.__name__)
+LOGGER = "lightning.pytorch.utilities.rank_zero"
+
+
+def data_of(kind: type[Shape], **kwargs: Any) -> ForgetRetainData:
+    return ForgetRetainData(retain=kind.loader(0), forget=kind.loader(1, 8), **kwargs)
+
+
+def fit(module: Any, *callbacks: Any, data: Any = None, **kwargs: Any) -> pl.Trainer:
+    trainer = quiet(callbacks=list(callbacks), **kwargs)
+    trainer.fit(module, datamodule=data_of(type(module)) if data is None else data)
+    return trainer
+
+
+def forget_loss(module: Shape) -> float:
+    module.eval()
+    with torch.no_grad():
+        losses = []
+        for batch in type(module).loader(1, 8):
+            if hasattr(module, "hidden"):
+                module.hidden = None
+            losses.append(float(module.loss(batch)))
+    return sum(losses) / len(losses)
+
+
+@every
+def test_the_loss_of_what_must_go_rises(kind: type[Shape]) -> None:
+    torch.manual_seed(0)
+    plain, forgetting = kind(), kind()
+    quiet(max_epochs=3).fit(plain, kind.loader(0))
+    torch.manual_seed(0)
+    fit(forgetting, Unlearn(GradientAscent(), weight=0.5), max_epochs=3)
+    torch.manual_seed(0)
+    kept = forget_loss(plain)
+    torch.manual_seed(0)
+    assert forget_loss(forgetting) > kept + 1e-4
+
+
+@every
+def test_everything_works_together(kind: type[Shape], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    callbacks = [
+        Unlearn(NPO(beta=0.5)),
+        StepGuard(),
+        RecoveryCheck({"int4": Quantize(bits=4), "relearn": Relearn(steps=2)}, every_n_epochs=0),
+        WriteReport(tmp_path),
+    ]
+    fit(kind(), *callbacks)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {(o["attack"], o["subject"]) for o in report["observations"]} == {
+        ("none", "original"),
+        ("none", "unlearned"),
+        ("int4", "original"),
+        ("int4", "unlearned"),
+        ("relearn", "original"),
+        ("relearn", "unlearned"),
+    }
+    assert {o["metric"] for o in report["observations"]} == {"loss"}
+    assert {o["split"] for o in report["observations"]} == {"forget", "retain"}
+    assert report["summary"]["headline_metric"] == "loss"
+    assert set(report["definitions"]) == {"loss", "specificity"}
+
+
+def test_one_step_is_that_of_the_hand_written_loop() -> None:
+    module, by_hand = Segmentation().double(), Segmentation().double()
+    retain, forget = (next(iter(Segmentation.loader(seed, 4))) for seed in (0, 1))
+    optimizer = by_hand.configure_optimizers()
+    double = [[x.double(), y] for x, y in (retain, forget)]
+    (by_hand.loss(double[0]) - 0.5 * by_hand.loss(double[1])).backward()
+    optimizer.step()
+    data = ForgetRetainData(retain=Segmentation.loader(0, 4), forget=Segmentation.loader(1, 4))
+    fit(module, Unlearn(GradientAscent(), weight=0.5), data=data, precision="64-true")
+    for a, b in zip(module.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+class Classifier(Shape):
+    """What the default readout fits."""
+
+    factor = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def loss(self, batch: Any) -> Tensor:
+        return self.factor * F.cross_entropy(self(batch[0]), batch[1])
+
+
+class Halved(Classifier):
+    factor = 0.5
+
+
+class OtherLabels(Classifier):
+    def loss(self, batch: Any) -> Tensor:
+        return F.cross_entropy(self(batch[0]), (batch[1] + 1) % 4)
+
+
+class Weighted(Classifier):
+    def loss(self, batch: Any) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1], weight=torch.tensor([1.0, 2.0, 3.0, 4.0]), reduction="sum")
+
+
+def decided(module: Shape, given: Any = None, trainer: Any = None) -> Any:
+    found: list[Any] = []
+
+    class Ask(pl.Callback):
+        def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            found.append(decided_readout(trainer, pl_module, given))
+
+    quiet(callbacks=[Ask()]).fit(module, type(module).loader(0))
+    return found[0]
+
+
+@pytest.mark.parametrize("kind", [Classifier, Halved])
+def test_a_constant_factor_is_no_other_loss(kind: type[Shape], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert isinstance(decided(kind()), ClassificationReadout)
+    assert "does not fit" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", [Embedding, Softmax, Smoothed, OtherLabels, Weighted])
+def test_another_loss_is_noticed_with_both_numbers(kind: type[Shape], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert isinstance(decided(kind()), TrainingStepReadout)
+    module, batch = kind(), next(iter(kind.loader(0)))
+    with torch.no_grad():
+        entropy = float(F.cross_entropy(module(batch[0]), batch[1]))
+        loss = sum(float(module.loss([x[None], y[None]])) for x, y in zip(*batch, strict=True)) / 4
+    expected = f"cross-entropy on the first training examples is {entropy:.4g}, the loss of `training_step` is {loss:.4g}"
+    assert expected in caplog.text
+
+
+def test_a_given_readout_is_kept_and_warned_about() -> None:
+    given = ClassificationReadout()
+    with pytest.warns(UserWarning, match=r"`ClassificationReadout\(\)` should compute what `training_step` does.*is 1\.\d+"):
+        assert decided(Softmax(), given) is given
+
+
+def test_the_choice_leaves_module_logs_and_draws_alone() -> None:
+    def train(*callbacks: Any) -> tuple[Any, list[float]]:
+        torch.manual_seed(0)
+        module = SomebodysModule()
+        quiet(callbacks=list(callbacks)).fit(module, loader(0, shuffle=True))
+        return module, module.losses
+
+    class Ask(pl.Callback):
+        def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            decided_readout(trainer, pl_module)
+            assert not trainer.callback_metrics
+
+    (module, losses), (asked, other) = train(), train(Ask())
+    assert losses == other
+    assert same(module, asked)
+
+
+def test_all_of_a_fit_use_one_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_unlearn.engine import _decided_readout
+
+    calls = []
+    whole = _decided_readout.compared
+    monkeypatch.setattr(_decided_readout, "compared", lambda *a, **k: calls.append(1) or whole(*a, **k))
+    check = RecoveryCheck({"relearn": Relearn(steps=1)}, every_n_epochs=0)
+    fit(Embedding(), Unlearn(NPO()), StepGuard(retain=Embedding.loader(5)), check)
+    assert calls == [1]
+
+
+def test_objectives_that_need_logits_are_refused_by_name() -> None:
+    class NoForward(Shape):
+        def loss(self, batch: Any) -> Tensor:
+            return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    for module, readout in ((Embedding(), TrainingStepReadout()), (NoForward(), None)):
+        with pytest.raises(ValueError, match=r"`KLToReference` should get logits. Found `TrainingStepReadout\(\)`.*`NPO\(\)`"):
+            Unlearn(KLToReference(), readout=readout).setup(trainer_of(module), module, "fit")
+    with pytest.raises(ValueError, match=r"`KLToReference` should get logits"):
+        fit(Embedding(), Unlearn(KLToReference()))
+
+
+def trainer_of(module: Shape) -> pl.Trainer:
+    trainer = quiet()
+    trainer.strategy.connect(module)
+    trainer._data_connector.attach_data(module, datamodule=data_of(type(module)))
+    return trainer
+
+
+def test_metrics_that_need_logits_are_refused_by_name() -> None:
+    check = RecoveryCheck(audits=[Measure({"memorised": ExactMemorization()})])
+    with pytest.raises(ValueError, match=r"`ExactMemorization`, measured as `memorised`, should get logits"):
+        fit(Regression(), Unlearn(GradientAscent(), weight=0.1), check)
+
+
+def test_gradients_of_single_examples_are_refused_by_name() -> None:
+    with pytest.raises(NotImplementedError, match=r"`PerExample` should get a readout .* Use `MicroBatches\(\)`"):
+        fit(Regression(), Unlearn(GradientAscent(), weight=0.1), StepGuard(directions=PerExample()))
+
+
+def test_a_cache_is_refused_for_losses_of_whole_batches() -> None:
+    with pytest.raises(ValueError, match=r"gives one likelihood per batch, .* Use `FrozenCopy\(\)`"):
+        fit(Normalised(), Unlearn(NPO(), reference=CachedLogLikelihood()))
+
+
+@pytest.mark.parametrize("reference", [None, FrozenCopy(), CachedLogLikelihood()], ids=["default", "copy", "cache"])
+def test_at_the_original_npo_is_at_its_value_there(reference: Any) -> None:
+    unlearn = Unlearn(NPO(beta=0.1), reference=reference)
+    seen: list[float] = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+            seen.append(float(trainer.callback_metrics["unlearn/forget"]))
+
+    fit(Regression(), unlearn, Look())
+    assert seen[0] == pytest.approx(2 / 0.1 * 0.6931472, rel=1e-5)
+    assert seen[-1] != seen[0]
+
+
+@pytest.mark.parametrize("kind", [Embedding, Regression, Normalised])
+def test_a_resumed_fit_is_an_uninterrupted_one(kind: type[Shape], tmp_path: Path) -> None:
+    whole, resumed = kind(), kind()
+    fit(whole, Unlearn(NPO(beta=0.5)), max_epochs=2)
+    first = fit(kind(), Unlearn(NPO(beta=0.5)), max_epochs=1)
+    first.save_checkpoint(tmp_path / "one.ckpt")
+    trainer = quiet(callbacks=[Unlearn(NPO(beta=0.5))], max_epochs=2)
+    trainer.fit(resumed, datamodule=data_of(kind), ckpt_path=tmp_path / "one.ckpt", weights_only=False)
+    assert same(whole, resumed)
+
+
+def test_a_likelihood_of_batches_is_only_where_it_has_to_be() -> None:
+    for kind in OWN_LOSSES:
+        readout = decided(kind(), TrainingStepReadout())
+        assert readout.why_not_cached is None or kind in BY_BATCH
