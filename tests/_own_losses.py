@@ -270,7 +270,7 @@ class Recurrent(Shape):
         return self.head(out[:, -1])
 
     def loss(self, batch: Any) -> Tensor:
-        return F.cross_entropy(self(batch[0]), batch[1])
+        return F.cross_entropy(self(batch[0]), batch[1], label_smoothing=0.2)
 
 
 class Normalised(Shape):

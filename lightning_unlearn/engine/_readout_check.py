@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
@@ -17,8 +18,8 @@ from lightning_unlearn.runtime import drawing_from, eval_without_grad
 
 T = TypeVar("T")
 
-_MOST = 6
-"""The most parts of a batch that are compared. Each costs two passes."""
+_MOST = 8
+"""The most examples that are compared. Each costs two passes."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,11 @@ def compared(
 
 
 def _parts(batches: Sequence[Any]) -> Iterator[list[Any]]:
-    """Single examples, then pairs, then whole batches."""
+    """Single examples of all batches, then whole batches."""
     for cut in CUTS:
-        examples = cut(batches[0])
-        if examples and len(examples) > 1:
-            yield examples[:_MOST]
+        examples = [cut(batch) or [] for batch in batches]
+        if len(examples[0]) > 1:
+            yield [e for row in zip_longest(*examples) for e in row if e is not None][:_MOST]
     yield list(batches)
 
 

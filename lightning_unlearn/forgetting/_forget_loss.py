@@ -26,7 +26,6 @@ class ForgetLoss:
         readout: How to run the network; ``None`` for what fits the module.
         reference: Gives the original model's outputs; ``None`` for the cheapest that suffices.
         kind: Kind of strategy. FSDP1 does not show the weights that some references need.
-        resumes: Whether a checkpoint will be restored.
 
     Raises:
         ValueError: If the reference or the readout does not give what the objective needs.
@@ -40,8 +39,6 @@ class ForgetLoss:
         readout: Readout | None,
         reference: Reference | None,
         kind: str,
-        *,
-        resumes: bool = False,
     ) -> None:
         self._objective, self._module, self._kind = objective, module, kind
         self._given, self._given_readout = reference, readout
@@ -51,24 +48,30 @@ class ForgetLoss:
         if self.reference is not None:
             _refuse_unfit(objective, self.reference, kind)
             self.reference.attach(self._network)
-        # Once weights of a checkpoint are restored it is too late to copy the original, if the choice of the readout turns
-        # out wrong. A new fit copies it then.
+        # If the choice of the readout turns out wrong, a resumed fit cannot copy the original any more: its weights have
+        # been restored by then.
         self._spare: FrozenCopy | None = None
-        if resumes and readout is None and isinstance(self.reference, CachedLogLikelihood) and kind != "fsdp1":
-            self._spare = FrozenCopy()
+        if reference is None and readout is None and isinstance(self.reference, CachedLogLikelihood) and kind != "fsdp1":
+            self._spare = FrozenCopy(on_cpu=True)
             self._spare.attach(module)
 
-    def decide(self, trainer: pl.Trainer) -> None:
+    def decide(self, trainer: pl.Trainer, *, resumes: bool) -> None:
         """Use the readout that the fit decides on when it starts. May change the reference, if nobody gave one.
 
         Collective: every rank must call it.
+
+        Args:
+            trainer: The trainer of the fit.
+            resumes: Whether the network has moved away from the original already.
         """
         before = self._network
         self._read_by(decided_readout(trainer, self._module, self._given_readout))
         spare, self._spare = self._spare, None
         wanted = self._chosen() if self._given is None else self._given
         if type(wanted) is not type(self.reference):
-            self.reference = spare or wanted
+            self.reference = spare if resumes and spare is not None else wanted
+        if isinstance(spare, FrozenCopy):
+            spare.on_cpu = False  # it goes to the device with its first use
         if self.reference is not None and (self._network is not before or self.reference is wanted is not self._given):
             _refuse_unfit(self._objective, self.reference, self._kind)
             self.reference.attach(self._network)

@@ -129,7 +129,7 @@ def test_forget_and_retain_share_examples() -> None:
             {"x": torch.zeros(2, 8)},
             r"Found a mapping with keys \['x'\].*ClassificationReadout\(inputs=\.\.\., labels=\.\.\.\)",
         ),
-        ([torch.zeros(2, 8)], "inputs at `0` and labels at `1`. Found a list of 1"),
+        ([torch.zeros(2, 8)], "two parts, inputs and labels, .* Found a list of 1"),
         ([torch.zeros(2, 8), torch.zeros(2)], r"class ids, int64 of shape \[B\]. Found torch.float32"),
     ],
 )
