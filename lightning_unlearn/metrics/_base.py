@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
-from lightning_unlearn.prediction import Prediction
+from lightning_unlearn.prediction import Likelihood
 
 
 class KnowledgeMetric(Metric):
@@ -40,11 +40,11 @@ class KnowledgeMetric(Metric):
         self.add_state("index", default=[], dist_reduce_fx="cat")
 
     @abstractmethod
-    def scores_of(self, prediction: Prediction) -> Tensor:
-        """Score of each example, ``[B]``. The caller drops scores of examples without a supervised row."""
+    def scores_of(self, prediction: Any) -> Tensor:
+        """Score of each example of a :class:`Prediction`, ``[B]``; of any :class:`Likelihood` without ``needs_logits``. The caller drops scores of examples without a supervised row."""
 
     @override
-    def update(self, prediction: Prediction, index: Tensor | None = None) -> None:
+    def update(self, prediction: Likelihood, index: Tensor | None = None) -> None:
         """Add a batch.
 
         Args:

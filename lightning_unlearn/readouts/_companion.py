@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from typing_extensions import override
 
-from lightning_unlearn.prediction import Prediction
+from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts._paired import companion_keys, has_companion, parts_of
 from lightning_unlearn.readouts._wrapping import WrappingReadout
 
@@ -31,7 +31,7 @@ class CompanionReadout(WrappingReadout):
     """
 
     @override
-    def __call__(self, network: nn.Module, batch: Any) -> Prediction:
+    def __call__(self, network: nn.Module, batch: Any) -> Likelihood:
         return self.readout(network, parts_of(batch, type(self).__name__)[1])
 
     @override

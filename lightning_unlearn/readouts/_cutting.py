@@ -92,7 +92,7 @@ def _leaves(batch: Any, seen: frozenset[int] = frozenset()) -> Iterator[Any]:
     if _is_array(batch) or isinstance(batch, _PLAIN) or id(batch) in seen:
         yield batch
         return
-    inside = {id(batch)} | seen  # objects may refer back to what holds them
+    inside = seen | {id(batch)}  # objects may refer back to what holds them
     if isinstance(batch, Mapping):
         parts: Any = batch.values()
     elif isinstance(batch, Sequence | set):

@@ -48,6 +48,11 @@ class PairedReadout(WrappingReadout):
             return PairedPrediction(**vars(self.readout(network, _stacked(forget, companion))))
         first, second = self.readout(network, forget), self.readout(network, companion)
         _refuse_uneven(first.batch_size, second.batch_size)
+        if not isinstance(first, Prediction) or not isinstance(second, Prediction):
+            raise ValueError(
+                f"`{type(self).__name__}` should read by logits. Found `{self.readout!r}`, which gives a "
+                f"`{type(first).__name__}`. Use `ClassificationReadout()` or `CausalLMReadout()` in it."
+            )
         return _joined(first, second)
 
     @override
