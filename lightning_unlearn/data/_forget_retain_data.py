@@ -57,7 +57,8 @@ class ForgetRetainData(pl.LightningDataModule):
             may learn them afresh instead of remembering them. Say so in a report, or give other data about the same things.
         order: Which retain rows go with which forget rows, and how long an epoch is: see :class:`RandomOrder`,
             :class:`CyclicOrder`, :class:`SequentialOrder`. Where a loader has ``drop_last=True``, whole batches of both are
-            visited. Defaults to none.
+            visited. With an order, a fit that is resumed inside an epoch goes on where it was; a plain ``DataLoader``
+            starts its epoch anew, as in any fit. Defaults to none.
         seed: Of every order.
 
     Raises:
