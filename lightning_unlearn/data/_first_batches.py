@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_unlearn.data._loaders import Seeded, batch_size_of, rows_of, visited
-from lightning_unlearn.data._resumable_loader import ResumableLoader
+from lightning_unlearn.data._combined import one_loader
+from lightning_unlearn.data._loaders import Seeded, batch_size_of, makes_its_own_batches, rows_of, visited
 
 
 def first_batches(loader: Any, count: int) -> list[Any]:
@@ -27,7 +27,8 @@ def first_batches(loader: Any, count: int) -> list[Any]:
         return [dict(zip(loader, part, strict=True)) for part in parts]
     if isinstance(loader, Sequence) and any(isinstance(part, DataLoader) for part in loader):
         return [list(part) for part in zip(*(first_batches(part, count) for part in loader), strict=False)]
-    if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
+    loader = one_loader(loader)
+    if loader is None or isinstance(loader, Iterator):
         return []
     return list(islice(_rows_in_order(loader) if _has_rows(loader) else Seeded(loader), count))
 
@@ -36,7 +37,7 @@ def _has_rows(loader: Any) -> bool:
     """Whether batches can be made from the rows of its data set: not if a subclass makes them in its own ``__iter__``."""
     return (
         isinstance(loader, DataLoader)
-        and type(loader).__iter__ in (DataLoader.__iter__, ResumableLoader.__iter__)
+        and not makes_its_own_batches(loader)
         and not isinstance(loader.dataset, IterableDataset)
         and batch_size_of(loader) is not None
         and hasattr(loader.dataset, "__len__")
