@@ -5,7 +5,7 @@ from lightning_unlearn.engine._captured import CapturedRows, CapturingPass
 from lightning_unlearn.engine._combine import combine_
 from lightning_unlearn.engine._decided_readout import decided_readout
 from lightning_unlearn.engine._gradients import GradientEngine
-from lightning_unlearn.engine._isolation import isolated, remember_rng
+from lightning_unlearn.engine._isolation import isolated, remember_buffers, remember_python_state, remember_rng
 from lightning_unlearn.engine._observed import ObservedGradient
 from lightning_unlearn.engine._optimizer_state import load_optimizer_state, optimizer_state
 from lightning_unlearn.engine._products import Row, inner_products
@@ -44,6 +44,8 @@ __all__ = [
     "refuse_manual_optimization",
     "refuse_optimizers",
     "refuse_tensor_parallel",
+    "remember_buffers",
+    "remember_python_state",
     "remember_rng",
     "sharded_like",
     "sharding_groups",

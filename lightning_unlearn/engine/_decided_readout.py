@@ -12,7 +12,7 @@ from lightning_unlearn.data import first_batches
 from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._readout_check import Compared, compared, unnoticed
 from lightning_unlearn.readouts import Readout, TrainingStepReadout, choose_readout
-from lightning_unlearn.runtime import drawing_from, on_every_rank
+from lightning_unlearn.runtime import seeded, on_every_rank
 
 _BATCHES = 3
 
@@ -98,7 +98,7 @@ def _settled(trainer: pl.Trainer, module: pl.LightningModule, readout: Readout, 
 def _on_device(trainer: pl.Trainer, module: pl.LightningModule, given: Sequence[Any]) -> list[Any]:
     engine = GradientEngine(module, trainer)
     try:
-        with drawing_from(0):  # random augmentation of rows, and of batches on their way to the device
+        with seeded(0):  # random augmentation of rows, and of batches on their way to the device
             batches = list(given) or first_batches(_training_loader(trainer), _BATCHES)
             return [engine.to_device(batch) for batch in batches]
     except Exception:  # data of the user's that are not ready yet may raise anything: then nothing is checked

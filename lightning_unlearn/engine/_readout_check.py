@@ -14,7 +14,7 @@ from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._isolation import isolated
 from lightning_unlearn.functional.likelihood import mean_or_zero
 from lightning_unlearn.readouts import CUTS, Readout, how_close, own_loss
-from lightning_unlearn.runtime import drawing_from, eval_without_grad
+from lightning_unlearn.runtime import seeded, eval_without_grad
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class Compared:
 def unnoticed(trainer: pl.Trainer, module: pl.LightningModule, function: Callable[[Any], T], batch: Any) -> T:
     """``function(batch)`` in evaluation mode and without a graph; module, logs and random states are as before."""
     engine = GradientEngine(module, trainer)
-    with isolated(trainer, module), eval_without_grad(module), drawing_from(0):
+    with isolated(trainer, module), eval_without_grad(module), seeded(0):
         return engine.forward(function, batch)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.data import ForgetStream
-from lightning_unlearn.engine import GradientEngine, decided_readout
+from lightning_unlearn.engine import GradientEngine, decided_readout, remember_buffers, remember_python_state
 from lightning_unlearn.objectives import Objective, refuse_without_logits
 from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout, choose_readout
@@ -79,7 +79,7 @@ class ForgetLoss:
     def __call__(self, batch: Any, *, saw: Callable[[Likelihood], None]) -> Tensor:
         """The loss, ``[]``, with a graph; ``saw`` is called with the network's prediction."""
         # The reference first: it may switch the adapter off, or swap weights, which must not happen to a graph in use.
-        original = None if self.reference is None else self.reference(self._reading, batch)
+        original = None if self.reference is None else self._original(self.reference, batch)
         student = self._reading(self._network, batch)
         saw(student)
         loss: Tensor = self._objective(student, original)
@@ -100,6 +100,17 @@ class ForgetLoss:
         # Each rank swept its share of the data; in later epochs an example may come to another rank.
         _share_among_ranks(reference, engine.world_size)
 
+
+    def _original(self, reference: Reference, batch: Any) -> Likelihood:
+        if self._reading.gives_logits:
+            return reference(self._reading, batch)
+        # A step may carry a hidden state, a queue, a counter: the network's pass should start where the reference's did.
+        put_back = [remember(self._module) for remember in (remember_buffers, remember_python_state)]
+        try:
+            return reference(self._reading, batch)
+        finally:
+            for restore in put_back:
+                restore()
 
     def _read_by(self, readout: Readout) -> None:
         refuse_without_logits(self._objective, readout)

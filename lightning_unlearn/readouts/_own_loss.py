@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.readouts._cutting import CUTS, Cut, content_of, glimpse_of
-from lightning_unlearn.runtime import drawing_from, eval_without_grad, local, without_logging
+from lightning_unlearn.runtime import seeded, eval_without_grad, local, without_logging
 
 
 def seed_of_step(part: Any) -> int:
@@ -34,7 +34,7 @@ def own_loss(network: nn.Module, part: Any, seed: int) -> Tensor | None:
     Raises:
         ValueError: If it does not return a scalar, ``{"loss": scalar}`` or ``None``.
     """
-    with drawing_from(seed), without_logging(network):
+    with seeded(seed), without_logging(network):
         try:
             output = _step(network, part)
         except RuntimeError:
@@ -95,7 +95,10 @@ def _adds_up(network: nn.Module, parts: Any, whole: Tensor) -> bool:
         return False
     alone = torch.stack(rows)
     made_up = torch.stack([alone.mean(), alone.sum()])
-    return bool(torch.isclose(made_up, whole.expand(2), rtol=how_close(network), atol=1e-7).any())
+    # Closer than two ways to compute a loss have to be: near the start of training all examples have much the same loss, and
+    # a mean over tokens is nearly that over examples. Devices differ more from batch size to batch size than a CPU does.
+    close = how_close(network) / (100 if whole.device.type == "cpu" else 10)
+    return bool(torch.isclose(made_up, whole.expand(2), rtol=close, atol=1e-7).any())
 
 
 def _step(network: nn.Module, part: Any) -> Any:

@@ -1,10 +1,10 @@
 """Support for passes through a network: ranks, shards, modes, threads, a hash of weights."""
 
 from lightning_unlearn.runtime._checksum import checksum
-from lightning_unlearn.runtime._draws import drawing_from
 from lightning_unlearn.runtime._folders import writable_folder
 from lightning_unlearn.runtime._logging import without_logging
 from lightning_unlearn.runtime._modes import eval_mode, eval_without_grad
+from lightning_unlearn.runtime._random_states import seeded
 from lightning_unlearn.runtime._ranks import data_share, on_every_rank
 from lightning_unlearn.runtime._sharding import local, reshard
 from lightning_unlearn.runtime._threads import map_in_threads
@@ -12,13 +12,13 @@ from lightning_unlearn.runtime._threads import map_in_threads
 __all__ = [
     "checksum",
     "data_share",
-    "drawing_from",
     "eval_mode",
     "eval_without_grad",
     "local",
     "map_in_threads",
     "on_every_rank",
     "reshard",
+    "seeded",
     "without_logging",
     "writable_folder",
 ]

@@ -9,16 +9,16 @@ import torch
 
 
 @contextmanager
-def drawing_from(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Draw random numbers from ``seed``; afterwards torch (on all devices), numpy and Python are where they were.
 
     Args:
         seed: In ``[0, 2**63)``.
 
     Example:
-        >>> with drawing_from(7):
+        >>> with seeded(7):
         ...     first = torch.rand(2)
-        >>> with drawing_from(7):
+        >>> with seeded(7):
         ...     again = torch.rand(2)
         >>> torch.equal(first, again)
         True
