@@ -54,8 +54,10 @@ class Shape(pl.LightningModule):
     @classmethod
     def loader(cls, seed: int, size: int = 16, batch_size: int = 4) -> DataLoader[Any]:
         def make(generator: Any) -> Any:
-            return {k: part(generator) for k, part in cls.parts.items()} if isinstance(cls.parts, dict) else tuple(
-                part(generator) for part in cls.parts
+            return (
+                {k: part(generator) for k, part in cls.parts.items()}
+                if isinstance(cls.parts, dict)
+                else tuple(part(generator) for part in cls.parts)
             )
 
         return DataLoader(Rows(make, seed, size), batch_size=batch_size, collate_fn=cls.collate)

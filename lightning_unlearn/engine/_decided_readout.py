@@ -12,7 +12,7 @@ from lightning_unlearn.data import first_batches
 from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._readout_check import Compared, compared, unnoticed
 from lightning_unlearn.readouts import Readout, TrainingStepReadout, choose_readout
-from lightning_unlearn.runtime import seeded, on_every_rank
+from lightning_unlearn.runtime import on_every_rank, seeded
 
 _BATCHES = 3
 
@@ -74,7 +74,7 @@ def _checked(
         if verdicts[0].error is None:  # else it is meant for forget batches, which may be of another form
             rank_zero_warn(
                 f"`{readout!r}` should compute what `training_step` does, up to a constant factor. Found that {verdicts[0]}. "
-                "It is used all the same: what is forgotten is not what you train on. `TrainingStepReadout()` uses your loss."
+                "It is used all the same, though it is not what you train on. `TrainingStepReadout()` uses your own loss."
             )
         return readout
     rank_zero_info(

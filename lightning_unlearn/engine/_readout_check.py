@@ -14,7 +14,7 @@ from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._isolation import isolated
 from lightning_unlearn.functional.likelihood import mean_or_zero
 from lightning_unlearn.readouts import CUTS, Readout, how_close, own_loss
-from lightning_unlearn.runtime import seeded, eval_without_grad
+from lightning_unlearn.runtime import eval_without_grad, seeded
 
 T = TypeVar("T")
 
@@ -62,7 +62,9 @@ class Compared:
         if self.error is not None:
             return f"it cannot read the first training batch ({self.error})"
         mean, loss = (sum(values) / len(values) for values in (self.entropies, self.losses))
-        return f"its cross-entropy on the first training examples is {mean:.4g}, the loss of `training_step` is {loss:.4g}"
+        return (
+            f"its cross-entropy on the first training examples is {mean:.4g}, the loss of `training_step` is {loss:.4g}"
+        )
 
 
 def unnoticed(trainer: pl.Trainer, module: pl.LightningModule, function: Callable[[Any], T], batch: Any) -> T:
@@ -73,7 +75,11 @@ def unnoticed(trainer: pl.Trainer, module: pl.LightningModule, function: Callabl
 
 
 def compared(
-    trainer: pl.Trainer, module: pl.LightningModule, readout: Readout, batches: Sequence[Any], close: float | None = None
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    readout: Readout,
+    batches: Sequence[Any],
+    close: float | None = None,
 ) -> Compared:
     """Compare ``readout`` with ``training_step`` on parts of ``batches``, which are on the device. Collective."""
     measuring = readout.for_measuring()

@@ -51,7 +51,12 @@ class ForgetLoss:
         # If the choice of the readout turns out wrong, a resumed fit cannot copy the original any more: its weights have
         # been restored by then.
         self._spare: FrozenCopy | None = None
-        if reference is None and readout is None and isinstance(self.reference, CachedLogLikelihood) and kind != "fsdp1":
+        if (
+            reference is None
+            and readout is None
+            and isinstance(self.reference, CachedLogLikelihood)
+            and kind != "fsdp1"
+        ):
             self._spare = FrozenCopy(on_cpu=True)
             self._spare.attach(module)
 
@@ -99,7 +104,6 @@ class ForgetLoss:
         engine.forward(lambda all_batches: reference.sweep(self._reading, all_batches), batches)
         # Each rank swept its share of the data; in later epochs an example may come to another rank.
         _share_among_ranks(reference, engine.world_size)
-
 
     def _original(self, reference: Reference, batch: Any) -> Likelihood:
         if self._reading.gives_logits:

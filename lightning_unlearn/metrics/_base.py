@@ -41,7 +41,11 @@ class KnowledgeMetric(Metric):
 
     @abstractmethod
     def scores_of(self, prediction: Any) -> Tensor:
-        """Score of each example of a :class:`Prediction`, ``[B]``; of any :class:`Likelihood` without ``needs_logits``. The caller drops scores of examples without a supervised row."""
+        """Score of each example, ``[B]``. The caller drops scores of examples without a supervised row.
+
+        Args:
+            prediction: A :class:`Prediction`; with ``needs_logits = False`` any :class:`Likelihood`.
+        """
 
     @override
     def update(self, prediction: Likelihood, index: Tensor | None = None) -> None:

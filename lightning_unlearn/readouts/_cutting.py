@@ -62,7 +62,7 @@ def as_list_of_examples(batch: Any) -> list[Any] | None:
     return [batch[j : j + 1] for j in range(len(batch))] if _is_sequence(batch) and len(batch) else None
 
 
-CUTS: tuple[Cut, ...] = (along_first_axis, along_lists, as_list_of_examples)
+CUTS = (along_first_axis, along_lists, as_list_of_examples)
 """The forms that are tried, the most usual first."""
 
 
@@ -121,7 +121,9 @@ def _like(whole: Any, parts: list[Any]) -> Any:
     if isinstance(whole, Mapping):
         named = dict(zip(whole, parts, strict=True))
         return named if type(whole) is dict else type(whole)(named)  # type: ignore[call-arg]
-    return type(whole)(*parts) if hasattr(whole, "_fields") else type(whole)(parts)  # a named tuple takes them one by one
+    return (
+        type(whole)(*parts) if hasattr(whole, "_fields") else type(whole)(parts)
+    )  # a named tuple takes them one by one
 
 
 def _is_sequence(value: Any) -> bool:

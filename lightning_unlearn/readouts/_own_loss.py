@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.readouts._cutting import CUTS, Cut, content_of, glimpse_of
-from lightning_unlearn.runtime import seeded, eval_without_grad, local, without_logging
+from lightning_unlearn.runtime import eval_without_grad, local, seeded, without_logging
 
 
 def seed_of_step(part: Any) -> int:
@@ -63,7 +63,7 @@ def no_rows(network: nn.Module) -> Tensor:
 
 
 def find_cut(network: nn.Module, batch: Any) -> Cut | None:
-    """How to cut batches of one, so that their losses make up that of ``batch`` in evaluation mode; ``None`` if none does."""
+    """How to cut batches of one whose losses make up that of ``batch`` in evaluation mode; ``None`` if there is no way."""
     cuts = [cut for cut in CUTS if len(cut(batch) or ()) > 1]
     with eval_without_grad(network):
         whole = own_loss(network, batch, seed=0) if cuts else None

@@ -420,8 +420,11 @@ class Opaque:
 
 
 class OpaqueReadout(ClassificationReadout):
-    def _split(self, batch: Any) -> tuple[Tensor, Tensor]:
-        return batch.inputs, batch.labels
+    def __call__(self, network: nn.Module, batch: Any) -> Any:
+        return super().__call__(network, (batch.inputs, batch.labels))
+
+    def keys(self, batch: Any) -> list[str]:
+        return super().keys((batch.inputs, batch.labels))
 
 
 def test_what_cannot_be_is_refused_by_name() -> None:

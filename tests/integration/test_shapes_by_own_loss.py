@@ -77,7 +77,10 @@ def test_npo_starts_at_its_value_there_and_everything_is_measured(name: str) -> 
 
     check = Look({"relearn": Relearn(steps=2, mode="full")}, every_n_epochs=0)
     fit(SHAPES[name], Unlearn(NPO(beta=0.1)), check)
-    if not SHAPES[name].draws or name in ("variational autoencoder", "diffusion"):  # else dropout is in the student alone
+    if not SHAPES[name].draws or name in (
+        "variational autoencoder",
+        "diffusion",
+    ):  # else dropout is in the student alone
         assert seen[0] == pytest.approx(20 * math.log(2), rel=1e-4)
     metrics = {"loss"} if name not in READ_BY_LOGITS else {"probability", "token_nll", "specificity"}
     assert {o.metric for o in check.observations} == metrics

@@ -4,7 +4,6 @@ import math
 
 from lightning_unlearn.observation import Observation
 
-
 LOSS = "loss"
 """Name of the user's own loss: its units are not known, so two of them are compared by their ratio."""
 

@@ -91,7 +91,11 @@ def test_content_key_is_the_same_everywhere() -> None:
 @pytest.mark.parametrize(
     ("batch", "options", "wanted"),
     [
-        ({"image": X, "kind": Y}, {}, r"two parts, inputs and labels, or .* Found a mapping with keys \['image', 'kind'\]"),
+        (
+            {"image": X, "kind": Y},
+            {},
+            r"two parts, inputs and labels, or .* Found a mapping with keys \['image', 'kind'\]",
+        ),
         ([X], {}, "two parts, inputs and labels, or .* Found a list of 1"),
         ((X, Y, Y), {}, "two parts, inputs and labels, or .* Found a tuple of 3"),
         (3.0, {}, "two parts, inputs and labels, or .* Found a float"),
@@ -137,7 +141,9 @@ def test_named_parts_are_passed_by_name_and_whole(kind: type[Masked]) -> None:
 
 
 def test_a_part_that_the_network_does_not_take_is_not_dropped() -> None:
-    with pytest.raises(ValueError, match=r"take all parts of a batch by name: \['x', 'mask', 'weight'\]. Found `forward\("):
+    with pytest.raises(
+        ValueError, match=r"take all parts of a batch by name: \['x', 'mask', 'weight'\]. Found `forward\("
+    ):
         ClassificationReadout()(Masked(), {"x": X, "mask": X, "weight": X, "labels": Y})
 
 

@@ -17,9 +17,7 @@ from lightning_unlearn.readouts import TrainingStepReadout
 from lightning_unlearn.references import CachedLogLikelihood, FrozenCopy, choose_reference
 
 every = pytest.mark.parametrize("kind", OWN_LOSSES, ids=lambda kind: kind.__name__)
-without_draws = pytest.mark.parametrize(
-    "kind", [k for k in OWN_LOSSES if k is not VAE], ids=lambda kind: kind.__name__
-)
+without_draws = pytest.mark.parametrize("kind", [k for k in OWN_LOSSES if k is not VAE], ids=lambda kind: kind.__name__)
 
 
 def double(value: Any) -> Any:
@@ -245,7 +243,9 @@ def test_one_row_per_batch_is_not_cached_and_a_copy_is_chosen() -> None:
     readout = TrainingStepReadout().settled(module, batch)
     reference = CachedLogLikelihood()
     reference.attach(module)
-    with pytest.raises(ValueError, match=r"one likelihood per batch, and batches are shuffled anew. Use `FrozenCopy\(\)`"):
+    with pytest.raises(
+        ValueError, match=r"one likelihood per batch, and batches are shuffled anew. Use `FrozenCopy\(\)`"
+    ):
         reference.sweep(readout, [batch])
     assert isinstance(choose_reference(NPO(), module, readout), FrozenCopy)
 
