@@ -63,8 +63,8 @@ class Measure(Audit):
         for name, metric in self.metrics.items():
             if metric.needs_logits and not readout.gives_logits:
                 raise ValueError(
-                    f"`{type(metric).__name__}`, measured as `{name}`, should get logits. Found `{readout!r}`, which gives the "
-                    "loss of `training_step` and nothing else. Measure `Loss()`, or leave `metrics` out; or write a "
+                    f"`{type(metric).__name__}`, measured as `{name}`, should get logits. Found `{readout!r}`, which gives "
+                    "the loss of `training_step` and nothing else. Measure `Loss()`, or leave `metrics` out; or write a "
                     "`Readout` of your own, which gives a `Prediction`."
                 )
         return self.metrics

@@ -18,11 +18,22 @@ _TRAINING_BATCHES = 32
 """The most batches of a user's own training data to observe: a check should not take as long as an epoch."""
 
 
-def measuring_readout(trainer: pl.Trainer, pl_module: pl.LightningModule, given: Readout | None = None) -> Readout:
+def measuring_readout(
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    given: Readout | None = None,
+    probes: Mapping[str, DataSource] | None = None,
+) -> Readout:
     """The readout for measuring: ``given``, else that of an ``Unlearn``, else what the fit has decided on."""
     theirs = [c.readout for c in callbacks_of(trainer, Unlearn) if c.readout is not None]
     given = given or (theirs[0] if theirs else None)
-    return decided_readout(trainer, pl_module, given).for_measuring()
+    return decided_readout(trainer, pl_module, given, lambda: _any_probe(trainer, probes or {})).for_measuring()
+
+
+def _any_probe(trainer: pl.Trainer, given: Mapping[str, DataSource]) -> Any:
+    for name, source in given.items():
+        return loader_of(source, name, trainer)
+    return find_forget(trainer, "RecoveryCheck")
 
 
 def find_probes(trainer: pl.Trainer, readout: Readout, given: Mapping[str, DataSource]) -> dict[str, Iterable[Any]]:

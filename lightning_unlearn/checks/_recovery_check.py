@@ -222,7 +222,7 @@ class RecoveryCheck(pl.Callback):
         self.control_source = control.source
 
     def _examined(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Examined:
-        readout = measuring_readout(trainer, pl_module, self.readout)
+        readout = measuring_readout(trainer, pl_module, self.readout, self.probes)
         engine = GradientEngine(pl_module, trainer)
 
         def attack_batches() -> list[Any]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -24,9 +24,9 @@ def decided_readout(
     trainer: pl.Trainer,
     module: pl.LightningModule,
     given: Readout | None = None,
-    batches: Sequence[Any] = (),
+    spare: Callable[[], Any] | None = None,
 ) -> Readout:
-    """How the network of a fit is read: what everybody in the fit uses. Decided once, on the first training batch.
+    """How the network of a fit is read: what everybody in the fit uses. Decided once, on the first training batches.
 
     A default is checked: its cross-entropy on a few examples has to be the loss of ``training_step``, up to a constant
     factor. If it is not, the user's own loss takes its place, with a line that says so. A readout that was given is kept;
@@ -38,14 +38,15 @@ def decided_readout(
         trainer: The trainer of the fit.
         module: Its module, on the device.
         given: What the user gave; ``None`` to choose.
-        batches: Batches to check it on. Defaults to the first of what the fit trains on.
+        spare: Opens other data of the same kind, where no training batch can be had: outside of a fit, before it starts,
+            or if the training data can be gone through only once.
     """
     data = id(trainer.fit_loop._data_source.instance)
     known = _decided.setdefault(trainer, [])
     for whose, source, asked, decision in known:
         if whose() is module and source == data and asked is given:
             return decision
-    batches = _on_device(trainer, module, batches)
+    batches = _on_device(trainer, module, spare)
     decision = _decide(trainer, module, given, batches)
     if batches:  # without a batch nothing was checked: asked again later
         known.append((ref(module), data, given, decision))
@@ -73,8 +74,9 @@ def _checked(
     if was_given:
         if verdicts[0].error is None:  # else it is meant for forget batches, which may be of another form
             rank_zero_warn(
-                f"`{readout!r}` should compute what `training_step` does, up to a constant factor. Found that {verdicts[0]}. "
-                "It is used all the same, though it is not what you train on. `TrainingStepReadout()` uses your own loss."
+                f"`{readout!r}` should compute what `training_step` does, up to a constant factor. Found that "
+                f"{verdicts[0]}. It is used all the same, though it is not what you train on. `TrainingStepReadout()` uses your "
+                "own loss."
             )
         return readout
     rank_zero_info(
@@ -95,11 +97,13 @@ def _settled(trainer: pl.Trainer, module: pl.LightningModule, readout: Readout, 
     return settled.for_mean() if any(on_every_rank(settled.why_not_cached)) else settled
 
 
-def _on_device(trainer: pl.Trainer, module: pl.LightningModule, given: Sequence[Any]) -> list[Any]:
+def _on_device(trainer: pl.Trainer, module: pl.LightningModule, spare: Callable[[], Any] | None) -> list[Any]:
     engine = GradientEngine(module, trainer)
     try:
         with seeded(0):  # random augmentation of rows, and of batches on their way to the device
-            batches = list(given) or first_batches(_training_loader(trainer), _BATCHES)
+            batches = first_batches(_training_loader(trainer), _BATCHES)
+            if not batches and spare is not None:
+                batches = first_batches(spare(), _BATCHES)
             return [engine.to_device(batch) for batch in batches]
     except Exception:  # data of the user's that are not ready yet may raise anything: then nothing is checked
         return []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
-from lightning_unlearn.data import first_batches, in_order
+from lightning_unlearn.data import in_order
 from lightning_unlearn.engine import decided_readout
 from lightning_unlearn.finetuning._recipe import Recipe
 from lightning_unlearn.readouts import Readout
@@ -83,7 +83,7 @@ class FinetuneFirst(pl.Callback):
         forget, retain = in_order(data.forget_dataloader()), in_order(data.retain.loader())
         # Lightning moves the module to its device only after `setup`.
         pl_module.to(trainer.strategy.root_device)
-        readout = decided_readout(trainer, pl_module, batches=first_batches(retain, 3))
+        readout = decided_readout(trainer, pl_module, spare=lambda: retain)
         network = readout.find_network(pl_module)
         if self.control:  # first, from the same start, which it leaves as it was
             self.control_weights = self._made_control(trainer, network, readout, self._loader([retain]))

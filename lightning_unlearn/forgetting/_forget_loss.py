@@ -60,17 +60,18 @@ class ForgetLoss:
             self._spare = FrozenCopy(on_cpu=True)
             self._spare.attach(module)
 
-    def decide(self, trainer: pl.Trainer, *, resumes: bool) -> None:
+    def decide(self, trainer: pl.Trainer, forget: Iterable[Any], *, resumes: bool) -> None:
         """Use the readout that the fit decides on when it starts. May change the reference, if nobody gave one.
 
         Collective: every rank must call it.
 
         Args:
             trainer: The trainer of the fit.
+            forget: The forget loader: the decision is made on it if no training batch can be had.
             resumes: Whether the network has moved away from the original already.
         """
         before = self._network
-        self._read_by(decided_readout(trainer, self._module, self._given_readout))
+        self._read_by(decided_readout(trainer, self._module, self._given_readout, lambda: forget))
         spare, self._spare = self._spare, None
         wanted = self._chosen() if self._given is None else self._given
         if type(wanted) is not type(self.reference):

@@ -152,7 +152,7 @@ class Unlearn(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the forget stream, cache what the reference needs, and continue where a checkpoint left off."""
         assert self._loss is not None, "`on_fit_start` was called"
-        self._loss.decide(trainer, resumes=bool(self._restored))
+        self._loss.decide(trainer, self._loader, resumes=bool(self._restored))
         self._rewrite = TransformsInOrder(self.transforms, self._engine)
         self._rewrite.attach(pl_module)
         self._merger = Merger(self._engine, self.projector, self.weight, self._rewrite)

@@ -27,7 +27,7 @@ from _ranks import run_ranks
 from _shapes import tiny_seq2seq
 from lightning.pytorch.strategies import DDPStrategy
 from peft import LoraConfig, get_peft_model
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -330,8 +330,8 @@ def test_it_teaches_first_by_the_own_loss() -> None:
 
 
 def test_outside_of_a_fit_it_is_decided_too() -> None:
-    check = RecoveryCheck()
-    quiet(callbacks=[check]).validate(Validated(), datamodule=data_of(Segmentation), verbose=False)
+    check = RecoveryCheck(probes={"forget": Segmentation.loader(1), "retain": Segmentation.loader(0)})
+    quiet(callbacks=[check]).validate(Validated(), Segmentation.loader(0), verbose=False)
     assert {o.metric for o in check.observations} == {"loss"}
     assert {o.split for o in check.observations} == {"forget", "retain"}
 
@@ -347,7 +347,10 @@ class Translated(Shape):
     parts = {"input_ids": integer(20, 6), "attention_mask": lambda g: torch.ones(6).long(), "labels": integer(20, 4)}
 
     def build(self) -> None:
-        self.model = get_peft_model(tiny_seq2seq().eval(), LoraConfig(target_modules=["q", "v"], r=2))
+        self.model = get_peft_model(tiny_seq2seq(), LoraConfig(target_modules=["q", "v"], r=2)).train()
+        for part in self.model.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = 0.0  # or the network would differ from the original from the start
 
     def loss(self, batch: Any) -> Tensor:
         return self.model(**batch).loss
@@ -361,7 +364,17 @@ def test_an_adapter_inside_the_module_is_switched_off_for_the_original() -> None
         def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
             seen.append(float(trainer.callback_metrics["unlearn/forget"]))
 
-    fit(Translated().eval(), unlearn, Look())
+    fit(Translated(), unlearn, Look())
     assert isinstance(unlearn._loss.reference, AdapterDisabled)
     assert seen[0] == pytest.approx(20 * 0.6931472, rel=1e-3)
     assert seen[-1] != seen[0]
+
+
+def test_data_that_can_be_gone_through_only_once_are_not_touched() -> None:
+    batches = list(Softmax.loader(0))
+    once = iter(batches)
+    unlearn = Unlearn(NPO(), forget=Softmax.loader(1, 8))
+    trainer = quiet(callbacks=[unlearn], max_steps=len(batches), num_sanity_val_steps=0)
+    trainer.fit(Softmax(), once)
+    assert trainer.global_step == len(batches)
+    assert isinstance(unlearn._loss.readout, TrainingStepReadout)

@@ -41,7 +41,7 @@ def choose_source(
     if stream is None and not isinstance(directions, PerExample):
         # The cheapest: the fit computes this gradient anyway.
         return FitGradient(engine, params, storage, per_micro_batch=per_micro_batch)
-    chosen = _readout(engine, readout)
+    chosen = _readout(engine, readout, stream)
     network = chosen.find_network(engine.module)
     device: Any = engine.module.device
     objective.to(device)
@@ -59,11 +59,11 @@ def choose_source(
     return RetainSet(engine, stream, retain_loss, params, storage, per_micro_batch=per_micro_batch)
 
 
-def _readout(engine: GradientEngine, given: Readout | None) -> Readout:
+def _readout(engine: GradientEngine, given: Readout | None, stream: ForgetStream | None) -> Readout:
     module: Any = engine.module
     if engine.trainer is None:
         return choose_readout(module) if given is None else given
-    return decided_readout(engine.trainer, module, given)
+    return decided_readout(engine.trainer, module, given, lambda: () if stream is None else stream.loader)
 
 
 def _refuse_own_loss(readout: Readout) -> None:
