@@ -4,7 +4,7 @@ from lightning_unlearn.engine._add import add_gradient_, adds_in_place
 from lightning_unlearn.engine._captured import CapturedRows, CapturingPass
 from lightning_unlearn.engine._combine import combine_
 from lightning_unlearn.engine._gradients import GradientEngine
-from lightning_unlearn.engine._isolation import isolated, remember_rng
+from lightning_unlearn.engine._isolation import isolated, random_numbers_kept, state_kept
 from lightning_unlearn.engine._observed import ObservedGradient
 from lightning_unlearn.engine._optimizer_state import load_optimizer_state, optimizer_state
 from lightning_unlearn.engine._products import Row, inner_products
@@ -39,12 +39,13 @@ __all__ = [
     "load_optimizer_state",
     "optimizer_state",
     "own_share",
+    "random_numbers_kept",
     "refuse_manual_optimization",
     "refuse_optimizers",
     "refuse_tensor_parallel",
-    "remember_rng",
     "sharded_like",
     "sharding_groups",
+    "state_kept",
     "strategy_kind",
     "sum_by_scope",
     "unscaled",

@@ -159,7 +159,7 @@ class Unlearn(pl.Callback):
         self.objective.to(pl_module.device)
         rank, world_size = data_share(trainer)
         self._stream = ForgetStream(self._loader, order=self._order, seed=self.seed, rank=rank, world_size=world_size)
-        self._batches = ForgetBatches(self._engine, self._stream, self._loss.readout)
+        self._batches = ForgetBatches(self._engine, self._stream, self._loss.readout, seed=self.seed)
         # A resumed fit must not sweep: its weights are no longer the original's. The checkpoint holds the cache.
         if not self._restore():
             self._loss.sweep(self._engine, self._stream)
@@ -243,9 +243,10 @@ class Unlearn(pl.Callback):
         self._restored = state_dict
 
     def forget_loss(self, batch: Any) -> Tensor:
-        """The objective on one forget micro-batch."""
+        """The objective on one forget micro-batch, as :class:`ForgetBatches` gives it."""
         assert self._loss is not None, "the fit has started"
-        return self._loss(batch, saw=self._batches.saw_prediction)
+        with self._batches.opened(batch) as own:
+            return self._loss(own, saw=self._batches.saw_prediction)
 
     def _original_loss(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> ForgetLoss:
         return ForgetLoss(self.objective, pl_module, self.readout, self.reference, strategy_kind(trainer))
