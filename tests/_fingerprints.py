@@ -21,8 +21,10 @@ class Log(DummyLogger):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[tuple[str, float, int]] = []
+        self.ours: list[tuple[str, float]] = []
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        self.ours += [(k, float(v)) for k, v in metrics.items() if k.startswith(OURS)]
         # Lightning adds "epoch" to each set of values that it sends, and sends ours, too.
         self.seen += [(k, float(v), step or 0) for k, v in metrics.items() if not k.startswith(("epoch", *OURS))]
 
@@ -39,7 +41,9 @@ def bits(value: Any) -> Any:
         return "generator", bits(value.get_state())
     if isinstance(value, Mapping):
         return type(value).__name__, [(str(k), bits(v)) for k, v in value.items()]
-    if isinstance(value, (list, tuple, set)):
+    if isinstance(value, set):
+        return "set", sorted(repr(v) for v in value)
+    if isinstance(value, (list, tuple)):
         return type(value).__name__, [bits(v) for v in value]
     if isinstance(value, (bool, int, float, str, bytes, type(None))):
         return type(value).__name__, repr(value)

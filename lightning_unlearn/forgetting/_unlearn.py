@@ -27,6 +27,7 @@ from lightning_unlearn.forgetting._refusals import (
 from lightning_unlearn.forgetting._saved_parts import SavedParts
 from lightning_unlearn.forgetting._step_log import is_logged, log_step, warn_swallowed
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
+from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
@@ -41,6 +42,12 @@ class Unlearn(pl.Callback):
     The user's ``training_step``, hooks, logs, optimizer and scheduler stay as they are. The data their fit trains on is the
     retain data. Before each optimizer step, forget micro-batches are run through ``readout`` and ``objective``, as many as
     there were retain micro-batches, and the two gradients are merged. Clipping and the optimizer follow.
+
+    Forget passes move nothing of the user's. Dropout stays on, with random numbers of its own, and BatchNorm normalises by
+    the forget batch, but buffers, hidden states, counters, metrics and random generators are put back to the bit.
+
+    The module's own ``on_after_backward`` sees the retain gradient alone. Its ``on_before_optimizer_step``, the place for
+    Lightning's ``grad_norm``, comes after all callbacks, and sees the merged one; with ``optimizer``, the retain gradient.
 
     Logged each step: the two losses, ``unlearn/forget`` and ``unlearn/retain``. Logged every ``log_every_n_steps``:
 
@@ -154,7 +161,7 @@ class Unlearn(pl.Callback):
         assert self._loss is not None, "`on_fit_start` was called"
         self._rewrite = TransformsInOrder(self.transforms, self._engine)
         self._rewrite.attach(pl_module)
-        self._merger = Merger(self._engine, self.projector, self.weight, self._rewrite)
+        self._merger = Merger(self._engine, self.projector, self.weight, self._rewrite, ZeroGradient(self.objective))
         self._realised = RealisedStep()
         self.objective.to(pl_module.device)
         rank, world_size = data_share(trainer)

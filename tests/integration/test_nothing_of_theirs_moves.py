@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
-import torch
 from _fingerprints import Log, differences, fingerprint
 from _modules import quiet
 from _shapes import SHAPES, Shape
