@@ -94,7 +94,8 @@ def _restored(module: nn.Module, remember: Sequence[Callable[[nn.Module], Restor
 def remember_buffers(module: nn.Module) -> Restore:
     """Buffers, which they are and their values; and parameters that a forward pass may write to."""
     places = [(m._buffers, dict(m._buffers)) for m in module.modules() if m._buffers]
-    values = KeptTensors([*module.buffers(), *written_in_forward(module)])
+    buffers = {id(b): b for _, then in places for b in then.values() if b is not None}
+    values = KeptTensors([*buffers.values(), *written_in_forward(module)])
 
     def restore() -> None:
         for now, then in places:

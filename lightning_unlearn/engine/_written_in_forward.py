@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 from itertools import takewhile
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
+
+_found: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, bool]], list[Tensor]]] = WeakKeyDictionary()
+"""What was found in a module, with its parameters and which of them were trained. It is asked in every step."""
 
 
 def written_in_forward(module: nn.Module) -> list[Tensor]:
@@ -14,8 +18,13 @@ def written_in_forward(module: nn.Module) -> list[Tensor]:
         >>> [len(written_in_forward(nn.Embedding(3, 2, max_norm=norm))) for norm in (None, 1.0)]
         [0, 1]
     """
-    tables = [m.weight for m in module.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.max_norm]
-    return [*tables, *moving_averages(module)]
+    now = [(id(p), p.requires_grad) for m in module.modules() for p in m._parameters.values() if p is not None]
+    before, found = _found.get(module, ([], []))
+    if now != before or not now:
+        tables = [m.weight for m in module.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.max_norm]
+        found = [*tables, *moving_averages(module)]
+        _found[module] = now, found
+    return found
 
 
 def moving_averages(module: nn.Module) -> list[Tensor]:
@@ -31,12 +40,15 @@ def moving_averages(module: nn.Module) -> list[Tensor]:
         >>> moving_averages(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False)))
         []
     """
-    named = [(name.split("."), p) for name, p in module.named_parameters()]
-    frozen = [(parts, p) for parts, p in named if not p.requires_grad]
+    named = list(module.named_parameters())
+    trained = [(name.split("."), p.shape) for name, p in named if p.requires_grad]
+    shapes = {shape for _, shape in trained}
+    # By shape first, for names take longer: beside adapters, thousands of frozen weights have no twin.
+    frozen = [(name.split("."), p) for name, p in named if not p.requires_grad and p.shape in shapes]
     if not frozen:
         return []
-    trained = {(*parts[i:], p.shape) for parts, p in named if p.requires_grad for i in range(len(parts))}
-    return [p for parts, p in frozen if any((*parts[i:], p.shape) in trained for i in _starts(parts))]
+    ends = {(*parts[i:], shape) for parts, shape in trained for i in range(len(parts))}
+    return [p for parts, p in frozen if any((*parts[i:], p.shape) in ends for i in _starts(parts))]
 
 
 def _starts(parts: list[str]) -> range:

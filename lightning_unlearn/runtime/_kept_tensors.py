@@ -32,20 +32,22 @@ class KeptTensors:
 
     def put_back(self) -> None:
         """Write the values back."""
-        for mode in (False, True):
-            # Tensors that were made in inference mode can be written to there only.
-            pairs = [(t, value) for t, value in self._kept if t.is_inference() == mode]
+        # Tensors that were made in inference mode can be written to there only.
+        in_inference_mode = [pair for pair in self._kept if pair[0].is_inference()]
+        others = self._kept if not in_inference_mode else [p for p in self._kept if not p[0].is_inference()]
+        for pairs, mode in ((others, False), (in_inference_mode, True)):
             if pairs:
                 with torch.inference_mode(mode), torch.no_grad():
                     _write_(pairs)
 
 
 def _write_(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    # `.data` does not raise the version counter that autograd goes by.
-    now = [(local(tensor).data, value) for tensor, value in pairs]
-    reshaped = [i for i, (data, value) in enumerate(now) if data.shape != value.shape]
-    for i in reshaped:
-        pairs[i][0].data = now[i][1]  # resized in place, or given other data
-    same = [pair for i, pair in enumerate(now) if i not in reshaped]
-    if same:
-        torch._foreach_copy_([data for data, _ in same], [value for _, value in same])
+    now, values = [], []
+    for tensor, value in pairs:
+        # `.data` does not raise the version counter that autograd goes by.
+        data = local(tensor).data
+        if data.shape != value.shape:
+            tensor.data = data = value.clone()  # it was resized in place, or given other data
+        now.append(data)
+        values.append(value)
+    torch._foreach_copy_(now, values)  # one operation for all: on a device, their number is what costs

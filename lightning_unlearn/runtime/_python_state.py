@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import random
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 from weakref import ProxyType, ReferenceType
@@ -49,60 +49,84 @@ class PythonState:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._namespaces: list[tuple[dict[str, Any], dict[str, Any], frozenset[str]]] = []
+        self._namespaces: list[tuple[dict[str, Any], dict[str, Any], int, Collection[str]]] = []
+        self._mappings: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._others: list[Callable[[], None]] = []
         tensors: list[Tensor] = []
         seen: dict[int, Any] = {}  # the objects themselves, or an id could be given to another one
-        left: list[Any] = list(module.modules())
+        left = self._modules(module, seen)
         while left:
             value = left.pop()
-            if type(value) in _UNCHANGING or id(value) in seen:
+            if id(value) in seen:
                 continue
             seen[id(value)] = value
             if isinstance(value, Tensor):
                 tensors += [value] if _has_values(value) else []
+            elif isinstance(value, nn.Module):
+                left += self._modules(value, seen)  # one that hides in a list, for example
             else:
-                left.extend(self._inside(value))
+                left += [part for part in self._inside(value) if type(part) not in _UNCHANGING]
         self._tensors = KeptTensors(tensors)
 
     def put_back(self) -> None:
         """Put everything back."""
-        for now, then, of_torch in self._namespaces:
-            for name in [name for name in now if name not in then and name not in of_torch]:
+        for now, then, length, of_torch in self._namespaces:
+            if len(now) == length and all(map(operator.is_, map(now.get, then), then.values())):
+                continue
+            for name in now.keys() - then.keys() - _TORCHS_OWN - set(of_torch):
                 del now[name]
-            for name, value in then.items():
-                if now.get(name, _MISSING) is not value:
-                    now[name] = value
+            now.update({name: value for name, value in then.items() if name not in of_torch})
+        for here, entries in self._mappings:
+            if not _has_same_values(here, entries):
+                # The methods of the base class: a `Counter` adds in `update`, and others refuse it.
+                kind: Any = OrderedDict if isinstance(here, OrderedDict) else dict
+                kind.clear(here)
+                kind.update(here, entries)
         for put_back in self._others:
             put_back()
         self._tensors.put_back()
 
-    def _inside(self, value: Any) -> Iterator[Any]:
-        """Remember the entries of ``value``, and give those that could change in place."""
-        if isinstance(value, nn.Module):
-            # A module in a list, or hidden behind one: its own modules are not among those we started with.
-            yield from value.children() if type(value).__name__ != "FullyShardedDataParallel" else ()
+    def _modules(self, module: nn.Module, seen: dict[int, Any]) -> list[Any]:
+        """Remember the attributes of all modules in ``module``. Returns those that could change in place."""
+        # In a network with adapters there are thousands of modules, each with some twenty attributes of torch's own: the
+        # work on them is left to operations on whole collections.
+        left: list[Any] = []
+        for part in module.modules():
+            seen[id(part)] = part
+            if type(part).__name__ == "FullyShardedDataParallel":
+                continue  # its attributes are those of the pass that is running
+            now = part.__dict__
+            then = {name: now[name] for name in now.keys() - _TORCHS_OWN}
             # FSDP1 lets a plain attribute stand in for a parameter while it is gathered.
-            yield from self._attributes(value.__dict__, _TORCHS_OWN.union(value._parameters))
-        elif isinstance(value, (list, deque)):
+            self._namespaces.append((now, then, len(now), tuple(part._parameters)))
+            left += [value for value in then.values() if type(value) not in _UNCHANGING]
+        return left
+
+    def _inside(self, value: Any) -> Iterable[Any]:
+        """Remember the entries of ``value``. Returns those that could change in place."""
+        if isinstance(value, dict):
+            self._mappings.append((value, dict(value)))
+            return value.values()
+        if isinstance(value, (list, deque)):
             self._others.append(_of_sequence(value))
-            yield from value if len(value) <= _LONG else ()
-        elif isinstance(value, dict):
-            self._others.append(_of_mapping(value))
-            yield from value.values()
-        elif isinstance(value, set):
+            return value if len(value) <= _LONG else ()
+        if isinstance(value, tuple):
+            return value
+        if isinstance(value, set):
             self._others.append(_of_set(value))
-        elif isinstance(value, tuple):
-            yield from value
         elif (put_back := _of_numbers(value)) is not None:
             self._others.append(put_back)
         elif _holds_data(value):
-            yield from self._attributes(value.__dict__, frozenset())
+            now = value.__dict__
+            self._namespaces.append((now, dict(now), len(now), ()))
+            return list(now.values())
+        return ()
 
-    def _attributes(self, now: dict[str, Any], of_torch: frozenset[str]) -> list[Any]:
-        then = {name: value for name, value in now.items() if name not in of_torch}
-        self._namespaces.append((now, then, of_torch))
-        return list(then.values())
+
+def _has_same_values(now: Mapping[Any, Any], then: Mapping[Any, Any]) -> bool:
+    """Whether two mappings hold the same objects, in the same order. Without a loop in Python, for there are many."""
+    same = operator.is_
+    return len(now) == len(then) and all(map(same, now, then)) and all(map(same, now.values(), then.values()))
 
 
 def _of_sequence(now: Any) -> Callable[[], None]:
@@ -111,21 +135,6 @@ def _of_sequence(now: Any) -> Callable[[], None]:
     def put_back() -> None:
         now.clear()
         now.extend(then)
-
-    return put_back
-
-
-def _of_mapping(now: dict[Any, Any]) -> Callable[[], None]:
-    then = dict(now)
-    # The methods of the base class: a `Counter` adds in `update`, and others refuse it.
-    kind: Any = OrderedDict if isinstance(now, OrderedDict) else dict
-
-    def put_back() -> None:
-        same = operator.is_
-        if len(now) == len(then) and all(map(same, now, then)) and all(map(same, now.values(), then.values())):
-            return
-        kind.clear(now)
-        kind.update(now, then)
 
     return put_back
 
