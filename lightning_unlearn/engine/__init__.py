@@ -4,7 +4,7 @@ from lightning_unlearn.engine._add import add_gradient_, adds_in_place
 from lightning_unlearn.engine._captured import CapturedRows, CapturingPass
 from lightning_unlearn.engine._combine import combine_
 from lightning_unlearn.engine._gradients import GradientEngine
-from lightning_unlearn.engine._isolation import isolated, random_numbers_kept, state_kept
+from lightning_unlearn.engine._isolation import isolated, isolated_but_for_weights, random_numbers_kept, state_kept
 from lightning_unlearn.engine._observed import ObservedGradient
 from lightning_unlearn.engine._optimizer_state import load_optimizer_state, optimizer_state
 from lightning_unlearn.engine._products import Row, inner_products
@@ -36,6 +36,7 @@ __all__ = [
     "inner_products",
     "is_fsdp1",
     "isolated",
+    "isolated_but_for_weights",
     "load_optimizer_state",
     "optimizer_state",
     "own_share",

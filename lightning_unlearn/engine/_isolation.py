@@ -1,24 +1,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import lightning.pytorch as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_unlearn.engine._set_aside import without_logging
 from lightning_unlearn.engine._written_in_forward import written_in_forward
 from lightning_unlearn.runtime import KeptTensors, PythonState, remember_random_states, reshard
 
 Restore = Callable[[], None]
+Remember = Callable[[nn.Module], Restore]
 
 _kept: set[int] = set()
 """What is being kept: ``id`` of modules, and of the random generators. Inside, it need not be kept again."""
 
 
-@contextmanager
-def isolated(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
+def isolated(trainer: pl.Trainer, pl_module: pl.LightningModule) -> AbstractContextManager[None]:
     """Let anything happen to the module, then restore it bit for bit, also after an exception.
 
     Restored are what :func:`state_kept` and :func:`random_numbers_kept` restore, ``.grad`` (the same tensors), and
@@ -28,10 +28,20 @@ def isolated(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[Non
     Inside, gradients are enabled, inference mode is off, ``self.log`` is muted, and compiled modules run eagerly, because
     torch silently ignores hooks that are put on a compiled module.
     """
+    return _isolated(pl_module, REMEMBERED)
+
+
+def isolated_but_for_weights(trainer: pl.Trainer, pl_module: pl.LightningModule) -> AbstractContextManager[None]:
+    """As :func:`isolated`, but parameters that a forward pass may write to are not restored: for changes of weights."""
+    return _isolated(pl_module, [remember_buffers_alone, *REMEMBERED[1:]])
+
+
+@contextmanager
+def _isolated(pl_module: pl.LightningModule, remembered: Sequence[Remember]) -> Iterator[None]:
     # FSDP2 keeps gathered weights after a forward pass. Let go of them before, or attacks would change the copies, and
     # after, or the fit would go on with copies that an attack has left.
     reshard(pl_module)
-    with _restored(pl_module, REMEMBERED, {id(pl_module), id(_kept)}), ExitStack() as stack:
+    with _restored(pl_module, remembered, {id(pl_module), id(_kept)}), ExitStack() as stack:
         stack.callback(reshard, pl_module)
         # Validation runs under inference mode or `no_grad`, where an attack could not compute gradients.
         stack.enter_context(torch.inference_mode(False))
@@ -79,7 +89,7 @@ def random_numbers_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _restored(module: nn.Module, remember: Sequence[Callable[[nn.Module], Restore]], kept: set[int]) -> Iterator[None]:
+def _restored(module: nn.Module, remember: Sequence[Remember], kept: set[int]) -> Iterator[None]:
     restorers = [remember_one(module) for remember_one in remember]
     new = kept - _kept
     _kept.update(new)
@@ -92,10 +102,19 @@ def _restored(module: nn.Module, remember: Sequence[Callable[[nn.Module], Restor
 
 
 def remember_buffers(module: nn.Module) -> Restore:
-    """Buffers, which they are and their values; and parameters that a forward pass may write to."""
+    """Buffers, and parameters that a forward pass may write to."""
+    return _remember_tensors(module, written_in_forward(module))
+
+
+def remember_buffers_alone(module: nn.Module) -> Restore:
+    """Buffers: which they are, and their values."""
+    return _remember_tensors(module, [])
+
+
+def _remember_tensors(module: nn.Module, params: Sequence[Tensor]) -> Restore:
     places = [(m._buffers, dict(m._buffers)) for m in module.modules() if m._buffers]
     buffers = {id(b): b for _, then in places for b in then.values() if b is not None}
-    values = KeptTensors([*buffers.values(), *written_in_forward(module)])
+    values = KeptTensors([*buffers.values(), *params])
 
     def restore() -> None:
         for now, then in places:
@@ -132,7 +151,7 @@ def remember_rng(module: nn.Module) -> Restore:
     return remember_random_states()
 
 
-REMEMBERED = [
+REMEMBERED: list[Remember] = [
     remember_buffers,
     remember_gradients,
     remember_python_state,
