@@ -51,7 +51,7 @@ class PythonState:
     def __init__(self, module: nn.Module) -> None:
         self._namespaces: list[tuple[dict[str, Any], dict[str, Any], int, Collection[str]]] = []
         self._mappings: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
-        self._others: list[Callable[[], None]] = []
+        self._others: list[Callable[[], object]] = []
         tensors: list[Tensor] = []
         seen: dict[int, Any] = {}  # the objects themselves, or an id could be given to another one
         left = self._modules(module, seen)
@@ -150,14 +150,14 @@ def _of_set(now: set[Any]) -> Callable[[], None]:
     return put_back
 
 
-def _of_numbers(value: Any) -> Callable[[], None] | None:
+def _of_numbers(value: Any) -> Callable[[], object] | None:
     """What puts back an array or a random generator; ``None`` for anything else."""
     if isinstance(value, np.ndarray):
         array = value.copy()
         return lambda: np.copyto(value, array)
     if isinstance(value, torch.Generator):
         numbers = value.get_state()
-        return lambda: value.set_state(numbers) and None
+        return lambda: value.set_state(numbers)
     if isinstance(value, np.random.Generator):
         bits = value.bit_generator.state
         return lambda: setattr(value.bit_generator, "state", bits)

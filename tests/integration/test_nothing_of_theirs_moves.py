@@ -74,10 +74,10 @@ def test_passes_through_the_training_step_move_nothing(name: str) -> None:
     assert all(any(t is not None and t.any() for t in row) for row, _ in besides.rows)
 
 
-def at_work(shape: Shape, **kwargs: Any) -> list[pl.Callback]:
+def at_work(shape: Shape, weight: float = TINY) -> list[pl.Callback]:
     """Our callbacks as one would use them, but for the weight."""
     return [
-        Unlearn(GradientAscent(), weight=TINY, forget=shape.forget(shuffle=True), **kwargs),
+        Unlearn(GradientAscent(), weight=weight, forget=shape.forget(shuffle=True)),
         StepGuard(Monitor()),
         RecoveryCheck({"int4": Quantize(bits=4), "relearn": Relearn(steps=2)}, every_n_steps=3),
     ]
@@ -93,3 +93,8 @@ def test_with_a_weight_that_vanishes_a_fit_is_the_plain_fit(name: str, kwargs: d
     if name not in WITH_LOGITS and not hasattr(lightning_unlearn.readouts, "TrainingStepReadout"):
         pytest.skip("no readout runs this shape")
     assert differences(fit(SHAPES[name], at_work(SHAPES[name]), **kwargs), fit(SHAPES[name], [], **kwargs)) == []
+
+
+@pytest.mark.parametrize("name", ["BatchNorm and dropout", "metrics and counters"])
+def test_a_weight_of_1e_30_vanishes_beside_any_gradient_that_is_not_zero(name: str) -> None:
+    assert differences(fit(SHAPES[name], at_work(SHAPES[name], weight=1e-30)), fit(SHAPES[name], [])) == []
