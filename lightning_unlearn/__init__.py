@@ -1,6 +1,6 @@
 """Make a model forget inside the PyTorch Lightning fit you already have, and prove it."""
 
-from lightning_unlearn.attacks import Attack, Quantize, Relearn
+from lightning_unlearn.attacks import Attack, Quantize, Recalibrate, Relearn
 from lightning_unlearn.audits import Audit
 from lightning_unlearn.callbacks import (
     ApplyEdit,
@@ -99,6 +99,7 @@ __all__ = [
     "Readout",
     "RecoveryCheck",
     "Reference",
+    "Recalibrate",
     "Relearn",
     "RobustnessReport",
     "RowMask",

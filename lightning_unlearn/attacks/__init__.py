@@ -2,6 +2,7 @@
 
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._quantize import Quantize
+from lightning_unlearn.attacks._recalibrate import Recalibrate
 from lightning_unlearn.attacks._relearn import Relearn
 
-__all__ = ["Attack", "BatchLoss", "Quantize", "Relearn"]
+__all__ = ["Attack", "BatchLoss", "Quantize", "Recalibrate", "Relearn"]

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -24,7 +24,8 @@ class Attack(ABC):
         family: The kind of attack. To the report ``"quant"``, ``"prune"`` and ``"merge"`` are what people do in good faith
             to use a model; every other kind, such as ``"relearn"``, is an adversary.
         unit: What a point counts, for axes and tables: ``"bits"``, ``"step"``.
-        needs_data: Whether the attack trains on ``batches``.
+        needs_data: Which ``batches`` it should be given: ``"attack"``, an attacker's own, or ``"retain"``, what the fit
+            keeps. ``None``, the default, for none.
 
     Example:
         >>> import torch
@@ -38,14 +39,14 @@ class Attack(ABC):
 
     family: ClassVar[str]
     unit: ClassVar[str]
-    needs_data: ClassVar[bool] = False
+    needs_data: ClassVar[Literal["attack", "retain"] | None] = None
 
     @abstractmethod
     def __call__(
         self,
         network: nn.Module,
         *,
-        batches: Sequence[Any] = (),
+        batches: Iterable[Any] = (),
         loss: BatchLoss | None = None,
         engine: GradientEngine | None = None,
     ) -> AbstractContextManager[Iterator[int]]:
@@ -53,7 +54,7 @@ class Attack(ABC):
 
         Args:
             network: The live network, perturbed in place.
-            batches: What the attacker has to train on, on the network's device.
+            batches: What the attacker has to train on, on the network's device. They may be loaded one by one.
             loss: What the attacker minimises on a batch.
             engine: How gradients are computed under the strategy in use. Defaults to plain autograd.
         """

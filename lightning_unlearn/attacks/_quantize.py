@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Literal
 
@@ -95,7 +95,7 @@ class Quantize(Attack):
         self,
         network: nn.Module,
         *,
-        batches: Sequence[Any] = (),
+        batches: Iterable[Any] = (),
         loss: BatchLoss | None = None,
         engine: GradientEngine | None = None,
     ) -> Iterator[Iterator[int]]:

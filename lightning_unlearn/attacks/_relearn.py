@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import cycle, islice
 from typing import Any, ClassVar, Literal
@@ -39,7 +39,7 @@ class Relearn(Attack):
 
     family: ClassVar[str] = "relearn"
     unit: ClassVar[str] = "step"
-    needs_data: ClassVar[bool] = True
+    needs_data: ClassVar[Literal["attack", "retain"] | None] = "attack"
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Relearn(Attack):
         self,
         network: nn.Module,
         *,
-        batches: Sequence[Any] = (),
+        batches: Iterable[Any] = (),
         loss: BatchLoss | None = None,
         engine: GradientEngine | None = None,
     ) -> Iterator[Iterator[int]]:

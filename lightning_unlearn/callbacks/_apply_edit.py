@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from lightning_unlearn.data import DataSource, in_order, loader_of
 from lightning_unlearn.edits import Edit, EditRecord
-from lightning_unlearn.engine import GradientEngine, decided_readout, isolated, strategy_kind
+from lightning_unlearn.engine import GradientEngine, decided_readout, isolated_but_for_weights, strategy_kind
 from lightning_unlearn.forgetting import forget_source
 from lightning_unlearn.readouts import Readout
 
@@ -104,7 +104,7 @@ class ApplyEdit(pl.Callback):
         # Made here, not in `setup`: only now has the strategy wrapped the module.
         engine = GradientEngine(pl_module, trainer)
         readout = decided_readout(trainer, pl_module, self.readout)
-        with isolated(trainer, pl_module):
+        with isolated_but_for_weights(trainer, pl_module):
             self.record = self.edit(
                 readout.find_network(pl_module),
                 forget=self._batches(self._forget, engine) if self.edit.needs_forget else (),

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +11,8 @@ from torch import nn
 
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, Probe
+from lightning_unlearn.checks._probes import find_retain
+from lightning_unlearn.data import in_order
 from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.observation import NOT_ATTACKED, Observation
@@ -42,6 +44,13 @@ class Examined:
     def engine(self) -> GradientEngine:
         """Runs the network under the strategy of the fit."""
         return GradientEngine(self.module, self.trainer)
+
+    def batches_for(self, attack: Attack) -> Iterable[Any]:
+        """What an attack is to be given, on the device."""
+        if attack.needs_data == "retain":
+            # One by one: this may be all that the fit trains on.
+            return map(self.engine.to_device, in_order(find_retain(self.trainer)))
+        return self.attack_batches() if attack.needs_data else ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class AuditsUnderAttack:
 
     def _attacked(self, name: str, attack: Attack, examined: Examined) -> list[Observation]:
         network, loss, readout = examined.network, CrossEntropy(), examined.readout.for_mean()
-        batches = examined.attack_batches() if attack.needs_data else ()
+        batches = examined.batches_for(attack)
         about: dict[str, Any] = {"attack": name, "attack_config": _settings(attack), "family": attack.family}
         observations: list[Observation] = []
         try:

@@ -82,6 +82,17 @@ def find_attack_data(trainer: pl.Trainer, given: DataSource | None) -> Iterable[
     return data.attack_dataloader() if hasattr(data, "attack_dataloader") else find_forget(trainer, "RecoveryCheck")
 
 
+def find_retain(trainer: pl.Trainer) -> Iterable[Any]:
+    """What the fit trains on, for attacks that need retain data."""
+    loader = _training_loader(trainer)
+    if not isinstance(loader, Iterable) or isinstance(loader, Mapping):
+        raise ValueError(
+            "An attack that needs retain data should find one training loader. Found "
+            f"`{type(loader).__name__}`. Fit on one loader, or leave the attack out."
+        )
+    return loader
+
+
 def find_forget(trainer: pl.Trainer, who: str) -> Iterable[Any]:
     """The forget data of an ``Unlearn``, else the datamodule's."""
     given = [c.forget for c in callbacks_of(trainer, Unlearn) if c.forget is not None]

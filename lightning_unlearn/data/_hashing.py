@@ -1,19 +1,8 @@
-"""Random numbers that depend on given numbers only (seed, epoch, position), and not on what was drawn before."""
-
-from hashlib import blake2b
+"""Orders that depend on given numbers only (seed, epoch), and not on what was drawn before."""
 
 import torch
 
-
-def hash_of(*numbers: int) -> int:
-    """A 63-bit number that depends on each of ``numbers`` and on their order.
-
-    Example:
-        >>> hash_of(1, 2) != hash_of(2, 1)
-        True
-    """
-    digest = blake2b(repr(numbers).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+from lightning_unlearn.runtime import hash_of
 
 
 def shuffled(size: int, *seeds: int) -> list[int]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -21,7 +17,7 @@ from torch.utils.data import (
     Subset,
 )
 
-from lightning_unlearn.data._hashing import hash_of
+from lightning_unlearn.runtime import hash_of, seeded
 
 _MOST_BATCHES = 100_000
 """More batches are not waited for: an endless stream would be gone through for ever, without a word."""
@@ -140,7 +136,7 @@ class Seeded:
     def __iter__(self) -> Iterator[Any]:
         iterator: Iterator[Any] | None = None
         for number in count(self._start):
-            with _random_states(hash_of(*self._seeds, number)):
+            with seeded(hash_of(*self._seeds, number)):
                 # Inside, since `iter` draws as well: a shuffled order, and the base seed of the workers.
                 iterator = iter(self.loader) if iterator is None else iterator
                 try:
@@ -163,16 +159,3 @@ class _Selected(Subset[Any]):
         """The entity of each selected row, if the whole data set names entities."""
         entities = self.dataset.entities  # type: ignore[attr-defined]
         return [entities[i] for i in self.indices]
-
-
-@contextmanager
-def _random_states(seed: int) -> Iterator[None]:
-    states = _collect_rng_states(include_cuda=False)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    # Not `torch.manual_seed`, which would seed the accelerators too: their states are not put back.
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        _set_rng_states(states)

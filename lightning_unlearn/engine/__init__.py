@@ -5,7 +5,14 @@ from lightning_unlearn.engine._captured import CapturedRows, CapturingPass
 from lightning_unlearn.engine._combine import combine_
 from lightning_unlearn.engine._decided_readout import decided_readout
 from lightning_unlearn.engine._gradients import GradientEngine
-from lightning_unlearn.engine._isolation import isolated, remember_buffers, remember_python_state, remember_rng
+from lightning_unlearn.engine._isolation import (
+    isolated,
+    isolated_but_for_weights,
+    random_numbers_kept,
+    remember_buffers,
+    remember_python_state,
+    state_kept,
+)
 from lightning_unlearn.engine._observed import ObservedGradient
 from lightning_unlearn.engine._optimizer_state import load_optimizer_state, optimizer_state
 from lightning_unlearn.engine._products import Row, inner_products
@@ -38,17 +45,19 @@ __all__ = [
     "inner_products",
     "is_fsdp1",
     "isolated",
+    "isolated_but_for_weights",
     "load_optimizer_state",
     "optimizer_state",
     "own_share",
+    "random_numbers_kept",
     "refuse_manual_optimization",
     "refuse_optimizers",
     "refuse_tensor_parallel",
     "remember_buffers",
     "remember_python_state",
-    "remember_rng",
     "sharded_like",
     "sharding_groups",
+    "state_kept",
     "strategy_kind",
     "sum_by_scope",
     "unscaled",

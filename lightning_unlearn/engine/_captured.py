@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.engine._gradients import _SMALLEST_SCALE, GradientEngine
+from lightning_unlearn.engine._isolation import random_numbers_kept, state_kept
 from lightning_unlearn.engine._products import Row
 from lightning_unlearn.engine._uses import Product, Use, noted_uses
 from lightning_unlearn.functional.rows import Piece, SumOfPieces
@@ -121,14 +122,16 @@ class CapturingPass:
         captured = CapturedRows(list(rows.values()), self._params)
         first = 0
         for batch, size in zip(batches, sizes, strict=True):
-            values, uses, scale = self._at_a_finite_scale(losses, batch, size, count)
-            # Through the engine: norms are run again for their gradients, and need the fit's autocast.
-            for pieces in self._engine.forward(lambda uses: [use.pieces(scale) for use in uses], uses):  # noqa: B023
-                for p in self._wanted.intersection(pieces):
-                    rows[p].add(first, pieces[p])
-            if not self._has_agreed and first == 0:
-                tolerance = max((use.tolerance for use in uses), default=0.0)
-                self._has_agreed = self._agrees(values * (scale / count), scale, captured, tolerance)
+            # Until the last backward of this batch: only the engine's own passes end with their state put back.
+            with random_numbers_kept(), state_kept(self._engine.module):
+                values, uses, scale = self._at_a_finite_scale(losses, batch, size, count)
+                # Through the engine: norms are run again for their gradients, and need the fit's autocast.
+                for pieces in self._engine.forward(lambda uses: [use.pieces(scale) for use in uses], uses):  # noqa: B023
+                    for p in self._wanted.intersection(pieces):
+                        rows[p].add(first, pieces[p])
+                if not self._has_agreed and first == 0:
+                    tolerance = max((use.tolerance for use in uses), default=0.0)
+                    self._has_agreed = self._agrees(values * (scale / count), scale, captured, tolerance)
             first += size
         return captured
 

@@ -75,8 +75,8 @@ def _checked(
         if verdicts[0].error is None:  # else it is meant for forget batches, which may be of another form
             rank_zero_warn(
                 f"`{readout!r}` should compute what `training_step` does, up to a constant factor. Found that "
-                f"{verdicts[0]}. It is used all the same, though it is not what you train on. `TrainingStepReadout()` uses your "
-                "own loss."
+                f"{verdicts[0]}. It is used all the same, though it is not what you train on. `TrainingStepReadout()` uses "
+                "your own loss."
             )
         return readout
     rank_zero_info(

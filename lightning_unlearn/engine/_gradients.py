@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.engine._isolation import random_numbers_kept, state_kept
 from lightning_unlearn.engine._products import Row, inner_products
 from lightning_unlearn.engine._set_aside import gradients_set_aside
 from lightning_unlearn.engine._strategy import process_group, strategy_kind
@@ -21,7 +22,11 @@ _BUCKET_BYTES = 25 << 20
 class GradientEngine:
     """Extra forward and backward passes that do not disturb the step in flight, under any strategy.
 
-    Gradients in flight are set aside by pointer, ``self.log`` is muted, and passes run in the precision of the fit.
+    Gradients in flight are set aside by pointer, ``self.log`` is muted, and passes run in the precision of the fit. Nothing
+    else moves either: each micro-batch starts from the buffers, hidden states, counters and metrics that the fit has, and
+    leaves them as they were, to the bit; random generators go on as if nothing had been drawn. So BatchNorm normalises by
+    the statistics of the batch where it is in training mode, and its running statistics stay. Inside of
+    :func:`isolated`, which restores all this itself, passes follow on each other.
 
     - **DDP.** The wrapper is bypassed, so that its reducer stays idle. The result is averaged over ranks once.
     - **FSDP2.** Its hooks are on the submodules, and work as usual.
@@ -68,12 +73,19 @@ class GradientEngine:
         # Batches of our own loaders never pass through the trainer's loops, which do this for the fit's.
         if self.trainer is None:
             return batch
-        batch = self.trainer.precision_plugin.convert_input(batch)
-        batch = self.module._on_before_batch_transfer(batch)  # type: ignore[operator]  # a LightningModule's
-        return self.trainer.strategy.batch_to_device(batch, device=self.trainer.strategy.root_device, dataloader_idx=0)
+        # The user's hooks may augment at random, count, and log.
+        with random_numbers_kept(), state_kept(self.module), without_logging(self.module):
+            batch = self.trainer.precision_plugin.convert_input(batch)
+            batch = self.module._on_before_batch_transfer(batch)  # type: ignore[operator]  # a LightningModule's
+            device = self.trainer.strategy.root_device
+            return self.trainer.strategy.batch_to_device(batch, device=device, dataloader_idx=0)
 
     def forward(self, function: Callable[[Any], T], batch: Any) -> T:
         """Return ``function(batch)``, called as the strategy requires. ``function`` runs the module or a part of it."""
+        with random_numbers_kept(), state_kept(self.module):
+            return self._forward(function, batch)
+
+    def _forward(self, function: Callable[[Any], T], batch: Any) -> T:
         if self.trainer is None:
             return function(batch)
         strategy = self.trainer.strategy
@@ -141,8 +153,8 @@ class GradientEngine:
 
     def backward(self, loss: Callable[[Any], Tensor], batch: Any) -> Tensor:
         """Run ``loss`` forward and backward with the gradients in flight set aside. Hooks must take what is to be kept."""
-        with gradients_set_aside(self.module), torch.enable_grad():
-            value = self.forward(loss, batch)
+        with random_numbers_kept(), state_kept(self.module), gradients_set_aside(self.module), torch.enable_grad():
+            value = self._forward(loss, batch)
             value.backward()
         return value.detach().float()
 
@@ -166,11 +178,13 @@ class GradientEngine:
         self, loss: Callable[[Any], Tensor], batches: Sequence[Any], params: Sequence[Tensor], scale: float
     ) -> tuple[Row, Tensor]:
         losses = []
-        with gradients_set_aside(self.module, params), torch.enable_grad():
+        # Random numbers go on from one micro-batch to the next, and start again where an attempt is repeated.
+        with random_numbers_kept(), gradients_set_aside(self.module, params), torch.enable_grad():
             for batch in batches:
-                value = self.forward(loss, batch)
-                # Gradients of several micro-batches add up in `p.grad`, as they do in the user's own accumulation.
-                (value * scale).backward()
+                with state_kept(self.module):
+                    value = self._forward(loss, batch)
+                    # Gradients of several micro-batches add up in `p.grad`, as they do in the user's own accumulation.
+                    (value * scale).backward()
                 losses.append(value.detach().float())
             return [p.grad for p in params], torch.stack(losses)
 

@@ -1,63 +1,126 @@
 from __future__ import annotations
 
-import copy
-from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
-from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from torch import Tensor, nn
 
-from lightning_unlearn.runtime import local, reshard, without_logging
+from lightning_unlearn.engine._written_in_forward import written_in_forward
+from lightning_unlearn.runtime import KeptTensors, PythonState, remember_random_states, reshard, without_logging
 
 Restore = Callable[[], None]
+Remember = Callable[[nn.Module], Restore]
+
+_kept: set[int] = set()
+"""What is being kept: ``id`` of modules, and of the random generators. Inside, it need not be kept again."""
 
 
-@contextmanager
-def isolated(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
+def isolated(trainer: pl.Trainer, pl_module: pl.LightningModule) -> AbstractContextManager[None]:
     """Let anything happen to the module, then restore it bit for bit, also after an exception.
 
-    Restored are buffers, ``.grad`` (the same tensors), ``requires_grad``, train and eval modes, plain Python state (metrics
-    included), and the random number generators of torch, numpy and Python. Parameters are not: an attack restores the
-    weights that it changes. Trainer loops, optimizers, schedulers and loaders are never entered, so they need no snapshot.
+    Restored are what :func:`state_kept` and :func:`random_numbers_kept` restore, ``.grad`` (the same tensors), and
+    ``requires_grad``. Parameters are not: an attack restores the weights that it changes. Trainer loops, optimizers,
+    schedulers and loaders are never entered, so they need no snapshot.
 
     Inside, gradients are enabled, inference mode is off, ``self.log`` is muted, and compiled modules run eagerly, because
     torch silently ignores hooks that are put on a compiled module.
     """
+    return _isolated(pl_module, REMEMBERED)
+
+
+def isolated_but_for_weights(trainer: pl.Trainer, pl_module: pl.LightningModule) -> AbstractContextManager[None]:
+    """As :func:`isolated`, but parameters that a forward pass may write to are not restored: for changes of weights."""
+    return _isolated(pl_module, [remember_buffers_alone, *REMEMBERED[1:]])
+
+
+@contextmanager
+def _isolated(pl_module: pl.LightningModule, remembered: Sequence[Remember]) -> Iterator[None]:
     # FSDP2 keeps gathered weights after a forward pass. Let go of them before, or attacks would change the copies, and
     # after, or the fit would go on with copies that an attack has left.
     reshard(pl_module)
-    restorers = [remember(pl_module) for remember in REMEMBERED]
-    fx_name = pl_module._current_fx_name
+    with _restored(pl_module, remembered, {id(pl_module), id(_kept)}), ExitStack() as stack:
+        stack.callback(reshard, pl_module)
+        # Validation runs under inference mode or `no_grad`, where an attack could not compute gradients.
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(without_logging(pl_module))
+        yield
+
+
+@contextmanager
+def state_kept(module: nn.Module) -> Iterator[None]:
+    """Let a pass through ``module`` move nothing of it: what is no gradient is put back to the bit.
+
+    That is: buffers (statistics of norms, queues, vectors of power iterations), averages of weights that a forward pass
+    updates, all that modules keep as plain attributes (hidden states, counters, lists, metrics), and train and eval modes.
+
+    Leave it only after backward, which may run parts of the forward pass again. Inside of another one, or of
+    :func:`isolated`, nothing is done twice.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with state_kept(norm):
+        ...     _ = norm(torch.randn(4, 2))
+        >>> norm.running_mean, int(norm.num_batches_tracked)
+        (tensor([0., 0.]), 0)
+    """
+    if id(module) in _kept:
+        yield
+        return
+    with _restored(module, [remember_buffers, remember_python_state], {id(module)}):
+        yield
+
+
+@contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """Let passes draw without a trace: afterwards all random generators go on from where they were.
+
+    Inside of another one, or of :func:`isolated`, nothing is done: what is drawn there goes on and on.
+    """
+    if id(_kept) in _kept:
+        yield
+        return
+    with _restored(nn.Module(), [remember_rng], {id(_kept)}):
+        yield
+
+
+@contextmanager
+def _restored(module: nn.Module, remember: Sequence[Remember], kept: set[int]) -> Iterator[None]:
+    restorers = [remember_one(module) for remember_one in remember]
+    new = kept - _kept
+    _kept.update(new)
     try:
-        with ExitStack() as stack:
-            # Validation runs under inference mode or `no_grad`, where an attack could not compute gradients.
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-            stack.enter_context(without_logging(pl_module))
-            yield
+        yield
     finally:
-        reshard(pl_module)
+        _kept.difference_update(new)
         for restore in restorers:
             restore()
-        pl_module._current_fx_name = fx_name
 
 
 def remember_buffers(module: nn.Module) -> Restore:
-    """Values of all buffers, BatchNorm's statistics among them."""
-    # Validation may run under inference mode. A copy made there would be an inference tensor.
-    with torch.inference_mode(False), torch.no_grad():
-        saved = [(b, local(b).detach().clone()) for b in module.buffers()]
+    """Buffers, and parameters that a forward pass may write to."""
+    return _remember_tensors(module, written_in_forward(module))
+
+
+def remember_buffers_alone(module: nn.Module) -> Restore:
+    """Buffers: which they are, and their values."""
+    return _remember_tensors(module, [])
+
+
+def _remember_tensors(module: nn.Module, params: Sequence[Tensor]) -> Restore:
+    places = [(m._buffers, dict(m._buffers)) for m in module.modules() if m._buffers]
+    buffers = {id(b): b for _, then in places for b in then.values() if b is not None}
+    values = KeptTensors([*buffers.values(), *params])
 
     def restore() -> None:
-        with torch.inference_mode(False), torch.no_grad():
-            for buffer, value in saved:
-                local(buffer).copy_(value)
+        for now, then in places:
+            if any(now.get(name) is not buffer for name, buffer in then.items()) or len(now) != len(then):
+                now.clear()
+                now.update(then)
+        values.put_back()
 
     return restore
 
@@ -77,86 +140,19 @@ def remember_gradients(module: nn.Module) -> Restore:
     return restore
 
 
-def remember_modes(module: nn.Module) -> Restore:
-    """Train or eval mode of each submodule."""
-    # Set one by one: `train()` would put all of them in the same mode, and call the user's override.
-    saved = [(m, m.training) for m in module.modules()]
-
-    def restore() -> None:
-        for m, training in saved:
-            m.training = training
-
-    return restore
-
-
 def remember_python_state(module: nn.Module) -> Restore:
-    """Numbers, strings, collections, arrays and unregistered tensors that modules keep as plain attributes.
-
-    The states and counters of torchmetrics are such attributes.
-    """
-    saved = [(m, {k: copy.deepcopy(v) for k, v in m.__dict__.items() if _is_plain(k, v)}) for m in module.modules()]
-
-    def restore() -> None:
-        for m, attributes in saved:
-            for name, value in attributes.items():
-                m.__dict__[name] = _put_back(m.__dict__.get(name), value)
-
-    return restore
+    """What modules keep as plain attributes, train and eval modes included."""
+    return PythonState(module).put_back
 
 
 def remember_rng(module: nn.Module) -> Restore:
     """Random number generators of torch (all devices), numpy and Python."""
-    states = _collect_rng_states()
-
-    def restore() -> None:
-        _set_rng_states(states)
-
-    return restore
+    return remember_random_states()
 
 
-REMEMBERED = [
+REMEMBERED: list[Remember] = [
     remember_buffers,
     remember_gradients,
-    remember_modes,
     remember_python_state,
     remember_rng,
 ]
-
-_SCALARS = (bool, int, float, complex, str, bytes, type(None), np.generic)
-_COLLECTIONS = (list, tuple, set, frozenset, deque)
-_MAPPINGS = (dict, Counter, OrderedDict, defaultdict)
-_OWN = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training"}
-
-
-def _put_back(now: Any, then: Any) -> Any:
-    """``then``, written into the object ``now`` where possible: others may hold a reference to that object."""
-    if type(now) is not type(then):
-        return then
-    if isinstance(now, (np.ndarray, Tensor)) and now.shape == then.shape:
-        now[...] = then
-    elif isinstance(now, list):
-        now[:] = then
-    elif isinstance(now, (set, dict)):
-        now.clear()
-        now.update(then)
-    elif isinstance(now, deque):
-        now.clear()
-        now.extend(then)
-    else:
-        return then
-    return now
-
-
-def _is_plain(name: str, value: Any) -> bool:
-    # torch keeps hooks in dictionaries of its own, by handles that still refer to them: those must not be replaced.
-    return name not in _OWN and not name.endswith("_hooks") and _is_data(value)
-
-
-def _is_data(value: Any) -> bool:
-    if isinstance(value, (*_SCALARS, np.ndarray)):
-        return True
-    if isinstance(value, Tensor):
-        return not value.requires_grad and value.is_leaf
-    if isinstance(value, _COLLECTIONS):
-        return all(_is_data(v) for v in value)
-    return isinstance(value, _MAPPINGS) and all(_is_data(v) for v in value.values())

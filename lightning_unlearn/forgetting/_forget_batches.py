@@ -1,29 +1,45 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.forgetting._overlap_check import OverlapCheck
+from lightning_unlearn.forgetting._small_batches import small_batches_explained
 from lightning_unlearn.forgetting._supervision_check import SupervisionCheck
 from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout
+from lightning_unlearn.runtime import data_share, hash_of, seed_random_states, seeded
+
+NumberedBatch = tuple[int, Any]
+"""A forget micro-batch on the device, with the seed of the random numbers that are drawn for it."""
+
+_PASSES = 1
+"""Tells the seeds of passes from those of the loader, which augments at the same positions."""
 
 
 class ForgetBatches:
     """Gives as many forget micro-batches per step as the step had retain micro-batches, and checks them.
 
+    Each has random numbers of its own, for augmentation on the device, dropout and the like: a pure function of seed,
+    position and rank. So a resumed fit draws the same, and the fit's own random numbers are not touched.
+
     Args:
         engine: Moves them to the device.
         stream: The forget data.
         readout: Gives each example a key, to find examples that are in both sets.
+        seed: Of the random numbers.
     """
 
-    def __init__(self, engine: GradientEngine, stream: ForgetStream, readout: Readout) -> None:
+    def __init__(self, engine: GradientEngine, stream: ForgetStream, readout: Readout, *, seed: int = 0) -> None:
         self._engine = engine
         self._stream = stream
         self._overlap = OverlapCheck(readout)
         self._supervision = SupervisionCheck(engine, stream.loader)
+        # Not the rank: processes that run the same examples together must draw the same numbers.
+        self._seeds = (seed, data_share(engine.trainer)[0], _PASSES)
         self._due = 0
 
     def saw_retain(self, batch: Any) -> None:
@@ -33,13 +49,22 @@ class ForgetBatches:
         if self._is_first_epoch():
             self._overlap.saw_retain(batch)
 
-    def take(self) -> list[Any]:
-        """The forget micro-batches that are due, on the device."""
-        batches = [self._engine.to_device(next(self._stream)) for _ in range(self._due)]
+    def take(self) -> list[NumberedBatch]:
+        """The forget micro-batches that are due."""
+        batches = [self._next() for _ in range(self._due)]
         self._due = 0
         if self._is_first_epoch():
-            self._overlap.saw_forget(batches)
+            self._overlap.saw_forget([batch for _, batch in batches])
         return batches
+
+    @contextmanager
+    def opened(self, numbered: NumberedBatch) -> Iterator[Any]:
+        """Run the micro-batch with its own random numbers: inside a pass of the engine, which puts back the fit's."""
+        # In each pass anew: one that is repeated at another loss scale draws the same.
+        seed, batch = numbered
+        seed_random_states(seed)
+        with small_batches_explained():
+            yield batch
 
     def saw_prediction(self, prediction: Likelihood) -> None:
         """Count what is supervised in a forget micro-batch."""
@@ -52,6 +77,12 @@ class ForgetBatches:
             ValueError: If all forget data has been seen without finding one, or at the end of the fit.
         """
         self._supervision.check(is_end=is_end)
+
+    def _next(self) -> NumberedBatch:
+        seed = hash_of(*self._seeds, self._stream.position)
+        batch = next(self._stream)
+        with seeded(seed):
+            return seed, self._engine.to_device(batch)
 
     def _is_first_epoch(self) -> bool:
         # After one epoch every retain example has been seen: checking again would find nothing new.

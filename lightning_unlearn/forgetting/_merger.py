@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_unlearn.engine import GradientEngine, Row, add_gradient_, adds_in_place, combine_
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
+from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
 from lightning_unlearn.projectors import ObservingProjector, Projector
 
 BatchLoss = Callable[[Any], Tensor]
@@ -24,6 +25,7 @@ class Merger:
         projector: How the two are merged; ``None`` for their sum.
         weight: Factor on the forget gradient.
         transforms: Rewrite the forget gradient first.
+        zero: Is shown what was measured, and may want more of it.
     """
 
     def __init__(
@@ -32,11 +34,13 @@ class Merger:
         projector: Projector | None,
         weight: float,
         transforms: TransformsInOrder | None = None,
+        zero: ZeroGradient | None = None,
     ) -> None:
         self._engine = engine
         self._projector = projector
         self._weight = weight
         self._transforms = transforms
+        self._zero = zero
         self._retain_losses: list[Tensor] = []
 
     def saw_retain(self, loss: Tensor, accumulate: int) -> None:
@@ -70,13 +74,14 @@ class Merger:
         if self._projector is None and not self._transforms and adds_in_place(self._engine, len(batches)):
             # Nothing needs the forget gradient alone, so it is never held: the memory of one gradient instead of two.
             weight = self._weight / accumulate
+            measured = measured or (self._zero is not None and self._zero.is_suspected)
             mean, gramian = add_gradient_(self._engine, loss, batches[0], params, weight=weight, measured=measured)
             # Without a Gramian, the norm of the sum shows it if one of the two gradients is not finite.
             norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
             self._refuse_not_finite(mean, norm.square().reshape(1, 1) if gramian is None else gramian)
         else:
             mean, gramian = self._combine_(loss, batches, params, accumulate)
-        return {"forget": mean, **({} if gramian is None else _geometry(gramian))}
+        return self._shown(mean, gramian)
 
     def forget_row(
         self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], *, accumulate: int
@@ -85,7 +90,13 @@ class Merger:
         forget, _, gramian, mean = self._rows(loss, batches, params, accumulate)
         if self._weight != 1:
             forget = [None if t is None else t.mul_(self._weight) for t in forget]
-        return forget, {"forget": mean, **_geometry(gramian)}
+        return forget, self._shown(mean, gramian)
+
+    def _shown(self, mean: Tensor, gramian: Tensor | None) -> dict[str, Tensor]:
+        values = {"forget": mean, **({} if gramian is None else _geometry(gramian))}
+        if self._zero is not None:
+            self._zero.saw(values)
+        return values
 
     def _combine_(
         self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], accumulate: int

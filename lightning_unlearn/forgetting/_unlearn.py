@@ -27,6 +27,7 @@ from lightning_unlearn.forgetting._refusals import (
 from lightning_unlearn.forgetting._saved_parts import SavedParts
 from lightning_unlearn.forgetting._step_log import is_logged, log_step, warn_swallowed
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
+from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
@@ -41,6 +42,12 @@ class Unlearn(pl.Callback):
     The user's ``training_step``, hooks, logs, optimizer and scheduler stay as they are. The data their fit trains on is the
     retain data. Before each optimizer step, forget micro-batches are run through ``readout`` and ``objective``, as many as
     there were retain micro-batches, and the two gradients are merged. Clipping and the optimizer follow.
+
+    Forget passes move nothing of the user's. Dropout stays on, with random numbers of its own, and BatchNorm normalises by
+    the forget batch, but buffers, hidden states, counters, metrics and random generators are put back to the bit.
+
+    The module's own ``on_after_backward`` sees the retain gradient alone. Its ``on_before_optimizer_step``, the place for
+    Lightning's ``grad_norm``, comes after all callbacks, and sees the merged one; with ``optimizer``, the retain gradient.
 
     Logged each step: the two losses, ``unlearn/forget`` and ``unlearn/retain``. Logged every ``log_every_n_steps``:
 
@@ -155,12 +162,12 @@ class Unlearn(pl.Callback):
         self._loss.decide(trainer, self._loader, resumes=bool(self._restored))
         self._rewrite = TransformsInOrder(self.transforms, self._engine)
         self._rewrite.attach(pl_module)
-        self._merger = Merger(self._engine, self.projector, self.weight, self._rewrite)
+        self._merger = Merger(self._engine, self.projector, self.weight, self._rewrite, ZeroGradient(self.objective))
         self._realised = RealisedStep()
         self.objective.to(pl_module.device)
         rank, world_size = data_share(trainer)
         self._stream = ForgetStream(self._loader, order=self._order, seed=self.seed, rank=rank, world_size=world_size)
-        self._batches = ForgetBatches(self._engine, self._stream, self._loss.readout)
+        self._batches = ForgetBatches(self._engine, self._stream, self._loss.readout, seed=self.seed)
         # A resumed fit must not sweep: its weights are no longer the original's. The checkpoint holds the cache.
         if not self._restore():
             self._loss.sweep(self._engine, self._stream)
@@ -244,9 +251,10 @@ class Unlearn(pl.Callback):
         self._restored = state_dict
 
     def forget_loss(self, batch: Any) -> Tensor:
-        """The objective on one forget micro-batch."""
+        """The objective on one forget micro-batch, as :class:`ForgetBatches` gives it."""
         assert self._loss is not None, "the fit has started"
-        return self._loss(batch, saw=self._batches.saw_prediction)
+        with self._batches.opened(batch) as own:
+            return self._loss(own, saw=self._batches.saw_prediction)
 
     def _original_loss(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> ForgetLoss:
         return ForgetLoss(self.objective, pl_module, self.readout, self.reference, strategy_kind(trainer))

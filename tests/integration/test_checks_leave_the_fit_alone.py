@@ -17,7 +17,7 @@ import torch
 from _modules import HostileModule, loader, quiet
 from lightning.pytorch.plugins.precision import MixedPrecision
 
-from lightning_unlearn import Attack, GradientAscent, Quantize, RecoveryCheck, Relearn, Unlearn
+from lightning_unlearn import Attack, GradientAscent, Quantize, Recalibrate, RecoveryCheck, Relearn, Unlearn
 from lightning_unlearn.audits import Audit, Measure, Specificity
 from lightning_unlearn.engine import _isolation
 from lightning_unlearn.observation import Observation
@@ -75,6 +75,7 @@ ATTACKS: dict[str, Any] = {
     "quantize": lambda: Quantize(bits=3, skip=()),
     "relearn_adapter": lambda: Relearn(steps=3, lr=1e-2),
     "relearn_full": lambda: Relearn(steps=3, lr=1e-2, mode="full"),
+    "recalibrate": Recalibrate,
     "vandal": lambda: Vandal(raises=False),
     "vandal_raises": lambda: Vandal(raises=True),
 }

@@ -7,7 +7,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from lightning_unlearn.engine import CapturedRows, CapturingPass, GradientEngine, remember_rng
+from lightning_unlearn.engine import CapturedRows, CapturingPass, GradientEngine, random_numbers_kept
 from lightning_unlearn.guards.directions._base import Direction
 from lightning_unlearn.models.layers import output_head
 from lightning_unlearn.objectives import Objective
@@ -63,14 +63,11 @@ class ExampleGradients:
         Args:
             batches: On the device.
         """
-        restore = remember_rng(self._module)
         try:
-            with eval_mode(self._module):
+            with random_numbers_kept(), eval_mode(self._module):
                 return self._held(batches) if self._capture is None else self._captured(batches, self._capture)
         except FloatingPointError:
             return []
-        finally:
-            restore()
 
     def loss(self, batch: Any) -> Tensor:
         """The loss of a batch of one."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.data import ForgetStream
-from lightning_unlearn.engine import GradientEngine, remember_rng
+from lightning_unlearn.engine import GradientEngine, random_numbers_kept
 from lightning_unlearn.guards.directions import Direction
 from lightning_unlearn.guards.sources._base import GradientSource
 from lightning_unlearn.guards.storages import Storage
@@ -49,16 +49,13 @@ class RetainSet(GradientSource):
         batches = [self._engine.to_device(next(self._stream)) for _ in range(self._micro_batches)]
         self._micro_batches = 0
         groups = [[batch] for batch in batches] if self._per_micro_batch else [batches]
-        # Evaluation mode still draws random numbers if the user's code does: the fit must not notice these passes.
-        restore = remember_rng(self._engine.module)
         try:
-            with eval_mode(self._engine.module):
+            # Kept once for all passes: in each they go on, and no two micro-batches get the same ones.
+            with random_numbers_kept(), eval_mode(self._engine.module):
                 # Divided by the number of micro-batches also where each has its own row: then the rows add up to the mean.
                 rows = [self._engine.row(self._loss, group, self._params, divisor=len(batches))[0] for group in groups]
         except FloatingPointError:
             return []  # raised on every rank at once; the guard then undoes the step
-        finally:
-            restore()
         return [[None if t is None else self._storage.stored(local(t)) for t in row] for row in rows]
 
     @override

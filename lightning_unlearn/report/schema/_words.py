@@ -103,7 +103,13 @@ def attack_words(recovery: Recovery) -> str:
         '20 steps of relearning'
         >>> attack_words(Recovery("q", {}, "quant", 4, "bits", 9, "p", Interval(0.5), None, Interval(0.5)))
         'q at 4 bits'
+        >>> attack_words(Recovery("bn", {}, "recalibrate", 10, "batches", 9, "p", Interval(0.5), None, Interval(0.5)))
+        'new statistics of norms over 10 batches (bn)'
     """
+    if recovery.family == "recalibrate" and recovery.unit == "batches":
+        batches = "1 batch" if recovery.point == 1 else f"{recovery.point} batches"
+        own = "" if recovery.attack == "recalibrate" else f" ({recovery.attack})"
+        return f"new statistics of norms over {batches}{own}"
     if recovery.family != "relearn" or recovery.unit != "step":
         return f"{recovery.attack} at {point_words(recovery)}"
     steps = "1 step" if recovery.point == 1 else f"{recovery.point} steps"

@@ -21,7 +21,7 @@ from lightning_unlearn.data import (
     SequentialOrder,
     build,
 )
-from lightning_unlearn.data._hashing import hash_of
+from lightning_unlearn.runtime import hash_of
 
 # A new order joins here, and so is tested for all that orders promise.
 ORDERS: dict[str, Order] = {"random": RandomOrder(), "cyclic": CyclicOrder(), "sequential": SequentialOrder()}

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from lightning_unlearn.runtime._sharding import local
+
+
+class KeptTensors:
+    """Copies of tensors, to write their values back.
+
+    Autograd does not notice: a graph that has saved one of the tensors stays valid.
+
+    Args:
+        tensors: The tensors. Of a ``DTensor`` the local shard is meant.
+
+    Example:
+        >>> mean = torch.zeros(2)
+        >>> kept = KeptTensors([mean])
+        >>> _ = mean.add_(1)
+        >>> kept.put_back()
+        >>> mean
+        tensor([0., 0.])
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        # Validation may run under inference mode. A copy made there would be an inference tensor.
+        with torch.inference_mode(False), torch.no_grad():
+            self._kept = [(tensor, local(tensor).data.clone()) for tensor in tensors]
+
+    def put_back(self) -> None:
+        """Write the values back."""
+        # Tensors that were made in inference mode can be written to there only.
+        in_inference_mode = [pair for pair in self._kept if pair[0].is_inference()]
+        others = self._kept if not in_inference_mode else [p for p in self._kept if not p[0].is_inference()]
+        for pairs, mode in ((others, False), (in_inference_mode, True)):
+            if pairs:
+                with torch.inference_mode(mode), torch.no_grad():
+                    _write_(pairs)
+
+
+def _write_(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    now, values = [], []
+    for tensor, value in pairs:
+        # `.data` does not raise the version counter that autograd goes by.
+        data = local(tensor).data
+        if data.shape != value.shape:
+            tensor.data = data = value.clone()  # it was resized in place, or given other data
+        now.append(data)
+        values.append(value)
+    torch._foreach_copy_(now, values)  # one operation for all: on a device, their number is what costs

@@ -1,0 +1,189 @@
+"""Statistics of norms are estimated anew on retain data, and put back to the bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from _modules import CLASSES, loader, quiet
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from lightning_unlearn import Recalibrate, RecoveryCheck
+from lightning_unlearn.audits import Measure
+
+
+def network(norm: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 16), norm, nn.Dropout(0.5), nn.Linear(16, CLASSES))
+
+
+def batches(n: int = 12, size: int = 4) -> list[Tensor]:
+    return [torch.randn(size, 8) + 1 for _ in range(n)]
+
+
+def run(model: nn.Module) -> Any:
+    return lambda x: model(x).sum()
+
+
+class Standardised(nn.Module):
+    """A norm of somebody's own, with statistics as torch's norms have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.momentum = 0.1
+        self.register_buffer("running_mean", torch.zeros(16))
+
+    def reset_running_stats(self) -> None:
+        self.running_mean.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.running_mean.lerp_(x.detach().mean(0), self.momentum)
+        return x - self.running_mean
+
+
+NORMS: dict[str, Any] = {
+    "BatchNorm1d": lambda: nn.BatchNorm1d(16),
+    "BatchNorm1d, frozen": lambda: nn.BatchNorm1d(16).eval(),
+    "BatchNorm1d, cumulative": lambda: nn.BatchNorm1d(16, momentum=None),
+    "InstanceNorm1d": lambda: nn.Sequential(
+        nn.Unflatten(1, (4, 4)), nn.InstanceNorm1d(4, track_running_stats=True), nn.Flatten()
+    ),
+    "somebody's own": Standardised,
+}
+every_norm = pytest.mark.parametrize("norm", NORMS)
+
+
+@every_norm
+def test_statistics_are_the_mean_over_the_batches_seen(norm: str) -> None:
+    model, data = network(NORMS[norm]()), batches()
+    (averaged,) = [m for m in model.modules() if hasattr(m, "running_mean")]
+    with torch.no_grad():
+        hidden = [model[0](x) for x in data]
+    if norm == "InstanceNorm1d":
+        hidden = [h.unflatten(1, (4, 4)).mean(2) for h in hidden]
+    means = torch.stack([h.mean(0) for h in hidden])
+    seen = []
+    with Recalibrate()(model, batches=data, loss=run(model)) as points:
+        for point in points:
+            seen.append(point)
+            assert_close(averaged.running_mean, means[:point].mean(0))
+            model.eval()
+            model(data[0])  # a look at the network in between adds nothing
+    assert seen == [1, 10, 12]
+
+
+@every_norm
+@pytest.mark.parametrize("raises", [False, True])
+def test_everything_is_put_back_to_the_bit(norm: str, raises: bool) -> None:
+    model, data = network(NORMS[norm]()), batches()
+    model(data[0])
+
+    def state() -> Any:
+        tensors = {name: t.clone() for name, t in model.state_dict().items()}
+        about = [(m.training, getattr(m, "momentum", None), len(m._forward_pre_hooks)) for m in model.modules()]
+        return tensors, about, torch.get_rng_state()
+
+    (tensors, about, numbers) = state()
+    try:
+        with Recalibrate()(model, batches=data, loss=run(model)) as points:
+            next(points)
+            if raises:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    now, about_now, numbers_now = state()
+    assert all(torch.equal(now[name], t) for name, t in tensors.items())
+    assert about_now == about
+    assert torch.equal(numbers_now, numbers)
+
+
+def test_it_brings_back_what_was_hidden_in_the_statistics() -> None:
+    """A classifier that knows, and forgets only because its running statistics were shifted."""
+    torch.manual_seed(0)
+    x, y = torch.randn(256, 8), torch.randint(0, CLASSES, (256,))
+    x[torch.arange(256), y] += 4
+    model = network(nn.BatchNorm1d(16))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    model.eval()
+
+    def accuracy() -> float:
+        return float((model(x).argmax(1) == y).float().mean())
+
+    known = accuracy()
+    model[1].running_mean += 5
+    hidden = accuracy()
+    with Recalibrate()(model, batches=x[y > 0].split(32), loss=run(model)) as points:
+        brought_back = [accuracy() for _ in points][-1]
+    assert hidden < 0.5 < 0.9 < known
+    assert brought_back > 0.9
+    assert accuracy() == hidden
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(16), nn.GroupNorm(4, 16), nn.BatchNorm1d(16, track_running_stats=False)])
+def test_a_network_without_statistics_is_named(norm: nn.Module) -> None:
+    model = network(norm)
+    with pytest.raises(ValueError, match="Found none in `Sequential`: the attack would change nothing"):
+        with Recalibrate()(model, batches=batches(), loss=run(model)):
+            pass
+
+
+def test_a_batch_of_one_is_left_out() -> None:
+    model = network(nn.BatchNorm1d(16))
+    with Recalibrate()(model, batches=[*batches(2), torch.randn(1, 8)], loss=run(model)) as points:
+        assert list(points) == [1, 2]
+
+
+def test_settings_and_data_are_checked() -> None:
+    model = network(nn.BatchNorm1d(16))
+    with pytest.raises(ValueError, match="`batches` should be at least 1. Found `batches = 0`"):
+        Recalibrate(batches=0)
+    with pytest.raises(ValueError, match="Found no loss"), Recalibrate()(model, batches=batches()):
+        pass
+    with pytest.raises(ValueError, match="at least two examples. Found none"):
+        with Recalibrate()(model, loss=run(model)) as points:
+            list(points)
+    with Recalibrate(batches=3)(model, batches=batches(), loss=run(model)) as points:
+        assert list(points) == [1, 3]
+
+
+class Classifier(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network(nn.BatchNorm1d(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def test_a_check_gives_it_what_the_fit_trains_on() -> None:
+    """Forget data is of another mean: the statistics found tell which data it got."""
+
+    class Statistics(Measure):
+        means: list[float] = []
+
+        def __call__(self, net: Any, **kwargs: Any) -> Any:
+            self.means.append(float(net.net[1].running_mean.mean()))
+            return super().__call__(net, **kwargs)
+
+    module, audit = Classifier(), Statistics()
+    retain, forget = loader(seed=1, shuffle=True), [(x + 100, y) for x, y in loader(seed=2)]
+    check = RecoveryCheck({"norms": Recalibrate()}, [audit], probes={"forget": forget}, attack_data=forget)
+    quiet(callbacks=[check], max_steps=1).fit(module, retain)
+    with torch.no_grad():
+        expected = float(torch.cat([module.net[0](x) for x, _ in loader(seed=1)]).mean())
+    assert {o.point for o in check.observations if o.attack == "norms"} == {1, 6}
+    assert audit.means[2] == pytest.approx(expected, abs=1e-5)
