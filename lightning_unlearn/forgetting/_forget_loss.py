@@ -25,6 +25,7 @@ class ForgetLoss:
         readout: How to run the network; ``None`` for what fits the module.
         reference: Gives the original model's outputs; ``None`` for the cheapest that suffices.
         kind: Kind of strategy. FSDP1 does not show the weights that some references need.
+        earlier: The reference that was chosen earlier in this fit: it is kept if it still fits.
 
     Raises:
         ValueError: If the reference does not give what the objective needs.
@@ -32,13 +33,19 @@ class ForgetLoss:
     """
 
     def __init__(
-        self, objective: Objective, module: nn.Module, readout: Readout | None, reference: Reference | None, kind: str
+        self,
+        objective: Objective,
+        module: nn.Module,
+        readout: Readout | None,
+        reference: Reference | None,
+        kind: str,
+        earlier: Reference | None = None,
     ) -> None:
         self._objective = objective
         self.readout = choose_readout(module) if readout is None else readout
         self._network = self.readout.find_network(module)
         # Not `reference or ...`: a cache has a length, starts empty, and would count as false.
-        self.reference = choose_reference(objective, self._network) if reference is None else reference
+        self.reference = choose_reference(objective, self._network, earlier) if reference is None else reference
         if self.reference is not None:
             _refuse_unfit(objective, self.reference, kind)
             self.reference.attach(self._network)

@@ -9,8 +9,10 @@ from lightning_unlearn.references._cached_log_likelihood import CachedLogLikelih
 from lightning_unlearn.references._frozen_copy import FrozenCopy
 
 
-def choose_reference(objective: Objective, network: nn.Module) -> Reference | None:
+def choose_reference(objective: Objective, network: nn.Module, earlier: Reference | None = None) -> Reference | None:
     """The cheapest reference that serves ``objective``: none, the adapter switched off, a cache, a copy.
+
+    ``earlier``, a reference that was chosen before, is kept if it is of that kind.
 
     Example:
         >>> from lightning_unlearn.objectives import CrossEntropy, NPO
@@ -23,5 +25,7 @@ def choose_reference(objective: Objective, network: nn.Module) -> Reference | No
         return None
     # Cheapest first: an adapter takes no memory, a cache four bytes a token (but has no logits), a copy all trained weights.
     if why_adapter_is_not_enough(network) is None:
-        return AdapterDisabled()
-    return FrozenCopy() if objective.needs_reference_logits else CachedLogLikelihood()
+        kind: type[Reference] = AdapterDisabled
+    else:
+        kind = FrozenCopy if objective.needs_reference_logits else CachedLogLikelihood
+    return earlier if type(earlier) is kind else kind()
