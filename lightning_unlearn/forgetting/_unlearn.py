@@ -160,11 +160,11 @@ class Unlearn(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Count the micro-batch, and check it for forget examples."""
-        self.see_original()
+        self.see_original(trainer, pl_module)
         self._batches.saw_retain(batch)
 
-    def see_original(self) -> None:
-        """Take the network for the original, if this was not done: before the first step, or before an edit."""
+    def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the network for the original, unless it is known: before the first step, or before an edit."""
         self._original.see(self._engine, self._stream)
 
     @override

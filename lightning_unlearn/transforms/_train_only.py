@@ -142,9 +142,9 @@ class TrainOnly(Restriction):
         return self._mask.stays(param)
 
     @override
-    def state_dict(self) -> dict[str, Any]:
+    def saved(self) -> dict[str, Any]:
         """Counters, and what was chosen by scores."""
-        return {**super().state_dict(), "mask": self._mask.state_dict()}
+        return {**super().saved(), "mask": self._mask.state_dict()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
