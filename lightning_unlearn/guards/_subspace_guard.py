@@ -32,8 +32,8 @@ class SubspaceGuard(Restriction):
     r"""Keep the outputs of linear layers on retained inputs: steps may act only on inputs that retain data hardly has.
 
     Before the first step, the inputs of each layer on retain batches are recorded, without padding, and a ``subspace`` of
-    them is protected. After each optimizer step, the change that the weights really took, with momentum, weight decay and clipping
-    in it, is replaced by its part that does not act on protected inputs:
+    them is protected. After each optimizer step, the change that the weights really took, with momentum, weight decay and
+    clipping in it, is replaced by its part that does not act on protected inputs:
 
     .. math:: W \leftarrow W_\mathrm{before} + (W_\mathrm{after} - W_\mathrm{before}) \, P, \qquad P = I - U U^\top
 

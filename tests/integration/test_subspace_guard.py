@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
-from _modules import CLASSES, HostileModule, loader, quiet, same
+from _modules import CLASSES, HostileModule, Restored, loader, quiet, same
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
@@ -381,9 +381,8 @@ def test_a_checkpoint_of_other_layers_is_refused() -> None:
     guard = guarding()
     fit(guard)
     again = guarding(layers=["2"])
-    again.load_state_dict(guard.state_dict())
     with pytest.raises(ValueError, match="A resumed fit should protect the layers that its checkpoint does.*`net.0`"):
-        fit(again)
+        fit(Restored(again, guard.state_dict()), again)
 
 
 def test_what_cannot_be_guarded_is_refused_by_name() -> None:
