@@ -132,8 +132,9 @@ class InTheMiddle(LearningRateFinder):
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_a_search_in_the_middle_of_a_fit_is_none_of_our_business(name: str, tmp_path: Path) -> None:
     callbacks = CALLBACKS[name]()
-    trainer = trainer_of([InTheMiddle(num_training_steps=4), *callbacks], tmp_path)
-    trainer.fit(Rated("sgd"), datamodule=data())
+    finder = InTheMiddle(num_training_steps=4, early_stop_threshold=None)
+    trainer_of([finder, *callbacks], tmp_path, max_epochs=3).fit(Rated("sgd"), datamodule=data())
+    assert len(finder.optimal_lr.results["loss"]) == 4
     (unlearn,) = (c for c in callbacks if isinstance(c, First))
     assert unlearn._steps["merged"] == unlearn._steps["taken"] == len(unlearn.seen) == unlearn._stream.position
     for callback in callbacks:
