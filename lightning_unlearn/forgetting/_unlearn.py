@@ -8,9 +8,9 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.data import DataSource, ForgetStream
+from lightning_unlearn.data import DataSource
 from lightning_unlearn.engine import GradientEngine, refuse_optimizers, unscaled, unscales_by_itself
-from lightning_unlearn.forgetting._forget_batches import ForgetBatches
+from lightning_unlearn.forgetting._forget_batches import ForgetBatches, forget_stream
 from lightning_unlearn.forgetting._forget_source import forget_source
 from lightning_unlearn.forgetting._merger import Merger
 from lightning_unlearn.forgetting._original_loss import OriginalLoss
@@ -24,13 +24,12 @@ from lightning_unlearn.forgetting._refusals import (
     refuse_unsupported,
 )
 from lightning_unlearn.forgetting._saved_parts import SavedParts
-from lightning_unlearn.forgetting._step_log import is_logged, log_step, warn_swallowed
+from lightning_unlearn.forgetting._step_log import is_logged, log_step, shown_realised
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references import Reference
-from lightning_unlearn.runtime import data_share
 from lightning_unlearn.transforms import GradientTransform, StepChain
 
 
@@ -107,7 +106,10 @@ class Unlearn(pl.Callback):
         self.forget = forget
         self.optimizer = optimizer
         self.transforms = list(transforms or ())
-        self._start_anew()
+        self._private: PrivateStep | None = None
+        self._steps = {"merged": 0, "taken": 0}
+        self._restored: dict[str, Any] = {}
+        self._step_log: dict[str, Tensor] = {}
 
     @property
     def state_key(self) -> str:
@@ -127,7 +129,8 @@ class Unlearn(pl.Callback):
         refuse_unsupported(trainer, pl_module, self.transforms)
         self._loader, self._order = forget_source(trainer, self.forget)
         StepChain.of(trainer).add_forgetting(self)
-        self._start_anew()
+        # Nothing is left of an earlier fit, or of the run of a tuner.
+        self._private, self._steps, self._restored, self._step_log = None, {"merged": 0, "taken": 0}, {}, {}
         self._original = OriginalLoss(self.objective, self.readout, self.reference, trainer, pl_module)
 
     @override
@@ -147,8 +150,7 @@ class Unlearn(pl.Callback):
         self._merger = Merger(self._engine, self.projector, self.weight, self._rewrite)
         self._realised = RealisedStep()
         self.objective.to(pl_module.device)
-        rank, world_size = data_share(trainer)
-        self._stream = ForgetStream(self._loader, order=self._order, seed=self.seed, rank=rank, world_size=world_size)
+        self._stream = forget_stream(trainer, self._loader, self._order, self.seed)
         self._batches = ForgetBatches(self._engine, self._stream, self._original.loss.readout)
         if self._private is not None:
             self._private.cover(trainer.optimizers[0])  # others may have added groups in their `on_fit_start`
@@ -253,13 +255,6 @@ class Unlearn(pl.Callback):
         """The objective on one forget micro-batch."""
         return self._original.loss(batch, saw=self._batches.saw_prediction)
 
-    def _start_anew(self) -> None:
-        """Forget an earlier fit, or the run of a tuner."""
-        self._private: PrivateStep | None = None
-        self._steps = {"merged": 0, "taken": 0}
-        self._restored: dict[str, Any] = {}
-        self._step_log: dict[str, Tensor] = {}
-
     def _parts(self) -> SavedParts:
         return SavedParts(
             objective=self.objective,
@@ -284,17 +279,12 @@ class Unlearn(pl.Callback):
         """Measure the fit's step, or take the own step after it. The chain calls this before any guard."""
         self._steps["taken"] += 1
         if self._private is None:
-            self._show_realised(self._realised.after(optimizer))
+            self._step_log |= shown_realised(self._realised.after(optimizer))
             return False
         taken = self._private.take_()
         self._steps["merged"] += taken
-        self._show_realised(self._private.realised)
+        self._step_log |= shown_realised(self._private.realised)
         return taken
-
-    def _show_realised(self, ratio: float | None) -> None:
-        if ratio is not None:
-            self._step_log["realised"] = torch.tensor(ratio)
-            warn_swallowed(ratio)
 
     def _end(self, trainer: pl.Trainer) -> None:
         StepChain.close(trainer)
