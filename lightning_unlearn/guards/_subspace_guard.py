@@ -144,13 +144,11 @@ class SubspaceGuard(Restriction):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Continue where a checkpoint left off, and refuse what cannot be protected."""
+        """Continue where a checkpoint left off."""
         super().on_train_start(trainer, pl_module)
         self._engine = GradientEngine(pl_module, trainer)
         self._inputs = ProtectedInputs(self._engine, {})
         self._trained, self._examined = [], set()
-        for layer in input_layers(pl_module, _trained(trainer), self.layers):
-            layer.refuse_sharded_inputs()
         # A resumed fit must keep its bases: weights have moved since, and other inputs would give other bases.
         self._bases: dict[str, Any] = self._take_restored().get("bases", {})
         if self._bases:  # of layers that are trained now, or will be
@@ -211,6 +209,8 @@ class SubspaceGuard(Restriction):
         self._trained = _trained(trainer)
         layers = [x for x in input_layers(pl_module, self._trained, self.layers) if x.name not in self._examined]
         self._examined |= {layer.name for layer in layers}
+        for layer in layers:
+            layer.refuse_sharded_inputs()
         self._inputs.add(ProtectedInputs.restored(self._engine, layers, self._bases))
         if fresh := [layer for layer in layers if layer.name not in self._bases]:
             self._inputs.add(self._record(trainer, pl_module, fresh))
