@@ -127,7 +127,10 @@ LATE: dict[str, Any] = {
     "in an epoch": lambda: (Unfreezing(step=4), Lit()),
     "by the flag": lambda: (Unfreezing(step=4), Lit("all")),
 }
-ALL_LATE = pytest.mark.parametrize("late", LATE)
+SLOW = {"at an epoch", "by the flag"}
+ALL_LATE = pytest.mark.parametrize(
+    "late", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in LATE]
+)
 GUARDS: dict[str, Any] = {
     "gradient": ({}, "global", 1),
     "history": ({"directions": History(4)}, "global", 4),
@@ -249,6 +252,7 @@ RESUMED: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["unfrozen before us", "after us"])
 @pytest.mark.parametrize(
     ("own", "reference"),

@@ -101,7 +101,7 @@ def test_a_fit_after_a_search_for_the_rate_is_the_fit_without_it(name: str, tmp_
         assert getattr(callback, "observations", None) == getattr(other, "observations", None)
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["before us", "after us"])
+@pytest.mark.parametrize("first", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["before us", "after us"])
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_a_search_within_the_fit_counts_no_step_of_ours(name: str, first: bool, tmp_path: Path) -> None:
     finder, callbacks = LearningRateFinder(num_training_steps=4), CALLBACKS[name]()
