@@ -10,12 +10,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_unlearn.engine import strategy_kind
+from lightning_unlearn.engine import before_restore, strategy_kind
 from lightning_unlearn.objectives import CrossEntropy, Objective
 from lightning_unlearn.readouts import ClassificationReadout, PackedCausalLMReadout, Readout, is_language_model
 from lightning_unlearn.references import AdapterDisabled, FrozenCopy, Reference, why_adapter_is_not_enough
 
 _PREFIX = "network."
+_REFERENCE = "reference of UnlearningModule"
 
 
 class UnlearningModule(pl.LightningModule):
@@ -59,20 +60,42 @@ class UnlearningModule(pl.LightningModule):
         self.retain_readout = self.readout if retain_readout is None else retain_readout
         self.retain = CrossEntropy() if retain is None else retain
         self.reference = reference
+        self._chooses_reference = reference is None
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self._sees_original = False
+        self._saw_original = False
+        self._restored_reference: dict[str, Any] | None = None
+        self._watch: Any = None
 
     @override
     def setup(self, stage: str) -> None:
-        """Attach the reference while the network is still the original: Lightning restores a checkpoint after ``setup``."""
+        """Attach the reference while the network is the original, in case that a checkpoint is restored after this."""
+        self._restored_reference = None
+        self._end_watch()
         if self._trainer is None or not self.trainer.strategy.restore_checkpoint_after_setup:
             self._see_original()
+            if self._trainer is not None and stage == "fit":
+                self._watch = before_restore(self.trainer, self, self._see_original)
 
     @override
     def on_fit_start(self) -> None:
         """The same for strategies that restore a checkpoint after sharding: their parameters are complete only now."""
-        self._see_original()
+        self._end_watch()
+        if self.trainer.strategy.restore_checkpoint_after_setup:
+            self._see_original()
+
+    @override
+    def on_train_start(self) -> None:
+        """Attach the reference to what the fit really starts from, unless an interrupted fit goes on.
+
+        That is a checkpoint of any origin, or weights that a callback has loaded since ``setup``.
+        """
+        if self._restored_reference is None:
+            self._see_original()
+        elif self.reference is not None and self._restored_reference:
+            self.reference.load_state_dict(self._restored_reference)
+        # A second fit goes on from the first; the original stays what it was.
+        self._saw_original, self._restored_reference = True, None
 
     @override
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -108,6 +131,10 @@ class UnlearningModule(pl.LightningModule):
 
         A strategy that shards keeps the module's keys: it loads the state by name, before :meth:`on_load_checkpoint`.
         """
+        if self.reference is not None and self._saw_original:
+            checkpoint[_REFERENCE] = self.reference.state_dict()
+        elif self._restored_reference is not None:
+            checkpoint[_REFERENCE] = self._restored_reference
         if self._trainer is not None and self.trainer.strategy.restore_checkpoint_after_setup:
             return
         checkpoint["state_dict"] = {k.removeprefix(_PREFIX): v for k, v in checkpoint.get("state_dict", {}).items()}
@@ -115,6 +142,10 @@ class UnlearningModule(pl.LightningModule):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read the network's own keys, or those of a sharded run."""
+        if _REFERENCE not in checkpoint:
+            self._saw_original = False  # of another origin, or of before training: its weights are an original
+        elif not self._saw_original:
+            self._restored_reference = checkpoint[_REFERENCE]
         # A strategy that shards has loaded the state already, and has taken it out of the checkpoint.
         state = checkpoint.get("state_dict", {})
         own = self.state_dict() if state else {}
@@ -125,11 +156,12 @@ class UnlearningModule(pl.LightningModule):
         checkpoint["state_dict"] = {k if k in outside else _PREFIX + k: v for k, v in state.items()}
 
     def _see_original(self) -> None:
-        if not self.retain.needs_reference:
+        if not self.retain.needs_reference or self._saw_original:
             return
-        if self.reference is None:
-            fresh_adapter = why_adapter_is_not_enough(self.network) is None
-            self.reference = AdapterDisabled() if fresh_adapter else FrozenCopy()
+        if self._chooses_reference:
+            kind = AdapterDisabled if why_adapter_is_not_enough(self.network) is None else FrozenCopy
+            self.reference = self.reference if type(self.reference) is kind else kind()
+        assert self.reference is not None
         # A cache is filled by sweeping the forget data, and knows no retain batch.
         if self.reference.needs_sweep:
             raise ValueError(
@@ -145,9 +177,12 @@ class UnlearningModule(pl.LightningModule):
                 "`FrozenCopy` should be able to swap weights in place. Found `FSDPStrategy` (FSDP1), whose flat parameters "
                 "do not show it. Use `ModelParallelStrategy` (FSDP2), or LoRA with `AdapterDisabled()`."
             )
-        if not self._sees_original:  # a second fit goes on from the first; the original stays what it was
-            self.reference.attach(self.network)
-            self._sees_original = True
+        self.reference.attach(self.network)
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.remove()
+            self._watch = None
 
     def _loss(self, batch: Any, name: str) -> Tensor:
         original = (

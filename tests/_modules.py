@@ -114,6 +114,16 @@ class HostileModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+class Restored(pl.Callback):
+    """Gives another callback a state when a trainer does: after `setup`, before the fit starts."""
+
+    def __init__(self, callback: pl.Callback, state: dict[str, Any]) -> None:
+        self.callback, self.state = callback, state
+
+    def on_fit_start(self, trainer: Any, module: Any) -> None:
+        self.callback.load_state_dict(self.state)
+
+
 def quiet(**kwargs: Any) -> pl.Trainer:
     """A trainer that says and writes nothing."""
     defaults: dict[str, Any] = {

@@ -105,8 +105,14 @@ class RecoveryCheck(pl.Callback):
             refuse_control(trainer, pl_module, self.control)
 
     @override
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Observe the original."""
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Observe the original before the first step. Until then the hooks of others may load weights."""
+        self.see_original(trainer, pl_module)
+
+    def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Observe the original, unless that was done: before the first step, or before an edit."""
         # A resumed fit has its observations already, and its weights are no longer the original's.
         if not self.observations:
             self._send(trainer, self._check(trainer, pl_module, "original"))

@@ -100,6 +100,19 @@ class ForgetRetainData(pl.LightningDataModule):
         """The distinct parts."""
         return list(dict.fromkeys([self.retain, self.forget, self.probe, self.attack]))
 
+    @property
+    def batch_size(self) -> Any:
+        """That of the retain datamodule: here ``Tuner.scale_batch_size`` finds it, and sets it."""
+        holders = _holders(self.retain.source, "batch_size")
+        if not holders:
+            raise AttributeError("The retain data should be a datamodule with a `batch_size`. Found none.")
+        return getattr(holders[0], "batch_size")  # noqa: B009  # hyper-parameters have attributes by `__getattr__`
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        for holder in _holders(self.retain.source, "batch_size"):
+            setattr(holder, "batch_size", value)  # noqa: B010
+
     @override
     def prepare_data(self) -> None:
         for part in self.parts:
@@ -187,3 +200,10 @@ def _describe(loader: Any) -> str:
         return "with an `__iter__` of its own"
     sampler = loader.sampler if type(loader.batch_sampler) is BatchSampler else loader.batch_sampler
     return f"over a `{type(loader.dataset).__name__}` with a `{type(sampler).__name__}`"
+
+
+def _holders(source: Any, name: str) -> list[Any]:
+    """What of a datamodule has an attribute: itself, or its hyper-parameters."""
+    if not isinstance(source, pl.LightningDataModule):
+        return []
+    return [holder for holder in (source, source.hparams) if hasattr(holder, name)]

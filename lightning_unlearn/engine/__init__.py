@@ -1,6 +1,7 @@
 """Extra gradients and inner products under every strategy: the only code that knows strategies."""
 
 from lightning_unlearn.engine._add import add_gradient_, adds_in_place
+from lightning_unlearn.engine._before_restore import before_restore
 from lightning_unlearn.engine._captured import CapturedRows, CapturingPass
 from lightning_unlearn.engine._combine import combine_
 from lightning_unlearn.engine._decided_readout import decided_readout
@@ -37,6 +38,7 @@ __all__ = [
     "Row",
     "add_gradient_",
     "adds_in_place",
+    "before_restore",
     "callbacks_of",
     "combine_",
     "decided_readout",

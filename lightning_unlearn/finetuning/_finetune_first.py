@@ -22,7 +22,7 @@ from lightning_unlearn.runtime import checksum, writable_folder
 class FinetuneFirst(pl.Callback):
     """Fine-tune the network on forget and retain data first, so that there is something to forget: for demos and benchmarks.
 
-    It runs in ``setup``. List it first, since other callbacks take the network for the original from their ``setup`` on. A
+    It runs in ``setup``. List it first: other callbacks may copy the network in theirs, as ``WeightAveraging`` does. A
     PEFT adapter stays off: the base is fine-tuned, and then is the original. The result depends on the seed alone, so a
     resumed run has the same original. With ``folder`` the result is kept, under a hash of weights, data and settings.
 

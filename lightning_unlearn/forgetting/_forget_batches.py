@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lightning_unlearn.data import ForgetStream
+import lightning.pytorch as pl
+
+from lightning_unlearn.data import ForgetStream, RowsByEpoch
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.forgetting._overlap_check import OverlapCheck
 from lightning_unlearn.forgetting._small_batches import small_batches_explained
@@ -87,3 +89,9 @@ class ForgetBatches:
     def _is_first_epoch(self) -> bool:
         # After one epoch every retain example has been seen: checking again would find nothing new.
         return self._engine.trainer is None or self._engine.trainer.current_epoch == 0
+
+
+def forget_stream(trainer: pl.Trainer, loader: Iterable[Any], order: RowsByEpoch | None, seed: int) -> ForgetStream:
+    """The forget data from its beginning, this process's share of them."""
+    rank, world_size = data_share(trainer)
+    return ForgetStream(loader, order=order, seed=seed, rank=rank, world_size=world_size)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.data import ForgetStream
-from lightning_unlearn.engine import GradientEngine, decided_readout, remember_buffers, remember_python_state
+from lightning_unlearn.engine import GradientEngine, remember_buffers, remember_python_state
 from lightning_unlearn.objectives import Objective, refuse_without_logits
 from lightning_unlearn.prediction import Likelihood
-from lightning_unlearn.readouts import Readout, choose_readout
+from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references import CachedLogLikelihood, FrozenCopy, Reference, choose_reference
 
 
@@ -23,9 +23,10 @@ class ForgetLoss:
     Args:
         objective: The objective that forgetting minimises.
         module: The module with the network.
-        readout: How to run the network; ``None`` for what fits the module.
+        readout: How to run the network.
         reference: Gives the original model's outputs; ``None`` for the cheapest that suffices.
         kind: Kind of strategy. FSDP1 does not show the weights that some references need.
+        earlier: The reference that was chosen earlier in this fit: it is kept if it still fits.
 
     Raises:
         ValueError: If the reference or the readout does not give what the objective needs.
@@ -36,51 +37,33 @@ class ForgetLoss:
         self,
         objective: Objective,
         module: pl.LightningModule,
-        readout: Readout | None,
+        readout: Readout,
         reference: Reference | None,
         kind: str,
+        earlier: Reference | None = None,
     ) -> None:
-        self._objective, self._module, self._kind = objective, module, kind
-        self._given, self._given_readout = reference, readout
-        self._read_by(choose_readout(module) if readout is None else readout)
+        self._objective, self._module = objective, module
+        self._read_by(readout)
         # Not `reference or ...`: a cache has a length, starts empty, and would count as false.
-        self.reference = self._chosen() if reference is None else reference
+        self.reference = (
+            choose_reference(objective, self._network, readout, earlier) if reference is None else reference
+        )
         if self.reference is not None:
             _refuse_unfit(objective, self.reference, kind)
             self.reference.attach(self._network)
-        # If the choice of the readout turns out wrong, a resumed fit cannot copy the original any more: its weights have
-        # been restored by then.
-        self._spare: FrozenCopy | None = None
-        if (
-            reference is None
-            and readout is None
-            and isinstance(self.reference, CachedLogLikelihood)
-            and kind != "fsdp1"
-        ):
-            self._spare = FrozenCopy(on_cpu=True)
-            self._spare.attach(module)
 
-    def decide(self, trainer: pl.Trainer, forget: Iterable[Any], *, resumes: bool) -> None:
-        """Use the readout that the fit decides on when it starts. May change the reference, if nobody gave one.
-
-        Collective: every rank must call it.
+    def read_anew(self, readout: Readout, copy: FrozenCopy | None) -> None:
+        """Run the network by another readout, when it has moved away from the original already.
 
         Args:
-            trainer: The trainer of the fit.
-            forget: The forget loader: the decision is made on it if no training batch can be had.
-            resumes: Whether the network has moved away from the original already.
+            readout: How to run it.
+            copy: Of the whole module while it was the original, if there is one.
         """
-        before = self._network
-        self._read_by(decided_readout(trainer, self._module, self._given_readout, lambda: forget))
-        spare, self._spare = self._spare, None
-        wanted = self._chosen() if self._given is None else self._given
-        if type(wanted) is not type(self.reference):
-            self.reference = spare if resumes and spare is not None else wanted
-        if isinstance(spare, FrozenCopy):
-            spare.on_cpu = False  # it goes to the device with its first use
-        if self.reference is not None and (self._network is not before or self.reference is wanted is not self._given):
-            _refuse_unfit(self._objective, self.reference, self._kind)
-            self.reference.attach(self._network)
+        self._read_by(readout)
+        if isinstance(self.reference, (FrozenCopy, CachedLogLikelihood)) and copy is not None:
+            self.reference = copy
+        elif self.reference is not None:
+            self.reference.network = self._network  # not attached again: it knows the original
 
     def __call__(self, batch: Any, *, saw: Callable[[Likelihood], None]) -> Tensor:
         """The loss, ``[]``, with a graph; ``saw`` is called with the network's prediction."""
@@ -123,9 +106,6 @@ class ForgetLoss:
         # One pass over the batch is cheaper than one for each example, where nothing but the mean is asked for.
         self._reading = readout.for_mean() if self._objective.needs_only_mean else readout
         self._network = readout.find_network(self._module)
-
-    def _chosen(self) -> Reference | None:
-        return choose_reference(self._objective, self._network, self.readout)
 
 
 def _refuse_unfit(objective: Objective, reference: Reference, kind: str) -> None:

@@ -44,15 +44,17 @@ class PrivateStep:
         self._held: list[tuple[Tensor, Tensor | None]] | None = None
         self._measured = False
 
+    def cover(self, theirs: torch.optim.Optimizer) -> None:
+        """Take in parameters that were added to the fit's optimizer since. They join the last group."""
+        # Not a group of their own: a resumed fit may find them from the start, and its groups must be those of the state.
+        added = [p for group in theirs.param_groups for p in group["params"] if p not in self._known]
+        self.optimizer.param_groups[-1]["params"].extend(added)
+        self._known.update(added)
+
     def hold(self, params: Sequence[Tensor], row: Row, *, measured: bool) -> None:
         """Keep the forget gradient ``row`` until the fit's optimizer has stepped. It replaces that of a skipped step."""
-        if late := sum(p not in self._known for p in params):
-            raise NotImplementedError(
-                "`Unlearn(optimizer=...)` should know all parameters from the start. Found that the fit's optimizer was "
-                f"given {late} parameters since. Give it all of them in `configure_optimizers`, and freeze by "
-                "`requires_grad`, or leave out `optimizer`."
-            )
-        self._held = list(zip(params, row, strict=True))
+        # A parameter that was added after the forward pass joins in the next step.
+        self._held = [(p, g) for p, g in zip(params, row, strict=True) if p in self._known]
         self._measured = measured
 
     def take_(self) -> bool:

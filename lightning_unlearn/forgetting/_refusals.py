@@ -13,7 +13,6 @@ import torch
 
 from lightning_unlearn.engine import refuse_manual_optimization, strategy_kind
 from lightning_unlearn.objectives import Objective
-from lightning_unlearn.references import FrozenCopy, Reference
 from lightning_unlearn.transforms import GradientTransform
 
 
@@ -72,17 +71,6 @@ def _refuse_transforms(trainer: pl.Trainer, transforms: Sequence[GradientTransfo
         raise NotImplementedError(
             f"`{needy[0]}` should see whole matrices. Found `FSDPStrategy` (FSDP1), which flattens them. Use "
             "`ModelParallelStrategy` (FSDP2), `strategy='ddp'`, or leave it out of `Unlearn(transforms=...)`."
-        )
-
-
-def refuse_late_copy(trainer: pl.Trainer, reference: Reference | None) -> None:
-    """Refuse to copy the original if a checkpoint has already replaced it."""
-    restored = trainer.ckpt_path is not None and not trainer.strategy.restore_checkpoint_after_setup
-    if restored and isinstance(reference, FrozenCopy):
-        raise NotImplementedError(
-            "`FrozenCopy` should see the original weights before the checkpoint replaces them. Found a module that "
-            "is built in `configure_model`, after which the checkpoint is restored at once. Build the network in "
-            "`__init__`, or use LoRA with `AdapterDisabled()`."
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -37,10 +38,16 @@ def log_step(pl_module: pl.LightningModule, engine: GradientEngine, values: Mapp
     pl_module.log_dict(others, batch_size=1)
 
 
-def warn_swallowed(ratio: float) -> None:
-    """Warn if the weights took less than half of the step's length, as bf16 weights do with small steps."""
+def shown_realised(ratio: float | None) -> dict[str, Tensor]:
+    """What to log of the length of a step that was taken, over that of the one asked for; nothing if it is not known.
+
+    Warns if it is less than half, as with bf16 weights, which do not take small steps.
+    """
+    if ratio is None:
+        return {}
     if ratio < 0.5:
         rank_zero_warn(
             f"The weights took {ratio:.0%} of the length of the step the optimizer asked for: their precision swallows "
             "small steps. Train float32 weights with `precision='bf16-mixed'`, or use LoRA."
         )
+    return {"realised": torch.tensor(ratio)}

@@ -8,31 +8,29 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.data import DataSource, ForgetStream
-from lightning_unlearn.engine import GradientEngine, refuse_optimizers, strategy_kind, unscaled, unscales_by_itself
-from lightning_unlearn.forgetting._forget_batches import ForgetBatches
-from lightning_unlearn.forgetting._forget_loss import ForgetLoss
+from lightning_unlearn.data import DataSource
+from lightning_unlearn.engine import GradientEngine, refuse_optimizers, unscaled, unscales_by_itself
+from lightning_unlearn.forgetting._forget_batches import ForgetBatches, forget_stream
 from lightning_unlearn.forgetting._forget_source import forget_source
 from lightning_unlearn.forgetting._merger import Merger
+from lightning_unlearn.forgetting._original_loss import OriginalLoss
 from lightning_unlearn.forgetting._private_step import PrivateStep
 from lightning_unlearn.forgetting._realised_step import RealisedStep
 from lightning_unlearn.forgetting._refusals import (
     refuse_empty_retain,
-    refuse_late_copy,
     refuse_settings,
     refuse_truncated,
     refuse_unmerged,
     refuse_unsupported,
 )
 from lightning_unlearn.forgetting._saved_parts import SavedParts
-from lightning_unlearn.forgetting._step_log import is_logged, log_step, warn_swallowed
+from lightning_unlearn.forgetting._step_log import is_logged, log_step, shown_realised
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
 from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references import Reference
-from lightning_unlearn.runtime import data_share
 from lightning_unlearn.transforms import GradientTransform, StepChain
 
 
@@ -60,7 +58,7 @@ class Unlearn(pl.Callback):
     retain gradient alone, and never sees a forget gradient. The other one steps right after it. Both gradients are computed
     at the weights before the two steps. A gradient scaler skips both steps or none. The fit's clipping and scheduler do not
     apply to it; callbacks that schedule it find it as ``forget_optimizer``. ``unlearn/realised`` and :class:`StepGuard` then
-    refer to its step alone. Its state is in the checkpoint, gathered if it is sharded.
+    refer to its step alone. Its state is in the checkpoint. Parameters added during the fit join its last group.
 
     Args:
         objective: The objective that forgetting minimises.
@@ -69,7 +67,8 @@ class Unlearn(pl.Callback):
         projector: How the two gradients are merged. Defaults to their sum. Not together with ``optimizer``.
         reference: Gives the original model's outputs, if the objective needs them. Defaults to the cheapest that suffices:
             the adapter switched off, cached likelihoods, a frozen copy. The original is the network without its adapter;
-            for the other two, the network at the start of the fit. A second fit starts anew, a resumed one does not.
+            for the other two, the network before the first step, whatever hook or checkpoint its weights came from. A
+            second fit starts anew, a resumed one does not.
         weight: Factor on the forget gradient, positive.
         forget: What must go: a datamodule, a loader, a data set, or, from YAML, a mapping with ``class_path`` and
             ``init_args``. Defaults to ``forget_dataloader`` of the trainer's datamodule (see :class:`ForgetRetainData`).
@@ -114,7 +113,6 @@ class Unlearn(pl.Callback):
         self.forget = forget
         self.optimizer = optimizer
         self.transforms = list(transforms or ())
-        self._loss: ForgetLoss | None = None
         self._private: PrivateStep | None = None
         self._steps = {"merged": 0, "taken": 0}
         self._restored: dict[str, Any] = {}
@@ -138,11 +136,9 @@ class Unlearn(pl.Callback):
         refuse_unsupported(trainer, pl_module, self.transforms)
         self._loader, self._order = forget_source(trainer, self.forget)
         StepChain.of(trainer).add_forgetting(self)
-        self._loss = None
-        # Now, because Lightning restores a checkpoint right after `setup`, and then the original is gone. Strategies that
-        # shard restore after `on_fit_start`; and a module built in `configure_model` has no weights yet: see there.
-        if not trainer.strategy.restore_checkpoint_after_setup and any(True for _ in pl_module.parameters()):
-            self._loss = self._original_loss(trainer, pl_module)
+        # Nothing is left of an earlier fit, or of the run of a tuner.
+        self._private, self._steps, self._restored, self._step_log = None, {"merged": 0, "taken": 0}, {}, {}
+        self._original = OriginalLoss(self.objective, self.readout, self.reference, trainer, pl_module)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -151,26 +147,22 @@ class Unlearn(pl.Callback):
         self._engine = GradientEngine(pl_module, trainer)
         if self.optimizer is not None:
             self._private = PrivateStep(self._engine, self.optimizer, trainer.optimizers[0])
-        if self._loss is None:
-            self._loss = self._original_loss(trainer, pl_module)
-            refuse_late_copy(trainer, self._loss.reference)
+        self._original.start()
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the forget stream, cache what the reference needs, and continue where a checkpoint left off."""
-        assert self._loss is not None, "`on_fit_start` was called"
-        self._loss.decide(trainer, self._loader, resumes=bool(self._restored))
+        """Open the forget stream, and continue where a checkpoint left off."""
         self._rewrite = TransformsInOrder(self.transforms, self._engine)
         self._rewrite.attach(pl_module)
         self._merger = Merger(self._engine, self.projector, self.weight, self._rewrite, ZeroGradient(self.objective))
         self._realised = RealisedStep()
         self.objective.to(pl_module.device)
-        rank, world_size = data_share(trainer)
-        self._stream = ForgetStream(self._loader, order=self._order, seed=self.seed, rank=rank, world_size=world_size)
-        self._batches = ForgetBatches(self._engine, self._stream, self._loss.readout, seed=self.seed)
-        # A resumed fit must not sweep: its weights are no longer the original's. The checkpoint holds the cache.
-        if not self._restore():
-            self._loss.sweep(self._engine, self._stream)
+        self._stream = forget_stream(trainer, self._loader, self._order, self.seed)
+        readout = self._original.decide(self._loader, resumes=bool(self._restored))
+        self._batches = ForgetBatches(self._engine, self._stream, readout, seed=self.seed)
+        if self._private is not None:
+            self._private.cover(trainer.optimizers[0])  # others may have added groups in their `on_fit_start`
+        self._restore()
         StepChain.of(trainer).attach(trainer.optimizers[0])
 
     @override
@@ -178,11 +170,19 @@ class Unlearn(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Count the micro-batch, and check it for forget examples."""
+        self.see_original(trainer, pl_module)
         self._batches.saw_retain(batch)
+
+    def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the network for the original, unless it is known: before the first step, or before an edit."""
+        self._original.see(self._engine, self._stream)
 
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Show the retain loss to projectors that use it."""
+        if self._private is not None:
+            # In this hook: guards cover what was added in the next one, `on_after_backward`.
+            self._private.cover(trainer.optimizers[0])
         self._merger.saw_retain(loss, trainer.accumulate_grad_batches)
 
     @override
@@ -237,10 +237,19 @@ class Unlearn(pl.Callback):
         refuse_truncated(trainer.ckpt_path)
 
     @override
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """A tuner ends its run before it trains: none of the hooks above is called."""
+        if stage == "fit":
+            self._end(trainer)
+
+    @override
     def state_dict(self) -> dict[str, Any]:
         """Position in the forget data, counters, and the state of the parts. Every rank must call it."""
+        if not hasattr(self, "_original") or not self._original.is_known:
+            # A tuner saves before training, and loads again: a state of no step would pass for that of an interrupted fit.
+            return self._restored
         return {
-            "position": self._stream.position if hasattr(self, "_stream") else 0,
+            "position": self._stream.position,
             "steps": dict(self._steps),
             **self._parts().state_dict(),
         }
@@ -252,50 +261,43 @@ class Unlearn(pl.Callback):
 
     def forget_loss(self, batch: Any) -> Tensor:
         """The objective on one forget micro-batch, as :class:`ForgetBatches` gives it."""
-        assert self._loss is not None, "the fit has started"
         with self._batches.opened(batch) as own:
-            return self._loss(own, saw=self._batches.saw_prediction)
-
-    def _original_loss(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> ForgetLoss:
-        return ForgetLoss(self.objective, pl_module, self.readout, self.reference, strategy_kind(trainer))
+            return self._original.loss(own, saw=self._batches.saw_prediction)
 
     def _parts(self) -> SavedParts:
         return SavedParts(
             objective=self.objective,
             projector=self.projector,
-            reference=None if self._loss is None else self._loss.reference,
+            reference=self._original.loss.reference,
             # Before its first step it has no state; asked for a sharded one, torch would take a step.
             optimizer=self._private if self._steps["merged"] else None,
             transforms=self._rewrite if hasattr(self, "_rewrite") else None,
         )
 
-    def _restore(self) -> bool:
+    def _restore(self) -> None:
         """Load what a checkpoint holds, only once: a second fit must not start from it again."""
         state, self._restored = self._restored, {}
         if not state:
-            return False
+            return
+        self._original.is_known = True
         self._stream.seek(state["position"])
         self._steps = dict(state["steps"])  # before `_parts`, which goes by it
         self._parts().load_state_dict(state)
-        return True
 
     def after_fit_step(self, optimizer: torch.optim.Optimizer) -> bool:
         """Measure the fit's step, or take the own step after it. The chain calls this before any guard."""
         self._steps["taken"] += 1
         if self._private is None:
-            self._show_realised(self._realised.after(optimizer))
+            self._step_log |= shown_realised(self._realised.after(optimizer))
             return False
         taken = self._private.take_()
         self._steps["merged"] += taken
-        self._show_realised(self._private.realised)
+        self._step_log |= shown_realised(self._private.realised)
         return taken
-
-    def _show_realised(self, ratio: float | None) -> None:
-        if ratio is not None:
-            self._step_log["realised"] = torch.tensor(ratio)
-            warn_swallowed(ratio)
 
     def _end(self, trainer: pl.Trainer) -> None:
         StepChain.close(trainer)
+        if hasattr(self, "_original"):
+            self._original.end_watch()
         if hasattr(self, "_stream"):
             self._stream.close()

@@ -244,13 +244,12 @@ class StepGuard(StepTransform):
             warn_of_rounding(outcome.cosine, self._params)
 
     @override
-    def state_dict(self) -> dict[str, Any]:
+    def saved(self) -> dict[str, Any]:
         """Counters, position in ``retain``, and past directions. Gathers shards: every rank must call it."""
-        started = hasattr(self, "_source")  # Lightning may save before training starts
         return {
-            **super().state_dict(),
-            "position": self._source.position if started else 0,
-            "directions": with_all_ranks(self.directions.state_dict(), self._engine) if started else {},
+            **super().saved(),
+            "position": self._source.position,
+            "directions": with_all_ranks(self.directions.state_dict(), self._engine),
             "products": None if self._past is None else self._past.state_dict(),
         }
 

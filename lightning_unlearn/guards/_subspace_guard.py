@@ -21,6 +21,7 @@ from lightning_unlearn.guards.subspaces import (
     decided_projection,
     input_layers,
     record_inputs,
+    refuse_missing,
 )
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import data_share
@@ -30,9 +31,9 @@ from lightning_unlearn.transforms import Restriction, Step, StepChain
 class SubspaceGuard(Restriction):
     r"""Keep the outputs of linear layers on retained inputs: steps may act only on inputs that retain data hardly has.
 
-    Before training, the inputs of each layer on retain batches are recorded, without padding, and a ``subspace`` of them is
-    protected. After each optimizer step, the change that the weights really took, with momentum, weight decay and clipping
-    in it, is replaced by its part that does not act on protected inputs:
+    Before the first step, the inputs of each layer on retain batches are recorded, without padding, and a ``subspace`` of
+    them is protected. After each optimizer step, the change that the weights really took, with momentum, weight decay and
+    clipping in it, is replaced by its part that does not act on protected inputs:
 
     .. math:: W \leftarrow W_\mathrm{before} + (W_\mathrm{after} - W_\mathrm{before}) \, P, \qquad P = I - U U^\top
 
@@ -51,8 +52,8 @@ class SubspaceGuard(Restriction):
     Parameters that :class:`TrainOnly` freezes count as not trained. Beside ``Unlearn(optimizer=...)`` both steps are
     projected.
 
-    Layers that are unfrozen during the fit, as ``BaseFinetuning`` does, are not protected, because their inputs were not
-    recorded. The warning then names them.
+    Layers that are unfrozen or added during the fit, as ``BaseFinetuning`` does, are protected from their first step on, by
+    the inputs that they have then.
 
     Logged every ``log_every_n_steps``:
 
@@ -115,6 +116,7 @@ class SubspaceGuard(Restriction):
         self._has_warned = False
         self._is_measured = False
         self._trained: list[Tensor] = []
+        self._examined: set[str] = set()  # names of layers that were trained at some time
 
     @property
     def state_key(self) -> str:
@@ -142,28 +144,36 @@ class SubspaceGuard(Restriction):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Record the inputs, or continue where a checkpoint left off."""
+        """Continue where a checkpoint left off."""
         super().on_train_start(trainer, pl_module)
         self._engine = GradientEngine(pl_module, trainer)
-        self._trained = _trained(trainer)
-        layers = input_layers(pl_module, self._trained, self.layers)
-        for layer in layers:
-            layer.refuse_sharded_inputs()
+        self._inputs = ProtectedInputs(self._engine, {})
+        self._trained, self._examined = [], set()
         # A resumed fit must keep its bases: weights have moved since, and other inputs would give other bases.
-        if state := self._take_restored():
-            self._inputs = ProtectedInputs.restored(self._engine, layers, state["bases"])
-        else:
-            self._inputs = self._record(trainer, pl_module, layers)
-        self._warn_unprotected(pl_module)
+        self._bases: dict[str, Any] = self._take_restored().get("bases", {})
+        if self._bases:  # of layers that are trained now, or will be
+            refuse_missing(input_layers(pl_module, list(pl_module.parameters()), self.layers), self._bases)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Record the inputs before the first step. Until then the hooks of others may load weights."""
+        self.see_original(trainer, pl_module)
+
+    def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Protect the inputs that layers have now, unless that was done: before the first step, or before an edit."""
+        if not self._trained:
+            self._protect(trainer, pl_module)
 
     @override
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Warn of layers that were unfrozen since the last step."""
-        if len(trained := _trained(trainer)) > len(self._trained):
-            self._trained = trained
-            self._warn_unprotected(pl_module)
+        """Protect layers that were unfrozen or added since the last step."""
+        known = {id(p) for p in self._trained}
+        if any(id(p) not in known for p in _trained(trainer)):
+            self._protect(trainer, pl_module)
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         # Measuring costs one collective. It is done in the first step, for an early warning of rounding, and when logging.
         self._is_measured = not self._steps["transformed"] or (every > 0 and trainer.global_step % every == 0)
@@ -185,14 +195,26 @@ class SubspaceGuard(Restriction):
         warn_of_action(applied.action, [p for p in self._trained if self._inputs.covers(p)])
 
     @override
-    def state_dict(self) -> dict[str, Any]:
+    def saved(self) -> dict[str, Any]:
         """Counters and bases."""
-        return {**super().state_dict(), "bases": self._inputs.bases() if hasattr(self, "_inputs") else {}}
+        return {**super().saved(), "bases": {**self._bases, **self._inputs.bases()}}
 
     @override
     def allowed(self, direction: Direction, params: Sequence[Tensor]) -> Direction:
         """The part of a gradient that steps may follow; see :meth:`ProtectedInputs.allowed`."""
         return self._inputs.allowed(direction, params)
+
+    def _protect(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Protect all layers that are trained now and were not before. Collective: every rank must call it."""
+        self._trained = _trained(trainer)
+        layers = [x for x in input_layers(pl_module, self._trained, self.layers) if x.name not in self._examined]
+        self._examined |= {layer.name for layer in layers}
+        for layer in layers:
+            layer.refuse_sharded_inputs()
+        self._inputs.add(ProtectedInputs.restored(self._engine, layers, self._bases))
+        if fresh := [layer for layer in layers if layer.name not in self._bases]:
+            self._inputs.add(self._record(trainer, pl_module, fresh))
+        self._warn_unprotected(pl_module)
 
     def _record(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, layers: Sequence[InputLayer]

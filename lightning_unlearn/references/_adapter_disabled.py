@@ -21,7 +21,8 @@ class AdapterDisabled(Reference):
     refuses other networks.
 
     Raises:
-        ValueError: If the network has no adapter, trains base weights, or its adapter has been trained before.
+        ValueError: If the network has no adapter, trains base weights, or its adapter has been trained before. During the
+            fit, if base weights were unfrozen since.
     """
 
     @override
@@ -35,6 +36,13 @@ class AdapterDisabled(Reference):
 
     @override
     def __call__(self, readout: Readout, batch: Any) -> Likelihood:
+        # Asked each time: a callback that unfreezes layers would silently move the original away.
+        if base := _trained_outside(self.network):
+            raise ValueError(
+                f"`AdapterDisabled` should find a frozen base in every step. Found {len(base)} trained parameters outside "
+                f"the adapter, `{base[0]}` first: they were unfrozen during the fit. Use `FrozenCopy()` or "
+                "`CachedLogLikelihood()` as the reference."
+            )
         with eval_without_grad(self.network), _switched_off(self.network):
             return readout(self.network, batch)
 
@@ -43,9 +51,7 @@ def why_adapter_is_not_enough(network: nn.Module) -> str | None:
     """Why switching the adapter off would not give the original model back; ``None`` if it would."""
     if _adapted(network) is None:
         return f"`{type(network).__name__}`, which has no PEFT adapter"
-    trained = [name for name, p in network.named_parameters() if p.requires_grad]
-    base = [name for name in trained if not in_adapter(name)]
-    if base:
+    if base := _trained_outside(network):
         return f"{len(base)} trained parameters outside the adapter, `{base[0]}` first"
     # An adapter that was fine-tuned before is part of the original: switching it off would give an earlier model.
     used = next(_changed(network), None)
@@ -56,6 +62,10 @@ def _adapted(network: nn.Module) -> Any:
     """The PEFT model in ``network``, which may be a module around it; ``None`` if there is none."""
     parts = (m for m in network.modules() if hasattr(m, "peft_config") and hasattr(m, "disable_adapter"))
     return next(parts, None)
+
+
+def _trained_outside(network: nn.Module) -> list[str]:
+    return [name for name, p in network.named_parameters() if p.requires_grad and not in_adapter(name)]
 
 
 def _changed(network: nn.Module) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from lightning_unlearn.prediction import KnownLikelihood
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.references._base import Reference
+from lightning_unlearn.references._base import Reference, refuse_other_kind
 from lightning_unlearn.references._cache_file import CacheFile, make_writable
 from lightning_unlearn.references._origin import origin_of
 from lightning_unlearn.runtime import eval_without_grad, on_every_rank
@@ -45,6 +45,10 @@ class CachedLogLikelihood(Reference):
     def __len__(self) -> int:
         """Number of examples known."""
         return len(self._nll)
+
+    @override
+    def start_anew(self) -> None:
+        self._nll = {}
 
     @override
     def attach(self, network: nn.Module) -> None:
@@ -110,4 +114,5 @@ class CachedLogLikelihood(Reference):
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        refuse_other_kind(self, state, "keys")
         self._nll = dict(zip(state["keys"], state["nll"].split(state["lengths"]), strict=True))

@@ -26,11 +26,18 @@ def checksum(network: nn.Module) -> int:
     reshard(network)  # or `parameters()` would be the gathered copies that FSDP2 may have kept
     total = 0
     for tensor in [*network.parameters(), *network.buffers()]:
-        total = (total * 31 + _bits(local(tensor).detach())) % (1 << 64)
+        total = (total * 31 + tensor_checksum(local(tensor).detach())) % (1 << 64)
     return total
 
 
-def _bits(tensor: Tensor) -> int:
+@torch.no_grad()
+def tensor_checksum(tensor: Tensor) -> int:
+    """A 64-bit hash of the bits of one tensor.
+
+    Example:
+        >>> tensor_checksum(torch.zeros(2)) == tensor_checksum(-torch.zeros(2))
+        False
+    """
     # Bits, not values: NaN would differ from itself, and -0.0 would equal 0.0.
     integers = tensor.contiguous().reshape(-1).view(torch.uint8)
     total = 0
@@ -38,7 +45,7 @@ def _bits(tensor: Tensor) -> int:
         block = integers[start : start + 8 * _BLOCK]
         words = torch.nn.functional.pad(block, (0, -block.numel() % 8)).view(torch.int64)
         total += int(_mixed(words + _mixed(torch.arange(start, start + words.numel(), device=words.device))).sum())
-    return total
+    return total % (1 << 64)
 
 
 def _mixed(words: Tensor) -> Tensor:

@@ -34,3 +34,15 @@ def on_every_rank(value: Any) -> list[Any]:
     values: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+def own_rank() -> int:
+    """The number of this process; 0 if it is the only one.
+
+    Example:
+        >>> own_rank()
+        0
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 0
+    return torch.distributed.get_rank()

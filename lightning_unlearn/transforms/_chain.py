@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, ClassVar, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import lightning.pytorch as pl
 import torch
@@ -74,7 +74,8 @@ class StepChain:
     # Callbacks in a chain refer back to the trainer, so weak keys alone would not free it: `close` removes the entry.
     _chains: ClassVar[WeakKeyDictionary[pl.Trainer, StepChain]] = WeakKeyDictionary()
 
-    def __init__(self) -> None:
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self._trainer = ref(trainer)
         self._transforms: list[Link] = []
         self._forgetting: list[Forgetting] = []
         self._ready: set[int] = set()  # ids of the transforms that are ready for the coming step
@@ -85,7 +86,7 @@ class StepChain:
     @classmethod
     def of(cls, trainer: pl.Trainer) -> StepChain:
         """The chain of this trainer's fit, made when it is first asked for."""
-        return cls._chains.setdefault(trainer, cls())
+        return cls._chains.setdefault(trainer, cls(trainer))
 
     @classmethod
     def close(cls, trainer: pl.Trainer) -> None:
@@ -175,7 +176,7 @@ class StepChain:
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         step, self._step = self._step, None
         # If a gradient scaler found infinities, fused optimizers are still called, and so is this hook. Others are not.
-        if was_skipped(optimizer):
+        if was_skipped(optimizer) or self._is_set_aside():
             return
         for t in self._transforms:
             t.count("taken")
@@ -204,6 +205,11 @@ class StepChain:
             _apply(step, transforms)
             for t in transforms:
                 t.count("transformed")
+
+    def _is_set_aside(self) -> bool:
+        """Whether the trainer runs without its callbacks, as a learning-rate finder does in the middle of a fit."""
+        members = {id(member) for member in [*self._transforms, *self._forgetting]}
+        return not members & {id(c) for c in getattr(self._trainer(), "callbacks", [])}
 
     def _own_steps(self) -> list[Forgetting]:
         return [f for f in self._forgetting if f.forget_optimizer is not None]

@@ -52,6 +52,7 @@ class StepTransform(pl.Callback):
         self._steps = {"taken": 0, "transformed": 0}
         self._step_log: dict[str, float] = {}
         self._restored: dict[str, Any] = {}
+        self._has_started = False
 
     def wanted(self, step: Step) -> Sequence[Sequence[Tensor]]:
         """The parameters whose weights before the step :meth:`after` needs. Those in one group are kept as one vector."""
@@ -81,12 +82,16 @@ class StepTransform(pl.Callback):
         """Refuse what cannot work, and join the trainer's chain."""
         if stage == "fit":
             self._refuse_strategies(trainer, pl_module)
+            # Nothing is left of an earlier fit, or of the run of a tuner.
+            self._steps = dict.fromkeys(self._steps, 0)
+            self._step_log, self._restored, self._has_started = {}, {}, False
             # In `setup`, which all callbacks have passed before any `on_fit_start` asks who is in the chain.
             StepChain.of(trainer).add(self)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the chain's hook on the optimizer. By now all optimizers exist, the fit's and those of forgetting."""
+        self._has_started = True
         refuse_optimizers(trainer, type(self).__name__)
         reshard(pl_module)  # after a sanity check FSDP2 still shows gathered weights, which the optimizer does not have
         chain = StepChain.of(trainer)
@@ -135,7 +140,11 @@ class StepTransform(pl.Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Counters."""
+        """The state of :meth:`saved`. Before training starts, as when a tuner saves: what a checkpoint has brought."""
+        return self.saved() if self._has_started else self._restored
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds: counters. Overrides add to it."""
         return {"steps": dict(self._steps)}
 
     @override

@@ -28,7 +28,7 @@ class TrainOnly(Restriction):
     a parameter even where its gradient is zero, do not move them. A :class:`StepGuard` beside it, in any
     order, looks for its directions among the weights that are trained.
 
-    With a ``selector`` the weights are scored once, when the fit starts; random generators, buffers, gradients and modes
+    With a ``selector`` the weights are scored once, before the first step; random generators, buffers, gradients and modes
     are afterwards as they were. If the selector gives each tensor one score, whole tensors are trained. If it scores each
     element, single elements are, and a boolean per element is held. The choice is in the checkpoint: a resumed fit does
     not score again, a second fit does. Parameters without a score stay, also if they are unfrozen later; patterns hold for
@@ -49,8 +49,8 @@ class TrainOnly(Restriction):
         readout: How to run the network for the selector. Defaults to what fits the module, as in :class:`Unlearn`.
 
     Raises:
-        NotImplementedError: In ``setup``, under manual optimization, DeepSpeed or FSDP1; when training starts, with LBFGS,
-            or if elements are chosen beside another restriction.
+        NotImplementedError: In ``setup``, under manual optimization, DeepSpeed or FSDP1; when training starts, with LBFGS;
+            at the first batch, if elements are chosen beside another restriction.
         ValueError: In ``setup``, if the selector needs data, and there is none; when the fit starts, if a pattern fits no
             parameter, or the choice is empty.
         RuntimeError: When training ends, if an optimizer step was not masked.
@@ -75,6 +75,7 @@ class TrainOnly(Restriction):
         readout: Readout | None = None,
     ) -> None:
         super().__init__()
+        self._has_chosen = False
         given = {"selector": selector, "choice": choice, "forget": forget, "retain": retain, "readout": readout}
         found = [f"`{name}`" for name, value in {"pattern": pattern, **given}.items() if value is not None]
         self._mask: Mask
@@ -98,6 +99,7 @@ class TrainOnly(Restriction):
         """Refuse what cannot work, and find the data."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
+            self._has_chosen = False
             self._mask.setup(trainer)
 
     @override
@@ -106,9 +108,17 @@ class TrainOnly(Restriction):
         self._mask.start(trainer, pl_module)
 
     @override
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The checkpoint, if there is one, was read."""
-        super().on_train_start(trainer, pl_module)
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Choose before the first step. Until then the hooks of others may load weights."""
+        self.see_original(trainer, pl_module)
+
+    def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Choose by the weights as they are now, unless that was done: before the first step, or before an edit."""
+        if self._has_chosen:
+            return
+        self._has_chosen = True
         cuts_through = any(self._mask.elements(p) is not None for p in pl_module.parameters())
         beside = [type(t).__name__ for t in StepChain.of(trainer).restrictions if not isinstance(t, TrainOnly)]
         if cuts_through and beside:
@@ -142,9 +152,9 @@ class TrainOnly(Restriction):
         return self._mask.stays(param)
 
     @override
-    def state_dict(self) -> dict[str, Any]:
+    def saved(self) -> dict[str, Any]:
         """Counters, and what was chosen by scores."""
-        return {**super().state_dict(), "mask": self._mask.state_dict()}
+        return {**super().saved(), "mask": self._mask.state_dict()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -361,15 +361,17 @@ def test_several_optimizers_of_the_user_are_refused_by_lightning_itself() -> Non
         fit(unlearn(), module=Two())
 
 
-def test_parameters_that_come_late() -> None:
+def test_parameters_that_are_added_join_the_last_group() -> None:
     class Late(pl.Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
             if batch_idx == 2:
-                trainer.optimizers[0].add_param_group({"params": [module.late]})
+                trainer.optimizers[0].add_param_group({"params": list(module.head.parameters()), "lr": 0.0})
 
     module = SomebodysModule("sgd")
-    module.late = torch.nn.Parameter(torch.zeros(2))
-    with pytest.raises(
-        NotImplementedError, match=r"should know all parameters from the start.*given 1 parameters since.*requires_grad"
-    ):
-        fit(Late(), unlearn(), module=module)
+    module.configure_optimizers = lambda: torch.optim.SGD(module.body.parameters(), lr=0.0)
+    before = {n: p.detach().clone() for n, p in module.named_parameters()}
+    callback = unlearn()
+    fit(Late(), callback, module=module)
+    assert [len(g["params"]) for g in callback.forget_optimizer.param_groups] == [6]
+    # The fit itself stands still: what moved, the forget optimizer has moved.
+    assert {n for n, p in module.named_parameters() if torch.equal(p, before[n])} == {"unused"}

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
-from _modules import CLASSES, HostileModule, loader, quiet, same
+from _modules import CLASSES, HostileModule, Restored, loader, quiet, same
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
@@ -381,9 +381,8 @@ def test_a_checkpoint_of_other_layers_is_refused() -> None:
     guard = guarding()
     fit(guard)
     again = guarding(layers=["2"])
-    again.load_state_dict(guard.state_dict())
     with pytest.raises(ValueError, match="A resumed fit should protect the layers that its checkpoint does.*`net.0`"):
-        fit(again)
+        fit(Restored(again, guard.state_dict()), again)
 
 
 def test_what_cannot_be_guarded_is_refused_by_name() -> None:
@@ -460,16 +459,34 @@ def test_what_stays_unprotected_is_named_with_its_share() -> None:
         fit(guarding(), module=Mixed(), max_steps=1)
 
 
-def test_what_is_unfrozen_later_is_named_then() -> None:
-    class Thawing(pl.Callback):
-        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-            if batch_idx == 3:
-                module.net[2].requires_grad_(True)
+class Thawing(pl.Callback):
+    """Gives a layer to the optimizer in the middle of an epoch, as ``BaseFinetuning`` does at the start of one."""
 
-    module = Module()
-    module.net[2].requires_grad_(False)
-    with pytest.warns(UserWarning, match="All trained parameters should be protected.*in `net.2.weight`, `net.2.bias`"):
-        fit(guarding(), Thawing(), module=module, max_epochs=1)
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.at and not module.net[2].weight.requires_grad:
+            self.before = copy.deepcopy(module)
+            module.net[2].requires_grad_(True)
+            trainer.optimizers[0].add_param_group({"params": list(module.net[2].parameters())})
+
+
+class Thawed(Module):
+    def configure_optimizers(self) -> Any:
+        self.net[2].requires_grad_(False)
+        return torch.optim.AdamW(self.net[0].parameters(), lr=1e-2)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["guard first", "guard last"])
+def test_a_layer_that_is_unfrozen_later_is_protected_from_its_first_step_on(first: bool) -> None:
+    guard, thawing = guarding(), Thawing(at=4)
+    module, _ = fit(*[guard, thawing][:: 1 if first else -1], module=Thawed(), max_epochs=1)
+    assert set(guard._inputs.bases()) == {"net.0", "net.2"}
+    assert drift(module, thawing.before, kept().tensors[0]) < 1e-6
+    assert not torch.equal(module.net[2].weight, thawing.before.net[2].weight)
+    bare, _ = fit(Thawing(at=4), module=Thawed(), max_epochs=1)
+    assert drift(bare, thawing.before, kept().tensors[0]) > 0.05
 
 
 def test_chosen_layers_alone_are_protected() -> None:
@@ -508,7 +525,7 @@ def test_a_second_fit_looks_anew() -> None:
     module, _ = fit(guard, max_epochs=1)
     start = copy.deepcopy(module)
     fit(guard, module=module, max_epochs=1)
-    assert guard._steps == {"taken": 20, "transformed": 20}
+    assert guard._steps == {"taken": 10, "transformed": 10}
     assert drift(module, start, kept().tensors[0]) < 1e-6
 
 

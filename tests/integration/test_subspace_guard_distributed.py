@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from _modules import SomebodysModule, examples, quiet
+from _modules import Restored, SomebodysModule, examples, quiet
 from _ranks import run_ranks
 from _sharded_fits import STRATEGIES, whole
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -31,14 +31,13 @@ def fit(
     size = 8 // world_size
     retain = {} if own else {"retain": DataLoader(examples(5, 4 * 8), batch_size=size)}
     guard = SubspaceGuard(subspace, batches=4, **retain)
-    if state is not None:
-        guard.load_state_dict(state)
     forget = DataLoader(examples(2, n=16), batch_size=size)
     trainer = quiet(
         strategy=strategy(),
         devices=world_size,
         callbacks=[
             Unlearn(Bounded(GradientAscent(), bound=4.0), forget=forget, weight=10.0),
+            *([] if state is None else [Restored(guard, state)]),
             guard,
             *([StepGuard(NoChange())] if cone else []),
         ],

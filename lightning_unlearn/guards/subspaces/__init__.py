@@ -6,7 +6,7 @@ from lightning_unlearn.guards.subspaces._input_layers import InputLayer, input_l
 from lightning_unlearn.guards.subspaces._input_subspace import InputSubspace
 from lightning_unlearn.guards.subspaces._layer_inputs import record_inputs
 from lightning_unlearn.guards.subspaces._null_space import NullSpace
-from lightning_unlearn.guards.subspaces._protected_inputs import ProtectedInputs
+from lightning_unlearn.guards.subspaces._protected_inputs import ProtectedInputs, refuse_missing
 
 __all__ = [
     "InputLayer",
@@ -17,4 +17,5 @@ __all__ = [
     "decided_projection",
     "input_layers",
     "record_inputs",
+    "refuse_missing",
 ]

@@ -53,18 +53,16 @@ class ProtectedInputs:
     def restored(
         cls, engine: GradientEngine, layers: Sequence[InputLayer], bases: Mapping[str, Any]
     ) -> ProtectedInputs:
-        """Made again from a result of :meth:`bases`."""
-        by_name = {layer.name: layer for layer in layers}
-        if missing := [name for name in bases if name not in by_name]:
-            raise ValueError(
-                "A resumed fit should protect the layers that its checkpoint does. Found no trained layer with the name "
-                f"`{missing[0]}`, nor {len(missing) - 1} others. Use the same `layers`."
-            )
+        """Made again from a result of :meth:`bases`, for those of ``layers`` that are in it."""
         projections = {}
-        for name, saved in bases.items():
-            device = local(by_name[name].weight).device
-            projections[by_name[name]] = Projection(saved["basis"].to(device), saved["is_free"])
+        for layer in (layer for layer in layers if layer.name in bases):
+            saved, device = bases[layer.name], local(layer.weight).device
+            projections[layer] = Projection(saved["basis"].to(device), saved["is_free"])
         return cls(engine, projections)
+
+    def add(self, others: ProtectedInputs) -> None:
+        """Protect the layers of ``others`` as well."""
+        self._projections |= others._projections
 
     def bases(self) -> dict[str, Any]:
         """The bases by the name of a layer, for a checkpoint. They are whole, and the same on every rank."""
@@ -129,8 +127,9 @@ class ProtectedInputs:
         place = {id(p): i for i, p in enumerate(params)}  # by identity: `==` of tensors compares elements
         out = list(direction)
         for layer, projection in self._projections.items():
-            spots = [place[id(p)] for p in layer.parts]
-            if all(direction[i] is None for i in spots):
+            spots = [place[id(p)] for p in layer.parts if id(p) in place]
+            # A layer may be missing in the forget optimizer, which takes in added parameters one step later.
+            if len(spots) < len(layer.parts) or all(direction[i] is None for i in spots):
                 continue
             # Weight and bias are projected together, so a missing gradient of one of them counts as zero.
             given = [
@@ -141,6 +140,16 @@ class ProtectedInputs:
             for i, old, new in zip(spots, given, layer.split(projection(matrix)), strict=True):
                 out[i] = new.to(old)  # dtype and device of the storage that keeps it
         return out
+
+
+def refuse_missing(layers: Sequence[InputLayer], bases: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that protects layers which are not among ``layers``."""
+    names = {layer.name for layer in layers}
+    if missing := [name for name in bases if name not in names]:
+        raise ValueError(
+            "A resumed fit should protect the layers that its checkpoint does. Found no layer with the name "
+            f"`{missing[0]}`, nor {len(missing) - 1} others. Use the same `layers`."
+        )
 
 
 def _correct_(layer: InputLayer, projection: Projection, before: Sequence[Tensor], measured: bool) -> Tensor:

@@ -293,7 +293,11 @@ def fit(rank: int, world_size: int, folder: str | None) -> Any:
     )
     trainer.fit(module, DataLoader(examples(1, n=16), batch_size=4 // world_size))
     computed = unlearn.readout.looks
-    return computed, unlearn._loss.reference.known, {n: p.detach().clone() for n, p in module.named_parameters()}
+    return (
+        computed,
+        unlearn._original.loss.reference.known,
+        {n: p.detach().clone() for n, p in module.named_parameters()},
+    )
 
 
 class Once(ClassificationReadout):

@@ -341,3 +341,41 @@ def test_unknown_examples_get_one_clear_error(cache: CachedLogLikelihood) -> Non
     data["input_ids"][:2, 0] += 1
     with pytest.raises(KeyError, match=r"Found 2 of 3 in this batch that were not: .* Use `FrozenCopy\(\)`"):
         cache(READOUT, data)
+
+
+def test_shards_that_were_cut_in_another_way_are_taken_unless_some_parameters_joined_late() -> None:
+    """Their hashes cannot be compared."""
+    network, reference = Normed(), FrozenCopy()
+    reference.attach(network)
+    (rank,) = reference.state_dict()["ranks"]
+    assert sorted(rank["hashes"]) == sorted(name for name, _ in network.named_parameters())
+    other = {"hashes": dict.fromkeys(rank["hashes"], 0), "joined": {}}
+    reference.load_state_dict({"ranks": [other, other], "sharded": True})
+    other["joined"] = {next(iter(rank["hashes"])): torch.ones(1)}
+    with pytest.raises(ValueError, match="Found others, or none, in 1 parameters"):
+        reference.load_state_dict({"ranks": [other, other], "sharded": True})
+
+
+def test_what_is_unfrozen_later_is_copied_then_and_saved() -> None:
+    network, reference, data = Normed().eval(), FrozenCopy(), images(9)
+    first, *late = network.parameters()
+    for p in late:
+        p.requires_grad_(False)
+    reference.attach(network)
+    expected = original(network, ClassificationReadout(), data).logits
+    assert reference.state_dict()["ranks"][0]["joined"] == {}
+    with torch.no_grad():
+        first.add_(1)
+    for p in late:
+        p.requires_grad_(True)
+    assert torch.equal(reference(ClassificationReadout(), data).logits, expected)
+    train_adapter(network)
+    assert torch.equal(reference(ClassificationReadout(), data).logits, expected)
+    assert len(reference.state_dict()["ranks"][0]["joined"]) == len(late)
+
+
+def test_a_choice_made_before_is_kept_while_it_fits() -> None:
+    network = Normed()
+    earlier = choose_reference(KLToReference(), network)
+    assert choose_reference(KLToReference(), network, earlier) is earlier
+    assert choose_reference(NPO(), network, earlier) is not earlier

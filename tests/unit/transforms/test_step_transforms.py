@@ -197,7 +197,7 @@ def test_a_second_fit_with_the_same_trainer_is_transformed_too(name: str) -> Non
     module, trainer = fit(transform)
     trainer.fit_loop.max_epochs = 2
     trainer.fit(module, datamodule=trainer.datamodule)
-    assert transform._steps["transformed"] == transform._steps["taken"] == 12
+    assert transform._steps["transformed"] == transform._steps["taken"] == 6
 
 
 def test_one_copy_of_the_weights_is_held_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
