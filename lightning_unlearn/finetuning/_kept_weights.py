@@ -66,8 +66,8 @@ class KeptWeights:
                 save_model(network, str(new))
         except Exception as error:  # safetensors has errors of its own for a full disk
             warnings.warn(
-                f"What `FinetuneFirst` made should be kept in `{self.folder}`. Found {error} This run goes on with what is in "
-                "memory; another one makes it anew.",
+                f"What `FinetuneFirst` made should be kept in `{self.folder}`. Found {error} This run goes on with what is "
+                "in memory; another one makes it anew.",
                 stacklevel=2,
             )
             return None

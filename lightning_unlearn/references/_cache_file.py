@@ -46,7 +46,7 @@ class CacheFile:
         self._head = json.dumps({"format": _FORMAT, **origin}, sort_keys=True)
         name = blake2b(self._head.encode(), digest_size=8).hexdigest()
         self._path = Path(folder).expanduser() / f"{name}-{os.urandom(4).hex()}.jsonl"
-        self._file: Any = None
+        self._file: int | None = None
         self._is_full = False
         self.known: dict[str, Tensor] = {}
         for path in sorted(self._path.parent.glob(f"{name}-*.jsonl")):
@@ -75,16 +75,15 @@ class CacheFile:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            os.close(self._file)
 
     def _write(self, lines: str) -> None:
         if self._file is None:
-            # Not buffered: what could not be written would be tried again, and fail again, when the file is closed.
-            self._file = open(self._path, "ab", buffering=0, opener=lambda path, flags: os.open(path, flags, PRIVATE))
+            self._file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE)
             lines = f"{self._head}\n{lines}"
         content = lines.encode("ascii")
-        while content:  # a system call may take less than it was given, and says so only by the number
-            content = content[self._file.write(content) :]
+        while content:  # a system call may take less than it was given, and says so by a number only
+            content = content[os.write(self._file, content) :]
 
     def _read(self, path: Path) -> dict[str, Tensor]:
         # Text after the last line break is a line whose writer was interrupted, or is still writing.
