@@ -100,7 +100,9 @@ MOMENTS = [
     Moment("check at an epoch's end, its beginning", f"{CHECK}._check", 2),
     Moment("check at an epoch's end, relearning", f"{PACKAGE}.attacks._relearn:Relearn._train", 3),
     Moment("check at an epoch's end, rounding", f"{PACKAGE}.attacks._quantize:Quantize._rounded", 7),
-    Moment("check at an epoch's end, an audit", f"{PACKAGE}.checks._audits_under_attack:AuditsUnderAttack._observe", 13),
+    Moment(
+        "check at an epoch's end, an audit", f"{PACKAGE}.checks._audits_under_attack:AuditsUnderAttack._observe", 13
+    ),
     Moment("restore after relearning", f"{PACKAGE}.attacks._relearn:reshard", 6),
     Moment("restore after rounding", f"{PACKAGE}.attacks._quantize:_editing", 20),
     Moment("restore of random states", f"{PACKAGE}.engine._isolation:_set_rng_states", 9),
@@ -121,9 +123,7 @@ class Fragile(pl.LightningModule):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.net = nn.Sequential(
-                nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 4)
-            )
+            self.net = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.net(x)
@@ -235,7 +235,9 @@ def same(a: Any, b: Any) -> bool:
 
 def left_over(folder: Path) -> list[str]:
     """Hidden or temporary files that would stay forever, below all folders of the run."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name[0] == "." or "tmp" in path.name)
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.name[0] == "." or "tmp" in path.name
+    )
 
 
 def resumed_from(folder: Path) -> int | None:
@@ -262,7 +264,10 @@ def is_equal(found: dict[str, Any]) -> bool:
 
 
 def table(moments: list[dict[str, Any]]) -> str:
-    lines = ["| killed | resumed from step | weights | observations | report | left over |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| killed | resumed from step | weights | observations | report | left over |",
+        "|---|---|---|---|---|---|",
+    ]
     for found in moments:
         start = "the start" if found["from_step"] is None else found["from_step"]
         cells = ["equal" if found.get(part) else "DIFFERENT" for part in ("weights", "observations", "report")]

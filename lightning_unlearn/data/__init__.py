@@ -2,7 +2,7 @@
 
 from lightning_unlearn.data._forget_retain_data import ForgetRetainData
 from lightning_unlearn.data._loader_settings import LoaderSettings
-from lightning_unlearn.data._loaders import in_order
+from lightning_unlearn.data._loaders import in_order, rows_of
 from lightning_unlearn.data._paired_data import PairedData
 from lightning_unlearn.data._paired_dataset import PairedDataset
 from lightning_unlearn.data._question_answer_data import QuestionAnswerData
@@ -64,5 +64,6 @@ __all__ = [
     "in_order",
     "load_tokenizer",
     "loader_of",
+    "rows_of",
     "shared_batches",
 ]

@@ -24,6 +24,7 @@ from lightning_unlearn.forgetting._refusals import (
     refuse_unmerged,
     refuse_unsupported,
 )
+from lightning_unlearn.forgetting._resumed import resume, settings_of, state_of_another
 from lightning_unlearn.forgetting._saved_parts import SavedParts
 from lightning_unlearn.forgetting._step_log import is_logged, log_step, warn_swallowed
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
@@ -111,6 +112,7 @@ class Unlearn(pl.Callback):
         self._private: PrivateStep | None = None
         self._steps = {"merged": 0, "taken": 0}
         self._restored: dict[str, Any] = {}
+        self._settings: dict[str, Any] = {}
         self._step_log: dict[str, Tensor] = {}
 
     @property
@@ -132,8 +134,8 @@ class Unlearn(pl.Callback):
         self._loader, self._order = forget_source(trainer, self.forget)
         StepChain.of(trainer).add_forgetting(self)
         self._loss = None
-        # Now, because Lightning restores a checkpoint right after `setup`, and then the original is gone. Strategies that
-        # shard restore after `on_fit_start`; and a module built in `configure_model` has no weights yet: see there.
+        # Now, because Lightning restores a checkpoint next, and then the original is gone. Strategies that shard restore
+        # after `on_fit_start`; and a module built in `configure_model` has no weights yet: see there.
         if not trainer.strategy.restore_checkpoint_after_setup and any(True for _ in pl_module.parameters()):
             self._loss = self._original_loss(trainer, pl_module)
 
@@ -160,8 +162,9 @@ class Unlearn(pl.Callback):
         rank, world_size = data_share(trainer)
         self._stream = ForgetStream(self._loader, order=self._order, seed=self.seed, rank=rank, world_size=world_size)
         self._batches = ForgetBatches(self._engine, self._stream, self._loss.readout)
+        self._settings = settings_of(self.objective, self._loss, self.projector, self._loader)
         # A resumed fit must not sweep: its weights are no longer the original's. The checkpoint holds the cache.
-        if not self._restore():
+        if not self._restore(self._loss):
             self._loss.sweep(self._engine, self._stream)
         StepChain.of(trainer).attach(trainer.optimizers[0])
 
@@ -234,8 +237,16 @@ class Unlearn(pl.Callback):
         return {
             "position": self._stream.position if hasattr(self, "_stream") else 0,
             "steps": dict(self._steps),
+            "settings": self._settings,
             **self._parts().state_dict(),
         }
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on from a fit with another objective; a state of this one's own is loaded next."""
+        self._restored = state_of_another(trainer, self.state_key, checkpoint)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -260,15 +271,14 @@ class Unlearn(pl.Callback):
             transforms=self._rewrite if hasattr(self, "_rewrite") else None,
         )
 
-    def _restore(self) -> bool:
-        """Load what a checkpoint holds, only once: a second fit must not start from it again."""
+    def _restore(self, loss: ForgetLoss) -> bool:
+        """Load what a checkpoint holds, only once: a second fit must not start from it again. Is the original known?"""
         state, self._restored = self._restored, {}
         if not state:
             return False
         self._stream.seek(state["position"])
         self._steps = dict(state["steps"])  # before `_parts`, which goes by it
-        self._parts().load_state_dict(state)
-        return True
+        return resume(state, self._settings, loss, self._stream, self._parts())
 
     def after_fit_step(self, optimizer: torch.optim.Optimizer) -> bool:
         """Measure the fit's step, or take the own step after it. The chain calls this before any guard."""
