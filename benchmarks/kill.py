@@ -85,28 +85,28 @@ MOMENTS = [
     Moment("backward of the retain loss", f"{UNLEARN}.on_before_backward", 6),
     Moment("before the merge", f"{UNLEARN}.on_before_optimizer_step", 4),
     Moment("forget loss", f"{PACKAGE}.forgetting._forget_loss:ForgetLoss.__call__", 8),
-    Moment("gradients are merged", f"{PACKAGE}.forgetting._merger:Merger._combine_", 11),
-    Moment("the step is taken", "torch.optim.sgd:SGD.step", 5),
+    Moment("gradients are merged", f"{PACKAGE}.forgetting._merger:Merger.merge_", 11),
+    Moment("the step is taken", "torch.optim.sgd:SGD.step", 9),
     Moment("the guard corrects the step", f"{PACKAGE}.guards._guarded_step:GuardedStep.correct_", 9),
-    Moment("the step is over", f"{UNLEARN}.on_train_batch_end", 13),
-    Moment("the last step of an epoch", f"{UNLEARN}.on_train_batch_end", 10),
+    Moment("the step is over", f"{UNLEARN}.on_train_batch_end", 11),
+    Moment("the last step of an epoch", f"{UNLEARN}.on_train_batch_end", 8),
     Moment("first checkpoint, its beginning", SAVE, 1),
-    Moment("checkpoint, states are collected", f"{UNLEARN}.state_dict", 4),
-    Moment("checkpoint, observations are collected", f"{CHECK}.state_dict", 5),
+    Moment("checkpoint, states are collected", f"{UNLEARN}.state_dict", 5),
+    Moment("checkpoint, observations are collected", f"{CHECK}.state_dict", 7),
     Moment("checkpoint, bytes are written", IO, 3),
-    Moment("checkpoint, the file gets its name", "os:replace", 4),
+    Moment("checkpoint, the file gets its name", "shutil:move", 6),
     Moment("checkpoint, the older one is removed", SAVE.replace("_save_checkpoint", "_save_last_checkpoint"), 3),
-    Moment("last checkpoint, its beginning", SAVE, 10),
+    Moment("last checkpoint, its beginning", SAVE, 11),
     Moment("check at an epoch's end, its beginning", f"{CHECK}._check", 2),
     Moment("check at an epoch's end, relearning", f"{PACKAGE}.attacks._relearn:Relearn._train", 3),
-    Moment("check at an epoch's end, rounding", f"{PACKAGE}.attacks._quantize:Quantize._rounded", 7),
+    Moment("check at an epoch's end, rounding", f"{PACKAGE}.attacks._quantize:Quantize._rounded", 5),
     Moment(
         "check at an epoch's end, an audit", f"{PACKAGE}.checks._audits_under_attack:AuditsUnderAttack._observe", 13
     ),
     Moment("restore after relearning", f"{PACKAGE}.attacks._relearn:reshard", 6),
-    Moment("restore after rounding", f"{PACKAGE}.attacks._quantize:_editing", 20),
-    Moment("restore of random states", f"{PACKAGE}.engine._isolation:_set_rng_states", 9),
-    Moment("observations are merged", f"{PACKAGE}.checks._recovery_check:merged", 8),
+    Moment("restore after rounding", f"{PACKAGE}.attacks._quantize:_editing", 17),
+    Moment("restore of random states", f"{PACKAGE}.engine._isolation:_set_rng_states", 8),
+    Moment("observations are merged", f"{PACKAGE}.checks._recovery_check:merged", 6),
     Moment("final check, its beginning", f"{CHECK}.on_train_end", 1),
     Moment("final check, an attack", f"{CHECK}._check", 3),
     Moment("final check, restore after relearning", f"{PACKAGE}.attacks._relearn:reshard", 8),
@@ -171,7 +171,7 @@ def fit(folder: Path) -> None:
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    data = ForgetRetainData(retain=rows(1, 20), forget=rows(2, 12))
+    data = ForgetRetainData(retain=rows(1, 16), forget=rows(2, 16))
     trainer.fit(module, datamodule=data, ckpt_path="last")
     result = {"weights": module.state_dict(), "observations": [asdict(o) for o in check.observations]}
     torch.save(result, folder / "result.pt")

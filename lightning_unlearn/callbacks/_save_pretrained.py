@@ -56,7 +56,14 @@ class SavePretrained(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Say that the network could not be written, now that everything else was."""
         failure, self._failure = self._failure, None
-        if failure is not None:
+        if failure is None:
+            return
+        try:
+            # An error ends Lightning's loop over callbacks. Those behind this one have things to write, too.
+            callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            for callback in callbacks[callbacks.index(self) + 1 :]:
+                callback.teardown(trainer, pl_module, stage)
+        finally:
             raise OSError(
                 f"`SavePretrained` should have written the network to `{self.folder}`. Found {type(failure).__name__}: "
                 f"{failure} What is there is not whole. The network is still in memory, as it was at the end of the "

@@ -20,7 +20,6 @@ from lightning_unlearn.forgetting._refusals import (
     refuse_empty_retain,
     refuse_late_copy,
     refuse_settings,
-    refuse_truncated,
     refuse_unmerged,
     refuse_unsupported,
 )
@@ -28,6 +27,7 @@ from lightning_unlearn.forgetting._resumed import resume, settings_of, state_of_
 from lightning_unlearn.forgetting._saved_parts import SavedParts
 from lightning_unlearn.forgetting._step_log import is_logged, log_step, warn_swallowed
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
+from lightning_unlearn.models import explain_checkpoint
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
@@ -227,9 +227,9 @@ class Unlearn(pl.Callback):
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind, and explain a truncated checkpoint."""
+        """Leave no hook behind, and explain a damaged checkpoint."""
         self._end(trainer)
-        refuse_truncated(trainer.ckpt_path)
+        explain_checkpoint(trainer.ckpt_path, exception)
 
     @override
     def state_dict(self) -> dict[str, Any]:

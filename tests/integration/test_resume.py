@@ -97,7 +97,8 @@ def test_truncated_checkpoint_gives_one_clear_error(tmp_path: Path) -> None:
 
 def test_checkpoint_of_another_objective_is_not_mistaken_for_ours(tmp_path: Path) -> None:
     fit("none", tmp_path / "first", max_steps=3)
-    _, (unlearn, *_) = fit("cache", tmp_path / "second", tmp_path / "first" / "ckpt" / "step=3.ckpt")
+    with pytest.warns(UserWarning, match=r"Found a second phase: `objective` was `GradientAscent\(\)`, is `NPO"):
+        _, (unlearn, *_) = fit("cache", tmp_path / "second", tmp_path / "first" / "ckpt" / "step=3.ckpt")
     assert len(unlearn._loss.reference) == 10  # cached anew, from the weights it was given
 
 
