@@ -11,8 +11,8 @@ observation, `report.json` but for times, and that nothing half written is left 
 
 The fit: a small network with dropout and BatchNorm, taught first (`FinetuneFirst` with a control, kept on disk), NPO with a
 reference kept on disk, a guard with a history, relearning and rounding in the check, checkpoints in the middle of epochs.
-Lightning does not keep random states in checkpoints, so the module seeds its dropout by the step. Writes
-`benchmarks/results/kill.json`.
+Lightning keeps no random states in checkpoints and starts the epoch of a plain loader anew, so the module seeds its dropout by
+the step, and the data have an `order`. Writes `benchmarks/results/kill.json`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from lightning_unlearn import (
     FinetuneFirst,
     ForgetRetainData,
     Quantize,
+    RandomOrder,
     RecoveryCheck,
     Relearn,
     StepGuard,
@@ -171,7 +172,7 @@ def fit(folder: Path) -> None:
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    data = ForgetRetainData(retain=rows(1, 16), forget=rows(2, 16))
+    data = ForgetRetainData(retain=rows(1, 16), forget=rows(2, 16), order=RandomOrder())
     trainer.fit(module, datamodule=data, ckpt_path="last")
     result = {"weights": module.state_dict(), "observations": [asdict(o) for o in check.observations]}
     torch.save(result, folder / "result.pt")
@@ -208,6 +209,7 @@ def in_a_process(task: Callable[[], None], log: Path) -> int:
             with log.open("a") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
+            warnings.simplefilter("ignore")
             task()
             status = 0
         except BaseException:
@@ -285,7 +287,6 @@ def main() -> None:
     parser.add_argument("--only", default="", help="moments with these words in their place")
     parser.add_argument("--keep", type=Path, help="where to keep the last killed run, its log included")
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # forked processes must not share a pool of threads
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from run_config import commit, machine

@@ -9,6 +9,8 @@ import pytest
 import torch
 from _full_disk import room_for
 from _modules import SomebodysModule, loader, quiet, same
+from _ranks import run_ranks
+from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import save_model
 from torch import nn
 
@@ -128,3 +130,25 @@ def test_files_of_another_origin_are_not_looked_at() -> None:
     (path,) = files()
     path.write_bytes(b"")
     assert KeptWeights(Path("kept"), "taught-2").find() is None
+
+
+@pytest.mark.parametrize("share_a_disk", [True, False])
+def test_ranks_make_or_find_the_same_together(share_a_disk: bool, tmp_path: Path) -> None:
+    """On machines that do not share a disk, only the first one has the file: all make the weights, and the same ones."""
+
+    def on_rank(rank: int, world_size: int) -> tuple[dict[str, torch.Tensor], str]:
+        folder = tmp_path if share_a_disk else tmp_path / str(rank)
+        module = SomebodysModule()
+        teach = FinetuneFirst(epochs=1, lr=1e-2, batch_size=6, folder=str(folder), control=True)
+        data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2, n=12))
+        strategy = DDPStrategy(find_unused_parameters=True)
+        quiet(callbacks=[teach], max_steps=1, devices=world_size, strategy=strategy, limit_train_batches=0).fit(
+            module, datamodule=data
+        )
+        return module.state_dict(), type(teach.control_weights).__name__
+
+    first, second = run_ranks(on_rank), run_ranks(on_rank)
+    for weights, _ in (*first, *second):
+        assert all(torch.equal(weights[name], first[0][0][name]) for name in weights)
+    assert [kind for _, kind in (*first, *second)] == ["str"] * 4
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2  # no second file where the weights were made again
