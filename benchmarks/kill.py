@@ -11,8 +11,8 @@ observation, `report.json` but for times, and that nothing half written is left 
 
 The fit: a small network with dropout and BatchNorm, taught first (`FinetuneFirst` with a control, kept on disk), NPO with a
 reference kept on disk, a guard with a history, relearning and rounding in the check, checkpoints in the middle of epochs.
-Lightning keeps no random states in checkpoints and starts the epoch of a plain loader anew, so the module seeds its dropout by
-the step, and the data have an `order`. Writes `benchmarks/results/kill.json`.
+Lightning keeps no random states in checkpoints and starts the epoch of a plain loader anew, so the module seeds its dropout
+by the step, and the data have an `order`. Writes `benchmarks/results/kill.json`.
 """
 
 from __future__ import annotations

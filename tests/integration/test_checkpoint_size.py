@@ -27,6 +27,7 @@ class Weighed(Callback):
             self.sizes[trainer.global_step] = file.tell()
 
 
+@pytest.mark.filterwarnings("ignore:The corrected step should break no rule")  # a large rate, on little data
 def test_all_callbacks_together(monkeypatch: pytest.MonkeyPatch) -> None:
     def add_to_short(curve: list[dict[str, float]], point: dict[str, float]) -> None:
         add_point(curve, point, most=20)
@@ -41,7 +42,7 @@ def test_all_callbacks_together(monkeypatch: pytest.MonkeyPatch) -> None:
         weighed,
     ]
     data = ForgetRetainData(retain=loader(1), forget=loader(2))
-    quiet(callbacks=callbacks, max_steps=160, max_epochs=-1).fit(SomebodysModule(), datamodule=data)
+    quiet(callbacks=callbacks, max_steps=160, max_epochs=-1).fit(SomebodysModule("sgd"), datamodule=data)
     assert list(weighed.sizes) == [40, 80, 120, 160]
     # Not to the byte: larger counters take more digits, and the curve has between half and all of its points.
     assert max(weighed.sizes.values()) - min(weighed.sizes.values()) < 20 * 300
