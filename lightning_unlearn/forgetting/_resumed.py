@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
+from typing_extensions import override
 
 from lightning_unlearn.data import ForgetStream, rows_of
 from lightning_unlearn.forgetting._forget_loss import ForgetLoss
@@ -15,6 +16,28 @@ from lightning_unlearn.references import AdapterDisabled, FrozenCopy, Reference
 from lightning_unlearn.runtime import on_every_rank
 
 _OURS = "Unlearn["
+
+
+class ResumedCallback(pl.Callback):
+    """Finds its state in a checkpoint, or that of another objective, and keeps it until training starts.
+
+    Under FSDP a checkpoint is read before stream and reference exist.
+    """
+
+    _restored: dict[str, Any]
+    _settings: dict[str, Any]
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on from a fit with another objective. If there is a state of this one's own, it is loaded next."""
+        self._restored = state_of_another(trainer, self.state_key, checkpoint)
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until training starts."""
+        self._restored = state_dict
 
 
 def settings_of(objective: Any, loss: ForgetLoss, projector: Any, loader: Iterable[Any]) -> dict[str, Any]:

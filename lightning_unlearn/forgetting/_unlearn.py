@@ -23,7 +23,7 @@ from lightning_unlearn.forgetting._refusals import (
     refuse_unmerged,
     refuse_unsupported,
 )
-from lightning_unlearn.forgetting._resumed import resume, settings_of, state_of_another
+from lightning_unlearn.forgetting._resumed import ResumedCallback, resume, settings_of
 from lightning_unlearn.forgetting._saved_parts import SavedParts
 from lightning_unlearn.forgetting._step_log import is_logged, log_step, warn_swallowed
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
@@ -36,7 +36,7 @@ from lightning_unlearn.runtime import data_share
 from lightning_unlearn.transforms import GradientTransform, StepChain
 
 
-class Unlearn(pl.Callback):
+class Unlearn(ResumedCallback):
     """Add the forget gradient to any fit, right where the user's own gradient is ready.
 
     The user's ``training_step``, hooks, logs, optimizer and scheduler stay as they are. The data their fit trains on is the
@@ -111,8 +111,7 @@ class Unlearn(pl.Callback):
         self._loss: ForgetLoss | None = None
         self._private: PrivateStep | None = None
         self._steps = {"merged": 0, "taken": 0}
-        self._restored: dict[str, Any] = {}
-        self._settings: dict[str, Any] = {}
+        self._restored, self._settings = {}, {}
         self._step_log: dict[str, Tensor] = {}
 
     @property
@@ -240,18 +239,6 @@ class Unlearn(pl.Callback):
             "settings": self._settings,
             **self._parts().state_dict(),
         }
-
-    @override
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Go on from a fit with another objective; a state of this one's own is loaded next."""
-        self._restored = state_of_another(trainer, self.state_key, checkpoint)
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until training starts: under FSDP it is loaded before stream and reference exist."""
-        self._restored = state_dict
 
     def forget_loss(self, batch: Any) -> Tensor:
         """The objective on one forget micro-batch."""
