@@ -19,6 +19,7 @@ from lightning_unlearn import (
     Bounded,
     CachedLogLikelihood,
     ClassificationReadout,
+    CyclicOrder,
     ForgetRetainData,
     FrozenCopy,
     GradientAscent,
@@ -43,7 +44,8 @@ def first_phase(unlearn: Unlearn, *others: Unlearn) -> str:
 
 def fit(*unlearn: Unlearn, ckpt_path: str | None = None, max_steps: int = 8, forget: Any = FORGET) -> SomebodysModule:
     module = SomebodysModule("sgd")
-    data = ForgetRetainData(retain=DataLoader(examples(1), batch_size=4), forget=DataLoader(forget, batch_size=3))
+    loaders = {"retain": DataLoader(examples(1), batch_size=4), "forget": DataLoader(forget, batch_size=3)}
+    data = ForgetRetainData(**loaders, order=CyclicOrder())  # by which a fit goes on inside an epoch
     callbacks = [*unlearn, ModelCheckpoint("first", every_n_train_steps=4, save_top_k=-1, filename="{step}")]
     trainer = quiet(callbacks=callbacks, enable_checkpointing=True, max_epochs=3, max_steps=max_steps)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
