@@ -118,8 +118,9 @@ class FinetuneFirst(pl.Callback):
             rank_zero_info(f"`FinetuneFirst` found what it taught before in {found}.")
             return found
         self.recipe.finetune_(network, readout, loader, trainer, title)
-        saved: Path | None = kept.save(network) if kept is not None and trainer.is_global_zero else None
-        return on_every_rank(saved)[0]
+        saved = kept.save(network) if kept is not None and trainer.is_global_zero else None
+        of_the_first: Path | None = on_every_rank(saved)[0]
+        return of_the_first
 
     def _loader(self, loaders: list[Any]) -> DataLoader[Any]:
         return DataLoader(

@@ -12,7 +12,8 @@ from pathlib import Path
 from socket import gethostname
 from uuid import uuid4
 
-PRIVATE = 0o600  # what we write names people and documents: only its owner may read it
+PRIVATE = 0o600
+"""Mode of the files we write, which name people and documents: only their owner may read them."""
 _LEFTOVER = re.compile(r"\..*\.(?P<host>[^.]*)-(?P<process>\d+)-[0-9a-f]{8}\.tmp")
 _A_DAY = 24 * 3600.0
 
