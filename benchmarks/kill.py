@@ -10,7 +10,7 @@ checkpoint was made yet, this starts afresh. Compared with the uninterrupted run
 observation, `report.json` but for times, and that nothing half written is left in any folder.
 
 The fit: a small network with dropout and BatchNorm, taught first (`FinetuneFirst` with a control, kept on disk), NPO with a
-reference kept on disk, a guard with a history, relearning and rounding in the check, checkpoints in the middle of epochs.
+reference kept on disk, a guard with a history, relearning and rounding in the check, checkpoints within epochs and at their ends.
 Lightning keeps no random states in checkpoints and starts the epoch of a plain loader anew, so the module seeds its dropout
 by the step, and the data have an `order`. Writes `benchmarks/results/kill.json`.
 """
@@ -97,7 +97,7 @@ MOMENTS = [
     Moment("checkpoint, bytes are written", IO, 3),
     Moment("checkpoint, the file gets its name", "shutil:move", 6),
     Moment("checkpoint, the older one is removed", SAVE.replace("_save_checkpoint", "_save_last_checkpoint"), 3),
-    Moment("last checkpoint, its beginning", SAVE, 11),
+    Moment("last checkpoint, its beginning", SAVE, 17),
     Moment("check at an epoch's end, its beginning", f"{CHECK}._check", 2),
     Moment("check at an epoch's end, relearning", f"{PACKAGE}.attacks._relearn:Relearn._train", 3),
     Moment("check at an epoch's end, rounding", f"{PACKAGE}.attacks._quantize:Quantize._rounded", 5),
@@ -157,9 +157,8 @@ def fit(folder: Path) -> None:
         StepGuard(directions=History(length=3)),
         check,
         WriteReport(str(folder / "report")),
-        pl.callbacks.ModelCheckpoint(
-            folder / "checkpoints", every_n_train_steps=2, save_on_train_epoch_end=False, save_last=True
-        ),
+        pl.callbacks.ModelCheckpoint(folder / "steps", every_n_train_steps=2, save_last=True),
+        pl.callbacks.ModelCheckpoint(folder / "epochs", save_last=True),  # after the check at an epoch's end
     ]
     module = Fragile()
     trainer = pl.Trainer(
@@ -243,8 +242,9 @@ def left_over(folder: Path) -> list[str]:
 
 
 def resumed_from(folder: Path) -> int | None:
-    last = folder / "checkpoints" / "last.ckpt"
-    return int(torch.load(last, weights_only=True)["global_step"]) if last.exists() else None
+    """The step of the newest checkpoint; the epoch's, which holds its check, is newer than that of its last step."""
+    steps = [int(torch.load(last, weights_only=True)["global_step"]) for last in folder.glob("*/last.ckpt")]
+    return max(steps, default=None)
 
 
 def killed_and_resumed(moment: Moment, expected: dict[str, Any], root: Path) -> dict[str, Any]:

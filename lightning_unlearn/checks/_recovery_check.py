@@ -13,6 +13,7 @@ from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, Measure, Probe, Specificity, load_probe
 from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined, unchanged
 from lightning_unlearn.checks._control import Control, find_control, refuse_control
+from lightning_unlearn.checks._missed_epoch_end import missed_epoch_end
 from lightning_unlearn.checks._probes import find_attack_data, find_probes, measuring_readout
 from lightning_unlearn.checks._records import at_most_known, merged, without_old_scores
 from lightning_unlearn.data import DataSource, in_order
@@ -106,10 +107,12 @@ class RecoveryCheck(pl.Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Observe the original."""
+        """Observe the original; in a resumed fit, make good the check of an epoch whose end was not come to."""
         # A resumed fit has its observations already, and its weights are no longer the original's.
         if not self.observations:
             self._send(trainer, self._check(trainer, pl_module, "original"))
+        elif missed_epoch_end(trainer) and self._is_due(trainer, ended=trainer.current_epoch):
+            self._send(trainer, self._check(trainer, pl_module, "unlearned", epochs_ago=1))
 
     @override
     def on_train_batch_end(
@@ -126,9 +129,7 @@ class RecoveryCheck(pl.Callback):
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check after every n-th epoch, early enough for ``ModelCheckpoint`` and ``EarlyStopping`` to monitor it."""
-        # `_checked_step`: a check after the epoch's last step must not run twice.
-        due = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if due and self._checked_step < trainer.global_step:
+        if self._is_due(trainer, ended=trainer.current_epoch + 1):
             self._log(pl_module, self.check(trainer, pl_module))
 
     @override
@@ -193,9 +194,19 @@ class RecoveryCheck(pl.Callback):
         """Remember step and epoch of the checkpoint: outside a fit the trainer does not know them."""
         self._loaded = {name: int(checkpoint[name]) for name in ("global_step", "epoch")}
 
-    def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, subject: Subject) -> dict[str, Tensor]:
+    def _is_due(self, trainer: pl.Trainer, *, ended: int) -> bool:
+        """Whether to check when so many epochs have ended."""
+        # `_checked_step`: a check after the epoch's last step must not run twice.
+        return bool(
+            self.every_n_epochs and ended % self.every_n_epochs == 0 and self._checked_step < trainer.global_step
+        )
+
+    def _check(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, subject: Subject, epochs_ago: int = 0
+    ) -> dict[str, Tensor]:
         examined = self._examined(trainer, pl_module)
         step, epoch = self._when(trainer)
+        epoch -= epochs_ago
         before, self.restored = self.restored, False  # stays `False` if an exception ends this check
         self.observations = without_old_scores(self.observations)
         values: dict[str, Tensor] = {}
