@@ -10,7 +10,8 @@ checkpoint was made yet, this starts afresh. Compared with the uninterrupted run
 observation, `report.json` but for times, and that nothing half written is left in any folder.
 
 The fit: a small network with dropout and BatchNorm, taught first (`FinetuneFirst` with a control, kept on disk), NPO with a
-reference kept on disk, a guard with a history, relearning and rounding in the check, checkpoints within epochs and at their ends.
+reference kept on disk, a guard with a history, relearning and rounding in the check, checkpoints within epochs and at
+their ends.
 Lightning keeps no random states in checkpoints and starts the epoch of a plain loader anew, so the module seeds its dropout
 by the step, and the data have an `order`. Writes `benchmarks/results/kill.json`.
 """
