@@ -13,7 +13,7 @@ from lightning_unlearn.checks._recovery_check import RecoveryCheck
 from lightning_unlearn.engine import callbacks_of
 from lightning_unlearn.finetuning import FinetuneFirst
 from lightning_unlearn.forgetting import Unlearn
-from lightning_unlearn.report import assess, print_table, save
+from lightning_unlearn.report import add_point, assess, print_table, save
 from lightning_unlearn.runtime import writable_folder
 
 _CURVES = ("forget", "retain", "cosine", "forget_norm", "retain_norm", "realised")
@@ -52,12 +52,12 @@ class WriteReport(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the training curves."""
+        """Keep the training curves, thinned: every checkpoint carries them."""
         # Once per optimizer step: with accumulated gradients several batches make one, and nothing is logged before.
         values = {name: trainer.callback_metrics.get(f"unlearn/{name}") for name in _CURVES}
         if values["forget"] is not None and (not self.training or self.training[-1]["step"] < trainer.global_step):
             row = {name: float(value) for name, value in values.items() if value is not None}
-            self.training.append({"step": trainer.global_step, **row})
+            add_point(self.training, {"step": trainer.global_step, **row})
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

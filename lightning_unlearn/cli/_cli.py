@@ -13,7 +13,7 @@ from lightning_unlearn.callbacks import FinetuneFirst, RecoveryCheck, WriteRepor
 from lightning_unlearn.cli._config_file import ConfigFile
 from lightning_unlearn.cli._hyperparameters import OwnHyperparameters
 from lightning_unlearn.forgetting import Unlearn
-from lightning_unlearn.runtime import writable_folder
+from lightning_unlearn.runtime import writable_folder, written_whole
 
 _PARTS: dict[str, type[pl.Callback]] = {
     "finetune_first": FinetuneFirst,
@@ -123,5 +123,5 @@ class SaveConfig(SaveConfigCallback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WriteReport):
                 callback.config = self.parser.dump(self.config, skip_none=True)
-                path = writable_folder(callback.folder) / name
-                self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+                with written_whole(writable_folder(callback.folder) / name) as new:
+                    self.parser.save(self.config, new, skip_none=False, overwrite=True, multifile=False)

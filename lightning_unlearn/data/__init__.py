@@ -4,7 +4,7 @@ from lightning_unlearn.data._combined import one_loader
 from lightning_unlearn.data._first_batches import first_batches
 from lightning_unlearn.data._forget_retain_data import ForgetRetainData
 from lightning_unlearn.data._loader_settings import LoaderSettings
-from lightning_unlearn.data._loaders import in_order
+from lightning_unlearn.data._loaders import in_order, rows_of
 from lightning_unlearn.data._paired_data import PairedData
 from lightning_unlearn.data._paired_dataset import PairedDataset
 from lightning_unlearn.data._question_answer_data import QuestionAnswerData
@@ -68,5 +68,6 @@ __all__ = [
     "load_tokenizer",
     "one_loader",
     "loader_of",
+    "rows_of",
     "shared_batches",
 ]

@@ -7,16 +7,16 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 from typing_extensions import override
 
 from lightning_unlearn.data import in_order
 from lightning_unlearn.engine import decided_readout
+from lightning_unlearn.finetuning._kept_weights import KeptWeights
 from lightning_unlearn.finetuning._recipe import Recipe
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import checksum, writable_folder
+from lightning_unlearn.runtime import checksum, on_every_rank, writable_folder
 
 
 class FinetuneFirst(pl.Callback):
@@ -24,7 +24,8 @@ class FinetuneFirst(pl.Callback):
 
     It runs in ``setup``. List it first: other callbacks may copy the network in theirs, as ``WeightAveraging`` does. A
     PEFT adapter stays off: the base is fine-tuned, and then is the original. The result depends on the seed alone, so a
-    resumed run has the same original. With ``folder`` the result is kept, under a hash of weights, data and settings.
+    resumed run has the same original. With ``folder`` the result is kept, under a hash of weights, data and settings,
+    readable by its owner alone. A file that is damaged or of another origin is named in a warning, and made anew.
 
     With ``control``, the same start is also fine-tuned on the retain data alone, by the same recipe. That model never knew
     what must go: its weights are the control of every :class:`RecoveryCheck` in the trainer. The network that is fitted is
@@ -97,7 +98,8 @@ class FinetuneFirst(pl.Callback):
         kept = self._teach_(trainer, network, readout, loader, "control", "Teaching a control what is to stay")
         made = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
         network.load_state_dict(start)
-        return made if kept is None else str(kept)
+        # Not there on a rank of another machine, or where the disk is full.
+        return str(kept) if kept is not None and kept.exists() else made
 
     def _teach_(
         self,
@@ -110,14 +112,17 @@ class FinetuneFirst(pl.Callback):
     ) -> Path | None:
         """Fine-tune in place, or load the weights of an earlier run. Returns the file where they are kept, if any."""
         kept = self._kept_in(network, readout, loader, name)
-        if kept is not None and kept.exists():
-            load_model(network, kept)
-            rank_zero_info(f"`FinetuneFirst` found what it taught before in {kept}.")
-            return kept
+        found = None if kept is None else kept.find()
+        # Together: should one rank have to make the weights, all of them make the same.
+        if kept is not None and all(path is not None for path in on_every_rank(found)):
+            assert found is not None
+            kept.load_(network, found)
+            rank_zero_info(f"`FinetuneFirst` found what it taught before in {found}.")
+            return found
         self.recipe.finetune_(network, readout, loader, trainer, title)
-        if kept is not None and trainer.is_global_zero:
-            save_model(network, str(kept))
-        return kept
+        saved = kept.save(network) if kept is not None and trainer.is_global_zero else None
+        of_the_first: Path | None = on_every_rank(saved)[0]
+        return of_the_first
 
     def _loader(self, loaders: list[Any]) -> DataLoader[Any]:
         return DataLoader(
@@ -128,7 +133,7 @@ class FinetuneFirst(pl.Callback):
             generator=torch.Generator().manual_seed(self.recipe.seed),
         )
 
-    def _kept_in(self, network: nn.Module, readout: Readout, loader: DataLoader[Any], name: str) -> Path | None:
+    def _kept_in(self, network: nn.Module, readout: Readout, loader: DataLoader[Any], name: str) -> KeptWeights | None:
         if self.folder is None:
             return None
         recipe = self.recipe
@@ -137,4 +142,4 @@ class FinetuneFirst(pl.Callback):
         digest = blake2b(settings.encode(), digest_size=8)
         for batch in in_order(loader):
             digest.update("".join(readout.keys(batch)).encode())
-        return Path(self.folder) / f"{name}-{digest.hexdigest()}.safetensors"
+        return KeptWeights(Path(self.folder).expanduser(), f"{name}-{digest.hexdigest()}")

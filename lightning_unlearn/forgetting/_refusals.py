@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -91,18 +89,4 @@ def refuse_empty_retain(trainer: pl.Trainer) -> None:
         raise ValueError(
             "The retain set should hold at least one batch. Found none, so nothing was trained or forgotten. Check its path "
             "and filter; a `DataLoader` with `drop_last=True` drops a set smaller than its batch size."
-        )
-
-
-def refuse_truncated(checkpoint: Any) -> None:
-    """Explain a checkpoint whose writing was interrupted, for which torch only says ``Invalid argument``."""
-    path = Path(str(checkpoint))
-    if checkpoint is None or not path.is_file():
-        return
-    with path.open("rb") as file:
-        starts_whole = file.read(2) == b"PK"  # a zip file, whose directory is at its end
-    if starts_whole and not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"The checkpoint should be a whole file. Found one that ends in its middle: `{path}`, "
-            f"{path.stat().st_size} bytes. Resume from the one before it."
         )

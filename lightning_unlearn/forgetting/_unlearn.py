@@ -19,14 +19,15 @@ from lightning_unlearn.forgetting._realised_step import RealisedStep
 from lightning_unlearn.forgetting._refusals import (
     refuse_empty_retain,
     refuse_settings,
-    refuse_truncated,
     refuse_unmerged,
     refuse_unsupported,
 )
+from lightning_unlearn.forgetting._resumed import ResumedCallback, resume, settings_of
 from lightning_unlearn.forgetting._saved_parts import SavedParts
 from lightning_unlearn.forgetting._step_log import is_logged, log_step, shown_realised
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
 from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
+from lightning_unlearn.models import explain_checkpoint
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
@@ -34,7 +35,7 @@ from lightning_unlearn.references import Reference
 from lightning_unlearn.transforms import GradientTransform, StepChain
 
 
-class Unlearn(pl.Callback):
+class Unlearn(ResumedCallback):
     """Add the forget gradient to any fit, right where the user's own gradient is ready.
 
     The user's ``training_step``, hooks, logs, optimizer and scheduler stay as they are. The data their fit trains on is the
@@ -115,7 +116,7 @@ class Unlearn(pl.Callback):
         self.transforms = list(transforms or ())
         self._private: PrivateStep | None = None
         self._steps = {"merged": 0, "taken": 0}
-        self._restored: dict[str, Any] = {}
+        self._restored = {}
         self._step_log: dict[str, Tensor] = {}
 
     @property
@@ -232,9 +233,9 @@ class Unlearn(pl.Callback):
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind, and explain a truncated checkpoint."""
+        """Leave no hook behind, and explain a damaged checkpoint."""
         self._end(trainer)
-        refuse_truncated(trainer.ckpt_path)
+        explain_checkpoint(trainer.ckpt_path, exception)
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -251,13 +252,9 @@ class Unlearn(pl.Callback):
         return {
             "position": self._stream.position,
             "steps": dict(self._steps),
+            "settings": settings_of(self.objective, self._original.loss, self.projector, self._loader),
             **self._parts().state_dict(),
         }
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until training starts: under FSDP it is loaded before stream and reference exist."""
-        self._restored = state_dict
 
     def forget_loss(self, batch: Any) -> Tensor:
         """The objective on one forget micro-batch, as :class:`ForgetBatches` gives it."""
@@ -279,20 +276,22 @@ class Unlearn(pl.Callback):
         state, self._restored = self._restored, {}
         if not state:
             return
-        self._original.is_known = True
         self._stream.seek(state["position"])
         self._steps = dict(state["steps"])  # before `_parts`, which goes by it
-        self._parts().load_state_dict(state)
+        loss = self._original.loss
+        settings = settings_of(self.objective, loss, self.projector, self._loader)
+        self._original.is_known = resume(state, settings, loss, self._stream, self._parts())
 
     def after_fit_step(self, optimizer: torch.optim.Optimizer) -> bool:
         """Measure the fit's step, or take the own step after it. The chain calls this before any guard."""
         self._steps["taken"] += 1
         if self._private is None:
-            self._step_log |= shown_realised(self._realised.after(optimizer))
-            return False
-        taken = self._private.take_()
-        self._steps["merged"] += taken
-        self._step_log |= shown_realised(self._private.realised)
+            realised, taken = self._realised.after(optimizer), False
+        else:
+            taken = self._private.take_()
+            self._steps["merged"] += taken
+            realised = self._private.realised
+        self._step_log |= shown_realised(realised)
         return taken
 
     def _end(self, trainer: pl.Trainer) -> None:

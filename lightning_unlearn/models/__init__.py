@@ -1,5 +1,6 @@
 """Networks to unlearn from."""
 
+from lightning_unlearn.models._checkpoint_file import explain_checkpoint
 from lightning_unlearn.models._lora import LoRA
 from lightning_unlearn.models._pretrained import PretrainedCausalLM, pretrained_tokenizer
 from lightning_unlearn.models._tiny import TinyCausalLM
@@ -16,6 +17,7 @@ __all__ = [
     "LoRA",
     "PretrainedCausalLM",
     "TinyCausalLM",
+    "explain_checkpoint",
     "find_weights",
     "load_weights",
     "match_weights",

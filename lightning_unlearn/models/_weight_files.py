@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,16 +27,19 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     source = find_weights(path)
     try:
-        if source.is_dir():
-            return _read_folder(source)
-        return load_file(source) if source.suffix == ".safetensors" else _read_checkpoint(source)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, json.JSONDecodeError) as error:
+        weights = _read(source)
+    except Exception as error:  # of torch, of safetensors, of pickle, or of what garbage is taken for
         why = str(error).strip().split("\n")[0]
         raise ValueError(
             f"Weights should be in a Lightning checkpoint, a `.safetensors` file, or a folder with `model.safetensors`. "
             f"Found {str(source)!r}, which cannot be read: {why} Save the weights alone: "
             "`safetensors.torch.save_model(network, 'control.safetensors')`."
         ) from error
+    if not weights:
+        raise ValueError(
+            f"A checkpoint should hold tensors by name, under `state_dict` or by themselves. Found none in {str(source)!r}."
+        )
+    return weights
 
 
 def find_weights(path: str | Path) -> Path:
@@ -46,13 +47,18 @@ def find_weights(path: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is a folder without weights of a whole network.
+        ValueError: If it is empty, or a folder without weights of a whole network.
     """
     source = Path(path).expanduser()
     if not source.exists():
         raise FileNotFoundError(
             f"Weights should be in an existing file or folder. Found nothing at {str(source)!r}, looked up in "
             f"{str(Path.cwd())!r}."
+        )
+    if source.is_file() and source.stat().st_size == 0:
+        raise ValueError(
+            f"A file of weights should hold some. Found an empty one: {str(source)!r}. Its writer was interrupted, or its "
+            "disk was full: save the weights again, or take an older file."
         )
     # A folder with an adapter alone, or with a sharded checkpoint, has other files: neither is a whole network.
     if source.is_dir() and not any((source / name).exists() for name in ("model.safetensors", _INDEX)):
@@ -63,6 +69,12 @@ def find_weights(path: str | Path) -> Path:
             "sharded checkpoint into one file (`python -m lightning.pytorch.utilities.consolidate_checkpoint`)."
         )
     return source
+
+
+def _read(source: Path) -> dict[str, Tensor]:
+    if source.is_dir():
+        return _read_folder(source)
+    return load_file(source) if source.suffix == ".safetensors" else _read_checkpoint(source)
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
@@ -77,9 +89,4 @@ def _read_checkpoint(file: Path) -> dict[str, Tensor]:
     # Tensors and plain values only: a checkpoint from elsewhere must not run code.
     loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {}
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise ValueError(
-            f"A checkpoint should hold tensors by name, under `state_dict` or by themselves. Found none in {str(file)!r}."
-        )
-    return tensors
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}

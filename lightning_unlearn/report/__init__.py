@@ -1,6 +1,7 @@
 """The report a sceptical reviewer reads: `assess` makes it from observations, `save` and `print_table` show it."""
 
 from lightning_unlearn.report.analysis import (
+    add_point,
     adjusted_recovery_rate,
     assess,
     environment,
@@ -13,6 +14,7 @@ from lightning_unlearn.report.render import print_table, save, to_page
 from lightning_unlearn.report.schema import DEPLOYMENTS, Gate, Interval, Level, Recovery, RobustnessReport
 
 __all__ = [
+    "add_point",
     "DEPLOYMENTS",
     "Gate",
     "Interval",

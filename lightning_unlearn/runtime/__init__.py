@@ -1,6 +1,7 @@
-"""Support for passes through a network: ranks, shards, modes, threads, a hash of weights."""
+"""Support for passes and results: ranks, shards, modes, threads, a hash of weights, files that are written whole."""
 
 from lightning_unlearn.runtime._checksum import checksum, tensor_checksum
+from lightning_unlearn.runtime._files import PRIVATE, remove_leftovers, temporary_name, written_whole
 from lightning_unlearn.runtime._folders import writable_folder
 from lightning_unlearn.runtime._kept_tensors import KeptTensors
 from lightning_unlearn.runtime._logging import without_logging
@@ -14,6 +15,7 @@ from lightning_unlearn.runtime._threads import map_in_threads
 __all__ = [
     "KeptTensors",
     "PythonState",
+    "PRIVATE",
     "checksum",
     "data_share",
     "eval_mode",
@@ -29,5 +31,8 @@ __all__ = [
     "seed_random_states",
     "own_rank",
     "tensor_checksum",
+    "remove_leftovers",
+    "temporary_name",
     "writable_folder",
+    "written_whole",
 ]

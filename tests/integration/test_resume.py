@@ -87,6 +87,25 @@ def test_the_position_matters(tmp_path: Path) -> None:
     assert any(not torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("every_n_epochs", [1, 2])
+def test_a_check_that_an_interruption_swallowed_is_made_good(every_n_epochs: int, tmp_path: Path) -> None:
+    """The checkpoint of an epoch's last step is older than the epoch's end, to which Lightning does not come back."""
+
+    def observed(folder: str, ckpt_path: Path | None = None, **kwargs: Any) -> list[Any]:
+        built, module = parts("none", tmp_path / folder), SomebodysModule("adamw")
+        check = RecoveryCheck({"int4": Quantize(bits=4)}, every_n_epochs=every_n_epochs)
+        callbacks = [built["callbacks"][0], check, built["callbacks"][2]]
+        trainer = quiet(callbacks=callbacks, enable_checkpointing=True, max_epochs=3, **kwargs)
+        trainer.fit(module, datamodule=built["data"], ckpt_path=ckpt_path)
+        return check.observations
+
+    whole = observed("whole")
+    for step in (6, 12):
+        observed(f"first{step}", max_steps=step)
+        assert observed(f"second{step}", tmp_path / f"first{step}" / "ckpt" / f"step={step}.ckpt") == whole
+    assert {o.step for o in whole} == {0, *range(6 * every_n_epochs, 18, 6 * every_n_epochs), 18}
+
+
 def test_truncated_checkpoint_gives_one_clear_error(tmp_path: Path) -> None:
     fit("none", tmp_path / "first", max_steps=3)
     path = tmp_path / "first" / "ckpt" / "step=3.ckpt"
@@ -97,7 +116,8 @@ def test_truncated_checkpoint_gives_one_clear_error(tmp_path: Path) -> None:
 
 def test_checkpoint_of_another_objective_is_not_mistaken_for_ours(tmp_path: Path) -> None:
     fit("none", tmp_path / "first", max_steps=3)
-    _, (unlearn, *_) = fit("cache", tmp_path / "second", tmp_path / "first" / "ckpt" / "step=3.ckpt")
+    with pytest.warns(UserWarning, match=r"Found a second phase: `objective` was `GradientAscent\(\)`, is `NPO"):
+        _, (unlearn, *_) = fit("cache", tmp_path / "second", tmp_path / "first" / "ckpt" / "step=3.ckpt")
     assert len(unlearn._original.loss.reference) == 10  # cached anew, from the weights it was given
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from _full_disk import room_for
 from _modules import quiet
+from lightning.pytorch.callbacks import Callback
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
@@ -19,10 +21,13 @@ from lightning_unlearn import (
     LoaderSettings,
     LoRA,
     QuestionAnswerData,
+    RecoveryCheck,
+    RobustnessReport,
     SavePretrained,
     TinyCausalLM,
     Unlearn,
     UnlearningModule,
+    WriteReport,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -70,3 +75,43 @@ def test_merged_adapter_loads_back_as_a_plain_model_and_the_live_one_keeps_its_a
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert_close(logits(again), logits(module.network), rtol=0, atol=1e-5)
     assert any("lora_" in name for name, _ in module.network.named_parameters())
+
+
+class Last(Callback):
+    """What a user put behind ours."""
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+
+    def on_fit_end(self, *args: Any) -> None:
+        self.did.append("on_fit_end")
+
+    def teardown(self, *args: Any) -> None:
+        self.did.append("teardown")
+
+
+@pytest.mark.parametrize("merge_adapter", [False, True])
+def test_a_disk_that_fills_up_is_said_at_the_very_end_and_costs_nothing_else(
+    merge_adapter: bool, tmp_path: Path
+) -> None:
+    class Full(SavePretrained):
+        def on_fit_end(self, *args: Any) -> None:
+            with room_for(10_000):
+                super().on_fit_end(*args)
+
+    last = Last()
+    module = UnlearningModule(LoRA(r=4).wrap(tiny()) if merge_adapter else tiny())
+    first = Full(str(tmp_path / "model"), merge_adapter=merge_adapter)
+    callbacks = [first, Unlearn(NPO()), RecoveryCheck(), WriteReport(str(tmp_path / "report")), last]
+    data = ForgetRetainData(retain=people("retain"), forget=people("forget"))
+    with pytest.raises(
+        OSError, match=r"have written the network to `.*model`\. Found .*still in memory.*save_pretrained"
+    ):
+        quiet(callbacks=callbacks, max_steps=2).fit(module, datamodule=data)
+    assert RobustnessReport.load(tmp_path / "report").run["steps"] == 2
+    assert last.did == ["on_fit_end", "teardown"]
+    again = SavePretrained(str(tmp_path / "again"), merge_adapter=merge_adapter)
+    again.on_fit_end(module.trainer, module)  # the way out
+    assert_close(
+        logits(AutoModelForCausalLM.from_pretrained(tmp_path / "again")), logits(module.network), rtol=0, atol=1e-5
+    )

@@ -9,8 +9,10 @@ from lightning_unlearn.report.analysis._statistics import (
     resampled_means,
     retained_knowledge,
 )
+from lightning_unlearn.report.analysis._thinned import add_point
 
 __all__ = [
+    "add_point",
     "adjusted_recovery_rate",
     "assess",
     "environment",

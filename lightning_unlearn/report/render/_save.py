@@ -1,13 +1,13 @@
 from pathlib import Path
 
-from lightning_unlearn.report.render._files import write_atomically
 from lightning_unlearn.report.render._page import to_page
 from lightning_unlearn.report.render._sheet import to_png
 from lightning_unlearn.report.schema import RobustnessReport
+from lightning_unlearn.runtime import written_whole
 
 
 def save(report: RobustnessReport, folder: str | Path) -> Path:
-    """Write ``report.json``, ``curves.png`` and ``report.html``, each either whole or not at all.
+    """Write ``report.json``, ``curves.png`` and ``report.html``, each whole or not at all, for their owner alone.
 
     Args:
         report: What to write.
@@ -21,7 +21,18 @@ def save(report: RobustnessReport, folder: str | Path) -> Path:
     """
     page = Path(folder) / "report.html"
     # The JSON first: everything else can be drawn again from it.
-    write_atomically(page.with_name("report.json"), report.to_json().encode())
-    write_atomically(page.with_name("curves.png"), to_png(report))
-    write_atomically(page, to_page(report).encode())
+    _write(page.with_name("report.json"), report.to_json().encode())
+    _write(page.with_name("curves.png"), to_png(report))
+    _write(page, to_page(report).encode())
     return page
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        with written_whole(path) as new:
+            new.write_bytes(content)
+    except OSError as error:
+        raise OSError(
+            f"The report's folder should be writable. Found `{error.strerror}` when writing `{path}`. "
+            "The report is still in memory: save it elsewhere with `save(report, folder)`."
+        ) from error

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _full_disk import room_for
 from _language_models import adapted, batch, family
 from _modules import SomebodysModule, examples, quiet
 from _ranks import run_ranks
@@ -32,7 +33,7 @@ from lightning_unlearn import (
     TinyCausalLM,
     Unlearn,
 )
-from lightning_unlearn.references._cache_file import CacheFile
+from lightning_unlearn.references._cache_file import CacheFile, _sum
 from lightning_unlearn.references._origin import origin_of
 from lightning_unlearn.runtime import checksum
 
@@ -159,6 +160,80 @@ def test_a_damaged_file_is_said_to_be_and_computed_again(what: str) -> None:
     assert alike(again, whole)
 
 
+FOREIGN: dict[str, Callable[[Path], object]] = {
+    "a directory": lambda path: (path.unlink(), path.mkdir()),
+    "a link to nowhere": lambda path: (path.unlink(), path.symlink_to("nowhere")),
+}
+SILENT: dict[str, Callable[[Path], object]] = {  # nothing is lost that was whole: what a killed writer leaves
+    "no bytes": lambda path: path.write_bytes(b""),
+    "half a head": lambda path: path.write_bytes(path.read_bytes()[:20]),
+}
+GARBAGE: dict[str, Callable[[Path], object]] = {
+    "bytes": lambda path: path.write_bytes(bytes(range(256)) * 9),
+    "deep brackets": lambda path: path.write_bytes(path.read_bytes() + b"[" * 100_000 + b"\n"),
+    "a key that is none": lambda path: path.write_text(path.read_text() + with_key([1]), "ascii"),
+    "another network's": lambda path: (
+        swept("other", network=family("llama", seed=3)),
+        files("other")[0].replace(path),
+    ),
+}
+
+
+def with_key(key: Any) -> str:
+    return json.dumps([key, "", _sum(key, "")]) + "\n"
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_what_cannot_be_read_is_named_and_computed_again(what: str) -> None:
+    whole = swept("cache")
+    (path,) = files()
+    FOREIGN[what](path)
+    with pytest.warns(
+        UserWarning, match=rf"`{path}` should be a file of likelihoods\. Found .*: they are computed again"
+    ):
+        again = swept("cache")
+    assert alike(again, whole)
+
+
+@pytest.mark.parametrize("what", SILENT)
+def test_what_a_killed_writer_left_is_made_up_for(what: str) -> None:
+    whole = swept("cache")
+    SILENT[what](files()[0])
+    assert passes("cache") == 2
+    assert alike(swept("cache"), whole)
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_garbage_is_named_and_never_used(what: str) -> None:
+    whole = swept("cache")
+    (path,) = files()
+    GARBAGE[what](path)
+    with pytest.warns(UserWarning, match=rf"`{path}` should hold likelihoods .* damaged lines"):
+        again = swept("cache")
+    assert alike(again, whole)
+
+
+def test_only_the_owner_may_read_it() -> None:
+    swept("cache")
+    assert [path.stat().st_mode & 0o777 for path in files()] == [0o600]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.9])
+def test_a_disk_that_fills_up_costs_other_runs_the_values_and_not_this_one(share: float) -> None:
+    """Before the head, within it, or in a line: the run goes on, and what is on disk is never wrong."""
+    whole = swept("whole")
+    room = int(share * files("whole")[0].stat().st_size)
+    reference = CachedLogLikelihood("cache")
+    reference.attach(family("llama"))
+    with (
+        room_for(room),
+        pytest.warns(UserWarning, match=r"should be kept in `cache` for other runs. Found .*too large"),
+    ):
+        reference.sweep(READOUT, BATCHES)
+    assert alike(reference, whole)
+    assert alike(swept("cache"), whole)
+
+
 def changed(network: nn.Module) -> nn.Module:
     with torch.no_grad():
         next(network.parameters()).view(-1)[3].mul_(-1)
@@ -258,7 +333,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
     Path("file").touch()
     reference = CachedLogLikelihood(folder)
     with pytest.raises(
-        OSError, match=rf"`folder` should be a folder that can be written\. Found `folder = '{folder}'`"
+        OSError,
+        match=rf"`folder` should be a folder that can be written\. Found `{folder}`.*`CachedLogLikelihood\(\)` keeps",
     ):
         reference.attach(family("llama"))
 
