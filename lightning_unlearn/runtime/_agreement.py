@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 from torch import distributed
+from torch.distributed import DistError
 from typing_extensions import Self
 
 GRACE = 4.0
@@ -71,7 +72,7 @@ class Agreement:
     ) -> None:
         self._over.set()
         if kind is not None and self._ranks > 1:
-            with suppress(RuntimeError):  # the store may be gone by now
+            with suppress(DistError):  # the store may be gone by now
                 self._end(f"{self.who} was ended on rank {self._rank} by {kind.__name__}: {error}")
 
     def settle(self, error: Exception | None, place: str) -> Ended | None:
@@ -90,17 +91,25 @@ class Agreement:
         mine = None if error is None else Ended(type(error).__name__, str(error))
         if self._ranks == 1:
             return mine
+        if self._heard:  # and the process that keeps the store may have ended since
+            self._give_up(self._heard, error)
         try:
-            self._report(mine, place)
-            verdict, reports = self._verdict(failed=mine is not None), self._reports()
-        except RuntimeError as lost:  # of the store: the process that keeps it has ended
-            verdict, reports = f"{self.who} failed on rank {self._rank} ({mine or lost}): another rank has ended", {}
-        if not (verdict or reports):
+            reports = self._exchange(mine, place, error)
+        except DistError as lost:
+            self._give_up(f"{self.who} failed on rank {self._rank} ({mine or lost}): another rank has ended", error)
+        if not reports:
             return None
         # By the number of collectives one can tell whether the next one of a rank is the next one of the others.
-        if not verdict and len(reports) == self._ranks and _same(reports):
-            return Ended(reports[0]["error"], reports[0]["message"])
-        self._give_up(verdict or _differing(self.who, reports, self._ranks), error)
+        if len(reports) < self._ranks or not _same(reports):
+            self._give_up(_differing(self.who, reports, self._ranks), error)
+        return Ended(reports[0]["error"], reports[0]["message"])
+
+    def _exchange(self, mine: Ended | None, place: str, error: Exception | None) -> dict[int, dict[str, Any]]:
+        """The reports of all ranks that failed."""
+        self._report(mine, place)
+        if verdict := self._verdict(failed=mine is not None):
+            self._give_up(verdict, error)
+        return self._reports()
 
     def _report(self, mine: Ended | None, place: str) -> None:
         if mine is not None:
@@ -135,7 +144,7 @@ class Agreement:
 
     def _listen(self) -> None:
         """Learn of the verdict in the background: whoever waits in a collective may later find no store to ask."""
-        with suppress(RuntimeError):
+        with suppress(DistError):
             while not self._heard and not self._over.wait(_HEARD / 4):
                 if self._store.check([f"{self._key}/verdict"]):
                     self._heard = self._read()
