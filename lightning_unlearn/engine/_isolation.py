@@ -13,7 +13,7 @@ from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from torch import Tensor, nn
 
 from lightning_unlearn.engine._set_aside import without_logging
-from lightning_unlearn.runtime import local, reshard
+from lightning_unlearn.runtime import local, reshard, uninterrupted
 
 Restore = Callable[[], None]
 
@@ -43,10 +43,11 @@ def isolated(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[Non
             stack.enter_context(without_logging(pl_module))
             yield
     finally:
-        reshard(pl_module)
-        for restore in restorers:
-            restore()
-        pl_module._current_fx_name = fx_name
+        with uninterrupted():
+            reshard(pl_module)
+            for restore in restorers:
+                restore()
+            pl_module._current_fx_name = fx_name
 
 
 def remember_buffers(module: nn.Module) -> Restore:

@@ -12,7 +12,7 @@ from typing_extensions import override
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference
-from lightning_unlearn.runtime import eval_without_grad, local, reshard
+from lightning_unlearn.runtime import eval_without_grad, local, reshard, uninterrupted
 
 
 class FrozenCopy(Reference):
@@ -42,7 +42,8 @@ class FrozenCopy(Reference):
 
     @override
     def __call__(self, readout: Readout, batch: Any) -> Prediction:
-        with self._swapped(), eval_without_grad(self.network):
+        # One forward pass is short enough to wait for: Ctrl-C inside would leave the fit with the original's weights.
+        with uninterrupted(), self._swapped(), eval_without_grad(self.network):
             return readout(self.network, batch)
 
     @contextmanager
