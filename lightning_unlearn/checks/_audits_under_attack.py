@@ -99,6 +99,8 @@ class AuditsUnderAttack:
             yield alone
             raise
         yield alone
+        if self.audits and not working:
+            return  # there is nobody left who could tell what an attack brings back
         for name, attack in self.attacks.items():
             progress = _Progress()
             try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lightning_unlearn.attacks import Attack
-from lightning_unlearn.observation import Failure, Subject
+from lightning_unlearn.observation import Failure, Observation, Subject
 from lightning_unlearn.runtime import Ended
 
 LONGEST_MESSAGE = 2000
@@ -26,6 +26,20 @@ def recorder(failures: list[Failure], subject: Subject, step: int, epoch: int) -
         failures.append(replace(failure, subject=subject, step=step, epoch=epoch))
 
     return record
+
+
+def refuse_blind_start(failures: Sequence[Failure], observations: Sequence[Observation]) -> None:
+    """Refuse to go on if nothing at all could be measured before the first step.
+
+    Raises:
+        RuntimeError: With the errors of the audits.
+    """
+    if failures and not observations:
+        raise RuntimeError(
+            "`RecoveryCheck` should be able to measure the original. Found that every audit failed: "
+            f"{'; '.join(f'{failure.who} {failure.words}' for failure in failures)}. Mend `probes` or `readout`, or give "
+            "other `audits`."
+        )
 
 
 def about(name: str, attack: Attack) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, Measure, Probe, Specificity, load_probe
 from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined, unchanged
 from lightning_unlearn.checks._control import Control, find_control, refuse_control
-from lightning_unlearn.checks._failures import recorder
+from lightning_unlearn.checks._failures import recorder, refuse_blind_start
 from lightning_unlearn.checks._probes import find_attack_data, find_probes, measuring_readout
 from lightning_unlearn.checks._records import at_most_known, merged, without_old_scores
 from lightning_unlearn.data import DataSource, in_order
@@ -114,6 +114,7 @@ class RecoveryCheck(pl.Callback):
         # A resumed fit has its observations already, and its weights are no longer the original's.
         if not self.observations:
             self._send(trainer, self._check(trainer, pl_module, "original"))
+            refuse_blind_start(self.failures, self.observations)
 
     @override
     def on_train_batch_end(
