@@ -17,7 +17,7 @@ from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import Agreement, Ended, checksum, interruptible, uninterrupted
+from lightning_unlearn.runtime import Agreement, Ended, checksum, interruptible, termination_held, uninterrupted
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Examined:
     def heed_sigterm(self) -> None:
         """End now if the process was asked to end. Lightning looks for that between batches only, and a check may take long.
 
-        With several processes it is left to Lightning, for all of them have to end together.
+        Several processes have to end together, and do so when an attack, or an audit without one, is over.
         """
         if self.trainer.world_size == 1 and self.trainer.received_sigterm:
             raise SIGTERMException
@@ -91,6 +91,10 @@ class AuditsUnderAttack:
         An attack that failed gives the observations it made before. An audit that failed without an attack is left out
         under attacks. What ends the fit (Ctrl-C, SIGTERM, ranks that disagree) is raised after what was observed until then.
         """
+        with termination_held():
+            yield from self._looks(examined)
+
+    def _looks(self, examined: Examined) -> Iterator[list[Observation]]:
         alone: list[Observation] = []
         working: list[Audit] = []
         try:
@@ -118,6 +122,7 @@ class AuditsUnderAttack:
                 with Agreement(f"Audit `{kind}`") as agreement:
                     made, error = _tried(audit, examined)
                     ended = agreement.settle(error, "")
+                _end_if_asked(agreement)
                 if ended is None:
                     observations += made
                     working.append(audit)
@@ -139,6 +144,7 @@ class AuditsUnderAttack:
         if ended is not None:
             rank_zero_warn(f"Attack `{name}` failed, and the fit goes on without it: {ended}")
             self._record(ended, progress, about(name, attack))
+        _end_if_asked(agreement)
 
     def _attacked(
         self, name: str, attack: Attack, audits: Sequence[Audit], examined: Examined, progress: _Progress
@@ -165,6 +171,11 @@ class AuditsUnderAttack:
 
     def _record(self, ended: Ended, progress: _Progress, attack: Mapping[str, Any]) -> None:
         self.record(failed(ended, **attack, point=progress.point, audit=progress.audit))
+
+
+def _end_if_asked(agreement: Agreement) -> None:
+    if agreement.asked_to_end:
+        raise SIGTERMException
 
 
 def _tried(audit: Audit, examined: Examined) -> tuple[list[Observation], Exception | None]:

@@ -7,6 +7,7 @@ from lightning_unlearn.runtime._interrupts import interruptible, uninterrupted
 from lightning_unlearn.runtime._modes import eval_mode, eval_without_grad
 from lightning_unlearn.runtime._ranks import data_share, on_every_rank
 from lightning_unlearn.runtime._sharding import local, reshard
+from lightning_unlearn.runtime._termination import termination_held
 from lightning_unlearn.runtime._threads import map_in_threads
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "map_in_threads",
     "on_every_rank",
     "reshard",
+    "termination_held",
     "uninterrupted",
     "writable_folder",
 ]

@@ -15,6 +15,8 @@ from torch import distributed
 from torch.distributed import DistError
 from typing_extensions import Self
 
+from lightning_unlearn.runtime._termination import asked_to_end
+
 GRACE = 4.0
 """Seconds that a rank that failed waits for the others to fail as well."""
 _HEARD = 1.0  # seconds until every rank that listens has heard a verdict
@@ -46,6 +48,9 @@ class Agreement:
     Args:
         who: What is done, for errors.
 
+    Attributes:
+        asked_to_end: Once settled, whether SIGTERM has come to any rank: the same on all of them.
+
     Example:
         >>> with Agreement("The attack") as agreement:
         ...     agreement.settle(ValueError("no data"), "")
@@ -54,6 +59,7 @@ class Agreement:
 
     def __init__(self, who: str) -> None:
         self.who = who
+        self.asked_to_end = False
         self._key = f"lightning_unlearn/agreement/{next(_NUMBERS)}"
         several = distributed.is_available() and distributed.is_initialized()
         self._ranks = distributed.get_world_size() if several else 1
@@ -109,12 +115,15 @@ class Agreement:
         self._report(mine, place)
         if verdict := self._verdict(failed=mine is not None):
             self._give_up(verdict, error)
+        self.asked_to_end = self._store.check([f"{self._key}/asked"])
         return self._reports()
 
     def _report(self, mine: Ended | None, place: str) -> None:
         if mine is not None:
             report = {**mine._asdict(), "place": [place, *_collectives()]}
             self._store.set(f"{self._key}/failed/{self._rank}", json.dumps(report))
+        if asked_to_end():
+            self._store.set(f"{self._key}/asked", "")
         if self._store.add(f"{self._key}/ended", 1) == self._ranks:
             self._end("")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +19,10 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 
-from lightning_unlearn import Attack, GradientAscent, Quantize, RecoveryCheck, Unlearn
+from lightning_unlearn import Attack, GradientAscent, Quantize, RecoveryCheck, Unlearn, WriteReport
 from lightning_unlearn.audits import Audit, Measure
 from lightning_unlearn.observation import Observation
+from lightning_unlearn.report import RobustnessReport
 
 pytestmark = pytest.mark.slow
 
@@ -81,11 +85,13 @@ class UnluckyAudit(Audit):
         return []
 
 
-def fit(strategy: str, check: RecoveryCheck | None) -> dict[str, Tensor]:
+def fit(strategy: str, check: RecoveryCheck | None, *callbacks: Any) -> dict[str, Tensor]:
     kind, make = STRATEGIES[strategy]
     module = kind()
     unlearn = Unlearn(GradientAscent(), forget=loader(seed=2))
-    trainer = quiet(callbacks=[unlearn, *([check] if check else [])], strategy=make(), devices=2, max_steps=2)
+    trainer = quiet(
+        callbacks=[unlearn, *([check] if check else []), *callbacks], strategy=make(), devices=2, max_steps=2
+    )
     trainer.fit(module, loader(seed=1))
     return {name: getattr(p, "_local_tensor", p).detach().clone() for name, p in module.named_parameters()}
 
@@ -210,3 +216,37 @@ def test_ctrl_c_on_one_rank_ends_the_other() -> None:
     assert "Attack `unlucky` was ended on rank 1 by KeyboardInterrupt" in first
     assert second == "exit"
     assert seconds < 12
+
+
+@pytest.mark.parametrize("asked", [(0, 1), (0,), (1,)], ids=str)
+def test_sigterm_during_an_attack_ends_all_with_a_report(asked: tuple[int, ...], tmp_path: Path) -> None:
+    class Terminated(Unlucky):
+        """Not at the same collective on both ranks."""
+
+        def kill(self, rank: int) -> None:
+            if distributed.get_rank() == rank and rank in asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def points(self) -> Iterator[int]:
+            self.kill(0)
+            collective()
+            yield 1
+            self.kill(1)
+            collective()
+            yield 2
+
+    def work(rank: int, world_size: int) -> tuple[Any, float, list[Any]]:
+        warnings.simplefilter("ignore")
+        start = time.monotonic()
+        check = check_with(Terminated((), ""), audits=[Measure()])
+        try:
+            fit("ddp", check, WriteReport(str(tmp_path)))
+        except SystemExit as error:
+            return error.code, time.monotonic() - start, [(o.attack, o.point) for o in check.observations]
+        return "nothing", 0.0, []
+
+    for code, seconds, observed in run_ranks(work, timeout=60):
+        assert code == 143
+        assert seconds < 15
+        assert ("unlucky", 2) in observed
+    assert RobustnessReport.load(tmp_path).run["interrupted"] == "SIGTERM"
