@@ -141,4 +141,5 @@ class Failure:
     def words(self) -> str:
         """That it failed, where, and of what."""
         in_audit = f"in the audit {self.audit}" if self.attacked and self.audit else ""
-        return " ".join(part for part in ("failed", self.where, in_audit, f"({self.error}: {self.message})") if part)
+        error = f"{self.error}: {self.message}" if self.message else self.error
+        return " ".join(part for part in ("failed", self.where, in_audit, f"({error})") if part)

@@ -108,12 +108,13 @@ class AuditsUnderAttack:
         for name, attack in self.attacks.items():
             progress = _Progress()
             try:
-                self._under(name, attack, working, examined, progress)
+                agreement = self._under(name, attack, working, examined, progress)
             except BaseException as error:
                 self._record(Ended(type(error).__name__, str(error)), progress, about(name, attack))
                 yield progress.observations
                 raise
             yield progress.observations
+            _end_if_asked(agreement)
 
     def _alone(self, examined: Examined, observations: list[Observation], working: list[Audit]) -> None:
         with uninterrupted(), unchanged(examined.module, "Audits"), isolated(examined.trainer, examined.module):
@@ -132,7 +133,7 @@ class AuditsUnderAttack:
 
     def _under(
         self, name: str, attack: Attack, audits: Sequence[Audit], examined: Examined, progress: _Progress
-    ) -> None:
+    ) -> Agreement:
         with Agreement(f"Attack `{name}`") as agreement:
             # Each under its own `isolated`: the second attack starts from the same buffers and random numbers as the first.
             # The checksum is computed outside of `isolated`, which restores buffers, so that it covers these, too.
@@ -144,7 +145,7 @@ class AuditsUnderAttack:
         if ended is not None:
             rank_zero_warn(f"Attack `{name}` failed, and the fit goes on without it: {ended}")
             self._record(ended, progress, about(name, attack))
-        _end_if_asked(agreement)
+        return agreement
 
     def _attacked(
         self, name: str, attack: Attack, audits: Sequence[Audit], examined: Examined, progress: _Progress

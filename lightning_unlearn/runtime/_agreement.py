@@ -31,7 +31,7 @@ class Ended(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        return f"{self.error}: {self.message}"
+        return f"{self.error}: {self.message}" if self.message else self.error
 
 
 class Agreement:
