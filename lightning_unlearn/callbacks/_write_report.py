@@ -10,13 +10,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from typing_extensions import override
 
-from lightning_unlearn.callbacks._early_end import ended_by, exit_as_terminated
 from lightning_unlearn.checks._recovery_check import RecoveryCheck
 from lightning_unlearn.engine import callbacks_of
 from lightning_unlearn.finetuning import FinetuneFirst
 from lightning_unlearn.forgetting import Unlearn
 from lightning_unlearn.report import assess, print_table, save
-from lightning_unlearn.runtime import writable_folder
+from lightning_unlearn.runtime import ended_by, exit_as_terminated, writable_folder
 
 _CURVES = ("forget", "retain", "cosine", "forget_norm", "retain_norm", "realised")
 
@@ -128,9 +127,9 @@ class WriteReport(pl.Callback):
             "precision": str(trainer.precision),
             "device": str(trainer.strategy.root_device),
             "steps": max(
-                each.step
+                step
                 for check in callbacks_of(trainer, RecoveryCheck)
-                for each in (*check.observations, *check.failures)
+                for step in (*(o.step for o in check.observations), *(f.step for f in check.failures))
             ),
             "wall_s": round(self._seconds + time.monotonic() - self._started, 1),
             "notes": [*([note] if taught else []), *self.notes],

@@ -2,6 +2,7 @@
 
 from lightning_unlearn.runtime._agreement import Agreement, Ended
 from lightning_unlearn.runtime._checksum import checksum
+from lightning_unlearn.runtime._early_end import ended_by, exit_as_terminated
 from lightning_unlearn.runtime._folders import writable_folder
 from lightning_unlearn.runtime._interrupts import interruptible, uninterrupted
 from lightning_unlearn.runtime._modes import eval_mode, eval_without_grad
@@ -15,8 +16,10 @@ __all__ = [
     "Ended",
     "checksum",
     "data_share",
+    "ended_by",
     "eval_mode",
     "eval_without_grad",
+    "exit_as_terminated",
     "interruptible",
     "local",
     "map_in_threads",

@@ -166,7 +166,7 @@ class Agreement:
 
 def _collectives() -> list[int]:
     """How many collectives this process has entered, in each of its groups."""
-    groups = distributed.distributed_c10d._world.pg_map
+    groups: Any = distributed.distributed_c10d._world.pg_map  # torch has no public way to count them
     return [group._get_sequence_number_for_group() for group in groups]
 
 

@@ -66,8 +66,8 @@ class ObservationIndex:
     @cached_property
     def attacked_subject(self) -> Subject:
         """The model whose attacks count: the unlearned one, or the original if nothing has been unlearned yet."""
-        found = (*self.observations, *self.failures)
-        return "unlearned" if any(each.subject == "unlearned" for each in found) else "original"
+        subjects = {o.subject for o in self.observations} | {f.subject for f in self.failures}
+        return "unlearned" if "unlearned" in subjects else "original"
 
     @cached_property
     def attacks(self) -> list[str]:

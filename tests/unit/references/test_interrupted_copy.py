@@ -49,10 +49,19 @@ def test_at_each_copy_and_each_clone(at: int, monkeypatch: pytest.MonkeyPatch) -
     assert all(torch.equal(p, value) for p, value in zip(network.parameters(), before, strict=True))
 
 
-def test_twice_in_a_control_that_is_swapped_in_by_hand() -> None:
-    """Without a check around it the second one is held back while weights are put back."""
-    network = nn.Linear(3, 2)
-    before = network.weight.detach().clone()
-    with pytest.raises(KeyboardInterrupt), swapped_weights(network, {"weight": torch.ones(2, 3)}):
+def test_twice_in_a_control_that_is_swapped_in_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a check around it, too, the second one is held back while weights are put back."""
+    network, original, restoring = nn.Linear(3, 2), Tensor.copy_, [0]
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+
+    def pressing(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        restoring[0] += 1
         signal.raise_signal(signal.SIGINT)
-    assert torch.equal(network.weight, before)
+        return original(self, *args, **kwargs)
+
+    weights = {"weight": torch.ones(2, 3), "bias": torch.ones(2)}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), swapped_weights(network, weights):
+        patch.setattr(Tensor, "copy_", pressing)
+        signal.raise_signal(signal.SIGINT)
+    assert restoring == [2]
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
