@@ -252,3 +252,18 @@ def test_sigterm_during_an_attack_ends_all_with_a_report(asked: tuple[int, ...],
     report = RobustnessReport.load(tmp_path)
     assert report.run["interrupted"] == "SIGTERM"
     assert report.failures == []  # the attack ran to its end
+
+
+def test_a_control_that_is_missing_on_one_machine_ends_all() -> None:
+    torch.save(SomebodysModule().state_dict(), "control.pt")
+
+    def work(rank: int, world_size: int) -> tuple[str, float]:
+        check = check_with(Quantize(bits=4), control="control.pt")
+        if rank == 1:
+            check.setup = lambda *args, **kwargs: Path("elsewhere").mkdir() or os.chdir("elsewhere")  # type: ignore[method-assign]
+        return error_of(lambda: fit("ddp", check))
+
+    for words, seconds in run_ranks(work, timeout=60):
+        assert "Loading the control should fail on every rank or on none" in words
+        assert "failed on rank 1 (FileNotFoundError" in words
+        assert seconds < 12
