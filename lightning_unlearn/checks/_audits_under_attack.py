@@ -122,7 +122,8 @@ class AuditsUnderAttack:
                 kind = type(audit).__name__
                 with Agreement(f"Audit `{kind}`") as agreement:
                     made, error = _tried(audit, examined)
-                    ended = agreement.settle(error, "")
+                    with interruptible():  # it may wait for other ranks
+                        ended = agreement.settle(error, "")
                 _end_if_asked(agreement)
                 if ended is None:
                     observations += made
