@@ -42,7 +42,7 @@ from lightning_unlearn.objectives import (
     Objective,
     SimNPO,
 )
-from lightning_unlearn.observation import Observation
+from lightning_unlearn.observation import Failure, Observation
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.projectors import HalfSpace, Orthogonal, PCGrad, Projector, TorchJD, WeightedSum
 from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout, PackedCausalLMReadout, Readout
@@ -69,6 +69,7 @@ __all__ = [
     "Edit",
     "Encoding",
     "ExactMemorization",
+    "Failure",
     "FileRecords",
     "FinetuneFirst",
     "ForgetRetainData",

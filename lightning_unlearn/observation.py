@@ -1,4 +1,4 @@
-"""The one value that audits produce and reports consume."""
+"""The values that checks produce and reports consume: what was observed, and what failed."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -81,3 +81,65 @@ class Observation:
     def clusters(self) -> list[str]:
         """The entity of each score. Without entities every score counts as independent, named by its number."""
         return self.entities or [str(index) for index in range(len(self.scores))]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An attack or an audit that ended with an error. What it would have shown is not known.
+
+    Args:
+        error: Name of the error's class.
+        message: The error's own words.
+        attack: The attack's label in the report, or ``"none"`` if an audit failed without an attack.
+        audit: Name of the audit's class; empty if the attack itself failed.
+        point: The last point that the attack reached. It was not measured if an audit failed at it. None before the first.
+        unit: What a point counts.
+        family: The kind of attack; empty for no attack.
+        attack_config: The attack's settings, as plain values.
+        step: Optimizer step of the fit at which it happened.
+        subject: Whose knowledge was to be measured.
+        epoch: Epoch of the fit.
+
+    Example:
+        >>> Failure("RuntimeError", "out of memory", attack="relearn", point=5, unit="step").words
+        'failed after step 5 (RuntimeError: out of memory)'
+    """
+
+    error: str
+    message: str
+    attack: str = NOT_ATTACKED
+    audit: str = ""
+    point: int | None = None
+    unit: str = ""
+    family: str = ""
+    attack_config: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    subject: Subject = "unlearned"
+    epoch: int = 0
+
+    @property
+    def attacked(self) -> bool:
+        """Whether the model was attacked."""
+        return self.attack != NOT_ATTACKED
+
+    @property
+    def who(self) -> str:
+        """What failed."""
+        if not self.attacked:
+            return f"the audit {self.audit}"
+        return f"the attack {self.attack}"
+
+    @property
+    def where(self) -> str:
+        """How far the attack had come."""
+        if self.point is None:
+            return "before its first point" if self.attacked else ""
+        reached = f"step {self.point}" if self.unit == "step" else f"{self.point} {self.unit}".strip()
+        return f"at {reached}" if self.audit else f"after {reached}"
+
+    @property
+    def words(self) -> str:
+        """That it failed, where, and of what."""
+        in_audit = f"in the audit {self.audit}" if self.attacked and self.audit else ""
+        error = f"{self.error}: {self.message}" if self.message else self.error
+        return " ".join(part for part in ("failed", self.where, in_audit, f"({error})") if part)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.models.layers import is_linear, sizes
+from lightning_unlearn.runtime import uninterrupted
 
 
 @contextmanager
@@ -49,10 +50,11 @@ def attached_adapter(network: nn.Module, *, rank: int, seed: int) -> Iterator[li
             handles.append(layer.register_forward_hook(_adding(a, b)))
         yield factors
     finally:
-        for handle in handles:
-            handle.remove()
-        for p, requires_grad in frozen:
-            p.requires_grad_(requires_grad)
+        with uninterrupted():
+            for handle in handles:
+                handle.remove()
+            for p, requires_grad in frozen:
+                p.requires_grad_(requires_grad)
 
 
 def _adding(a: Tensor, b: Tensor) -> Any:

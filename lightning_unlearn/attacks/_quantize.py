@@ -15,7 +15,7 @@ from lightning_unlearn.attacks._deployed import deployed_matrices
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.quantization import codebook_codes, integer_codes, round_to_codebook, round_to_nearest
 from lightning_unlearn.models.layers import Matrix, only_adds
-from lightning_unlearn.runtime import local, reshard
+from lightning_unlearn.runtime import local, reshard, uninterrupted
 
 
 class Quantize(Attack):
@@ -190,9 +190,9 @@ class Quantize(Attack):
                 channels.copy_(self.rounded(channels))
             yield
         finally:
-            for adapter, scaling in scalings:
-                adapter.scaling.update(scaling)
-            with _editing():
+            with uninterrupted(), _editing():
+                for adapter, scaling in scalings:
+                    adapter.scaling.update(scaling)
                 weight.copy_(original)
 
 

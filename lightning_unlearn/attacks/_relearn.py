@@ -12,7 +12,7 @@ from typing_extensions import override
 from lightning_unlearn.attacks._adapter import attached_adapter
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.runtime import eval_mode, local, reshard
+from lightning_unlearn.runtime import eval_mode, local, reshard, uninterrupted
 
 
 class Relearn(Attack):
@@ -131,9 +131,9 @@ def _restored(network: nn.Module) -> Iterator[list[Tensor]]:
             p.grad = None
         yield params
     finally:
-        reshard(network)
-        with torch.no_grad():
+        with uninterrupted(), torch.no_grad():
+            reshard(network)
             for p, value in saved:
                 local(p).copy_(value)
-        for p, grad in grads:
-            p.grad = grad
+            for p, grad in grads:
+                p.grad = grad

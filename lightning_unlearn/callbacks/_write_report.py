@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from typing_extensions import override
 
@@ -14,7 +15,7 @@ from lightning_unlearn.engine import callbacks_of
 from lightning_unlearn.finetuning import FinetuneFirst
 from lightning_unlearn.forgetting import Unlearn
 from lightning_unlearn.report import add_point, assess, print_table, save
-from lightning_unlearn.runtime import writable_folder
+from lightning_unlearn.runtime import ended_by, exit_as_terminated, writable_folder
 
 _CURVES = ("forget", "retain", "cosine", "forget_norm", "retain_norm", "realised")
 
@@ -23,7 +24,8 @@ class WriteReport(pl.Callback):
     """Write the report, ``report.json``, ``report.html`` and ``curves.png``, and show its table in the terminal.
 
     It is made from the observations of ``RecoveryCheck`` and the log of ``Unlearn``, after ``fit``, and after ``validate``
-    or ``test`` alone.
+    or ``test`` alone. If an error, Ctrl-C or SIGTERM ends the run before, what was observed until then is written, marked as
+    incomplete; after SIGTERM the process exits with 143, not with 0.
 
     Args:
         folder: Where the files go; it is made if need be.
@@ -76,6 +78,15 @@ class WriteReport(pl.Callback):
         self._write(trainer, pl_module)
 
     @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Write what was observed so far, marked as incomplete."""
+        exit_as_terminated(exception)
+        try:
+            self._write(trainer, pl_module, interrupted=ended_by(exception))
+        except Exception as error:  # the one to be seen is that which ended the run
+            rank_zero_warn(f"The report of what was observed so far was not written: {type(error).__name__}: {error}")
+
+    @override
     def state_dict(self) -> dict[str, Any]:
         """The curves so far, and how long they took."""
         return {"training": list(self.training), "seconds": self._seconds + time.monotonic() - self._started}
@@ -85,17 +96,18 @@ class WriteReport(pl.Callback):
         """Take the curves of the interrupted run back."""
         self.training, self._seconds = list(state_dict["training"]), state_dict["seconds"]
 
-    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, **about_run: str) -> None:
         checks = callbacks_of(trainer, RecoveryCheck)
-        if not trainer.is_global_zero or not any(c.observations for c in checks):
+        if not trainer.is_global_zero or not any(c.observations or c.failures for c in checks):
             return
         report = assess(
             [observation for check in checks for observation in check.observations],
-            run=self._run(trainer),
+            run={**self._run(trainer), **about_run},
             models={"student": {"class": _network_name(pl_module), "n_params": _count(pl_module)}},
             data={name: about for check in checks for name, about in check.about_data().items()},
             training=self.training,
             config=self.config,
+            failures=[failure for check in checks for failure in check.failures],
             restored=None if any(c.restored is None for c in checks) else all(c.restored for c in checks),
             definitions={name: words for c in checks for name, words in c.definitions().items()},
         )
@@ -115,7 +127,9 @@ class WriteReport(pl.Callback):
             "precision": str(trainer.precision),
             "device": str(trainer.strategy.root_device),
             "steps": max(
-                observation.step for check in callbacks_of(trainer, RecoveryCheck) for observation in check.observations
+                step
+                for check in callbacks_of(trainer, RecoveryCheck)
+                for step in (*(o.step for o in check.observations), *(f.step for f in check.failures))
             ),
             "wall_s": round(self._seconds + time.monotonic() - self._started, 1),
             "notes": [*([note] if taught else []), *self.notes],

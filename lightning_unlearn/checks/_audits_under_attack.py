@@ -2,22 +2,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor, nn
 
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, Probe
+from lightning_unlearn.checks._failures import about, failed
 from lightning_unlearn.checks._probes import find_retain
 from lightning_unlearn.data import in_order
 from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.objectives import CrossEntropy
-from lightning_unlearn.observation import NOT_ATTACKED, Observation
+from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import checksum
+from lightning_unlearn.runtime import Agreement, Ended, checksum, interruptible, termination_held, uninterrupted
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,29 @@ class Examined:
             return map(self.engine.to_device, in_order(find_retain(self.trainer)))
         return self.attack_batches() if attack.needs_data else ()
 
+    def loss(self, batch: Any) -> Tensor:
+        """What an attacker minimises on a batch."""
+        self.heed_sigterm()
+        loss: Tensor = CrossEntropy()(self.readout.for_mean()(self.network, batch))
+        return loss
+
+    def heed_sigterm(self) -> None:
+        """End now if the process was asked to end. Lightning looks for that between batches only, and a check may take long.
+
+        Several processes have to end together, and do so when an attack, or an audit without one, is over.
+        """
+        if self.trainer.world_size == 1 and self.trainer.received_sigterm:
+            raise SIGTERMException
+
+
+@dataclass
+class _Progress:
+    """How far an attack has come, and what was observed until then."""
+
+    observations: list[Observation] = field(default_factory=list)
+    point: int | None = None
+    audit: str = ""
+
 
 @dataclass(frozen=True)
 class AuditsUnderAttack:
@@ -62,54 +87,120 @@ class AuditsUnderAttack:
     Args:
         attacks: The attacks, by the name in logs and reports.
         audits: The audits.
+        record: Is told of each attack and each audit that fails.
     """
 
     attacks: Mapping[str, Attack]
     audits: Sequence[Audit]
+    record: Callable[[Failure], None]
 
     def __call__(self, examined: Examined) -> Iterator[list[Observation]]:
         """The observations without an attack, then those of each attack. Collective: every rank must call it.
 
-        An attack that failed gives the observations it made before.
+        An attack that failed gives the observations it made before. An audit that failed without an attack is left out
+        under attacks. What ends the fit (Ctrl-C, SIGTERM, ranks that disagree) is raised after what was observed until then.
         """
-        # Each under its own `isolated`: the second attack starts from the same buffers and random numbers as the first.
-        with unchanged(examined.module, "Audits"), isolated(examined.trainer, examined.module):
-            alone = self._observe(examined)
-        yield alone
-        for name, attack in self.attacks.items():
-            # The checksum is computed outside of `isolated`, which restores buffers, so that it covers these, too.
-            with unchanged(examined.module, f"Attack `{name}`"), isolated(examined.trainer, examined.module):
-                observations = self._attacked(name, attack, examined)
-            yield observations
+        with termination_held():
+            yield from self._looks(examined)
 
-    def _attacked(self, name: str, attack: Attack, examined: Examined) -> list[Observation]:
-        network, loss, readout = examined.network, CrossEntropy(), examined.readout.for_mean()
-        batches = examined.batches_for(attack)
-        about: dict[str, Any] = {"attack": name, "attack_config": _settings(attack), "family": attack.family}
-        observations: list[Observation] = []
+    def _looks(self, examined: Examined) -> Iterator[list[Observation]]:
+        alone: list[Observation] = []
+        working: list[Audit] = []
         try:
-            with attack(
-                network,
-                batches=batches,
-                loss=lambda batch: loss(readout(network, batch)),
-                engine=examined.engine,
-            ) as points:
-                for point in points:
-                    made = self._observe(examined)
-                    observations += [replace(o, point=point, unit=attack.unit, **about) for o in made]
-        # Any error of an attack: the fit is worth more than one measurement. Restoring weights is checked by `unchanged`.
-        except Exception as error:
-            rank_zero_warn(f"Attack `{name}` failed, and the fit goes on without it: {type(error).__name__}: {error}")
-        return observations
+            self._alone(examined, alone, working)
+        except BaseException:
+            yield alone
+            raise
+        yield alone
+        if self.audits and not working:
+            return  # there is nobody left who could tell what an attack brings back
+        for name, attack in self.attacks.items():
+            progress = _Progress()
+            try:
+                agreement = self._under(name, attack, working, examined, progress)
+            except BaseException as error:
+                self._record(Ended(type(error).__name__, str(error)), progress, about(name, attack))
+                yield progress.observations
+                raise
+            yield progress.observations
+            _end_if_asked(agreement)
 
-    def _observe(self, examined: Examined) -> list[Observation]:
-        return [
-            replace(observation, attack=NOT_ATTACKED)
-            for audit in self.audits
-            for observation in audit(
-                examined.network, readout=examined.readout, probes=examined.probes, engine=examined.engine
-            )
-        ]
+    def _alone(self, examined: Examined, observations: list[Observation], working: list[Audit]) -> None:
+        with uninterrupted(), unchanged(examined.module, "Audits"), isolated(examined.trainer, examined.module):
+            for audit in self.audits:
+                kind = type(audit).__name__
+                with Agreement(f"Audit `{kind}`") as agreement:
+                    made, error = _tried(audit, examined)
+                    with interruptible():  # it may wait for other ranks
+                        ended = agreement.settle(error, "")
+                _end_if_asked(agreement)
+                if ended is None:
+                    observations += made
+                    working.append(audit)
+                    continue
+                rank_zero_warn(f"Audit `{kind}` failed, and the fit goes on without it: {ended}")
+                self.record(failed(ended, audit=kind))
+
+    def _under(
+        self, name: str, attack: Attack, audits: Sequence[Audit], examined: Examined, progress: _Progress
+    ) -> Agreement:
+        with Agreement(f"Attack `{name}`") as agreement:
+            # Each under its own `isolated`: the second attack starts from the same buffers and random numbers as the first.
+            # The checksum is computed outside of `isolated`, which restores buffers, so that it covers these, too.
+            who = f"Attack `{name}`"
+            with uninterrupted(), unchanged(examined.module, who), isolated(examined.trainer, examined.module):
+                error = self._attacked(name, attack, audits, examined, progress)
+            ended = agreement.settle(error, f"{progress.point} {progress.audit}")
+        # Any error of an attack: the fit is worth more than one measurement. Restoring weights is checked by `unchanged`.
+        if ended is not None:
+            rank_zero_warn(f"Attack `{name}` failed, and the fit goes on without it: {ended}")
+            self._record(ended, progress, about(name, attack))
+        return agreement
+
+    def _attacked(
+        self, name: str, attack: Attack, audits: Sequence[Audit], examined: Examined, progress: _Progress
+    ) -> Exception | None:
+        """Fill in ``progress``. Returns what it failed of."""
+        network, engine = examined.network, examined.engine
+        try:
+            with interruptible():
+                batches = examined.batches_for(attack)
+            with attack(network, batches=batches, loss=examined.loss, engine=engine) as points, interruptible():
+                for point in points:
+                    progress.point = point
+                    made = [o for audit in audits for o in self._audited(audit, examined, progress)]
+                    progress.observations += [replace(o, point=point, **about(name, attack)) for o in made]
+        except Exception as error:
+            return error
+        return None
+
+    def _audited(self, audit: Audit, examined: Examined, progress: _Progress) -> list[Observation]:
+        progress.audit = type(audit).__name__  # so that an error says where it happened
+        made = _observed(audit, examined)
+        progress.audit = ""
+        return made
+
+    def _record(self, ended: Ended, progress: _Progress, attack: Mapping[str, Any]) -> None:
+        self.record(failed(ended, **attack, point=progress.point, audit=progress.audit))
+
+
+def _end_if_asked(agreement: Agreement) -> None:
+    if agreement.asked_to_end:
+        raise SIGTERMException
+
+
+def _tried(audit: Audit, examined: Examined) -> tuple[list[Observation], Exception | None]:
+    try:
+        with interruptible():
+            return _observed(audit, examined), None
+    except Exception as error:
+        return [], error
+
+
+def _observed(audit: Audit, examined: Examined) -> list[Observation]:
+    examined.heed_sigterm()
+    made = audit(examined.network, readout=examined.readout, probes=examined.probes, engine=examined.engine)
+    return [replace(observation, attack=NOT_ATTACKED) for observation in made]
 
 
 @contextmanager
@@ -127,8 +218,3 @@ def unchanged(module: nn.Module, who: str) -> Iterator[None]:
             f"{who} should leave every weight as it was. Found weights that differ: the fit would go on from a changed "
             "model. Restore the last checkpoint, and leave out the culprit."
         )
-
-
-def _settings(attack: Attack) -> dict[str, Any]:
-    plain = (bool, int, float, str, type(None))
-    return {"attack": type(attack).__name__, **{k: v for k, v in vars(attack).items() if isinstance(v, plain)}}

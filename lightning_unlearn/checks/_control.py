@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn.engine import strategy_kind
 from lightning_unlearn.models import find_weights, load_weights, match_weights, refuse_rounded_weights
+from lightning_unlearn.runtime import Agreement
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,19 @@ class Control:
     source: str
 
     def load(self, network: nn.Module) -> dict[str, Tensor]:
-        """The weights, by the names of ``network``, on the CPU."""
+        """The weights, by the names of ``network``, on the CPU. Collective: every rank must call it."""
+        # A file may be missing on one machine only, while the others would go on and wait.
+        with Agreement("Loading the control") as agreement:
+            try:
+                weights, error = self._load(network), None
+            except Exception as failed:
+                weights, error = {}, failed
+            agreement.settle(error, "")
+        if error is not None:
+            raise error
+        return weights
+
+    def _load(self, network: nn.Module) -> dict[str, Tensor]:
         if isinstance(self.weights, str):
             return load_weights(self.weights, network)
         return match_weights(self.weights, network, source=self.source)

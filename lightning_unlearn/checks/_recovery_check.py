@@ -13,13 +13,15 @@ from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, Measure, Probe, Specificity, load_probe
 from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined, unchanged
 from lightning_unlearn.checks._control import Control, find_control, refuse_control
+from lightning_unlearn.checks._failures import recorder, refuse_blind_start
 from lightning_unlearn.checks._probes import find_attack_data, find_probes, measuring_readout
 from lightning_unlearn.checks._records import at_most_known, merged, without_old_scores
 from lightning_unlearn.data import DataSource, in_order
 from lightning_unlearn.engine import GradientEngine, refuse_tensor_parallel
 from lightning_unlearn.models import swapped_weights
-from lightning_unlearn.observation import NOT_ATTACKED, Observation, Subject
+from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation, Subject
 from lightning_unlearn.readouts import Readout
+from lightning_unlearn.runtime import uninterrupted
 
 
 class RecoveryCheck(pl.Callback):
@@ -35,7 +37,8 @@ class RecoveryCheck(pl.Callback):
     attack brought back from what it taught. Once in a run the control's weights are swapped in, attacked and audited in the
     same way, and swapped back.
 
-    An attack that fails is reported and skipped; the fit goes on. Put this callback before ``WeightAveraging`` to attack the
+    An attack or an audit that fails is kept in :attr:`failures`, and its verdict in the report is "not shown"; the fit goes
+    on. Put this callback before ``WeightAveraging`` to attack the
     averaged weights, after it to attack the raw ones.
 
     Args:
@@ -91,6 +94,7 @@ class RecoveryCheck(pl.Callback):
         self.readout = readout
         self.probes, self.attack_data = dict(probes or {}), attack_data
         self.observations: list[Observation] = []
+        self.failures: list[Failure] = []
         self.restored: bool | None = None
         self.control_source: str | None = None
         self._checked_step = -1
@@ -116,6 +120,7 @@ class RecoveryCheck(pl.Callback):
         # A resumed fit has its observations already, and its weights are no longer the original's.
         if not self.observations:
             self._send(trainer, self._check(trainer, pl_module, "original"))
+            refuse_blind_start(self.failures, self.observations)
 
     @override
     def on_train_batch_end(
@@ -181,6 +186,7 @@ class RecoveryCheck(pl.Callback):
         """Every observation so far, as plain values."""
         return {
             "observations": [asdict(observation) for observation in self.observations],
+            "failures": [asdict(failure) for failure in self.failures],
             "checked_step": self._checked_step,
             "control_source": self.control_source,
         }
@@ -189,6 +195,7 @@ class RecoveryCheck(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the observations of the interrupted run, also those of the control, which is not checked again."""
         self.observations = [Observation(**observation) for observation in state_dict["observations"]]
+        self.failures = [Failure(**failure) for failure in state_dict["failures"]]
         self._checked_step = state_dict["checked_step"]
         self.control_source = state_dict["control_source"]
 
@@ -205,7 +212,8 @@ class RecoveryCheck(pl.Callback):
         before, self.restored = self.restored, False  # stays `False` if an exception ends this check
         self.observations = without_old_scores(self.observations)
         values: dict[str, Tensor] = {}
-        for observations in AuditsUnderAttack(self.attacks, self.audits)(examined):
+        record = recorder(self.failures, subject, step, epoch)
+        for observations in AuditsUnderAttack(self.attacks, self.audits, record)(examined):
             values |= at_most_known(observations)
             made = [replace(o, subject=subject, step=step, epoch=epoch) for o in observations]
             self.observations = merged(self.observations, made)
@@ -221,8 +229,13 @@ class RecoveryCheck(pl.Callback):
             return
         weights = control.load(examined.network)
         # `unchanged` outside: it sees the weights before the swap and after the swap back.
-        with unchanged(examined.module, "The control"), swapped_weights(examined.network, weights):
-            observations = [o for each in AuditsUnderAttack(self.attacks, self.audits)(examined) for o in each]
+        record = recorder(self.failures, "control", step, epoch)
+        with (
+            uninterrupted(),
+            unchanged(examined.module, "The control"),
+            swapped_weights(examined.network, weights),
+        ):
+            observations = [o for each in AuditsUnderAttack(self.attacks, self.audits, record)(examined) for o in each]
         made = [replace(o, subject="control", step=step, epoch=epoch) for o in observations]
         self.observations = merged(self.observations, made)
         self.control_source = control.source

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.engine._written_in_forward import written_in_forward
-from lightning_unlearn.runtime import KeptTensors, PythonState, remember_random_states, reshard, without_logging
+from lightning_unlearn.runtime import (
+    KeptTensors,
+    PythonState,
+    remember_random_states,
+    reshard,
+    uninterrupted,
+    without_logging,
+)
 
 Restore = Callable[[], None]
 Remember = Callable[[nn.Module], Restore]
@@ -96,8 +103,9 @@ def _restored(module: nn.Module, remember: Sequence[Remember], kept: set[int]) -
         yield
     finally:
         _kept.difference_update(new)
-        for restore in restorers:
-            restore()
+        with uninterrupted():
+            for restore in restorers:
+                restore()
 
 
 def remember_buffers(module: nn.Module) -> Restore:

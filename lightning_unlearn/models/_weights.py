@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_unlearn.models._weight_files import read_weights
 from lightning_unlearn.models.layers._names import WRAPPERS
-from lightning_unlearn.runtime import local, reshard
+from lightning_unlearn.runtime import local, reshard, uninterrupted
 
 _WRAPPERS = re.compile(
     rf"(?:(?<=\.)|^)(?:{'|'.join(WRAPPERS)}|base_model\.model|base_layer|original_module|modules_to_save\.\w+)\."
@@ -105,8 +105,8 @@ def swapped_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterat
                 local(tensor).copy_(_share(value, tensor))
         yield
     finally:
-        reshard(network)
-        with torch.inference_mode(False), torch.no_grad():
+        with uninterrupted(), torch.inference_mode(False), torch.no_grad():
+            reshard(network)
             for tensor, value in saved:
                 local(tensor).copy_(value)
 

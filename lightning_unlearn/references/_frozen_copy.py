@@ -13,7 +13,7 @@ from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference, refuse_other_kind
 from lightning_unlearn.references._original import Original, copied, copy_of, moves
-from lightning_unlearn.runtime import eval_without_grad, on_every_rank, own_rank, reshard
+from lightning_unlearn.runtime import eval_without_grad, on_every_rank, own_rank, reshard, uninterrupted
 
 
 class FrozenCopy(Reference):
@@ -67,7 +67,8 @@ class FrozenCopy(Reference):
         # Resharded first: a weight that FSDP2 still holds gathered would hide what is written into its shards.
         reshard(self.network)
         self._copy_joined()
-        with self._swapped(), eval_without_grad(self.network):
+        # One forward pass is short enough to wait for: Ctrl-C inside would leave the fit with the original's weights.
+        with uninterrupted(), self._swapped(), eval_without_grad(self.network):
             return readout(self.network, batch)
 
     @override

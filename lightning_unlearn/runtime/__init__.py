@@ -1,8 +1,11 @@
-"""Support for passes and results: ranks, shards, modes, threads, a hash of weights, files that are written whole."""
+"""Support for passes and results: ranks that agree, shards, modes, interrupts, hashes, files that are written whole."""
 
+from lightning_unlearn.runtime._agreement import Agreement, Ended
 from lightning_unlearn.runtime._checksum import checksum, tensor_checksum
+from lightning_unlearn.runtime._early_end import ended_by, exit_as_terminated
 from lightning_unlearn.runtime._files import PRIVATE, remove_leftovers, temporary_name, written_whole
 from lightning_unlearn.runtime._folders import writable_folder
+from lightning_unlearn.runtime._interrupts import interruptible, uninterrupted
 from lightning_unlearn.runtime._kept_tensors import KeptTensors
 from lightning_unlearn.runtime._logging import without_logging
 from lightning_unlearn.runtime._modes import eval_mode, eval_without_grad
@@ -10,29 +13,37 @@ from lightning_unlearn.runtime._python_state import PythonState
 from lightning_unlearn.runtime._random_states import hash_of, remember_random_states, seed_random_states, seeded
 from lightning_unlearn.runtime._ranks import data_share, on_every_rank, own_rank
 from lightning_unlearn.runtime._sharding import local, reshard
+from lightning_unlearn.runtime._termination import termination_held
 from lightning_unlearn.runtime._threads import map_in_threads
 
 __all__ = [
+    "Agreement",
+    "Ended",
     "KeptTensors",
-    "PythonState",
     "PRIVATE",
+    "PythonState",
     "checksum",
     "data_share",
+    "ended_by",
     "eval_mode",
     "eval_without_grad",
+    "exit_as_terminated",
     "hash_of",
+    "interruptible",
     "local",
     "map_in_threads",
     "on_every_rank",
-    "remember_random_states",
-    "reshard",
-    "seeded",
-    "without_logging",
-    "seed_random_states",
     "own_rank",
-    "tensor_checksum",
+    "remember_random_states",
     "remove_leftovers",
+    "reshard",
+    "seed_random_states",
+    "seeded",
     "temporary_name",
+    "tensor_checksum",
+    "termination_held",
+    "uninterrupted",
+    "without_logging",
     "writable_folder",
     "written_whole",
 ]

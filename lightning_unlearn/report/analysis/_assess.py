@@ -1,11 +1,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning_unlearn.observation import Observation
+from lightning_unlearn.observation import Failure, Observation
 from lightning_unlearn.report.analysis._assessment import Assessment
 from lightning_unlearn.report.analysis._bootstrap import Bootstrap
 from lightning_unlearn.report.analysis._environment import environment
-from lightning_unlearn.report.analysis._headline import adversary_words, deployment_words
+from lightning_unlearn.report.analysis._headline import adversary_words, deployment_words, failed_attacks
 from lightning_unlearn.report.analysis._leading_metrics import headline_metric, utility_metric
 from lightning_unlearn.report.analysis._limits import limits
 from lightning_unlearn.report.analysis._observation_index import ObservationIndex
@@ -31,6 +31,7 @@ def assess(
     utility: str | None = None,
     draws: int = 2000,
     seed: int = 0,
+    failures: Sequence[Failure] = (),
 ) -> RobustnessReport:
     """Compute levels, gates, recoveries and the verdict from what was observed.
 
@@ -53,6 +54,7 @@ def assess(
         utility: The metric that says, on the retain set, whether a model works. Defaults to the headline.
         draws: Number of bootstrap resamples.
         seed: Of the bootstrap.
+        failures: Attacks and audits that ended with an error. One that failed on the final model is never a verdict.
 
     Example:
         >>> who = ["Ada", "Ada", "Bo", "Bo"]
@@ -68,11 +70,12 @@ def assess(
         >>> report.recoveries[0].rho.value, report.recoveries[0].is_verdict
         (0.5, True)
     """
-    index = ObservationIndex(list(observations))
+    index = ObservationIndex(list(observations), list(failures))
     # Chosen first: gates, prices and the verdict all refer to these two metrics.
     headline = headline or headline_metric(index)
     utility = utility or utility_metric(index, headline)
-    assessment = Assessment(index, utility, Bootstrap(draws, seed), restored, floors or {})
+    interrupted = str((run or {}).get("interrupted", ""))
+    assessment = Assessment(index, utility, Bootstrap(draws, seed), restored, floors or {}, interrupted)
     levels, gates = assessment.levels(), assessment.gates()
     recoveries = assessment.recoveries(gates)
     leading = [recovery for recovery in recoveries if recovery.metric == headline]
@@ -85,25 +88,36 @@ def assess(
         levels=levels,
         gates=gates,
         recoveries=recoveries,
-        summary=_summary(index, headline, utility, leading),
+        summary=_summary(index, headline, utility, leading, interrupted),
         warnings=[*warnings, *limits(index, levels, gates, leading)],
         config=config,
         definitions=dict(definitions or {}),
+        failures=list(failures),
     )
 
 
-def _summary(index: ObservationIndex, headline: str, utility: str, leading: Sequence[Recovery]) -> dict[str, Any]:
+def _summary(
+    index: ObservationIndex, headline: str, utility: str, leading: Sequence[Recovery], interrupted: str
+) -> dict[str, Any]:
     """The headline, as plain values."""
+    early = f"Incomplete: the run was ended before its time by {interrupted}. " if interrupted else ""
     in_words = _utility_words(index, utility)
     return {
         "headline_metric": headline,
         "utility_metric": utility,
         "unlearned_step": index.final_step(),
-        "verdict": adversary_words(headline, in_words, leading),
-        "deployment": deployment_words(headline, in_words, leading),
-        "worst": _place(strongest([recovery for recovery in leading if not recovery.is_deployment])),
-        "worst_deployment": _place(strongest([recovery for recovery in leading if recovery.is_deployment])),
+        "verdict": early + adversary_words(headline, in_words, leading, index.standing),
+        "deployment": deployment_words(headline, in_words, leading, index.standing),
+        "worst": _worst(index, leading, deployment=False),
+        "worst_deployment": _worst(index, leading, deployment=True),
     }
+
+
+def _worst(index: ObservationIndex, leading: Sequence[Recovery], *, deployment: bool) -> dict[str, Any] | None:
+    """Place of the worst case. None if an attack of this kind failed: what it would have brought back may be worse."""
+    if failed_attacks(index.standing, deployment=deployment):
+        return None
+    return _place(strongest([recovery for recovery in leading if recovery.is_deployment is deployment]))
 
 
 def _utility_words(index: ObservationIndex, utility: str) -> str:

@@ -9,6 +9,7 @@ from lightning_unlearn.observation import Observation, Subject
 from lightning_unlearn.report.analysis._bootstrap import Bootstrap
 from lightning_unlearn.report.analysis._gates import (
     gate_baseline,
+    gate_complete,
     gate_control,
     gate_gap,
     gate_intact,
@@ -33,6 +34,7 @@ class Assessment:
         bootstrap: Where intervals come from.
         restored: Whether the weights were the same after the attacks; None if they were not compared.
         floors: Score of a model that never knew, per metric, if there is no control.
+        interrupted: By what the run was ended before its time; empty if it was not.
     """
 
     index: ObservationIndex
@@ -40,6 +42,7 @@ class Assessment:
     bootstrap: Bootstrap
     restored: bool | None
     floors: Mapping[str, float]
+    interrupted: str = ""
 
     def levels(self) -> list[Level]:
         """The original, the unlearned and the control model, on each metric and split."""
@@ -54,6 +57,7 @@ class Assessment:
     def gates(self) -> list[Gate]:
         """Every gate: those of all numbers first, then those of each attack."""
         general = [self._utility_gate(), gate_restored(self.restored), *map(self._gap_gate, self.index.metrics)]
+        general += gate_complete(self.index.standing, self.interrupted)
         return general + [gate for attack in self.index.attacks for gate in self._gates_of(attack)]
 
     def recoveries(self, gates: Sequence[Gate]) -> list[Recovery]:
@@ -80,7 +84,8 @@ class Assessment:
 
     def _gates_of(self, attack: str) -> Iterator[Gate]:
         yield gate_baseline(attack, step=self.index.last_step(attack), final=self.index.final_step())
-        yield gate_control(attack, found=self._control_was_attacked(attack))
+        failed = self.index.failure_on_control(attack)
+        yield gate_control(attack, found=failed is None and self._control_was_attacked(attack), failed=failed)
         for point in self.index.points(attack):
             if self._is_deployment(attack):
                 yield gate_intact(attack, point, *self._utilities(attack, point))
@@ -95,13 +100,20 @@ class Assessment:
         attacked = [self.index.find(m, "forget", subject="control", attack=attack) for m in self.index.metrics]
         return any(o is not None for o in attacked)
 
+    def _control_under(self, attack: str, metric: str, point: int) -> Observation | None:
+        # If the attack failed on the control, none of its points is taken off: the worst point of a curve would else be the
+        # one that the control happened not to reach.
+        if self.index.failure_on_control(attack) is not None:
+            return None
+        return self.index.find(metric, "forget", subject="control", attack=attack, point=point)
+
     def _recovery(self, metric: str, attack: str, point: int) -> Recovery:
         attacked = self._attacked(metric, "forget", attack, point)
         assert attacked is not None  # the point was read from it
         original = self.index.find(metric, "forget", subject="original")
         unlearned = self._unattacked(metric, "forget", attack)
         control = self.index.find(metric, "forget", subject="control")
-        control_attacked = self.index.find(metric, "forget", subject="control", attack=attack, point=point)
+        control_attacked = self._control_under(attack, metric, point)
         student = [o for o in (original, unlearned, attacked) if o is not None]
         controls = [o for o in (control, control_attacked) if o is not None]
         # A rate needs all three; what is missing otherwise is said by the gates, and the number stays NaN.

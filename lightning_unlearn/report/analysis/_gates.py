@@ -1,6 +1,8 @@
 """Conditions without which a number is not a verdict."""
 
-from lightning_unlearn.observation import Observation
+from collections.abc import Sequence
+
+from lightning_unlearn.observation import Failure, Observation
 from lightning_unlearn.report.analysis._utility import LOSS, as_utility, kept_share
 from lightning_unlearn.report.schema import Gate, Interval, Status
 
@@ -21,6 +23,7 @@ CLAIMS = {
     "G5": "The attack was run on the final model",
     "G6": "The attack left no trace in the weights",
     "G7": "Under the attack, the right answer is ahead of others' answers",
+    "G8": "Everything that was to be tried ran to its end",
 }
 
 
@@ -58,10 +61,24 @@ def gate_intact(attack: str, point: int, unlearned: Observation | None, attacked
     return Gate("G3", CLAIMS["G3"], status, reason, attack=attack, point=point)
 
 
-def gate_control(attack: str, *, found: bool) -> Gate:
+def gate_control(attack: str, *, found: bool, failed: Failure | None = None) -> Gate:
     """G4: without a control, knowledge that the attack taught anew counts as recovered."""
     reason = "a control was attacked too" if found else "no control: what the attack taught anew counts as recovered"
+    if failed is not None:
+        reason = f"nothing is taken off for the control: on it, {failed.who} {failed.words}"
     return Gate("G4", CLAIMS["G4"], "pass" if found else "warning", reason, attack=attack)
+
+
+def gate_complete(failures: Sequence[Failure], interrupted: str) -> list[Gate]:
+    """G8: no attack and no audit failed on the final model, and the run was not ended before its time.
+
+    What an attack would have brought back that failed is not known, so it never counts as withstood. An audit that failed
+    without an attack, and an end before the time, reach every number.
+    """
+    found = [(f"{f.who} {f.words}", f.attack if f.attacked else "") for f in failures]
+    found += [(f"the run was ended before its time by {interrupted}", "")] if interrupted else []
+    gates = [Gate("G8", CLAIMS["G8"], "fail", reason, attack=attack) for reason, attack in found]
+    return gates or [Gate("G8", CLAIMS["G8"], "pass", "no attack and no audit failed on the final model")]
 
 
 def gate_baseline(attack: str, *, step: int, final: int) -> Gate:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lightning_unlearn.observation import Failure
 from lightning_unlearn.report.analysis._worst import highest, strongest
-from lightning_unlearn.report.schema import Recovery
+from lightning_unlearn.report.schema import DEPLOYMENTS, Recovery
 from lightning_unlearn.report.schema._words import attack_words, name, percent, recovery_words, rough
 
 REASONS_SHOWN = 3
@@ -21,6 +22,7 @@ class Group:
         absent: The whole sentence if none was tried.
         who: The attacks, for "No verdict on ...".
         none: How a sentence begins that says what none of them does.
+        ended: How a sentence begins about the worst of those that did not fail.
         no_control: The sentence behind a number without a control.
     """
 
@@ -28,6 +30,7 @@ class Group:
     absent: str
     who: str
     none: str
+    ended: str
     no_control: str
 
 
@@ -36,6 +39,7 @@ ADVERSARY = Group(
     absent="No attack of an adversary (such as relearning) was tried, so nothing is known about what one would bring back.",
     who="an adversary",
     none="No attack of an adversary that was tried",
+    ended="The strongest of an adversary's attacks that ran to their end",
     no_control="No control: part of this may be what the attack taught anew.",
 )
 DEPLOYMENT = Group(
@@ -43,11 +47,12 @@ DEPLOYMENT = Group(
     absent="No deployment (rounding, pruning, merging) was tried.",
     who="deployments",
     none="No deployment that was tried",
+    ended="The worst of the deployments that ran to their end",
     no_control="There is no control to compare with.",
 )
 
 
-def adversary_words(metric: str, utility: str, recoveries: Sequence[Recovery]) -> str:
+def adversary_words(metric: str, utility: str, recoveries: Sequence[Recovery], failures: Sequence[Failure] = ()) -> str:
     """The headline: the worst case over all points of all attacks of an adversary, with its price.
 
     A number that misses a gate is never the headline. A high price does not exclude a number: an adversary does not care.
@@ -56,28 +61,50 @@ def adversary_words(metric: str, utility: str, recoveries: Sequence[Recovery]) -
         metric: The metric the recoveries are of.
         utility: What the retain set is measured by, in words.
         recoveries: Of all attacks and points, on that metric.
+        failures: Of attacks and audits on the final model.
     """
-    if not recoveries:
+    if not recoveries and not any(failure.attacked for failure in failures):
         return "No attack was run on the unlearned model, so nothing is known about what would come back."
     adversarial = [recovery for recovery in recoveries if not recovery.is_deployment]
-    words = _group_words(ADVERSARY, metric, utility, adversarial)
+    words = _group_words(ADVERSARY, metric, utility, adversarial, failed_attacks(failures, deployment=False))
     return words if strongest(adversarial) is None else f"{words} Attacks that were not tried may bring back more."
 
 
-def deployment_words(metric: str, utility: str, recoveries: Sequence[Recovery]) -> str:
+def deployment_words(
+    metric: str, utility: str, recoveries: Sequence[Recovery], failures: Sequence[Failure] = ()
+) -> str:
     """The second sentence: the worst that rounding, pruning and merging bring back, where they leave a working model."""
     deployed = [recovery for recovery in recoveries if recovery.is_deployment]
-    return _group_words(DEPLOYMENT, metric, utility, deployed) if recoveries else ""
+    failed = failed_attacks(failures, deployment=True)
+    return _group_words(DEPLOYMENT, metric, utility, deployed, failed) if recoveries or failed else ""
 
 
-def _group_words(group: Group, metric: str, utility: str, recoveries: Sequence[Recovery]) -> str:
+def failed_attacks(failures: Sequence[Failure], *, deployment: bool) -> list[Failure]:
+    """Failures under attacks of an adversary, or of deployments."""
+    return [f for f in failures if f.attacked and (f.family in DEPLOYMENTS) is deployment]
+
+
+def _group_words(
+    group: Group, metric: str, utility: str, recoveries: Sequence[Recovery], failures: Sequence[Failure]
+) -> str:
     worst = strongest(recoveries)
+    if failures:
+        what = "; ".join(f"{failure.who} {failure.words}" for failure in failures)
+        # A verdict over the others would read as if the one that failed had brought back nothing.
+        rest = "" if worst is None else f" {_worst_words(group, metric, utility, worst, recoveries, group.ended)}"
+        return f"No verdict on {group.who}: {what}, so what it would bring back is not shown.{rest}"
     if not recoveries:
         return group.absent
     if worst is None:
         return _no_verdict(group, metric, recoveries)
+    return _worst_words(group, metric, utility, worst, recoveries, group.lead)
+
+
+def _worst_words(
+    group: Group, metric: str, utility: str, worst: Recovery, recoveries: Sequence[Recovery], lead: str
+) -> str:
     parts = [
-        f"{group.lead}, {attack_words(worst)}, brings back {_recovered(group, metric, worst)}",
+        f"{lead}, {attack_words(worst)}, brings back {_recovered(group, metric, worst)}",
         price_sentence(worst, utility),
         _more_without_control(worst, recoveries),
     ]

@@ -24,6 +24,7 @@ def limits(
         recoveries: Those of the metric the report leads with.
     """
     return [
+        *_failed(index),
         *_outdone([recovery for recovery in recoveries if not recovery.is_deployment]),
         *_outdone([recovery for recovery in recoveries if recovery.is_deployment]),
         *_not_finite(recoveries),
@@ -31,6 +32,13 @@ def limits(
         *_of_observations(index, levels),
         "One training run: intervals cover the choice of examples, not the randomness of training.",
     ]
+
+
+def _failed(index: ObservationIndex) -> Iterator[str]:
+    """Failures on other models than the final one; those on it are in the verdict, and in the gates."""
+    for failure in index.failures:
+        if failure not in index.standing:
+            yield f"On the {failure.subject} model at step {failure.step}, {failure.who} {failure.words}."
 
 
 def _outdone(recoveries: Sequence[Recovery]) -> Iterator[str]:
@@ -55,8 +63,8 @@ def _warnings(gates: Sequence[Gate]) -> Iterator[str]:
     yield from (f"{gate.reason.capitalize()}." for gate in gates if gate.status == "warning" and not gate.attack)
     if uncontrolled := _warned(gates, "G4"):
         yield (
-            f"No control for {uncontrolled}: no model that never knew the forget set was attacked in the same way, so "
-            "knowledge that an attack taught anew counts as recovered."
+            f"No control for {uncontrolled}: no model that never knew the forget set was attacked in the same way to the "
+            "end, so knowledge that an attack taught anew counts as recovered."
         )
     if unspecific := _warned(gates, "G7"):
         yield (

@@ -2,7 +2,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lightning_unlearn.observation import NOT_ATTACKED, Observation, Subject
+from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation, Subject
 
 SPECIFICITY = "specificity"
 """Name of the metric that says how often the right answer is ahead of others' answers; chance is 0.5."""
@@ -17,9 +17,11 @@ class ObservationIndex:
 
     Args:
         observations: In the order they were made.
+        failures: What failed meanwhile.
     """
 
     observations: Sequence[Observation]
+    failures: Sequence[Failure] = ()
 
     def find(
         self,
@@ -64,7 +66,8 @@ class ObservationIndex:
     @cached_property
     def attacked_subject(self) -> Subject:
         """The model whose attacks count: the unlearned one, or the original if nothing has been unlearned yet."""
-        return "unlearned" if any(o.subject == "unlearned" for o in self.observations) else "original"
+        subjects = {o.subject for o in self.observations} | {f.subject for f in self.failures}
+        return "unlearned" if "unlearned" in subjects else "original"
 
     @cached_property
     def attacks(self) -> list[str]:
@@ -75,6 +78,16 @@ class ObservationIndex:
         """Step of that model's last observation without an attack: the verdict is about the model at this step."""
         steps = [o.step for o in self.observations if o.subject == self.attacked_subject and not o.attacked]
         return steps[-1] if steps else 0
+
+    @cached_property
+    def standing(self) -> list[Failure]:
+        """Failures that keep the verdict from being complete: those on the model that the verdict is about."""
+        # Of an earlier check a failure is no loss: the same attack was tried again, on the final model.
+        return [f for f in self.failures if f.subject == self.attacked_subject and f.step >= self.final_step()]
+
+    def failure_on_control(self, attack: str) -> Failure | None:
+        """How this attack failed on the control; None if it did not."""
+        return next((f for f in self.failures if (f.subject, f.attack) == ("control", attack)), None)
 
     def last_step(self, attack: str) -> int:
         """Step at which an attack last ran on that model."""

@@ -94,7 +94,10 @@ class PageView:
     def setting(self) -> dict[str, Mapping[str, Any]]:
         """How the run was made."""
         return {
-            "The attacks": {recovery.attack: recovery.attack_config for recovery in self.report.recoveries},
+            "The attacks": {
+                **{failure.attack: failure.attack_config for failure in self.report.failures if failure.attacked},
+                **{recovery.attack: recovery.attack_config for recovery in self.report.recoveries},
+            },
             "The data": self.report.data,
             "The models": self.report.models,
             "The environment": {key: value for key, value in self.report.run.items() if key != "notes"},

@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lightning_unlearn.report.schema import Interval, Level, Recovery, RobustnessReport
+from lightning_unlearn.observation import Failure
+from lightning_unlearn.report.analysis._observation_index import ObservationIndex
+from lightning_unlearn.report.schema import DEPLOYMENTS, Interval, Level, Recovery, RobustnessReport
 from lightning_unlearn.report.schema._words import level_words, percent, point_words, price_words, recovery_words
 
 
@@ -72,6 +74,13 @@ class Columns:
         where = f"{point_words(recovery)} · {who}"
         return Row(recovery.attack, where, tuple(cells), _gate(recovery), tuple(recovery.reasons))
 
+    def of_failure(self, failure: Failure) -> Row:
+        """An attack that failed before it could be measured, or an audit that failed without an attack."""
+        kind = "deployment" if failure.family in DEPLOYMENTS else "adversary"
+        where = kind if failure.attacked else f"step {failure.step}"
+        cells = tuple(Cell("-") for _ in self.names)
+        return Row(failure.attack if failure.attacked else failure.audit, where, cells, NOT_SHOWN, (failure.words,))
+
     def of_model(self, levels: Sequence[Level], metric: str, model: str) -> Row | None:
         """A model without an attack; None if it was not observed."""
         own_levels = [level for level in levels if (level.metric, level.model) == (metric, model)]
@@ -103,13 +112,30 @@ def verdict_rows(report: RobustnessReport, metric: str) -> list[Row]:
     """The models, then the worst point of each attack, adversaries first, on one metric."""
     worst = [recovery for recovery in report.recoveries if recovery.metric == metric and recovery.worst]
     ordered = sorted(worst, key=lambda recovery: recovery.is_deployment)  # stable: otherwise in the order they ran
-    return [*model_rows(report, metric), *map(columns_of(report).of_recovery, ordered)]
+    return [*model_rows(report, metric), *map(columns_of(report).of_recovery, ordered), *_failed_rows(report, metric)]
 
 
 def every_row(report: RobustnessReport, metric: str) -> list[Row]:
     """The models, then every point of every attack, on one metric."""
     recoveries = [recovery for recovery in report.recoveries if recovery.metric == metric]
-    return [*model_rows(report, metric), *map(columns_of(report).of_recovery, recoveries)]
+    return [
+        *model_rows(report, metric),
+        *map(columns_of(report).of_recovery, recoveries),
+        *_failed_rows(report, metric),
+    ]
+
+
+def standing_failures(report: RobustnessReport) -> list[Failure]:
+    """What failed on the model that the verdict is about."""
+    return ObservationIndex(report.observations, report.failures).standing
+
+
+def _failed_rows(report: RobustnessReport, metric: str) -> Iterator[Row]:
+    """What failed on the final model and has no row of its own: of an attack that was measured at a point, that is grey."""
+    measured = {recovery.attack for recovery in report.recoveries if recovery.metric == metric}
+    for failure in standing_failures(report):
+        if failure.attack not in measured:
+            yield columns_of(report).of_failure(failure)
 
 
 def level_of(levels: Sequence[Level], metric: str, model: str, split: str) -> Interval | None:
@@ -117,6 +143,9 @@ def level_of(levels: Sequence[Level], metric: str, model: str, split: str) -> In
     wanted = (metric, model, split)
     return next((level.interval for level in levels if (level.metric, level.model, level.split) == wanted), None)
 
+
+NOT_SHOWN = Cell("not shown")
+"""The verdict on what failed."""
 
 BY_DEFINITION = "by definition"
 """Why the original has recovered everything, and the unlearned model nothing."""
@@ -131,4 +160,6 @@ def _gate(recovery: Recovery) -> Cell:
     specificity = recovery.specificity
     more = () if specificity is None else (f"specificity {level_words(specificity)}",)
     missed = "not specific" if recovery.is_unspecific else "not a verdict"
+    # A failed attack might have brought back more at a point that it did not reach.
+    missed = NOT_SHOWN.words if recovery.is_incomplete else missed
     return Cell("passed" if recovery.is_verdict else missed, more=more)

@@ -11,8 +11,8 @@ from lightning_unlearn.report.render._rows import BY_DEFINITION, Cell, Row, colu
 from lightning_unlearn.report.schema import RobustnessReport
 from lightning_unlearn.report.schema._words import name
 
-_WIDTHS = {"model": 10, "recovery": 8, "gates": 8}
-"""Of columns whose words should not be broken: "deployment", "recovery", "specific"."""
+_WIDTHS = {"model": 10, "recovery": 8, "gates": 9}
+"""Of columns whose words should not be broken: "deployment", "recovery", "not shown"."""
 
 
 def print_table(report: RobustnessReport, console: Console | None = None, *, page: str | Path | None = None) -> None:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from lightning_unlearn.report.render._rows import level_of
+from lightning_unlearn.report.analysis._headline import failed_attacks
+from lightning_unlearn.report.render._rows import level_of, standing_failures
 from lightning_unlearn.report.schema import Recovery, RobustnessReport
 from lightning_unlearn.report.schema._words import attack_words, name, number, percent, price_words, recovery_words
 
@@ -45,6 +46,9 @@ def _change(title: str, report: RobustnessReport, metric: str, split: str, *, bl
 
 def _returned(title: str, report: RobustnessReport, which: str, *, deployment: bool) -> Tile:
     worst = _at(report, report.summary[which])
+    if failed := failed_attacks(standing_failures(report), deployment=deployment):
+        names = ", ".join(dict.fromkeys(failure.attack for failure in failed))
+        return Tile(title, "not shown", (f"{names} failed: what it would bring back is not known",), grey=True)
     if worst is None:
         return _nothing(title, recoveries_by(report, deployment=deployment))
     lines = (*_recovered(worst), f"{attack_words(worst)}; price: {price_words(worst.price)}")
@@ -54,6 +58,8 @@ def _returned(title: str, report: RobustnessReport, which: str, *, deployment: b
 def _nothing(title: str, tried: list[Recovery]) -> Tile:
     if not tried:
         return Tile(title, "not tried", ("nothing is known about it",), grey=True)
+    if any(recovery.is_incomplete for recovery in tried):
+        return Tile(title, "not shown", ("not everything that was to be tried ran to its end",), grey=True)
     if all(recovery.is_unspecific for recovery in tried):
         return Tile(title, "not the answer", ("the right answer is nowhere ahead of others' answers",), grey=True)
     return Tile(title, "no verdict", ("no number passes its gates",), grey=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_unlearn.observation import Observation
+from lightning_unlearn.observation import Failure, Observation
 from lightning_unlearn.report.schema._gate import Gate
 from lightning_unlearn.report.schema._interval import Interval
 from lightning_unlearn.report.schema._json import NOT_FINITE
@@ -18,6 +18,11 @@ def to_observation(row: Mapping[str, Any]) -> Observation:
     bounds = None if row["bounds"] is None else tuple(row["bounds"])
     scores = [float(score) for score in row["scores"]]  # `float` also reads "nan" and "inf", as strict JSON holds them
     return Observation(**{**row, "value": float(row["value"]), "scores": scores, "bounds": bounds})
+
+
+def to_failure(row: Mapping[str, Any]) -> Failure:
+    """Build a failure from its JSON."""
+    return Failure(**row)
 
 
 def to_gate(row: Mapping[str, Any]) -> Gate:

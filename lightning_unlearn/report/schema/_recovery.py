@@ -60,6 +60,11 @@ class Recovery:
         return bool(self.reasons) and all(reason.startswith("G7") for reason in self.reasons)
 
     @property
+    def is_incomplete(self) -> bool:
+        """Whether something failed that belongs to it, so that the worst that the attack brings back is not shown."""
+        return any(reason.startswith("G8") for reason in self.reasons)
+
+    @property
     def is_deployment(self) -> bool:
         """Whether it is a deployment, not an attack of an adversary."""
         return self.family in DEPLOYMENTS

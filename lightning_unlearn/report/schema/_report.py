@@ -7,15 +7,22 @@ from typing import Any
 
 from typing_extensions import Self
 
-from lightning_unlearn.observation import Observation
-from lightning_unlearn.report.schema._decode import to_gate, to_level, to_observation, to_recovery, to_training_row
+from lightning_unlearn.observation import Failure, Observation
+from lightning_unlearn.report.schema._decode import (
+    to_failure,
+    to_gate,
+    to_level,
+    to_observation,
+    to_recovery,
+    to_training_row,
+)
 from lightning_unlearn.report.schema._gate import Gate
 from lightning_unlearn.report.schema._json import parse_json, to_strict_json
 from lightning_unlearn.report.schema._level import Level
 from lightning_unlearn.report.schema._recovery import Recovery
 
-SCHEMA_VERSION = 2
-"""Version of ``report.json``. 2 added price, specificity and further splits, and leads with the worst adversary."""
+SCHEMA_VERSION = 3
+"""Version of ``report.json``. 3 added failures and the gate on them; 2 price, specificity and further splits."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class RobustnessReport:
 
     Args:
         run: When, where and how it was made. ``run["notes"]`` are shown among the limits, ``run["control"]`` says where
-            the control model came from.
+            the control model came from, ``run["interrupted"]`` by what the run was ended before its time.
         models: What is known of the models, by role: ``{"student": {"source": ..., "n_params": ...}}``.
         data: The data, by role: ``{"forget": {"name": ..., "n": ..., "content_hash": ..., "description": ...}}``.
         training: The training curve, one row per step: ``{"step": 10, "forget": ..., "retain": ..., "cosine": ...}``.
@@ -36,6 +43,7 @@ class RobustnessReport:
         recoveries: What each attack brought back at each of its points.
         summary: The headline: metrics, the verdict in words (of adversaries, of deployments), the worst case of each.
         warnings: What a reader should know before believing any number.
+        failures: Every attack and audit that ended with an error.
         config: The configuration of the run, as YAML text.
         definitions: What the user's metrics mean, by name, in plain words.
         schema_version: Of the JSON.
@@ -51,6 +59,7 @@ class RobustnessReport:
     recoveries: list[Recovery]
     summary: dict[str, Any]
     warnings: list[str]
+    failures: list[Failure] = field(default_factory=list)
     config: str = ""
     definitions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
@@ -105,6 +114,7 @@ class RobustnessReport:
 _ROWS: dict[str, Callable[[Any], Any]] = {
     "training": to_training_row,
     "observations": to_observation,
+    "failures": to_failure,
     "levels": to_level,
     "gates": to_gate,
     "recoveries": to_recovery,

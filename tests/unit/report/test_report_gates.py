@@ -15,6 +15,7 @@ def test_a_sound_study_passes_every_gate_but_the_missing_control_and_specificity
         "G5": "pass",
         "G6": "pass",
         "G7": "warning",
+        "G8": "pass",
     }
     assert made.recoveries[0].is_verdict
     assert made.recoveries[0].rho.value == pytest.approx(3 / 7)
