@@ -9,6 +9,7 @@ from typing_extensions import override
 from lightning_unlearn.audits._base import Audit, observations_of
 from lightning_unlearn.audits._probe import Probe
 from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.functional.settings import check_named
 from lightning_unlearn.metrics import AnswerProbability, KnowledgeMetric, TokenNLL
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.readouts import Readout
@@ -19,16 +20,22 @@ class Measure(Audit):
     """Metrics of the right answers, on every split; one forward pass per batch serves them all.
 
     Args:
-        metrics: What is measured, by the name it is logged under. Defaults to ``probability`` and ``token_nll``.
+            metrics: What is measured, by the name it is logged under. Defaults to ``probability`` and ``token_nll``.
 
     Example:
-        >>> from lightning_unlearn.metrics import ExactMemorization
-        >>> sorted(Measure({"memorised": ExactMemorization()}).definitions())
-        ['memorised']
+            >>> from lightning_unlearn.functional.settings import check_named
+    from lightning_unlearn.metrics import ExactMemorization
+            >>> sorted(Measure({"memorised": ExactMemorization()}).definitions())
+            ['memorised']
     """
 
     def __init__(self, metrics: dict[str, KnowledgeMetric] | None = None) -> None:
         self.metrics = {"probability": AnswerProbability(), "token_nll": TokenNLL()} if metrics is None else metrics
+        check_named("metrics", self.metrics, KnowledgeMetric, example='{"probability": AnswerProbability()}')
+        if not self.metrics:
+            raise ValueError(
+                "`metrics` should hold at least one metric. Found none. Leave it out for the two defaults."
+            )
 
     @override
     def definitions(self) -> dict[str, str]:

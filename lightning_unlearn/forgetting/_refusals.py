@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,20 +11,28 @@ import lightning.pytorch as pl
 import torch
 
 from lightning_unlearn.engine import refuse_manual_optimization, strategy_kind
+from lightning_unlearn.functional.settings import check_kind, check_positive
 from lightning_unlearn.objectives import Objective
+from lightning_unlearn.projectors import Projector
+from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references import FrozenCopy, Reference
 from lightning_unlearn.transforms import GradientTransform
 
+_PARTS: dict[str, tuple[type, str]] = {
+    "objective": (Objective, "NPO()"),
+    "readout": (Readout, "ClassificationReadout()"),
+    "projector": (Projector, "HalfSpace()"),
+    "reference": (Reference, "FrozenCopy()"),
+}
 
-def refuse_settings(objective: Any, weight: float, optimizer: Any, projector: Any, transforms: Any) -> None:
+
+def refuse_settings(weight: float, optimizer: Any, transforms: Any, **parts: Any) -> None:
     """Refuse arguments of `Unlearn` that are of the wrong kind or contradict each other."""
-    if not isinstance(objective, Objective):
-        raise TypeError(f"`objective` should be an `Objective`, such as `NPO()`. Found `{objective!r}`.")
-    if not 0 < weight < math.inf:
-        raise ValueError(
-            "`weight` should be positive and finite: the sign that makes it forgetting is in `objective`. Found "
-            f"`weight = {weight}`."
-        )
+    for name, (kind, example) in _PARTS.items():
+        if name == "objective" or parts[name] is not None:
+            check_kind(name, parts[name], kind, example)
+    projector = parts["projector"]
+    check_positive("weight", weight, why=": the sign that makes it forgetting is in `objective`")
     if optimizer is not None and (isinstance(optimizer, torch.optim.Optimizer) or not callable(optimizer)):
         raise TypeError(
             "`optimizer` should make an optimizer from parameters, as `torch.optim.SGD` does, or `lambda params: "

@@ -97,7 +97,8 @@ class Unlearn(pl.Callback):
         optimizer: OptimizerCallable | None = None,
         transforms: list[GradientTransform] | None = None,
     ) -> None:
-        refuse_settings(objective, weight, optimizer, projector, transforms)
+        parts = {"objective": objective, "readout": readout, "projector": projector, "reference": reference}
+        refuse_settings(weight, optimizer, transforms, **parts)
         self.objective = objective
         self.readout = readout
         self.projector = projector

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
+from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.models._extras import require
 from lightning_unlearn.models.layers import is_transposed
 
@@ -38,8 +39,8 @@ class LoRA:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.r < 1:
-            raise ValueError(f"`r` should be positive. Found `r = {self.r}`.")
+        check_whole("r", self.r)
+        check_positive("alpha", self.alpha)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` should be in [0, 1). Found `dropout = {self.dropout}`.")
 
