@@ -168,8 +168,8 @@ def _loading(what: str) -> Iterator[None]:
     except (OSError, ValueError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise ValueError(
-                f"{what!r} should load without code of its own. Found Python code that comes with it. Read that code; if you "
-                "trust it, pass `trust_remote_code=True` to `PretrainedCausalLM` and `pretrained_tokenizer`."
+                f"{what!r} should load without code of its own. Found Python code that comes with it. Read that code; if "
+                "you trust it, pass `trust_remote_code=True` to `PretrainedCausalLM` and `pretrained_tokenizer`."
             ) from error
         raise OSError(_not_found(what, str(error).strip().split("\n")[0])) from error
 
