@@ -12,7 +12,7 @@ from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.settings import check_named
 from lightning_unlearn.metrics import AnswerProbability, KnowledgeMetric, TokenNLL
 from lightning_unlearn.observation import Observation
-from lightning_unlearn.readouts import Readout
+from lightning_unlearn.readouts import Readout, refuse_foreign_labels
 from lightning_unlearn.runtime import eval_without_grad
 
 
@@ -62,6 +62,7 @@ class Measure(Audit):
         for batch, index, counts in probe.batches:
             with eval_without_grad(network):
                 prediction = engine.forward(lambda b: readout(network, b), engine.to_device(batch))
+            refuse_foreign_labels(prediction)
             # A batch that does not count belongs to another rank: it is run only to keep sharded networks in step.
             for metric in self.metrics.values() if counts else ():
                 metric.update(prediction, index)

@@ -11,6 +11,7 @@ from torch import nn
 
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, Probe
+from lightning_unlearn.checks._refusals import refuse_probes
 from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.observation import NOT_ATTACKED, Observation
@@ -37,6 +38,9 @@ class Examined:
     readout: Readout
     probes: Mapping[str, Probe]
     attack_batches: Callable[[], list[Any]]
+
+    def __post_init__(self) -> None:
+        refuse_probes(self.probes, self.network)
 
     @property
     def engine(self) -> GradientEngine:

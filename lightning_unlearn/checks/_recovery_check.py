@@ -15,9 +15,9 @@ from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Exa
 from lightning_unlearn.checks._control import Control, find_control, refuse_control
 from lightning_unlearn.checks._probes import find_attack_data, find_probes, measuring_readout
 from lightning_unlearn.checks._records import at_most_known, merged, without_old_scores
-from lightning_unlearn.checks._refusals import refuse_same_names, refuse_settings
+from lightning_unlearn.checks._refusals import refuse_same_names, refuse_settings, refuse_twins, refuse_undefined
 from lightning_unlearn.data import DataSource, in_order
-from lightning_unlearn.engine import GradientEngine, refuse_tensor_parallel
+from lightning_unlearn.engine import GradientEngine, callbacks_of, refuse_tensor_parallel
 from lightning_unlearn.models import swapped_weights
 from lightning_unlearn.observation import Observation, Subject
 from lightning_unlearn.readouts import Readout
@@ -95,6 +95,7 @@ class RecoveryCheck(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot be measured."""
         refuse_tensor_parallel(trainer, "RecoveryCheck")
+        refuse_twins(self, callbacks_of(trainer, RecoveryCheck))
         if find_control(trainer, self.control) is not None:
             refuse_control(trainer, pl_module, self.control)
 
@@ -196,6 +197,7 @@ class RecoveryCheck(pl.Callback):
         for observations in AuditsUnderAttack(self.attacks, self.audits)(examined):
             values |= at_most_known(observations)
             made = [replace(o, subject=subject, step=step, epoch=epoch) for o in observations]
+            refuse_undefined(made)
             self.observations = merged(self.observations, made)
         self._observe_control(examined, step, epoch)
         self.restored = before is not False  # one failure in a run is never forgotten

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import nn
+
 from lightning_unlearn.attacks import Attack
-from lightning_unlearn.audits import Audit
+from lightning_unlearn.audits import Audit, Probe
 from lightning_unlearn.checks._records import logged_as
+from lightning_unlearn.data import empty_set
 from lightning_unlearn.functional.settings import check_kind, check_named, check_whole
-from lightning_unlearn.observation import NOT_ATTACKED
-from lightning_unlearn.readouts import Readout
+from lightning_unlearn.observation import NOT_ATTACKED, Observation
+from lightning_unlearn.readouts import Readout, refuse_foreign_tokens
 
 
 def refuse_settings(attacks: Any, audits: Any, probes: Any, readout: Any, every: Mapping[str, Any]) -> None:
@@ -50,6 +54,47 @@ def refuse_same_names(audits: Iterable[Audit], splits: Iterable[str]) -> None:
             f"Each metric should have a name of its own in the log. Found {same}, both logged as "
             f"`recovery/<attack>/{twice[0]}`. Give the metric or the split another name."
         )
+
+
+def refuse_twins(check: Any, others: Iterable[Any]) -> None:
+    """Refuse a second check in the trainer whose results would stand in the log and the report under the same names."""
+    for other in (one for one in others if one is not check):
+        if same := sorted(check.attacks.keys() & other.attacks.keys()):
+            raise ValueError(
+                f"Each attack should have a name of its own. Found `{'`, `'.join(same)}` in two `RecoveryCheck`s of the "
+                "trainer. Give one another name, or put all attacks into one `RecoveryCheck`."
+            )
+        same = sorted(check.definitions().keys() & other.definitions().keys())
+        if same and _measures(check) != _measures(other):
+            raise ValueError(
+                f"A metric should be measured in one way. Found `{'`, `'.join(same)}` in two `RecoveryCheck`s of the "
+                "trainer with different `audits`, `probes` or `readout`. Give its metrics other names: "
+                "`Measure({'other_name': ...})`, or use one `RecoveryCheck`."
+            )
+
+
+def refuse_probes(probes: Mapping[str, Probe], network: nn.Module) -> None:
+    """Refuse probes that are empty, or that the network cannot read."""
+    for split, probe in probes.items():
+        if not probe.size:
+            raise ValueError(empty_set(f"`{split}` probe"))
+        for batch, _, _ in probe.batches:
+            refuse_foreign_tokens(network, batch)
+
+
+def refuse_undefined(observations: Iterable[Observation]) -> None:
+    """Refuse scores of the original model that are not numbers: nothing could be compared with them."""
+    for o in observations:
+        if o.subject == "original" and o.attack == NOT_ATTACKED and math.isnan(o.value):
+            many = f"{sum(map(math.isnan, o.scores))} of {len(o.scores)} examples"
+            raise ValueError(
+                f"Before training, `{o.metric}` should be a number for each example of the split `{o.split}`. Found NaN for "
+                f"{many}. Are there NaN among the inputs, or in the weights?"
+            )
+
+
+def _measures(check: Any) -> tuple[Any, ...]:
+    return check.definitions(), repr(check.audits), check.probes, repr(check.readout)
 
 
 def _refuse_audits(audits: Any) -> None:

@@ -7,7 +7,7 @@ from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.forgetting._overlap_check import OverlapCheck
 from lightning_unlearn.forgetting._supervision_check import SupervisionCheck
 from lightning_unlearn.prediction import Prediction
-from lightning_unlearn.readouts import Readout
+from lightning_unlearn.readouts import Readout, refuse_foreign_labels, refuse_foreign_tokens
 
 
 class ForgetBatches:
@@ -21,6 +21,7 @@ class ForgetBatches:
 
     def __init__(self, engine: GradientEngine, stream: ForgetStream, readout: Readout) -> None:
         self._engine = engine
+        self._network = readout.find_network(engine.module)
         self._stream = stream
         self._overlap = OverlapCheck(readout)
         self._supervision = SupervisionCheck(engine, stream.loader)
@@ -31,18 +32,25 @@ class ForgetBatches:
         # Counted, not read off `accumulate_grad_batches`: the last step of an epoch may have fewer micro-batches.
         self._due += 1
         if self._is_first_epoch():
+            refuse_foreign_tokens(self._network, batch)
             self._overlap.saw_retain(batch)
 
     def take(self) -> list[Any]:
         """The forget micro-batches that are due, on the device."""
-        batches = [self._engine.to_device(next(self._stream)) for _ in range(self._due)]
+        given = [next(self._stream) for _ in range(self._due)]
         self._due = 0
+        if self._is_first_epoch():
+            for batch in given:  # still on the CPU, where looking costs nothing
+                refuse_foreign_tokens(self._network, batch)
+        batches = [self._engine.to_device(batch) for batch in given]
         if self._is_first_epoch():
             self._overlap.saw_forget(batches)
         return batches
 
     def saw_prediction(self, prediction: Prediction) -> None:
         """Count what is supervised in a forget micro-batch."""
+        if self._is_first_epoch():
+            refuse_foreign_labels(prediction)
         self._supervision.saw(prediction)
 
     def refuse_unsupervised(self, *, is_end: bool = False) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.prediction import Prediction
-from lightning_unlearn.readouts import Readout, choose_readout
+from lightning_unlearn.readouts import Readout, choose_readout, refuse_foreign_tokens
 from lightning_unlearn.references import FrozenCopy, Reference, choose_reference
 
 
@@ -62,10 +62,15 @@ class ForgetLoss:
         reference = self.reference
         if reference is None or not reference.needs_sweep:
             return
-        batches: Iterable[Any] = (engine.to_device(batch) for batch in stream.sweep())
+        batches: Iterable[Any] = (engine.to_device(batch) for batch in self._readable(stream.sweep()))
         engine.forward(lambda all_batches: reference.sweep(self.readout, all_batches), batches)
         # Each rank swept its share of the data; in later epochs an example may come to another rank.
         _share_among_ranks(reference, engine.world_size)
+
+    def _readable(self, batches: Iterable[Any]) -> Iterator[Any]:
+        for batch in batches:
+            refuse_foreign_tokens(self._network, batch)
+            yield batch
 
 
 def _refuse_unfit(objective: Objective, reference: Reference, kind: str) -> None:

@@ -12,6 +12,7 @@ from lightning_unlearn.readouts._hidden_states import HiddenStateReadout, Hidden
 from lightning_unlearn.readouts._language_model import is_language_model
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
 from lightning_unlearn.readouts._paired import PairedReadout
+from lightning_unlearn.readouts._refusals import refuse_foreign_labels, refuse_foreign_tokens
 from lightning_unlearn.readouts._unshifted import UnshiftedReadout
 from lightning_unlearn.readouts._wrapping import WrappingReadout
 
@@ -37,4 +38,6 @@ __all__ = [
     "halves_of_rows",
     "has_answer",
     "is_language_model",
+    "refuse_foreign_labels",
+    "refuse_foreign_tokens",
 ]
