@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -215,6 +216,7 @@ def test_nan_that_appears_later_does_not_end_the_fit() -> None:
     """What an attack does to the network is a finding."""
     check = RecoveryCheck({"relearn": Relearn(steps=2, lr=1e30)}, audits=[Measure()])
     assert fit(unlearn(), check).global_step == 6
+    assert any(math.isnan(o.value) for o in check.observations)
 
 
 def texts(*rows: list[int], width: int = 6) -> DataLoader[Any]:
