@@ -9,6 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from typing_extensions import override
 
+from lightning_unlearn.callbacks._refusals import refuse_nothing_to_report, refuse_settings
 from lightning_unlearn.checks._recovery_check import RecoveryCheck
 from lightning_unlearn.engine import callbacks_of
 from lightning_unlearn.finetuning import FinetuneFirst
@@ -30,10 +31,12 @@ class WriteReport(pl.Callback):
         notes: Sentences shown among the limits, for a reader who was not there.
 
     Raises:
+        ValueError: In ``setup``, if there is no :class:`RecoveryCheck` in the trainer.
         OSError: In ``setup``, if the folder cannot be written.
     """
 
     def __init__(self, folder: str = "runs/report", notes: list[str] | None = None) -> None:
+        refuse_settings(folder, notes)
         self.folder = folder
         self.notes = list(notes or [])
         self.config = ""
@@ -45,6 +48,7 @@ class WriteReport(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find out now, not after hours of training, whether the folder can be written."""
         self._started = time.monotonic()
+        refuse_nothing_to_report(trainer, stage)
         if trainer.is_global_zero:
             writable_folder(self.folder)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_unlearn.engine import refuse_manual_optimization, strategy_kind
+from lightning_unlearn.engine import callbacks_of, refuse_manual_optimization, strategy_kind
 from lightning_unlearn.functional.settings import check_kind, check_positive
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
@@ -69,6 +70,20 @@ def refuse_unsupported(
             "`Unlearn` should find retain data: what the fit trains on is what must stay. Found no training data. Use "
             "`trainer.fit(module, datamodule=ForgetRetainData(retain=..., forget=...))`, or "
             "`trainer.fit(module, retain)`."
+        )
+
+
+def warn_of_other_forget_data(trainer: pl.Trainer, kind: type[Any]) -> None:
+    """Say which forget data count, where no callback of ``kind``, `Unlearn`, uses those of the datamodule."""
+    data: Any = getattr(trainer, "datamodule", None)
+    given = [callback.forget for callback in callbacks_of(trainer, kind)]
+    if any(one is None for one in given) or not hasattr(data, "forget_dataloader"):
+        return
+    if not any(one is getattr(getattr(data, "forget", None), "source", None) for one in given):
+        rank_zero_warn(
+            "What must go should be given once. Found it twice: `Unlearn(forget=...)`, which is used, and the forget data "
+            f"of `{type(data).__name__}`, which are not; `RecoveryCheck` still measures by the datamodule, unless it is "
+            "given `probes={'forget': ...}`. Leave one out."
         )
 
 

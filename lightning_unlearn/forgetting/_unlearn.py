@@ -23,6 +23,7 @@ from lightning_unlearn.forgetting._refusals import (
     refuse_truncated,
     refuse_unmerged,
     refuse_unsupported,
+    warn_of_other_forget_data,
 )
 from lightning_unlearn.forgetting._saved_parts import SavedParts
 from lightning_unlearn.forgetting._step_log import is_logged, log_step, warn_swallowed
@@ -65,7 +66,7 @@ class Unlearn(pl.Callback):
             for the other two, the network at the start of the fit. A second fit starts anew, a resumed one does not.
         weight: Factor on the forget gradient, positive.
         forget: What must go: a datamodule, a loader, a data set, or, from YAML, a mapping with ``class_path`` and
-            ``init_args``. Defaults to ``forget_dataloader`` of the trainer's datamodule (see :class:`ForgetRetainData`).
+            ``init_args``. Wins over ``forget_dataloader`` of the datamodule (see :class:`ForgetRetainData`), the default.
         seed: Seed of the order of the forget data, unless a :class:`ForgetRetainData` gives one.
         optimizer: From parameters to an optimizer for forgetting alone, such as ``torch.optim.SGD``. Defaults to none: the
             gradients are merged. Costs one more gradient's memory, and the optimizer's state.
@@ -130,6 +131,7 @@ class Unlearn(pl.Callback):
         if stage != "fit":
             return
         refuse_unsupported(trainer, pl_module, self.transforms)
+        warn_of_other_forget_data(trainer, Unlearn)
         self._loader, self._order = forget_source(trainer, self.forget)
         StepChain.of(trainer).add_forgetting(self)
         self._loss = None

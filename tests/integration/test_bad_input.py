@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -24,6 +25,7 @@ from lightning_unlearn import (
     Relearn,
     TinyCausalLM,
     Unlearn,
+    WriteReport,
 )
 from lightning_unlearn.audits import Measure, Specificity
 from lightning_unlearn.metrics import AnswerProbability, TokenNLL
@@ -143,7 +145,7 @@ class WithMoreProbes(ForgetRetainData):
 
 def test_splits_that_only_the_datamodule_knows_are_compared_before_the_first_step() -> None:
     check = RecoveryCheck(audits=[Measure({"x": AnswerProbability(), "near_x": TokenNLL()})])
-    trainer = quiet(callbacks=[unlearn(), check])
+    trainer = quiet(callbacks=[Unlearn(GradientAscent()), check])
     with pytest.raises(ValueError, match="both logged as `recovery/<attack>/near_x`"):
         trainer.fit(SomebodysModule(), datamodule=WithMoreProbes(loader(1), loader(2)))
     assert trainer.global_step == 0
@@ -316,3 +318,38 @@ def test_batches_of_other_kinds_pass(batch: Any) -> None:
 
     refuse_foreign_tokens(TinyCausalLM(hidden_size=8), batch)
     refuse_foreign_tokens(torch.nn.Linear(2, 2), {"input_ids": torch.full((2, 3), 10**6)})
+
+
+# What would end without a word
+
+
+@pytest.mark.parametrize("callbacks", [[], [unlearn()]], ids=["alone", "with unlearn"])
+def test_a_report_without_a_check(callbacks: list[Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`WriteReport` should find a `RecoveryCheck`.* in YAML `recovery: {}`"):
+        fit(*callbacks, WriteReport(str(tmp_path / "report")))
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"folder": 5}, "`folder` should be the path of a folder. Found `folder = 5`"),
+        ({"folder": ""}, "`folder` should be the path of a folder"),
+        ({"notes": "one sentence"}, "`notes` should be a list of sentences.* Found `'one sentence'`"),
+        ({"notes": [1]}, "`notes` should be a list of sentences"),
+    ],
+)
+def test_arguments_of_a_report(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        WriteReport(**arguments)
+
+
+def test_what_must_go_given_twice_says_which_counts() -> None:
+    given, other = loader(2), loader(4)
+    with pytest.warns(UserWarning, match=r"twice: `Unlearn\(forget=...\)`, which is used, and .* `ForgetRetainData`"):
+        quiet(callbacks=[unlearn(given)], max_epochs=1).fit(
+            SomebodysModule(), datamodule=ForgetRetainData(loader(1), other)
+        )
+    quiet(callbacks=[unlearn(given)], max_epochs=1).fit(
+        SomebodysModule(), datamodule=ForgetRetainData(loader(1), given)
+    )

@@ -480,7 +480,7 @@ def test_folder_that_cannot_be_written(writer: str, tmp_path: Path) -> None:
     module = SomebodysModule()
     before = [p.detach().clone() for p in module.parameters()]
     data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2))
-    callbacks = [WRITERS[writer](str(tmp_path / "file" / "folder")), Unlearn(GradientAscent())]
+    callbacks = [WRITERS[writer](str(tmp_path / "file" / "folder")), Unlearn(GradientAscent()), RecoveryCheck()]
     with pytest.raises(
         OSError, match=r"`folder` should be a folder that can be written\. Found `.*file/folder`.*another one"
     ):
