@@ -85,7 +85,7 @@ def check_named(name: str, value: Any, kind: type, example: str) -> None:
 
 def _real(value: Any) -> float:
     """The number; NaN for what is none: it is in no interval."""
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    return float(value) if isinstance(value, Real) and type(value) is not bool else math.nan
 
 
 def _refuse_unless(holds: bool, name: str, value: Any, claim: str, why: str) -> None:

@@ -17,17 +17,21 @@ from lightning_unlearn import (
     NPO,
     Bounded,
     ClassificationReadout,
+    CyclicOrder,
+    FinetuneFirst,
     ForgetRetainData,
     FrozenCopy,
     GradientAscent,
     Quantize,
     RecoveryCheck,
     Relearn,
+    StepGuard,
     TinyCausalLM,
     Unlearn,
     WriteReport,
 )
 from lightning_unlearn.audits import Measure, Specificity
+from lightning_unlearn.guards import History, NoChange
 from lightning_unlearn.metrics import AnswerProbability, TokenNLL
 
 INT4 = {"int4": Quantize(bits=4)}
@@ -316,8 +320,37 @@ def test_rows_longer_than_computed_positions_are_warned_about() -> None:
 def test_batches_of_other_kinds_pass(batch: Any) -> None:
     from lightning_unlearn.readouts import refuse_foreign_tokens
 
-    refuse_foreign_tokens(TinyCausalLM(hidden_size=8), batch)
-    refuse_foreign_tokens(torch.nn.Linear(2, 2), {"input_ids": torch.full((2, 3), 10**6)})
+    assert refuse_foreign_tokens(TinyCausalLM(hidden_size=8), batch) is None
+    assert refuse_foreign_tokens(torch.nn.Linear(2, 2), {"input_ids": torch.full((2, 3), 10**6)}) is None
+
+
+def test_teaching_with_a_tokenizer_larger_than_the_network(tmp_path: Path) -> None:
+    batch = {"input_ids": torch.tensor([1, 2, 20]), "labels": torch.tensor([1, 2, 3])}
+    data = ForgetRetainData(retain=DataLoader([batch] * 2, 2), forget=DataLoader([batch] * 2, 2))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Token ids should be from 0 to 19"):
+        quiet(callbacks=[FinetuneFirst(epochs=1), Unlearn(GradientAscent())]).fit(Talker("llama"), datamodule=data)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: StepGuard(NoChange), r"`rule` should be a `Rule`.* the class `NoChange` itself: call it"),
+        (lambda: StepGuard(directions=History), "`directions` should be a `Directions`.* the class `History` itself"),
+        (lambda: StepGuard(geometry="euclidean"), "`geometry` should be a `Geometry`.* Found `'euclidean'`"),
+        (lambda: StepGuard(storage="int8"), "`storage` should be a `Storage`.* Found `'int8'`"),
+        (
+            lambda: ForgetRetainData([], [], order=CyclicOrder),
+            "`order` should be an `Order`.* the class `CyclicOrder` itself",
+        ),
+        (
+            lambda: Bounded(GradientAscent, bound=1.0),
+            "`objective` should be an `Objective`.* the class `GradientAscent`",
+        ),
+    ],
+)
+def test_parts_of_parts_are_objects(make: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        make()
 
 
 # What would end without a word
