@@ -76,7 +76,7 @@ class RecoveryCheck(pl.Callback):
         attack_data: DataSource | None = None,
     ) -> None:
         every = {"every_n_epochs": every_n_epochs, "every_n_steps": every_n_steps}
-        refuse_settings(attacks, audits, probes, readout, every)
+        refuse_settings(attacks, audits, probes, readout, control, every)
         self.attacks = dict(attacks or {})
         self.audits = [Measure(), Specificity()] if audits is None else list(audits)
         refuse_same_names(self.audits, ["forget", "retain", *(probes or {})])

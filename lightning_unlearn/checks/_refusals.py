@@ -18,12 +18,16 @@ from lightning_unlearn.observation import NOT_ATTACKED, Observation
 from lightning_unlearn.readouts import Readout, refuse_foreign_tokens
 
 
-def refuse_settings(attacks: Any, audits: Any, probes: Any, readout: Any, every: Mapping[str, Any]) -> None:
+def refuse_settings(
+    attacks: Any, audits: Any, probes: Any, readout: Any, control: Any, every: Mapping[str, Any]
+) -> None:
     """Refuse arguments of `RecoveryCheck` that are of the wrong kind, or cannot be told apart in logs and reports."""
     for name, number in every.items():
         check_whole(name, number, least=0)
     if readout is not None:
         check_kind("readout", readout, Readout, example="ClassificationReadout()")
+    if control is not None and (not isinstance(control, str) or not control):
+        raise TypeError(f"`control` should be the path of weights, as text. Found `control = {control!r}`.")
     check_named("attacks", attacks or {}, Attack, example='{"int4": Quantize(bits=4)}')
     if NOT_ATTACKED in (attacks or {}):
         raise ValueError(
@@ -74,12 +78,18 @@ def refuse_twins(check: Any, others: Iterable[Any]) -> None:
 
 
 def refuse_probes(probes: Mapping[str, Probe], network: nn.Module) -> None:
-    """Refuse probes that are empty, or that the network cannot read."""
+    """Refuse probes that are empty, that the network cannot read, or of which nothing can be measured."""
     for split, probe in probes.items():
         if not probe.size:
             raise ValueError(empty_set(f"`{split}` probe"))
         for batch, _, _ in probe.batches:
             refuse_foreign_tokens(network, batch)
+    answers = [probe.exchanges for probe in probes.values()]
+    if None not in answers and not any(len(one.answer) for told in answers for one in told or ()):
+        raise ValueError(
+            f"Probes should hold at least one supervised label. Found none in `{'`, `'.join(probes)}`: every label is -100, "
+            "or the first of its row, which no token predicts. Check what masks the prompt."
+        )
 
 
 def refuse_undefined(observations: Iterable[Observation]) -> None:

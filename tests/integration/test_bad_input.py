@@ -88,6 +88,8 @@ def unlearn(forget: Any = None, **kwargs: Any) -> Unlearn:
             {"readout": ClassificationReadout},
             "`readout` should be a `Readout`.* the class `ClassificationReadout` itself",
         ),
+        ({"control": Path("control.ckpt")}, "`control` should be the path of weights, as text. Found"),
+        ({"control": 5}, "`control` should be the path of weights, as text. Found `control = 5`"),
         ({"every_n_steps": 2.5}, "`every_n_steps` should be a whole number. Found `every_n_steps = 2.5`"),
     ],
 )
@@ -208,6 +210,12 @@ def test_probe_labels_out_of_range(split: str) -> None:
 def test_empty_probes(split: str, nothing: Any) -> None:
     with pytest.raises(ValueError, match=f"The `{split}` probe set should hold at least one example. Found none"):
         fit(unlearn(), RecoveryCheck(probes={split: nothing}))
+
+
+def test_probes_without_an_answer() -> None:
+    probes = {split: labelled(-100, -100) for split in ("forget", "retain")}
+    with pytest.raises(ValueError, match="should hold at least one supervised label. Found none in `forget`, `retain`"):
+        fit(unlearn(), RecoveryCheck(probes=probes))
 
 
 def test_nan_in_probes() -> None:
