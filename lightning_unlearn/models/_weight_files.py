@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lightning_unlearn.functional.text import visible
+
 _INDEX = "model.safetensors.index.json"
 
 
@@ -33,7 +35,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return _read_folder(source)
         return load_file(source) if source.suffix == ".safetensors" else _read_checkpoint(source)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, json.JSONDecodeError) as error:
-        why = str(error).strip().split("\n")[0]
+        why = visible(str(error).strip().split("\n")[0])
         raise ValueError(
             f"Weights should be in a Lightning checkpoint, a `.safetensors` file, or a folder with `model.safetensors`. "
             f"Found {str(source)!r}, which cannot be read: {why} Save the weights alone: "

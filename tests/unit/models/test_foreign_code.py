@@ -12,13 +12,17 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import lightning_unlearn
 from lightning_unlearn import Encoding, PretrainedCausalLM, TinyCausalLM
 from lightning_unlearn.bundled import bundled_path
+from lightning_unlearn.data import Record
 from lightning_unlearn.data.encodings import load_tokenizer
 from lightning_unlearn.data.records._reading import _read_hub
-from lightning_unlearn.models import pretrained_tokenizer
+from lightning_unlearn.edits import NegateTaskVector
+from lightning_unlearn.models import load_weights, pretrained_tokenizer
 from lightning_unlearn.models._extras import find_package, require
 from lightning_unlearn.models._gguf import packaged_gguf
 
@@ -160,3 +164,15 @@ def test_names_that_are_no_package_are_not_found(package: str, name: str, marker
     with pytest.raises(ModuleNotFoundError, match="needs the package"):
         packaged_gguf(name)
     assert not marker.exists()
+
+
+def test_names_in_a_file_from_elsewhere_are_inert_in_errors(tmp_path: Path) -> None:
+    file = str(tmp_path / "theirs.safetensors")
+    save_file({"a\x1b[2J\u202eb": torch.zeros(2)}, file)
+    network = torch.nn.Linear(2, 2)
+    for read in (lambda: load_weights(file, network), lambda: NegateTaskVector(base=file)(network)):
+        with pytest.raises(ValueError, match=r"a\\x1b\[2J\\u202eb") as refused:
+            read()
+        assert str(refused.value).isprintable()
+    with pytest.raises(ValueError, match=r"It has `q\\x1b\[2J`"):
+        _ = Record({"q\x1b[2J": ""}, 0, "row 0")["question"]
