@@ -20,13 +20,15 @@ class Measure(Audit):
     """Metrics of the right answers, on every split; one forward pass per batch serves them all.
 
     Args:
-            metrics: What is measured, by the name it is logged under. Defaults to ``probability`` and ``token_nll``.
+        metrics: What is measured, by the name it is logged under. Defaults to ``probability`` and ``token_nll``.
+
+    Raises:
+        ValueError: If there is none, or a name is empty or has a ``/``.
 
     Example:
-            >>> from lightning_unlearn.functional.settings import check_named
-    from lightning_unlearn.metrics import ExactMemorization
-            >>> sorted(Measure({"memorised": ExactMemorization()}).definitions())
-            ['memorised']
+        >>> from lightning_unlearn.metrics import ExactMemorization
+        >>> sorted(Measure({"memorised": ExactMemorization()}).definitions())
+        ['memorised']
     """
 
     def __init__(self, metrics: dict[str, KnowledgeMetric] | None = None) -> None:
