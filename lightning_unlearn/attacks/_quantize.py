@@ -14,6 +14,7 @@ from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._deployed import deployed_matrices
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.quantization import codebook_codes, integer_codes, round_to_codebook, round_to_nearest
+from lightning_unlearn.functional.settings import check_between, check_whole
 from lightning_unlearn.models.layers import Matrix, only_adds
 from lightning_unlearn.runtime import local, reshard, uninterrupted
 
@@ -69,14 +70,14 @@ class Quantize(Attack):
         merge_adapters: bool = True,
         store: Literal["device", "cpu"] = "device",
     ) -> None:
-        if not 2 <= bits <= 16:
-            raise ValueError(f"`bits` should be between 2 and 16. Found `bits = {bits}`.")
+        check_between("bits", bits, 2, 16)
+        check_whole("bits", bits)
         if codebook not in ("int", "nf4", "fp4"):
             raise ValueError(f"`codebook` should be 'int', 'nf4' or 'fp4'. Found `codebook = {codebook!r}`.")
         if codebook != "int" and bits != 4:
             raise ValueError(f"`bits` should be 4 for the codebook {codebook!r}. Found `bits = {bits}`.")
-        if group_size is not None and group_size < 1:
-            raise ValueError(f"`group_size` should be positive. Found `group_size = {group_size}`.")
+        if group_size is not None:
+            check_whole("group_size", group_size, why=", or `None` for a scale per row")
         if store not in ("device", "cpu"):
             raise ValueError(f"`store` should be 'device' or 'cpu'. Found `store = {store!r}`.")
         if isinstance(skip, str):

@@ -12,6 +12,7 @@ from typing_extensions import override
 from lightning_unlearn.attacks._adapter import attached_adapter
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.runtime import eval_mode, local, reshard, uninterrupted
 
 
@@ -50,11 +51,11 @@ class Relearn(Attack):
         rank: int = 8,
         seed: int = 0,
     ) -> None:
-        if steps < 0 or lr <= 0 or rank < 1 or (batches is not None and batches < 1):
-            raise ValueError(
-                "`steps` should be at least 0, `lr` positive, `rank` and `batches` at least 1. Found "
-                f"`steps = {steps}`, `lr = {lr}`, `rank = {rank}`, `batches = {batches}`."
-            )
+        check_whole("steps", steps, least=0)
+        check_positive("lr", lr)
+        check_whole("rank", rank)
+        if batches is not None:
+            check_whole("batches", batches, why=", or `None` for all")
         if mode not in ("adapter", "full"):
             raise ValueError(f'`mode` should be "adapter" or "full". Found `mode = {mode!r}`.')
         self.steps, self.lr, self.batches, self.mode, self.rank, self.seed = steps, lr, batches, mode, rank, seed

@@ -13,6 +13,7 @@ from lightning_unlearn.audits._probe import Probe
 from lightning_unlearn.audits._scores import in_data_order
 from lightning_unlearn.data import load_tokenizer
 from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.metrics import RefusalRate
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.readouts import Readout, greedy_answers, has_answer, is_language_model
@@ -40,8 +41,7 @@ class Generation(Audit):
     """
 
     def __init__(self, tokenizer: str, judge: RefusalRate | None = None, max_new_tokens: int = 64) -> None:
-        if max_new_tokens < 1:
-            raise ValueError(f"`max_new_tokens` should be at least 1. Found `max_new_tokens = {max_new_tokens}`.")
+        check_whole("max_new_tokens", max_new_tokens)
         self.tokenizer = load_tokenizer(tokenizer)
         self.judge = RefusalRate() if judge is None else judge
         self.max_new_tokens = max_new_tokens

@@ -9,9 +9,10 @@ from typing_extensions import override
 from lightning_unlearn.audits._base import Audit, observations_of
 from lightning_unlearn.audits._probe import Probe
 from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.functional.settings import check_named
 from lightning_unlearn.metrics import AnswerProbability, KnowledgeMetric, Loss, TokenNLL
 from lightning_unlearn.observation import Observation
-from lightning_unlearn.readouts import Readout
+from lightning_unlearn.readouts import Readout, refuse_foreign_labels
 from lightning_unlearn.runtime import eval_without_grad
 
 
@@ -23,7 +24,7 @@ class Measure(Audit):
             readout gives the user's own loss and no likelihood, to ``loss``.
 
     Raises:
-        ValueError: If a metric needs logits, and the readout gives none.
+        ValueError: If there is none, or a name is empty or has a ``/``; if a metric needs logits and the readout has none.
 
     Example:
         >>> from lightning_unlearn.metrics import ExactMemorization
@@ -32,6 +33,12 @@ class Measure(Audit):
     """
 
     def __init__(self, metrics: dict[str, KnowledgeMetric] | None = None) -> None:
+        if metrics is not None:
+            check_named("metrics", metrics, KnowledgeMetric, example='{"probability": AnswerProbability()}')
+            if not metrics:
+                raise ValueError(
+                    "`metrics` should hold at least one metric. Found none. Leave it out for the two defaults."
+                )
         self.metrics = metrics
         self._likelihoods: dict[str, KnowledgeMetric] = {"probability": AnswerProbability(), "token_nll": TokenNLL()}
         self._seen: Mapping[str, KnowledgeMetric] = {}
@@ -80,6 +87,7 @@ def _scores(
     for batch, index, counts in probe.batches:
         with eval_without_grad(network):
             prediction = engine.forward(lambda b: readout(network, b), engine.to_device(batch))
+        refuse_foreign_labels(prediction)
         # A batch that does not count belongs to another rank: it is run only to keep sharded networks in step.
         for metric in metrics.values() if counts else ():
             metric.update(prediction, index)

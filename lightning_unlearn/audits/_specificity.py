@@ -12,6 +12,7 @@ from lightning_unlearn.audits._base import Audit, observations_of
 from lightning_unlearn.audits._probe import Probe
 from lightning_unlearn.audits._scores import in_data_order
 from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import eval_without_grad
@@ -38,8 +39,7 @@ class Specificity(Audit):
     """
 
     def __init__(self, alternates: int = 4) -> None:
-        if alternates < 1:
-            raise ValueError(f"`alternates` should be at least 1. Found `alternates = {alternates}`.")
+        check_whole("alternates", alternates)
         self.alternates = alternates
         self._chosen: dict[str, list[list[Tensor]]] = {}
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ class WriteReport(pl.Callback):
         notes: Sentences shown among the limits, for a reader who was not there.
 
     Raises:
+        ValueError: In ``setup``, if there is no :class:`RecoveryCheck` in the trainer.
         OSError: In ``setup``, if the folder cannot be written.
     """
 
     def __init__(self, folder: str = "runs/report", notes: list[str] | None = None) -> None:
+        _refuse_settings(folder, notes)
         self.folder = folder
         self.notes = list(notes or [])
         self.config = ""
@@ -47,6 +50,7 @@ class WriteReport(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find out now, not after hours of training, whether the folder can be written."""
         self._started = time.monotonic()
+        _refuse_nothing_to_report(trainer, stage)
         if trainer.is_global_zero:
             writable_folder(self.folder)
 
@@ -134,6 +138,23 @@ class WriteReport(pl.Callback):
             "wall_s": round(self._seconds + time.monotonic() - self._started, 1),
             "notes": [*([note] if taught else []), *self.notes],
         }
+
+
+def _refuse_settings(folder: Any, notes: Any) -> None:
+    """Refuse arguments of `WriteReport` that are of the wrong kind."""
+    if not isinstance(folder, str | os.PathLike) or not str(folder):
+        raise TypeError(f"`folder` should be the path of a folder. Found `folder = {folder!r}`.")
+    if isinstance(notes, str) or not all(isinstance(note, str) for note in notes or ()):
+        raise TypeError(f"`notes` should be a list of sentences, such as `['Half of the data.']`. Found `{notes!r}`.")
+
+
+def _refuse_nothing_to_report(trainer: pl.Trainer, stage: str) -> None:
+    """Refuse to write a report of a trainer without a check: there would be nothing in it."""
+    if stage in ("fit", "validate", "test") and not callbacks_of(trainer, RecoveryCheck):
+        raise ValueError(
+            "`WriteReport` should find a `RecoveryCheck` among the callbacks: a report is made of what it observes. Found "
+            'none. Add `RecoveryCheck({"int4": Quantize(bits=4)})`, in YAML `recovery: {}`, or leave the report out.'
+        )
 
 
 def _network_name(module: pl.LightningModule) -> str:

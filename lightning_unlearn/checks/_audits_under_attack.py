@@ -14,6 +14,7 @@ from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, Probe
 from lightning_unlearn.checks._failures import about, failed
 from lightning_unlearn.checks._probes import find_retain
+from lightning_unlearn.checks._refusals import refuse_probes
 from lightning_unlearn.data import in_order
 from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.objectives import CrossEntropy
@@ -41,6 +42,9 @@ class Examined:
     readout: Readout
     probes: Mapping[str, Probe]
     attack_batches: Callable[[], list[Any]]
+
+    def __post_init__(self) -> None:
+        refuse_probes(self.probes, self.network)
 
     @property
     def engine(self) -> GradientEngine:

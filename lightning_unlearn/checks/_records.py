@@ -41,9 +41,13 @@ def at_most_known(observations: Sequence[Observation]) -> dict[str, Tensor]:
         of_metric = [o for o in observations if o.metric == metric]
         point = _worst_point(of_metric)
         for o in (o for o in of_metric if o.point == point):
-            split = "" if o.split == "forget" else f"{o.split}_"
-            values[f"recovery/{o.attack}/{split}{metric}"] = torch.tensor(o.value)
+            values[f"recovery/{o.attack}/{logged_as(o.split, metric)}"] = torch.tensor(o.value)
     return values
+
+
+def logged_as(split: str, metric: str) -> str:
+    """The last part of the key under which a metric of a split is logged."""
+    return metric if split == "forget" else f"{split}_{metric}"
 
 
 def _worst_point(of_metric: Sequence[Observation]) -> int:

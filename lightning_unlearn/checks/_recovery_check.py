@@ -16,10 +16,11 @@ from lightning_unlearn.checks._control import Control, find_control, refuse_cont
 from lightning_unlearn.checks._failures import recorder, refuse_blind_start
 from lightning_unlearn.checks._probes import find_attack_data, find_probes, measuring_readout
 from lightning_unlearn.checks._records import at_most_known, merged, without_old_scores
+from lightning_unlearn.checks._refusals import refuse_same_names, refuse_settings, refuse_twins, refuse_undefined
 from lightning_unlearn.data import DataSource, in_order
-from lightning_unlearn.engine import GradientEngine, refuse_tensor_parallel
+from lightning_unlearn.engine import GradientEngine, callbacks_of, refuse_tensor_parallel
 from lightning_unlearn.models import swapped_weights
-from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation, Subject
+from lightning_unlearn.observation import Failure, Observation, Subject
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import uninterrupted
 
@@ -55,8 +56,8 @@ class RecoveryCheck(pl.Callback):
         attack_data: Data that an attacker relearns from. Defaults to the datamodule's attack data, else to the forget data.
 
     Raises:
-        ValueError: If two audits have a metric of the same name, or an attack is called ``none``. In ``setup``, if
-            ``control`` holds no weights.
+        ValueError: If two metrics would be logged under one name, a name is empty or has a ``/``, or an attack is called
+            ``none``. In ``setup``, if ``control`` holds no weights.
         NotImplementedError: In ``setup``, under tensor parallelism, and with a control under FSDP1.
 
     Example:
@@ -77,18 +78,11 @@ class RecoveryCheck(pl.Callback):
         probes: dict[str, DataSource] | None = None,
         attack_data: DataSource | None = None,
     ) -> None:
-        if every_n_epochs < 0 or every_n_steps < 0:
-            raise ValueError(
-                "`every_n_epochs` and `every_n_steps` should be at least 0. Found "
-                f"`every_n_epochs = {every_n_epochs}`, `every_n_steps = {every_n_steps}`."
-            )
+        every = {"every_n_epochs": every_n_epochs, "every_n_steps": every_n_steps}
+        refuse_settings(attacks, audits, probes, readout, control, every)
         self.attacks = dict(attacks or {})
-        if NOT_ATTACKED in self.attacks:
-            raise ValueError(
-                f'`attacks` should not use the name "{NOT_ATTACKED}": it stands for the model without an attack.'
-            )
         self.audits = [Measure(), Specificity()] if audits is None else list(audits)
-        _refuse_same_names(self.audits)
+        refuse_same_names(self.audits, ["forget", "retain", *(probes or {})])
         self.control = control
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self.readout = readout
@@ -105,6 +99,7 @@ class RecoveryCheck(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot be measured."""
         refuse_tensor_parallel(trainer, "RecoveryCheck")
+        refuse_twins(self, callbacks_of(trainer, RecoveryCheck))
         if find_control(trainer, self.control) is not None:
             refuse_control(trainer, pl_module, self.control)
 
@@ -216,6 +211,7 @@ class RecoveryCheck(pl.Callback):
         for observations in AuditsUnderAttack(self.attacks, self.audits, record)(examined):
             values |= at_most_known(observations)
             made = [replace(o, subject=subject, step=step, epoch=epoch) for o in observations]
+            refuse_undefined(made)
             self.observations = merged(self.observations, made)
         self._observe_control(examined, step, epoch)
         self.restored = before is not False  # one failure in a run is never forgotten
@@ -255,6 +251,7 @@ class RecoveryCheck(pl.Callback):
         if self._opened is None:
             rank, world_size = trainer.global_rank, trainer.world_size
             loaders = find_probes(trainer, readout, self.probes)
+            refuse_same_names(self.audits, loaders)
             self._opened = {s: load_probe(loader, readout, rank, world_size) for s, loader in loaders.items()}
         return self._opened
 
@@ -273,13 +270,3 @@ class RecoveryCheck(pl.Callback):
         # start of training would appear again, out of date, at the end of the first epoch.
         for logger in trainer.loggers:
             logger.log_metrics({key: float(value) for key, value in values.items()}, step=trainer.global_step)
-
-
-def _refuse_same_names(audits: list[Audit]) -> None:
-    names = [name for audit in audits for name in audit.definitions()]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(
-            f"Each metric should come from one of `audits`. Found `{'`, `'.join(twice)}` more than once in {audits}. Leave "
-            "one out, or give it other names: `Measure({'other_name': ...})`."
-        )

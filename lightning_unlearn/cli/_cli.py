@@ -61,7 +61,10 @@ class UnlearnCLI(LightningCLI):
         """As LightningCLI's, with our own ``--config``."""
         kwargs.setdefault("dump_header", [f"lightning.pytorch=={version('lightning')}"])
         parser: LightningArgumentParser = self.parser_class(**kwargs)
-        text = "A configuration: a file, or bundled:NAME (`lightning-unlearn configs` lists them). Later ones win."
+        text = (
+            "A configuration: a file, or bundled:NAME (`lightning-unlearn configs` lists them). Later ones win; a key twice "
+            "in one is refused."
+        )
         parser.add_argument("-c", "--config", action=ConfigFile, help=text)
         return parser
 

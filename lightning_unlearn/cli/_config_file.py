@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, get_loader
+from jsonargparse import ActionConfigFile
 from jsonargparse import Path as ConfigPath
 from typing_extensions import override
 
 from lightning_unlearn.cli._bundled import PREFIX, bundled_config, bundled_configs
 from lightning_unlearn.cli._merge import merged
+from lightning_unlearn.cli._yaml import load_yaml
 
 
 def read_config(name: str | Path) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def read_config(name: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file or bundled configuration.
-        ValueError: If a file is no mapping, or is its own base.
+        ValueError: If a file cannot be read, is no mapping, has a key twice, or is its own base.
 
     Example:
         >>> read_config("bundled:npo")["unlearn"]
@@ -79,5 +80,8 @@ def _path_of(name: str, folder: Path) -> Path:
 
 
 def _load(path: Path) -> Any:
-    # The parser's own loader, since plain YAML reads `1e-3` as a string.
-    return get_loader("yaml")(path.read_text(encoding="utf-8"))
+    try:
+        return load_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"A configuration should be YAML that can be read. Found, in {path}: {why}") from error

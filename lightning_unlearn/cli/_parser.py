@@ -8,6 +8,8 @@ from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
+from lightning_unlearn.cli._yaml import use_unique_keys
+
 _MANY = 40
 # jsonargparse tries every type of a union, and reports each that does not fit. These lines do not say what is wrong.
 _NOISE = re.compile(
@@ -33,7 +35,7 @@ class Parser(LightningArgumentParser):
     """LightningCLI's parser, with help and errors for people."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"formatter_class": Help, **kwargs})
+        super().__init__(*args, **{"formatter_class": Help, "parser_mode": use_unique_keys(), **kwargs})
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -13,6 +13,7 @@ import lightning_unlearn
 from lightning_unlearn.cli._cli import SaveConfig, UnlearnCLI
 from lightning_unlearn.cli._configs_command import show_configs
 from lightning_unlearn.cli._parser import Parser
+from lightning_unlearn.functional.text import visible
 
 _DESCRIPTION = (
     "Make a model forget inside a PyTorch Lightning fit, and prove it. For example: "
@@ -57,7 +58,8 @@ def script() -> None:
         meant = _meant_for_user(error)
         if meant is None or os.environ.get("LIGHTNING_UNLEARN_TRACEBACK"):
             raise
-        message = meant.args[0] if meant.args else meant
+        # What a file from elsewhere holds may be quoted in it.
+        message = visible(str(meant.args[0] if meant.args else meant), keep="\n")
         sys.exit(f"{type(meant).__name__}: {message}\n(LIGHTNING_UNLEARN_TRACEBACK=1 shows where this was raised.)")
 
 

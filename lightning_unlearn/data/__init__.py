@@ -11,7 +11,7 @@ from lightning_unlearn.data._question_answer_data import QuestionAnswerData
 from lightning_unlearn.data._question_answer_dataset import QuestionAnswerDataset
 from lightning_unlearn.data._resumable_loader import ResumableLoader
 from lightning_unlearn.data._source import DataSource, OpenedSource, build, loader_of
-from lightning_unlearn.data._stream import ForgetStream, RowsByEpoch, shared_batches
+from lightning_unlearn.data._stream import ForgetStream, RowsByEpoch, empty_set, shared_batches
 from lightning_unlearn.data.companions import (
     Alternates,
     Companion,
@@ -63,6 +63,7 @@ __all__ = [
     "RowsByEpoch",
     "SequentialOrder",
     "build",
+    "empty_set",
     "first_batches",
     "in_order",
     "load_tokenizer",

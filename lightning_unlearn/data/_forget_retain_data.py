@@ -23,6 +23,7 @@ from lightning_unlearn.data._resumable_loader import ResumableLoader
 from lightning_unlearn.data._source import DataSource, OpenedSource
 from lightning_unlearn.data._stream import RowsByEpoch, empty_set
 from lightning_unlearn.data.orders import EpochRows, Order, RowSet
+from lightning_unlearn.functional.settings import check_kind
 from lightning_unlearn.runtime import data_share
 
 _FROM_RETAIN = (  # hooks taken over from the retain datamodule, if it overrides them
@@ -83,6 +84,8 @@ class ForgetRetainData(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if order is not None:
+            check_kind("order", order, Order, example="RandomOrder()")
         self.retain, self.forget = OpenedSource(retain, "retain"), OpenedSource(forget, "forget")
         self.probe = self.forget if probe is None else OpenedSource(probe, "probe")
         self.attack = self.forget if attack is None else OpenedSource(attack, "attack")

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from lightning_unlearn.data._epoch_shuffle import EpochShuffle
+from lightning_unlearn.functional.settings import check_whole
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class LoaderSettings:
     shuffle: bool = True
     seed: int = 0
     num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole("batch_size", self.batch_size)
+        check_whole("num_workers", self.num_workers, least=0)
 
     def training(self, dataset: Dataset[Any], collate: Callable[[Any], Any]) -> DataLoader[Any]:
         """Batches to train on, shuffled if ``shuffle``."""

@@ -13,6 +13,7 @@ from lightning_unlearn.data._question_answer_data import QuestionAnswerData
 from lightning_unlearn.data.companions import Companion
 from lightning_unlearn.data.encodings import Encoding
 from lightning_unlearn.data.records import FileRecords, QuestionAnswer, Record, Records
+from lightning_unlearn.functional.settings import check_whole
 
 
 class PairedData(QuestionAnswerData):
@@ -58,8 +59,7 @@ class PairedData(QuestionAnswerData):
         seed: int = 0,
     ) -> None:
         super().__init__(records, encoding, loader)
-        if draws < 1:
-            raise ValueError(f"`draws` should be at least 1. Found `draws = {draws}`.")
+        check_whole("draws", draws)
         self.companion = companion
         self.draws = draws
         self.seed = seed

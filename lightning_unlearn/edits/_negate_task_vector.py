@@ -8,6 +8,8 @@ from typing_extensions import override
 
 from lightning_unlearn.edits._base import Edit
 from lightning_unlearn.engine import GradientEngine, sharded_like, with_local
+from lightning_unlearn.functional.settings import check_finite
+from lightning_unlearn.functional.text import visible
 from lightning_unlearn.models import read_weights, without_prefix
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import local
@@ -55,6 +57,7 @@ class NegateTaskVector(Edit):
                 "`NegateTaskVector` should have weights to compare the network with. Found neither `base` nor `finetuned`. "
                 "Give the weights before, `base`, or those after fine-tuning on the forget data, `finetuned`."
             )
+        check_finite("scale", scale)
         self.base, self.finetuned, self.scale = base, finetuned, scale
 
     @override
@@ -82,8 +85,8 @@ class NegateTaskVector(Edit):
         if not weights.keys() & params.keys():
             raise ValueError(
                 f"`{path}` should hold weights of the network. Found {len(weights)} tensors, none of whose names it has: "
-                f"`{next(iter(weights), '')}`, not `{next(iter(params), '')}`. Is there an adapter around the network? "
-                "Merge it first."
+                f"`{visible(next(iter(weights), ''))}`, not `{next(iter(params), '')}`. Is there an adapter around the "
+                "network? Merge it first."
             )
         for name in weights.keys() & params.keys():
             if weights[name].shape != params[name].shape:

@@ -15,6 +15,7 @@ from lightning_unlearn.data import in_order
 from lightning_unlearn.engine import decided_readout
 from lightning_unlearn.finetuning._kept_weights import KeptWeights
 from lightning_unlearn.finetuning._recipe import Recipe
+from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import checksum, on_every_rank, writable_folder
 
@@ -59,11 +60,9 @@ class FinetuneFirst(pl.Callback):
         seed: int = 0,
         control: bool = False,
     ) -> None:
-        if epochs < 1 or lr <= 0 or batch_size < 1:
-            raise ValueError(
-                "`epochs` and `batch_size` should be at least 1, `lr` positive. Found "
-                f"`epochs = {epochs}`, `batch_size = {batch_size}`, `lr = {lr}`."
-            )
+        check_whole("epochs", epochs)
+        check_positive("lr", lr)
+        check_whole("batch_size", batch_size)
         self.recipe = Recipe(epochs, lr, seed)
         self.batch_size, self.folder, self.control = batch_size, folder, control
         self.control_weights: str | dict[str, Tensor] | None = None

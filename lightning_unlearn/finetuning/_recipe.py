@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_unlearn.objectives import CrossEntropy
-from lightning_unlearn.readouts import Readout
+from lightning_unlearn.readouts import Readout, refuse_foreign_tokens
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Recipe:
             batches = (batch for _ in range(self.epochs) for batch in loader)
             shown = track(batches, title, total=total, disable=not trainer.is_global_zero)
             for number, batch in enumerate(shown, start=1):
+                refuse_foreign_tokens(network, batch)
                 on_device = trainer.strategy.batch_to_device(batch, device=trainer.strategy.root_device)
                 with trainer.precision_plugin.forward_context():
                     loss = objective(readout(network, on_device))

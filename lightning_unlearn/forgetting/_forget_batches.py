@@ -12,7 +12,7 @@ from lightning_unlearn.forgetting._overlap_check import OverlapCheck
 from lightning_unlearn.forgetting._small_batches import small_batches_explained
 from lightning_unlearn.forgetting._supervision_check import SupervisionCheck
 from lightning_unlearn.prediction import Likelihood
-from lightning_unlearn.readouts import Readout
+from lightning_unlearn.readouts import Readout, refuse_foreign_labels, refuse_foreign_tokens
 from lightning_unlearn.runtime import data_share, hash_of, seed_random_states, seeded
 
 NumberedBatch = tuple[int, Any]
@@ -37,6 +37,7 @@ class ForgetBatches:
 
     def __init__(self, engine: GradientEngine, stream: ForgetStream, readout: Readout, *, seed: int = 0) -> None:
         self._engine = engine
+        self._network = readout.find_network(engine.module)
         self._stream = stream
         self._overlap = OverlapCheck(readout)
         self._supervision = SupervisionCheck(engine, stream.loader)
@@ -49,6 +50,7 @@ class ForgetBatches:
         # Counted, not read off `accumulate_grad_batches`: the last step of an epoch may have fewer micro-batches.
         self._due += 1
         if self._is_first_epoch():
+            refuse_foreign_tokens(self._network, batch)
             self._overlap.saw_retain(batch)
 
     def take(self) -> list[NumberedBatch]:
@@ -70,6 +72,8 @@ class ForgetBatches:
 
     def saw_prediction(self, prediction: Likelihood) -> None:
         """Count what is supervised in a forget micro-batch."""
+        if self._is_first_epoch():
+            refuse_foreign_labels(prediction)
         self._supervision.saw(prediction)
 
     def refuse_unsupervised(self, *, is_end: bool = False) -> None:
@@ -83,6 +87,8 @@ class ForgetBatches:
     def _next(self) -> NumberedBatch:
         seed = hash_of(*self._seeds, self._stream.position)
         batch = next(self._stream)
+        if self._is_first_epoch():
+            refuse_foreign_tokens(self._network, batch)  # still on the CPU, where looking costs nothing
         with seeded(seed):
             return seed, self._engine.to_device(batch)
 

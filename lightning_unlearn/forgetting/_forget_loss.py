@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,7 +11,7 @@ from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.engine import GradientEngine, remember_buffers, remember_python_state
 from lightning_unlearn.objectives import Objective, refuse_without_logits
 from lightning_unlearn.prediction import Likelihood
-from lightning_unlearn.readouts import Readout
+from lightning_unlearn.readouts import Readout, refuse_foreign_tokens
 from lightning_unlearn.references import CachedLogLikelihood, FrozenCopy, Reference, choose_reference
 
 
@@ -84,7 +84,7 @@ class ForgetLoss:
         reference = self.reference
         if reference is None or not reference.needs_sweep:
             return
-        batches: Iterable[Any] = (engine.to_device(batch) for batch in stream.sweep())
+        batches: Iterable[Any] = (engine.to_device(batch) for batch in self._readable(stream.sweep()))
         engine.forward(lambda all_batches: reference.sweep(self._reading, all_batches), batches)
         # Each rank swept its share of the data; in later epochs an example may come to another rank.
         _share_among_ranks(reference, engine.world_size)
@@ -106,6 +106,11 @@ class ForgetLoss:
         # One pass over the batch is cheaper than one for each example, where nothing but the mean is asked for.
         self._reading = readout.for_mean() if self._objective.needs_only_mean else readout
         self._network = readout.find_network(self._module)
+
+    def _readable(self, batches: Iterable[Any]) -> Iterator[Any]:
+        for batch in batches:
+            refuse_foreign_tokens(self._network, batch)
+            yield batch
 
 
 def _refuse_unfit(objective: Objective, reference: Reference, kind: str) -> None:

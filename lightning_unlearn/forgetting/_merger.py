@@ -151,7 +151,8 @@ class Merger:
         raise FloatingPointError(
             f"The {culprit} should be finite. Found NaN or infinity at step {step} (forget loss {float(forget):.4g}, "
             f"squared gradient norms {norms}). Lower the learning rate, clip gradients, or bound the objective: "
-            "`Bounded(objective, bound=...)`. Checkpoints and logs up to this step are kept."
+            "`Bounded(objective, bound=...)`; at the first step, look for NaN among the inputs. Checkpoints and logs up to "
+            "this step are kept."
         )
 
 

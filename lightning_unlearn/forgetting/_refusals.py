@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_unlearn.engine import refuse_manual_optimization, strategy_kind
+from lightning_unlearn.engine import callbacks_of, refuse_manual_optimization, strategy_kind
+from lightning_unlearn.functional.settings import check_kind, check_positive
 from lightning_unlearn.objectives import Objective
+from lightning_unlearn.projectors import Projector
+from lightning_unlearn.readouts import Readout
+from lightning_unlearn.references import Reference
 from lightning_unlearn.transforms import GradientTransform
 
+_PARTS: dict[str, tuple[type, str]] = {
+    "objective": (Objective, "NPO()"),
+    "readout": (Readout, "ClassificationReadout()"),
+    "projector": (Projector, "HalfSpace()"),
+    "reference": (Reference, "FrozenCopy()"),
+}
 
-def refuse_settings(objective: Any, weight: float, optimizer: Any, projector: Any, transforms: Any) -> None:
+
+def refuse_settings(weight: float, optimizer: Any, transforms: Any, **parts: Any) -> None:
     """Refuse arguments of `Unlearn` that are of the wrong kind or contradict each other."""
-    if not isinstance(objective, Objective):
-        raise TypeError(f"`objective` should be an `Objective`, such as `NPO()`. Found `{objective!r}`.")
-    if not 0 < weight < math.inf:
-        raise ValueError(
-            "`weight` should be positive and finite: the sign that makes it forgetting is in `objective`. Found "
-            f"`weight = {weight}`."
-        )
+    for name, (kind, example) in _PARTS.items():
+        if name == "objective" or parts[name] is not None:
+            check_kind(name, parts[name], kind, example)
+    projector = parts["projector"]
+    check_positive("weight", weight, why=": the sign that makes it forgetting is in `objective`")
     if optimizer is not None and (isinstance(optimizer, torch.optim.Optimizer) or not callable(optimizer)):
         raise TypeError(
             "`optimizer` should make an optimizer from parameters, as `torch.optim.SGD` does, or `lambda params: "
@@ -59,6 +68,20 @@ def refuse_unsupported(
             "`Unlearn` should find retain data: what the fit trains on is what must stay. Found no training data. Use "
             "`trainer.fit(module, datamodule=ForgetRetainData(retain=..., forget=...))`, or "
             "`trainer.fit(module, retain)`."
+        )
+
+
+def warn_of_other_forget_data(trainer: pl.Trainer, kind: type[Any]) -> None:
+    """Say which forget data count, where no callback of ``kind``, `Unlearn`, uses those of the datamodule."""
+    data: Any = getattr(trainer, "datamodule", None)
+    given = [callback.forget for callback in callbacks_of(trainer, kind)]
+    if any(one is None for one in given) or not hasattr(data, "forget_dataloader"):
+        return
+    if not any(one is getattr(getattr(data, "forget", None), "source", None) for one in given):
+        rank_zero_warn(
+            "What must go should be given once. Found it twice: `Unlearn(forget=...)`, which is used, and the forget data "
+            f"of `{type(data).__name__}`, which are not; `RecoveryCheck` still measures by the datamodule, unless it is "
+            "given `probes={'forget': ...}`. Leave one out."
         )
 
 

@@ -21,6 +21,7 @@ from lightning_unlearn.forgetting._refusals import (
     refuse_settings,
     refuse_unmerged,
     refuse_unsupported,
+    warn_of_other_forget_data,
 )
 from lightning_unlearn.forgetting._resumed import ResumedCallback, resume, settings_of
 from lightning_unlearn.forgetting._saved_parts import SavedParts
@@ -72,7 +73,7 @@ class Unlearn(ResumedCallback):
             second fit starts anew, a resumed one does not.
         weight: Factor on the forget gradient, positive.
         forget: What must go: a datamodule, a loader, a data set, or, from YAML, a mapping with ``class_path`` and
-            ``init_args``. Defaults to ``forget_dataloader`` of the trainer's datamodule (see :class:`ForgetRetainData`).
+            ``init_args``. Wins over ``forget_dataloader`` of the datamodule (see :class:`ForgetRetainData`), the default.
         seed: Seed of the order of the forget data, unless a :class:`ForgetRetainData` gives one.
         optimizer: From parameters to an optimizer for forgetting alone, such as ``torch.optim.SGD``. Defaults to none: the
             gradients are merged. Costs one more gradient's memory, and the optimizer's state.
@@ -104,7 +105,8 @@ class Unlearn(ResumedCallback):
         optimizer: OptimizerCallable | None = None,
         transforms: list[GradientTransform] | None = None,
     ) -> None:
-        refuse_settings(objective, weight, optimizer, projector, transforms)
+        parts = {"objective": objective, "readout": readout, "projector": projector, "reference": reference}
+        refuse_settings(weight, optimizer, transforms, **parts)
         self.objective = objective
         self.readout = readout
         self.projector = projector
@@ -135,6 +137,7 @@ class Unlearn(ResumedCallback):
         if stage != "fit":
             return
         refuse_unsupported(trainer, pl_module, self.transforms)
+        warn_of_other_forget_data(trainer, Unlearn)
         self._loader, self._order = forget_source(trainer, self.forget)
         StepChain.of(trainer).add_forgetting(self)
         # Nothing is left of an earlier fit, or of the run of a tuner.

@@ -7,18 +7,29 @@ from typing import Any, get_args
 import lightning.pytorch as pl
 
 from lightning_unlearn.data import DataSource
+from lightning_unlearn.functional.settings import check_kind
 from lightning_unlearn.guards._layout import Scope
-from lightning_unlearn.guards.directions import PerExample
+from lightning_unlearn.guards.directions import Directions, PerExample
+from lightning_unlearn.guards.geometries import Geometry
+from lightning_unlearn.guards.rules import Rule
 from lightning_unlearn.guards.storages import Storage
 from lightning_unlearn.transforms import StepChain
 
+_PARTS: dict[str, tuple[type, str]] = {
+    "rule": (Rule, "NoIncrease()"),
+    "directions": (Directions, "RetainGradient()"),
+    "geometry": (Geometry, "Euclidean()"),
+    "storage": (Storage, "Int8()"),
+}
 
-def refuse_settings(scope: Any, storage: Any, directions: Any) -> None:
+
+def refuse_settings(scope: Any, **parts: Any) -> None:
     """Refuse arguments of `StepGuard` that are of the wrong kind or contradict each other."""
     if scope not in get_args(Scope):
         raise ValueError(f"`scope` should be one of {get_args(Scope)}. Found `scope = {scope!r}`.")
-    if not isinstance(storage, Storage):
-        raise TypeError(f"`storage` should be a `Storage`, such as `Int8()`. Found `storage = {storage!r}`.")
+    for name, part in parts.items():
+        check_kind(name, part, *_PARTS[name])
+    storage, directions = parts["storage"], parts["directions"]
     if not storage.holds_gradients and not isinstance(directions, PerExample):
         raise ValueError(
             f"`storage={storage!r}` should go with gradients of single examples, which it computes from the inputs of "

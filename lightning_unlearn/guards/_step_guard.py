@@ -136,7 +136,8 @@ class StepGuard(StepTransform):
         self.geometry = Euclidean() if geometry is None else geometry
         self.scope = scope
         self.storage = Float32() if storage is None else storage
-        refuse_settings(self.scope, self.storage, self.directions)
+        parts = {"rule": self.rule, "directions": self.directions, "geometry": self.geometry, "storage": self.storage}
+        refuse_settings(self.scope, **parts)
         self.retain = retain
         self.objective = CrossEntropy() if objective is None else objective
         self.readout = readout

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from lightning_unlearn.data import DataSource, ForgetStream, OpenedSource, loader_of
 from lightning_unlearn.engine import GradientEngine, callbacks_of, decided_readout, isolated
+from lightning_unlearn.functional.settings import check_kind, check_whole
 from lightning_unlearn.guards._refusals import refuse_nothing_to_protect
 from lightning_unlearn.guards._rounding import warn_of_action
 from lightning_unlearn.guards.directions import Direction
@@ -102,10 +103,8 @@ class SubspaceGuard(Restriction):
         readout: Readout | None = None,
         seed: int = 0,
     ) -> None:
-        if not isinstance(subspace, Subspace):
-            raise TypeError(f"`subspace` should be a `Subspace`, such as `InputSubspace()`. Found `{subspace!r}`.")
-        if batches < 1:
-            raise ValueError(f"`batches` should be at least 1. Found `batches = {batches}`.")
+        check_kind("subspace", subspace, Subspace, example="InputSubspace()")
+        check_whole("batches", batches)
         super().__init__()
         self.retain = retain
         self.subspace = subspace

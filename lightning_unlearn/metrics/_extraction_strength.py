@@ -6,6 +6,7 @@ from typing_extensions import override
 
 from lightning_unlearn.functional.compat import Compat, check_compat
 from lightning_unlearn.functional.likelihood import place_in_example
+from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.metrics._base import KnowledgeMetric
 from lightning_unlearn.prediction import Prediction
 
@@ -44,10 +45,8 @@ class ExtractionStrength(KnowledgeMetric):
     def __init__(self, skip_last_tokens: int | None = None, compat: Compat | None = None) -> None:
         super().__init__()
         check_compat(compat)
-        if skip_last_tokens is not None and skip_last_tokens < 0:
-            raise ValueError(
-                f"`skip_last_tokens` should not be negative. Found `skip_last_tokens = {skip_last_tokens}`."
-            )
+        if skip_last_tokens is not None:
+            check_whole("skip_last_tokens", skip_last_tokens, least=0)
         self.skip_last_tokens = int(compat is not None) if skip_last_tokens is None else skip_last_tokens
         self.compat = compat
 

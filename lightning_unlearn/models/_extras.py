@@ -1,3 +1,4 @@
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 
 
@@ -12,5 +13,24 @@ def require(package: str, *, purpose: str, pip: str | None = None) -> None:
     Example:
         >>> require("torch", purpose="`import torch`")
     """
-    if find_spec(package) is None:
+    if find_package(package) is None:
         raise ModuleNotFoundError(f"{purpose} needs the package `{package}`: `pip install {pip or package}`.")
+
+
+def find_package(name: str) -> ModuleSpec | None:
+    """Where a package is, without running any of its code; ``None`` if it is not installed.
+
+    ``importlib.util.find_spec("a.b")`` imports ``a``.
+
+    Example:
+        >>> find_package("torch.nn").name, find_package("no_such_package.nn")
+        ('torch.nn', None)
+    """
+    top, *inner = name.split(".")
+    if not all(part.isidentifier() for part in (top, *inner)) or top == "__main__":
+        return None
+    spec, full = find_spec(top), top
+    for part in inner:
+        full = f"{full}.{part}"
+        spec = None if spec is None else PathFinder.find_spec(full, list(spec.submodule_search_locations or []))
+    return spec

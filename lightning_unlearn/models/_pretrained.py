@@ -26,6 +26,7 @@ def PretrainedCausalLM(
     attn_implementation: str | None = None,
     activation_checkpointing: bool = False,
     cache_folder: str | None = None,
+    trust_remote_code: bool = False,
 ) -> nn.Module:
     """Load a causal language model to be trained: a class in YAML, a function in Python.
 
@@ -46,6 +47,8 @@ def PretrainedCausalLM(
             gradients in less memory, for one more forward pass.
         cache_folder: Where converted GGUF files are kept. Defaults to the environment variable
             ``LIGHTNING_UNLEARN_CACHE``, then ``~/.cache/lightning_unlearn``.
+        trust_remote_code: Run Python code that comes with the model. Without it such a model is refused, and nothing is
+            asked.
 
     Returns:
         A ``transformers.PreTrainedModel``, or a ``peft.PeftModel`` around it, in training mode: ``from_pretrained`` gives
@@ -62,7 +65,8 @@ def PretrainedCausalLM(
             f"{quantization!r}` alone. Set `lora=LoRA()`; to look at a rounded network, use the attack `Quantize`."
         )
     source = _source(path_or_id, gguf_file, cache_folder)
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    # Left out, transformers would ask on the terminal, and a `y` on standard input would run the code.
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "trust_remote_code": trust_remote_code}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     if quantization is not None:
@@ -81,13 +85,16 @@ def PretrainedCausalLM(
     return network
 
 
-def pretrained_tokenizer(path_or_id: str, *, gguf_file: str | None = None, cache_folder: str | None = None) -> Any:
+def pretrained_tokenizer(
+    path_or_id: str, *, gguf_file: str | None = None, cache_folder: str | None = None, trust_remote_code: bool = False
+) -> Any:
     """Load the tokenizer of the model that :func:`PretrainedCausalLM` loads from the same arguments.
 
     Args:
         path_or_id: As there.
         gguf_file: As there.
         cache_folder: As there.
+        trust_remote_code: As there.
 
     Returns:
         A ``transformers.PreTrainedTokenizerBase``.
@@ -96,7 +103,7 @@ def pretrained_tokenizer(path_or_id: str, *, gguf_file: str | None = None, cache
 
     source = _source(path_or_id, gguf_file, cache_folder)
     with _loading(path_or_id):
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
 
 
 def _source(path_or_id: str, gguf_file: str | None, cache_folder: str | None) -> str:
@@ -159,6 +166,11 @@ def _loading(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{what!r} should load without code of its own. Found Python code that comes with it. Read that code; if "
+                "you trust it, pass `trust_remote_code=True` to `PretrainedCausalLM` and `pretrained_tokenizer`."
+            ) from error
         raise OSError(_not_found(what, str(error).strip().split("\n")[0])) from error
 
 

@@ -5,6 +5,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_unlearn.bundled import bundled_path
+from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.models._checkpointing import checkpoint_activations
 
 
@@ -36,12 +37,14 @@ def TinyCausalLM(
     """
     config = LlamaConfig.from_pretrained(bundled_path())
     if hidden_size is not None:
+        check_whole("hidden_size", hidden_size, why=", a multiple of 8")
         if hidden_size < 8 or hidden_size % 8:
             raise ValueError(f"`hidden_size` should be a positive multiple of 8. Found `hidden_size = {hidden_size}`.")
         config.intermediate_size = config.intermediate_size * hidden_size // config.hidden_size
         config.head_dim = hidden_size // config.num_attention_heads
         config.hidden_size = hidden_size
     if num_hidden_layers is not None:
+        check_whole("num_hidden_layers", num_hidden_layers)
         config.num_hidden_layers = num_hidden_layers
     with torch.random.fork_rng(devices=[]):
         # `torch.manual_seed` would seed the accelerators as well, which are not forked here.

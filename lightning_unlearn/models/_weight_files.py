@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lightning_unlearn.functional.text import visible
+
 _INDEX = "model.safetensors.index.json"
 
 
@@ -29,7 +31,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         weights = _read(source)
     except Exception as error:  # of torch, of safetensors, of pickle, or of what garbage is taken for
-        why = str(error).strip().split("\n")[0]
+        why = visible(str(error).strip().split("\n")[0])
         raise ValueError(
             f"Weights should be in a Lightning checkpoint, a `.safetensors` file, or a folder with `model.safetensors`. "
             f"Found {str(source)!r}, which cannot be read: {why} Save the weights alone: "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from lightning_unlearn.functional.text import visible
 from lightning_unlearn.models._weight_files import read_weights
 from lightning_unlearn.models.layers._names import WRAPPERS
 from lightning_unlearn.runtime import local, reshard, uninterrupted
@@ -169,7 +170,7 @@ def _refuse_misfits(
         if value.shape != own[name].shape
     ]
     problems = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        f"{len(names)} {what} ({visible(', '.join(names[:3]))}{', ...' if len(names) > 3 else ''})"
         for what, names in (("missing", missing), ("left over", left_over), ("of another shape", shapes))
         if names
     ]

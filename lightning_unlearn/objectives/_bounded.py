@@ -1,9 +1,8 @@
-import math
-
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from lightning_unlearn.functional.settings import check_kind, check_positive
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.prediction import Likelihood
 
@@ -38,10 +37,8 @@ class Bounded(Objective):
 
     def __init__(self, objective: Objective, bound: float) -> None:
         super().__init__()
-        if not 0 < bound < math.inf:
-            raise ValueError(
-                f"`bound` should be positive and finite: the objective stops at minus it. Found `bound = {bound}`."
-            )
+        check_kind("objective", objective, Objective, example="GradientAscent()")
+        check_positive("bound", bound, why=": the objective stops at minus it")
         self.objective = objective
         self.bound = bound
         self.needs_reference = objective.needs_reference

@@ -5,6 +5,7 @@ from typing_extensions import override
 
 from lightning_unlearn.functional.divergence import adjusted_cross_entropy
 from lightning_unlearn.functional.likelihood import mean_or_zero, place_in_example
+from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.prediction import Likelihood, Prediction
 
@@ -36,10 +37,7 @@ class CEU(Objective):
 
     def __init__(self, skip_first_tokens: int = 0) -> None:
         super().__init__()
-        if skip_first_tokens < 0:
-            raise ValueError(
-                f"`skip_first_tokens` should not be negative. Found `skip_first_tokens = {skip_first_tokens}`."
-            )
+        check_whole("skip_first_tokens", skip_first_tokens, least=0)
         self.skip_first_tokens = skip_first_tokens
 
     @override

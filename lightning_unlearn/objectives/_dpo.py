@@ -1,10 +1,9 @@
-import math
-
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
 from lightning_unlearn.functional.likelihood import mean_or_zero
+from lightning_unlearn.functional.settings import check_positive
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.objectives._needs import need_likelihood
 from lightning_unlearn.objectives._pairs import need_pair
@@ -47,8 +46,7 @@ class DPO(Objective):
 
     def __init__(self, beta: float = 0.1) -> None:
         super().__init__()
-        if not 0 < beta < math.inf:
-            raise ValueError(f"`beta` should be positive and finite. Found `beta = {beta}`.")
+        check_positive("beta", beta)
         self.beta = beta
 
     @override

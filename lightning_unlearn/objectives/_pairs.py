@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from lightning_unlearn.functional.likelihood import mean_or_zero
@@ -31,9 +29,3 @@ def forget_and_keep(objective: Objective, student: Prediction, reference: Likeli
     prediction = halves_of_rows(student)
     original = None if reference is None else halves_of_rows(reference).forget
     return Halves(objective(prediction.forget, original), mean_or_zero(prediction.companion.token_nll()))
-
-
-def check_factor(name: str, factor: float) -> None:
-    """Refuse a factor that is negative, infinite or NaN."""
-    if not 0 <= factor < math.inf:
-        raise ValueError(f"`{name}` should be finite and not negative. Found `{name} = {factor}`.")

@@ -1,8 +1,9 @@
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.functional.settings import check_kind, check_not_negative
 from lightning_unlearn.objectives._base import Objective
-from lightning_unlearn.objectives._pairs import check_factor, forget_and_keep, need_pair
+from lightning_unlearn.objectives._pairs import forget_and_keep, need_pair
 from lightning_unlearn.prediction import Likelihood, Prediction
 
 
@@ -38,7 +39,8 @@ class PromptDecouple(Objective):
 
     def __init__(self, objective: Objective, weight: float = 0.5) -> None:
         super().__init__()
-        check_factor("weight", weight)
+        check_kind("objective", objective, Objective, example="NPO()")
+        check_not_negative("weight", weight)
         self.objective = objective
         self.weight = weight
         self.needs_reference = objective.needs_reference

@@ -1,10 +1,10 @@
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.functional.settings import check_positive
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.objectives._states import mean_per_example, need_states
 from lightning_unlearn.prediction import Likelihood, Prediction
@@ -42,11 +42,7 @@ class RMU(Objective):
 
     def __init__(self, steering_coefficient: float = 20.0, seed: int = 0) -> None:
         super().__init__()
-        if not 0 < steering_coefficient < math.inf:
-            raise ValueError(
-                "`steering_coefficient` should be positive and finite. Found "
-                f"`steering_coefficient = {steering_coefficient}`."
-            )
+        check_positive("steering_coefficient", steering_coefficient)
         self.steering_coefficient = steering_coefficient
         self.seed = seed
         self.register_buffer("control", torch.empty(0))

@@ -1,10 +1,9 @@
-import math
-
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.functional.likelihood import mean_or_zero
+from lightning_unlearn.functional.settings import check_not_negative
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.prediction import Likelihood
 
@@ -40,10 +39,8 @@ class SatImp(Objective):
 
     def __init__(self, beta1: float = 5.0, beta2: float = 1.0) -> None:
         super().__init__()
-        if not (0 <= beta1 < math.inf and 0 <= beta2 < math.inf):
-            raise ValueError(
-                f"`beta1` and `beta2` should be finite and not negative. Found `beta1 = {beta1}`, `beta2 = {beta2}`."
-            )
+        check_not_negative("beta1", beta1)
+        check_not_negative("beta2", beta2)
         self.beta1 = beta1
         self.beta2 = beta2
 

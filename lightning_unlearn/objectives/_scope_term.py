@@ -1,8 +1,9 @@
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.functional.settings import check_kind, check_not_negative
 from lightning_unlearn.objectives._base import Objective
-from lightning_unlearn.objectives._pairs import check_factor, forget_and_keep, need_pair
+from lightning_unlearn.objectives._pairs import forget_and_keep, need_pair
 from lightning_unlearn.prediction import Likelihood, Prediction
 
 
@@ -39,7 +40,8 @@ class ScopeTerm(Objective):
 
     def __init__(self, objective: Objective, eta: float = 5.0) -> None:
         super().__init__()
-        check_factor("eta", eta)
+        check_kind("objective", objective, Objective, example="NPO()")
+        check_not_negative("eta", eta)
         self.objective = objective
         self.eta = eta
         self.needs_reference = objective.needs_reference

@@ -1,10 +1,9 @@
-import math
-
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
 from lightning_unlearn.functional.likelihood import mean_or_zero
+from lightning_unlearn.functional.settings import check_finite, check_positive
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.prediction import Likelihood
 
@@ -38,10 +37,8 @@ class SimNPO(Objective):
 
     def __init__(self, beta: float = 2.5, gamma: float = 0.0) -> None:
         super().__init__()
-        if not 0 < beta < math.inf:
-            raise ValueError(f"`beta` should be positive and finite. Found `beta = {beta}`.")
-        if not math.isfinite(gamma):
-            raise ValueError(f"`gamma` should be finite. Found `gamma = {gamma}`.")
+        check_positive("beta", beta)
+        check_finite("gamma", gamma)
         self.beta = beta
         self.gamma = gamma
 

@@ -1,10 +1,9 @@
-import math
-
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
 from lightning_unlearn.functional.likelihood import mean_or_zero
+from lightning_unlearn.functional.settings import check_between, check_positive
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.objectives._needs import need_likelihood
 from lightning_unlearn.objectives._pairs import need_pair
@@ -48,10 +47,8 @@ class SpanPair(Objective):
 
     def __init__(self, beta: float = 0.1, kappa: float = 0.0) -> None:
         super().__init__()
-        if not 0 < beta < math.inf:
-            raise ValueError(f"`beta` should be positive and finite. Found `beta = {beta}`.")
-        if not 0 <= kappa <= 1:
-            raise ValueError(f"`kappa` should be between 0 and 1. Found `kappa = {kappa}`.")
+        check_positive("beta", beta)
+        check_between("kappa", kappa, 0, 1)
         self.beta = beta
         self.kappa = kappa
 

@@ -3,6 +3,7 @@ from typing_extensions import override
 
 from lightning_unlearn.functional.divergence import top_k_kl_divergence
 from lightning_unlearn.functional.likelihood import mean_or_zero
+from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.objectives._needs import need_distribution
 from lightning_unlearn.prediction import Likelihood, Prediction
@@ -37,8 +38,7 @@ class TopKKL(Objective):
 
     def __init__(self, k: int = 256) -> None:
         super().__init__()
-        if k < 2:
-            raise ValueError(f"`k` should be at least 2: a single token, renormalised, is certain. Found `k = {k}`.")
+        check_whole("k", k, least=2, why=": a single token, renormalised, is certain")
         self.k = k
 
     @override

@@ -1,10 +1,9 @@
-import math
-
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.functional.divergence import adjusted_cross_entropy
 from lightning_unlearn.functional.likelihood import mean_or_zero
+from lightning_unlearn.functional.settings import check_not_negative
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.objectives._needs import need_distribution
 from lightning_unlearn.prediction import Likelihood, Prediction
@@ -40,8 +39,7 @@ class UNDIAL(Objective):
 
     def __init__(self, beta: float = 10.0) -> None:
         super().__init__()
-        if not 0 <= beta < math.inf:
-            raise ValueError(f"`beta` should be finite and not negative. Found `beta = {beta}`.")
+        check_not_negative("beta", beta)
         self.beta = beta
 
     @override

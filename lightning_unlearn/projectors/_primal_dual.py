@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.functional.settings import check_finite, check_not_negative, check_positive, check_whole
 from lightning_unlearn.projectors._base import Projector
 
 
@@ -55,14 +55,10 @@ class PrimalDual(ObservingProjector):
 
     def __init__(self, eps: float, step: float = 1.0, initial: float = 1.0, warm_up_steps: int = 0) -> None:
         super().__init__()
-        if not math.isfinite(eps):
-            raise ValueError(f"`eps` should be finite. Found `eps = {eps}`.")
-        if not 0 < step < math.inf:
-            raise ValueError(f"`step` should be positive and finite. Found `step = {step}`.")
-        if not 0 <= initial < math.inf:
-            raise ValueError(f"`initial` should be finite and not negative. Found `initial = {initial}`.")
-        if warm_up_steps < 0:
-            raise ValueError(f"`warm_up_steps` should not be negative. Found `warm_up_steps = {warm_up_steps}`.")
+        check_finite("eps", eps)
+        check_positive("step", step)
+        check_not_negative("initial", initial)
+        check_whole("warm_up_steps", warm_up_steps, least=0)
         self.eps = eps
         self.step = step
         self.initial = initial

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.functional.gramian import orthonormal_basis
+from lightning_unlearn.functional.settings import check_not_negative
 from lightning_unlearn.projectors._base import Projector
 
 _NOISE = 1e-12  # relative to the lengths: below, the sign of a product of coordinates is rounding error
@@ -44,10 +43,7 @@ class SignRule(Projector):
 
     def __init__(self, tau: float = 0.0) -> None:
         super().__init__()
-        if not (0 <= tau < math.inf):
-            raise ValueError(
-                f"`tau` should be finite and at least 0: below, conflicts would be kept. Found `tau = {tau}`."
-            )
+        check_not_negative("tau", tau, why=": below 0, conflicts would be kept")
         self.tau = tau
 
     @override

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.functional.settings import check_not_negative
 from lightning_unlearn.projectors._base import Projector
 
 
@@ -29,10 +28,7 @@ class WeightedSum(Projector):
     def __init__(self, forget: float = 1.0, retain: float = 1.0) -> None:
         super().__init__()
         for name, weight in (("forget", forget), ("retain", retain)):
-            if not (0 <= weight < math.inf):
-                raise ValueError(
-                    f"`{name}` should be finite and at least 0: the sign is the objective's. Found `{name} = {weight}`."
-                )
+            check_not_negative(name, weight, why=": the sign is the objective's")
         self.forget = forget
         self.retain = retain
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.engine import gathered, sharded_like
+from lightning_unlearn.functional.settings import check_between, check_finite, check_whole
 
 
 class Choice(ABC):
@@ -60,8 +61,7 @@ class TopShare(Choice):
     """
 
     def __init__(self, share: float) -> None:
-        if not 0 <= share <= 1:
-            raise ValueError(f"`share` should be between 0 and 1. Found `share = {share}`.")
+        check_between("share", share, 0, 1)
         self.share = share
 
     @override
@@ -82,8 +82,7 @@ class TopNumber(Choice):
     """
 
     def __init__(self, number: int) -> None:
-        if number < 0:
-            raise ValueError(f"`number` should be at least 0. Found `number = {number}`.")
+        check_whole("number", number, least=0)
         self.number = number
 
     @override
@@ -103,6 +102,7 @@ class AtLeast(Choice):
     """
 
     def __init__(self, threshold: float) -> None:
+        check_finite("threshold", threshold)
         self.threshold = threshold
 
     @override

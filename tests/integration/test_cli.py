@@ -418,6 +418,9 @@ ERRORS: list[tuple[list[str], str]] = [
         ["--unlearn.forget.sed=2"],
         "Measurements` should be built from its `init_args`. Found: Option 'sed'",
     ),
+    (["--recovery.audits=[]"], "`audits` should hold at least one audit"),
+    (["--recovery.attacks={4: {class_path: lightning_unlearn.Quantize}}"], "`attacks` should have names that are text"),
+    (["--recovery=null"], "`WriteReport` should find a `RecoveryCheck` among the callbacks"),
     (["--unlearn.forget=null"], "`Unlearn` should find what to forget"),
     (["--unlearn.forget.seed=1", "--unlearn.forget.n=12"], "Forget and retain data should share no example"),
     (["--report.folder=ours.yaml/report"], "`folder` should be a folder that can be written"),
@@ -471,7 +474,12 @@ def helped(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--help"], ["Make a model forget", "fit Unlearn: train on what must stay", "validate Run the checks alone"]),
         (
             ["fit", "--help"],
-            ["What forgetting minimises", "Arguments of RecoveryCheck", "--trainer.max_epochs"],
+            [
+                "a key twice in one is refused",
+                "What forgetting minimises",
+                "Arguments of RecoveryCheck",
+                "--trainer.max_epochs",
+            ],
         ),
         (
             ["fit", "--unlearn.help"],

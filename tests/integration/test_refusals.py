@@ -296,7 +296,7 @@ def test_objective_that_is_no_scalar_of_the_network(objective: Objective, found:
 
 
 def test_objective_that_is_none() -> None:
-    with pytest.raises(TypeError, match=r"`objective` should be an `Objective`, such as `NPO\(\)`\. Found `<class"):
+    with pytest.raises(TypeError, match=r"`objective` should be an `Objective`, such as `NPO\(\)`\. Found the class"):
         Unlearn(GradientAscent)  # type: ignore[arg-type]
 
 
@@ -421,11 +421,11 @@ QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
         (lambda: Quantize(bits=99), "`bits` should be between 2 and 16. Found `bits = 99`"),
         (lambda: Quantize(bits=8, codebook="nf4"), "bits"),
         (lambda: Relearn(steps=-1), "`steps` should be at least 0.* Found `steps = -1`"),
-        (lambda: Relearn(lr=0.0), "`lr` positive.* Found .*`lr = 0.0`"),
+        (lambda: Relearn(lr=0.0), "`lr` should be positive.* Found .*`lr = 0.0`"),
         (lambda: Relearn(mode="sideways"), '`mode` should be "adapter" or "full"'),  # type: ignore[arg-type]
         (lambda: RecoveryCheck({"none": Quantize()}), '`attacks` should not use the name "none"'),
         (lambda: RecoveryCheck(every_n_steps=-1), "should be at least 0. Found .*`every_n_steps = -1`"),
-        (lambda: FinetuneFirst(epochs=0), "`epochs` and `batch_size` should be at least 1.* Found `epochs = 0`"),
+        (lambda: FinetuneFirst(epochs=0), "`epochs` should be at least 1.* Found `epochs = 0`"),
     ],
 )
 def test_settings_that_make_no_sense(make: Any, said: str) -> None:
@@ -480,7 +480,7 @@ def test_folder_that_cannot_be_written(writer: str, tmp_path: Path) -> None:
     module = SomebodysModule()
     before = [p.detach().clone() for p in module.parameters()]
     data = ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2))
-    callbacks = [WRITERS[writer](str(tmp_path / "file" / "folder")), Unlearn(GradientAscent())]
+    callbacks = [WRITERS[writer](str(tmp_path / "file" / "folder")), Unlearn(GradientAscent()), RecoveryCheck()]
     with pytest.raises(
         OSError, match=r"`folder` should be a folder that can be written\. Found `.*file/folder`.*another one"
     ):

@@ -13,6 +13,7 @@ from lightning_unlearn.data.encodings._templates import chat_text, chat_tokens, 
 from lightning_unlearn.data.encodings._tokenizer import load_tokenizer
 from lightning_unlearn.data.records import MarkedAnswer, QuestionAnswer
 from lightning_unlearn.functional.compat import Compat, check_compat
+from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.prediction import IGNORED
 
 Template = Literal["chat", "plain"]
@@ -58,6 +59,7 @@ class Encoding:
         compat: Compat | None = None,
     ) -> None:
         check_compat(compat)
+        check_whole("max_length", max_length)
         if template not in get_args(Template):
             raise ValueError(f"`template` should be 'chat' or 'plain'. Found `template = {template!r}`.")
         try:

@@ -72,4 +72,4 @@ def _read_hub(path: str, subset: str | None, split: str) -> list[Any]:
             "`path` should be a `.json` or `.jsonl` file, `bundled:people`, or the id of a Hugging Face data set, which "
             f"needs `pip install datasets`. Found `path = {path!r}` without that package."
         ) from error
-    return list(datasets.load_dataset(path, subset, split=split))
+    return list(datasets.load_dataset(path, subset, split=split, trust_remote_code=False))

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_unlearn.functional.text import visible
+
 
 @dataclass(frozen=True)
 class QuestionAnswer:
@@ -45,7 +47,7 @@ class Record:
         if not isinstance(self.fields, Mapping):
             raise TypeError(f"{self.source} should be an object with named fields. Found {_kind(self.fields)}.")
         if field not in self.fields:
-            found = ", ".join(f"`{name}`" for name in self.fields)
+            found = ", ".join(f"`{visible(str(name))}`" for name in self.fields)
             raise ValueError(f"{self.source} should have the field `{field}`. It has {found or 'none'}.")
         return self.fields[field]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.guards.directions._base import Direction, Directions
 
 
@@ -30,8 +31,7 @@ class History(Directions):
     """
 
     def __init__(self, length: int = 8) -> None:
-        if length < 1:
-            raise ValueError(f"`length` should be at least 1: this step's direction. Found `length = {length}`.")
+        check_whole("length", length, why=": this step's direction")
         self.length = length
         self._past: deque[Direction] = deque(maxlen=length - 1)
 

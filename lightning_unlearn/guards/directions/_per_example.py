@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
+from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.guards.directions._base import Direction, Directions
 
 
@@ -33,8 +34,8 @@ class PerExample(Directions):
     """
 
     def __init__(self, limit: int | None = None) -> None:
-        if limit is not None and limit < 1:
-            raise ValueError(f"`limit` should be at least 1, or `None` for all examples. Found `limit = {limit}`.")
+        if limit is not None:
+            check_whole("limit", limit, why=", or `None` for all examples")
         self.limit = limit
 
     @override

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.functional.subspace import energy_rank, nystrom
 from lightning_unlearn.guards.subspaces._base import Subspace
 
@@ -47,8 +48,9 @@ class InputSubspace(Subspace):
     def __init__(self, energy: float = 0.95, rank: int | None = None, width: int = 256, seed: int = 0) -> None:
         if not 0 < energy <= 1:
             raise ValueError(f"`energy` should be in (0, 1]. Found `energy = {energy}`.")
-        if rank is not None and rank < 1:
-            raise ValueError(f"`rank` should be at least 1, or `None`. Found `rank = {rank}`.")
+        if rank is not None:
+            check_whole("rank", rank, why=", or `None`")
+        check_whole("width", width)
         if width < (rank or 1):
             raise ValueError(
                 f"`width` should be at least `rank`, better twice that, and at least 1. Found `width = {width}`, "

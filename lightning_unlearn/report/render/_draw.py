@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from lightning_unlearn.functional.text import visible
 from lightning_unlearn.report.render._curves import Curve
 from lightning_unlearn.report.render._palette import ATTACKS, LIGHT, MARKERS
 from lightning_unlearn.report.schema import Recovery
@@ -138,5 +139,6 @@ def columns_for(labels: Sequence[str]) -> int:
 
 
 def literal(text: str) -> str:
+    text = visible(text)
     short = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
     return short.replace("$", r"\$")  # a dollar would start a formula

@@ -2,10 +2,12 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from lightning_unlearn.functional.text import visible
 from lightning_unlearn.report.render._page_view import PageView
 from lightning_unlearn.report.render._palette import DARK, LIGHT
 from lightning_unlearn.report.schema import Gate, RobustnessReport
@@ -28,11 +30,17 @@ def _template() -> Template:
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(name=name, plain=plain, share=_share, reach=_reach, zip=_zip)
     return environment.get_template("page.html.j2")
+
+
+def _shown(value: Any) -> Any:
+    """Escape what would reorder or hide text on the page. Lines stay lines: the configuration has many."""
+    return visible(value, keep="\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _share(value: float) -> float:

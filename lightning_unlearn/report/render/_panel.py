@@ -12,6 +12,7 @@ import matplotlib.style
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
+from lightning_unlearn.functional.text import visible
 from lightning_unlearn.report.render._palette import themed
 
 SIZE = (4.6, 3.1)
@@ -60,4 +61,6 @@ def _inline(svg: str, title: str) -> Markup:
     box = re.search(r'viewBox="[^"]*"', head)
     body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)  # the size only: the font is the page's
     # matplotlib escapes the texts it draws, so what it wrote is markup already
-    return Markup(themed(f'<svg class="plot" role="img" {box[0] if box else ""}><title>{escape(title)}</title>{body}'))
+    return Markup(
+        themed(f'<svg class="plot" role="img" {box[0] if box else ""}><title>{escape(visible(title))}</title>{body}')
+    )

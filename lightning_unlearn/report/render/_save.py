@@ -20,8 +20,9 @@ def save(report: RobustnessReport, folder: str | Path) -> Path:
         OSError: If the folder cannot be written.
     """
     page = Path(folder) / "report.html"
-    # The JSON first: everything else can be drawn again from it.
-    _write(page.with_name("report.json"), report.to_json().encode())
+    # The JSON first: everything else can be drawn again from it. Half a character, as JSON files of others may hold, has no
+    # UTF-8; JSON has an escape for it.
+    _write(page.with_name("report.json"), report.to_json().encode(errors="backslashreplace"))
     _write(page.with_name("curves.png"), to_png(report))
     _write(page, to_page(report).encode())
     return page

@@ -7,6 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lightning_unlearn.functional.text import visible
 from lightning_unlearn.report.render._rows import BY_DEFINITION, Cell, Row, columns_of, verdict_rows
 from lightning_unlearn.report.schema import RobustnessReport
 from lightning_unlearn.report.schema._words import name
@@ -31,7 +32,7 @@ def to_table(report: RobustnessReport, *, page: str | Path | None = None) -> Ren
     metric = report.summary["headline_metric"]
     rows = verdict_rows(report, metric)
     table = Table(
-        title=f"Robustness: {name(metric)}",
+        title=_text(f"Robustness: {name(metric)}"),
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
@@ -42,15 +43,15 @@ def to_table(report: RobustnessReport, *, page: str | Path | None = None) -> Ren
     for column in ("model", *columns_of(report).names, "gates"):
         # Narrow terminals fold the other columns first: the two levels should stay readable.
         fixed = column in ("forget", "retain")
-        table.add_column(Text(column), overflow="fold", no_wrap=fixed, min_width=_WIDTHS.get(column))
+        table.add_column(_text(column), overflow="fold", no_wrap=fixed, min_width=_WIDTHS.get(column))
     for row in rows:
         table.add_row(*_cells(row), style="bright_black" if row.reasons else "")
     notes = [
-        Text(f"{row.who}: {note}", style="bright_black") for row in rows for note in (*_smaller(row), *row.reasons)
+        _text(f"{row.who}: {note}", style="bright_black") for row in rows for note in (*_smaller(row), *row.reasons)
     ]
-    verdict = [Text(report.summary[part], style="bold") for part in ("verdict", "deployment") if report.summary[part]]
-    cautions = [Text(f"Note: {warning}", style="yellow") for warning in report.warnings]
-    where = [Text(f"The whole report: {_page(Path(page))}")] if page else []
+    verdict = [_text(report.summary[part], style="bold") for part in ("verdict", "deployment") if report.summary[part]]
+    cautions = [_text(f"Note: {warning}", style="yellow") for warning in report.warnings]
+    where = [_text(f"The whole report: {_page(Path(page))}")] if page else []
     return Group(table, *notes, *verdict, *cautions, *where)
 
 
@@ -59,12 +60,18 @@ def _page(path: Path) -> Path:
 
 
 def _cells(row: Row) -> list[Text]:
-    # `Text`, not `str`: an attack named "[red]" is a name, not a colour
-    return [Text(f"{row.who}\n{row.where}"), *[Text(_lines(cell)) for cell in (*row.cells, row.gate)]]
+    return [_text(row.who, row.where), *[_text(*_lines(cell)) for cell in (*row.cells, row.gate)]]
 
 
-def _lines(cell: Cell) -> str:
-    return cell.words.replace(" [", "\n[")
+def _lines(cell: Cell) -> list[str]:
+    number, *bounds = cell.words.split(" [")
+    return [number, *(f"[{part}" for part in bounds)]
+
+
+def _text(*lines: str, style: str = "") -> Text:
+    # `Text`, not `str`: an attack named "[red]" is a name, not a colour. And no escape sequence reaches the terminal: a
+    # report may come from elsewhere.
+    return Text("\n".join(visible(line) for line in lines), style=style)
 
 
 def _smaller(row: Row) -> list[str]:

@@ -83,7 +83,7 @@ class RobustnessReport:
         # Before anything else: rows of another version would fail with an error that does not say why.
         if data.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(
-                f"`schema_version` should be {SCHEMA_VERSION}. Found `{data.get('schema_version')}`. "
+                f"`schema_version` should be {SCHEMA_VERSION}. Found `{data.get('schema_version')!r}`. "
                 "Read the report with the version of lightning-unlearn that wrote it (`run.package_version`)."
             )
         missing = [part.name for part in fields(cls) if part.name not in data]

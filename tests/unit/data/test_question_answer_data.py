@@ -244,8 +244,8 @@ def test_each_row_is_encoded_once(monkeypatch):
 
 
 def test_every_kind_of_source_gives_the_same_rows(written, monkeypatch):
-    def load_dataset(path, name, *, split):
-        assert (path, name, split) == ("someone/people", "small", "test")
+    def load_dataset(path, name, *, split, trust_remote_code):
+        assert (path, name, split, trust_remote_code) == ("someone/people", "small", "test", False)
         return iter(ROWS)
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))

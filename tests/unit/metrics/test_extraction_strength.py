@@ -91,7 +91,7 @@ def test_a_batch_without_rows_adds_no_score() -> None:
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"`skip_last_tokens` should not be negative. Found `skip_last_tokens = -1`"):
+    with pytest.raises(ValueError, match=r"`skip_last_tokens` should be at least 0. Found `skip_last_tokens = -1`"):
         ExtractionStrength(skip_last_tokens=-1)
     with pytest.raises(ValueError, match=r"`compat` should be `None`.* or 'open-unlearning'\. Found `compat = 'muse'`"):
         ExtractionStrength(compat="muse")

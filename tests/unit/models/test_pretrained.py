@@ -255,7 +255,7 @@ def test_a_broken_checkpoint_gives_one_clear_error(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"r": 0}, "`r` should be positive. Found `r = 0`"),
+        ({"r": 0}, "`r` should be at least 1. Found `r = 0`"),
         ({"dropout": 1.0}, r"`dropout` should be in \[0, 1\). Found"),
     ],
 )

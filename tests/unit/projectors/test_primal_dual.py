@@ -95,7 +95,7 @@ def test_state_goes_through_a_state_dict():
         ({"eps": math.nan}, "`eps` should be finite. Found `eps = nan`"),
         ({"eps": 0.1, "step": 0.0}, "`step` should be positive and finite. Found `step = 0.0`"),
         ({"eps": 0.1, "initial": -1.0}, "`initial` should be finite and not negative. Found `initial = -1.0`"),
-        ({"eps": 0.1, "warm_up_steps": -1}, "`warm_up_steps` should not be negative. Found `warm_up_steps = -1`"),
+        ({"eps": 0.1, "warm_up_steps": -1}, "`warm_up_steps` should be at least 0. Found `warm_up_steps = -1`"),
     ],
 )
 def test_settings_out_of_range_are_refused(arguments, message):

@@ -78,7 +78,7 @@ def test_a_large_threshold_makes_the_sign_rule_orthogonal():
 
 @pytest.mark.parametrize("tau", [-0.1, float("nan"), float("inf")])
 def test_a_threshold_that_would_keep_conflicts_is_refused(tau):
-    with pytest.raises(ValueError, match=rf"`tau` should be finite and at least 0.*Found `tau = {tau}`"):
+    with pytest.raises(ValueError, match=rf"`tau` should be finite and not negative.*Found `tau = {tau}`"):
         SignRule(tau=tau)
 
 
