@@ -8,6 +8,8 @@ from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
+from lightning_unlearn.cli._mixed_packages import way_out_of_mixing
+
 _MANY = 40
 # jsonargparse tries every type of a union, and reports each that does not fit. These lines do not say what is wrong.
 _NOISE = re.compile(
@@ -38,7 +40,7 @@ class Parser(LightningArgumentParser):
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with the error message, without the lines about all other types that the value does not match."""
-        super().error(_NOISE.sub("", message).rstrip(), ex)
+        super().error(_NOISE.sub("", message).rstrip() + way_out_of_mixing(message), ex)
         raise AssertionError  # not reached: the line above exits
 
 
