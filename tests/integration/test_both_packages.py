@@ -255,6 +255,7 @@ def test_the_core_gives_the_same_bits_under_both_one_after_the_other(run: Callab
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:It is recommended to use .self.log.*sync_dist=True")
 def test_the_same_under_two_processes() -> None:
     def fits(rank: int, world_size: int) -> Any:
         parts = [(forget(), StepGuard(), RecoveryCheck({"relearn": Relearn(steps=2)})) for _ in PACKAGES]
