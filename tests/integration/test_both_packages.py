@@ -308,10 +308,10 @@ LightningData, Pytorch_LightningData = (data_of(package) for package in PACKAGES
 
 
 @each_package
-def test_a_combined_loader_of_either_package_is_several_loaders(package: Any) -> None:
-    combined = package.utilities.CombinedLoader([loader(0), loader(1)])
-    with pytest.raises(ValueError, match=r"one `DataLoader`.* Found `CombinedLoader`"):
-        ForgetRetainData(retain=combined, forget=loader(1)).retain.loader()
+def test_a_combined_loader_of_either_package_is_read_as_one(package: Any) -> None:
+    combined = package.utilities.CombinedLoader([loader(0), loader(1)], "min_size")
+    batches = list(ForgetRetainData(retain=combined, forget=loader(1)).retain.loader())
+    assert [len(parts) for parts in batches] == [2] * 6
 
 
 def test_data_of_one_package_inside_a_fit_of_the_other() -> None:
