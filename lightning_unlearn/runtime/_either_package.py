@@ -84,5 +84,7 @@ class _WhenImported(MetaPathFinder):
 
 def _ours(bases: Sequence[type]) -> Iterator[type]:
     """Our classes that inherit directly from one of ``bases``; those below them follow."""
-    found = dict.fromkeys(cls for base in bases for cls in base.__subclasses__())
-    yield from (cls for cls in found if cls.__module__.startswith("lightning_unlearn."))
+    found: list[type] = []
+    for base in bases:
+        found += base.__subclasses__()
+    yield from (cls for cls in dict.fromkeys(found) if cls.__module__.startswith("lightning_unlearn."))

@@ -33,6 +33,7 @@ from lightning_unlearn import (
     LoaderSettings,
     Quantize,
     QuestionAnswerData,
+    RandomOrder,
     RecoveryCheck,
     Relearn,
     StepGuard,
@@ -165,14 +166,16 @@ def attacked_and_reported(package: Any) -> Any:
 
 
 def resumed(package: Any) -> Any:
+    def data() -> ForgetRetainData:
+        return ForgetRetainData(retain=loader(0), forget=loader(1, n=12), order=RandomOrder())
+
     path = f"{package.__name__}.ckpt"
     trainer = trainer_of(package, Unlearn(NPO(beta=0.1)), StepGuard(), max_steps=4)
-    trainer.fit(module_of(package)(), datamodule=ForgetRetainData(retain=loader(0), forget=loader(1, n=12)))
+    trainer.fit(module_of(package)(), datamodule=data())
     trainer.save_checkpoint(path)
     trainer = trainer_of(package, Unlearn(NPO(beta=0.1)), StepGuard(), max_steps=8, max_epochs=4)
     module = module_of(package)()
-    data = ForgetRetainData(retain=loader(0), forget=loader(1, n=12))
-    trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=False)
+    trainer.fit(module, datamodule=data(), ckpt_path=path, weights_only=False)
     assert trainer.global_step == 8
     return {"weights": dict(module.state_dict()), "logged": trainer.logger.rows}
 
@@ -210,6 +213,10 @@ def averaged(package: Any) -> Any:
     return fitted(package, forget(), package.callbacks.StochasticWeightAveraging(1e-3, 1), max_epochs=4)
 
 
+def averaged_all_along(package: Any) -> Any:
+    return fitted(package, package.callbacks.EMAWeightAveraging(decay=0.5), forget(), StepGuard())
+
+
 def attached(package: Any) -> Any:
     module = unlearning(module_of(package)(), NPO(beta=0.1), forget=loader(1, n=12))
     return fitted(package, module=module, data=data_of(package)())
@@ -236,6 +243,7 @@ CORE: list[Any] = [
     datamodules_inside,
     monitored,
     averaged,
+    averaged_all_along,
     attached,
     pytest.param(language_model, marks=pytest.mark.slow),
 ]
