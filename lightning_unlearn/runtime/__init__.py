@@ -1,4 +1,4 @@
-"""Support for passes through a network: ranks, shards, modes, threads, a hash of weights."""
+"""Support for passes through a network: ranks, shards, modes, threads, a hash of weights; Lightning's two packages."""
 
 from lightning_unlearn.runtime._checksum import checksum
 from lightning_unlearn.runtime._either_package import EitherPackage, inherit_from_both_packages, put_first

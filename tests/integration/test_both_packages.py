@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -165,13 +166,13 @@ def attacked_and_reported(package: Any) -> Any:
     return {**found, "observations": written["observations"]}
 
 
-def resumed(package: Any) -> Any:
+def resumed(package: Any, begun_with: Any = None) -> Any:
     def data() -> ForgetRetainData:
         return ForgetRetainData(retain=loader(0), forget=loader(1, n=12), order=RandomOrder())
 
-    path = f"{package.__name__}.ckpt"
-    trainer = trainer_of(package, Unlearn(NPO(beta=0.1)), StepGuard(), max_steps=4)
-    trainer.fit(module_of(package)(), datamodule=data())
+    path, first = f"{package.__name__}.ckpt", begun_with or package
+    trainer = trainer_of(first, Unlearn(NPO(beta=0.1)), StepGuard(), max_steps=4)
+    trainer.fit(module_of(first)(), datamodule=data())
     trainer.save_checkpoint(path)
     trainer = trainer_of(package, Unlearn(NPO(beta=0.1)), StepGuard(), max_steps=8, max_epochs=4)
     module = module_of(package)()
@@ -260,6 +261,11 @@ def test_the_core_gives_the_same_bits_under_both_one_after_the_other(run: Callab
     assert of_lightning["weights"]
     for found in (of_other, again):
         assert plain(found) == plain(of_lightning)
+
+
+def test_a_checkpoint_of_one_package_is_resumed_under_the_other() -> None:
+    results = {plain(resumed(package, begun_with)) for package, begun_with in product(PACKAGES, PACKAGES)}
+    assert len(results) == 1
 
 
 @pytest.mark.slow
