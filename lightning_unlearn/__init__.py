@@ -48,10 +48,12 @@ from lightning_unlearn.projectors import HalfSpace, Orthogonal, PCGrad, Projecto
 from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout, PackedCausalLMReadout, Readout
 from lightning_unlearn.references import AdapterDisabled, CachedLogLikelihood, FrozenCopy, Reference
 from lightning_unlearn.report import RobustnessReport
+from lightning_unlearn.runtime import inherit_from_both_packages
 from lightning_unlearn.selectors import Selector
 from lightning_unlearn.transforms import GradientTransform, RowMask
 
 __version__ = "0.1.0"
+inherit_from_both_packages()
 
 __all__ = [
     "AdapterDisabled",

@@ -14,12 +14,13 @@ from lightning_unlearn.engine import before_restore, strategy_kind
 from lightning_unlearn.objectives import CrossEntropy, Objective
 from lightning_unlearn.readouts import ClassificationReadout, PackedCausalLMReadout, Readout, is_language_model
 from lightning_unlearn.references import AdapterDisabled, FrozenCopy, Reference, why_adapter_is_not_enough
+from lightning_unlearn.runtime import EitherPackage
 
 _PREFIX = "network."
 _REFERENCE = "reference of UnlearningModule"
 
 
-class UnlearningModule(pl.LightningModule):
+class UnlearningModule(EitherPackage, pl.LightningModule):
     """Train a bare network on what must stay; ``Unlearn`` adds what must go.
 
     Checkpoints hold the network's own keys, without a prefix: ``network.load_state_dict(torch.load(path)["state_dict"])``

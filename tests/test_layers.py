@@ -188,6 +188,29 @@ def test_only_the_engine_knows_strategies_by_class() -> None:
     assert "DDPStrategy" in (PACKAGE / "engine" / "_strategy.py").read_text()  # and it tells them by name, too
 
 
+def asked_of_one_package(tree: ast.Module) -> set[str]:
+    """What `isinstance` and `issubclass` are given of `lightning`: an object of `pytorch_lightning` is none of these."""
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    names = {alias.name for node in froms for alias in node.names if str(node.module).split(".")[0] in LIGHTNING}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    asked = [call.args[1] for call in calls if ast.unparse(call.func) in {"isinstance", "issubclass"}]
+    words = {ast.unparse(part) for arg in asked for part in ast.walk(arg) if isinstance(part, ast.Name | ast.Attribute)}
+    return {word for word in words if word.startswith("pl.") or word in names}
+
+
+def test_nobody_asks_whether_an_object_is_of_one_of_lightnings_packages() -> None:
+    """`lightning_class` and `in_each_package` of `runtime` ask for both."""
+    found = {(name_of(path), word) for path in FILES for word in asked_of_one_package(parse(path))}
+    assert found == {("cli/_script.py", "MisconfigurationException")}  # of our own command line, whose trainer is known
+
+
+def test_such_a_question_is_noticed() -> None:
+    tree = ast.parse(
+        "from lightning.pytorch.utilities import Loader\nisinstance(a, (int, Loader)) or isinstance(b, pl.X)"
+    )
+    assert asked_of_one_package(tree) == {"Loader", "pl.X"}
+
+
 def modules() -> list[ModuleType]:
     found = pkgutil.walk_packages([str(PACKAGE)], "lightning_unlearn.")
     return [lightning_unlearn, *(import_module(m.name) for m in found if not m.name.endswith("__main__"))]

@@ -8,6 +8,7 @@ from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
+from lightning_unlearn.cli._mixed_packages import way_out_of_mixing
 from lightning_unlearn.cli._yaml import use_unique_keys
 
 _MANY = 40
@@ -40,7 +41,9 @@ class Parser(LightningArgumentParser):
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with the error message, without the lines about all other types that the value does not match."""
-        super().error(_NOISE.sub("", message).rstrip(), ex)
+        advice = way_out_of_mixing(message) + _how_to_install(message)
+        # A nested parser has given it already.
+        super().error(_NOISE.sub("", message).rstrip() + ("" if advice.strip() in message else advice), ex)
         raise AssertionError  # not reached: the line above exits
 
 
@@ -56,6 +59,11 @@ def plain(text: str) -> str:
     text = re.sub(r":\w+:`([^`]*)`", r"`\1`", text)
     text = re.sub(r"<class '([^']*)'>", r"\1", text).replace("``", "`")
     return re.sub(r"known subclasses: ([\w., ]+)", _shortened, text)
+
+
+def _how_to_install(message: str) -> str:
+    missing = "No module named 'torchjd'" in message
+    return '\n`pip install "lightning-unlearn[torchjd]"` installs it.' if missing else ""
 
 
 def _shortened(match: re.Match[str]) -> str:

@@ -69,7 +69,9 @@ def _meant_for_user(error: BaseException | None) -> BaseException | None:
         *_, last = traceback.extract_tb(error.__traceback__)
         # A `raise` in our code is a message we wrote. An error that comes out of another statement of ours is a bug.
         ours = _PACKAGE in Path(last.filename).parents and (last.line or "").startswith("raise ")
-        if ours or isinstance(error, MisconfigurationException):
+        # A package that says which command installs what it lacks, as TorchJD's weightings do.
+        names_command = isinstance(error, ImportError) and "pip install" in str(error)
+        if ours or names_command or isinstance(error, MisconfigurationException):
             return error
         error = error.__cause__  # the parser raises another error from that of a constructor
     return None

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning_utilities.core.overrides import is_overridden
 from torch.utils.data import BatchSampler, DataLoader
 from typing_extensions import override
 
@@ -24,7 +24,7 @@ from lightning_unlearn.data._source import DataSource, OpenedSource
 from lightning_unlearn.data._stream import RowsByEpoch, empty_set
 from lightning_unlearn.data.orders import EpochRows, Order, RowSet
 from lightning_unlearn.functional.settings import check_kind
-from lightning_unlearn.runtime import data_share
+from lightning_unlearn.runtime import EitherPackage, data_share, lightning_class
 
 _FROM_RETAIN = (  # hooks taken over from the retain datamodule, if it overrides them
     "val_dataloader",
@@ -38,7 +38,7 @@ _FROM_RETAIN = (  # hooks taken over from the retain datamodule, if it overrides
 )
 
 
-class ForgetRetainData(pl.LightningDataModule):
+class ForgetRetainData(EitherPackage, pl.LightningDataModule):
     """What must stay and what must go, behind one datamodule.
 
     The trainer trains on the retain data. If they are a datamodule, its validation, test and prediction loaders, its
@@ -94,8 +94,9 @@ class ForgetRetainData(pl.LightningDataModule):
         self.seed = seed
         # Set on the instance, not defined on the class: Lightning calls a hook only if it is overridden, and this class
         # should seem to override those alone that the retain datamodule does.
+        base = lightning_class(source := self.retain.source, "LightningDataModule")
         for name in _FROM_RETAIN:
-            if isinstance(source := self.retain.source, pl.LightningDataModule) and is_overridden(name, source):
+            if base is not None and is_overridden(name, source, base):
                 setattr(self, name, getattr(source, name))
 
     @property

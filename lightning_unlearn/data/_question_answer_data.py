@@ -12,9 +12,10 @@ from lightning_unlearn.data._loader_settings import LoaderSettings
 from lightning_unlearn.data._question_answer_dataset import QuestionAnswerDataset
 from lightning_unlearn.data.encodings import Encoding
 from lightning_unlearn.data.records import FileRecords, Records
+from lightning_unlearn.runtime import EitherPackage
 
 
-class QuestionAnswerData(LightningDataModule):
+class QuestionAnswerData(EitherPackage, LightningDataModule):
     """Questions and answers for a causal language model, supervised on the answer and on its end of turn.
 
     Batches hold ``input_ids``, ``attention_mask`` and ``labels``, ``[B, T]`` int64, padded on the right; the labels are

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from argparse import SUPPRESS
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pydoc import locate
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_unlearn.data._combined import one_loader
+from lightning_unlearn.runtime import in_each_package, lightning_class
 
 if TYPE_CHECKING:
     DataSource = pl.LightningDataModule | Iterable[Any] | Dataset[Any] | dict[str, Any]
@@ -39,15 +41,16 @@ def build(source: Any, base: type) -> Any:
     # From the shell, `--data.forget.records.path=FILE` arrives next to `init_args`, not in it.
     outside = {name: value for name, value in source.items() if name not in ("class_path", "init_args")}
     spec = {"class_path": source["class_path"], "init_args": _merged(source.get("init_args") or {}, outside)}
+    with suppress(Exception):  # the parser reports it
+        locate(str(source["class_path"]))  # imported now: it may be what imports the other of Lightning's packages
+    bases = tuple(in_each_package(base.__name__))
     parser = ArgumentParser(exit_on_error=False)
     # Without `SUPPRESS` the default is `None`, the argument becomes optional, and every error starts with a line about
     # `None`, which nobody gave.
-    parser.add_subclass_arguments(base, "source", fail_untyped=False, required=True, default=SUPPRESS)
-    # `save_hyperparameters` reads this context variable: it still holds the arguments of the datamodule around this one.
-    token = _given_hyperparameters.set(None)
+    parser.add_subclass_arguments(bases, "source", fail_untyped=False, required=True, default=SUPPRESS)
     try:
-        instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before 4.49
-        return instantiate(parser.parse_object({"source": spec})).source
+        with _without_hyperparameters():
+            return parser.instantiate(parser.parse_object({"source": spec})).source
     except ArgumentError as error:
         # Of jsonargparse's nested message, only the lines that say what is wrong.
         lines = [line.strip() for line in str(error).splitlines()]
@@ -55,8 +58,18 @@ def build(source: Any, base: type) -> Any:
             line for line in lines if not line.startswith(('Parser key "source"', "Problem with given class"))
         )
         raise ValueError(f"`{source['class_path']}` should be built from its `init_args`. Found: {found}") from error
+
+
+@contextmanager
+def _without_hyperparameters() -> Iterator[None]:
+    """Hide the arguments of the object around: ``save_hyperparameters`` of the one that is built would save those."""
+    variables = in_each_package("core.mixins.hparams_mixin._given_hyperparameters")
+    tokens = [variable.set(None) for variable in variables]
+    try:
+        yield
     finally:
-        _given_hyperparameters.reset(token)
+        for variable, token in zip(variables, tokens, strict=True):
+            variable.reset(token)
 
 
 class OpenedSource:
@@ -66,26 +79,30 @@ class OpenedSource:
         self.source = build(source, pl.LightningDataModule)
         self.name = name
 
+    @property
+    def _is_data_module(self) -> bool:
+        return lightning_class(self.source, "LightningDataModule") is not None
+
     def prepare_data(self) -> None:
         """Download, once per machine."""
-        if isinstance(self.source, pl.LightningDataModule):
+        if self._is_data_module:
             self.source.prepare_data()
 
     def setup(self, trainer: pl.Trainer | None, stage: str = "fit") -> None:
         """Load, in every process: for ``fit`` as well as for ``stage``, since probes are training batches in any stage."""
-        if isinstance(self.source, pl.LightningDataModule):
+        if self._is_data_module:
             self.source.trainer = trainer
             for needed in dict.fromkeys(["fit", stage]):
                 self.source.setup(needed)
 
     def teardown(self, stage: str) -> None:
         """Release what ``setup`` loaded."""
-        if isinstance(self.source, pl.LightningDataModule):
+        if self._is_data_module:
             self.source.teardown(stage)
 
     def as_given(self) -> Any:
         """Whatever a trainer would train on."""
-        if isinstance(self.source, pl.LightningDataModule):
+        if self._is_data_module:
             return self.source.train_dataloader()
         return DataLoader(self.source, batch_size=8) if _is_data_set(self.source) else self.source
 

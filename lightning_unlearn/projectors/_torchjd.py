@@ -16,7 +16,8 @@ class TorchJD(Projector):
 
     Every row counts as a task of its own. Weights are used as they come: most weightings average, so that two rows
     without conflict get one half each, and plain SGD takes half the step. Some can drop a row (MGDA does, once the forget
-    gradient vanishes).
+    gradient vanishes). ``pip install "lightning-unlearn[torchjd]"`` brings the library, and the solvers that UPGrad,
+    DualProj, CAGrad and FairGrad need.
 
     What a weighting promises holds for the merged gradient, not for the step that another optimizer makes of it: in a toy
     under AdamW, 183 of 480 steps raised the retain loss to first order although gradients had been projected. It may
@@ -71,7 +72,8 @@ def refuse_unsupported(weighting: nn.Module) -> None:
         from torchjd.aggregation import Weighting
     except ImportError as error:
         raise ImportError(
-            "`TorchJD` should find the package `torchjd`. It is missing: `pip install torchjd`."
+            '`TorchJD` should find the package `torchjd`. It is missing: `pip install "lightning-unlearn[torchjd]"`, '
+            "which brings the solvers of its weightings, too."
         ) from error
     if not isinstance(weighting, Weighting):
         raise TypeError(

@@ -1,14 +1,16 @@
-"""Support for passes and results: ranks that agree, shards, modes, interrupts, hashes, files that are written whole."""
+"""Support for passes and results: ranks that agree, shards, modes, interrupts, hashes, whole files, Lightning's two packages."""
 
 from lightning_unlearn.runtime._agreement import Agreement, Ended
 from lightning_unlearn.runtime._checksum import checksum, tensor_checksum
 from lightning_unlearn.runtime._early_end import ended_by, exit_as_terminated
+from lightning_unlearn.runtime._either_package import EitherPackage, inherit_from_both_packages, put_first
 from lightning_unlearn.runtime._files import PRIVATE, remove_leftovers, temporary_name, written_whole
 from lightning_unlearn.runtime._folders import writable_folder
 from lightning_unlearn.runtime._interrupts import interruptible, uninterrupted
 from lightning_unlearn.runtime._kept_tensors import KeptTensors
 from lightning_unlearn.runtime._logging import without_logging
 from lightning_unlearn.runtime._modes import eval_mode, eval_without_grad
+from lightning_unlearn.runtime._packages import in_each_package, lightning_class
 from lightning_unlearn.runtime._python_state import PythonState
 from lightning_unlearn.runtime._random_states import hash_of, remember_random_states, seed_random_states, seeded
 from lightning_unlearn.runtime._ranks import data_share, on_every_rank, own_rank
@@ -18,6 +20,7 @@ from lightning_unlearn.runtime._threads import map_in_threads
 
 __all__ = [
     "Agreement",
+    "EitherPackage",
     "Ended",
     "KeptTensors",
     "PRIVATE",
@@ -29,11 +32,15 @@ __all__ = [
     "eval_without_grad",
     "exit_as_terminated",
     "hash_of",
+    "in_each_package",
+    "inherit_from_both_packages",
     "interruptible",
+    "lightning_class",
     "local",
     "map_in_threads",
     "on_every_rank",
     "own_rank",
+    "put_first",
     "remember_random_states",
     "remove_leftovers",
     "reshard",

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Self
 
 from torch import distributed
 from torch.distributed import DistError
-from typing_extensions import Self
 
 from lightning_unlearn.runtime._termination import asked_to_end
 

@@ -1,7 +1,7 @@
 """Where a report was made."""
 
 import platform
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,7 +14,7 @@ def environment() -> dict[str, Any]:
         ['created_utc', 'lightning', 'package_version', 'platform', 'python', 'torch']
     """
     return {
-        "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "package_version": _version("lightning-unlearn"),
         "torch": _version("torch"),
         "lightning": _version("lightning"),

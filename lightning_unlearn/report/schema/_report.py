@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from lightning_unlearn.observation import Failure, Observation
 from lightning_unlearn.report.schema._decode import (

@@ -9,6 +9,8 @@ from _gramians import normal
 from torch.testing import assert_close
 from torchjd import aggregation
 
+from lightning_unlearn.cli import script
+from lightning_unlearn.cli._parser import Parser
 from lightning_unlearn.projectors import PCGrad, TorchJD
 
 WEIGHTINGS = {
@@ -118,8 +120,28 @@ def test_without_torchjd_the_error_says_what_to_install(monkeypatch):
     weighting = aggregation.MeanWeighting()
     monkeypatch.setitem(sys.modules, "torchjd.aggregation", None)
 
-    with pytest.raises(ImportError, match=r"`torchjd`. It is missing: `pip install torchjd`"):
+    with pytest.raises(ImportError, match=r'`torchjd`. It is missing: `pip install "lightning-unlearn\[torchjd\]"`'):
         TorchJD(weighting)
+
+
+def test_on_the_command_line_a_weighting_without_its_solver_says_what_to_install(monkeypatch):
+    arguments = ["--projector=lightning_unlearn.TorchJD", "--projector.weighting=torchjd.aggregation.UPGradWeighting"]
+    command = ["fit", "--config=bundled:quickstart", *(text.replace("--", "--unlearn.") for text in arguments)]
+    monkeypatch.setattr(sys, "argv", ["lightning-unlearn", *command])
+    monkeypatch.setattr("torchjd._mixins.find_spec", lambda name: None)
+
+    with pytest.raises(SystemExit, match=r'requires .*quadprog.* pip install "torchjd\[quadprog_projector\]"'):
+        script()
+
+
+def test_on_the_command_line_a_missing_torchjd_is_named_once_with_the_command(capsys):
+    with pytest.raises(SystemExit):
+        Parser().error("Problem with given class_path 'torchjd.aggregation.X':\n  No module named 'torchjd'")
+    said = capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        Parser().error(said)
+
+    assert capsys.readouterr().err.count('`pip install "lightning-unlearn[torchjd]"` installs it.') == 1
 
 
 def test_weights_that_are_not_finite_are_not_passed_on():
