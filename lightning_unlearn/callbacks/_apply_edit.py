@@ -18,10 +18,10 @@ from lightning_unlearn.readouts import Readout, choose_readout
 class ApplyEdit(pl.Callback):
     """Edit the network once, when a fit begins.
 
-    It happens when the first epoch starts. That is after ``on_train_start`` of all callbacks, so the place of this one in
-    the list does not matter. :class:`RecoveryCheck` observes the original at step 0, the reference of :class:`Unlearn` is
-    the original, and :class:`SubspaceGuard` protects the inputs that layers had before the edit. Random generators,
-    buffers, gradients and modes are left as they were.
+    It happens when the first epoch starts, after every other callback has seen the original: :class:`RecoveryCheck`
+    observes it at step 0, the reference of :class:`Unlearn` is the original, and :class:`SubspaceGuard` protects the inputs
+    that layers had before the edit. The place of this callback in the list does not matter. Random generators, buffers,
+    gradients and modes are left as they were.
 
     A fit that is resumed from a checkpoint does not edit again; a second ``fit`` does.
 
@@ -85,8 +85,12 @@ class ApplyEdit(pl.Callback):
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Edit in the first epoch, once all callbacks have seen the original in ``on_train_start``."""
+        """Edit in the first epoch, once all callbacks have seen the original."""
         if self.record is None:
+            # They look as late as they can, at the first batch: an edit is the only change that comes before.
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if hasattr(callback, "see_original"):
+                    callback.see_original(trainer, pl_module)
             self._apply(trainer, pl_module)
 
     @override

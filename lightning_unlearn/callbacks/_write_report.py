@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ class WriteReport(pl.Callback):
     """Write the report, ``report.json``, ``report.html`` and ``curves.png``, and show its table in the terminal.
 
     It is made from the observations of ``RecoveryCheck`` and the log of ``Unlearn``: after ``fit``, of the weights that it
-    hands back; after ``validate`` or ``test`` alone; and if a fit ends with an error, of what was observed until then.
+    hands back, and after ``validate`` or ``test`` alone.
 
     Args:
         folder: Where the files go; it is made if need be.
@@ -102,18 +101,6 @@ class WriteReport(pl.Callback):
         self._write(trainer, pl_module)
 
     @override
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Write what was observed so far."""
-        note = (
-            f"The run ended with `{type(exception).__name__}` after step {trainer.global_step}. What was observed until "
-            "then is here; what was to come is not."
-        )
-        try:
-            self._write(trainer, pl_module, [note])
-        except Exception as error:  # the first exception is what the user has to see
-            rank_zero_warn(f"No report could be made of the run that failed: {type(error).__name__}: {error}")
-
-    @override
     def state_dict(self) -> dict[str, Any]:
         """The curves so far, and how long they took."""
         return {"training": list(self.training), "seconds": self._seconds + time.monotonic() - self._started}
@@ -124,14 +111,14 @@ class WriteReport(pl.Callback):
         self.training, self._seconds = list(state_dict["training"]), state_dict["seconds"]
         self._started = time.monotonic()
 
-    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, notes: Sequence[str] = ()) -> None:
+    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         checks = callbacks_of(trainer, RecoveryCheck)
         observations = merged((), [observation for check in checks for observation in check.observations])
         if not trainer.is_global_zero or not observations:
             return
         self.report = assess(
             observations,
-            run=self._run(trainer, max(observation.step for observation in observations), notes),
+            run=self._run(trainer, max(observation.step for observation in observations)),
             models={"student": {"class": _network_name(pl_module), "n_params": _count(pl_module)}},
             data={name: about for check in checks for name, about in check.about_data().items()},
             training=self.training,
@@ -149,7 +136,7 @@ class WriteReport(pl.Callback):
             )
         print_table(self.report, Console(), page=Path(self.folder) / "report.html")
 
-    def _run(self, trainer: pl.Trainer, step: int, notes: Sequence[str]) -> dict[str, Any]:
+    def _run(self, trainer: pl.Trainer, step: int) -> dict[str, Any]:
         taught = bool(callbacks_of(trainer, FinetuneFirst))
         objectives = [repr(c.objective) for c in callbacks_of(trainer, Unlearn)]
         note = "The model was taught the facts in this same run, so that there was something to forget."
@@ -163,7 +150,7 @@ class WriteReport(pl.Callback):
             "device": str(trainer.strategy.root_device),
             "steps": step,
             "wall_s": round(self._seconds + time.monotonic() - self._started, 1),
-            "notes": [*([note] if taught else []), *notes, *self.notes],
+            "notes": [*([note] if taught else []), *self.notes],
         }
 
 

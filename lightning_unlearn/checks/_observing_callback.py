@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
@@ -49,7 +48,7 @@ class ObservingCallback(pl.Callback):
         self.control = control
         self.readout = readout
         self.probes, self.attack_data = dict(probes), attack_data
-        self._loaded = {"global_step": 0, "epoch": 0}
+        self._reached = {"global_step": 0, "epoch": 0}
         self._forget_observations()
 
     def _forget_observations(self) -> None:
@@ -107,8 +106,8 @@ class ObservingCallback(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember step and epoch of the checkpoint: outside a fit the trainer does not know them."""
-        self._loaded = {name: int(checkpoint[name]) for name in ("global_step", "epoch")}
+        """Remember step and epoch of the checkpoint."""
+        self._reached = {name: int(checkpoint[name]) for name in ("global_step", "epoch")}
         # With other attacks the state has another name. It still holds the original, which is gone.
         states = [v for k, v in checkpoint.get("callbacks", {}).items() if k.startswith(type(self).__qualname__)]
         if len(states) == 1 and len(callbacks_of(trainer, type(self))) == 1:
@@ -166,7 +165,7 @@ class ObservingCallback(pl.Callback):
         return self._opened
 
     def _when(self, trainer: pl.Trainer) -> tuple[int, int]:
-        """Step and epoch of the model that is checked."""
-        if trainer.state.fn == TrainerFn.FITTING:
-            return trainer.global_step, trainer.current_epoch
-        return max(trainer.global_step, self._loaded["global_step"]), max(trainer.current_epoch, self._loaded["epoch"])
+        """Step of the model that is checked, and the epoch in which it was taken."""
+        # Not the trainer's own counts: outside a fit they are of the last fit, not of the checkpoint; and its epoch is one
+        # more when the last one has ended, but not if a resumed fit has no step left.
+        return self._reached["global_step"], self._reached["epoch"]

@@ -110,11 +110,22 @@ class RecoveryCheck(ObservingCallback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Observe the original."""
-        self._loaded = {"global_step": 0, "epoch": 0}
-        if self._last.step > trainer.global_step:  # what was observed is of another fit
+        """Start afresh if what was observed is of another fit."""
+        if self._reached["global_step"] != trainer.global_step:  # else it is resumed
+            self._reached = {"global_step": trainer.global_step, "epoch": trainer.current_epoch}
+        if self._last.step > trainer.global_step:
             self._forget_observations()
-        # A resumed fit has observed it already, and its weights are no longer the original's.
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Observe the original before the first step. Until then the hooks of others may load weights."""
+        self.see_original(trainer, pl_module)
+
+    def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Observe the original, unless that was done: before the first step, or before an edit."""
+        # A resumed fit has its observations already, and its weights are no longer the original's.
         if self._last.step < 0 or not any(o.subject == "original" for o in self.observations):
             self._send(trainer, self._check(trainer, pl_module, "original"))
 
@@ -123,6 +134,7 @@ class RecoveryCheck(ObservingCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Check after every n-th optimizer step, once: ``global_step`` stays the same over accumulated micro-batches."""
+        self._reached = {"global_step": trainer.global_step, "epoch": trainer.current_epoch}
         if trainer.fit_loop._should_accumulate() or trainer.global_step == 0:
             return
         due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
