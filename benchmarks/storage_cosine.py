@@ -21,6 +21,7 @@ from lightning_unlearn import (
     ForgetRetainData,
     LoaderSettings,
     QuestionAnswerData,
+    RandomOrder,
     StepGuard,
     TinyCausalLM,
     Unlearn,
@@ -62,7 +63,9 @@ def main() -> None:
         callbacks = [cosines, Unlearn(NPO()), StepGuard(NoChange(), storage=storage)]
         trainer = pl.Trainer(max_steps=20, accelerator="cpu", callbacks=callbacks, enable_model_summary=False, **silent)
         module = UnlearningModule(TinyCausalLM(), optimizer=lambda params: torch.optim.AdamW(params, lr=2e-4))
-        trainer.fit(module, datamodule=ForgetRetainData(retain=group("retain"), forget=group("forget")))
+        trainer.fit(
+            module, datamodule=ForgetRetainData(retain=group("retain"), forget=group("forget"), order=RandomOrder())
+        )
         print(f"{storage}: median {statistics.median(cosines.found):.1e}, largest {max(cosines.found):.1e}")
 
 

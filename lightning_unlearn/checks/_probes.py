@@ -8,9 +8,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader
 
 from lightning_unlearn.audits import Probe
-from lightning_unlearn.data import DataSource, in_order, loader_of
+from lightning_unlearn.data import DataSource, in_order, loader_of, one_loader
 from lightning_unlearn.engine import callbacks_of
 from lightning_unlearn.forgetting import Unlearn, forget_source
 from lightning_unlearn.readouts import Readout, choose_readout
@@ -61,8 +62,7 @@ def warn_of_other_probes(before: Mapping[str, Mapping[str, Any]], now: Mapping[s
 def _first_training_batches(trainer: pl.Trainer, readout: Readout) -> list[Any]:
     """The first batches of the user's own training data, if the readout can read them; else none."""
     # In order and without shuffling: every check must ask the same examples.
-    loader = _training_loader(trainer)
-    if not isinstance(loader, Iterable) or isinstance(loader, Mapping):
+    if (loader := one_loader(_training_loader(trainer))) is None:
         return []
     batches = list(islice(in_order(loader), _TRAINING_BATCHES))
     try:
@@ -75,8 +75,9 @@ def _first_training_batches(trainer: pl.Trainer, readout: Readout) -> list[Any]:
 
 def _training_loader(trainer: pl.Trainer) -> Any:
     data: Any = getattr(trainer, "datamodule", None)
-    if trainer.train_dataloader is not None or data is None:
-        return trainer.train_dataloader
+    if (given := trainer.train_dataloader) is not None or data is None:
+        # Of several loaders `train_dataloader` does not tell how they are combined.
+        return given if isinstance(given, DataLoader) else trainer.fit_loop._combined_loader or given
     try:
         return data.train_dataloader()
     except Exception:  # the user's datamodule may be set up for validation only, and raise anything

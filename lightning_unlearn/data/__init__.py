@@ -1,5 +1,6 @@
 """What must stay and what must go, and in which order they are visited."""
 
+from lightning_unlearn.data._combined import one_loader
 from lightning_unlearn.data._forget_retain_data import ForgetRetainData
 from lightning_unlearn.data._loader_settings import LoaderSettings
 from lightning_unlearn.data._loaders import in_order
@@ -63,6 +64,7 @@ __all__ = [
     "build",
     "in_order",
     "load_tokenizer",
+    "one_loader",
     "loader_of",
     "shared_batches",
 ]

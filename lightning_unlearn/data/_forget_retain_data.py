@@ -4,16 +4,25 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import BatchSampler, DataLoader
 from typing_extensions import override
 
-from lightning_unlearn.data._loaders import batch_size_of, in_order, reordered, rows_of, visited
+from lightning_unlearn.data._loaders import (
+    batch_size_of,
+    drops_last,
+    in_order,
+    makes_its_own_batches,
+    reordered,
+    rows_of,
+    visited,
+)
 from lightning_unlearn.data._ordered_sampler import OrderedSampler
 from lightning_unlearn.data._resumable_loader import ResumableLoader
 from lightning_unlearn.data._source import DataSource, OpenedSource
 from lightning_unlearn.data._stream import RowsByEpoch, empty_set
-from lightning_unlearn.data.orders import EpochRows, Order, RandomOrder, RowSet
+from lightning_unlearn.data.orders import EpochRows, Order, RowSet
 from lightning_unlearn.runtime import data_share
 
 _FROM_RETAIN = (  # hooks taken over from the retain datamodule, if it overrides them
@@ -36,6 +45,10 @@ class ForgetRetainData(pl.LightningDataModule):
     attack data. Each is a ``LightningDataModule`` (its training loader is used), a ``DataLoader``, a data set, or, from
     YAML, a mapping with ``class_path`` and ``init_args``.
 
+    The retain loader, its sampler and the length of an epoch stay the user's, and the forget data are shuffled. An
+    ``order`` is another choice: it says which retain rows go with which forget rows, and so how long an epoch is; the two
+    lengths are announced.
+
     Args:
         retain: What must stay.
         forget: What must go.
@@ -43,8 +56,9 @@ class ForgetRetainData(pl.LightningDataModule):
         attack: What an attacker has to relearn from. Defaults to the forget data: the strongest attack, but the network
             may learn them afresh instead of remembering them. Say so in a report, or give other data about the same things.
         order: Which retain rows go with which forget rows, and how long an epoch is: see :class:`RandomOrder`,
-            :class:`CyclicOrder`, :class:`SequentialOrder`. ``None`` leaves the retain loader and its epoch alone, and
-            shuffles the forget data.
+            :class:`CyclicOrder`, :class:`SequentialOrder`. Where a loader has ``drop_last=True``, whole batches of both are
+            visited. With an order, a fit that is resumed inside an epoch goes on where it was; a plain ``DataLoader``
+            starts its epoch anew, as in any fit. Defaults to none.
         seed: Of every order.
 
     Raises:
@@ -65,7 +79,7 @@ class ForgetRetainData(pl.LightningDataModule):
         forget: DataSource,
         probe: DataSource | None = None,
         attack: DataSource | None = None,
-        order: Order | None = RandomOrder(),  # noqa: B008  # it holds nothing
+        order: Order | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -108,8 +122,14 @@ class ForgetRetainData(pl.LightningDataModule):
             return self.retain.as_given()
         loader, (rank, world_size) = self.retain.loader(), data_share(self.trainer)
         sampler = OrderedSampler(self._rows_by_epoch(self.order, "retain"), world_size, rank)
-        ordered = reordered(loader, ResumableLoader, batch_size=batch_size_of(loader), sampler=sampler)
+        ordered = reordered(
+            loader, ResumableLoader, batch_size=batch_size_of(loader), sampler=sampler, drop_last=drops_last(loader)
+        )
         ordered.trainer = self.trainer  # knows where `limit_train_batches` ends an epoch
+        rank_zero_info(
+            f"`ForgetRetainData(order={type(self.order).__name__}())` makes an epoch of {len(ordered)} batches. The retain "
+            f"data alone have {-(-len(loader) // world_size)}. With `order=None` the epoch stays theirs."  # type: ignore[arg-type]
+        )
         return ordered
 
     def forget_dataloader(self) -> Iterable[Any]:
@@ -139,6 +159,9 @@ class ForgetRetainData(pl.LightningDataModule):
 
         def rows(epoch: int) -> list[int]:
             of_epoch: EpochRows = order.rows(forget, retain, seed=self.seed, epoch=epoch)
+            if forget.drop_last or retain.drop_last:
+                world_size = data_share(self.trainer)[1]
+                of_epoch = of_epoch.whole_batches(forget.batch_size * world_size, retain.batch_size * world_size)
             return of_epoch.forget if part == "forget" else of_epoch.retain
 
         return rows
@@ -154,11 +177,13 @@ class ForgetRetainData(pl.LightningDataModule):
         if not rows:
             raise ValueError(empty_set(part.name))
         # Rows are numbered within what the loader visits: with a `SubsetRandomSampler`, row 0 is its lowest index.
-        return RowSet(visited(loader), batch_size_of(loader))
+        return RowSet(visited(loader), batch_size_of(loader), drops_last(loader))
 
 
 def _describe(loader: Any) -> str:
     if not isinstance(loader, DataLoader):
         return "that is no `DataLoader`"
+    if makes_its_own_batches(loader):
+        return "with an `__iter__` of its own"
     sampler = loader.sampler if type(loader.batch_sampler) is BatchSampler else loader.batch_sampler
     return f"over a `{type(loader.dataset).__name__}` with a `{type(sampler).__name__}`"

@@ -23,11 +23,15 @@ from torch.utils.data import (
 
 from lightning_unlearn.data._hashing import hash_of
 
+_MOST_BATCHES = 100_000
+"""More batches are not waited for: an endless stream would be gone through for ever, without a word."""
+
 
 def rows_of(loader: Iterable[Any]) -> list[int] | None:
     """Rows of its data set that ``loader`` visits in one epoch, in ascending order; ``None`` if they are not known.
 
-    They are not known for an ``IterableDataset``, an iterable of batches, or a sampler with rules of its own.
+    They are not known for an ``IterableDataset``, an iterable of batches, a sampler with rules of its own, or a loader of
+    a class that iterates in a way of its own.
 
     Example:
         >>> rows_of(DataLoader(list("abcd"), sampler=torch.utils.data.SubsetRandomSampler([3, 1])))
@@ -39,6 +43,7 @@ def rows_of(loader: Iterable[Any]) -> list[int] | None:
         not isinstance(loader, DataLoader)
         or isinstance(loader.dataset, IterableDataset)
         or batch_size_of(loader) is None
+        or makes_its_own_batches(loader)
     ):
         return None
     size = len(loader.dataset) if hasattr(loader.dataset, "__len__") else -1
@@ -54,6 +59,24 @@ def rows_of(loader: Iterable[Any]) -> list[int] | None:
     return None if indices is None else sorted(int(i) for i in indices)
 
 
+def makes_its_own_batches(loader: DataLoader[Any]) -> bool:
+    """Whether its class iterates in a way of its own: a plain loader of the same rows would give other batches."""
+    kind = type(loader)
+    changed = any(getattr(kind, name) is not getattr(DataLoader, name) for name in ("__iter__", "_get_iterator"))
+    return changed and not getattr(kind, "batches_as_torch", False)
+
+
+def drops_last(loader: Any) -> bool:
+    """Whether ``loader`` leaves out a last batch that is smaller than the others.
+
+    Example:
+        >>> drops_last(DataLoader([1, 2, 3], batch_size=2, drop_last=True)), drops_last(["a batch"])
+        (True, False)
+    """
+    # torch sets `drop_last` of the loader to `False` where a batch sampler was given.
+    return bool(getattr(getattr(loader, "batch_sampler", None), "drop_last", False))
+
+
 def batch_size_of(loader: Any) -> Any:
     """Rows per batch; ``None`` if a batch sampler of the user's does not tell."""
     # torch sets `batch_size` to `None` where a batch sampler was given.
@@ -61,9 +84,13 @@ def batch_size_of(loader: Any) -> Any:
 
 
 def in_order(loader: Iterable[Any]) -> Iterable[Any]:
-    """All batches of ``loader``, in the order of its data set, none dropped. Global random states stay as they are."""
+    """All batches of ``loader``, in the order of its data set, none dropped. Global random states stay as they are.
+
+    Raises:
+        ValueError: While iterating, if the batches seem never to end.
+    """
     if rows_of(loader) is None:
-        return Seeded(loader)
+        return Seeded(loader, most=_MOST_BATCHES)
     return reordered(loader, batch_size=batch_size_of(loader), shuffle=False)
 
 
@@ -105,10 +132,10 @@ class Seeded:
         (1, 2, 1)
     """
 
-    def __init__(self, loader: Iterable[Any], *seeds: int, start: int = 0) -> None:
+    def __init__(self, loader: Iterable[Any], *seeds: int, start: int = 0, most: int | None = None) -> None:
         self.loader = loader
         self.dataset = getattr(loader, "dataset", None)
-        self._seeds, self._start = seeds, start
+        self._seeds, self._start, self._most = seeds, start, most
 
     def __iter__(self) -> Iterator[Any]:
         iterator: Iterator[Any] | None = None
@@ -120,6 +147,12 @@ class Seeded:
                     batch = next(iterator)
                 except StopIteration:
                     return
+            if number == self._most:
+                raise ValueError(
+                    f"Data that are gone through once should come to an end. Found {number} batches of a "
+                    f"`{type(self.loader).__name__}` and no end. Give a loader of a finite data set, or, for checks, "
+                    "`RecoveryCheck(probes=..., attack_data=...)`."
+                )
             # Outside: whatever the caller draws between batches comes from its own random states.
             yield batch
 

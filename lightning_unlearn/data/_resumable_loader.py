@@ -14,6 +14,7 @@ class ResumableLoader(DataLoader[Any]):
     It saves and restores the state of loaders that have ``state_dict`` and ``load_state_dict``, as this one has.
     """
 
+    batches_as_torch = True  # `__iter__` below gives the batches of a plain `DataLoader`
     trainer: pl.Trainer | None = None
     _served = 0
     _skip = 0

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
-from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, Dataset
+
+from lightning_unlearn.data._combined import one_loader
 
 if TYPE_CHECKING:
     DataSource = pl.LightningDataModule | Iterable[Any] | Dataset[Any] | dict[str, Any]
@@ -27,7 +28,7 @@ def build(source: Any, base: type) -> Any:
     Raises:
         ValueError: If the class or one of its arguments does not exist.
     """
-    if not isinstance(source, Mapping):
+    if not isinstance(source, Mapping) or any(isinstance(part, DataLoader) for part in source.values()):
         return source
     if "class_path" not in source:
         raise ValueError(
@@ -90,15 +91,11 @@ class OpenedSource:
 
     def loader(self) -> Iterable[Any]:
         """Its training batches, as one loader."""
-        loader = self.as_given()
-        # A sequence of batches is one loader; a sequence of `DataLoader`s is several.
-        several = isinstance(loader, (Mapping, CombinedLoader)) or (
-            isinstance(loader, Sequence) and any(isinstance(part, DataLoader) for part in loader)
-        )
-        if several or not isinstance(loader, Iterable):
+        given = self.as_given()
+        if (loader := one_loader(given)) is None:
             raise ValueError(
-                f"The {self.name} data should come as one `DataLoader` (or any iterable of batches). "
-                f"Found `{type(loader).__name__}`."
+                f"The {self.name} data should come as a `DataLoader`, several of them, or any iterable of batches. "
+                f"Found `{type(given).__name__}`."
             )
         return loader
 
@@ -119,5 +116,7 @@ def _merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, A
 
 def _is_data_set(source: Any) -> bool:
     """Whether it gives rows, not batches. Hugging Face's data sets do not inherit from torch's; a list holds batches."""
-    by_row = hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, Sequence)
+    by_row = (
+        hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, (Sequence, Mapping))
+    )
     return isinstance(source, Dataset) or by_row

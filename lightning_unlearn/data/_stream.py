@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import Sampler
 
 from lightning_unlearn.data._hashing import shuffled
-from lightning_unlearn.data._loaders import Seeded, batch_size_of, in_order, reordered, rows_of
+from lightning_unlearn.data._loaders import Seeded, batch_size_of, drops_last, in_order, reordered, rows_of
 
 RowsByEpoch = Callable[[int], list[int]]
 """From an epoch to the rows it visits."""
@@ -21,10 +21,10 @@ class ForgetStream:
     loader; the order is ours. Ranks take every ``world_size``-th row of one global order, so ``k`` processes with batch
     size ``b`` see what one process with batch size ``k b`` sees.
 
-    A loader whose rows are not known beforehand (an ``IterableDataset``, a sampler with rules of its own, any iterable
-    of batches) is iterated again and again, and resumed by drawing batches and dropping them. Each batch is drawn under
-    random states of its own. So random augmentation in this process is resumed too, and the fit's own random numbers do
-    not change.
+    A loader whose rows are not known beforehand (an ``IterableDataset``, a sampler with rules of its own, a loader class
+    with an ``__iter__`` of its own, any iterable of batches) is iterated again and again, and resumed by drawing batches
+    and dropping them. Each batch is drawn under random states of its own. So random augmentation in this process is
+    resumed too, and the fit's own random numbers do not change.
 
     Args:
         loader: The user's forget loader.
@@ -66,6 +66,8 @@ class ForgetStream:
         self._iterator: Iterator[Any] | None = None
         if self._rows == []:
             raise ValueError(empty_set(name))
+        if self._rows and drops_last(loader) and -(-len(self._rows) // world_size) < batch_size_of(loader):
+            raise ValueError(_too_small(name, batch_size_of(loader)))
 
     def seek(self, position: int) -> None:
         """Go to micro-batch number ``position``, counted from the start of training."""
@@ -101,7 +103,14 @@ class ForgetStream:
         if self._rows is None:
             return islice(_repeated(self.loader, self.name, self._seed, self._rank), self.position, None)
         # Here only row numbers are skipped on a resume; no batch is loaded in vain.
-        sampler = _Batches(self._order, batch_size_of(self.loader), self._rank, self._world_size, start=self.position)
+        sampler = _Batches(
+            self._order,
+            batch_size_of(self.loader),
+            self._rank,
+            self._world_size,
+            start=self.position,
+            drop_last=drops_last(self.loader),
+        )
         batches = reordered(self.loader, batch_sampler=sampler)
         return Seeded(batches, self._seed, self._rank, start=self.position)
 
@@ -129,6 +138,13 @@ def empty_set(name: str) -> str:
     )
 
 
+def _too_small(name: str, batch_size: int) -> str:
+    return (
+        f"An epoch of the {name} set should have at least one batch of {batch_size} rows in each process. Found fewer, and "
+        "`drop_last=True`, which drops what is left over. Use a smaller batch, or `drop_last=False`."
+    )
+
+
 def shared_batches(loader: Iterable[Any], rank: int, world_size: int) -> Iterator[tuple[Any, bool]]:
     """Every ``world_size``-th batch, and whether it is this rank's own.
 
@@ -149,8 +165,10 @@ def shared_batches(loader: Iterable[Any], rank: int, world_size: int) -> Iterato
 
 
 class _Batches(Sampler[list[int]]):
-    def __init__(self, order: RowsByEpoch, batch_size: int, rank: int, world_size: int, start: int) -> None:
-        self._order, self._size, self._start = order, batch_size, start
+    def __init__(
+        self, order: RowsByEpoch, batch_size: int, rank: int, world_size: int, *, start: int, drop_last: bool
+    ) -> None:
+        self._order, self._size, self._start, self._drop_last = order, batch_size, start, drop_last
         self._rank, self._world_size = rank, world_size
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -159,8 +177,14 @@ class _Batches(Sampler[list[int]]):
     def _all(self) -> Iterator[list[int]]:
         for epoch in count():
             rows = share(self._order(epoch), self._rank, self._world_size)
-            # A batch never spans two epochs: the last of an epoch may be smaller.
-            yield from (rows[i : i + self._size] for i in range(0, len(rows), self._size))
+            # A batch never spans two epochs: the last of an epoch is smaller, or dropped. Rows that are dropped now come
+            # at another place in the next epoch.
+            batches = [rows[i : i + self._size] for i in range(0, len(rows), self._size)]
+            if self._drop_last and batches and len(batches[-1]) < self._size:
+                batches.pop()
+            if not batches:
+                raise ValueError(_too_small("forget", self._size))
+            yield from batches
 
 
 def share(rows: list[int], rank: int, world_size: int) -> list[int]:

@@ -18,6 +18,7 @@ from lightning_unlearn import (
     ForgetRetainData,
     GradientAscent,
     Quantize,
+    RandomOrder,
     RecoveryCheck,
     Relearn,
     Unlearn,
@@ -27,7 +28,7 @@ from lightning_unlearn.audits import Measure
 
 
 def data() -> ForgetRetainData:
-    return ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2, n=12))
+    return ForgetRetainData(retain=loader(seed=1), forget=loader(seed=2, n=12), order=RandomOrder())
 
 
 def check(**kwargs: Any) -> RecoveryCheck:

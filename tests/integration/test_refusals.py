@@ -86,7 +86,9 @@ def test_empty_forget_set_of_split_data(order: Any) -> None:
 
 
 def test_forget_data_of_no_known_kind() -> None:
-    with pytest.raises(ValueError, match=r"forget data should come as one `DataLoader`.*Found `int`"):
+    with pytest.raises(
+        ValueError, match=r"forget data should come as a `DataLoader`, several of them, or .*Found `int`"
+    ):
         fit(Unlearn(GradientAscent(), forget=3))  # type: ignore[arg-type]
 
 

@@ -27,6 +27,7 @@ from lightning_unlearn import (
     CausalLMReadout,
     ClassificationReadout,
     CrossEntropy,
+    CyclicOrder,
     ForgetRetainData,
     FrozenCopy,
     KLToReference,
@@ -152,7 +153,7 @@ def test_resumed_fit_goes_on_where_it_was_also_what_an_objective_learned(tmp_pat
     def run(folder: str, path: Path | None = None, **options: Any) -> UnlearningModule:
         kept = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
         module = UnlearningModule(Network(), retain=Learned(), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2))
-        data = ForgetRetainData(loader(seed=1), loader(seed=2))
+        data = ForgetRetainData(loader(seed=1), loader(seed=2), order=CyclicOrder())
         trainer = quiet(callbacks=[kept, Unlearn(CrossEntropy())], enable_checkpointing=True, max_epochs=2, **options)
         trainer.fit(module, datamodule=data, ckpt_path=path)
         return module

@@ -14,6 +14,7 @@ class RowSet:
     Args:
         dataset: The rows, by number; it has a length.
         batch_size: Rows per batch.
+        drop_last: Whether a last, smaller batch is left out.
 
     Example:
         >>> RowSet(range(5), batch_size=2).rows_for(RowSet(range(9), batch_size=3))  # three batches
@@ -22,6 +23,7 @@ class RowSet:
 
     dataset: Any
     batch_size: int
+    drop_last: bool = False
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -44,6 +46,16 @@ class EpochRows(NamedTuple):
 
     forget: list[int]
     retain: list[int]
+
+    def whole_batches(self, forget_size: int, retain_size: int) -> EpochRows:
+        """As many whole batches of both as both have.
+
+        Example:
+            >>> EpochRows(forget=[0, 1, 2], retain=[5, 6, 7, 8]).whole_batches(forget_size=2, retain_size=2)
+            EpochRows(forget=[0, 1], retain=[5, 6])
+        """
+        batches = min(len(self.forget) // forget_size, len(self.retain) // retain_size)
+        return EpochRows(self.forget[: batches * forget_size], self.retain[: batches * retain_size])
 
 
 class Order(ABC):

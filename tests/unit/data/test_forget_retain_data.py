@@ -125,6 +125,13 @@ def test_probe_and_attack_default_to_the_forget_data() -> None:
     assert [part.name for part in other.parts] == ["retain", "forget", "probe", "attack"]
 
 
+class Prepared(DataLoader[Any]):
+    """Prepares its batches while it is iterated."""
+
+    def __iter__(self) -> Any:
+        return (batch + 100 for batch in super().__iter__())
+
+
 class Streamed(IterableDataset[int]):
     def __iter__(self) -> Any:
         return iter(range(4))
@@ -141,12 +148,13 @@ class Streamed(IterableDataset[int]):
         ),
         (lambda: DataLoader(range(4), batch_sampler=[[0, 1], [2]]), "over a `range` with a `list`"),
         (lambda: DataLoader(range(4), batch_size=None), "over a `range` with a `NoneType`"),
+        (lambda: Prepared(range(4), 2), "with an `__iter__` of its own"),
     ],
 )
 @pytest.mark.parametrize("part", ["retain", "forget"])
 def test_ordering_rows_nobody_knows_is_refused(retain: Any, found: str, part: str) -> None:
     sources = {"retain": numbered(4), "forget": numbered(2), part: retain()}
-    data = ForgetRetainData(**sources)
+    data = ForgetRetainData(**sources, order=RandomOrder())
     message = rf"`order=RandomOrder\(\)` should get .* of {part} data {found}\. Use `order=None`"
     for ask in (data.train_dataloader, data.forget_order):
         with pytest.raises(ValueError, match=message):
@@ -156,11 +164,12 @@ def test_ordering_rows_nobody_knows_is_refused(retain: Any, found: str, part: st
 
 
 def test_empty_parts_get_one_clear_error() -> None:
-    for data in (ForgetRetainData(numbered(0, sampler=SequentialSampler([])), numbered(3)),):
-        for ask in (data.train_dataloader, data.forget_order):
-            with pytest.raises(ValueError, match=r"The retain set should hold at least one example\. Found none"):
-                ask()
-    data = ForgetRetainData(numbered(3), numbered(0, sampler=SequentialSampler([])))
+    nothing, order = numbered(0, sampler=SequentialSampler([])), RandomOrder()
+    data = ForgetRetainData(nothing, numbered(3), order=order)
+    for ask in (data.train_dataloader, data.forget_order):
+        with pytest.raises(ValueError, match=r"The retain set should hold at least one example\. Found none"):
+            ask()
+    data = ForgetRetainData(numbered(3), nothing, order=order)
     for ask in (data.train_dataloader, data.forget_order):
         with pytest.raises(ValueError, match=r"The forget set should hold at least one example\. Found none"):
             ask()

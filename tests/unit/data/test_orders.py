@@ -216,7 +216,7 @@ def test_it_looks_once_in_each_fit() -> None:
         ("lightning_unlearn.SequentialOrder", SequentialOrder),
         ({"class_path": f"{__name__}.EntityByEntity"}, EntityByEntity),
         (None, type(None)),
-        (..., RandomOrder),
+        (..., type(None)),
     ],
     ids=str,
 )

@@ -12,6 +12,7 @@ import torch
 from _modules import examples, loader
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import CombinedLoader
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_unlearn import ForgetRetainData
@@ -155,21 +156,6 @@ def test_batches_come_out_of_every_form(name: str) -> None:
     part.teardown("fit")
 
 
-@pytest.mark.parametrize(
-    ("source", "found"),
-    [
-        (lambda: CombinedLoader({"a": loader(1)}), "CombinedLoader"),
-        (lambda: [loader(1), loader(2)], "list"),
-        (lambda: Returning({"a": loader(1)}), "dict"),
-        (lambda: Returning(None), "NoneType"),
-    ],
-)
-def test_several_loaders_or_none_get_one_clear_error(source: Any, found: str) -> None:
-    part = OpenedSource(source(), "forget")
-    with pytest.raises(ValueError, match=rf"The forget data should come as one `DataLoader` .* Found `{found}`"):
-        part.loader()
-
-
 class Returning(pl.LightningDataModule):
     def __init__(self, what: Any) -> None:
         super().__init__()
@@ -190,3 +176,34 @@ def test_training_batches_are_there_in_every_stage_beside_what_the_stage_needs(s
 
     OpenedSource(Staged(), "retain").setup(None, stage)
     assert stages == list(dict.fromkeys(["fit", stage]))
+
+
+LONG, SHORT = DataLoader([1, 2, 3], 1), DataLoader([7, 8], 1)
+SEVERAL: dict[str, tuple[Callable[[], Any], Any]] = {
+    "mapping": (lambda: {"a": LONG, "b": SHORT}, [{"a": 1, "b": 7}, {"a": 2, "b": 8}, {"a": 3, "b": 7}]),
+    "sequence": (lambda: [LONG, SHORT], [[1, 7], [2, 8], [3, 7]]),
+    "combined": (lambda: CombinedLoader([LONG, SHORT], "min_size"), [[1, 7], [2, 8]]),
+    "in turn": (lambda: CombinedLoader([LONG, SHORT], "sequential"), [1, 2, 3, 7, 8]),
+    "of a datamodule": (lambda: Returning({"a": SHORT}), [{"a": 7}, {"a": 8}]),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_loaders_give_the_batches_that_a_trainer_would_hand_on(name: str) -> None:
+    make, expected = SEVERAL[name]
+    batches = OpenedSource(make(), "forget").loader()
+    for _ in range(2):  # and can be gone through again
+        assert [tree_map(int, batch) for batch in batches] == expected
+
+
+def test_the_combined_loader_of_a_running_fit_is_not_started_anew() -> None:
+    theirs = CombinedLoader([LONG, SHORT], "sequential")
+    running = iter(theirs)
+    next(running)
+    list(OpenedSource(theirs, "retain").loader())
+    assert int(next(running)[0]) == 2
+
+
+def test_what_is_no_data_gets_one_clear_error() -> None:
+    with pytest.raises(ValueError, match=r"The forget data should come as a `DataLoader`, several .* Found `NoneType`"):
+        OpenedSource(Returning(None), "forget").loader()
