@@ -12,6 +12,7 @@ import pytest
 import torch
 from _modules import loader, quiet
 from _observed_fits import Remembering, Validated, WithBatchNorm, int4_check, levels, observed_fit, probability_by_hand
+from _ranks import run_ranks
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
@@ -21,10 +22,12 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.tuner import Tuner
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
-from lightning_unlearn import Quantize, RecoveryCheck, Relearn, WriteReport
+from lightning_unlearn import Bounded, GradientAscent, Quantize, RecoveryCheck, Relearn, Unlearn, WriteReport
 from lightning_unlearn.callbacks import _write_report
 from lightning_unlearn.report import RobustnessReport
 
@@ -33,6 +36,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory"),
     pytest.mark.filterwarnings("ignore:.*was called without a model"),
+    pytest.mark.filterwarnings("ignore:.*there is no last checkpoint available"),
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
 ]
 
@@ -341,3 +345,43 @@ def test_a_search_for_the_learning_rate_leaves_nothing_behind(tmp_path: Path, mo
     finder = LearningRateFinder(num_training_steps=4, update_attr=False)
     observed_fit(finder, checked, module=WithRate(), max_epochs=1, enable_checkpointing=True)
     assert [step for step, _ in levels(checked)] == [0, 6]
+
+
+class Sharded(RoundsItself):
+    def configure_model(self) -> None:
+        mesh = self.device_mesh["data_parallel"]
+        for part in (self.body[0], self.head):
+            fully_shard(part, mesh=mesh)
+        fully_shard(self, mesh=mesh)
+
+
+STRATEGIES: dict[str, Any] = {
+    "ddp": (RoundsItself, lambda: DDPStrategy(find_unused_parameters=True)),
+    "fsdp2": (
+        Sharded,
+        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_two_processes_agree_that_weights_were_changed_at_the_end(kind: str) -> None:
+    make, strategy = STRATEGIES[kind]
+
+    def on_rank(rank: int, world_size: int) -> list[list[tuple[int, float]]]:
+        checked, still = Counting(every_n_epochs=0), Counting(every_n_epochs=1)
+        for check, hook in ((checked, "on_fit_end"), (still, "never")):
+            module = make()
+            module.hook = hook
+            unlearn = Unlearn(Bounded(GradientAscent(), bound=6.0), forget=loader(seed=2, n=12))
+            trainer = quiet(strategy=strategy(), devices=world_size, callbacks=[unlearn, check], limit_val_batches=0)
+            trainer.fit(module, loader(seed=1))
+        return [levels(checked), levels(still), [(len(checked.looked_at), 0.0), (len(still.looked_at), 0.0)]]
+
+    of_rank = run_ranks(on_rank)
+    assert of_rank[0] == of_rank[1]
+    changed, _, looks = of_rank[0]
+    assert [step for step, _ in changed] == [0, 3]
+    assert looks == [(2, 0.0), (1, 0.0)]
