@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from _modules import loader, quiet
+from _modules import HostileModule, loader, quiet
 from _observed_fits import KEY, Remembering, Validated, int4_check, levels, observed_fit, probability_by_hand
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
@@ -214,3 +214,18 @@ def test_the_same_fit_goes_on() -> None:
     trainer.fit_loop.max_epochs = 2
     trainer.fit(module, loader(seed=1), loader(seed=3, n=12))
     assert [step for step, _ in levels(checked)] == [0, 6, 12]
+
+
+@pytest.mark.parametrize("setting", ["twice an epoch", "accumulated"])
+def test_looks_within_validations_leave_the_fit_and_its_logs_the_same_to_the_bit(setting: str) -> None:
+    ends = []
+    for looks in ([], [int4_check(every_n_epochs=0), EarlyStopping(KEY, patience=100)]):
+        pl.seed_everything(3)
+        logger = Remembering()
+        _, module = observed_fit(*looks, module=HostileModule(), logger=logger, max_epochs=2, **SETTINGS[setting])
+        own = [(step, key, value) for step, key, value in logger.logged if not key.startswith("recovery/")]
+        ends.append((module.state_dict(), own))
+    (plain, logged), (checked, logged_too) = ends
+    assert all(torch.equal(plain[name], checked[name]) for name in plain)
+    assert logged == logged_too
+    assert {"train_loss_step", "val_loss"} <= {key for _, key, _ in logged}
