@@ -110,6 +110,7 @@ class Unlearn(pl.Callback):
         self._loss: ForgetLoss | None = None
         self._private: PrivateStep | None = None
         self._steps = {"merged": 0, "taken": 0}
+        self.is_idle = False
         self._restored: dict[str, Any] = {}
         self._step_log: dict[str, Tensor] = {}
 
@@ -182,6 +183,9 @@ class Unlearn(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Merge, or keep the forget gradient: ``.grad`` is accumulated, reduced and unscaled here, and not yet clipped."""
+        self.is_idle = trainer.fit_loop._skip_backward  # SWA renews BatchNorm's statistics in an epoch of its own
+        if self.is_idle:
+            return
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         batches = self._batches.take()
         logged = is_logged(trainer)

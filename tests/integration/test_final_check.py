@@ -27,7 +27,16 @@ from lightning.pytorch.tuner import Tuner
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from lightning_unlearn import Bounded, GradientAscent, Quantize, RecoveryCheck, Relearn, Unlearn, WriteReport
+from lightning_unlearn import (
+    Bounded,
+    GradientAscent,
+    Quantize,
+    RecoveryCheck,
+    Relearn,
+    StepGuard,
+    Unlearn,
+    WriteReport,
+)
 from lightning_unlearn.callbacks import _write_report
 from lightning_unlearn.report import RobustnessReport
 
@@ -129,6 +138,23 @@ def test_the_report_is_of_the_weights_that_the_fit_hands_back(
     assert len(set(checked.looked_at)) == len(checked.looked_at)  # never twice at the same weights
     if swap in ("nothing", "swa", "swa with batchnorm", "mean", "ema"):
         assert len(checked.looked_at) == (1 if every_n_epochs == 0 else 3 if swap == "nothing" else 4)
+
+
+@pytest.mark.parametrize("guard", [[], [StepGuard]], ids=["alone", "guarded"])
+@pytest.mark.parametrize("own", [False, True], ids=["merged", "own optimizer"])
+def test_the_pass_that_renews_batchnorm_after_averaging_forgets_nothing(own: bool, guard: list[Any]) -> None:
+    """Lightning takes it for a step. Without us it moves no weight."""
+    swa, optimizer = (
+        StochasticWeightAveraging(1e-2, 1),
+        (lambda params: torch.optim.SGD(params, lr=1e-2)) if own else None,
+    )
+    unlearn = Unlearn(Bounded(GradientAscent(), bound=6.0), forget=loader(seed=2, n=12), optimizer=optimizer)
+    trainer, module = quiet(callbacks=[unlearn, *(make() for make in guard), swa], max_epochs=3), WithBatchNorm()
+    trainer.fit(module, loader(seed=1), loader(seed=3, n=12))
+    assert trainer.global_step == 19
+    assert unlearn._steps == {"merged": 18, "taken": 18}
+    assert swa._average_model is not None
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), swa._average_model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("check_first", [True, False])
