@@ -11,11 +11,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from typing_extensions import override
 
+from lightning_unlearn.checks._records import merged
 from lightning_unlearn.checks._recovery_check import RecoveryCheck
 from lightning_unlearn.engine import callbacks_of
 from lightning_unlearn.finetuning import FinetuneFirst
 from lightning_unlearn.forgetting import Unlearn
-from lightning_unlearn.report import add_point, assess, print_table, save
+from lightning_unlearn.report import RobustnessReport, add_point, assess, print_table, save
 from lightning_unlearn.runtime import ended_by, exit_as_terminated, writable_folder
 
 _CURVES = ("forget", "retain", "cosine", "forget_norm", "retain_norm", "realised")
@@ -24,17 +25,21 @@ _CURVES = ("forget", "retain", "cosine", "forget_norm", "retain_norm", "realised
 class WriteReport(pl.Callback):
     """Write the report, ``report.json``, ``report.html`` and ``curves.png``, and show its table in the terminal.
 
-    It is made from the observations of ``RecoveryCheck`` and the log of ``Unlearn``, after ``fit``, and after ``validate``
-    or ``test`` alone. If an error, Ctrl-C or SIGTERM ends the run before, what was observed until then is written, marked as
-    incomplete; after SIGTERM the process exits with 143, not with 0.
+    It is made from the observations of ``RecoveryCheck`` and the log of ``Unlearn``: after ``fit``, of the weights that it
+    hands back, and after ``validate`` or ``test`` alone. If an error, Ctrl-C or SIGTERM ends the run before, what was
+    observed until then is written, marked as incomplete; after SIGTERM the process exits with 143, not with 0.
 
     Args:
         folder: Where the files go; it is made if need be.
         notes: Sentences shown among the limits, for a reader who was not there.
 
+    Attributes:
+        report: The last report that was made, also if it could not be written.
+
     Raises:
         ValueError: In ``setup``, if there is no :class:`RecoveryCheck` in the trainer.
-        OSError: In ``setup``, if the folder cannot be written.
+        OSError: In ``setup``, if the folder cannot be written. If that happens when the report is written, a warning says
+            so, and the result of the fit is not lost.
     """
 
     def __init__(self, folder: str = "runs/report", notes: list[str] | None = None) -> None:
@@ -43,16 +48,25 @@ class WriteReport(pl.Callback):
         self.notes = list(notes or [])
         self.config = ""
         self.training: list[dict[str, float]] = []
+        self.report: RobustnessReport | None = None
         self._seconds = 0.0
         self._started = time.monotonic()
+        self._fit_has_ended = False
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find out now, not after hours of training, whether the folder can be written."""
         self._started = time.monotonic()
         _refuse_nothing_to_report(trainer, stage)
+        self._fit_has_ended = False
         if trainer.is_global_zero:
             writable_folder(self.folder)
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Drop the curves of another fit."""
+        if self.training and self.training[-1]["step"] > trainer.global_step:
+            self.training, self._seconds = [], 0.0
 
     @override
     def on_train_batch_end(
@@ -67,13 +81,23 @@ class WriteReport(pl.Callback):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write."""
+        """Remember that the fit came to its end: ``Tuner`` tears down fits that did not run."""
+        self._fit_has_ended = True
+
+    @override
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write, once every other ``on_fit_end`` has done to the weights what it does."""
+        if not self._fit_has_ended:
+            return
+        self._fit_has_ended = False
+        for check in callbacks_of(trainer, RecoveryCheck):  # a check that is behind this callback would come too late
+            check.check_final(trainer, pl_module)
         self._write(trainer, pl_module)
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write, under ``trainer.validate``."""
-        if trainer.state.fn == TrainerFn.VALIDATING:  # not in a fit's own validation: `on_fit_end` writes then
+        if trainer.state.fn == TrainerFn.VALIDATING:  # a fit's own validation is not its end
             self._write(trainer, pl_module)
 
     @override
@@ -99,26 +123,37 @@ class WriteReport(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the curves of the interrupted run back."""
         self.training, self._seconds = list(state_dict["training"]), state_dict["seconds"]
+        self._started = time.monotonic()
 
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, **about_run: str) -> None:
         checks = callbacks_of(trainer, RecoveryCheck)
-        if not trainer.is_global_zero or not any(c.observations or c.failures for c in checks):
+        observations = merged((), [observation for check in checks for observation in check.observations])
+        failures = [failure for check in checks for failure in check.failures]
+        if not trainer.is_global_zero or not (observations or failures):
             return
-        report = assess(
-            [observation for check in checks for observation in check.observations],
-            run={**self._run(trainer), **about_run},
+        last = max([o.step for o in observations] + [failure.step for failure in failures])
+        self.report = assess(
+            observations,
+            run={**self._run(trainer, last), **about_run},
             models={"student": {"class": _network_name(pl_module), "n_params": _count(pl_module)}},
             data={name: about for check in checks for name, about in check.about_data().items()},
             training=self.training,
             config=self.config,
-            failures=[failure for check in checks for failure in check.failures],
+            failures=failures,
             restored=None if any(c.restored is None for c in checks) else all(c.restored for c in checks),
             definitions={name: words for c in checks for name, words in c.definitions().items()},
         )
-        save(report, self.folder)
-        print_table(report, Console(), page=Path(self.folder) / "report.html")
+        try:
+            save(self.report, self.folder)
+        except OSError as error:
+            rank_zero_warn(
+                f"The report should be written to `{self.folder}`. Found: {error}. It is kept as the `report` of this "
+                "`WriteReport`. Make room, then `lightning_unlearn.report.save(callback.report, folder)`; or resume from "
+                "the last checkpoint, which makes it again."
+            )
+        print_table(self.report, Console(), page=Path(self.folder) / "report.html")
 
-    def _run(self, trainer: pl.Trainer) -> dict[str, Any]:
+    def _run(self, trainer: pl.Trainer, step: int) -> dict[str, Any]:
         taught = bool(callbacks_of(trainer, FinetuneFirst))
         objectives = [repr(c.objective) for c in callbacks_of(trainer, Unlearn)]
         note = "The model was taught the facts in this same run, so that there was something to forget."
@@ -130,11 +165,7 @@ class WriteReport(pl.Callback):
             "world_size": trainer.world_size,
             "precision": str(trainer.precision),
             "device": str(trainer.strategy.root_device),
-            "steps": max(
-                step
-                for check in callbacks_of(trainer, RecoveryCheck)
-                for step in (*(o.step for o in check.observations), *(f.step for f in check.failures))
-            ),
+            "steps": step,
             "wall_s": round(self._seconds + time.monotonic() - self._started, 1),
             "notes": [*([note] if taught else []), *self.notes],
         }

@@ -7,8 +7,10 @@ from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
+from lightning_unlearn.audits import Probe
 from lightning_unlearn.data import DataSource, in_order, loader_of, one_loader
 from lightning_unlearn.engine import callbacks_of, decided_readout
 from lightning_unlearn.forgetting import Unlearn, forget_source
@@ -47,6 +49,25 @@ def find_probes(trainer: pl.Trainer, readout: Readout, given: Mapping[str, DataS
     if "retain" not in loaders and (batches := _first_training_batches(trainer, readout)):
         loaders["retain"] = batches
     return loaders
+
+
+def about_probes(probes: Mapping[str, Probe]) -> dict[str, dict[str, Any]]:
+    """Size, entities and content hash of each probe."""
+    return {
+        split: {"n": probe.size, "entities": len(set(probe.entities)), "content_hash": probe.content_hash}
+        for split, probe in probes.items()
+    }
+
+
+def warn_of_other_probes(before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say so if a resumed run asks other questions than the interrupted one."""
+    changed = [s for s, about in before.items() if s in now and about["content_hash"] != now[s]["content_hash"]]
+    if changed:
+        rank_zero_warn(
+            "A resumed run should observe the same probes as before. Found other examples in "
+            f"`{'`, `'.join(changed)}`: numbers from before and from now are not of the same questions. Give the former "
+            "data as `RecoveryCheck(probes={...})`, or start a new run."
+        )
 
 
 def _first_training_batches(trainer: pl.Trainer, readout: Readout) -> list[Any]:

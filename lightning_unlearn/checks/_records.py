@@ -26,12 +26,14 @@ def merged(before: Iterable[Observation], now: Iterable[Observation]) -> list[Ob
     return list(by_key.values())
 
 
-def without_old_scores(observations: Iterable[Observation]) -> list[Observation]:
-    """Drop the scores of single examples of the unlearned model: only its last check keeps them.
+def without_old_scores(observations: Iterable[Observation], step: int) -> list[Observation]:
+    """Drop the scores of single examples of the unlearned model before ``step``: only its last check keeps them.
 
     Those of the original and of the control are kept. Otherwise reports and checkpoints would grow with every check.
     """
-    return [o if o.subject != "unlearned" else replace(o, scores=[], entities=[]) for o in observations]
+    return [
+        o if o.subject != "unlearned" or o.step == step else replace(o, scores=[], entities=[]) for o in observations
+    ]
 
 
 def at_most_known(observations: Sequence[Observation]) -> dict[str, Tensor]:

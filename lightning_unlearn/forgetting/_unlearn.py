@@ -118,7 +118,8 @@ class Unlearn(ResumedCallback):
         self.transforms = list(transforms or ())
         self._private: PrivateStep | None = None
         self._steps = {"merged": 0, "taken": 0}
-        self._restored = {}
+        self.is_idle = False
+        self._restored: dict[str, Any] = {}
         self._step_log: dict[str, Tensor] = {}
 
     @property
@@ -194,6 +195,9 @@ class Unlearn(ResumedCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Merge, or keep the forget gradient: ``.grad`` is accumulated, reduced and unscaled here, and not yet clipped."""
+        self.is_idle = trainer.fit_loop._skip_backward  # SWA renews BatchNorm's statistics in an epoch of its own
+        if self.is_idle:
+            return
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         batches = self._batches.take()
         logged = is_logged(trainer)

@@ -1,4 +1,4 @@
-"""Support for passes and results: ranks that agree, shards, modes, interrupts, hashes, whole files, Lightning's two packages."""
+"""Support for passes and results: ranks that agree, shards, modes, interrupts, hashes, files, both Lightning packages."""
 
 from lightning_unlearn.runtime._agreement import Agreement, Ended
 from lightning_unlearn.runtime._checksum import checksum, tensor_checksum

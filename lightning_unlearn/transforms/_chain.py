@@ -42,7 +42,13 @@ class Link(Protocol):
 
 
 class Forgetting(Protocol):
-    """What the chain needs of a callback that forgets."""
+    """What the chain needs of a callback that forgets.
+
+    Attributes:
+        is_idle: Whether the step is none of training. Then it is not counted, and not changed.
+    """
+
+    is_idle: bool
 
     @property
     def forget_optimizer(self) -> torch.optim.Optimizer | None:
@@ -176,7 +182,7 @@ class StepChain:
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         step, self._step = self._step, None
         # If a gradient scaler found infinities, fused optimizers are still called, and so is this hook. Others are not.
-        if was_skipped(optimizer) or self._is_set_aside():
+        if was_skipped(optimizer) or self._is_set_aside() or any(f.is_idle for f in self._forgetting):
             return
         for t in self._transforms:
             t.count("taken")
