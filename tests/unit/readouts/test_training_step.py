@@ -258,3 +258,11 @@ def test_a_cache_of_examples_knows_them_in_any_batch() -> None:
     reference.sweep(readout, [batch])
     known = reference(readout, [part.flip(0) for part in batch])
     assert_close(known.token_nll().double(), readout(module, batch).token_nll().flip(0).detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_likelihoods_of_random_draws_are_not_cached() -> None:
+    module, batch = case(Drawing)
+    reference = CachedLogLikelihood()
+    reference.attach(module)
+    with pytest.raises(ValueError, match=r"gives likelihoods of random draws, other ones at each step"):
+        reference.sweep(TrainingStepReadout(per_example=True).settled(module, batch), [batch])
