@@ -70,17 +70,26 @@ class ForgetLoss:
             forget: The forget loader: the decision is made on it if no training batch can be had.
             resumes: Whether the network has moved away from the original already.
         """
-        before = self._network
         self._read_by(decided_readout(trainer, self._module, self._given_readout, lambda: forget))
         spare, self._spare = self._spare, None
         wanted = self._chosen() if self._given is None else self._given
         if type(wanted) is not type(self.reference):
-            self.reference = spare if resumes and spare is not None else wanted
-        if isinstance(spare, FrozenCopy):
+            self._replace_reference(wanted, spare if resumes else None)
+        elif self.reference is not None and getattr(self.reference, "network", None) is not self._network:
+            if resumes:
+                self.reference.network = self._network  # what it knows of the original stays
+            else:
+                self.reference.attach(self._network)
+
+    def _replace_reference(self, wanted: Reference | None, spare: FrozenCopy | None) -> None:
+        if spare is not None:
             spare.on_cpu = False  # it goes to the device with its first use
-        if self.reference is not None and (self._network is not before or self.reference is wanted is not self._given):
-            _refuse_unfit(self._objective, self.reference, self._kind)
-            self.reference.attach(self._network)
+            self.reference = spare
+            return
+        self.reference = wanted
+        if wanted is not None:
+            _refuse_unfit(self._objective, wanted, self._kind)
+            wanted.attach(self._network)
 
     def __call__(self, batch: Any, *, saw: Callable[[Likelihood], None]) -> Tensor:
         """The loss, ``[]``, with a graph; ``saw`` is called with the network's prediction."""

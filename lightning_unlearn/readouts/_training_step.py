@@ -99,6 +99,11 @@ class TrainingStepReadout(Readout):
         answered = copy(self)
         answered._is_settled = True
         cut = first_cut(batch) if self.per_example else find_cut(network, batch)
+        if self.per_example and cut is None:
+            raise ValueError(
+                "`per_example=True` should go with batches that can be cut: tensors whose first axis counts the examples, "
+                f"or lists with an entry for each. Found a `{type(batch).__name__}` of another form. Leave `per_example` out."
+            )
         answered._cut_in_eval = cut
         answered._draws = draws(network, batch)
         # In training BatchNorm mixes the examples of a batch. Decided by the module and not by its mode now: the reference

@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from _own_losses import BY_BATCH, OWN_LOSSES, VAE, Detection, NoForward, Normalised, Regression, Shape, SummedLoss
+from _own_losses import (
+    BY_BATCH,
+    OWN_LOSSES,
+    VAE,
+    Detection,
+    GraphNetwork,
+    NoForward,
+    Normalised,
+    Regression,
+    Shape,
+    SummedLoss,
+)
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -222,6 +233,12 @@ def test_a_step_that_fetches_its_batches_is_refused() -> None:
     step = {"training_step": lambda self, dataloader_iter: None}
     with pytest.raises(NotImplementedError, match=r"Found `dataloader_iter`. Take `batch` in its place"):
         TrainingStepReadout().find_network(type("Fetching", (NoForward,), step)())
+
+
+def test_batches_that_cannot_be_cut_are_refused_where_examples_are_asked_for() -> None:
+    module, batch = case(GraphNetwork)
+    with pytest.raises(ValueError, match=r"`per_example=True` should go with batches that can be cut.*Found a `Graph`"):
+        TrainingStepReadout(per_example=True)(module, batch)
 
 
 def test_a_network_without_a_step_is_refused() -> None:
