@@ -102,7 +102,7 @@ class TrainingStepReadout(Readout):
         if self.per_example and cut is None:
             raise ValueError(
                 "`per_example=True` should go with batches that can be cut: tensors whose first axis counts the examples, "
-                f"or lists with an entry for each. Found a `{type(batch).__name__}` of another form. Leave `per_example` out."
+                f"or lists with an entry for each. Found a `{type(batch).__name__}` of another form. Leave it out."
             )
         answered._cut_in_eval = cut
         answered._draws = draws(network, batch)
