@@ -45,7 +45,13 @@ from lightning_unlearn.objectives import (
 from lightning_unlearn.observation import Failure, Observation
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.projectors import HalfSpace, Orthogonal, PCGrad, Projector, TorchJD, WeightedSum
-from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout, PackedCausalLMReadout, Readout
+from lightning_unlearn.readouts import (
+    CausalLMReadout,
+    ClassificationReadout,
+    PackedCausalLMReadout,
+    Readout,
+    TrainingStepReadout,
+)
 from lightning_unlearn.references import AdapterDisabled, CachedLogLikelihood, FrozenCopy, Reference
 from lightning_unlearn.report import RobustnessReport
 from lightning_unlearn.runtime import inherit_from_both_packages
@@ -117,6 +123,7 @@ __all__ = [
     "TokenNLL",
     "TorchJD",
     "TrainOnly",
+    "TrainingStepReadout",
     "Unlearn",
     "UnlearningModule",
     "WeightedSum",

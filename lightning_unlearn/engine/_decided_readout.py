@@ -75,8 +75,7 @@ def _checked(
         if verdicts[0].error is None:  # else it is meant for forget batches, which may be of another form
             rank_zero_warn(
                 f"`{readout!r}` should compute what `training_step` does, up to a constant factor. Found that "
-                f"{verdicts[0]}. It is used all the same, though it is not what you train on. `TrainingStepReadout()` uses "
-                "your own loss."
+                f"{verdicts[0]}. It is used all the same, though it is not what you train on: `TrainingStepReadout()` is."
             )
         return readout
     rank_zero_info(
@@ -94,7 +93,9 @@ def _settled(trainer: pl.Trainer, module: pl.LightningModule, readout: Readout, 
         settled = unnoticed(trainer, module, lambda b: readout.settled(network, b), batch)
     except Exception:  # a step that needs what a later hook prepares: it is not asked any further
         settled = readout.for_mean()
-    return settled.for_mean() if any(on_every_rank(settled.why_not_cached)) else settled
+    # All ranks have to give the same rows: if one cannot be asked per example, none is.
+    answers = on_every_rank(settled.why_not_cached)
+    return settled if len(set(answers)) == 1 else settled.for_mean()
 
 
 def _on_device(trainer: pl.Trainer, module: pl.LightningModule, spare: Callable[[], Any] | None) -> list[Any]:

@@ -12,7 +12,7 @@ from lightning_unlearn.engine import GradientEngine, remember_buffers, remember_
 from lightning_unlearn.objectives import Objective, refuse_without_logits
 from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout, refuse_foreign_tokens
-from lightning_unlearn.references import CachedLogLikelihood, FrozenCopy, Reference, choose_reference
+from lightning_unlearn.references import FrozenCopy, Reference, choose_reference
 
 
 class ForgetLoss:
@@ -60,7 +60,8 @@ class ForgetLoss:
             copy: Of the whole module while it was the original, if there is one.
         """
         self._read_by(readout)
-        if isinstance(self.reference, (FrozenCopy, CachedLogLikelihood)) and copy is not None:
+        if copy is not None:
+            copy.on_cpu = getattr(self.reference, "on_cpu", False)  # else it goes to the device with its first use
             self.reference = copy
         elif self.reference is not None:
             self.reference.network = self._network  # not attached again: it knows the original

@@ -115,7 +115,8 @@ class OriginalLoss:
         a copy of what the guess would have run is not enough. Then it is too late to copy the original.
         """
         reference, is_decided = loss.reference, self._readout is not None
-        may_be_needed = isinstance(reference, (CachedLogLikelihood, FrozenCopy)) and not is_decided
+        kinds = (FrozenCopy,) if self._reference is not None else (FrozenCopy, CachedLogLikelihood)
+        may_be_needed = isinstance(reference, kinds) and not is_decided
         if not may_be_needed or self._trainer.ckpt_path is None or kind == "fsdp1" or not loss.readout.gives_logits:
             return None
         copy = FrozenCopy(on_cpu=True)

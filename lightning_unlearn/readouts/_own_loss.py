@@ -70,6 +70,13 @@ def find_cut(network: nn.Module, batch: Any) -> Cut | None:
         return None if whole is None else next((cut for cut in cuts if _adds_up(network, cut(batch), whole)), None)
 
 
+def draws(network: nn.Module, batch: Any) -> bool:
+    """Whether the loss depends on random numbers, in evaluation mode."""
+    with eval_without_grad(network):
+        losses = [own_loss(network, batch, seed) for seed in (0, 1)]
+    return None not in losses and not torch.equal(*losses)  # type: ignore[arg-type]
+
+
 def first_cut(batch: Any) -> Cut | None:
     """The first form that ``batch`` has, whatever a network makes of it."""
     return next((cut for cut in CUTS if cut(batch)), None)

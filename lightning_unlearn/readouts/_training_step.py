@@ -13,6 +13,7 @@ from lightning_unlearn.prediction import KnownLikelihood
 from lightning_unlearn.readouts._base import Readout
 from lightning_unlearn.readouts._cutting import Cut, content_of
 from lightning_unlearn.readouts._own_loss import (
+    draws,
     find_cut,
     first_cut,
     no_rows,
@@ -70,6 +71,7 @@ class TrainingStepReadout(Readout):
         self._is_settled = per_example is False
         self._cut: Cut | None = None  # `None`: one row per batch
         self._cut_in_eval: Cut | None = None
+        self._draws = False
         self._seed_of: Callable[[Any], int] = seed_of_step
 
     @override
@@ -97,7 +99,13 @@ class TrainingStepReadout(Readout):
         answered = copy(self)
         answered._is_settled = True
         cut = first_cut(batch) if self.per_example else find_cut(network, batch)
+        if self.per_example and cut is None:
+            raise ValueError(
+                "`per_example=True` should go with batches that can be cut: tensors whose first axis counts the examples, "
+                f"or lists with an entry for each. Found a `{type(batch).__name__}` of another form. Leave it out."
+            )
         answered._cut_in_eval = cut
+        answered._draws = draws(network, batch)
         # In training BatchNorm mixes the examples of a batch. Decided by the module and not by its mode now: the reference
         # runs in evaluation mode, and has to give the same rows.
         mixes = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
@@ -123,7 +131,7 @@ class TrainingStepReadout(Readout):
     def why_not_cached(self) -> str | None:
         if self._is_settled and self._cut is None:
             return "one likelihood per batch, and batches are shuffled anew"
-        return None
+        return "likelihoods of random draws, other ones at each step" if self._draws else None
 
     @override
     def __call__(self, network: nn.Module, batch: Any) -> KnownLikelihood:

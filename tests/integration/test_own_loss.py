@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from _modules import SomebodysModule, loader, quiet, same
+from _modules import SomebodysModule, examples, loader, quiet, same
 from _own_losses import (
     BY_BATCH,
     OWN_LOSSES,
@@ -25,6 +25,7 @@ from _own_losses import (
 )
 from _ranks import run_ranks
 from _shapes import tiny_seq2seq
+from _sharded_fits import STRATEGIES, whole
 from lightning.pytorch.strategies import DDPStrategy
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from lightning_unlearn import (
     NPO,
     AdapterDisabled,
+    Bounded,
     CachedLogLikelihood,
     ClassificationReadout,
     FinetuneFirst,
@@ -316,6 +318,27 @@ def test_two_processes_equal_one(kind: type[Shape], objective: Any) -> None:
         assert loss_there == pytest.approx(loss, rel=1e-5)
         for name, value in expected.items():
             torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_two_processes_equal_one_under_every_strategy(kind: str) -> None:
+    def forget(rank: int, world_size: int, kind: str | None) -> Any:
+        module_class, strategy = STRATEGIES[kind] if kind else (SomebodysModule, lambda: "auto")
+        retain, size = examples(1, n=16), 8 // world_size
+        sampler = DistributedSampler(retain, world_size, rank, shuffle=False)
+        module = module_class("adamw")
+        unlearn = Unlearn(
+            Bounded(GradientAscent(), bound=3.0), TrainingStepReadout(), forget=DataLoader(examples(2, n=8), size)
+        )
+        trainer = quiet(strategy=strategy(), devices=world_size, callbacks=[unlearn], use_distributed_sampler=False)
+        trainer.fit(module, DataLoader(retain, size, sampler=sampler))
+        return whole(module, kind)
+
+    expected = forget(0, 1, None)
+    for weights in run_ranks(lambda rank, world: forget(rank, world, kind)):
+        for name in expected.keys() - {"unused"}:
+            torch.testing.assert_close(weights[name], expected[name], rtol=0, atol=1e-6)
 
 
 def test_it_teaches_first_by_the_own_loss() -> None:

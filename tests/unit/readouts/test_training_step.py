@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from _own_losses import BY_BATCH, OWN_LOSSES, VAE, Detection, NoForward, Normalised, Regression, Shape, SummedLoss
+from _own_losses import (
+    BY_BATCH,
+    OWN_LOSSES,
+    VAE,
+    Detection,
+    GraphNetwork,
+    NoForward,
+    Normalised,
+    Regression,
+    Shape,
+    SummedLoss,
+)
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -224,6 +235,12 @@ def test_a_step_that_fetches_its_batches_is_refused() -> None:
         TrainingStepReadout().find_network(type("Fetching", (NoForward,), step)())
 
 
+def test_batches_that_cannot_be_cut_are_refused_where_examples_are_asked_for() -> None:
+    module, batch = case(GraphNetwork)
+    with pytest.raises(ValueError, match=r"`per_example=True` should go with batches that can be cut.*Found a `Graph`"):
+        TrainingStepReadout(per_example=True)(module, batch)
+
+
 def test_a_network_without_a_step_is_refused() -> None:
     with pytest.raises(ValueError, match=r"should find a `training_step`. Found none in `Linear`"):
         TrainingStepReadout().find_network(nn.Linear(1, 1))
@@ -258,3 +275,11 @@ def test_a_cache_of_examples_knows_them_in_any_batch() -> None:
     reference.sweep(readout, [batch])
     known = reference(readout, [part.flip(0) for part in batch])
     assert_close(known.token_nll().double(), readout(module, batch).token_nll().flip(0).detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_likelihoods_of_random_draws_are_not_cached() -> None:
+    module, batch = case(Drawing)
+    reference = CachedLogLikelihood()
+    reference.attach(module)
+    with pytest.raises(ValueError, match=r"gives likelihoods of random draws, other ones at each step"):
+        reference.sweep(TrainingStepReadout(per_example=True).settled(module, batch), [batch])
