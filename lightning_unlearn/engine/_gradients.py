@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar, cast
 
 import lightning.pytorch as pl
@@ -73,8 +74,9 @@ class GradientEngine:
         # Batches of our own loaders never pass through the trainer's loops, which do this for the fit's.
         if self.trainer is None:
             return batch
-        # The user's hooks may augment at random, count, and log.
-        with random_numbers_kept(), state_kept(self.module), without_logging(self.module):
+        # The user's hooks may augment at random, count, and log. Without any there is no state to keep.
+        state = state_kept(self.module) if _transfers_by_itself(self.module) else nullcontext()
+        with random_numbers_kept(), state, without_logging(self.module):
             batch = self.trainer.precision_plugin.convert_input(batch)
             batch = self.module._on_before_batch_transfer(batch)  # type: ignore[operator]  # a LightningModule's
             device = self.trainer.strategy.root_device
@@ -219,6 +221,12 @@ class GradientEngine:
             flat.div_(self.world_size)
             for i, tensor, mean in zip(bucket, tensors, flat.split([t.numel() for t in tensors]), strict=True):
                 row[i] = tensor.copy_(mean.view_as(tensor))
+
+
+def _transfers_by_itself(module: nn.Module) -> bool:
+    """Whether the class of ``module`` overrides a hook through which batches go to the device."""
+    hooks = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+    return not all(getattr(type(module), hook).__module__.endswith(".core.hooks") for hook in hooks)
 
 
 def _buckets(indices: Sequence[int], params: Sequence[Tensor]) -> Iterator[list[int]]:

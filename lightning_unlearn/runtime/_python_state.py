@@ -24,7 +24,6 @@ _UNCHANGING = {bool, int, float, complex, str, bytes, type(None), torch.dtype, t
 _UNCHANGING |= {FunctionType, BuiltinFunctionType, MethodType, type, range, slice}
 _UNCHANGING |= {ProxyType, ReferenceType}
 _TORCHS_OWN = frozenset(vars(nn.Module())) - {"training"}  # parameters, buffers, submodules, hooks
-_MISSING = object()
 
 
 class PythonState:
