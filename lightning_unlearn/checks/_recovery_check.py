@@ -122,6 +122,10 @@ class RecoveryCheck(ObservingCallback):
     ) -> None:
         """Observe the original before the first step. Until then the hooks of others may load weights."""
         self.see_original(trainer, pl_module)
+        # A fit that is resumed from its checkpoint of the last step of an epoch is not told that this epoch ends.
+        ended = self._reached["epoch"]
+        if ended < trainer.current_epoch and self._is_due(ended) and self._last.step < trainer.global_step:
+            self._send(trainer, self.check(trainer, pl_module))
 
     def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Observe the original, unless that was done: before the first step, or before an edit."""
@@ -144,8 +148,7 @@ class RecoveryCheck(ObservingCallback):
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check after every n-th epoch, early enough for ``ModelCheckpoint`` and ``EarlyStopping`` to monitor it."""
-        due = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if due or self._monitors(trainer).read_after_epoch():
+        if self._is_due(trainer.current_epoch) or self._monitors(trainer).read_after_epoch():
             self._look(trainer, pl_module)
 
     @override
@@ -197,6 +200,9 @@ class RecoveryCheck(ObservingCallback):
             self._send(trainer, self.check(trainer, pl_module))
         # Again if they are of an earlier hook: Lightning keeps those of a step from who reads at the end of the epoch.
         self._log(trainer, pl_module, self._last.values, logger=False)
+
+    def _is_due(self, epoch: int) -> bool:
+        return self.every_n_epochs > 0 and (epoch + 1) % self.every_n_epochs == 0
 
     def _monitors(self, trainer: pl.Trainer) -> Monitors:
         return Monitors(trainer, [NOT_ATTACKED, *self.attacks])
