@@ -13,7 +13,6 @@ from lightning_unlearn.audits import Audit, Measure, Specificity
 from lightning_unlearn.checks._control import find_control, refuse_control
 from lightning_unlearn.checks._failures import refuse_blind_start
 from lightning_unlearn.checks._looks import averages_weights, floats, on_its_device
-from lightning_unlearn.checks._missed_epoch_end import missed_epoch_end
 from lightning_unlearn.checks._monitors import Monitors
 from lightning_unlearn.checks._observing_callback import ObservingCallback
 from lightning_unlearn.checks._refusals import refuse_same_names, refuse_settings, refuse_twins
@@ -108,13 +107,11 @@ class RecoveryCheck(ObservingCallback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start afresh if what was observed is of another fit; make good the check of an epoch whose end was not come to."""
+        """Start afresh if what was observed is of another fit."""
         if self._reached["global_step"] != trainer.global_step:  # else it is resumed
             self._reached = {"global_step": trainer.global_step, "epoch": trainer.current_epoch}
         if self._last.step > trainer.global_step:
             self._forget_observations()
-        elif self.observations and missed_epoch_end(trainer) and self._ends(trainer.current_epoch):
-            self._look(trainer, pl_module)
 
     @override
     def on_train_batch_start(
@@ -122,6 +119,10 @@ class RecoveryCheck(ObservingCallback):
     ) -> None:
         """Observe the original before the first step. Until then the hooks of others may load weights."""
         self.see_original(trainer, pl_module)
+        # A fit that is resumed from its checkpoint of the last step of an epoch is not told that this epoch ends.
+        ended = self._reached["epoch"]
+        if ended < trainer.current_epoch and self._is_due(ended) and self._last.step < trainer.global_step:
+            self._send(trainer, self.check(trainer, pl_module))
 
     def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Observe the original, unless that was done: before the first step, or before an edit."""
@@ -145,7 +146,7 @@ class RecoveryCheck(ObservingCallback):
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check after every n-th epoch, early enough for ``ModelCheckpoint`` and ``EarlyStopping`` to monitor it."""
-        if self._ends(trainer.current_epoch + 1) or self._monitors(trainer).read_after_epoch():
+        if self._is_due(trainer.current_epoch) or self._monitors(trainer).read_after_epoch():
             self._look(trainer, pl_module)
 
     @override
@@ -198,9 +199,8 @@ class RecoveryCheck(ObservingCallback):
         # Again if they are of an earlier hook: Lightning keeps those of a step from who reads at the end of the epoch.
         self._log(trainer, pl_module, self._last.values, logger=False)
 
-    def _ends(self, epochs: int) -> bool:
-        """Whether a check is due when so many epochs have ended."""
-        return bool(self.every_n_epochs) and epochs % self.every_n_epochs == 0
+    def _is_due(self, epoch: int) -> bool:
+        return self.every_n_epochs > 0 and (epoch + 1) % self.every_n_epochs == 0
 
     def _monitors(self, trainer: pl.Trainer) -> Monitors:
         return Monitors(trainer, [NOT_ATTACKED, *self.attacks])

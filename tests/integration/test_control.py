@@ -131,8 +131,10 @@ def test_a_second_check_before_the_first_step_does_not_erase_the_original() -> N
     class Edit(RecoveryCheck):
         """Observes again what was changed before the first step."""
 
-        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            super().on_train_start(trainer, pl_module)
+        def see_original(self, trainer: Any, pl_module: Any) -> None:
+            super().see_original(trainer, pl_module)
+            if trainer.global_step:
+                return
             with torch.no_grad():
                 pl_module.head.weight.mul_(0.1)
             self.check(trainer, pl_module)

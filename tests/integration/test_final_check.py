@@ -264,6 +264,19 @@ def test_a_fit_killed_at_its_end_is_made_good(killed: Any, limit: dict[str, int]
     assert comparable(report.report) == comparable(expected_report.report)
 
 
+@pytest.mark.slow
+def test_a_fit_killed_in_the_check_of_an_epoch_is_made_good(tmp_path: Path) -> None:
+    """Its checkpoint is of the last step of this epoch; Lightning does not end the epoch a second time."""
+    expected = RecoveryCheck(attacks())
+    observed_fit(expected, last_saved(tmp_path / "other"), max_epochs=2)
+    with pytest.raises(Killed):
+        killed = RecoveryCheck({**attacks(), "int3": kills_the_second_time()})
+        observed_fit(killed, last_saved(tmp_path / "kept"), max_epochs=2)
+    checked = RecoveryCheck(attacks())
+    observed_fit(checked, last_saved(tmp_path / "kept"), max_epochs=2, ckpt_path=tmp_path / "kept" / "step=6.ckpt")
+    assert checked.observations == expected.observations
+
+
 def test_a_fit_without_a_step_left_looks_once_more_if_it_must_and_never_if_it_need_not(tmp_path: Path) -> None:
     """The checkpoint of the last step is made before the last look, that of the last epoch behind it."""
     saves = [last_saved(tmp_path), ModelCheckpoint(tmp_path, filename="epoch-{epoch}", save_on_train_epoch_end=True)]

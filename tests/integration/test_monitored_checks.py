@@ -167,6 +167,7 @@ def test_fast_dev_run_looks_at_both_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_two_checks_share_a_trainer(tmp_path: Path) -> None:
     def two() -> list[Any]:
         return [
