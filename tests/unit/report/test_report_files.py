@@ -63,6 +63,11 @@ def test_an_unwritable_folder_gives_one_error_with_the_way_out(small, tmp_path):
         save(small, file)
 
 
+def test_only_the_owner_may_read_it(small, tmp_path):
+    save(small, tmp_path)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
 def test_a_crash_while_writing_leaves_the_old_report_whole(small, tmp_path, monkeypatch):
     save(small, tmp_path)
     monkeypatch.setattr(
