@@ -54,8 +54,8 @@ class Objective(nn.Module, ABC):
                 f"`{type(self).__name__}` should get logits. Found `{readout!r}`, which gives the loss of `training_step` "
                 "and nothing else. Use an objective that needs no more, such as `NPO()`, `SimNPO()` or "
                 "`Bounded(GradientAscent(), bound=...)`, or write a `Readout` of your own, which gives a `Prediction`: "
-                "`help(lightning_unlearn.Readout)` has one in six lines. An objective of yours that reads likelihoods only says "
-                "so by `needs_logits = False`."
+                "`help(lightning_unlearn.Readout)` has one in six lines. An objective of yours that only reads likelihoods "
+                "says so by `needs_logits = False`."
             )
 
     @override
