@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from lightning_unlearn import (
     CausalLMReadout,
     CrossEntropy,
+    CyclicOrder,
     ForgetRetainData,
     FrozenCopy,
     TokenNLL,
@@ -242,7 +243,7 @@ def test_in_a_fit_only_what_is_trained_gets_a_gradient_and_moves():
 
     module = UnlearningModule(network, retain=ActivationMatch(), retain_readout=readout)
     unlearn = Unlearn(RMU(steering_coefficient=4.0), readout=readout)
-    data = ForgetRetainData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4))
+    data = ForgetRetainData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4), order=CyclicOrder())
     quiet(callbacks=[unlearn, Watch()], max_steps=2, limit_val_batches=0).fit(module, datamodule=data)
     moved = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
     assert with_gradient == moved == {"model.layers.0.mlp.down_proj.weight"}
