@@ -243,7 +243,7 @@ def test_in_a_fit_only_what_is_trained_gets_a_gradient_and_moves():
 
     module = UnlearningModule(network, retain=ActivationMatch(), retain_readout=readout)
     unlearn = Unlearn(RMU(steering_coefficient=4.0), readout=readout)
-    data = ForgetRetainData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4), order=CyclicOrder())
+    data = ForgetRetainData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4))
     quiet(callbacks=[unlearn, Watch()], max_steps=2, limit_val_batches=0).fit(module, datamodule=data)
     moved = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
     assert with_gradient == moved == {"model.layers.0.mlp.down_proj.weight"}
@@ -333,7 +333,7 @@ def fit(tmp_path: Any, steps: int, ckpt_path: Any = None) -> tuple[Any, Any, Any
     unlearn = Unlearn(RMU(steering_coefficient=4.0), readout=readout)
     saves = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
     trainer = quiet(callbacks=[unlearn, saves], max_steps=steps, max_epochs=-1, enable_checkpointing=True)
-    data = ForgetRetainData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4))
+    data = ForgetRetainData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4), order=CyclicOrder())
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
     return network, unlearn, module
 
