@@ -156,7 +156,9 @@ def test_a_report_that_cannot_be_written_does_not_hide_what_ended_the_run(monkey
         raise OSError("no space left on device")
 
     monkeypatch.setattr("lightning_unlearn.callbacks._write_report.save", full)
-    with pytest.warns(UserWarning, match="report should be written to `report`. Found: no space left on device. It is kept"):
+    with pytest.warns(
+        UserWarning, match="report should be written to `report`. Found: no space left on device. It is kept"
+    ):
         _, error = fit(AtAPoint(kill))
     assert isinstance(error, SystemExit)
 
