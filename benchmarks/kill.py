@@ -105,7 +105,7 @@ MOMENTS = [
     Moment("check at an epoch's end, an audit", f"{PACKAGE}.audits._measure:Measure.__call__", 13),
     Moment("restore after relearning", f"{PACKAGE}.attacks._relearn:reshard", 6),
     Moment("restore after rounding", f"{PACKAGE}.attacks._quantize:_editing", 17),
-    Moment("restore of random states", f"{PACKAGE}.engine._isolation:_set_rng_states", 8),
+    Moment("restore of buffers", f"{PACKAGE}.runtime._kept_tensors:_write_", 40),
     Moment("observations are kept, the control is due", f"{CHECK}._observe_control", 2),
     Moment("final check, its beginning", f"{CHECK}.on_train_end", 1),
     Moment("final check, an attack", f"{CHECK}._check", 3),
