@@ -46,7 +46,7 @@ class Attentive(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 4)
-        prune.l1_unstructured(self.attention.out_proj, "weight", amount=9)
+        prune.l1_unstructured(self.head, "weight", amount=9)
 
     def forward(self, x: Tensor) -> Any:
         x = x[:, None]
@@ -82,7 +82,7 @@ def fitted(build: Any, folder: Path | None = None) -> dict[str, Tensor]:
     module, retain, forget = Fit(build()), rows(16), rows(16)
     callbacks: list[Any] = [Unlearn(GradientAscent(), forget=forget)]
     if folder is not None:
-        callbacks += [RecoveryCheck({"int2": Quantize(bits=2)}, every_n_steps=1), WriteReport(folder)]
+        callbacks += [RecoveryCheck({"int2": Quantize(bits=2)}, every_n_steps=1), WriteReport(str(folder))]
     quiet(max_epochs=1, callbacks=callbacks).fit(module, retain)
     return module.state_dict()
 
@@ -101,5 +101,6 @@ def test_the_report_says_what_share_was_rounded_and_the_fit_is_left_as_it_is(
     report = json.loads((tmp_path / "report.json").read_text())
     under = [o for o in report["observations"] if o["attack"] == "int2"]
     assert not report["failures"]
-    assert {o["attack_config"]["share_reached"] for o in under} == {pytest.approx(share)}
+    assert under
+    assert all(o["attack_config"]["share_reached"] == pytest.approx(share) for o in under)
     assert [g["status"] for g in report["gates"] if g["code"] == "G9"] == ["pass" if share > 0.5 else "fail"]
