@@ -48,7 +48,7 @@ def _plain(matrix: Matrix, rounding: Rounding, adapters: Sequence[Any], store: s
         with _editing():
             for delta in _merged(adapters, matrix.tensor):
                 weight.add_(delta)
-            weight.copy_(_by_outputs(weight, matrix.layout, rounding))
+            _round_(weight, matrix.layout, rounding)
         yield
     finally:
         with uninterrupted(), _editing():
@@ -76,7 +76,8 @@ def _last_parametrization(module: nn.Module, name: str, step: nn.Module) -> Iter
         yield
     finally:
         with uninterrupted():
-            del steps[-1]
+            if steps[-1] is step:  # not if Ctrl-C came before it was there
+                del steps[-1]
 
 
 @contextmanager
@@ -107,18 +108,17 @@ class _Rounded(nn.Module):
     @override
     def forward(self, weight: Tensor) -> Tensor:
         with torch.no_grad():
-            total = sum(self.deltas, start=weight)
-            values = _by_outputs(total, self.layout, self.rounding).to(weight.dtype)
+            values = weight.clone()
+            for delta in self.deltas:
+                values.add_(delta)
+            _round_(values, self.layout, self.rounding)
         return values + (weight - weight.detach())  # exact: zero is added
 
 
-def _by_outputs(weight: Tensor, layout: Layout, rounding: Rounding) -> Tensor:
-    """``weight`` after ``rounding``, with one row for each output; stacked matrices follow one another."""
-    values = torch.empty_like(weight)
-    ordered, target = layout.view(weight), layout.view(values)
-    rows = ordered.flatten(0, layout.stacked) if layout.stacked else ordered
-    target.copy_(rounding(rows).reshape(target.shape))
-    return values
+def _round_(weight: Tensor, layout: Layout, rounding: Rounding) -> None:
+    """Round ``weight`` in place, with one row for each output; stacked matrices follow one another."""
+    ordered = layout.view(weight)
+    ordered.copy_(rounding(ordered.flatten(0, layout.stacked)).reshape(ordered.shape))
 
 
 def _merged(adapters: Sequence[Any], weight: Tensor) -> Iterator[Tensor]:

@@ -79,8 +79,8 @@ def _partial(index: ObservationIndex) -> Iterator[str]:
         share = index.share_reached(attack)
         if share is not None and share < 1:
             yield (
-                f"The attack {attack} left {100 * (1 - share):.1f} % of the weights that it is for as they were. Embeddings, "
-                "and an output head that is kept in full, are left out on purpose and are not counted."
+                f"The attack {attack} left {100 * (1 - share):.1f} % of the weights that it is for as they were. "
+                "Embeddings, and an output head that is kept in full, are left out on purpose and are not counted."
             )
 
 

@@ -16,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard
+from torch.nn.utils import prune
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -36,6 +37,16 @@ def perceptron():
 
 def convolutional():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 4))
+
+
+def computed():
+    with torch.no_grad():  # else the weight, an attribute, cannot be copied
+        pruned = prune.l1_unstructured(nn.Linear(8, 8), "weight", amount=9)
+    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), pruned)
+
+
+def attentive():
+    return nn.TransformerEncoderLayer(8, 2, 16)
 
 
 def llama(tied=True):
@@ -399,6 +410,7 @@ def attack_shards(rank, world_size):
     """One of two processes, which compares an attack on its FSDP2 shards with the same attack on the whole."""
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     inputs = {perceptron: torch.randn(5, 8), convolutional: torch.randn(5, 3, 8, 8), lora: torch.arange(6)[None]}
+    inputs |= {computed: torch.randn(5, 8), attentive: torch.randn(5, 2, 8)}
     for (build, x), attack in product(inputs.items(), (ATTACKS[name] for name in ("int8", "int2-g16", "cpu", "base"))):
         torch.manual_seed(0)
         whole = build().eval()
