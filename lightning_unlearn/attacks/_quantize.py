@@ -47,6 +47,7 @@ class Quantize(Attack):
         store: Where the original weights are kept: ``"cpu"`` saves memory of the device, but takes time for the copy.
 
     Example:
+        >>> import torch
         >>> network = nn.Linear(3, 1)
         >>> _ = network.weight.data.copy_(torch.tensor([[0.1, -0.9, 1.0]]))
         >>> with Quantize(bits=2)(network) as points:
