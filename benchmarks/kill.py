@@ -321,7 +321,7 @@ def is_known(found: dict[str, Any] | None, moment: Moment) -> bool:
 def write(head: dict[str, Any], known: dict[str, dict[str, Any]]) -> None:
     """After each moment: the benchmark may be interrupted, too."""
     moments = [known[moment.place] for moment in MOMENTS if moment.place in known]
-    counts = {"moments": len(moments), "equal": sum(map(is_equal, moments))}
+    counts = {"killed": len(moments), "equal": sum(map(is_equal, moments))}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({**head, **counts, "moments": moments}, indent=1) + "\n")
 

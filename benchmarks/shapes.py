@@ -2,10 +2,10 @@
 
     python benchmarks/shapes.py [--reprint]
 
-Each module (`tests/_shapes.py`) learns 16 retain and 8 forget rows for 40 epochs under AdamW, and then trains on the retain rows
-for 20 more: alone, with `Unlearn(NPO(beta=0.1), forget=loader)` and checks beside it, and with a forget weight of 1e-30. Nothing
-is said about a readout. Losses are those of `training_step` in evaluation mode, with the same draws each time. Seed 0, one CPU core.
-JSON in `benchmarks/results/shapes.json`, from which `--reprint` prints the table.
+Each module (`tests/_shapes.py`) learns 16 retain and 8 forget rows for 40 epochs under AdamW, and then trains on the retain
+rows for 20 more: alone, with `Unlearn(NPO(beta=0.1), forget=loader)` and checks beside it, and with a forget weight of
+1e-30. Nothing is said about a readout. Losses are those of `training_step` in evaluation mode, with the same draws each
+time. Seed 0, one CPU core. JSON in `benchmarks/results/shapes.json`, from which `--reprint` prints the table.
 """
 
 from __future__ import annotations

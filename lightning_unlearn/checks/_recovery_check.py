@@ -187,7 +187,7 @@ class RecoveryCheck(ObservingCallback):
 
         Collective: every rank must call it. A fit without a look at the original gets none at its end.
         """
-        if self.observations and not self._last.is_of(trainer.global_step, pl_module):
+        if (self.observations or self.failures) and not self._last.is_of(trainer.global_step, pl_module):
             with on_its_device(trainer, pl_module):
                 values = self.check(trainer, pl_module)
             self._send(trainer, values)

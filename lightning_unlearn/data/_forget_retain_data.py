@@ -208,6 +208,6 @@ def _describe(loader: Any) -> str:
 
 def _holders(source: Any, name: str) -> list[Any]:
     """What of a datamodule has an attribute: itself, or its hyper-parameters."""
-    if not isinstance(source, pl.LightningDataModule):
+    if lightning_class(source, "LightningDataModule") is None:
         return []
     return [holder for holder in (source, source.hparams) if hasattr(holder, name)]

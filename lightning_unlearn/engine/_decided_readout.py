@@ -57,8 +57,8 @@ def _decide(trainer: pl.Trainer, module: pl.LightningModule, given: Readout | No
     readout = choose_readout(module) if given is None else given
     if not batches:
         return readout
-    # A module that brings a readout along trains by it: there is nothing to compare.
-    if readout.gives_logits and readout is not getattr(module, "readout", None):
+    # A module that brings a readout along trains by it, towards whatever it says: there is nothing to compare.
+    if readout.gives_logits and not isinstance(getattr(module, "readout", None), Readout):
         readout = _checked(trainer, module, readout, batches, was_given=given is not None)
     return _settled(trainer, module, readout, batches[0])
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.engine import GradientEngine, remember_buffers, remember_python_state
-from lightning_unlearn.objectives import Objective, refuse_without_logits
+from lightning_unlearn.objectives import Objective
 from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout, refuse_foreign_tokens
 from lightning_unlearn.references import FrozenCopy, Reference, choose_reference
@@ -102,7 +102,7 @@ class ForgetLoss:
                 restore()
 
     def _read_by(self, readout: Readout) -> None:
-        refuse_without_logits(self._objective, readout)
+        self._objective.refuse_without_logits(readout)
         self.readout = readout
         # One pass over the batch is cheaper than one for each example, where nothing but the mean is asked for.
         self._reading = readout.for_mean() if self._objective.needs_only_mean else readout

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.engine import GradientEngine, before_restore, decided_readout, strategy_kind
 from lightning_unlearn.forgetting._forget_loss import ForgetLoss
-from lightning_unlearn.objectives import Objective, refuse_without_logits
+from lightning_unlearn.objectives import Objective
 from lightning_unlearn.readouts import Readout, choose_readout
 from lightning_unlearn.references import CachedLogLikelihood, FrozenCopy, Reference
 
@@ -81,7 +81,7 @@ class OriginalLoss:
         """
         guess = self.loss.readout
         self._readout = decided_readout(self._trainer, self._module, self._given, lambda: forget)
-        refuse_without_logits(self._objective, self._readout)
+        self._objective.refuse_without_logits(self._readout)
         if resumes:  # a new fit makes its loss at the first batch
             copy = self._copy if guess.gives_logits and not self._readout.gives_logits else None
             self.loss.read_anew(self._readout, copy)

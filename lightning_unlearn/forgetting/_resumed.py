@@ -11,7 +11,12 @@ from typing_extensions import override
 
 from lightning_unlearn.data import ForgetStream, rows_of
 from lightning_unlearn.forgetting._forget_loss import ForgetLoss
+from lightning_unlearn.forgetting._original_loss import OriginalLoss
+from lightning_unlearn.forgetting._private_step import PrivateStep
 from lightning_unlearn.forgetting._saved_parts import SavedParts
+from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
+from lightning_unlearn.objectives import Objective
+from lightning_unlearn.projectors import Projector
 from lightning_unlearn.references import AdapterDisabled, FrozenCopy, Reference
 from lightning_unlearn.runtime import on_every_rank
 
@@ -19,11 +24,19 @@ _OURS = "Unlearn["
 
 
 class ResumedCallback(pl.Callback):
-    """Finds its state in a checkpoint, or that of another objective, and keeps it until training starts.
+    """What ``Unlearn`` has in a checkpoint. FSDP reads it before stream and reference exist: it is kept until then.
 
-    Under FSDP a checkpoint is read before stream and reference exist.
+    A checkpoint of a fit with another objective is found, too.
     """
 
+    objective: Objective
+    projector: Projector | None
+    _original: OriginalLoss
+    _loader: Iterable[Any]
+    _stream: ForgetStream
+    _rewrite: TransformsInOrder
+    _private: PrivateStep | None
+    _steps: dict[str, int]
     _restored: dict[str, Any]
 
     @override
@@ -37,6 +50,40 @@ class ResumedCallback(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until training starts."""
         self._restored = state_dict
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the forget data, counters, and the state of the parts. Every rank must call it."""
+        if not hasattr(self, "_original") or not self._original.is_known:
+            # A tuner saves before training, and loads again: a state of no step would pass for that of an interrupted fit.
+            return self._restored
+        return {
+            "position": self._stream.position,
+            "steps": dict(self._steps),
+            "settings": settings_of(self.objective, self._original.loss, self.projector, self._loader),
+            **self._parts().state_dict(),
+        }
+
+    def _parts(self) -> SavedParts:
+        return SavedParts(
+            objective=self.objective,
+            projector=self.projector,
+            reference=self._original.loss.reference,
+            # Before its first step it has no state; asked for a sharded one, torch would take a step.
+            optimizer=self._private if self._steps["merged"] else None,
+            transforms=self._rewrite if hasattr(self, "_rewrite") else None,
+        )
+
+    def _restore(self) -> None:
+        """Load what a checkpoint holds, only once: a second fit must not start from it again."""
+        state, self._restored = self._restored, {}
+        if not state:
+            return
+        self._stream.seek(state["position"])
+        self._steps = dict(state["steps"])  # before `_parts`, which goes by it
+        loss = self._original.loss
+        settings = settings_of(self.objective, loss, self.projector, self._loader)
+        self._original.is_known = resume(state, settings, loss, self._stream, self._parts())
 
 
 def settings_of(objective: Any, loss: ForgetLoss, projector: Any, loader: Iterable[Any]) -> dict[str, Any]:

@@ -23,8 +23,7 @@ from lightning_unlearn.forgetting._refusals import (
     refuse_unsupported,
     warn_of_other_forget_data,
 )
-from lightning_unlearn.forgetting._resumed import ResumedCallback, resume, settings_of
-from lightning_unlearn.forgetting._saved_parts import SavedParts
+from lightning_unlearn.forgetting._resumed import ResumedCallback
 from lightning_unlearn.forgetting._step_log import is_logged, log_step, shown_realised
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
 from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
@@ -119,7 +118,7 @@ class Unlearn(ResumedCallback):
         self._private: PrivateStep | None = None
         self._steps = {"merged": 0, "taken": 0}
         self.is_idle = False
-        self._restored: dict[str, Any] = {}
+        self._restored = {}
         self._step_log: dict[str, Tensor] = {}
 
     @property
@@ -250,44 +249,10 @@ class Unlearn(ResumedCallback):
         if stage == "fit":
             self._end(trainer)
 
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        """Position in the forget data, counters, and the state of the parts. Every rank must call it."""
-        if not hasattr(self, "_original") or not self._original.is_known:
-            # A tuner saves before training, and loads again: a state of no step would pass for that of an interrupted fit.
-            return self._restored
-        return {
-            "position": self._stream.position,
-            "steps": dict(self._steps),
-            "settings": settings_of(self.objective, self._original.loss, self.projector, self._loader),
-            **self._parts().state_dict(),
-        }
-
     def forget_loss(self, batch: Any) -> Tensor:
         """The objective on one forget micro-batch, as :class:`ForgetBatches` gives it."""
         with self._batches.opened(batch) as own:
             return self._original.loss(own, saw=self._batches.saw_prediction)
-
-    def _parts(self) -> SavedParts:
-        return SavedParts(
-            objective=self.objective,
-            projector=self.projector,
-            reference=self._original.loss.reference,
-            # Before its first step it has no state; asked for a sharded one, torch would take a step.
-            optimizer=self._private if self._steps["merged"] else None,
-            transforms=self._rewrite if hasattr(self, "_rewrite") else None,
-        )
-
-    def _restore(self) -> None:
-        """Load what a checkpoint holds, only once: a second fit must not start from it again."""
-        state, self._restored = self._restored, {}
-        if not state:
-            return
-        self._stream.seek(state["position"])
-        self._steps = dict(state["steps"])  # before `_parts`, which goes by it
-        loss = self._original.loss
-        settings = settings_of(self.objective, loss, self.projector, self._loader)
-        self._original.is_known = resume(state, settings, loss, self._stream, self._parts())
 
     def after_fit_step(self, optimizer: torch.optim.Optimizer) -> bool:
         """Measure the fit's step, or take the own step after it. The chain calls this before any guard."""

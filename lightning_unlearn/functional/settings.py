@@ -85,7 +85,10 @@ def check_named(name: str, value: Any, kind: type, example: str) -> None:
 
 def _real(value: Any) -> float:
     """The number; NaN for what is none: it is in no interval."""
-    return math.nan if value is True or value is False or not isinstance(value, Real) else float(value)
+    # `True` is a number in Python, and none in a configuration.
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    return float(value)
 
 
 def _refuse_unless(holds: bool, name: str, value: Any, claim: str, why: str) -> None:

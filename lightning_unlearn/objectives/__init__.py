@@ -10,7 +10,6 @@ from lightning_unlearn.objectives._fixed_random_label import FixedRandomLabel
 from lightning_unlearn.objectives._gradient_ascent import GradientAscent
 from lightning_unlearn.objectives._kl_to_reference import KLToReference
 from lightning_unlearn.objectives._logit_margin_flattening import LogitMarginFlattening
-from lightning_unlearn.objectives._needs import refuse_without_logits
 from lightning_unlearn.objectives._npo import NPO
 from lightning_unlearn.objectives._prompt_decouple import PromptDecouple
 from lightning_unlearn.objectives._random_label import RandomLabel
@@ -47,5 +46,4 @@ __all__ = [
     "TopKKL",
     "PromptDecouple",
     "ScopeTerm",
-    "refuse_without_logits",
 ]

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.prediction import Likelihood, Prediction
+from lightning_unlearn.readouts import Readout
 
 
 class Objective(nn.Module, ABC):
@@ -45,6 +46,17 @@ class Objective(nn.Module, ABC):
             A scalar ``[]``, smaller when the objective is met better; a finite zero with a graph if the batch has no
             supervised row.
         """
+
+    def refuse_without_logits(self, readout: Readout) -> None:
+        """Raise a ``ValueError`` if this objective reads logits, and ``readout`` gives none."""
+        if self.needs_logits and not readout.gives_logits:
+            raise ValueError(
+                f"`{type(self).__name__}` should get logits. Found `{readout!r}`, which gives the loss of `training_step` "
+                "and nothing else. Use an objective that needs no more, such as `NPO()`, `SimNPO()` or "
+                "`Bounded(GradientAscent(), bound=...)`, or write a `Readout` of your own, which gives a `Prediction`: "
+                "`help(lightning_unlearn.Readout)` has one in six lines. An objective of yours that only reads likelihoods "
+                "says so by `needs_logits = False`."
+            )
 
     @override
     def __repr__(self) -> str:

@@ -1,8 +1,7 @@
-"""Checks of what an objective gets."""
+"""Checks of the reference that an objective gets."""
 
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.prediction import Likelihood, Prediction
-from lightning_unlearn.readouts import Readout
 
 
 def need_likelihood(objective: Objective, student: Likelihood, reference: Likelihood | None) -> Likelihood:
@@ -37,15 +36,3 @@ def need_distribution(objective: Objective, student: Prediction, reference: Like
             f"{tuple(student.logits.shape)}. Found {tuple(known.logits.shape)}."
         )
     return known
-
-
-def refuse_without_logits(objective: Objective, readout: Readout) -> None:
-    """Refuse an objective that reads logits, where the readout gives none."""
-    if objective.needs_logits and not readout.gives_logits:
-        raise ValueError(
-            f"`{type(objective).__name__}` should get logits. Found `{readout!r}`, which gives the loss of `training_step` "
-            "and nothing else. Use an objective that needs no more, such as `NPO()`, `SimNPO()` or "
-            "`Bounded(GradientAscent(), bound=...)`, or write a `Readout` of your own, which gives a `Prediction`: "
-            "`help(lightning_unlearn.Readout)` has one in six lines. An objective of yours that reads likelihoods only says "
-            "so by `needs_logits = False`."
-        )

@@ -44,7 +44,8 @@ def refuse_foreign_labels(prediction: Any) -> None:
         ValueError: If a label is negative, or not below the number of logits.
     """
     logits, labels = getattr(prediction, "logits", None), getattr(prediction, "labels", None)
-    if not isinstance(logits, Tensor) or not isinstance(labels, Tensor) or not labels.numel():
+    # Predictions of hidden states hold logits of width 0: their objectives read none.
+    if not isinstance(logits, Tensor) or not isinstance(labels, Tensor) or not labels.numel() or not logits.numel():
         return
     wrong = labels[(labels < 0) | (labels >= logits.shape[-1])]
     if wrong.numel():

@@ -151,6 +151,7 @@ def test_a_batch_without_labels_for_a_language_model() -> None:
         fit(Unlearn(NPO(), forget=forget), module, retain)
 
 
+@pytest.mark.filterwarnings("ignore:The forget gradient should not be zero")  # said before, as one of its causes
 @pytest.mark.parametrize("objective", [GradientAscent(), NPO()], ids=repr)
 @pytest.mark.parametrize("steps", [{"max_epochs": 2}, {"max_steps": 1}], ids=str)
 def test_all_labels_ignored(objective: Objective, steps: dict[str, int]) -> None:
@@ -161,6 +162,7 @@ def test_all_labels_ignored(objective: Objective, steps: dict[str, int]) -> None
         fit(Unlearn(objective, forget=labelled(*[-100] * 6)), **steps)
 
 
+@pytest.mark.filterwarnings("ignore:The forget gradient should not be zero")  # said before, as one of its causes
 def test_all_labels_ignored_in_data_without_a_length() -> None:
     class Rows(torch.utils.data.IterableDataset[Any]):
         def __iter__(self) -> Iterator[Any]:
@@ -186,6 +188,7 @@ def test_an_unsupervised_step_leaves_the_retain_gradient_alone() -> None:
     assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), module.parameters(), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:The forget gradient should not be zero")  # said before, as one of its causes
 def test_ranks_agree_on_whether_anything_is_supervised() -> None:
     def train(rank: int, world_size: int, labels: list[int]) -> Any:
         module = SomebodysModule()

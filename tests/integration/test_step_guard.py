@@ -259,7 +259,7 @@ def test_what_cannot_be_guarded_is_refused_by_name() -> None:
         fit(StepGuard())
     with pytest.raises(ValueError, match="`scope` should be one of .*Found `scope = 'layer'`"):
         StepGuard(scope="layer")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"`storage` should be a `Storage`, such as `Int8.*Found `storage = 'int4'`"):
+    with pytest.raises(TypeError, match=r"`storage` should be a `Storage`, such as `Int8.*Found `'int4'`"):
         StepGuard(storage="int4")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`length` should be at least 1.*Found `length = 0`"):
         History(0)

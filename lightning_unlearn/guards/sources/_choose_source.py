@@ -13,7 +13,7 @@ from lightning_unlearn.guards.sources._examples import Examples
 from lightning_unlearn.guards.sources._fit_gradient import FitGradient
 from lightning_unlearn.guards.sources._retain_set import RetainSet
 from lightning_unlearn.guards.storages import Storage
-from lightning_unlearn.objectives import Objective, refuse_without_logits
+from lightning_unlearn.objectives import Objective
 from lightning_unlearn.readouts import Readout, choose_readout
 
 
@@ -45,7 +45,7 @@ def choose_source(
     network = chosen.find_network(engine.module)
     device: Any = engine.module.device
     objective.to(device)
-    refuse_without_logits(objective, chosen)
+    objective.refuse_without_logits(chosen)
     if isinstance(directions, PerExample):
         _refuse_own_loss(chosen)
         return Examples(engine, chosen, objective, storage, directions.limit, params, stream)

@@ -151,8 +151,8 @@ def test_only_the_first_batches_are_used() -> None:
     ("arguments", "match"),
     [
         ({"steps": -1}, "`steps` should be at least 0"),
-        ({"lr": 0.0}, "`lr` positive"),
-        ({"rank": 0}, "`rank` and `batches` at least 1"),
+        ({"lr": 0.0}, "`lr` should be positive"),
+        ({"rank": 0}, "`rank` should be at least 1"),
         ({"mode": "some"}, '`mode` should be "adapter" or "full"'),
     ],
 )

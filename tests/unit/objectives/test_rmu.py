@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from lightning_unlearn import (
     CausalLMReadout,
     CrossEntropy,
+    CyclicOrder,
     ForgetRetainData,
     FrozenCopy,
     TokenNLL,
@@ -332,7 +333,7 @@ def fit(tmp_path: Any, steps: int, ckpt_path: Any = None) -> tuple[Any, Any, Any
     unlearn = Unlearn(RMU(steering_coefficient=4.0), readout=readout)
     saves = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
     trainer = quiet(callbacks=[unlearn, saves], max_steps=steps, max_epochs=-1, enable_checkpointing=True)
-    data = ForgetRetainData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4))
+    data = ForgetRetainData(retain=DataLoader(rows(1), 4), forget=DataLoader(rows(2), 4), order=CyclicOrder())
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
     return network, unlearn, module
 
