@@ -378,7 +378,7 @@ def test_flattened_parameters_are_refused(weight):
         ({"bits": 32}, "`bits` should be between 2 and 16. Found `bits = 32`"),
         ({"bits": 8, "codebook": "nf4"}, "`bits` should be 4 for the codebook 'nf4'. Found `bits = 8`"),
         ({"codebook": "af4"}, "`codebook` should be 'int', 'nf4' or 'fp4'. Found `codebook = 'af4'`"),
-        ({"group_size": 0}, "`group_size` should be positive. Found `group_size = 0`"),
+        ({"group_size": 0}, "`group_size` should be at least 1, or `None` for a scale per row. Found `group_size = 0`"),
         ({"store": "disk"}, "`store` should be 'device' or 'cpu'. Found `store = 'disk'`"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -331,3 +332,30 @@ def test_the_share_is_of_what_a_deployment_rounds(
     build: Callable[[], nn.Module], options: dict[str, Any], share: float
 ) -> None:
     assert Quantize(**options).share_reached(build()) == pytest.approx(share)
+
+
+def test_adapters_of_experts_are_each_merged_into_their_own_parameter() -> None:
+    parts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    config = LoraConfig(r=2, target_modules=[], target_parameters=parts, init_lora_weights=False)
+    adapted: Any = get_peft_model(mixtral(), config).eval()
+    tokens = torch.arange(9)[None]
+    merged = copy.deepcopy(adapted).merge_and_unload()
+    with torch.no_grad():
+        before = adapted(tokens).logits
+        with Quantize(bits=3)(adapted), Quantize(bits=3)(merged):
+            assert_close(adapted(tokens).logits, merged(tokens).logits, atol=1e-5, rtol=1e-5)
+        assert torch.equal(adapted(tokens).logits, before)
+
+
+def test_a_compiled_layer_computes_with_rounded_weights() -> None:
+    network, x = (
+        nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 6)), COMPUTED["pruned"](nn.Linear(6, 6))),
+        torch.randn(3, 6),
+    )
+    network.compile(backend="eager")
+    with torch.no_grad():
+        before = network(x)
+        with Quantize(bits=3)(network):
+            assert_close(network(x), network.forward(x))
+            assert not torch.allclose(network(x), before)
+        assert torch.equal(network(x), before)
