@@ -102,9 +102,7 @@ MOMENTS = [
     Moment("check at an epoch's end, its beginning", f"{CHECK}._check", 2),
     Moment("check at an epoch's end, relearning", f"{PACKAGE}.attacks._relearn:Relearn._train", 3),
     Moment("check at an epoch's end, rounding", f"{PACKAGE}.attacks._quantize:Quantize._rounded", 5),
-    Moment(
-        "check at an epoch's end, an audit", f"{PACKAGE}.checks._audits_under_attack:AuditsUnderAttack._observe", 13
-    ),
+    Moment("check at an epoch's end, an audit", f"{PACKAGE}.audits._measure:Measure.__call__", 13),
     Moment("restore after relearning", f"{PACKAGE}.attacks._relearn:reshard", 6),
     Moment("restore after rounding", f"{PACKAGE}.attacks._quantize:_editing", 17),
     Moment("restore of random states", f"{PACKAGE}.engine._isolation:_set_rng_states", 8),

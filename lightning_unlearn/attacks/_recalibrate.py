@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.engine import GradientEngine, state_kept
+from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.runtime import KeptTensors, eval_mode
 
 
@@ -53,8 +54,8 @@ class Recalibrate(Attack):
     needs_data: ClassVar[Literal["attack", "retain"] | None] = "retain"
 
     def __init__(self, batches: int | None = None) -> None:
-        if batches is not None and batches < 1:
-            raise ValueError(f"`batches` should be at least 1. Found `batches = {batches}`.")
+        if batches is not None:
+            check_whole("batches", batches, why=", or `None` for all")
         self.batches = batches
 
     @override

@@ -17,6 +17,7 @@ from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.metrics import RefusalRate
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.readouts import Readout, greedy_answers, has_answer, is_language_model
+from lightning_unlearn.runtime import Misfit
 
 
 class Generation(Audit):
@@ -55,7 +56,7 @@ class Generation(Audit):
         self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
     ) -> list[Observation]:
         if not is_language_model(network):
-            raise ValueError(
+            raise Misfit(
                 "`Generation` should get a language model, which can answer. Found "
                 f"`{type(network).__name__}`. Leave it out of `audits`."
             )

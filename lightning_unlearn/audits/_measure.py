@@ -13,7 +13,7 @@ from lightning_unlearn.functional.settings import check_named
 from lightning_unlearn.metrics import AnswerProbability, KnowledgeMetric, Loss, TokenNLL
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.readouts import Readout, refuse_foreign_labels
-from lightning_unlearn.runtime import eval_without_grad
+from lightning_unlearn.runtime import Misfit, eval_without_grad
 
 
 class Measure(Audit):
@@ -69,7 +69,7 @@ class Measure(Audit):
             return self._likelihoods if readout.gives_logits else self._own_loss
         for name, metric in self.metrics.items():
             if metric.needs_logits and not readout.gives_logits:
-                raise ValueError(
+                raise Misfit(
                     f"`{type(metric).__name__}`, measured as `{name}`, should get logits. Found `{readout!r}`, which gives "
                     "the loss of `training_step` and nothing else. Measure `Loss()`, or leave `metrics` out; or write a "
                     "`Readout` of your own, which gives a `Prediction`."

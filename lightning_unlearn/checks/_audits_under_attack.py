@@ -20,7 +20,7 @@ from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import Agreement, Ended, checksum, interruptible, termination_held, uninterrupted
+from lightning_unlearn.runtime import Agreement, Ended, Misfit, checksum, interruptible, termination_held, uninterrupted
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,8 @@ class AuditsUnderAttack:
                     with interruptible():  # it may wait for other ranks
                         ended = agreement.settle(error, "")
                 _end_if_asked(agreement)
+                if isinstance(error, Misfit):
+                    raise error
                 if ended is None:
                     observations += made
                     working.append(audit)

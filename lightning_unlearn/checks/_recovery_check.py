@@ -210,7 +210,9 @@ class RecoveryCheck(ObservingCallback):
     ) -> None:
         # The same on every rank, so `EarlyStopping` finds the key on each of them.
         own = self._without_those_of_others(trainer, values)
-        pl_module.log_dict(own, logger=logger, batch_size=1, rank_zero_only=False)
+        # They are equal already: synchronised only since Lightning warns of an epoch's values that are not.
+        several = trainer.world_size > 1
+        pl_module.log_dict(own, logger=logger, batch_size=1, rank_zero_only=False, sync_dist=several)
 
     def _send(self, trainer: pl.Trainer, values: Mapping[str, Tensor]) -> None:
         # Past the module: not all hooks allow `self.log`, and what it takes in a step reaches a logger only in every n-th.

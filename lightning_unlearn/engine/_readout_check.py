@@ -13,8 +13,8 @@ import torch
 from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._isolation import isolated
 from lightning_unlearn.functional.likelihood import mean_or_zero
-from lightning_unlearn.readouts import CUTS, Readout, how_close, own_loss
-from lightning_unlearn.runtime import eval_without_grad, seeded
+from lightning_unlearn.readouts import CUTS, Readout, how_close, own_loss, refuse_foreign_tokens
+from lightning_unlearn.runtime import Misfit, eval_without_grad, seeded
 
 T = TypeVar("T")
 
@@ -93,15 +93,23 @@ def compared(
 
     try:
         network = measuring.find_network(module)
+        for batch in batches:
+            refuse_foreign_tokens(network, batch)
         unnoticed(trainer, module, entropy, batches[0])
+    except Misfit:  # another readout would not read it, either
+        raise
     except Exception as error:  # of any kind: the batch may be of any kind
         return Compared(error=f"{type(error).__name__}: {_short(error)}")
     for parts in _parts(batches):
         try:
-            pairs = [(unnoticed(trainer, module, entropy, p), unnoticed(trainer, module, loss, p)) for p in parts]
+            losses = [unnoticed(trainer, module, loss, p) for p in parts]
         except Exception:  # a step that never saw a batch of one may raise: the next parts are larger
             continue
-        known = [pair for pair in pairs if pair[0] == pair[0] and pair[1] == pair[1]]  # NaN differs from itself
+        try:
+            entropies = [unnoticed(trainer, module, entropy, p) for p in parts]
+        except Exception as error:  # what the step takes, and the readout does not
+            return Compared(error=f"{type(error).__name__}: {_short(error)}")
+        known = [pair for pair in zip(entropies, losses, strict=True) if pair[0] == pair[0] and pair[1] == pair[1]]
         entropies, losses = [e for e, _ in known], [value for _, value in known]
         return Compared(entropies, losses, close=how_close(network))
     return Compared()

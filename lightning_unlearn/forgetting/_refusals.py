@@ -75,7 +75,7 @@ def warn_of_other_forget_data(trainer: pl.Trainer, kind: type[Any]) -> None:
     """Say which forget data count, where no callback of ``kind``, `Unlearn`, uses those of the datamodule."""
     data: Any = getattr(trainer, "datamodule", None)
     given = [callback.forget for callback in callbacks_of(trainer, kind)]
-    if any(one is None for one in given) or not hasattr(data, "forget_dataloader"):
+    if not given or any(one is None for one in given) or not hasattr(data, "forget_dataloader"):
         return
     if not any(one is getattr(getattr(data, "forget", None), "source", None) for one in given):
         rank_zero_warn(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.models.layers import base_model
+from lightning_unlearn.runtime import Misfit
 
 
 def refuse_foreign_tokens(network: nn.Module, batch: Any) -> None:
@@ -19,7 +20,7 @@ def refuse_foreign_tokens(network: nn.Module, batch: Any) -> None:
     Cheap where ``batch`` is on the CPU; on a GPU it waits for the device.
 
     Raises:
-        ValueError: If a token id is not in the vocabulary, or a row does not fit.
+        Misfit: If a token id is not in the vocabulary, or a row does not fit.
     """
     if not isinstance(batch, Mapping):
         return
@@ -41,7 +42,7 @@ def refuse_foreign_labels(prediction: Any) -> None:
     """Refuse labels without a logit; predictions without logits pass.
 
     Raises:
-        ValueError: If a label is negative, or not below the number of logits.
+        Misfit: If a label is negative, or not below the number of logits.
     """
     logits, labels = getattr(prediction, "logits", None), getattr(prediction, "labels", None)
     # Predictions of hidden states hold logits of width 0: their objectives read none.
@@ -49,7 +50,7 @@ def refuse_foreign_labels(prediction: Any) -> None:
         return
     wrong = labels[(labels < 0) | (labels >= logits.shape[-1])]
     if wrong.numel():
-        raise ValueError(
+        raise Misfit(
             f"Labels should be from 0 to {logits.shape[-1] - 1}: the network gives {logits.shape[-1]} logits. Found "
             f"{_some(wrong)} ({wrong.numel()} of {labels.numel()} labels). Number the classes from 0, and give the network "
             "an output for each."
@@ -59,7 +60,7 @@ def refuse_foreign_labels(prediction: Any) -> None:
 def _refuse_ids(ids: Tensor, size: int) -> None:
     wrong = ids[(ids < 0) | (ids >= size)]
     if wrong.numel():
-        raise ValueError(
+        raise Misfit(
             f"Token ids should be from 0 to {size - 1}: the network's embedding has {size} rows. Found {_some(wrong)} "
             f"({wrong.numel()} of {ids.numel()} ids). Use the tokenizer that belongs to the network; if tokens were added "
             "to it, call `network.resize_token_embeddings(len(tokenizer))` first."
@@ -73,7 +74,7 @@ def _refuse_length(model: nn.Module, batch: Mapping[str, Any], ids: Tensor, cont
     found = f"{int((lengths > context).sum())} of {len(ids)} rows longer, the longest of {int(lengths.max())}"
     said = f"Rows should have at most the network's {context} positions. Found {found}, in a batch {ids.shape[1]} wide."
     if _learns_positions(model, context):
-        raise ValueError(f"{said} Shorten them: `Encoding(..., max_length={context})`.")
+        raise Misfit(f"{said} Shorten them: `Encoding(..., max_length={context})`.")
     if int(lengths.max()) > context:
         warnings.warn(
             f"{said} Beyond them it was not trained. Shorten them: `Encoding(..., max_length={context})`.", stacklevel=2

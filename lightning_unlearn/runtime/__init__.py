@@ -9,6 +9,7 @@ from lightning_unlearn.runtime._folders import writable_folder
 from lightning_unlearn.runtime._interrupts import interruptible, uninterrupted
 from lightning_unlearn.runtime._kept_tensors import KeptTensors
 from lightning_unlearn.runtime._logging import without_logging
+from lightning_unlearn.runtime._misfit import Misfit
 from lightning_unlearn.runtime._modes import eval_mode, eval_without_grad
 from lightning_unlearn.runtime._packages import in_each_package, lightning_class
 from lightning_unlearn.runtime._python_state import PythonState
@@ -23,6 +24,7 @@ __all__ = [
     "EitherPackage",
     "Ended",
     "KeptTensors",
+    "Misfit",
     "PRIVATE",
     "PythonState",
     "checksum",

@@ -89,7 +89,7 @@ def test_the_reference_of_unlearn_is_the_original() -> None:
     def known(*callbacks: Any) -> Any:
         unlearn = Unlearn(NPO(beta=0.1), forget=loader(seed=2))
         quiet(callbacks=[*callbacks, unlearn], max_steps=1).fit(SomebodysModule(), loader(seed=1))
-        return unlearn._loss.reference.known
+        return unlearn._original.loss.reference.known
 
     assert known(edit()) == known()
     assert len(known()) == 24

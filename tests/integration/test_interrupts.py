@@ -56,9 +56,9 @@ class Watched(RecoveryCheck):
 
     watch: Any = None
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def see_original(self, trainer: Any, pl_module: Any) -> None:
         with self.watch:
-            super().on_train_start(trainer, pl_module)
+            super().see_original(trainer, pl_module)
 
 
 def fit(watch: Any) -> tuple[nn.Module, dict[str, Tensor], bool]:

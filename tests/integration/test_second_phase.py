@@ -64,7 +64,7 @@ def nll_under(weights: dict[str, Tensor]) -> Tensor:
 def original_nll(unlearn: Unlearn) -> Tensor:
     """What this fit takes the original to say."""
     with torch.no_grad():
-        return unlearn._loss.reference(ClassificationReadout(), FORGET.tensors).token_nll()
+        return unlearn._original.loss.reference(ClassificationReadout(), FORGET.tensors).token_nll()
 
 
 def weights_in(path: str) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_unlearn import Bounded, GradientAscent, Unlearn
+from lightning_unlearn import Bounded, ClassificationReadout, GradientAscent, Unlearn
 from lightning_unlearn.objectives import Objective
 
 ZERO = "Found no non-zero entry in 3 steps in a row"
@@ -36,7 +36,9 @@ def of_class_0() -> DataLoader[Any]:
 def fit(module: Any, objective: Objective, forget: Any = None, **kwargs: Any) -> list[str]:
     """Warnings of a fit of six steps."""
     settings = {name: kwargs.pop(name) for name in ("optimizer",) if name in kwargs}
-    unlearn = Unlearn(objective, forget=loader(seed=2) if forget is None else forget, **settings)
+    # Given: the default would step back to the module's own loss.
+    readout = ClassificationReadout()
+    unlearn = Unlearn(objective, readout, forget=loader(seed=2) if forget is None else forget, **settings)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         quiet(callbacks=[unlearn], **kwargs).fit(module, loader(seed=1))

@@ -143,7 +143,7 @@ def test_a_batch_of_one_is_left_out() -> None:
 
 def test_settings_and_data_are_checked() -> None:
     model = network(nn.BatchNorm1d(16))
-    with pytest.raises(ValueError, match="`batches` should be at least 1. Found `batches = 0`"):
+    with pytest.raises(ValueError, match="`batches` should be at least 1, or `None` for all. Found `batches = 0`"):
         Recalibrate(batches=0)
     with pytest.raises(ValueError, match="Found no loss"), Recalibrate()(model, batches=batches()):
         pass

@@ -51,9 +51,13 @@ def public() -> Iterator[type | Any]:
     )
 
 
+def is_error(made: Any) -> bool:
+    return isinstance(made, type) and issubclass(made, Exception)
+
+
 def settings() -> Iterator[tuple[Any, str]]:
     for made in public():
-        if made.__name__ in MADE_BY_US or inspect.isabstract(made):
+        if made.__name__ in MADE_BY_US or inspect.isabstract(made) or is_error(made):
             continue
         for name, parameter in inspect.signature(made).parameters.items():
             annotation = parameter.annotation

@@ -377,5 +377,5 @@ def test_what_is_unfrozen_later_is_copied_then_and_saved() -> None:
 def test_a_choice_made_before_is_kept_while_it_fits() -> None:
     network = Normed()
     earlier = choose_reference(KLToReference(), network)
-    assert choose_reference(KLToReference(), network, earlier) is earlier
-    assert choose_reference(NPO(), network, earlier) is not earlier
+    assert choose_reference(KLToReference(), network, earlier=earlier) is earlier
+    assert choose_reference(NPO(), network, earlier=earlier) is not earlier
