@@ -9,6 +9,9 @@ Subject = Literal["original", "unlearned", "control"]
 NOT_ATTACKED = "none"
 """The ``attack`` of an observation without an attack."""
 
+SHARE_REACHED = "share_reached"
+"""Key in an ``attack_config``: the share of the weights that the attack reached, from 0 to 1."""
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -23,7 +26,7 @@ class Observation:
         subject: Whose knowledge it is.
         epoch: Epoch of the fit.
         attack: The attack's label in the report, or ``"none"``.
-        attack_config: Its settings, as plain values.
+        attack_config: Its settings, as plain values, and perhaps :data:`SHARE_REACHED`.
         family: The kind of attack: ``"quant"``, ``"relearn"``; empty for no attack.
         point: The strength of the attack at which it was made: a number of bits, a number of steps.
         unit: What a point counts: ``"bits"``, ``"step"``.

@@ -58,3 +58,11 @@ class Attack(ABC):
             loss: What the attacker minimises on a batch.
             engine: How gradients are computed under the strategy in use. Defaults to plain autograd.
         """
+
+    def share_reached(self, network: nn.Module) -> float | None:
+        """The share of the weights of ``network`` that the attack reaches, from 0 to 1, for the report.
+
+        An attack that reached less than half of them shows nothing, so such numbers are no verdict. ``None``, the default,
+        is for attacks that this does not apply to.
+        """
+        return None

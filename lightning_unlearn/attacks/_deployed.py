@@ -3,46 +3,78 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from lightning_unlearn.models.layers import Matrix, name_fits, output_heads, placed_matrices
+from lightning_unlearn.models.layers import Matrix, count, name_fits, output_heads, placed_matrices
+
+AS_IN_DEPLOYMENTS = ("an adapter's", "an embedding", "the output head", "tied to an embedding")
+"""Reasons to leave a weight out that quantised loaders have, too."""
 
 
-def deployed_matrices(network: nn.Module, *, skip: Sequence[str], head: bool) -> tuple[list[Matrix], Counter[str]]:
-    """Find the weights that quantised loaders convert, each once.
+@dataclass(frozen=True)
+class Deployed:
+    """The weights that are stored in few bits, each once, and those that are not.
+
+    Args:
+        matrices: The weights to round.
+        left_out: For each reason to leave weights out, how many were.
+        share: How much of the weights that a deployment rounds ``matrices`` are, from 0 to 1; 1 if there are none.
+    """
+
+    matrices: list[Matrix]
+    left_out: Counter[str]
+    share: float
+
+
+def deployed(network: nn.Module, *, skip: Sequence[str], head: bool) -> Deployed:
+    """Find the weights that quantised loaders convert.
 
     Args:
         network: Where to look, itself included.
         skip: Names of layers to leave out, as ``fnmatch`` patterns of a full name or of any part between dots.
         head: Whether the output head belongs to them.
-
-    Returns:
-        The weights, and for each reason to leave weights out, how many were.
     """
     placed = list(placed_matrices(network))
     heads = set() if head else set(output_heads(network))
     embeddings = {matrix.key for matrix in placed if matrix.layout.kind == "embedding"}
-    chosen: dict[int, Matrix] = {}  # by weight: two layers may share one, and it should be rounded once
+    chosen: dict[Any, Matrix] = {}
+    missed: list[Matrix] = []
     left_out: Counter[str] = Counter()
-    for matrix in _convertible(placed):
-        if matrix.factor_of is not None:
-            left_out["an adapter's"] += 1
-        elif matrix.module in heads:
-            left_out["the output head"] += 1
-        elif matrix.key in embeddings:
-            left_out["tied to an embedding"] += 1
-        elif name_fits(matrix.layer, skip):
-            left_out["in `skip`"] += 1
-        elif matrix.is_low_bit:
-            left_out["low-bit already"] += 1
-        elif matrix.is_computed:
-            left_out["computed of other parameters"] += 1
-        else:
-            chosen.setdefault(matrix.key, matrix)
-    return list(chosen.values()), left_out
+    for matrix in placed:
+        reason = _reason(matrix, heads, embeddings, skip)
+        if not reason:
+            chosen.setdefault(_place(matrix), matrix)
+            continue
+        left_out[reason] += 1
+        if reason not in AS_IN_DEPLOYMENTS:
+            missed.append(matrix)
+    matrices = list(chosen.values())
+    total = _numbers([*matrices, *missed])
+    return Deployed(matrices, left_out, _numbers(matrices) / total if total else 1.0)
 
 
-def _convertible(placed: Sequence[Matrix]) -> Iterator[Matrix]:
-    return (m for m in placed if m.layout.kind == "linear" or isinstance(m.module, nn.Conv2d))
+def _reason(matrix: Matrix, heads: set[nn.Module], embeddings: set[Any], skip: Sequence[str]) -> str:
+    """Why a weight is left out; empty if it is not."""
+    reasons = {
+        "an adapter's": matrix.factor_of is not None,
+        "an embedding": matrix.layout.kind == "embedding",
+        "the output head": matrix.module in heads,
+        "tied to an embedding": matrix.key in embeddings,
+        "in `skip`": name_fits(matrix.layer, skip),
+        "low-bit already": matrix.is_low_bit,
+        "bare parameters": matrix.layout.kind == "other",
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _place(matrix: Matrix) -> Any:
+    # Two layers may share a parameter, which is rounded once. A weight that is computed is rounded in each of its layers.
+    return (matrix.module, matrix.storage.name) if matrix.is_computed else matrix.key
+
+
+def _numbers(matrices: Iterable[Matrix]) -> int:
+    return sum(count(p) for p in {p for matrix in matrices for p in matrix.parameters})

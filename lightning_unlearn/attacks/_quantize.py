@@ -4,29 +4,33 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Literal
 
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from lightning_unlearn.attacks._base import Attack, BatchLoss
-from lightning_unlearn.attacks._deployed import deployed_matrices
+from lightning_unlearn.attacks._deployed import Deployed, deployed
+from lightning_unlearn.attacks._rounding import rounded_weight
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.quantization import codebook_codes, integer_codes, round_to_codebook, round_to_nearest
 from lightning_unlearn.functional.settings import check_between, check_whole
 from lightning_unlearn.models.layers import Matrix, only_adds
-from lightning_unlearn.runtime import local, reshard, uninterrupted
+from lightning_unlearn.runtime import reshard
 
 
 class Quantize(Attack):
     r"""Deploy the network in few bits: what was unlearned by small weight changes is rounded back.
 
-    The weights of ``nn.Linear``, ``nn.Conv2d`` and the ``Conv1D`` of transformers are rounded in place, as loaders of
-    quantised models do. Embeddings and weights tied to them, biases, norms and bare parameters (the fused projection of
-    ``nn.MultiheadAttention``, stacked experts) are not rounded. Nor, with a warning, are weights that are computed in each
-    forward pass (pruned, weight norm, spectral norm). Activations are not rounded: this is weight-only quantisation, so
-    ``bits=8`` is milder than ``LLM.int8()``.
+    Rounded is every weight matrix of a layer of torch or transformers: of linear layers, convolutions (transposed ones,
+    too), LSTM, GRU and RNN, ``nn.MultiheadAttention``, ``nn.Bilinear`` and fused experts. Parameters are rounded in place.
+    A weight that is computed in each forward pass (pruned, weight norm, spectral norm, any parametrization) is rounded
+    after it was computed, and what it is computed from stays.
+
+    Not rounded, as in loaders of quantised models: embeddings and weights tied to them, the output head, biases, norms. Nor
+    are what ``skip`` names, weights in few bits, and bare parameters of modules of your own, since nothing tells which of
+    them are matrices. :meth:`share_reached` says how much that leaves; with less than half, the report gives no verdict.
+    Activations are not rounded: this is weight-only quantisation, so ``bits=8`` is milder than ``LLM.int8()``.
 
     On sharded parameters (FSDP2) each process rounds its own rows. The result is the same as for the whole weight.
 
@@ -43,6 +47,7 @@ class Quantize(Attack):
         store: Where the original weights are kept: ``"cpu"`` saves memory of the device, but takes time for the copy.
 
     Example:
+        >>> import torch
         >>> network = nn.Linear(3, 1)
         >>> _ = network.weight.data.copy_(torch.tensor([[0.1, -0.9, 1.0]]))
         >>> with Quantize(bits=2)(network) as points:
@@ -105,10 +110,25 @@ class Quantize(Attack):
         matrices = self._matrices(network)
         with ExitStack() as undo:
             for matrix in matrices:
-                undo.enter_context(self._rounded(matrix))
+                adapters = _adapters_of(matrix) if self.merge_adapters else []
+                undo.enter_context(rounded_weight(matrix, self.rounded, adapters=adapters, store=self.store))
             # Undone in reverse order: first the gathered copies of rounded weights go, then the shards are restored.
             undo.callback(reshard, network)
             yield iter((self.bits,))
+
+    @override
+    def share_reached(self, network: nn.Module) -> float:
+        """The share of the weights of matrices that is rounded.
+
+        Weights that quantised loaders leave in full do not count: embeddings, weights tied to them, adapters, and, without
+        ``head``, the output head. Those in ``skip`` or in few bits already do.
+
+        Example:
+            >>> network = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 1))
+            >>> Quantize().share_reached(network), Quantize(skip=["1"]).share_reached(network)
+            (1.0, 0.8)
+        """
+        return self._deployed(network).share
 
     def rounded(self, weight: Tensor) -> Tensor:
         """The values of ``weight``, ``[out, ...]``, after rounding to few bits."""
@@ -129,92 +149,54 @@ class Quantize(Attack):
     def _block_size(self) -> int:
         return self.group_size or 64  # as in bitsandbytes
 
+    def _deployed(self, network: nn.Module) -> Deployed:
+        return deployed(network, skip=self.skip, head=self.head)
+
     def _matrices(self, network: nn.Module) -> list[Matrix]:
-        matrices, left_out = deployed_matrices(network, skip=self.skip, head=self.head)
-        if not matrices:
-            others = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "none"
+        found = self._deployed(network)
+        if not found.matrices:
+            others = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items()) or "none"
             raise ValueError(
-                "`network` should hold weights to round: an `nn.Linear`, an `nn.Conv2d` or a `Conv1D` of transformers. "
+                "`network` should hold weights to round: a linear layer, a convolution, a recurrent layer or attention. "
                 f"Found none in `{type(network).__name__}` besides those left out ({others}). See `skip` and `head`."
             )
-        if left_out["low-bit already"]:
+        if few_bits := found.left_out["low-bit already"]:
             rank_zero_warn(
-                f"`Quantize` leaves {left_out['low-bit already']} layers alone, for they are stored in few bits already; "
+                f"`Quantize` leaves {few_bits} layers alone, for they are stored in few bits already; "
                 "their adapters, if any, stay in full precision."
             )
-        if left_out["computed of other parameters"]:
-            rank_zero_warn(
-                f"`Quantize` leaves {left_out['computed of other parameters']} layers alone, for their weights are computed "
-                "in each forward pass (pruned, weight norm, spectral norm). Make them plain first: `prune.remove`, "
-                "`parametrize.remove_parametrizations`."
-            )
-        for matrix in matrices:
+        for matrix in found.matrices:
+            self._check(matrix)
+        return found.matrices
+
+    def _check(self, matrix: Matrix) -> None:
+        if not matrix.is_computed:  # else the layer itself sees to it that its forward pass computes a whole one
             _check_shape(matrix)
             self._check_placement(matrix)
-            if self.merge_adapters:
-                _check_mergeable(matrix)
-        return matrices
+        if self.merge_adapters:
+            _check_mergeable(matrix)
 
     def _check_placement(self, matrix: Matrix) -> None:
         weight = matrix.tensor
         if not isinstance(weight, DTensor):
             return
         # A scale is shared within an output channel. Sharded along another axis, no process would see a whole channel.
-        channels = matrix.layout.output_axis
-        if not all(p.is_replicate() or p.is_shard(channels) for p in weight.placements):
+        rows = matrix.layout.row_axes
+        if not all(p.is_replicate() or any(p.is_shard(axis) for axis in rows) for p in weight.placements):
+            channels = matrix.layout.output_axis
             raise ValueError(
                 f"The weight of `{matrix.layer}` should be replicated, or sharded by its output channels (dimension "
                 f"{channels}), so that each scale belongs to one process. Found {weight.placements}. Name it in `skip`, or "
                 "attack a consolidated checkpoint after the fit."
             )
         # Blocks of a codebook go through the flattened weight, and may run on from one channel into the next.
-        inputs = weight.numel() // weight.shape[channels]
+        inputs = matrix.layout.inputs(weight)
         sharded = any(p.is_shard() for p in weight.placements)
         if self.codebook != "int" and sharded and inputs % self._block_size:
             raise ValueError(
                 f"Blocks of {self._block_size} should divide the {inputs} inputs of `{matrix.layer}`, so that each belongs "
                 f"to one process. Set a `group_size` that does, or name it in `skip`."
             )
-
-    @contextmanager
-    def _rounded(self, matrix: Matrix) -> Iterator[None]:
-        with _editing():
-            weight = local(matrix.tensor)
-            original = weight.to("cpu", copy=True) if self.store == "cpu" else weight.clone()
-        scalings = [(adapter, dict(adapter.scaling)) for adapter in matrix.adapters if self.merge_adapters]
-        try:
-            with _editing():
-                # Merged before rounding, as in such a deployment: what is rounded is the sum.
-                for adapter, _ in scalings:
-                    _merge_(adapter, matrix.tensor)
-                channels = matrix.layout.view(weight)
-                channels.copy_(self.rounded(channels))
-            yield
-        finally:
-            with uninterrupted(), _editing():
-                for adapter, scaling in scalings:
-                    adapter.scaling.update(scaling)
-                weight.copy_(original)
-
-
-@contextmanager
-def _editing() -> Iterator[None]:
-    # Tensors made in inference mode (checks run in validation, too) could not be used outside of it.
-    with torch.inference_mode(False), torch.no_grad():
-        yield
-
-
-def _merge_(adapter: Any, weight: Tensor) -> None:
-    """Add to ``weight`` what an adapter adds in a forward pass, and set the adapter's scale to zero."""
-    if adapter.merged or adapter.disable_adapters:
-        return
-    for name in adapter.active_adapters:
-        if name in adapter.scaling:
-            delta = adapter.get_delta_weight(name)
-            if isinstance(weight, DTensor):
-                delta = delta.redistribute(placements=weight.placements)
-            local(weight).add_(local(delta))
-            adapter.scaling[name] = 0.0
 
 
 def _check_shape(matrix: Matrix) -> None:
@@ -228,9 +210,16 @@ def _check_shape(matrix: Matrix) -> None:
         )
 
 
+def _adapters_of(matrix: Matrix) -> list[Any]:
+    """The peft layers around a weight. One for a bare parameter, as of experts, is for the parameter that it names."""
+    name = matrix.storage.name
+    return [adapter for adapter in matrix.adapters if getattr(adapter, "parameter_name", name) == name]
+
+
 def _check_mergeable(matrix: Matrix) -> None:
-    for adapter in matrix.adapters:
-        if not only_adds(adapter):
+    for adapter in _adapters_of(matrix):
+        # PEFT merges that of `nn.MultiheadAttention` anew in each forward pass, its output projection twice.
+        if not only_adds(adapter) or isinstance(matrix.module, nn.MultiheadAttention):
             raise ValueError(
                 f"The adapter of `{matrix.layer}` should only add to its weight, as plain LoRA does, to be merged before "
                 f"rounding. Found `{type(adapter).__module__}.{type(adapter).__name__}` with more to it (DoRA, a bias, "

@@ -171,11 +171,12 @@ class AuditsUnderAttack:
         try:
             with interruptible():
                 batches = examined.batches_for(attack)
+                described = about(name, attack, attack.share_reached(network))
             with attack(network, batches=batches, loss=examined.loss, engine=engine) as points, interruptible():
                 for point in points:
                     progress.point = point
                     made = [o for audit in audits for o in self._audited(audit, examined, progress)]
-                    progress.observations += [replace(o, point=point, **about(name, attack)) for o in made]
+                    progress.observations += [replace(o, point=point, **described) for o in made]
         except Exception as error:
             return error
         return None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lightning_unlearn.attacks import Attack
-from lightning_unlearn.observation import Failure, Observation, Subject
+from lightning_unlearn.observation import SHARE_REACHED, Failure, Observation, Subject
 from lightning_unlearn.runtime import Ended
 
 LONGEST_MESSAGE = 2000
@@ -42,11 +42,12 @@ def refuse_blind_start(failures: Sequence[Failure], observations: Sequence[Obser
         )
 
 
-def about(name: str, attack: Attack) -> dict[str, Any]:
-    """What observations and failures say of an attack."""
+def about(name: str, attack: Attack, share: float | None = None) -> dict[str, Any]:
+    """What observations and failures say of an attack: with its settings, the ``share`` of the weights that it reached."""
     plain = (bool, int, float, str, type(None))
     settings = {k: v for k, v in vars(attack).items() if isinstance(v, plain)}
     config = {"attack": type(attack).__name__, **settings}
+    config |= {} if share is None else {SHARE_REACHED: share}
     return {"attack": name, "attack_config": config, "family": attack.family, "unit": attack.unit}
 
 

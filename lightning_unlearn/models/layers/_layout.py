@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from torch import Tensor
 
@@ -40,3 +41,13 @@ class Layout:
         axis = self.order[self.stacked]
         # `order` counts axes after the first one was split into two.
         return axis - 1 if self.groups > 1 and axis else axis
+
+    @property
+    def row_axes(self) -> tuple[int, ...]:
+        """Axes of the weight itself along which it can be cut without cutting the weights of one output."""
+        # The first axis of a transposed convolution in groups counts groups and inputs at once.
+        return (self.output_axis,) if self.groups > 1 else self.order[: self.stacked + 1]
+
+    def inputs(self, weight: Tensor) -> int:
+        """How many weights one output has."""
+        return weight.numel() // max(self.groups * prod(weight.shape[axis] for axis in self.row_axes), 1)

@@ -13,6 +13,7 @@ from lightning_unlearn.report.analysis._gates import (
     gate_control,
     gate_gap,
     gate_intact,
+    gate_reach,
     gate_restored,
     gate_specificity,
     gate_utility,
@@ -86,6 +87,8 @@ class Assessment:
         yield gate_baseline(attack, step=self.index.last_step(attack), final=self.index.final_step())
         failed = self.index.failure_on_control(attack)
         yield gate_control(attack, found=failed is None and self._control_was_attacked(attack), failed=failed)
+        if (share := self.index.share_reached(attack)) is not None:
+            yield gate_reach(attack, share)
         for point in self.index.points(attack):
             if self._is_deployment(attack):
                 yield gate_intact(attack, point, *self._utilities(attack, point))

@@ -1,5 +1,6 @@
 """Conditions without which a number is not a verdict."""
 
+import math
 from collections.abc import Sequence
 
 from lightning_unlearn.observation import Failure, Observation
@@ -15,6 +16,9 @@ UTILITY_AFTER_ATTACK = 0.95
 CHANCE = 0.5
 """Specificity of a model that cannot distinguish the right answer from other answers."""
 
+LEAST_REACHED = 0.5
+"""Least share of a model's weights that an attack has to reach."""
+
 CLAIMS = {
     "G1": "There was something to recover",
     "G2": "Unlearning left a working model",
@@ -24,6 +28,7 @@ CLAIMS = {
     "G6": "The attack left no trace in the weights",
     "G7": "Under the attack, the right answer is ahead of others' answers",
     "G8": "Everything that was to be tried ran to its end",
+    "G9": "The attack reached at least half of the weights",
 }
 
 
@@ -81,6 +86,14 @@ def gate_complete(failures: Sequence[Failure], interrupted: str) -> list[Gate]:
     return gates or [Gate("G8", CLAIMS["G8"], "pass", "no attack and no audit failed on the final model")]
 
 
+def gate_reach(attack: str, share: float) -> Gate:
+    """G9, of attacks that tell: at least half of the weights were reached. What the others would give back is not known."""
+    reason = f"{attack} reached {_percent(share)} of the weights"
+    status: Status = "pass" if share >= LEAST_REACHED else "fail"
+    reason += f"; at least {_percent(LEAST_REACHED)} is needed" if status == "fail" else ""
+    return Gate("G9", CLAIMS["G9"], status, reason, attack=attack)
+
+
 def gate_baseline(attack: str, *, step: int, final: int) -> Gate:
     """G5: every attack starts from the same model, the last one."""
     reason = f"run at step {step}; the last observation of the model was at step {final}"
@@ -130,3 +143,8 @@ def _kept(before: Observation | None, after: Observation | None, *, least: float
     what = "1 / loss" if before.metric == LOSS else before.metric
     reason = f"retain {what} is {share:.2f} of {of}; at least {least} is needed"
     return ("pass" if share >= least else "fail"), reason
+
+
+def _percent(share: float) -> str:
+    # Rounded down: what is not all should not read as all.
+    return f"{math.floor(share * 1000) / 10:g} %"

@@ -29,6 +29,7 @@ def limits(
         *_outdone([recovery for recovery in recoveries if recovery.is_deployment]),
         *_not_finite(recoveries),
         *_warnings(gates),
+        *_partial(index),
         *_of_observations(index, levels),
         "One training run: intervals cover the choice of examples, not the randomness of training.",
     ]
@@ -71,6 +72,16 @@ def _warnings(gates: Sequence[Gate]) -> Iterator[str]:
             f"Specificity was not measured with an interval under {unspecific}: whether the model there knows the right "
             "answers, or would give any answer, is not known. Such numbers are not excluded."
         )
+
+
+def _partial(index: ObservationIndex) -> Iterator[str]:
+    for attack in index.attacks:
+        share = index.share_reached(attack)
+        if share is not None and share < 1:
+            yield (
+                f"The attack {attack} left {100 * (1 - share):.1f} % of the weights that it is for as they were. "
+                "Embeddings, and an output head that is kept in full, are left out on purpose and are not counted."
+            )
 
 
 def _warned(gates: Sequence[Gate], code: str) -> str:

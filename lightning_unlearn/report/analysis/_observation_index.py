@@ -2,7 +2,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation, Subject
+from lightning_unlearn.observation import NOT_ATTACKED, SHARE_REACHED, Failure, Observation, Subject
 
 SPECIFICITY = "specificity"
 """Name of the metric that says how often the right answer is ahead of others' answers; chance is 0.5."""
@@ -92,6 +92,11 @@ class ObservationIndex:
     def last_step(self, attack: str) -> int:
         """Step at which an attack last ran on that model."""
         return self._of(attack)[-1].step
+
+    def share_reached(self, attack: str) -> float | None:
+        """The share of the weights that the attack's last run reached; None if nobody said so."""
+        share = self._of(attack)[-1].attack_config.get(SHARE_REACHED)
+        return share if isinstance(share, int | float) else None
 
     def points(self, attack: str, metric: str | None = None) -> list[int]:
         """Points of the attack's last run, ascending. If a metric is given, only points at which it was observed."""

@@ -1,0 +1,142 @@
+"""Weights that are rounded for a while: in place, or, where a layer computes them, each time it has done so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils.parametrize import is_parametrized
+from typing_extensions import override
+
+from lightning_unlearn.models.layers import Layout, Matrix
+from lightning_unlearn.runtime import local, uninterrupted
+
+Rounding = Callable[[Tensor], Tensor]
+"""From a weight, ``[out, ...]``, to one of the same shape."""
+
+
+@contextmanager
+def rounded_weight(matrix: Matrix, rounding: Rounding, *, adapters: Sequence[Any], store: str) -> Iterator[None]:
+    """Round a weight until the block is left; then all is as it was, bit for bit.
+
+    Args:
+        matrix: The weight. If it is computed in each forward pass, no parameter is touched: what is computed is rounded.
+        rounding: What to do with each row of weights that belong to one output.
+        adapters: Active adapters to merge before rounding, as in such a deployment: what is rounded is the sum.
+        store: ``"cpu"`` or ``"device"``, where the original is kept.
+    """
+    scalings = [(adapter, dict(adapter.scaling)) for adapter in adapters]
+    try:
+        with _computed(matrix, rounding, adapters) if matrix.is_computed else _plain(matrix, rounding, adapters, store):
+            yield
+    finally:
+        with uninterrupted():
+            for adapter, scaling in scalings:
+                adapter.scaling.update(scaling)
+
+
+@contextmanager
+def _plain(matrix: Matrix, rounding: Rounding, adapters: Sequence[Any], store: str) -> Iterator[None]:
+    weight = local(matrix.tensor)
+    with _editing():
+        original = weight.to("cpu", copy=True) if store == "cpu" else weight.clone()
+    try:
+        with _editing():
+            for delta in _merged(adapters, matrix.tensor):
+                weight.add_(delta)
+            _round_(weight, matrix.layout, rounding)
+        yield
+    finally:
+        with uninterrupted(), _editing():
+            weight.copy_(original)
+            # PEFT's layer around `nn.MultiheadAttention` puts new parameters in the place of the base's in a forward pass.
+            local(matrix.tensor).copy_(original)
+
+
+@contextmanager
+def _computed(matrix: Matrix, rounding: Rounding, adapters: Sequence[Any]) -> Iterator[None]:
+    module, name = matrix.module, matrix.storage.name
+    with _editing():
+        step = _Rounded(matrix.layout, rounding, list(_merged(adapters, matrix.tensor)) if adapters else [])
+    is_parametrization = is_parametrized(module, name)
+    with _last_parametrization(module, name, step) if is_parametrization else _last_hook(module, name, step):
+        yield
+
+
+@contextmanager
+def _last_parametrization(module: nn.Module, name: str, step: nn.Module) -> Iterator[None]:
+    steps: Any = module.parametrizations[name]  # type: ignore[index]
+    try:
+        # Not by `register_parametrization`, which would set the parameters anew. It has no state, so there is no new key.
+        steps.append(step)
+        yield
+    finally:
+        with uninterrupted():
+            if steps[-1] is step:  # not if Ctrl-C came before it was there
+                del steps[-1]
+
+
+@contextmanager
+def _last_hook(module: nn.Module, name: str, step: nn.Module) -> Iterator[None]:
+    # Pruning, and the old weight norm and spectral norm, set a plain attribute in a hook before each forward pass.
+    def round_attribute(layer: nn.Module, _: Any) -> None:
+        setattr(layer, name, step(getattr(layer, name)))
+
+    attribute = getattr(module, name)
+    handle = module.register_forward_pre_hook(round_attribute)  # the last one: after the one that computes the weight
+    try:
+        # Some read the weight without a forward pass of its layer, as `nn.MultiheadAttention` does with its `out_proj`.
+        setattr(module, name, step(attribute))
+        yield
+    finally:
+        with uninterrupted():
+            handle.remove()
+            setattr(module, name, attribute)
+
+
+class _Rounded(nn.Module):
+    """Rounds a weight. To gradients it is the identity: those of the rounded weight go on to what it is computed from."""
+
+    def __init__(self, layout: Layout, rounding: Rounding, deltas: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.layout, self.rounding, self.deltas = layout, rounding, deltas
+
+    @override
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            values = weight.clone()
+            for delta in self.deltas:
+                values.add_(delta)
+            _round_(values, self.layout, self.rounding)
+        return values + (weight - weight.detach())  # exact: zero is added
+
+
+def _round_(weight: Tensor, layout: Layout, rounding: Rounding) -> None:
+    """Round ``weight`` in place, with one row for each output; stacked matrices follow one another."""
+    ordered = layout.view(weight)
+    ordered.copy_(rounding(ordered.flatten(0, layout.stacked)).reshape(ordered.shape))
+
+
+def _merged(adapters: Sequence[Any], weight: Tensor) -> Iterator[Tensor]:
+    """What adapters add to ``weight`` in a forward pass. Their scales are set to zero, so that they add nothing more."""
+    for adapter in adapters:
+        if adapter.merged or adapter.disable_adapters:
+            continue
+        for name in adapter.active_adapters:
+            if name in adapter.scaling:
+                delta = adapter.get_delta_weight(name)
+                if isinstance(weight, DTensor):
+                    delta = delta.redistribute(placements=weight.placements)
+                yield local(delta)
+                adapter.scaling[name] = 0.0
+
+
+@contextmanager
+def _editing() -> Iterator[None]:
+    # Tensors made in inference mode (checks run in validation, too) could not be used outside of it.
+    with torch.inference_mode(False), torch.no_grad():
+        yield
