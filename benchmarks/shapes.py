@@ -81,7 +81,7 @@ def measured(shape: Shape) -> dict[str, Any]:
     return {
         "readout": type(readout).__name__,
         "rows": "example" if len(parts) > 1 else "batch",
-        "original": type(unlearn._loss.reference).__name__,
+        "original": type(unlearn._original.loss.reference).__name__,
         "attacks": sorted({o.attack for o in check.observations}),
         "metrics": sorted({o.metric for o in check.observations}),
         "same": same(plain, absent),
