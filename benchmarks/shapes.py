@@ -16,6 +16,7 @@ import logging
 import subprocess
 import sys
 import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def both(shape: Shape) -> torch.utils.data.DataLoader[Any]:
 
 def loss_on(module: pl.LightningModule, batches: Any) -> float:
     own = TrainingStepReadout(per_example=False).for_measuring()
-    module.eval()
+    module = deepcopy(module).eval()  # a step may move queues and averages
     with torch.no_grad():
         return float(torch.stack([own(module, batch).token_nll().mean() for batch in batches]).mean())
 
