@@ -22,6 +22,17 @@ else:
 """A datamodule, a loader, a data set, or, from YAML, a mapping with ``class_path`` and ``init_args``."""
 
 
+_AROUND = (
+    'Parser key "source"',
+    "Problem with given class",
+    "Does not validate against any",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+)
+"""How lines of jsonargparse's errors start that say where something is wrong, not what."""
+
+
 def build(source: Any, base: type) -> Any:
     """Build ``{class_path, init_args}``, with arguments checked against signatures. An object is returned as it is.
 
@@ -52,11 +63,9 @@ def build(source: Any, base: type) -> Any:
         with _without_hyperparameters():
             return parser.instantiate(parser.parse_object({"source": spec})).source
     except ArgumentError as error:
-        # Of jsonargparse's nested message, only the lines that say what is wrong.
-        lines = [line.strip() for line in str(error).splitlines()]
-        found = " ".join(
-            line for line in lines if not line.startswith(('Parser key "source"', "Problem with given class"))
-        )
+        # Of jsonargparse's nested message, only the lines that say what is wrong; once, though both packages were tried.
+        lines = dict.fromkeys(line.strip().removeprefix("- ") for line in str(error).splitlines())
+        found = " ".join(line for line in lines if not line.startswith(_AROUND)).strip()
         raise ValueError(f"`{source['class_path']}` should be built from its `init_args`. Found: {found}") from error
 
 
