@@ -66,8 +66,6 @@ def test_the_readout_is_the_one_that_fits(name: str) -> None:
 @pytest.mark.slow
 @every
 def test_npo_starts_at_its_value_there_and_everything_is_measured(name: str) -> None:
-    if name == "momentum encoder and queue":
-        pytest.skip("its step writes to parameters")
     seen: list[float] = []
 
     class Look(RecoveryCheck):
@@ -77,10 +75,9 @@ def test_npo_starts_at_its_value_there_and_everything_is_measured(name: str) -> 
 
     check = Look({"relearn": Relearn(steps=2, mode="full")}, every_n_epochs=0)
     fit(SHAPES[name], Unlearn(NPO(beta=0.1)), check)
-    if not SHAPES[name].draws or name in (
-        "variational autoencoder",
-        "diffusion",
-    ):  # else dropout is in the student alone
+    # Else dropout is in the student alone. A queue has moved with the retain batch, before the first forget batch.
+    is_at_the_original = not SHAPES[name].draws or name in ("variational autoencoder", "diffusion")
+    if is_at_the_original and name != "momentum encoder and queue":
         assert seen[0] == pytest.approx(20 * math.log(2), rel=1e-4)
     metrics = {"loss"} if name not in READ_BY_LOGITS else {"probability", "token_nll", "specificity"}
     assert {o.metric for o in check.observations} == metrics
