@@ -74,13 +74,7 @@ def unnoticed(trainer: pl.Trainer, module: pl.LightningModule, function: Callabl
         return engine.forward(function, batch)
 
 
-def compared(
-    trainer: pl.Trainer,
-    module: pl.LightningModule,
-    readout: Readout,
-    batches: Sequence[Any],
-    close: float | None = None,
-) -> Compared:
+def compared(trainer: pl.Trainer, module: pl.LightningModule, readout: Readout, batches: Sequence[Any]) -> Compared:
     """Compare ``readout`` with ``training_step`` on parts of ``batches``, which are on the device. Collective."""
     measuring = readout.for_measuring()
 
