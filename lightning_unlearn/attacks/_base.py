@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.engine import GradientEngine
@@ -24,8 +25,9 @@ class Attack(ABC):
         family: The kind of attack. To the report ``"quant"``, ``"prune"`` and ``"merge"`` are what people do in good faith
             to use a model; every other kind, such as ``"relearn"``, is an adversary.
         unit: What a point counts, for axes and tables: ``"bits"``, ``"step"``.
-        needs_data: Which ``batches`` it should be given: ``"attack"``, an attacker's own, or ``"retain"``, what the fit
-            keeps. ``None``, the default, for none.
+        needs_data: Which ``batches`` it should be given: ``"attack"``, an attacker's own; ``"retain"``, what the fit keeps;
+            or ``"judged"``, in a fit the very batches whose forget gradient is taken (in a check, the attacker's).
+            ``None``, the default, for none.
 
     Example:
         >>> import torch
@@ -39,7 +41,7 @@ class Attack(ABC):
 
     family: ClassVar[str]
     unit: ClassVar[str]
-    needs_data: ClassVar[Literal["attack", "retain"] | None] = None
+    needs_data: ClassVar[Literal["attack", "judged", "retain"] | None] = None
 
     @abstractmethod
     def __call__(
@@ -57,6 +59,23 @@ class Attack(ABC):
             batches: What the attacker has to train on, on the network's device. They may be loaded one by one.
             loss: What the attacker minimises on a batch.
             engine: How gradients are computed under the strategy in use. Defaults to plain autograd.
+        """
+
+    def drawn(self, generator: torch.Generator) -> Attack:
+        """This attack at one of its strengths, drawn at random: what ``Unlearn(under=...)`` meets in one step.
+
+        Its last point is where the forget gradient is taken. Whatever else is random in it (a start, a direction) is drawn
+        anew, too. Defaults to the attack itself, for attacks of one point without chance.
+
+        Args:
+            generator: On the CPU; in the same state on all processes, and a function of the seed and the step alone.
+        """
+        return self
+
+    def see_original(self, network: nn.Module) -> None:
+        """Called while ``network`` is the original: before the first step, and before a checkpoint is restored.
+
+        For attacks that move back towards it. Defaults to nothing.
         """
 
     def share_reached(self, network: nn.Module) -> float | None:

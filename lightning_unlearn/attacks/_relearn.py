@@ -40,7 +40,7 @@ class Relearn(Attack):
 
     family: ClassVar[str] = "relearn"
     unit: ClassVar[str] = "step"
-    needs_data: ClassVar[Literal["attack", "retain"] | None] = "attack"
+    needs_data: ClassVar[Literal["attack", "judged", "retain"] | None] = "attack"
 
     def __init__(
         self,
@@ -69,6 +69,12 @@ class Relearn(Attack):
         """
         spaced = [m * 10**e for e in range(len(str(self.steps))) for m in (1, 2, 5)]
         return [0, *(s for s in spaced if s < self.steps), *([self.steps] if self.steps else [])]
+
+    @override
+    def drawn(self, generator: torch.Generator) -> Relearn:
+        """From 1 to ``steps`` steps, each number as likely, with another start of the adapter."""
+        steps, seed = torch.randint(1, 2**31, (2,), generator=generator).tolist()
+        return Relearn(1 + steps % max(self.steps, 1), self.lr, self.batches, self.mode, self.rank, seed)
 
     @override
     @contextmanager
