@@ -86,6 +86,11 @@ SIGNS = {
     "idk": Sign(odds_against_companion, 0.1),
     "span_pair": Sign(odds_against_companion, 0.1),
     "rmu": Sign(distance_to_control, 0.9),
+    "jens_un": Sign(answer_probability, 0.5),
+    "flat": Sign(answer_probability, 0.5),
+    "mlp_confuse": Sign(answer_probability, 0.5),
+    "mcu": Sign(answer_probability, 0.5),
+    "circuit_breaker": Sign(answer_probability, 0.5),
 }
 
 every = pytest.mark.parametrize("name", SIGNS)
