@@ -99,7 +99,7 @@ def _carrying(names: list[str], read: dict[str, Any]) -> Any:
         around = next((t for t in _tensors(output) if t.requires_grad), None)
         for name in names:
             if around is not None and (inside := next(_tensors(read.get(name)), None)) is not None:
-                read[name], _ = _Together.apply(inside, around)
+                read[name], _ = _Together.apply(inside, around)  # type: ignore[no-untyped-call]
 
     return hook
 
