@@ -12,11 +12,15 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
-from _language_models import batch, family
+from _language_models import VOCABULARY, batch, family
+from _modules import quiet
 from _ranks import run_ranks
 from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.testing import assert_close
+from torch.utils.data import DataLoader
 
+from lightning_unlearn import CyclicOrder, ForgetRetainData, Unlearn, UnlearningModule
 from lightning_unlearn.functional.principal import common_directions, without
 from lightning_unlearn.objectives import (
     MCU,
@@ -368,6 +372,38 @@ def test_ranks_agree_on_the_directions_of_the_rows_of_all():
     rows = torch.cat([original_of(states(seed=rank), seed=rank + 9).features for rank in (0, 1)])[:12]
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], common_directions(rows.transpose(0, 1), 2))
+
+
+def fit(folder, steps, ckpt_path=None):
+    readout = LayersReadout([r"layers\.[01]\.mlp"])
+    module = UnlearningModule(
+        family("llama"),
+        retain=ActivationMatch(),
+        retain_readout=readout,
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
+    )
+    tokens = torch.randint(3, VOCABULARY, (2, 8, 7), generator=torch.Generator().manual_seed(1))
+    retain, forget = (
+        DataLoader([{"input_ids": t, "labels": torch.where(torch.arange(7) > 2, t, -100)} for t in part], 4)
+        for part in tokens
+    )
+    saves = ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    unlearn = Unlearn(MCU(components=2, rows=40), readout=readout)
+    trainer = quiet(callbacks=[unlearn, saves], max_steps=steps, max_epochs=-1, enable_checkpointing=True)
+    trainer.fit(
+        module, datamodule=ForgetRetainData(retain=retain, forget=forget, order=CyclicOrder()), ckpt_path=ckpt_path
+    )
+    return [p.detach() for p in module.network.parameters()]
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.filterwarnings("ignore:.*val_dataloader.*")
+def test_a_fit_resumes_while_directions_are_still_gathered(tmp_path):
+    whole = fit(tmp_path / "whole", 5)
+    fit(tmp_path / "first", 2)
+    resumed = fit(tmp_path / "second", 5, tmp_path / "first" / "step=2.ckpt")
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(whole, family("llama").parameters(), strict=True))
 
 
 def test_answers_without_company_have_none_to_be_turned_away_from():
