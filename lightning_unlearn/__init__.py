@@ -4,6 +4,7 @@ from lightning_unlearn.attacks import Attack, Quantize, Recalibrate, Relearn
 from lightning_unlearn.audits import Audit
 from lightning_unlearn.callbacks import (
     ApplyEdit,
+    DisruptionBudget,
     FinetuneFirst,
     RecoveryCheck,
     SavePretrained,
@@ -74,6 +75,7 @@ __all__ = [
     "CrossEntropy",
     "CyclicOrder",
     "DPO",
+    "DisruptionBudget",
     "Edit",
     "Encoding",
     "ExactMemorization",

@@ -23,7 +23,7 @@ LAYERS = [
     ["prediction", "observation"],
     ["runtime"],
     ["models", "readouts", "objectives", "references", "projectors", "metrics"],
-    ["engine", "data"],
+    ["engine", "data", "disruption"],
     ["selectors", "edits", "transforms", "attacks", "audits"],
     ["finetuning", "forgetting", "guards", "checks"],
     ["callbacks", "requests", "report", "module"],

@@ -2,6 +2,7 @@
 
 from lightning_unlearn.callbacks._apply_edit import ApplyEdit
 from lightning_unlearn.callbacks._attach import unlearning
+from lightning_unlearn.callbacks._disruption_budget import DisruptionBudget
 from lightning_unlearn.callbacks._save_pretrained import SavePretrained
 from lightning_unlearn.callbacks._write_report import WriteReport
 from lightning_unlearn.checks import RecoveryCheck
@@ -12,6 +13,7 @@ from lightning_unlearn.transforms import StepTransform, TrainOnly
 
 __all__ = [
     "ApplyEdit",
+    "DisruptionBudget",
     "FinetuneFirst",
     "RecoveryCheck",
     "SavePretrained",
