@@ -31,9 +31,10 @@ def chosen_layouts(network: nn.Module, patterns: Sequence[str] | None, who: str)
             )
     if not chosen:
         there = ", ".join(f"`{plain_name(m.name)}`" for m in placed[:20]) or "none"
+        which = "other than embeddings and output heads" if patterns is None else f"whose name fits {list(patterns)}"
         raise ValueError(
-            f"`{who}` should find a trained matrix {'' if patterns is None else f'whose name fits {list(patterns)} '}to work "
-            f"on. Found none; trained matrices are: {there}. Patterns fit a full name, or a part of it between dots."
+            f"`{who}` should find a trained matrix {which}. Found none; the trained matrices are: {there}. "
+            f"`{who}(pattern=...)` chooses by full names, or parts of them between dots."
         )
     return {id(m.parameters[0]): (plain_name(m.name), m.layout) for m in chosen}
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, get_args
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -27,9 +26,9 @@ class SpectralCollapse(GradientTransform):
     product with the gradient itself stays positive.
 
     Vectors (biases, norms) are left alone. By default embeddings and output heads are, too, and so is any weight that is
-    computed from others, as under weight norm. Convolutions are matrices ``[out, in * kernel]``. The queries, keys and values
-    of ``nn.MultiheadAttention``, and the gates of recurrent layers, are one matrix. Of fused experts each is collapsed by
-    itself.
+    computed from others, as under weight norm. Convolutions are matrices ``[out, in * kernel]``. The queries, keys and
+    values of ``nn.MultiheadAttention`` are one matrix, as are the gates of a recurrent layer. Of fused experts each is
+    collapsed by itself.
 
     **The learning rate.** A collapsed gradient is shorter and forgets more slowly for each step, but leaves more intact:
     choose the learning rate anew, and expect it to be three to ten times higher.
@@ -113,6 +112,8 @@ class SpectralCollapse(GradientTransform):
         name, layout = self._matrices[id(param)]
         view = layout.view(gradient)
         matrix = view.flatten(layout.stacked + 1)
+        if not self._q(matrix):
+            return gradient
         view.copy_(self._filter(name, matrix)(matrix).view(view.shape))  # in place: memory keeps the order it has
         return gradient
 
