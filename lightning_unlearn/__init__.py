@@ -45,7 +45,17 @@ from lightning_unlearn.objectives import (
 )
 from lightning_unlearn.observation import Failure, Observation
 from lightning_unlearn.prediction import Prediction
-from lightning_unlearn.projectors import HalfSpace, Orthogonal, PCGrad, Projector, TorchJD, WeightedSum
+from lightning_unlearn.projectors import (
+    HalfSpace,
+    NGDiff,
+    Orthogonal,
+    PCGrad,
+    PreferForget,
+    PreferForgetInConflict,
+    Projector,
+    TorchJD,
+    WeightedSum,
+)
 from lightning_unlearn.readouts import (
     CausalLMReadout,
     ClassificationReadout,
@@ -57,7 +67,7 @@ from lightning_unlearn.references import AdapterDisabled, CachedLogLikelihood, F
 from lightning_unlearn.report import RobustnessReport
 from lightning_unlearn.runtime import inherit_from_both_packages
 from lightning_unlearn.selectors import Selector
-from lightning_unlearn.transforms import GradientTransform, RowMask
+from lightning_unlearn.transforms import GradientTransform, RowMask, SpectralCollapse
 
 __version__ = "0.1.0"
 inherit_from_both_packages()
@@ -92,6 +102,7 @@ __all__ = [
     "KnowledgeMetric",
     "LoRA",
     "LoaderSettings",
+    "NGDiff",
     "NPO",
     "NegateTaskVector",
     "Objective",
@@ -101,6 +112,8 @@ __all__ = [
     "PackedCausalLMReadout",
     "PairedData",
     "Prediction",
+    "PreferForget",
+    "PreferForgetInConflict",
     "PretrainedCausalLM",
     "Projector",
     "Quantize",
@@ -118,6 +131,7 @@ __all__ = [
     "Selector",
     "SequentialOrder",
     "SimNPO",
+    "SpectralCollapse",
     "StepGuard",
     "StepTransform",
     "SubspaceGuard",

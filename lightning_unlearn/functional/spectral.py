@@ -67,6 +67,10 @@ class SpectralFilter:
         precise = precise - (precise @ self.right) @ (self.right * self.from_right[..., None, :]).mT
         return precise.to(gradient.dtype)
 
+    def to(self, device: torch.device) -> SpectralFilter:
+        """The same on ``device``."""
+        return SpectralFilter(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
 
 def collapse(gradient: Tensor, q: int, kind: Kind = "hard") -> Tensor:
     r"""Shrink the ``q`` largest singular values of a matrix, and leave all others, and all directions, as they are.
