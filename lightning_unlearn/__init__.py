@@ -28,7 +28,7 @@ from lightning_unlearn.data import (
     RandomOrder,
     SequentialOrder,
 )
-from lightning_unlearn.edits import Edit, NegateTaskVector
+from lightning_unlearn.edits import Corrupt, Edit, NegateTaskVector, RepSelect, WithinBudget
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization, KnowledgeMetric, TokenNLL
 from lightning_unlearn.models import LoRA, PretrainedCausalLM, TinyCausalLM
 from lightning_unlearn.module import UnlearningModule
@@ -82,6 +82,7 @@ __all__ = [
     "CachedLogLikelihood",
     "CausalLMReadout",
     "ClassificationReadout",
+    "Corrupt",
     "CrossEntropy",
     "CyclicOrder",
     "DPO",
@@ -125,6 +126,7 @@ __all__ = [
     "Reference",
     "Recalibrate",
     "Relearn",
+    "RepSelect",
     "RobustnessReport",
     "RowMask",
     "SavePretrained",
@@ -143,6 +145,7 @@ __all__ = [
     "Unlearn",
     "UnlearningModule",
     "WeightedSum",
+    "WithinBudget",
     "WriteReport",
     "unlearning",
 ]

@@ -22,7 +22,6 @@ from lightning_unlearn.disruption import (
 )
 from lightning_unlearn.engine import (
     GradientEngine,
-    callbacks_of,
     isolated,
     own_share,
     refuse_tensor_parallel,
@@ -77,7 +76,7 @@ class DisruptionBudget(pl.Callback):
 
     Raises:
         NotImplementedError: In ``setup``, under FSDP1, DeepSpeed and tensor parallelism.
-        ValueError: In ``setup``, if there are two; before the first step, if the readout gives no logits, or the divergence
+        ValueError: Before the first step, if the readout gives no logits, or the divergence
             of the original from itself is not zero.
 
     Example:
@@ -131,11 +130,6 @@ class DisruptionBudget(pl.Callback):
             raise NotImplementedError(
                 f"`DisruptionBudget` should find parameters as they are, to put them back. Found "
                 f"`{type(trainer.strategy).__name__}` ({kind}). Use `strategy='ddp'` or `ModelParallelStrategy` (FSDP2)."
-            )
-        if len(callbacks_of(trainer, DisruptionBudget)) > 1:
-            raise ValueError(
-                "There should be one `DisruptionBudget`: two would put back different weights. Found "
-                f"{len(callbacks_of(trainer, DisruptionBudget))}. Keep the smaller budget."
             )
         self._start_anew()
         self._known = KnownOriginal(trainer, pl_module)

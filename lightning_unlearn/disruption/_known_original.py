@@ -27,14 +27,14 @@ class KnownOriginal:
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._module = module
         self._reference: Reference | None = None
-        self._after_setup = trainer.strategy.restore_checkpoint_after_setup and trainer.ckpt_path is not None
+        self._after_setup = trainer.strategy.restore_checkpoint_after_setup
         # Weights that the module loads in its own `setup` come after that of callbacks.
         self._watch = None if self._after_setup else before_restore(trainer, module, self._attach)
 
     def start(self) -> None:
         """The fit starts. Strategies that shard restore a checkpoint after this, with sharded weights."""
         self.end_watch()
-        if self._after_setup:
+        if self._after_setup:  # whether there is a checkpoint is not known yet
             self._attach()
 
     def end_watch(self) -> None:
@@ -45,8 +45,9 @@ class KnownOriginal:
 
     def state_dict(self) -> dict[str, Any]:
         """A hash of the weights that the module has now, the original's. Collective: every rank must call it."""
-        reference = _reference_for(self._module)
-        reference.attach(self._module)
+        self._attach()  # what was kept in `start` is of weights that others may have changed since
+        assert self._reference is not None
+        reference, self._reference = self._reference, None
         return reference.state_dict()
 
     def resumed(self, state: dict[str, Any]) -> Callable[[Readout, Any], Likelihood]:

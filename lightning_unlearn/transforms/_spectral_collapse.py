@@ -105,9 +105,13 @@ class SpectralCollapse(GradientTransform):
         self._matrices = chosen_layouts(module, self.patterns, type(self).__name__)
         self._filters = {}
 
+    def covers(self, param: Tensor) -> bool:
+        """Whether it is one of the matrices that are collapsed."""
+        return id(param) in self._matrices
+
     @override
     def of(self, gradient: Tensor, param: Tensor) -> Tensor:
-        if id(param) not in self._matrices:
+        if not self.covers(param):
             return gradient
         name, layout = self._matrices[id(param)]
         view = layout.view(gradient)

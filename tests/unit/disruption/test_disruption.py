@@ -160,7 +160,9 @@ def test_a_network_that_is_not_the_same_twice_is_refused() -> None:
     network = Restless()
     disruption = of_images(network)
     disruption.see_original(network)
-    with pytest.raises(ValueError, match=r"should be below 1e-06. Found .* by its logits. Passes of the network differ"):
+    with pytest.raises(
+        ValueError, match=r"should be below 1e-06. Found .* by its logits. Passes of the network differ"
+    ):
         disruption.refuse_unlike(network)
 
 
@@ -217,7 +219,14 @@ def test_a_snapshot_puts_back_what_training_changes_and_nothing_else() -> None:
     before = {n: t.clone() for n, t in module.state_dict().items()}
     snapshot = Snapshot(module)
     snapshot.take()
-    assert snapshot.state_dict().keys() == {"0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var"}
+    assert snapshot.state_dict().keys() == {
+        "0.weight",
+        "0.bias",
+        "1.weight",
+        "1.bias",
+        "1.running_mean",
+        "1.running_var",
+    }
     assert all(t.device.type == "cpu" for t in snapshot.state_dict().values())
     module(torch.randn(4, 2))
     with torch.no_grad():
