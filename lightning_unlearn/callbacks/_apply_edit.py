@@ -30,7 +30,8 @@ class ApplyEdit(pl.Callback):
     that layers had before the edit. The place of this callback in the list does not matter.
 
     At the end, it happens in ``on_train_end``, after the last step: the last check, the report and :class:`SavePretrained`
-    see the edited network. Guards and budgets of the fit hold for its steps, and not for this edit. What
+    see the edited network. Guards of the fit hold for its steps, and not for this edit; a :class:`DisruptionBudget` measures
+    it, and takes it back if it costs too much. What
     ``ModelCheckpoint`` wrote in training holds the weights before the edit, so that a fit goes on from them;
     ``trainer.save_checkpoint`` after the fit keeps the edited ones.
 

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from typing_extensions import override
 
-from lightning_unlearn.checks._looks import on_its_device
+from lightning_unlearn.checks._looks import on_its_device, weights_will_change
 from lightning_unlearn.checks._probes import measuring_readout
 from lightning_unlearn.data import DataSource, loader_of
 from lightning_unlearn.disruption import (
@@ -41,9 +41,10 @@ class DisruptionBudget(pl.Callback):
     .. math:: \frac{1}{N} \sum_{n=1}^{N} \mathrm{KL}(p^\mathrm{original}_n \,\|\, p_n) \le \text{kl}
 
     It is measured after every ``every``-th optimizer step, after the last step of each epoch and of the fit, and of the
-    weights that the fit hands back. Within the budget, what training changes is copied to main memory. Above it, the last
-    copy is put back and the fit stops: these weights are what the fit hands back, what later checks and the report see, and
-    what the last checkpoint holds. The state of the optimizer is not put back: it stays that of the last step.
+    weights that the fit hands back, averaged or edited at its end as they may be. Within the budget, what training changes
+    is copied to main memory. Above it, the last copy is put back and the fit stops: these weights are what the fit hands
+    back, what later checks and the report see, and what the last checkpoint holds. The state of the optimizer is not put
+    back: it stays that of the last step.
 
     Until the budget is exceeded the fit is, bit for bit, the one without this callback. Small budgets are spent in few
     steps: with ``every=1`` the weights come closest to it. A mean divergence of ``kl`` is a total variation of at most
@@ -185,12 +186,13 @@ class DisruptionBudget(pl.Callback):
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the final weights, unless that was done."""
-        self._judge_final(trainer, pl_module)
+        """Measure the final weights, unless that was done, or callbacks are yet to change them."""
+        if not weights_will_change(trainer, self):
+            self._judge_final(trainer, pl_module)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure what the end of training has put into the module, such as averaged weights."""
+        """Measure what the end of training has put into the module: averaged weights, or those of an edit."""
         self._judge_final(trainer, pl_module)
 
     @override

@@ -77,6 +77,10 @@ class WithinBudget(Edit):
         self._found: dict[str, float] = {}
 
     @override
+    def see_original(self, network: nn.Module) -> None:
+        self.edit.see_original(network)
+
+    @override
     def settings(self) -> dict[str, Any]:
         inner = {f"edit.{name}": value for name, value in self.edit.settings().items()}
         return {"edit": type(self.edit).__name__, "kl": self.kl, "limit": self.limit, **inner}
@@ -117,6 +121,7 @@ class WithinBudget(Edit):
         disruption = Disruption(neutral_batches(loader, engine, most=self.batches), readout, engine)
         disruption.see_original(network)
         disruption.refuse_unlike(network)
+        reshard(network)  # or the edit would be given the weights that FSDP2 has gathered, whose memory is let go of
         return disruption
 
     def _search(self, ray: _Ray, disruption: Disruption, network: nn.Module) -> None:

@@ -338,7 +338,7 @@ def test_forgetting_stops_within_the_budget(lora: bool, tmp_path: Path) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = adapted(family("llama")) if lora else family("llama")
-        return UnlearningModule(network, optimizer=lambda params: torch.optim.SGD(params, lr=0.1))
+        return UnlearningModule(network, optimizer=lambda params: torch.optim.SGD(params, lr=3e-3))
 
     def one(callback: Any, path: Path | None = None, **options: Any) -> tuple[pl.Trainer, UnlearningModule]:
         module, unlearn = build(), Unlearn(GradientAscent(), forget=language(1), weight=2.0)
