@@ -1,33 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import nn
 from typing_extensions import override
 
+from lightning_unlearn.callbacks._divergence_callback import DivergenceCallback
 from lightning_unlearn.checks._looks import on_its_device, weights_will_change
-from lightning_unlearn.checks._probes import measuring_readout
-from lightning_unlearn.data import DataSource, loader_of
-from lightning_unlearn.disruption import (
-    Disruption,
-    KnownOriginal,
-    Snapshot,
-    neutral_batches,
-    refuse_without_logits,
-    spare_neutral,
-)
-from lightning_unlearn.engine import (
-    GradientEngine,
-    isolated,
-    own_share,
-    refuse_tensor_parallel,
-    strategy_kind,
-    with_all_ranks,
-)
+from lightning_unlearn.data import DataSource
+from lightning_unlearn.disruption import refuse_without_logits
+from lightning_unlearn.engine import refuse_tensor_parallel, strategy_kind
 from lightning_unlearn.functional.settings import check_kind, check_positive, check_whole
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import on_every_rank
@@ -35,7 +19,7 @@ from lightning_unlearn.runtime import on_every_rank
 OnExceed = Literal["restore_and_stop", "stop", "warn"]
 
 
-class DisruptionBudget(pl.Callback):
+class DisruptionBudget(DivergenceCallback):
     r"""Forget as much as this much damage allows: stop once predictions on neutral data are too far from the original's.
 
     .. math:: \frac{1}{N} \sum_{n=1}^{N} \mathrm{KL}(p^\mathrm{original}_n \,\|\, p_n) \le \text{kl}
@@ -107,19 +91,8 @@ class DisruptionBudget(pl.Callback):
         if readout is not None:
             check_kind("readout", readout, Readout, example="ClassificationReadout()")
             refuse_without_logits(readout)
-        self.neutral, self.kl, self.every, self.on_exceed = neutral, kl, every, on_exceed
-        self.batches, self.readout = batches, readout
-        self._start_anew()
-
-    def _start_anew(self) -> None:
-        self.history: list[tuple[int, float]] = []
-        self.spent = 0.0
-        self.exceeded_at: int | None = None
-        self._restored: dict[str, Any] = {}
-        self._origin: dict[str, Any] | None = None  # by which a resumed fit knows the original
-        self._disruption: Disruption | None = None
-        self._snapshot: Snapshot | None = None
-        self._is_current = False  # whether the weights are those of the snapshot
+        super().__init__(neutral, batches, readout, keeps_copy=on_exceed == "restore_and_stop")
+        self.kl, self.every, self.on_exceed = kl, every, on_exceed
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -132,14 +105,7 @@ class DisruptionBudget(pl.Callback):
                 f"`DisruptionBudget` should find parameters as they are, to put them back. Found "
                 f"`{type(trainer.strategy).__name__}` ({kind}). Use `strategy='ddp'` or `ModelParallelStrategy` (FSDP2)."
             )
-        self._start_anew()
-        self._known = KnownOriginal(trainer, pl_module)
-        self._loader = None if self.neutral is None else loader_of(self.neutral, "neutral", trainer)
-
-    @override
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The last moment before a strategy that shards restores a checkpoint."""
-        self._known.start()
+        super().setup(trainer, pl_module, stage)
 
     @override
     def on_train_batch_start(
@@ -148,20 +114,6 @@ class DisruptionBudget(pl.Callback):
         """See the original before the first step. Until then the hooks of others may load weights."""
         self.see_original(trainer, pl_module)
         self._is_current = False
-
-    def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep what the original predicts, unless that was done: before the first step, or before an edit."""
-        if self._disruption is not None:
-            return
-        self._readout = measuring_readout(trainer, pl_module, self.readout)
-        self._engine = GradientEngine(pl_module, trainer)
-        loader = spare_neutral(trainer, self.batches) if self._loader is None else self._loader
-        with isolated(trainer, pl_module):
-            self._disruption = self._of_original(self._readout.find_network(pl_module), loader)
-        if self.on_exceed == "restore_and_stop":
-            self._snapshot = Snapshot(pl_module)
-            self._start_snapshot(self._snapshot)
-        self._restored = {}
 
     @override
     def on_before_optimizer_step(
@@ -195,56 +147,6 @@ class DisruptionBudget(pl.Callback):
         """Measure what the end of training has put into the module: averaged weights, or those of an edit."""
         self._judge_final(trainer, pl_module)
 
-    @override
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave no hook on the module, and keep no copy of it."""
-        if stage == "fit" and hasattr(self, "_known"):
-            self._known.end_watch()
-            self._disruption, self._snapshot = None, None
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        """What was measured, a hash of the original, and the copy, if the weights have moved on since. Collective."""
-        if self._origin is None:
-            return self._restored
-        kept = {} if self._snapshot is None or self._is_current else self._snapshot.state_dict()
-        return {
-            "history": list(self.history),
-            "spent": self.spent,
-            "exceeded_at": self.exceeded_at,
-            "origin": self._origin,
-            "snapshot": with_all_ranks({"kept": kept}, self._engine),
-        }
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until the first batch."""
-        self._restored = state_dict
-        self.history = [(int(step), float(kl)) for step, kl in state_dict.get("history", ())]
-        self.spent, self.exceeded_at = state_dict.get("spent", 0.0), state_dict.get("exceeded_at")
-
-    def _of_original(self, network: nn.Module, loader: Iterable[Any]) -> Disruption:
-        engine = self._engine
-        batches = neutral_batches(loader, engine, most=self.batches, rank=engine.rank, world_size=engine.world_size)
-        disruption = Disruption(batches, self._readout, engine)
-        self._origin = self._restored.get("origin")
-        if self._origin is None:
-            disruption.see_original(network)
-            disruption.refuse_unlike(network)
-            self._origin = self._known.state_dict()
-        else:
-            disruption.see_original(network, self._known.resumed(self._origin))
-        return disruption
-
-    def _start_snapshot(self, snapshot: Snapshot) -> None:
-        saved = self._restored.get("snapshot", {})
-        kept = own_share(saved, self._engine, "The copy of `DisruptionBudget`").get("kept", {}) if saved else {}
-        # Without one the weights in the checkpoint are within the budget.
-        if kept:
-            snapshot.load_state_dict(kept)
-        else:
-            snapshot.take()
-
     def _judge_final(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._disruption is None or not trainer.global_step:
             return
@@ -255,20 +157,6 @@ class DisruptionBudget(pl.Callback):
         if not is_judged:
             with on_its_device(trainer, pl_module):
                 self._decide(trainer, self._measure(trainer, pl_module))
-
-    @property
-    def _last_step(self) -> int:
-        return self.history[-1][0] if self.history else 0
-
-    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> float:
-        assert self._disruption is not None
-        with isolated(trainer, pl_module):
-            kl = self._disruption(self._readout.find_network(pl_module))
-        self.history.append((trainer.global_step, kl))
-        # Past the module: what it logs in a step reaches a logger only in every n-th.
-        for logger in trainer.loggers:
-            logger.log_metrics({"budget/kl": kl}, step=trainer.global_step)
-        return kl
 
     def _decide(self, trainer: pl.Trainer, kl: float) -> None:
         if kl <= self.kl:  # false for NaN

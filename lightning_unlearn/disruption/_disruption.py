@@ -73,7 +73,7 @@ class Disruption:
             rows = self._pass(network, lambda b, o=original: self._divergence(network, b, o), batch)  # type: ignore[misc]
             if counts:
                 totals += torch.stack([rows.double().sum(), totals.new_tensor(len(rows))])
-        total, count = self._engine.average(totals).tolist()  # sums and counts are averaged alike: their ratio is right
+        total, count = map(float, self._engine.average(totals))  # averaged alike: their ratio is that of the sums
         if not count:
             raise ValueError(
                 "Neutral data should hold at least one supervised label. Found none: every label is -100. For plain text, "

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -117,9 +117,9 @@ class RepSelect(Edit):
 
         own = {id(p) for p in params}
         layers = [m for m in network.modules() if is_linear(m) and id(m.weight) in own]
-        adapter = (
-            attached_adapter(network, rank=self.rank, seed=self.seed, layers=layers) if self.rank else nullcontext([])
-        )
+        adapter: AbstractContextManager[list[Tensor]] = nullcontext([])
+        if self.rank:
+            adapter = attached_adapter(network, rank=self.rank, seed=self.seed, layers=layers)
         with adapter as factors, eval_mode(network), torch.enable_grad():
             for batch in forget if self.rank else ():
                 row, _ = engine.row(loss, [batch], factors)

@@ -332,8 +332,9 @@ def test_a_checkpoint_of_somebody_elses_is_an_original(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_forgetting_stops_within_the_budget(lora: bool, tmp_path: Path) -> None:
+def test_forgetting_stops_within_the_budget(lora: bool, precision: Any, tmp_path: Path) -> None:
     def build() -> UnlearningModule:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -342,7 +343,7 @@ def test_forgetting_stops_within_the_budget(lora: bool, tmp_path: Path) -> None:
 
     def one(callback: Any, path: Path | None = None, **options: Any) -> tuple[pl.Trainer, UnlearningModule]:
         module, unlearn = build(), Unlearn(GradientAscent(), forget=language(1), weight=2.0)
-        trainer = quiet(callbacks=[unlearn, callback], **{"max_epochs": 20, **options})
+        trainer = quiet(callbacks=[unlearn, callback], precision=precision, **{"max_epochs": 20, **options})
         trainer.fit(module, language(0), ckpt_path=path)
         return trainer, module
 
@@ -355,14 +356,16 @@ def test_forgetting_stops_within_the_budget(lora: bool, tmp_path: Path) -> None:
     assert 0 < callback.spent <= 0.01
     with torch.no_grad():
         p, q = (CausalLMReadout()(m.network.eval(), batch()).logits.double().softmax(-1) for m in (build(), module))
-    assert float((p * (p / q).log()).sum(-1).mean()) == pytest.approx(callback.spent, rel=1e-4)
+    assert float((p * (p / q).log()).sum(-1).mean()) == pytest.approx(
+        callback.spent, rel=1e-4 if precision == "32-true" else 0.3
+    )
+    assert callback.exceeded_at > 4
     trainer, _ = one(neutral(), max_epochs=1)
-    if trainer.global_step == 4:  # not yet exceeded
-        trainer.save_checkpoint(tmp_path / "half.ckpt")
-        again = neutral()
-        _, resumed = one(again, tmp_path / "half.ckpt")
-        assert again.history == callback.history
-        assert same(state(module), state(resumed))
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    again = neutral()
+    _, resumed = one(again, tmp_path / "half.ckpt")
+    assert again.history == callback.history
+    assert same(state(module), state(resumed))
 
 
 def test_without_neutral_data_it_measures_on_what_stays_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
