@@ -1,8 +1,8 @@
 """Everything a Trainer takes; those that are small live here."""
 
+from lightning_unlearn.budgets import DisruptionBudget
 from lightning_unlearn.callbacks._apply_edit import ApplyEdit
 from lightning_unlearn.callbacks._attach import unlearning
-from lightning_unlearn.callbacks._disruption_budget import DisruptionBudget
 from lightning_unlearn.callbacks._save_pretrained import SavePretrained
 from lightning_unlearn.callbacks._write_report import WriteReport
 from lightning_unlearn.checks import RecoveryCheck

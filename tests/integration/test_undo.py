@@ -77,4 +77,4 @@ def test_the_two_configurations_forget_and_keep(monkeypatch: pytest.MonkeyPatch,
     retain = [probability(net, data.retain) for net in (teacher, damaged, student)]
     assert max(forget) < 0.1
     assert retain[1] < 0.9 * retain[0]
-    assert retain[2] > 0.95 * retain[0]
+    assert retain[2] > 0.9 * retain[0]

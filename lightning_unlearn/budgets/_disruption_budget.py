@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from lightning_unlearn.callbacks._divergence_callback import DivergenceCallback
+from lightning_unlearn.budgets._divergence_callback import DivergenceCallback
 from lightning_unlearn.checks._looks import on_its_device, weights_will_change
 from lightning_unlearn.data import DataSource
 from lightning_unlearn.disruption import refuse_without_logits
