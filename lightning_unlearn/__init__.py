@@ -4,6 +4,7 @@ from lightning_unlearn.attacks import Attack, Quantize, Recalibrate, Relearn
 from lightning_unlearn.audits import Audit
 from lightning_unlearn.callbacks import (
     ApplyEdit,
+    DisruptionBudget,
     FinetuneFirst,
     RecoveryCheck,
     SavePretrained,
@@ -27,7 +28,7 @@ from lightning_unlearn.data import (
     RandomOrder,
     SequentialOrder,
 )
-from lightning_unlearn.edits import Edit, NegateTaskVector
+from lightning_unlearn.edits import Corrupt, Edit, NegateTaskVector, RepSelect, WithinBudget
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization, KnowledgeMetric, TokenNLL
 from lightning_unlearn.models import LoRA, PretrainedCausalLM, TinyCausalLM
 from lightning_unlearn.module import UnlearningModule
@@ -44,7 +45,17 @@ from lightning_unlearn.objectives import (
 )
 from lightning_unlearn.observation import Failure, Observation
 from lightning_unlearn.prediction import Prediction
-from lightning_unlearn.projectors import HalfSpace, Orthogonal, PCGrad, Projector, TorchJD, WeightedSum
+from lightning_unlearn.projectors import (
+    HalfSpace,
+    NGDiff,
+    Orthogonal,
+    PCGrad,
+    PreferForget,
+    PreferForgetInConflict,
+    Projector,
+    TorchJD,
+    WeightedSum,
+)
 from lightning_unlearn.readouts import (
     CausalLMReadout,
     ClassificationReadout,
@@ -56,7 +67,7 @@ from lightning_unlearn.references import AdapterDisabled, CachedLogLikelihood, F
 from lightning_unlearn.report import RobustnessReport
 from lightning_unlearn.runtime import inherit_from_both_packages
 from lightning_unlearn.selectors import Selector
-from lightning_unlearn.transforms import GradientTransform, RowMask
+from lightning_unlearn.transforms import GradientTransform, RowMask, SpectralCollapse
 
 __version__ = "0.1.0"
 inherit_from_both_packages()
@@ -71,9 +82,11 @@ __all__ = [
     "CachedLogLikelihood",
     "CausalLMReadout",
     "ClassificationReadout",
+    "Corrupt",
     "CrossEntropy",
     "CyclicOrder",
     "DPO",
+    "DisruptionBudget",
     "Edit",
     "Encoding",
     "ExactMemorization",
@@ -90,6 +103,7 @@ __all__ = [
     "KnowledgeMetric",
     "LoRA",
     "LoaderSettings",
+    "NGDiff",
     "NPO",
     "NegateTaskVector",
     "Objective",
@@ -99,6 +113,8 @@ __all__ = [
     "PackedCausalLMReadout",
     "PairedData",
     "Prediction",
+    "PreferForget",
+    "PreferForgetInConflict",
     "PretrainedCausalLM",
     "Projector",
     "Quantize",
@@ -110,12 +126,14 @@ __all__ = [
     "Reference",
     "Recalibrate",
     "Relearn",
+    "RepSelect",
     "RobustnessReport",
     "RowMask",
     "SavePretrained",
     "Selector",
     "SequentialOrder",
     "SimNPO",
+    "SpectralCollapse",
     "StepGuard",
     "StepTransform",
     "SubspaceGuard",
@@ -127,6 +145,7 @@ __all__ = [
     "Unlearn",
     "UnlearningModule",
     "WeightedSum",
+    "WithinBudget",
     "WriteReport",
     "unlearning",
 ]

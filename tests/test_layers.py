@@ -23,9 +23,9 @@ LAYERS = [
     ["prediction", "observation"],
     ["runtime"],
     ["models", "readouts", "objectives", "references", "projectors", "metrics"],
-    ["engine", "data"],
+    ["engine", "data", "disruption"],
     ["selectors", "edits", "transforms", "attacks", "audits"],
-    ["finetuning", "forgetting", "guards", "checks"],
+    ["finetuning", "forgetting", "guards", "checks", "budgets"],
     ["callbacks", "requests", "report", "module"],
     ["cli"],
     ["__init__", "__main__"],
@@ -43,7 +43,7 @@ WITHOUT_LIGHTNING = {
     "metrics",
     "references",
 }
-ROOMS_OF_CALLBACKS = ("callbacks", "finetuning", "forgetting", "guards", "checks", "transforms")
+ROOMS_OF_CALLBACKS = ("callbacks", "budgets", "finetuning", "forgetting", "guards", "checks", "transforms")
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 
 UPWARD: dict[tuple[str, str], str] = {

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +12,10 @@ from lightning_unlearn.runtime import uninterrupted
 
 
 @contextmanager
-def attached_adapter(network: nn.Module, *, rank: int, seed: int) -> Iterator[list[Tensor]]:
-    """Low-rank factors on every linear layer, held outside the module tree by forward hooks.
+def attached_adapter(
+    network: nn.Module, *, rank: int, seed: int, layers: Sequence[nn.Module] | None = None
+) -> Iterator[list[Tensor]]:
+    """Low-rank factors on linear layers, held outside the module tree by forward hooks.
 
     The network does not change: no parameter, no key of its state, no wrapper. Meanwhile its own weights are frozen.
     Factors are float32 and start as LoRA's do: one random, one zero.
@@ -22,11 +24,12 @@ def attached_adapter(network: nn.Module, *, rank: int, seed: int) -> Iterator[li
         network: Its ``nn.Linear`` and ``Conv1D`` layers are adapted, also those inside PEFT or bitsandbytes layers.
         rank: Of the factors.
         seed: The same factors on every process, whatever the global random state, which stays untouched.
+        layers: Only these linear layers of it; defaults to all.
 
     Yields:
         The factors, as parameters to train.
     """
-    layers = [m for m in network.modules() if is_linear(m)]
+    layers = [m for m in network.modules() if is_linear(m)] if layers is None else layers
     if not layers:
         raise ValueError(
             f"The adapter should find linear layers to sit on. Found none in `{type(network).__name__}`. "

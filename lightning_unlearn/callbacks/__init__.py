@@ -1,5 +1,6 @@
 """Everything a Trainer takes; those that are small live here."""
 
+from lightning_unlearn.budgets import DisruptionBudget
 from lightning_unlearn.callbacks._apply_edit import ApplyEdit
 from lightning_unlearn.callbacks._attach import unlearning
 from lightning_unlearn.callbacks._save_pretrained import SavePretrained
@@ -12,6 +13,7 @@ from lightning_unlearn.transforms import StepTransform, TrainOnly
 
 __all__ = [
     "ApplyEdit",
+    "DisruptionBudget",
     "FinetuneFirst",
     "RecoveryCheck",
     "SavePretrained",

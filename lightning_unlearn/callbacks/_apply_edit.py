@@ -2,28 +2,42 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from lightning_unlearn.checks._looks import is_averaging, on_its_device
 from lightning_unlearn.data import DataSource, in_order, loader_of
 from lightning_unlearn.edits import Edit, EditRecord
-from lightning_unlearn.engine import GradientEngine, decided_readout, isolated_but_for_weights, strategy_kind
+from lightning_unlearn.engine import (
+    GradientEngine,
+    before_restore,
+    decided_readout,
+    isolated_but_for_weights,
+    strategy_kind,
+)
 from lightning_unlearn.forgetting import forget_source
-from lightning_unlearn.readouts import Readout
+from lightning_unlearn.readouts import Readout, choose_readout
 
 
 class ApplyEdit(pl.Callback):
-    """Edit the network once, when a fit begins.
+    """Edit the network once in a fit, when it begins or when it ends.
 
-    It happens when the first epoch starts, after every other callback has seen the original: :class:`RecoveryCheck`
+    At the start, it happens in the first epoch, after every other callback has seen the original: :class:`RecoveryCheck`
     observes it at step 0, the reference of :class:`Unlearn` is the original, and :class:`SubspaceGuard` protects the inputs
-    that layers had before the edit. The place of this callback in the list does not matter. Random generators, buffers,
-    gradients and modes are left as they were.
+    that layers had before the edit. The place of this callback in the list does not matter.
 
-    A fit that is resumed from a checkpoint does not edit again; a second ``fit`` does.
+    At the end, it happens in ``on_train_end``, after the last step: the last check, the report and :class:`SavePretrained`
+    see the edited network. Guards of the fit hold for its steps, and not for this edit; a :class:`DisruptionBudget` measures
+    it, and takes it back if it costs too much. What
+    ``ModelCheckpoint`` wrote in training holds the weights before the edit, so that a fit goes on from them;
+    ``trainer.save_checkpoint`` after the fit keeps the edited ones.
+
+    Random generators, buffers, gradients and modes are left as they were. A fit that is resumed from a checkpoint of edited
+    weights does not edit again, also if it takes more steps; a second ``fit`` does. A resumed fit that has no step left to
+    take edits in ``on_fit_end``: put this callback before those that save then.
 
     To edit without training, use ``Trainer(max_steps=0)``: the network is edited when that fit starts. Lightning then calls
     no hook of training, so no check runs. To see the effect, call ``trainer.validate`` with a :class:`RecoveryCheck` before
@@ -34,10 +48,12 @@ class ApplyEdit(pl.Callback):
         forget: What must go, if the edit needs it. Defaults to ``forget_dataloader`` of the trainer's datamodule.
         retain: What must stay, if the edit needs it. Defaults to what the fit trains on.
         readout: How to run the network, if the edit needs data. Defaults to what fits the module, as in :class:`Unlearn`.
+        when: ``"start"`` or ``"end"`` of the fit.
 
     Raises:
         NotImplementedError: In ``setup``, under FSDP1 or DeepSpeed.
-        ValueError: In ``setup``, if the edit needs forget data, and there is none.
+        ValueError: In ``setup``, if the edit needs forget data, and there is none; or if it comes at the end, and a callback
+            behind it would put averaged weights in the place of the edited ones.
 
     Example:
         >>> from lightning_unlearn.edits import NegateTaskVector
@@ -50,17 +66,27 @@ class ApplyEdit(pl.Callback):
         forget: DataSource | None = None,
         retain: DataSource | None = None,
         readout: Readout | None = None,
+        when: Literal["start", "end"] = "start",
     ) -> None:
         if not isinstance(edit, Edit):
             raise TypeError(f"`edit` should be an `Edit`, such as `NegateTaskVector(base=...)`. Found `{edit!r}`.")
-        self.edit = edit
+        if when not in ("start", "end"):
+            raise ValueError(f'`when` should be "start" or "end". Found `when = {when!r}`.')
+        self.edit, self.when = edit, when
         self.forget, self.retain, self.readout = forget, retain, readout
         self.record: EditRecord | None = None
+        self._knows_original = False
+        self._watch: Any = None
+
+    @property
+    def changes_weights_at_end(self) -> bool:
+        """Whether an edit is to come in ``on_train_end``: a check of the final weights waits for it."""
+        return self.when == "end" and self.record is None
 
     @property
     def state_key(self) -> str:
         """Includes the settings: Lightning refuses several stateful callbacks of one class with the same key."""
-        return f"ApplyEdit[{type(self.edit).__name__}, {sorted(self.edit.settings().items())}]"
+        return f"ApplyEdit[{type(self.edit).__name__}, {sorted(self.edit.settings().items())}, {self.when}]"
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -73,20 +99,32 @@ class ApplyEdit(pl.Callback):
                 f"`ApplyEdit` should find the parameters as they are. Found {found[kind]} them. Use `strategy='ddp'`, "
                 "`ModelParallelStrategy` (FSDP2), or edit and save the network before the fit."
             )
-        self.record = None  # Lightning restores a checkpoint after `setup`; a resumed fit gets its record back
+        if self.when == "end":
+            self._refuse_averages_behind(trainer)
+        self.record, self._knows_original = None, False  # a checkpoint is restored after `setup`, and brings its record
         self._forget = forget_source(trainer, self.forget, "ApplyEdit")[0] if self.edit.needs_forget else None
         self._retain = loader_of(self.retain, "retain", trainer) if self.retain is not None else None
+        if not trainer.strategy.restore_checkpoint_after_setup:
+            self._watch = before_restore(trainer, pl_module, lambda: self._see_original(pl_module))
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Edit now if there will be no step: Lightning then calls none of the hooks of training."""
-        if trainer.max_steps == 0 or trainer.max_epochs == 0:
+        self._end_watch()
+        if trainer.strategy.restore_checkpoint_after_setup:  # strategies that shard restore after this hook
+            self._see_original(pl_module)
+        if self.record is None and (trainer.max_steps == 0 or trainer.max_epochs == 0):
+            if not self._knows_original:
+                self._see_original(pl_module)
             self._apply(trainer, pl_module)
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Edit in the first epoch, once all callbacks have seen the original."""
-        if self.record is None:
+        """See the original, and edit in the first epoch, once all callbacks have seen it."""
+        if not self._knows_original:  # weights may have come from anywhere until now
+            self._see_original(pl_module)
+            self._knows_original = True
+        if self.when == "start" and self.record is None:
             # They look as late as they can, at the first batch: an edit is the only change that comes before.
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if hasattr(callback, "see_original"):
@@ -94,14 +132,33 @@ class ApplyEdit(pl.Callback):
             self._apply(trainer, pl_module)
 
     @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Edit after the last step."""
+        if self.changes_weights_at_end:
+            self._apply(trainer, pl_module)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Edit after a resumed fit that had no step left to take: none of the hooks of training was called."""
+        if self.changes_weights_at_end:
+            with on_its_device(trainer, pl_module):
+                self._apply(trainer, pl_module)
+
+    @override
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave no hook on the module, also if the fit did not start."""
+        self._end_watch()
+
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """The record of the edit, so that a resumed fit does not edit again."""
-        return {"record": None if self.record is None else asdict(self.record)}
+        """The record of the edit, so that a resumed fit does not edit again, and whether the original was seen."""
+        record = None if self.record is None else asdict(self.record)
+        return {"record": record, "knows_original": self._knows_original}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the record from a checkpoint, whose weights are edited already."""
-        record = state_dict["record"]
+        """Restore the record from a checkpoint. If there is one, its weights are edited already."""
+        record, self._knows_original = state_dict["record"], state_dict["knows_original"]
         self.record = None if record is None else EditRecord(**record)
 
     def _apply(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -120,6 +177,24 @@ class ApplyEdit(pl.Callback):
             f"`{self.record.edit}` changed {self.record.elements} weights in {self.record.tensors} tensors, by "
             f"{self.record.relative_change:.2%} of their length."
         )
+
+    def _see_original(self, pl_module: pl.LightningModule) -> None:
+        readout = choose_readout(pl_module) if self.readout is None else self.readout
+        self.edit.see_original(readout.find_network(pl_module))
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.remove()
+            self._watch = None
+
+    def _refuse_averages_behind(self, trainer: pl.Trainer) -> None:
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        behind = callbacks[callbacks.index(self) + 1 :] if self in callbacks else []
+        for name in [type(c).__name__ for c in behind if is_averaging(c)]:
+            raise ValueError(
+                f'`ApplyEdit(when="end")` should come after callbacks that put averaged weights into the module. Found '
+                f"`{name}` behind it: the edit would be overwritten. Put `{name}` before it."
+            )
 
     def _retain_loader(self, trainer: pl.Trainer) -> Any:
         loader = trainer.train_dataloader if self._retain is None else self._retain

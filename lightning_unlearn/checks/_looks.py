@@ -43,9 +43,16 @@ def floats(values: Mapping[str, Tensor]) -> dict[str, float]:
     return {key: float(value) for key, value in values.items()}
 
 
-def averages_weights(trainer: pl.Trainer) -> bool:
-    """Whether a callback puts averaged weights into the module when training ends."""
-    return any(_AVERAGING & {kind.__name__ for kind in type(c).__mro__} for c in trainer.callbacks)  # type: ignore[attr-defined]
+def is_averaging(callback: pl.Callback) -> bool:
+    """Whether it puts averaged weights into the module when training ends."""
+    return bool(_AVERAGING & {kind.__name__ for kind in type(callback).__mro__})
+
+
+def weights_will_change(trainer: pl.Trainer, check: pl.Callback) -> bool:
+    """Whether a callback is yet to change the weights when training ends: averages, or an edit behind ``check``."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    behind = callbacks[callbacks.index(check) + 1 :] if check in callbacks else []
+    return any(map(is_averaging, callbacks)) or any(getattr(c, "changes_weights_at_end", False) for c in behind)
 
 
 @contextmanager

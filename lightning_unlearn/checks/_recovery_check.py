@@ -12,7 +12,7 @@ from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, Measure, Specificity
 from lightning_unlearn.checks._control import find_control, refuse_control
 from lightning_unlearn.checks._failures import refuse_blind_start
-from lightning_unlearn.checks._looks import averages_weights, floats, on_its_device
+from lightning_unlearn.checks._looks import floats, on_its_device, weights_will_change
 from lightning_unlearn.checks._monitors import Monitors
 from lightning_unlearn.checks._observing_callback import ObservingCallback
 from lightning_unlearn.checks._refusals import refuse_same_names, refuse_settings, refuse_twins
@@ -151,9 +151,9 @@ class RecoveryCheck(ObservingCallback):
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check the final model, unless callbacks are yet to put averaged weights into it."""
+        """Check the final model, unless callbacks are yet to change it: averages, or an edit."""
         # The strategy, and Lightning's way with signals, are at work only until here: this is the better place.
-        if not averages_weights(trainer):
+        if not weights_will_change(trainer, self):
             self.check_final(trainer, pl_module)
 
     @override

@@ -110,6 +110,12 @@ class Edit(ABC):
         reshard(network)  # again, since `new_values` may have run the network
         return self._record(changes, written, engine)
 
+    def see_original(self, network: nn.Module) -> None:
+        """Called by :class:`ApplyEdit` while ``network`` is the original: before the first step, and before a restore.
+
+        For edits at the end of a fit that compare the network with it. Defaults to nothing.
+        """
+
     def settings(self) -> dict[str, Any]:
         """Its plain settings, by name: numbers, texts, flags."""
         plain = (bool, int, float, str, type(None))

@@ -30,6 +30,7 @@ from lightning_unlearn.engine._trainer import (
 )
 from lightning_unlearn.engine._unscaled import unscaled, unscales_by_itself, was_skipped
 from lightning_unlearn.engine._whole import gathered, sharded_like, with_local
+from lightning_unlearn.engine._written_in_forward import written_in_forward
 
 __all__ = [
     "CapturedRows",
@@ -69,4 +70,5 @@ __all__ = [
     "was_skipped",
     "with_all_ranks",
     "with_local",
+    "written_in_forward",
 ]

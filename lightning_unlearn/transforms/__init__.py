@@ -3,6 +3,7 @@
 from lightning_unlearn.transforms._chain import Stage, StepChain
 from lightning_unlearn.transforms._gradient_transform import GradientTransform
 from lightning_unlearn.transforms._row_mask import RowMask
+from lightning_unlearn.transforms._spectral_collapse import SpectralCollapse
 from lightning_unlearn.transforms._step import Step
 from lightning_unlearn.transforms._step_transform import Restriction, StepTransform
 from lightning_unlearn.transforms._train_only import TrainOnly
@@ -11,6 +12,7 @@ __all__ = [
     "GradientTransform",
     "Restriction",
     "RowMask",
+    "SpectralCollapse",
     "Stage",
     "Step",
     "StepChain",

@@ -1,4 +1,4 @@
-"""`ApplyEdit` edits once, when the fit begins, after everybody has seen the original."""
+"""`ApplyEdit` edits once: when the fit begins, after everybody has seen the original, or when it ends."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ class Shrink(Edit):
         self.share = share
         self.seen: list[tuple[int, int]] = []
 
+    def see_original(self, network: nn.Module) -> None:
+        self.original = [p.detach().clone() for p in network.parameters()]
+
     def new_values(self, network: nn.Module, *, forget: Any, retain: Any, readout: Any, engine: Any) -> Any:
         self.seen.append((sum(len(b[0]) for b in forget), sum(len(b[0]) for b in retain)))
         torch.rand(3)
@@ -54,6 +57,26 @@ class Weights(pl.Callback):
 
     def on_fit_end(self, trainer: Any, module: Any) -> None:
         self.keep("end", module)
+
+
+class Saves(pl.Callback):
+    """Saves a checkpoint when ``ModelCheckpoint`` does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+class Counted(RecoveryCheck):
+    """Counts its looks at the unlearned network."""
+
+    looks = 0
+
+    def check(self, trainer: Any, pl_module: Any) -> dict[str, Tensor]:
+        self.looks += 1
+        return super().check(trainer, pl_module)
 
 
 def edit(**kwargs: Any) -> ApplyEdit:
@@ -140,6 +163,76 @@ def test_a_fit_of_no_steps_edits_all_the_same(limit: dict[str, int]) -> None:
     assert same(list(module.parameters()), halved(SomebodysModule()))
     assert same(seen.at["end"], halved(SomebodysModule()))
     assert "batch" not in seen.at
+
+
+def fitted(*callbacks: Any, **options: Any) -> SomebodysModule:
+    module = SomebodysModule("sgd")
+    quiet(callbacks=list(callbacks), **options).fit(module, loader(seed=1))
+    return module
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["edit_first", "edit_last"])
+def test_at_the_end_the_last_check_and_what_is_saved_are_of_the_edited_network(first: bool, tmp_path: Path) -> None:
+    callback, seen = edit(when="end"), Weights()
+    check = Counted(every_n_epochs=0, probes={"forget": loader(seed=2), "retain": loader(seed=1)})
+    trainer = quiet(callbacks=[callback, check, seen] if first else [seen, check, callback])
+    module = SomebodysModule("sgd")
+    trainer.fit(module, loader(seed=1))
+    plain = fitted()
+    assert same(seen.at["batch"][:1], list(SomebodysModule("sgd").parameters())[:1])
+    assert same(list(module.parameters()), halved(plain))
+    assert callback.edit.seen == [(10, 24)]
+    assert same(callback.edit.original, list(SomebodysModule("sgd").parameters()))
+
+    assert check.looks == 1  # not one before the edit, and another after it
+    trainer.save_checkpoint(tmp_path / "edited.ckpt")
+    saved = torch.load(tmp_path / "edited.ckpt", weights_only=False)["state_dict"]
+    assert same([saved[n] for n, _ in module.named_parameters()], halved(plain))
+
+    alone = RecoveryCheck(every_n_epochs=0, probes={"forget": loader(seed=2), "retain": loader(seed=1)})
+    quiet(callbacks=[alone], max_steps=1).fit(module, loader(seed=1))
+    of_edited = [[o.value for o in c.observations if o.step == s] for c, s in ((check, 6), (alone, 0))]
+    assert of_edited[0] == of_edited[1] != []
+
+
+def test_an_interrupted_fit_edits_at_its_own_end_and_knows_the_first_original(tmp_path: Path) -> None:
+    whole_fit = fitted(edit(when="end"), max_epochs=2)
+    fitted(edit(when="end"), Saves(first := tmp_path / "first.ckpt"))  # in training: the weights before the edit
+    callback, module = edit(when="end"), SomebodysModule("sgd")
+    quiet(callbacks=[callback], max_epochs=2).fit(module, loader(seed=1), ckpt_path=first)
+    assert same(list(module.parameters()), list(whole_fit.parameters()))
+    assert same(callback.edit.original, list(SomebodysModule("sgd").parameters()))
+
+    # With no step left, none of the hooks of training is called, and the edit is made all the same.
+    ended, late = SomebodysModule("sgd"), edit(when="end")
+    quiet(callbacks=[late]).fit(ended, loader(seed=1), ckpt_path=first)
+    assert same(list(ended.parameters()), halved(fitted()))
+    assert same(late.edit.original, list(SomebodysModule("sgd").parameters()))
+
+
+def test_a_fit_that_goes_on_from_edited_weights_does_not_edit_again(tmp_path: Path) -> None:
+    trainer, module = quiet(callbacks=[edit(when="end")]), SomebodysModule("sgd")
+    trainer.fit(module, loader(seed=1))
+    trainer.save_checkpoint(tmp_path / "edited.ckpt")
+    for epochs in (1, 2):  # no step left, and some
+        callback = edit(when="end")
+        quiet(callbacks=[callback], max_epochs=epochs).fit(
+            SomebodysModule("sgd"), loader(seed=1), ckpt_path=tmp_path / "edited.ckpt"
+        )
+        assert callback.edit.seen == []
+        assert callback.record is not None
+
+
+def test_an_edit_at_the_end_comes_after_averaged_weights() -> None:
+    def average() -> pl.Callback:
+        return pl.callbacks.WeightAveraging(avg_fn=lambda mean, new, n: mean + (new - mean) / (n + 1))
+
+    assert same(list(fitted(average(), edit(when="end")).parameters()), halved(fitted(average())))
+    assert not same(halved(fitted(average())), halved(fitted()))
+    with pytest.raises(ValueError, match="averaged weights into the module. Found `WeightAveraging` behind it"):
+        fitted(edit(when="end"), average())
+    with pytest.raises(ValueError, match='`when` should be "start" or "end"'):
+        edit(when="middle")
 
 
 def test_the_datamodules_forget_data_is_found() -> None:

@@ -20,6 +20,7 @@ from lightning_unlearn import (
     Bounded,
     CachedLogLikelihood,
     CyclicOrder,
+    DisruptionBudget,
     ForgetRetainData,
     FrozenCopy,
     GradientAscent,
@@ -67,6 +68,7 @@ CALLBACKS: dict[str, Any] = {
     "subspace": lambda: [First(), SubspaceGuard(NullSpace(0.3), batches=2)],
     "scores": lambda: [TrainOnly(selector=Random(), choice=TopShare(0.5)), First()],
     "check": lambda: [First(), RecoveryCheck(every_n_epochs=1)],
+    "budget": lambda: [First(), DisruptionBudget(loader(seed=5), kl=1e6, every=1)],
 }
 
 
@@ -99,6 +101,7 @@ def test_a_fit_after_a_search_for_the_rate_is_the_fit_without_it(name: str, tmp_
         assert getattr(callback, "_steps", None) == getattr(other, "_steps", None)
         assert getattr(callback, "seen", None) == getattr(other, "seen", None)
         assert getattr(callback, "observations", None) == getattr(other, "observations", None)
+        assert getattr(callback, "history", None) == getattr(other, "history", None)
 
 
 @pytest.mark.parametrize("first", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["before us", "after us"])

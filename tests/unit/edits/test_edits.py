@@ -17,9 +17,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.testing import assert_close
 
-from lightning_unlearn.edits import Edit, EditRecord, NegateTaskVector
+from lightning_unlearn.edits import Corrupt, Edit, EditRecord, NegateTaskVector, RepSelect, WithinBudget
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.readouts import ClassificationReadout
+from lightning_unlearn.transforms import SpectralCollapse
 
 
 def network(seed: int = 3) -> nn.Module:
@@ -37,22 +38,36 @@ ALL_EDITS: list[Callable[[], Edit]] = [
     lambda: NegateTaskVector(base=saved(4), scale=0.5),
     lambda: NegateTaskVector(finetuned=saved(4), scale=0.5),
     lambda: NegateTaskVector(base=saved(4), finetuned=saved(5, "other.safetensors"), scale=0.5),
+    lambda: Corrupt(alpha=0.3, beta=0.1),
+    lambda: RepSelect(scale=0.5, collapse=SpectralCollapse(q=2)),
+    lambda: WithinBudget(RepSelect(collapse=SpectralCollapse(q=2)), kl=0.01),
 ]
 NOTHING_AT_SCALE_ZERO: list[Callable[[], Edit]] = [
     lambda: NegateTaskVector(base=saved(4), scale=0.0),
     lambda: NegateTaskVector(finetuned=saved(4), scale=0.0),
+    lambda: Corrupt(alpha=0.0, beta=0.5),
+    lambda: RepSelect(scale=0.0, collapse=SpectralCollapse(q=2)),
+    lambda: WithinBudget(Corrupt(alpha=0.0), kl=0.01),
 ]
-every_edit = pytest.mark.parametrize("build", ALL_EDITS, ids=["base", "finetuned", "both"])
+every_edit = pytest.mark.parametrize(
+    "build", ALL_EDITS, ids=["base", "finetuned", "both", "corrupt", "rep_select", "budget"]
+)
 
 
-def batches(seed: int) -> list[Any]:
+def batches(seed: int, dtype: torch.dtype = torch.float32) -> list[Any]:
     generator = torch.Generator().manual_seed(seed)
-    return [(torch.randn(4, 6, generator=generator), torch.randint(0, 3, (4,), generator=generator)) for _ in range(3)]
+    draws = [(torch.randn(4, 6, generator=generator), torch.randint(0, 3, (4,), generator=generator)) for _ in range(3)]
+    return [(inputs.to(dtype), labels) for inputs, labels in draws]
 
 
 def apply(edit: Edit, net: nn.Module) -> EditRecord:
-    readout = ClassificationReadout()
-    return edit(net, forget=batches(1), retain=batches(2), readout=readout, engine=GradientEngine(net))
+    return edit(net, **data_for(net))
+
+
+def data_for(net: nn.Module) -> dict[str, Any]:
+    dtype = next(net.parameters()).dtype
+    data = {"forget": batches(1, dtype), "retain": batches(2, dtype)}
+    return {**data, "readout": ClassificationReadout(), "engine": GradientEngine(net)}
 
 
 def copied(net: nn.Module) -> dict[str, Tensor]:
@@ -85,14 +100,16 @@ def test_the_record_counts_what_really_changed(build: Any, dtype: torch.dtype) -
     net = network().to(dtype)
     before = copied(net)
     edit = build()
-    record = edit(net)
+    record = apply(edit, net)
     pairs = [(p.detach().double(), before[n].double()) for n, p in net.named_parameters()]
     assert record.edit == type(edit).__name__
-    assert record.settings["scale"] == 0.5
+    assert record.settings.items() >= edit.settings().items()
     assert record.tensors == sum(not torch.equal(a, b) for a, b in pairs)
     assert record.elements == sum(int((a != b).sum()) for a, b in pairs)
     change = sum(float((a - b).square().sum()) for a, b in pairs) ** 0.5
-    length = sum(float(b.square().sum()) for _, b in pairs) ** 0.5
+    fresh = network().to(dtype)
+    written = dict(build().new_values(fresh, **data_for(fresh)))
+    length = sum(float(before[n].double().square().sum()) for n in written) ** 0.5
     assert record.relative_change == pytest.approx(change / length, rel=1e-9)
 
 
@@ -104,7 +121,7 @@ def test_the_same_network_and_data_give_the_same_weights(build: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("build", NOTHING_AT_SCALE_ZERO, ids=["base", "finetuned"])
+@pytest.mark.parametrize("build", NOTHING_AT_SCALE_ZERO, ids=["base", "finetuned", "corrupt", "rep_select", "budget"])
 def test_at_scale_zero_nothing_changes_to_the_bit(build: Any) -> None:
     net = network()
     before = copied(net)

@@ -10,8 +10,11 @@ from torchjd.aggregation import PCGradWeighting
 from lightning_unlearn.projectors import (
     HalfSpace,
     LinearSchedule,
+    NGDiff,
     Orthogonal,
     PCGrad,
+    PreferForget,
+    PreferForgetInConflict,
     Projector,
     SignRule,
     TorchJD,
@@ -25,16 +28,27 @@ PROJECTORS = {
     "HalfSpace": HalfSpace,
     "SignRule": SignRule,
     "PCGrad": PCGrad,
+    "NGDiff": NGDiff,
+    "PreferForget": PreferForget,
+    "PreferForgetInConflict": PreferForgetInConflict,
     "TorchJD(PCGrad)": lambda: TorchJD(PCGradWeighting()),
 }
 # What forgetting may not raise to first order: the loss of each retain row, of their sum, of a lone retain row.
 PROTECT_EACH = {name: PROJECTORS[name] for name in ("Orthogonal", "HalfSpace")}
-PROTECT_SUM = PROTECT_EACH | {name: PROJECTORS[name] for name in ("SignRule", "PCGrad")}
+PROTECT_SUM = PROTECT_EACH | {name: PROJECTORS[name] for name in ("SignRule", "PCGrad", "NGDiff")}
 PROTECT_ONE = PROTECT_SUM | {"TorchJD(PCGrad)": PROJECTORS["TorchJD(PCGrad)"]}
+# What retaining may not raise to first order: the forget loss.
+PROTECT_FORGETTING = {name: PROJECTORS[name] for name in ("PCGrad", "NGDiff", "PreferForget", "PreferForgetInConflict")}
 # Where nothing conflicts, the sum of all gradients.
-LEAVE_AGREEMENT = {name: PROJECTORS[name] for name in ("WeightedSum", "HalfSpace", "PCGrad", "TorchJD(PCGrad)")}
+LEAVE_AGREEMENT = {
+    name: PROJECTORS[name]
+    for name in ("WeightedSum", "HalfSpace", "PCGrad", "PreferForgetInConflict", "TorchJD(PCGrad)")
+}
 # The retain rows are one task, cut into micro-batches.
 ONE_TASK = {name: build for name, build in PROJECTORS.items() if name != "TorchJD(PCGrad)"}
+# The gradients count with the lengths they have.
+KEEP_LENGTHS = {name: build for name, build in PROJECTORS.items() if name != "NGDiff"}
+ONE_TASK_OF_ITS_LENGTH = {name: build for name, build in ONE_TASK.items() if name in KEEP_LENGTHS}
 
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 every_size = pytest.mark.parametrize("m", [2, 3, 5, 9])
@@ -99,6 +113,18 @@ def test_of_two_rows_the_merged_gradient_does_not_conflict_with_the_second(build
     assert cosines(merged, rows)[1] >= -1e-9
 
 
+@of(PROTECT_FORGETTING)
+@every_sampler
+@every_size
+def test_the_merged_gradient_does_not_conflict_with_forgetting(build, sampler, m):
+    rows = sampler(m)
+
+    merged = build()(rows @ rows.T) @ rows
+
+    length = torch.maximum(rows[1:].sum(0).norm(), rows[0].norm())  # rounding is that of the longer one
+    assert rows[0] @ merged >= -1e-9 * rows[0].norm() * length
+
+
 def test_a_sum_promises_nothing():
     rows = conflicting(2)
     rows[0] *= 3
@@ -124,7 +150,7 @@ def test_what_conflicts_does_not(build, m):
     assert not torch.allclose(build()(rows @ rows.T), torch.ones(m, dtype=torch.float64), rtol=0, atol=1e-2)
 
 
-@of(ONE_TASK)
+@of(ONE_TASK_OF_ITS_LENGTH)
 @every_size
 def test_when_there_is_nothing_left_to_forget_the_users_gradient_remains(build, m):
     rows = normal(m)
@@ -133,7 +159,7 @@ def test_when_there_is_nothing_left_to_forget_the_users_gradient_remains(build, 
     assert_close(build()(rows @ rows.T) @ rows, rows[1:].sum(0), rtol=1e-12, atol=0)
 
 
-@of(ONE_TASK)
+@of(ONE_TASK_OF_ITS_LENGTH)
 @every_size
 @pytest.mark.parametrize("scale", [1e-10, 1e15])
 def test_the_unit_of_the_gradients_does_not_matter(build, m, scale):
@@ -170,7 +196,7 @@ def test_cutting_the_retain_gradient_into_equal_shares_changes_nothing(build):
     assert_close(build()(shares @ shares.T) @ shares, build()(rows @ rows.T) @ rows, rtol=1e-9, atol=1e-9)
 
 
-@every_projector
+@of(KEEP_LENGTHS)
 def test_a_forget_gradient_alone_is_taken_as_it_is(build):
     alone = torch.tensor([[7.0]], dtype=torch.float64)
 
@@ -198,6 +224,9 @@ def test_the_gramian_and_the_random_numbers_are_left_alone(build):
         ({"class_path": "HalfSpace"}, "HalfSpace()"),
         ({"class_path": "SignRule", "init_args": {"tau": 0.1}}, "SignRule(tau=0.1)"),
         ({"class_path": "PCGrad"}, "PCGrad()"),
+        ({"class_path": "NGDiff"}, "NGDiff()"),
+        ({"class_path": "PreferForget", "init_args": {"gamma": 0.5}}, "PreferForget(gamma=0.5)"),
+        ({"class_path": "PreferForgetInConflict"}, "PreferForgetInConflict(gamma=1.0)"),
         (
             {"class_path": "TorchJD", "init_args": {"weighting": {"class_path": "torchjd.aggregation.MGDAWeighting"}}},
             "TorchJD(\n  (weighting): MGDAWeighting()\n)",

@@ -8,7 +8,15 @@ from scipy.optimize import nnls
 from torch.testing import assert_close
 from torchjd.aggregation import PCGradWeighting
 
-from lightning_unlearn.projectors import HalfSpace, Orthogonal, PCGrad, SignRule
+from lightning_unlearn.projectors import (
+    HalfSpace,
+    NGDiff,
+    Orthogonal,
+    PCGrad,
+    PreferForget,
+    PreferForgetInConflict,
+    SignRule,
+)
 
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 
@@ -102,6 +110,71 @@ def test_pcgrad_projects_the_two_tasks_onto_each_others_normal_plane(sampler):
     assert_close(merge(PCGrad(), rows), expected)
 
 
+@pytest.mark.parametrize("sampler", [normal, agreeing, conflicting, dependent])
+@pytest.mark.parametrize("m", [2, 5, 9])
+def test_ng_diff_descends_on_both_by_how_much_they_agree(sampler, m):
+    rows = sampler(m)
+    forget, retain = rows[0], rows[1:].sum(0)
+    agreement = 1 + torch.cosine_similarity(forget, retain, dim=0)
+
+    merged = merge(NGDiff(), rows)
+
+    assert_close(merged @ retain, retain.norm() * agreement, rtol=1e-12, atol=1e-12)
+    assert_close(merged @ forget, forget.norm() * agreement, rtol=1e-12, atol=1e-12)
+
+
+def test_ng_diff_does_not_care_how_long_each_of_the_two_is():
+    rows, longer = normal(4), normal(4)
+    longer[0] *= 1e6
+    longer[1:] *= 1e-6
+
+    assert_close(merge(NGDiff(), longer), merge(NGDiff(), rows))
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_ng_diff_of_one_gradient_alone_is_its_direction(row):
+    rows = normal(2)
+    rows[1 - row] = 0
+
+    assert_close(merge(NGDiff(), rows), rows[row] / rows[row].norm())
+
+
+def test_ng_diff_gives_no_length_to_retain_rows_that_cancel():
+    rows = normal(3)
+    rows[2] = -rows[1] * (1 + 1e-15)
+
+    assert_close(merge(NGDiff(), rows), rows[0] / rows[0].norm())
+
+
+@pytest.mark.parametrize("sampler", [normal, agreeing, conflicting])
+@pytest.mark.parametrize("gamma", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("m", [2, 5])
+def test_prefer_forget_lowers_the_forget_loss_exactly_as_forgetting_alone(sampler, gamma, m):
+    rows = sampler(m)
+    forget, retain = rows[0], rows[1:].sum(0)
+
+    merged = merge(PreferForget(gamma), rows)
+
+    assert_close(merged @ forget, forget @ forget, rtol=1e-12, atol=1e-12)
+    basis = forget / forget.norm()
+    assert_close(merged - forget, gamma * (retain - (retain @ basis) * basis), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("m", [2, 5])
+def test_in_conflict_prefer_forget_differs_and_else_it_keeps_the_help(m):
+    conflict, help_ = conflicting(m), agreeing(m)
+
+    assert_close(merge(PreferForgetInConflict(), conflict), merge(PreferForget(), conflict), rtol=0, atol=0)
+    assert merge(PreferForgetInConflict(), help_) @ help_[0] > 1.4 * (help_[0] @ help_[0])
+
+
+@pytest.mark.parametrize("projector", [PreferForget, PreferForgetInConflict])
+@pytest.mark.parametrize("gamma", [0.0, -1.0, float("nan")])
+def test_a_weight_without_retaining_is_refused(projector, gamma):
+    with pytest.raises(ValueError, match=rf"`gamma` should be positive and finite.*Found `gamma = {gamma}`"):
+        projector(gamma)
+
+
 def test_retain_rows_that_cancel_leave_the_forget_gradient_to_itself():
     rows = normal(3)
     rows[2] = -rows[1] * (1 + 1e-15)
@@ -111,7 +184,15 @@ def test_retain_rows_that_cancel_leave_the_forget_gradient_to_itself():
 
 @pytest.mark.parametrize(
     ("projector", "weights"),
-    [(Orthogonal(), [1, 1.5]), (HalfSpace(), [1, 1.5]), (SignRule(), [1, 1.5]), (PCGrad(), [1.125, 1.5])],
+    [
+        (Orthogonal(), [1, 1.5]),
+        (HalfSpace(), [1, 1.5]),
+        (SignRule(), [1, 1.5]),
+        (PCGrad(), [1.125, 1.5]),
+        (NGDiff(), [0.5, 1]),
+        (PreferForget(), [1.125, 1]),
+        (PreferForgetInConflict(gamma=2.0), [1.25, 2]),
+    ],
     ids=repr,
 )
 def test_a_conflict_by_hand(projector, weights):

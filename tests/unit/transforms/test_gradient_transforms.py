@@ -12,11 +12,17 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
-from lightning_unlearn.transforms import GradientTransform, RowMask
+from lightning_unlearn.transforms import GradientTransform, RowMask, SpectralCollapse
 
-ALL_TRANSFORMS: list[Callable[[], GradientTransform]] = [lambda: RowMask(share=0.3), lambda: RowMask(share=1.0)]
+MASKS: list[Callable[[], GradientTransform]] = [lambda: RowMask(share=0.3), lambda: RowMask(share=1.0)]
+ALL_TRANSFORMS: list[Callable[[], GradientTransform]] = [
+    *MASKS,
+    lambda: SpectralCollapse(q=1),
+    lambda: SpectralCollapse(fraction=0.5, kind="both", refresh_every=2),
+]
 SCALES_WITH_ITS_GRADIENT = ALL_TRANSFORMS
-IDEMPOTENT = ALL_TRANSFORMS
+IDEMPOTENT = MASKS
+DESCENDS = ALL_TRANSFORMS
 
 SHAPES = [(7, 3), (5,), (), (4, 2, 3), (1, 6)]
 
@@ -27,6 +33,12 @@ def of(transforms: list[Callable[[], GradientTransform]]) -> Any:
 
 def params() -> list[nn.Parameter]:
     return [nn.Parameter(torch.randn(shape)) for shape in SHAPES]
+
+
+def attached(build: Callable[[], GradientTransform], weights: list[nn.Parameter]) -> GradientTransform:
+    transform = build()
+    transform.attach(nn.ParameterList(weights))
+    return transform
 
 
 def row_of(params: list[nn.Parameter], dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -45,7 +57,7 @@ def copied(row: list[Tensor]) -> list[Tensor]:
 def test_shape_type_and_device_are_kept(build: Any, dtype: torch.dtype) -> None:
     weights = params()
     before = row_of(weights, dtype)
-    after = build()(copied(before), weights)
+    after = attached(build, weights)(copied(before), weights)
     assert [(t.shape, t.dtype, t.device) for t in after] == [(t.shape, t.dtype, t.device) for t in before]
     assert all(not t.requires_grad for t in after)
 
@@ -54,7 +66,7 @@ def test_shape_type_and_device_are_kept(build: Any, dtype: torch.dtype) -> None:
 def test_a_parameter_without_a_gradient_keeps_none(build: Any) -> None:
     weights = params()
     row = row_of(weights)
-    assert build()([None, *row[1:]], weights)[0] is None
+    assert attached(build, weights)([None, *row[1:]], weights)[0] is None
 
 
 @of(ALL_TRANSFORMS)
@@ -63,7 +75,7 @@ def test_parameters_and_their_own_gradients_are_left_alone(build: Any) -> None:
     for p in weights:
         p.grad = torch.randn(p.shape)
     before = [(p.detach().clone(), p.grad, p.grad.clone()) for p in weights]
-    build()(row_of(weights), weights)
+    attached(build, weights)(row_of(weights), weights)
     for p, (value, grad, retain) in zip(weights, before, strict=True):
         assert torch.equal(p, value)
         assert p.grad is grad
@@ -75,7 +87,7 @@ def test_the_same_gradient_gives_the_same_result_to_the_bit(build: Any) -> None:
     """Each process transforms its copy of the gradient."""
     weights = params()
     row = row_of(weights)
-    one, other = build()(copied(row), weights), build()(copied(row), weights)
+    one, other = (attached(build, weights)(copied(row), weights) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -83,24 +95,32 @@ def test_the_same_gradient_gives_the_same_result_to_the_bit(build: Any) -> None:
 def test_a_larger_gradient_gives_a_result_larger_by_as_much(build: Any) -> None:
     weights = params()
     row = row_of(weights)
-    scaled = build()([4 * t for t in row], weights)
-    for a, b in zip(build()(copied(row), weights), scaled, strict=True):
+    scaled = attached(build, weights)([4 * t for t in row], weights)
+    for a, b in zip(attached(build, weights)(copied(row), weights), scaled, strict=True):
         assert torch.equal(4 * a, b)  # a power of two rounds nothing
 
 
 @of(IDEMPOTENT)
 def test_twice_is_once(build: Any) -> None:
     weights = params()
-    once = build()(row_of(weights), weights)
-    twice = build()(copied(once), weights)
+    once = attached(build, weights)(row_of(weights), weights)
+    twice = attached(build, weights)(copied(once), weights)
     assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
+
+
+@of(DESCENDS)
+def test_what_it_gives_still_descends(build: Any) -> None:
+    weights = params()
+    row = row_of(weights)
+    for a, b in zip(row, attached(build, weights)(copied(row), weights), strict=True):
+        assert float((a * b).sum()) > 0
 
 
 @of(ALL_TRANSFORMS)
 def test_its_state_comes_back(build: Any) -> None:
-    transform = build()
-    transform(row_of(weights := params()), weights)
-    again = build()
+    weights = params()
+    transform, again = attached(build, weights), attached(build, weights)
+    transform(row_of(weights), weights)
     again.load_state_dict(transform.state_dict())
     row = row_of(weights)
     assert all(

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_unlearn.engine import written_in_forward
+from lightning_unlearn.references import Original, copied, copy_of, moves
+from lightning_unlearn.runtime import reshard, uninterrupted
+
+
+class Snapshot:
+    """A copy, in main memory, of what training changes: trained parameters, floating-point buffers, moving averages.
+
+    Under FSDP2 each process copies its own shards.
+
+    Args:
+        module: The module.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> snapshot = Snapshot(layer)
+        >>> snapshot.take()
+        >>> _ = layer.weight.data.add_(1.0)
+        >>> snapshot.is_current(), snapshot.put_back(), snapshot.is_current()
+        (False, None, True)
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._kept: list[Original] = []
+
+    def take(self) -> None:
+        """Copy what is there now."""
+        reshard(self._module)
+        self._kept = [each for each in self._kept if each.found() is not None]
+        with torch.no_grad():
+            for each in self._kept:
+                each.value.copy_(each.now())
+        self.join()
+
+    def join(self) -> None:
+        """Copy what is not held yet and may move from now on, such as parameters that were unfrozen."""
+        held = {id(each.found()) for each in self._kept}
+        written = {id(p) for p in written_in_forward(self._module)}
+
+        def is_new(tensor: Tensor) -> bool:
+            return id(tensor) not in held and (moves(tensor) or id(tensor) in written)
+
+        if any(is_new(t) for t in (*self._module.parameters(), *self._module.buffers())):
+            reshard(self._module)
+            self._kept += copied(self._module, is_new, on_cpu=True)
+
+    def put_back(self) -> None:
+        """Write the copy back."""
+        with uninterrupted(), torch.no_grad():
+            reshard(self._module)
+            for each in self._kept:
+                each.now().copy_(each.value)
+
+    def is_current(self) -> bool:
+        """Whether the module holds, on this rank, what was copied."""
+        reshard(self._module)
+        return all(torch.equal(each.now().cpu(), each.value) for each in self._kept)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The copies, by path."""
+        return {each.path: each.value for each in self._kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        self.take()
+        found = [copy_of(self._module, path, value, on_cpu=True) for path, value in state.items()]
+        self._kept = [each for each in self._kept if each.path not in state] + [f for f in found if f is not None]
