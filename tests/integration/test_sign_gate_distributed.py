@@ -37,10 +37,10 @@ def trained(
     return module, trainer
 
 
-def fit(kind: str | None, rank: int, world: int, accumulate: int, **settings: Any) -> Any:
+def fit(kind: str | None, rank: int, world: int, accumulate: int, exact: bool, **settings: Any) -> Any:
     gate = SignGate(**settings)
     steps = {"max_epochs": 2, "accumulate_grad_batches": accumulate}
-    module, trainer = trained(STRATEGIES, kind, rank, world, gate, exact=True, **steps)
+    module, trainer = trained(STRATEGIES, kind, rank, world, gate, exact=exact, **steps)
     assert gate._steps == {"taken": 8 // accumulate, "transformed": 8 // accumulate}
     return whole(module, kind), {name: float(trainer.callback_metrics[f"gate/{name}"]) for name in NAMES}
 
@@ -49,19 +49,26 @@ def fit(kind: str | None, rank: int, world: int, accumulate: int, **settings: An
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2", "fsdp1"])
 def test_two_processes_gate_what_one_would(kind: str, accumulate: int, settings: Any) -> None:
-    expected, logged = fit(None, 0, 1, accumulate, **settings)
-    for parameters, logged_there in run_ranks(lambda rank, world: fit(kind, rank, world, accumulate, **settings)):
+    exact = kind != "fsdp1"  # it flattens parameters of float32
+    expected, logged = fit(None, 0, 1, accumulate, exact, **settings)
+    for parameters, logged_there in run_ranks(
+        lambda rank, world: fit(kind, rank, world, accumulate, exact, **settings)
+    ):
         for name, value in expected.items():
             if kind == "fsdp1" and name == "unused":
                 continue  # FSDP1 gives unused parameters a zero gradient, so they decay, with or without us
-            assert_close(parameters[name], value, rtol=0, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}")
+            assert_close(
+                parameters[name], value, rtol=0, atol=1e-9 if exact else 1e-6, msg=lambda m, name=name: f"{name}: {m}"
+            )
         for name in NAMES:
-            if kind != "fsdp1":  # its unused parameter moves, and counts
+            if exact:  # the unused parameter of FSDP1 moves, and counts
                 assert logged_there[name] == pytest.approx(logged[name], rel=1e-6), name
-    free, _ = fit(None, 0, 1, accumulate, tau=1e9)
+    free, _ = fit(None, 0, 1, accumulate, exact, tau=1e9)
     assert any(not torch.equal(free[name], expected[name]) for name in expected)
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
+@pytest.mark.usefixtures("device_semantics")
 @pytest.mark.parametrize("kind", ["ddp", "fsdp1", "fsdp2"])
 def test_the_average_is_resumed_each_process_with_its_own_shards(kind: str, tmp_path: Path) -> None:
     def run(rank: int, world: int, epochs: int, resumed: bool) -> Any:
