@@ -105,6 +105,7 @@ class SignGate(Protecting):
         self.average = average
         self.tau = tau
         self._averaged: Direction = []  # empty before the first step
+        self._gradient: Direction | None = None  # of the coming step
 
     @property
     def state_key(self) -> str:
@@ -161,7 +162,7 @@ class SignGate(Protecting):
     @override
     def _resume(self, state: dict[str, Any]) -> None:
         super()._resume(state)
-        self._gradient: Direction | None = None
+        self._gradient = None
         row = own_share(state["averaged"], self._engine, "The average of `SignGate`").get("row", []) if state else []
         self._averaged = [g if g is None else g.to(p.device) for g, p in zip(row, self._params, strict=False)]
         if self._averaged:

@@ -106,9 +106,11 @@ class SpectralCollapse(GradientTransform):
         self._filters = {}
 
     @override
+    def changes(self, param: Tensor) -> bool:
+        return id(param) in self._matrices
+
+    @override
     def of(self, gradient: Tensor, param: Tensor) -> Tensor:
-        if id(param) not in self._matrices:
-            return gradient
         name, layout = self._matrices[id(param)]
         view = layout.view(gradient)
         matrix = view.flatten(layout.stacked + 1)
