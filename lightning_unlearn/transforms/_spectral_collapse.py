@@ -20,10 +20,10 @@ class SpectralCollapse(GradientTransform):
     r"""Forget by what is special: take out of each matrix's forget gradient the directions that are largest in it.
 
     What the forget examples share with each other, and with everything else, makes up the largest singular values
-    :math:`s_1 \ge s_2 \ge \dots` of the gradient. Moving along them costs the most of what must stay, and comes back first
-    when the model is trained on. With ``hard``, :math:`s_1, \dots, s_q` become 0; with ``soft`` :math:`s_q`, with ``both``
-    :math:`s_q^2 / s_i`, with ``quadratic`` :math:`s_q^4 / s_i^3`. All others stay, and so do all directions. The inner
-    product with the gradient itself stays positive.
+    :math:`s_1 \ge s_2 \ge \dots` of the gradient. A step along them changes much that must stay, and training on anything
+    similar undoes it. So they give way. With ``hard``, :math:`s_1, \dots, s_q` become 0; with ``soft`` :math:`s_q`, with
+    ``both`` :math:`s_q^2 / s_i`, with ``quadratic`` :math:`s_q^4 / s_i^3`. All others stay, and so do all directions. The
+    inner product with the gradient itself stays positive.
 
     Vectors (biases, norms) are left alone. By default embeddings and output heads are, too, and so is any weight that is
     computed from others, as under weight norm. Convolutions are matrices ``[out, in * kernel]``. The queries, keys and
