@@ -16,6 +16,7 @@ from _scaled import scaled
 from _sharded_fits import STRATEGIES, FSDP1OnCPU, whole
 from _tensor_parallel import Plain, TensorParallel
 from _tensor_parallel import strategy as tensor_parallel
+from _vantage import Shift
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -230,6 +231,26 @@ class Keep(GradientTransform):
     def of(self, gradient: Tensor, param: Tensor) -> Tensor:
         self.row.append(gradient.clone())
         return gradient
+
+
+@each_transform
+def test_of_several_vantage_points_the_mean_is_transformed_once(name: str) -> None:
+    build, by_hand = BY_HAND[name]
+    after = Keep()
+    fit(callback(transforms=[build(), after], under={"shift": Shift(0.1)}), max_steps=1)
+    module = SomebodysModule("sgd")
+    params = [p for n, p in module.named_parameters() if n != "unused"]
+    inputs, labels = next(ForgetStream(loader(seed=2, n=10), seed=5))
+    rows = []
+    for _ in range(2):
+        loss = torch.relu(BOUND - F.cross_entropy(module(inputs), labels))
+        rows.append(torch.autograd.grad(loss, params))
+        with torch.no_grad():
+            for p in params:
+                p.add_(0.1)
+    assert len(after.row) == len(params)
+    for found, plain, shifted in zip(after.row, *rows, strict=True):
+        assert_close(found, by_hand((plain + shifted) / 2), rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
