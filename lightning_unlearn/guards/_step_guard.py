@@ -56,7 +56,7 @@ class StepGuard(Protecting):
     still rises, take smaller steps.
 
     **Restrictions.** Beside :class:`SubspaceGuard` or :class:`TrainOnly` both promises hold, because corrections are sought
-    among the steps that the restriction allows.
+    among the steps that the restriction allows. :class:`SignGate` comes before the guard, which has the last word.
 
     **Added parameters.** A parameter group added during the fit is guarded from the next step on. Past gradients count as
     zero there.
