@@ -25,6 +25,9 @@ class SpectralCollapse(GradientTransform):
     ``both`` :math:`s_q^2 / s_i`, with ``quadratic`` :math:`s_q^4 / s_i^3`. All others stay, and so do all directions. The
     inner product with the gradient itself stays positive.
 
+    The inner product is all that is promised. How much of the knowledge stays away is a question to measure: by
+    :class:`RecoveryCheck`, with training on other data than what was forgotten, too.
+
     Vectors (biases, norms) are left alone. By default embeddings and output heads are, too, and so is any weight that is
     computed from others, as under weight norm. Convolutions are matrices ``[out, in * kernel]``. The queries, keys and
     values of ``nn.MultiheadAttention`` are one matrix, as are the gates of a recurrent layer. Of fused experts each is
