@@ -59,6 +59,7 @@ class SpectralCollapse(GradientTransform):
         ValueError: When training starts, if there is no such matrix.
 
     Example:
+        >>> import torch
         >>> layer = nn.Linear(3, 3, bias=False)
         >>> collapse = SpectralCollapse(q=1)  # Unlearn(..., transforms=[collapse])
         >>> collapse.attach(layer)
