@@ -8,7 +8,7 @@ from lightning_unlearn.callbacks._write_report import WriteReport
 from lightning_unlearn.checks import RecoveryCheck
 from lightning_unlearn.finetuning import FinetuneFirst
 from lightning_unlearn.forgetting import Unlearn
-from lightning_unlearn.guards import StepGuard, SubspaceGuard
+from lightning_unlearn.guards import SignGate, StepGuard, SubspaceGuard
 from lightning_unlearn.transforms import StepTransform, TrainOnly
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "FinetuneFirst",
     "RecoveryCheck",
     "SavePretrained",
+    "SignGate",
     "StepGuard",
     "StepTransform",
     "SubspaceGuard",

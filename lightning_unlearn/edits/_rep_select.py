@@ -98,7 +98,7 @@ class RepSelect(Edit):
                 "`edit(network, forget=batches, readout=...)`."
             )
         self.collapse.attach(network)
-        chosen = {name: p for name, p in network.named_parameters() if self.collapse.covers(p)}
+        chosen = {name: p for name, p in network.named_parameters() if self.collapse.changes(p)}
         if self.scale:
             yield from self._steps(chosen, self._gradients(network, list(chosen.values()), forget, readout, engine))
 

@@ -1,5 +1,6 @@
 """Callbacks that keep each optimizer step from harming what must stay, and their parts."""
 
+from lightning_unlearn.guards._sign_gate import SignGate
 from lightning_unlearn.guards._step_guard import StepGuard
 from lightning_unlearn.guards._subspace_guard import SubspaceGuard
 from lightning_unlearn.guards.directions import Direction, Directions, History, MicroBatches, PerExample, RetainGradient
@@ -30,6 +31,7 @@ __all__ = [
     "PerExample",
     "RetainGradient",
     "Rule",
+    "SignGate",
     "StepGuard",
     "Storage",
     "Subspace",

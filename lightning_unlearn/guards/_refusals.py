@@ -13,7 +13,7 @@ from lightning_unlearn.guards.directions import Directions, PerExample
 from lightning_unlearn.guards.geometries import Geometry
 from lightning_unlearn.guards.rules import Rule
 from lightning_unlearn.guards.storages import Storage
-from lightning_unlearn.transforms import StepChain
+from lightning_unlearn.transforms import StepChain, TrainOnly
 
 _PARTS: dict[str, tuple[type, str]] = {
     "rule": (Rule, "NoIncrease()"),
@@ -62,3 +62,14 @@ def refuse_restrictions(trainer: pl.Trainer, storage: Storage) -> None:
             f"`storage={storage!r}` should stand beside no restriction, such as `SubspaceGuard` or `TrainOnly`: gradients "
             "kept in this form cannot be projected. Found one. Use `storage=Float32()`, `BFloat16()` or `MainMemory()`."
         )
+
+
+def refuse_projections(trainer: pl.Trainer, who: str) -> None:
+    """Refuse restrictions that project: they come last, and mix coordinates that were chosen one by one."""
+    for restriction in StepChain.of(trainer).restrictions:
+        if not isinstance(restriction, TrainOnly):
+            raise NotImplementedError(
+                f"`{who}` should choose coordinates one by one. Found `{type(restriction).__name__}` beside it, which "
+                "projects the step afterwards, and moves the others again. Use `StepGuard`, which looks for its correction "
+                "among projected steps, or `TrainOnly`."
+            )

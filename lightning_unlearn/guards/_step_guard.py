@@ -10,29 +10,27 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.data import DataSource, ForgetStream, loader_of
-from lightning_unlearn.engine import GradientEngine, own_share, with_all_ranks
+from lightning_unlearn.data import DataSource
+from lightning_unlearn.engine import own_share, with_all_ranks
 from lightning_unlearn.guards._guarded_step import GuardedStep, PastProducts
-from lightning_unlearn.guards._layout import Layout, Scope, added_since, scopes_of
+from lightning_unlearn.guards._layout import Layout, Scope, scopes_of
+from lightning_unlearn.guards._protecting import Protecting
 from lightning_unlearn.guards._refusals import (
-    refuse_nothing_to_protect,
     refuse_restrictions,
     refuse_settings,
     refuse_several_processes,
 )
 from lightning_unlearn.guards._rounding import is_rounded, warn_of_rounding
-from lightning_unlearn.guards.directions import Direction, Directions, RetainGradient
+from lightning_unlearn.guards.directions import Directions, RetainGradient
 from lightning_unlearn.guards.geometries import Euclidean, Geometry
 from lightning_unlearn.guards.rules import NoIncrease, Rule
-from lightning_unlearn.guards.sources import choose_source
 from lightning_unlearn.guards.storages import Float32, Storage
-from lightning_unlearn.objectives import CrossEntropy, Objective
+from lightning_unlearn.objectives import Objective
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import data_share
-from lightning_unlearn.transforms import Stage, Step, StepChain, StepTransform
+from lightning_unlearn.transforms import Stage, Step
 
 
-class StepGuard(StepTransform):
+class StepGuard(Protecting):
     r"""Correct the step that the optimizer really took, so that it does not harm what must stay, to first order.
 
     The step :math:`d` leads from the weights before to the weights after. Momentum, weight decay, clipping and schedules
@@ -58,7 +56,7 @@ class StepGuard(StepTransform):
     still rises, take smaller steps.
 
     **Restrictions.** Beside :class:`SubspaceGuard` or :class:`TrainOnly` both promises hold, because corrections are sought
-    among the steps that the restriction allows.
+    among the steps that the restriction allows. :class:`SignGate` comes before the guard, which has the last word.
 
     **Added parameters.** A parameter group added during the fit is guarded from the next step on. Past gradients count as
     zero there.
@@ -130,21 +128,21 @@ class StepGuard(StepTransform):
         readout: Readout | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            RetainGradient() if directions is None else directions,
+            Float32() if storage is None else storage,
+            retain=retain,
+            objective=objective,
+            readout=readout,
+            seed=seed,
+        )
         self.rule = NoIncrease() if rule is None else rule
-        self.directions = RetainGradient() if directions is None else directions
         self.geometry = Euclidean() if geometry is None else geometry
         self.scope = scope
-        self.storage = Float32() if storage is None else storage
         parts = {"rule": self.rule, "directions": self.directions, "geometry": self.geometry, "storage": self.storage}
         refuse_settings(self.scope, **parts)
-        self.retain = retain
-        self.objective = CrossEntropy() if objective is None else objective
-        self.readout = readout
-        self.seed = seed
         self._steps["fallbacks"] = 0
         self._has_warned = False
-        self._new: Sequence[Direction] = []
         self._step: GuardedStep | None = None
         self._past: PastProducts | None = None
 
@@ -157,60 +155,22 @@ class StepGuard(StepTransform):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot work."""
         super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        refuse_several_processes(trainer, self.storage)
-        self._loader = () if self.retain is None else loader_of(self.retain, "retain", trainer)
+        if stage == "fit":
+            refuse_several_processes(trainer, self.storage)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse what other callbacks rule out: all of them joined the chain in ``setup``, so they are known now."""
+        """Refuse what other callbacks rule out."""
         super().on_fit_start(trainer, pl_module)
-        refuse_nothing_to_protect(trainer, self.retain, "StepGuard")
         refuse_restrictions(trainer, self.storage)
-
-    @override
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find the optimizer to guard, and continue where a checkpoint left off."""
-        super().on_train_start(trainer, pl_module)
-        # Not in `on_fit_start`: an `Unlearn` later in the list makes its own optimizer there.
-        self._guarded = StepChain.of(trainer).guarded(trainer.optimizers[0])
-        self.geometry.refuse_unsupported(self._guarded)
-        self._engine = GradientEngine(pl_module, trainer)
-        # Parameters that are frozen now may be unfrozen later: the numbers that scopes and rows go by must not shift.
-        self._params = [p for g in self._guarded.param_groups for p in g["params"]]
-        self._scopes = scopes_of(pl_module, self._params, self.scope)
-        self._step = self._past = None
-        stream = self._retain_stream(trainer)
-        parts = (self.directions, self.storage, self.objective, self.readout, stream)
-        self._source = choose_source(self._engine, self._params, *parts)
-        self._restore()
-
-    @override
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Count the micro-batch, or keep it for the gradients of its examples."""
-        self._source.saw_batch(batch)
-
-    @override
-    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Copy the fit's own gradient before anybody adds to it."""
-        self._cover_added()
-        # In this hook and not in `on_before_optimizer_step`: there an `Unlearn` earlier in the list has merged already.
-        # Lightning has no public way to ask whether this is the last micro-batch of the step.
-        self._source.after_backward(is_last=not trainer.fit_loop._should_accumulate())
 
     @override
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Collect the directions of this step."""
-        self._cover_added()
         self._step = None  # a step that a gradient scaler skipped never reached `after`: drop its directions
-        # Every rank takes part: sources run passes and collectives.
-        self._new = self._source.take()
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)  # last: it may start the step and call `before`
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
 
     @override
     def wanted(self, step: Step) -> list[list[Tensor]]:
@@ -249,24 +209,17 @@ class StepGuard(StepTransform):
         """Counters, position in ``retain``, and past directions. Gathers shards: every rank must call it."""
         return {
             **super().saved(),
-            "position": self._source.position,
             "directions": with_all_ranks(self.directions.state_dict(), self._engine),
             "products": None if self._past is None else self._past.state_dict(),
         }
 
-    def _retain_stream(self, trainer: pl.Trainer) -> ForgetStream | None:
-        if self.retain is None:
-            return None
-        rank, world_size = data_share(trainer)
-        return ForgetStream(self._loader, seed=self.seed, rank=rank, world_size=world_size, name="retain")
+    @override
+    def _refuse_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        self.geometry.refuse_unsupported(optimizer)
 
-    def _cover_added(self) -> None:
-        """Guard parameter groups that were added to the optimizer, as ``BaseFinetuning`` does when it unfreezes layers."""
-        if (params := added_since(self._guarded, self._params, "StepGuard")) is None:
-            return
-        self._params = params
+    @override
+    def _covered(self, params: Sequence[Tensor]) -> None:
         self._scopes = scopes_of(self._engine.module, params, self.scope)
-        self._source.cover(params)
         self._pad_past()
         self._past = None  # products over fewer parameters
 
@@ -276,8 +229,11 @@ class StepGuard(StepTransform):
         for direction in self.directions.protected([]):
             direction.extend([None] * (len(self._params) - len(direction)))
 
-    def _restore(self) -> None:
-        state = self._take_restored()
+    @override
+    def _resume(self, state: dict[str, Any]) -> None:
+        super()._resume(state)
+        self._step = self._past = None
+        self._scopes = scopes_of(self._engine.module, self._params, self.scope)
         if not state:
             # A second fit drops the gradients of the first one, whose weights were others.
             self.directions.load_state_dict({})
@@ -290,4 +246,3 @@ class StepGuard(StepTransform):
         if past and state["products"]:
             self._past = PastProducts(past, **move_data_to_device(state["products"], weights))
         self._pad_past()
-        self._source.seek(state["position"])

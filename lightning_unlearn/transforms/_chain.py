@@ -16,14 +16,15 @@ from lightning_unlearn.transforms._step import Step
 class Stage(IntEnum):
     """What a transform does to a step. A later stage works within what the earlier ones allow.
 
-    A rule seeks its correction among the steps that restrictions allow, and a gate works on the result. Restrictions are
-    nevertheless *applied* last. They are linear, and leave a step alone that already respects them. So the final step
-    respects them in every metric and after every gate.
+    A gate decides coordinate by coordinate. A rule works on the result, and seeks its correction among the steps that
+    restrictions allow: it may protect several losses, or demand that none changes, and a gate that came after it could break
+    that. Restrictions are nevertheless *applied* last. They are linear, and leave a step alone that already respects them.
+    So the final step respects them in every metric.
     """
 
     RESTRICT = 1
-    RULE = 2
-    GATE = 3
+    GATE = 2
+    RULE = 3
     PROXIMAL = 4
     NOISE = 5
 

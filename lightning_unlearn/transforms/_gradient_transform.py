@@ -50,6 +50,10 @@ class GradientTransform(ABC):
             A tensor of the shape, type and device of ``gradient``.
         """
 
+    def changes(self, param: Tensor) -> bool:
+        """Whether the gradient of ``param`` is changed at all. If not, :meth:`of` is not asked, and nothing is gathered."""
+        return True
+
     def __call__(self, row: Row, params: Sequence[Tensor]) -> Row:
         """Transform a gradient.
 
@@ -61,7 +65,8 @@ class GradientTransform(ABC):
             ValueError: If :meth:`of` returns a tensor of another shape or type.
         """
         with torch.no_grad():
-            return [None if t is None else self._placed(t, p) for t, p in zip(row, params, strict=True)]
+            pairs = zip(row, params, strict=True)
+            return [self._placed(t, p) if t is not None and self.changes(p) else t for t, p in pairs]
 
     def attach(self, module: nn.Module) -> None:
         """Called before the first step, when ``module`` has the parameters that the optimizer trains (shards, if any)."""

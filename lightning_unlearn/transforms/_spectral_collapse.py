@@ -20,10 +20,13 @@ class SpectralCollapse(GradientTransform):
     r"""Forget by what is special: take out of each matrix's forget gradient the directions that are largest in it.
 
     What the forget examples share with each other, and with everything else, makes up the largest singular values
-    :math:`s_1 \ge s_2 \ge \dots` of the gradient. Moving along them costs the most of what must stay, and comes back first
-    when the model is trained on. With ``hard``, :math:`s_1, \dots, s_q` become 0; with ``soft`` :math:`s_q`, with ``both``
-    :math:`s_q^2 / s_i`, with ``quadratic`` :math:`s_q^4 / s_i^3`. All others stay, and so do all directions. The inner
-    product with the gradient itself stays positive.
+    :math:`s_1 \ge s_2 \ge \dots` of the gradient. A step along them changes much that must stay, and training on anything
+    similar undoes it. So they give way. With ``hard``, :math:`s_1, \dots, s_q` become 0; with ``soft`` :math:`s_q`, with
+    ``both`` :math:`s_q^2 / s_i`, with ``quadratic`` :math:`s_q^4 / s_i^3`. All others stay, and so do all directions. The
+    inner product with the gradient itself stays positive.
+
+    The inner product is all that is promised. How much of the knowledge stays away is a question to measure: by
+    :class:`RecoveryCheck`, with training on other data than what was forgotten, too.
 
     Vectors (biases, norms) are left alone. By default embeddings and output heads are, too, and so is any weight that is
     computed from others, as under weight norm. Convolutions are matrices ``[out, in * kernel]``. The queries, keys and
@@ -56,6 +59,7 @@ class SpectralCollapse(GradientTransform):
         ValueError: When training starts, if there is no such matrix.
 
     Example:
+        >>> import torch
         >>> layer = nn.Linear(3, 3, bias=False)
         >>> collapse = SpectralCollapse(q=1)  # Unlearn(..., transforms=[collapse])
         >>> collapse.attach(layer)
@@ -105,14 +109,12 @@ class SpectralCollapse(GradientTransform):
         self._matrices = chosen_layouts(module, self.patterns, type(self).__name__)
         self._filters = {}
 
-    def covers(self, param: Tensor) -> bool:
-        """Whether it is one of the matrices that are collapsed."""
+    @override
+    def changes(self, param: Tensor) -> bool:
         return id(param) in self._matrices
 
     @override
     def of(self, gradient: Tensor, param: Tensor) -> Tensor:
-        if not self.covers(param):
-            return gradient
         name, layout = self._matrices[id(param)]
         view = layout.view(gradient)
         matrix = view.flatten(layout.stacked + 1)

@@ -1,7 +1,8 @@
-"""`Unlearn(transforms=[...])` masks what a loop written by hand masks, under every way of running a fit."""
+"""`Unlearn(transforms=[...])` does what a loop written by hand does, under every way of running a fit."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from _scaled import scaled
 from _sharded_fits import STRATEGIES, FSDP1OnCPU, whole
 from _tensor_parallel import Plain, TensorParallel
 from _tensor_parallel import strategy as tensor_parallel
+from _vantage import Shift
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,7 +25,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_unlearn import Bounded, CrossEntropy, GradientAscent, Orthogonal, Unlearn, UnlearningModule
 from lightning_unlearn.data import ForgetStream
-from lightning_unlearn.transforms import GradientTransform, RowMask
+from lightning_unlearn.transforms import GradientTransform, RowMask, SpectralCollapse
 
 BOUND = 3.0
 SHARE = 0.3
@@ -37,8 +39,27 @@ def masked_by_hand(gradient: Tensor) -> Tensor:
     return gradient * (norms >= least).view(-1, *[1] * (gradient.dim() - 1))
 
 
-def hand_written(batches: list[Any], accumulate: int, own: str | None) -> list[Tensor]:
-    """Two backward passes; the second one's gradient is masked, and added or given to an optimizer of its own."""
+def collapsed_by_hand(gradient: Tensor) -> Tensor:
+    """Soft on both sides: the two largest singular values turned upside down at the second."""
+    if gradient.dim() < 2:
+        return gradient
+    left, values, right = torch.linalg.svd(gradient, full_matrices=False)
+    values[0] = values[1] ** 2 / values[0]
+    return left @ torch.diag(values) @ right
+
+
+# Each transform, and what it does, written by hand.
+BY_HAND: dict[str, tuple[Callable[[], GradientTransform], Callable[[Tensor], Tensor]]] = {
+    "RowMask": (lambda: RowMask(SHARE), masked_by_hand),
+    "SpectralCollapse": (lambda: SpectralCollapse(q=2, kind="both"), collapsed_by_hand),
+}
+each_transform = pytest.mark.parametrize("name", BY_HAND)
+
+
+def hand_written(
+    batches: list[Any], accumulate: int, own: str | None, transform: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
+    """Two backward passes; the second one's gradient is changed, and added or given to an optimizer of its own."""
     module = SomebodysModule("sgd")
     params = list(module.parameters())
     setup = module.configure_optimizers()
@@ -52,8 +73,7 @@ def hand_written(batches: list[Any], accumulate: int, own: str | None) -> list[T
             continue
         kept = torch.autograd.grad(retain_loss, params, allow_unused=True)
         gone = [
-            None if g is None else masked_by_hand(g)
-            for g in torch.autograd.grad(forget_loss, params, allow_unused=True)
+            None if g is None else transform(g) for g in torch.autograd.grad(forget_loss, params, allow_unused=True)
         ]
         for p, a, b in zip(params, kept, gone, strict=True):
             p.grad = a if a is None or own else a + b
@@ -85,17 +105,21 @@ def far_apart(one: nn.Module, other: nn.Module) -> float:
 
 @pytest.mark.parametrize("own", [None, "momentum", "adamw"])
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_equals_a_loop_in_which_the_mask_is_applied_by_hand(accumulate: int, own: str | None) -> None:
+@each_transform
+def test_equals_a_loop_in_which_it_is_applied_by_hand(name: str, accumulate: int, own: str | None) -> None:
+    """With accumulation it is applied once, to the sum: of single micro-batches the result would be another."""
     stream = ForgetStream(loader(seed=2, n=10), seed=5)
-    expected = hand_written([(batch, next(stream)) for batch in loader(seed=1)], accumulate, own)
+    build, by_hand = BY_HAND[name]
+    expected = hand_written([(batch, next(stream)) for batch in loader(seed=1)], accumulate, own, by_hand)
 
     optimizer = OWN[own] if own else None
-    module, _ = fit(callback(optimizer=optimizer), accumulate_grad_batches=accumulate)
+    transformed = callback(optimizer=optimizer, transforms=[build()])
+    module, _ = fit(transformed, accumulate_grad_batches=accumulate)
     plain, _ = fit(callback(optimizer=optimizer, transforms=None), accumulate_grad_batches=accumulate)
 
-    for parameter, by_hand in zip(module.parameters(), expected, strict=True):
-        assert_close(parameter, by_hand, rtol=0, atol=1e-6)
-    assert far_apart(module, plain) > 1e-3  # the mask does something
+    for parameter, value in zip(module.parameters(), expected, strict=True):
+        assert_close(parameter, value, rtol=0, atol=1e-6)
+    assert far_apart(module, plain) > 1e-3  # it does something
 
 
 def test_masking_nothing_changes_nothing() -> None:
@@ -127,6 +151,38 @@ class Seen(GradientTransform):
 
     def of(self, gradient: Tensor, param: Tensor) -> Tensor:
         return gradient / 2
+
+
+class Gramians(Orthogonal):
+    """Remembers what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, gramian: Tensor) -> Tensor:
+        self.seen.append(gramian)
+        return super().forward(gramian)
+
+
+@each_transform
+def test_a_projector_sees_inner_products_of_the_transformed_gradient(name: str) -> None:
+    build, by_hand = BY_HAND[name]
+    projector = Gramians()
+    fit(callback(transforms=[build()], projector=projector), max_steps=1)
+    module = SomebodysModule("sgd")
+    params = list(module.parameters())
+    rows = []
+    for inputs, labels in (next(ForgetStream(loader(seed=2, n=10), seed=5)), next(iter(loader(seed=1)))):
+        loss = F.cross_entropy(module(inputs), labels)
+        rows.append(torch.autograd.grad(torch.relu(BOUND - loss) if not rows else loss, params, allow_unused=True))
+    joined = [
+        torch.cat([change(g).flatten() for g in row if g is not None]).double()
+        for row, change in zip(rows, (by_hand, lambda g: g), strict=True)
+    ]
+    expected = torch.stack(joined) @ torch.stack(joined).T
+    assert_close(projector.seen[0], expected, rtol=1e-5, atol=1e-8)
+    assert float(joined[0].norm()) < 0.95 * float(torch.cat([g.flatten() for g in rows[0] if g is not None]).norm())
 
 
 @pytest.mark.parametrize("projector", [None, Orthogonal()])
@@ -177,6 +233,26 @@ class Keep(GradientTransform):
         return gradient
 
 
+@each_transform
+def test_of_several_vantage_points_the_mean_is_transformed_once(name: str) -> None:
+    build, by_hand = BY_HAND[name]
+    after = Keep()
+    fit(callback(transforms=[build(), after], under={"shift": Shift(0.1)}), max_steps=1)
+    module = SomebodysModule("sgd")
+    params = [p for n, p in module.named_parameters() if n != "unused"]
+    inputs, labels = next(ForgetStream(loader(seed=2, n=10), seed=5))
+    rows = []
+    for _ in range(2):
+        loss = torch.relu(BOUND - F.cross_entropy(module(inputs), labels))
+        rows.append(torch.autograd.grad(loss, params))
+        with torch.no_grad():
+            for p in params:
+                p.add_(0.1)
+    assert len(after.row) == len(params)
+    for found, plain, shifted in zip(after.row, *rows, strict=True):
+        assert_close(found, by_hand((plain + shifted) / 2), rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 def test_the_factors_of_an_adapter_are_masked_and_the_base_stays() -> None:
     network = family("llama", lora=True)
@@ -213,6 +289,28 @@ class Mean(GradientTransform):
         self.means = dict(state["means"])
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_collapsing_the_factors_of_an_adapter_is_refused() -> None:
+    unlearn = Unlearn(GradientAscent(), forget=language(1), transforms=[SpectralCollapse()])
+    with pytest.raises(NotImplementedError, match=r"Found `.*lora_A.default.weight`, a factor of an adapter"):
+        quiet(callbacks=[unlearn], max_steps=1).fit(UnlearningModule(family("llama", lora=True)), language(0))
+
+
+@pytest.mark.parametrize("refresh_every", [1, 4])
+def test_kept_directions_resume(refresh_every: int, tmp_path: Path) -> None:
+    def collapsing() -> Unlearn:
+        return callback(transforms=[SpectralCollapse(q=2, refresh_every=refresh_every)])
+
+    whole_fit, _ = fit(collapsing(), max_epochs=2)  # six steps an epoch: the second begins between two refreshes
+    first = quiet(callbacks=[collapsing()])
+    first.fit(SomebodysModule("sgd"), loader(seed=1))
+    first.save_checkpoint(tmp_path / "first.ckpt")
+    torch.load(tmp_path / "first.ckpt", weights_only=True)
+    module = SomebodysModule("sgd")
+    quiet(callbacks=[collapsing()], max_epochs=2).fit(module, loader(seed=1), ckpt_path=tmp_path / "first.ckpt")
+    assert far_apart(module, whole_fit) == 0
+
+
 def test_a_state_resumes(tmp_path: Path) -> None:
     whole_fit, _ = fit(callback(transforms=[RowMask(SHARE), Mean()]), max_epochs=2)
     first = quiet(callbacks=[callback(transforms=[RowMask(SHARE), Mean()])])
@@ -225,11 +323,12 @@ def test_a_state_resumes(tmp_path: Path) -> None:
     assert mean.means
 
 
-def sharded_fit(kind: str | None, accumulate: int, world_size: int, rank: int) -> Any:
+def sharded_fit(name: str, kind: str | None, accumulate: int, world_size: int, rank: int) -> Any:
     module_class, strategy = STRATEGIES[kind] if kind else (SomebodysModule, lambda: "auto")
     retain = examples(1, n=32)
     batch_size = 8 // world_size
-    unlearn = callback(forget=DataLoader(examples(2, n=12), batch_size=batch_size))
+    forget = DataLoader(examples(2, n=12), batch_size=batch_size)
+    unlearn = callback(forget=forget, transforms=[BY_HAND[name][0]()])
     module = module_class("sgd")
     trainer = quiet(
         strategy=strategy(),
@@ -245,11 +344,12 @@ def sharded_fit(kind: str | None, accumulate: int, world_size: int, rank: int) -
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_two_processes_mask_what_one_would(kind: str, accumulate: int) -> None:
-    expected, norm = sharded_fit(None, accumulate, 1, 0)
-    for parameters, norm_there in run_ranks(lambda rank, world: sharded_fit(kind, accumulate, world, rank)):
-        for name, value in expected.items():
-            assert_close(parameters[name], value, rtol=0, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+@each_transform
+def test_two_processes_change_what_one_would(name: str, kind: str, accumulate: int) -> None:
+    expected, norm = sharded_fit(name, None, accumulate, 1, 0)
+    for parameters, norm_there in run_ranks(lambda rank, world: sharded_fit(name, kind, accumulate, world, rank)):
+        for parameter, value in expected.items():
+            assert_close(parameters[parameter], value, rtol=0, atol=1e-6, msg=lambda m, p=parameter: f"{p}: {m}")
         assert norm_there == pytest.approx(norm, rel=1e-5)
 
 

@@ -94,8 +94,9 @@ def test_zeros_stay_zeros(kind):
 
 
 @all_kinds
-def test_a_stack_is_collapsed_matrix_by_matrix(kind):
-    stack = torch.randn(3, 6, 5, dtype=torch.float64)
+@pytest.mark.parametrize("shape", [(3, 6, 5), (2, 260, 257)], ids=["exact", "sketched"])
+def test_a_stack_is_collapsed_matrix_by_matrix(shape, kind):
+    stack = torch.randn(shape, dtype=torch.float64)
     stack[1] = torch.outer(stack[1, :, 0], stack[1, 0])  # of another rank: it has its own limit
     assert_close(collapse(stack, 3, kind), torch.stack([collapse(matrix, 3, kind) for matrix in stack]))
 

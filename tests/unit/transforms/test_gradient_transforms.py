@@ -142,6 +142,23 @@ def test_a_result_of_another_shape_or_type_is_refused() -> None:
         Halves()([torch.ones(2)], [nn.Parameter(torch.ones(2))])
 
 
+def test_what_it_does_not_change_it_is_not_asked_for() -> None:
+    first, second = params()[:2]
+
+    class Negates(GradientTransform):
+        def changes(self, param: Tensor) -> bool:
+            return param is first
+
+        def of(self, gradient: Tensor, param: Tensor) -> Tensor:
+            assert param is first
+            return -gradient
+
+    row = row_of([first, second])
+    after = Negates()(copied(row), [first, second])
+    assert torch.equal(after[0], -row[0])
+    assert torch.equal(after[1], row[1])
+
+
 # RowMask
 
 

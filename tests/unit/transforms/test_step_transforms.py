@@ -19,6 +19,7 @@ from lightning_unlearn import (
     CyclicOrder,
     ForgetRetainData,
     GradientAscent,
+    SignGate,
     StepGuard,
     SubspaceGuard,
     TrainOnly,
@@ -53,6 +54,8 @@ TRANSFORMS: dict[str, Callable[[], StepTransform]] = {
     "TrainOnly": lambda: TrainOnly(["head", "body.1.*"]),
     "TrainOnly, elements": lambda: TrainOnly(selector=Random(), choice=TopShare(0.3)),
     "TrainOnly, tensors": lambda: TrainOnly(selector=Random(by="tensor"), choice=TopShare(0.5)),
+    "SignGate": lambda: SignGate(),
+    "SignGate, averaged": lambda: SignGate(average=0.9, tau=0.1),
     "Shrunk": lambda: Shrunk(0.5),
 }
 WITHOUT_EFFECT: dict[str, Callable[[], StepTransform]] = {
@@ -61,6 +64,8 @@ WITHOUT_EFFECT: dict[str, Callable[[], StepTransform]] = {
     "TrainOnly": lambda: TrainOnly("*"),
     "TrainOnly, elements": lambda: TrainOnly(selector=Random(), choice=TopShare(1.0)),
     "TrainOnly, tensors": lambda: TrainOnly(selector=Random(by="tensor"), choice=TopShare(1.0)),
+    "SignGate": lambda: SignGate(tau=1e9),
+    "SignGate, averaged": lambda: SignGate(average=0.9, tau=1e9),
     "Shrunk": lambda: Shrunk(1.0),
 }
 STAYS_IF_FROZEN_AT_FIRST = {"TrainOnly, elements", "TrainOnly, tensors"}
