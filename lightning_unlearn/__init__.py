@@ -27,7 +27,7 @@ from lightning_unlearn.data import (
     RandomOrder,
     SequentialOrder,
 )
-from lightning_unlearn.edits import Edit, NegateTaskVector
+from lightning_unlearn.edits import BucketMargin, Edit, NegateTaskVector
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization, KnowledgeMetric, TokenNLL
 from lightning_unlearn.models import LoRA, PretrainedCausalLM, TinyCausalLM
 from lightning_unlearn.module import UnlearningModule
@@ -68,6 +68,7 @@ __all__ = [
     "Attack",
     "Audit",
     "Bounded",
+    "BucketMargin",
     "CachedLogLikelihood",
     "CausalLMReadout",
     "ClassificationReadout",

@@ -13,6 +13,7 @@ from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._deployed import Deployed, deployed
 from lightning_unlearn.attacks._rounding import rounded_weight
 from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.functional.buckets import Grid
 from lightning_unlearn.functional.quantization import codebook_codes, integer_codes, round_to_codebook, round_to_nearest
 from lightning_unlearn.functional.settings import check_between, check_whole
 from lightning_unlearn.models.layers import Matrix, only_adds
@@ -107,7 +108,7 @@ class Quantize(Attack):
     ) -> Iterator[Iterator[int]]:
         # FSDP2 may still hold gathered weights, and would use them instead of the shards that are rounded here.
         reshard(network)
-        matrices = self._matrices(network)
+        matrices = self.matrices(network)
         with ExitStack() as undo:
             for matrix in matrices:
                 adapters = _adapters_of(matrix) if self.merge_adapters else []
@@ -146,13 +147,24 @@ class Quantize(Attack):
         return codebook_codes(weight, self.codebook, block_size=self._block_size)
 
     @property
+    def grid(self) -> Grid:
+        """The levels that weights are rounded to."""
+        return Grid(self.bits, self.group_size, self.codebook)
+
+    @property
     def _block_size(self) -> int:
         return self.group_size or 64  # as in bitsandbytes
 
     def _deployed(self, network: nn.Module) -> Deployed:
         return deployed(network, skip=self.skip, head=self.head)
 
-    def _matrices(self, network: nn.Module) -> list[Matrix]:
+    def matrices(self, network: nn.Module) -> list[Matrix]:
+        """The weights that are rounded, each once.
+
+        Raises:
+            ValueError: If there are none, or one cannot be rounded as it is: flattened, sharded across what shares a scale,
+                or under an adapter that cannot be merged.
+        """
         found = self._deployed(network)
         if not found.matrices:
             others = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items()) or "none"
