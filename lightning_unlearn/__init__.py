@@ -1,6 +1,6 @@
 """Make a model forget inside the PyTorch Lightning fit you already have, and prove it."""
 
-from lightning_unlearn.attacks import Attack, Quantize, Recalibrate, Relearn
+from lightning_unlearn.attacks import Attack, Quantize, Recalibrate, Relearn, RoundingNoise
 from lightning_unlearn.audits import Audit
 from lightning_unlearn.callbacks import (
     ApplyEdit,
@@ -112,6 +112,7 @@ __all__ = [
     "Recalibrate",
     "Relearn",
     "RobustnessReport",
+    "RoundingNoise",
     "RowMask",
     "SavePretrained",
     "Selector",

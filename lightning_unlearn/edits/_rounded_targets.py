@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lightning_unlearn.attacks import Quantize
 from lightning_unlearn.engine import with_local
-from lightning_unlearn.functional.buckets import Flips, Grid, flips
+from lightning_unlearn.functional.buckets import Flips, flips
+from lightning_unlearn.functional.grids import Grid
 from lightning_unlearn.models.layers import Matrix
 from lightning_unlearn.runtime import local
 

@@ -1,70 +1,14 @@
-"""Buckets of a grid of few bits: all weights in one bucket are rounded to one level."""
+"""Moving weights past the boundaries of their buckets: all weights in one bucket are rounded to one level."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lightning_unlearn.functional.quantization import cut, glue, largest_code, levels_of
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Levels that weights are rounded to, in units of the largest weight of each group.
-
-    Args:
-        bits: As in :func:`~lightning_unlearn.functional.quantization.round_to_nearest`; 4 for a codebook.
-        group_size: Weights that share a scale; ``None`` for all inputs of a channel, and for 64 with a codebook.
-        codebook: ``"int"`` for evenly spaced levels, or ``"nf4"`` or ``"fp4"``.
-
-    Example:
-        >>> weight = torch.tensor([[0.1, -0.9, 1.0]])
-        >>> grid = Grid(bits=2)
-        >>> grid.levels(weight)
-        tensor([-1.,  0.,  1.], dtype=torch.float64)
-        >>> grid.codes(weight, grid.scales(weight))
-        tensor([[1, 0, 2]])
-    """
-
-    bits: int = 4
-    group_size: int | None = None
-    codebook: Literal["int", "nf4", "fp4"] = "int"
-
-    def levels(self, like: Tensor) -> Tensor:
-        """From the lowest to the highest, ``[L]`` float64, on the device of ``like``."""
-        if self.codebook != "int":
-            # In the precision that weights are rounded in.
-            dtype = torch.promote_types(like.dtype, torch.float32)
-            return levels_of(self.codebook, like.new_empty(0, dtype=dtype)).double()
-        top = largest_code(self.bits)
-        return torch.arange(-top, top + 1, dtype=torch.float64, device=like.device) / top
-
-    def scales(self, weight: Tensor) -> Tensor:
-        """The largest absolute value of each weight's group, in the shape of ``weight``, ``[out, ...]``."""
-        if self.codebook != "int":
-            blocks, absmax = cut(weight.reshape(1, -1), self.group_size or 64)
-        else:
-            channels = torch.atleast_2d(weight).flatten(1)
-            blocks, absmax = cut(channels, self.group_size or max(channels.shape[1], 1))
-        return glue(absmax.expand_as(blocks), weight)
-
-    def codes(self, weight: Tensor, scales: Tensor) -> Tensor:
-        """Which level each weight is rounded to if its group has the given scale, counted from the lowest; int64.
-
-        With scales of ``weight`` itself these are the codes of :func:`~.quantization.integer_codes` (counted from zero
-        there) and :func:`~.quantization.codebook_codes`, operation by operation: midway between two levels the last bit
-        decides.
-        """
-        weight = weight.to(scales.dtype)
-        if self.codebook != "int":
-            levels = levels_of(self.codebook, scales)
-            return torch.bucketize(weight * scales.clamp_min(1e-38).reciprocal(), (levels[1:] + levels[:-1]) / 2)
-        top = largest_code(self.bits)
-        return (weight / scales.masked_fill(scales == 0, 1) * top).round().clamp(-top, top).long() + top
+from lightning_unlearn.functional.grids import Grid, ends, pinned, smallest_scale
 
 
 @dataclass(frozen=True)
@@ -145,31 +89,11 @@ def settled(
     return torch.where(pinned(original, grids), original.double(), torch.where(short, target, inside))
 
 
-def pinned(weight: Tensor, grids: Sequence[Grid]) -> Tensor:
-    """Which weights are the largest of a group on some grid, and so its scale."""
-    masks = [weight.abs() == grid.scales(weight) for grid in grids]
-    return torch.stack(masks).any(0)
-
-
-def smallest_scale(weight: Tensor, grids: Sequence[Grid]) -> Tensor:
-    """Of all groups that a weight belongs to, the smallest scale: up to there it changes none of them; float64."""
-    return torch.stack([grid.scales(weight) for grid in grids]).amin(0).double()
-
-
 def _inside(weight: Tensor, original: Tensor, grids: Sequence[Grid], margin: float) -> Tensor:
     """Each weight in its own bucket on every grid, by the margin if there is room."""
-    ends = [_ends(weight, grid, grid.scales(original), m) for m in (margin, 0.0) for grid in grids]
+    ends = [ends(weight, grid, grid.scales(original), m) for m in (margin, 0.0) for grid in grids]
     low, high = (torch.stack(each) for each in zip(*ends, strict=True))
     n = len(grids)
     tight_low, tight_high = low[:n].amax(0), high[:n].amin(0)
     middle = (low[n:].amax(0) + high[n:].amin(0)) / 2
     return torch.where(tight_low <= tight_high, weight.clamp(tight_low, tight_high), middle)
-
-
-def _ends(weight: Tensor, grid: Grid, scales: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """The two ends of each weight's bucket, moved inwards by ``margin`` of the distance to the next level."""
-    levels, codes = grid.levels(weight), grid.codes(weight, scales)
-    below, here, above = levels[(codes - 1).clamp_min(0)], levels[codes], levels[(codes + 1).clamp_max(len(levels) - 1)]
-    # At the last level there is no next one: both are the same, and the end is the level itself.
-    low = scales * ((below + here) / 2 + margin * (here - below))
-    return low, scales * ((here + above) / 2 - margin * (above - here))

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 from lightning_unlearn import NPO, GradientAscent, Quantize
 from lightning_unlearn.edits import BucketMargin
-from lightning_unlearn.functional.buckets import pinned
+from lightning_unlearn.functional.grids import pinned
 from lightning_unlearn.readouts import ClassificationReadout
 from lightning_unlearn.selectors import AtLeast, TopNumber, TopShare
 

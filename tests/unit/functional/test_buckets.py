@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from lightning_unlearn.functional.buckets import Grid, flips, pinned, settled, smallest_scale
+from lightning_unlearn.functional.buckets import flips, settled
+from lightning_unlearn.functional.grids import Grid, pinned, smallest_scale
 from lightning_unlearn.functional.quantization import (
     codebook_codes,
     integer_codes,
