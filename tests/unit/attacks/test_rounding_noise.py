@@ -53,7 +53,7 @@ def test_noise_is_even_within_a_bucket_and_as_large_as_rounding(settings: dict[s
         moved = (noise[name] - p.detach()).double()
         assert (moved.abs() <= width / 2 + 1e-7).all()
         assert (moved[width > 0] / width[width > 0]).std() == pytest.approx(12**-0.5, rel=0.02)
-        assert moved.norm() == pytest.approx(float((rounding[name] - p).norm()), rel=0.1)
+        assert moved.norm() == pytest.approx(float((rounding[name] - p.detach()).norm()), rel=0.1)
 
 
 def test_everything_is_restored_and_no_global_random_number_is_drawn() -> None:
