@@ -91,8 +91,8 @@ def settled(
 
 def _inside(weight: Tensor, original: Tensor, grids: Sequence[Grid], margin: float) -> Tensor:
     """Each weight in its own bucket on every grid, by the margin if there is room."""
-    ends = [ends(weight, grid, grid.scales(original), m) for m in (margin, 0.0) for grid in grids]
-    low, high = (torch.stack(each) for each in zip(*ends, strict=True))
+    found = [ends(weight, grid, grid.scales(original), m) for m in (margin, 0.0) for grid in grids]
+    low, high = (torch.stack(each) for each in zip(*found, strict=True))
     n = len(grids)
     tight_low, tight_high = low[:n].amax(0), high[:n].amin(0)
     middle = (low[n:].amax(0) + high[n:].amin(0)) / 2
