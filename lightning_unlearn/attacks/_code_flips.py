@@ -61,9 +61,11 @@ def code_flips(network: nn.Module, original: Mapping[str, Tensor] | str, attack:
     with torch.no_grad():
         for matrix in attack.matrices(network):
             after = gathered(matrix.tensor.detach())
-            before = _before(matrix, weights, after)
-            rows = [matrix.layout.view(t).flatten(0, matrix.layout.stacked) for t in (before, after)]
-            flipped, expected = flipped_fraction(*rows, codes=attack.codes), expected_flips(*rows, attack.grid)
+            old, new = (
+                matrix.layout.view(t).flatten(0, matrix.layout.stacked)
+                for t in (_before(matrix, weights, after), after)
+            )
+            flipped, expected = flipped_fraction(old, new, codes=attack.codes), expected_flips(old, new, attack.grid)
             found[matrix.name] = CodeFlips(float(flipped), float(expected), after.numel())
     return found
 
