@@ -51,7 +51,8 @@ class BucketMargin(Edit):
     Args:
         against: The grids that have to see the flips, all at once; the farthest boundary counts. Defaults to int4 in groups
             of 32 and of 128, nf4, and int8.
-        choice: How many weights are chosen, among those of all layers.
+        choice: How many weights are chosen, among those of all layers. Defaults to a thousandth of them. The price knows each
+            flip by itself, and many together cost more than their sum: take few, and observe the retain data.
         objective: What forgetting minimises. It should need no reference.
         margin: How far past the boundary, and inside the bucket, in units of the distance to the next level; below 0.5.
         price: :math:`\lambda`; 0 for flips at any cost.
@@ -93,7 +94,7 @@ class BucketMargin(Edit):
             check_kind(f"against[{i}]", attack, Quantize, "Quantize(bits=4)")
         check_between("margin", margin, 0, 0.49)
         check_not_negative("price", price)
-        self.choice = TopShare(0.01) if choice is None else choice
+        self.choice = TopShare(0.001) if choice is None else choice
         self.objective = GradientAscent() if objective is None else objective
         if self.objective.needs_reference or self.objective.needs_reference_logits:
             raise ValueError(
