@@ -22,7 +22,7 @@ from lightning_unlearn.selectors import Choice, TopShare
 
 
 class BucketMargin(Edit):
-    r"""Decide exactly which weights are rounded to another level than the original's, and make all others keep theirs.
+    r"""Decide exactly which weights are rounded to another level than the original's, and hold all others where they are.
 
     No paper has it in this form: it makes exact what is published as floors for changes and as choices of rows. A fit
     changes most weights by far less than the width of a bucket, so it is chance which of them are rounded to another level.
@@ -51,8 +51,8 @@ class BucketMargin(Edit):
     Args:
         against: The grids that have to see the flips, all at once; the farthest boundary counts. Defaults to int4 in groups
             of 32 and of 128, nf4, and int8.
-        choice: How many weights are chosen, among those of all layers. Defaults to a thousandth of them. The price knows each
-            flip by itself, and many together cost more than their sum: take few, and observe the retain data.
+        choice: How many weights are chosen, among those of all layers. Defaults to a thousandth of them. The price knows
+            each flip by itself, and many together cost more than their sum: take few, and observe the retain data.
         objective: What forgetting minimises. It should need no reference.
         margin: How far past the boundary, and inside the bucket, in units of the distance to the next level; below 0.5.
         price: :math:`\lambda`; 0 for flips at any cost.
