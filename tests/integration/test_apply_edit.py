@@ -260,7 +260,7 @@ def test_shards_are_edited_as_the_whole_is() -> None:
         assert (there.tensors, there.elements) == (record.tensors, record.elements)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_at_the_end_all_processes_edit_alike(kind: str) -> None:
     def end(rank: int, world: int) -> Any:
         def strategy() -> Any:

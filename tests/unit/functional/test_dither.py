@@ -68,7 +68,7 @@ def test_most_of_it_is_noise() -> None:
 
 @every_grid
 def test_on_its_own_grid_it_is_erased_exactly_up_to_half_a_bucket(grid: Grid) -> None:
-    weight = rounded(gaussian(), grid).float()
+    weight = rounded(gaussian(size=512), grid).float()
     step = widths(weight, grid)[widths(weight, grid) > 0].min()
     small, large = shifted(weight, grid, 0.49 * float(step)), shifted(weight, grid, 3 * float(step))
     assert flip_share(weight, small, grid) == 0
