@@ -1,6 +1,6 @@
 """Make a model forget inside the PyTorch Lightning fit you already have, and prove it."""
 
-from lightning_unlearn.attacks import Attack, Quantize, Recalibrate, Relearn
+from lightning_unlearn.attacks import Attack, Quantize, Recalibrate, Relearn, RoundingNoise
 from lightning_unlearn.audits import Audit
 from lightning_unlearn.callbacks import (
     ApplyEdit,
@@ -29,7 +29,7 @@ from lightning_unlearn.data import (
     RandomOrder,
     SequentialOrder,
 )
-from lightning_unlearn.edits import Corrupt, Edit, NegateTaskVector, RepSelect, WithinBudget
+from lightning_unlearn.edits import BucketMargin, Corrupt, Edit, NegateTaskVector, RepSelect, WithinBudget
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization, KnowledgeMetric, TokenNLL
 from lightning_unlearn.models import LoRA, PretrainedCausalLM, TinyCausalLM
 from lightning_unlearn.module import UnlearningModule
@@ -80,6 +80,7 @@ __all__ = [
     "Attack",
     "Audit",
     "Bounded",
+    "BucketMargin",
     "CachedLogLikelihood",
     "CausalLMReadout",
     "ClassificationReadout",
@@ -129,6 +130,7 @@ __all__ = [
     "Relearn",
     "RepSelect",
     "RobustnessReport",
+    "RoundingNoise",
     "RowMask",
     "SavePretrained",
     "Selector",

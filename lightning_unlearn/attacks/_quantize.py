@@ -11,8 +11,10 @@ from typing_extensions import override
 
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._deployed import Deployed, deployed
-from lightning_unlearn.attacks._rounding import rounded_weight
+from lightning_unlearn.attacks._on_grid import OnGrid
+from lightning_unlearn.attacks._rounding import Rounding, rounded_weight
 from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.functional.grids import Grid
 from lightning_unlearn.functional.quantization import codebook_codes, integer_codes, round_to_codebook, round_to_nearest
 from lightning_unlearn.functional.settings import check_between, check_whole
 from lightning_unlearn.models.layers import Matrix, only_adds
@@ -31,6 +33,9 @@ class Quantize(Attack):
     are what ``skip`` names, weights in few bits, and bare parameters of modules of your own, since nothing tells which of
     them are matrices. :meth:`share_reached` says how much that leaves; with less than half, the report gives no verdict.
     Activations are not rounded: this is weight-only quantisation, so ``bits=8`` is milder than ``LLM.int8()``.
+
+    A network that was stored on the very grid it is rounded to (an nf4 base under nf4) is named in a warning, once: there
+    small changes are erased exactly, and on no other grid.
 
     On sharded parameters (FSDP2) each process rounds its own rows. The result is the same as for the whole weight.
 
@@ -94,6 +99,7 @@ class Quantize(Attack):
         self.skip = tuple(skip)
         self.merge_adapters = merge_adapters
         self.store = store
+        self._on_grid = OnGrid()
 
     @override
     @contextmanager
@@ -107,13 +113,14 @@ class Quantize(Attack):
     ) -> Iterator[Iterator[int]]:
         # FSDP2 may still hold gathered weights, and would use them instead of the shards that are rounded here.
         reshard(network)
-        matrices = self._matrices(network)
+        matrices = self.matrices(network)
         with ExitStack() as undo:
             for matrix in matrices:
                 adapters = _adapters_of(matrix) if self.merge_adapters else []
-                undo.enter_context(rounded_weight(matrix, self.rounded, adapters=adapters, store=self.store))
+                undo.enter_context(rounded_weight(matrix, self.change_of(matrix), adapters=adapters, store=self.store))
             # Undone in reverse order: first the gathered copies of rounded weights go, then the shards are restored.
             undo.callback(reshard, network)
+            self._on_grid.settle(f"`{type(self).__name__}(bits={self.bits})`")
             yield iter((self.bits,))
 
     @override
@@ -129,6 +136,11 @@ class Quantize(Attack):
             (1.0, 0.8)
         """
         return self._deployed(network).share
+
+    def change_of(self, matrix: Matrix) -> Rounding:
+        """From the values of a matrix, one row for each output, to what they become."""
+        # What is computed is rounded inside of a forward pass, which may be compiled, and goes on there after this look.
+        return self.rounded if self._on_grid.is_settled or matrix.is_computed else self._noted
 
     def rounded(self, weight: Tensor) -> Tensor:
         """The values of ``weight``, ``[out, ...]``, after rounding to few bits."""
@@ -146,13 +158,29 @@ class Quantize(Attack):
         return codebook_codes(weight, self.codebook, block_size=self._block_size)
 
     @property
+    def grid(self) -> Grid:
+        """The levels that weights are rounded to."""
+        return Grid(self.bits, self.group_size, self.codebook)
+
+    def _noted(self, weight: Tensor) -> Tensor:
+        rounded = self.rounded(weight)
+        self._on_grid.saw(weight, rounded, self.grid)
+        return rounded
+
+    @property
     def _block_size(self) -> int:
         return self.group_size or 64  # as in bitsandbytes
 
     def _deployed(self, network: nn.Module) -> Deployed:
         return deployed(network, skip=self.skip, head=self.head)
 
-    def _matrices(self, network: nn.Module) -> list[Matrix]:
+    def matrices(self, network: nn.Module) -> list[Matrix]:
+        """The weights that are rounded, each once.
+
+        Raises:
+            ValueError: If there are none, or one cannot be rounded as it is: flattened, sharded across what shares a scale,
+                or under an adapter that cannot be merged.
+        """
         found = self._deployed(network)
         if not found.matrices:
             others = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items()) or "none"

@@ -43,7 +43,7 @@ def round_to_nearest(weight: Tensor, *, bits: int, group_size: int | None = None
         tensor([[ 0., -1.,  1.]])
     """
     codes, absmax = _integer_blocks(weight, bits, group_size)
-    return _glue(codes / _largest_code(bits) * absmax, weight).to(weight.dtype)
+    return glue(codes / largest_code(bits) * absmax, weight).to(weight.dtype)
 
 
 def round_to_codebook(weight: Tensor, codebook: Codebook, *, block_size: int = 64) -> Tensor:
@@ -70,7 +70,7 @@ def round_to_codebook(weight: Tensor, codebook: Codebook, *, block_size: int = 6
         Dettmers et al., `QLoRA <https://arxiv.org/abs/2305.14314>`_, 2023, section 3 and appendix E, for NF4.
     """
     codes, absmax = _codebook_blocks(weight, codebook, block_size)
-    return _glue(_levels(codebook, absmax)[codes] * absmax, weight).to(weight.dtype)
+    return glue(levels_of(codebook, absmax)[codes] * absmax, weight).to(weight.dtype)
 
 
 def integer_codes(weight: Tensor, *, bits: int, group_size: int | None = None) -> Tensor:
@@ -80,7 +80,7 @@ def integer_codes(weight: Tensor, *, bits: int, group_size: int | None = None) -
         >>> integer_codes(torch.tensor([[0.1, -0.9, 1.0]]), bits=4)
         tensor([[ 1, -6,  7]], dtype=torch.int32)
     """
-    return _glue(_integer_blocks(weight, bits, group_size)[0], weight).int()
+    return glue(_integer_blocks(weight, bits, group_size)[0], weight).int()
 
 
 def codebook_codes(weight: Tensor, codebook: Codebook, *, block_size: int = 64) -> Tensor:
@@ -90,7 +90,7 @@ def codebook_codes(weight: Tensor, codebook: Codebook, *, block_size: int = 64) 
         >>> codebook_codes(torch.tensor([0.1, -0.9, 2.0]), "nf4")
         tensor([ 8,  3, 15], dtype=torch.int32)
     """
-    return _glue(_codebook_blocks(weight, codebook, block_size)[0], weight)
+    return glue(_codebook_blocks(weight, codebook, block_size)[0], weight)
 
 
 def flipped_fraction(before: Tensor, after: Tensor, *, codes: Callable[[Tensor], Tensor]) -> Tensor:
@@ -134,9 +134,9 @@ def _integer_blocks(weight: Tensor, bits: int, group_size: int | None) -> tuple[
     if group_size is not None and group_size < 1:
         raise ValueError(f"`group_size` should be positive, or None for a scale per row. Found {group_size}.")
     channels = torch.atleast_2d(weight).flatten(1)
-    blocks, absmax = _cut(channels, group_size or max(channels.shape[1], 1))
+    blocks, absmax = cut(channels, group_size or max(channels.shape[1], 1))
     # A block of zeros has absmax 0. It is divided by 1 instead, which gives the codes 0.
-    return (blocks / absmax.masked_fill(absmax == 0, 1) * _largest_code(bits)).round(), absmax
+    return (blocks / absmax.masked_fill(absmax == 0, 1) * largest_code(bits)).round(), absmax
 
 
 def _codebook_blocks(weight: Tensor, codebook: Codebook, block_size: int) -> tuple[Tensor, Tensor]:
@@ -146,29 +146,31 @@ def _codebook_blocks(weight: Tensor, codebook: Codebook, block_size: int) -> tup
         )
     if block_size < 1:
         raise ValueError(f"`block_size` should be positive. Found `block_size = {block_size}`.")
-    blocks, absmax = _cut(weight.reshape(1, -1), block_size)
+    blocks, absmax = cut(weight.reshape(1, -1), block_size)
     # Multiply by the reciprocal, as bitsandbytes does, instead of dividing: midway between two levels the last bit decides.
     # 1e-38 keeps the reciprocal finite for a block of zeros.
     scaled = blocks * absmax.clamp_min(1e-38).reciprocal()
-    levels = _levels(codebook, absmax)
+    levels = levels_of(codebook, absmax)
     return torch.bucketize(scaled, (levels[1:] + levels[:-1]) / 2, out_int32=True), absmax
 
 
-def _largest_code(bits: int) -> int:
+def largest_code(bits: int) -> int:
+    """The highest integer code; the lowest is minus it."""
     return (1 << (bits - 1)) - 1
 
 
-def _levels(codebook: Codebook, like: Tensor) -> Tensor:
+def levels_of(codebook: Codebook, like: Tensor) -> Tensor:
+    """The levels of a codebook from the lowest, ``[16]``, in the dtype and on the device of ``like``."""
     return torch.tensor(_LEVELS[codebook], dtype=like.dtype, device=like.device)
 
 
-def _cut(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def cut(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Cut ``rows [R, n]`` into ``[R, ceil(n / size), size]`` padded with zeros, at least float32; and their absmax."""
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
     blocks = F.pad(rows, (0, -rows.shape[1] % size)).unflatten(1, (-(-rows.shape[1] // size), size))
     return blocks, blocks.abs().amax(-1, keepdim=True)
 
 
-def _glue(blocks: Tensor, like: Tensor) -> Tensor:
-    """Undo :func:`_cut`."""
+def glue(blocks: Tensor, like: Tensor) -> Tensor:
+    """Undo :func:`cut`."""
     return blocks.flatten(1)[:, : like.numel() // max(blocks.shape[0], 1)].reshape(like.shape)

@@ -260,6 +260,31 @@ def test_shards_are_edited_as_the_whole_is() -> None:
         assert (there.tensors, there.elements) == (record.tensors, record.elements)
 
 
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
+def test_at_the_end_all_processes_edit_alike(kind: str) -> None:
+    def end(rank: int, world: int) -> Any:
+        def strategy() -> Any:
+            sizes = {"data_parallel_size": 2, "tensor_parallel_size": 1}
+            return "ddp" if kind == "ddp" else ModelParallelStrategy(**sizes, save_distributed_checkpoint=False)  # type: ignore[arg-type]
+
+        callback = edit()
+        callback.when = "end"
+        weights = []
+        for callbacks in ([], [callback]):
+            module = Sharded("sgd") if kind == "fsdp2" else SomebodysModule("sgd")
+            if kind == "ddp":
+                module.unused.requires_grad_(False)  # its reducer would wait for it
+            quiet(callbacks=callbacks, max_steps=2, strategy=strategy(), devices=2).fit(module, loader(seed=1))
+            weights.append({n: p.clone() for n, p in whole(module, None).items()})
+        return weights, callback.record.elements
+
+    (first, count), (second, _) = run_ranks(end)
+    for name, value in first[0].items():
+        assert_close(first[1][name], value / 2, rtol=0, atol=0)
+        assert torch.equal(first[1][name], second[1][name])
+    assert count == sum(int((p != 0).sum()) for p in first[0].values())
+
+
 def test_what_cannot_be_edited_is_refused() -> None:
     with pytest.raises(TypeError, match=r"`edit` should be an `Edit`.*Found `'shrink'`"):
         ApplyEdit("shrink")  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from lightning_unlearn.attacks._quantize import Quantize
+from lightning_unlearn.attacks import Quantize, RoundingNoise
 from lightning_unlearn.functional.quantization import flipped_fraction, round_to_codebook, round_to_nearest
 from lightning_unlearn.runtime import reshard
 
@@ -94,6 +94,7 @@ ATTACKS = {
     "fp4": Quantize(bits=4, codebook="fp4", group_size=32, head=True),
     "cpu": Quantize(bits=3, store="cpu"),
     "base": Quantize(bits=3, merge_adapters=False),
+    "noise": RoundingNoise(bits=4),
 }
 every_network = pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)

@@ -17,9 +17,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.testing import assert_close
 
-from lightning_unlearn.edits import Corrupt, Edit, EditRecord, NegateTaskVector, RepSelect, WithinBudget
+from lightning_unlearn.attacks import Quantize
+from lightning_unlearn.edits import BucketMargin, Corrupt, Edit, EditRecord, NegateTaskVector, RepSelect, WithinBudget
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.readouts import ClassificationReadout
+from lightning_unlearn.selectors import TopShare
 from lightning_unlearn.transforms import SpectralCollapse
 
 
@@ -41,6 +43,7 @@ ALL_EDITS: list[Callable[[], Edit]] = [
     lambda: Corrupt(alpha=0.3, beta=0.1),
     lambda: RepSelect(scale=0.5, collapse=SpectralCollapse(q=2)),
     lambda: WithinBudget(RepSelect(collapse=SpectralCollapse(q=2)), kl=0.01),
+    lambda: BucketMargin([Quantize(bits=4)], TopShare(0.2)),
 ]
 NOTHING_AT_SCALE_ZERO: list[Callable[[], Edit]] = [
     lambda: NegateTaskVector(base=saved(4), scale=0.0),
@@ -50,7 +53,7 @@ NOTHING_AT_SCALE_ZERO: list[Callable[[], Edit]] = [
     lambda: WithinBudget(Corrupt(alpha=0.0), kl=0.01),
 ]
 every_edit = pytest.mark.parametrize(
-    "build", ALL_EDITS, ids=["base", "finetuned", "both", "corrupt", "rep_select", "budget"]
+    "build", ALL_EDITS, ids=["base", "finetuned", "both", "corrupt", "rep_select", "budget", "bucket_margin"]
 )
 
 
@@ -121,7 +124,9 @@ def test_the_same_network_and_data_give_the_same_weights(build: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("build", NOTHING_AT_SCALE_ZERO, ids=["base", "finetuned", "corrupt", "rep_select", "budget"])
+@pytest.mark.parametrize(
+    "build", NOTHING_AT_SCALE_ZERO, ids=["base", "finetuned", "corrupt", "rep_select", "budget", "bucket_margin"]
+)
 def test_at_scale_zero_nothing_changes_to_the_bit(build: Any) -> None:
     net = network()
     before = copied(net)
