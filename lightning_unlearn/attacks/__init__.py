@@ -1,11 +1,28 @@
 """What an adversary, or a deployment, does to a network."""
 
 from lightning_unlearn.attacks._base import Attack, BatchLoss
+from lightning_unlearn.attacks._interpolate import Interpolate
+from lightning_unlearn.attacks._latent_perturbation import LatentPerturbation
 from lightning_unlearn.attacks._noise import Noise
 from lightning_unlearn.attacks._prune import Prune
 from lightning_unlearn.attacks._quantize import Quantize
 from lightning_unlearn.attacks._recalibrate import Recalibrate
 from lightning_unlearn.attacks._relearn import Relearn
 from lightning_unlearn.attacks._sharpen import Sharpen
+from lightning_unlearn.attacks._tokenwise_perturbation import TokenwisePerturbation
+from lightning_unlearn.attacks._truncate_update import TruncateUpdate
 
-__all__ = ["Attack", "BatchLoss", "Noise", "Prune", "Quantize", "Recalibrate", "Relearn", "Sharpen"]
+__all__ = [
+    "Attack",
+    "BatchLoss",
+    "Interpolate",
+    "LatentPerturbation",
+    "Noise",
+    "Prune",
+    "Quantize",
+    "Recalibrate",
+    "Relearn",
+    "Sharpen",
+    "TokenwisePerturbation",
+    "TruncateUpdate",
+]

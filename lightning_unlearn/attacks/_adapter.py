@@ -48,7 +48,7 @@ def attached_adapter(network: nn.Module, *, rank: int, seed: int) -> Iterator[li
 
 
 def adapted_share(network: nn.Module) -> float:
-    """The share of the weights of matrices, embeddings and adapters aside, that belong to linear layers; 1 if there are none.
+    """The share of the weights of matrices, embeddings and adapters aside, that linear layers hold; 1 if there are none.
 
     Example:
         >>> adapted_share(nn.Sequential(nn.Conv1d(1, 3, 1), nn.Linear(3, 3)))

@@ -97,8 +97,9 @@ class OnMatrices(Attack):
         if not found.matrices:
             others = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items()) or "none"
             raise ValueError(
-                f"`network` should hold weights to {self.verb}: a linear layer, a convolution, a recurrent layer or attention. "
-                f"Found none in `{type(network).__name__}` besides those left out ({others}). See `skip` and `head`."
+                f"`network` should hold weights to {self.verb}: a linear layer, a convolution, a recurrent layer or "
+                f"attention. Found none in `{type(network).__name__}` besides those left out ({others}). See `skip` and "
+                "`head`."
             )
         if few_bits := found.left_out["low-bit already"]:
             rank_zero_warn(

@@ -32,9 +32,10 @@ def refuse_flattened(engine: GradientEngine, who: str) -> None:
         NotImplementedError: Under FSDP1 and DeepSpeed.
     """
     if engine.kind in ("fsdp1", "deepspeed"):
+        found = {"fsdp1": "FSDP1", "deepspeed": "DeepSpeed"}[engine.kind]
         raise NotImplementedError(
-            f"{who} should find parameters with their own shapes. Found {'FSDP1' if engine.kind == 'fsdp1' else 'DeepSpeed'}, "
-            "which flattens them. Use DDP or `ModelParallelStrategy` (FSDP2), or leave the attack out."
+            f"{who} should find parameters with their own shapes. Found {found}, which flattens them. "
+            " Use DDP or `ModelParallelStrategy` (FSDP2), or leave the attack out."
         )
 
 
@@ -59,9 +60,10 @@ def restored(network: nn.Module, tensors: Sequence[Tensor], *, store: str = "dev
 
 
 def move_(params: Iterable[Tensor], deltas: Iterable[Tensor | None], who: str) -> None:
-    """Add to each parameter its delta, if it has one, summed in float32 at least and rounded once; warn if rounding swallows most of the step.
+    """Add to each parameter its delta, if it has one, in float32 at least; it is rounded once.
 
-    Nothing is ever subtracted again: ``p + d - d`` is not ``p``, least of all in half precision. See :func:`restored`.
+    Warns if rounding swallows most of the step. Nothing is ever subtracted again, since ``p + d - d`` is not ``p``, least of
+    all in half precision: see :func:`restored`.
     """
     share = RealisedShare(who)
     with torch.inference_mode(False), torch.no_grad():
@@ -87,11 +89,11 @@ def is_half(tensor: Tensor) -> bool:
 
 
 class RealisedShare:
-    """How much of a step arrives in weights of half precision, which swallow what is below their resolution.
+    r"""How much of a step arrives in weights of half precision, which swallow what is below their resolution.
 
     The share is that of the intended step that the step taken has along it, in this process.
 
-    .. math:: \\frac{\\langle \\text{taken}, \\text{intended} \\rangle}{\\lVert \\text{intended} \\rVert^2}
+    .. math:: \frac{\langle \text{taken}, \text{intended} \rangle}{\lVert \text{intended} \rVert^2}
 
     Args:
         who: Whose step it is, for the warning.

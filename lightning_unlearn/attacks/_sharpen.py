@@ -90,8 +90,7 @@ class Sharpen(Attack):
             found = "one of zeros" if length == 0 else f"a length of {length}"
             error = ValueError if length == 0 else FloatingPointError
             raise error(
-                f"`Sharpen` should get a gradient to step along. Found {found}. Are there supervised labels in its data, and "
-                "does the loss depend on the trainable parameters?"
+                f"`Sharpen` should get a gradient to step along. Found {found}. Are there supervised labels in its data, "
+                "and does the loss depend on the trainable parameters?"
             )
         return [None if g is None else local(g).to(in_full(g)) * (-self.rho / length) for g in row]
-

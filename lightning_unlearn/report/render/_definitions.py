@@ -16,7 +16,7 @@ DEFINITIONS = {
         "still works, so what an attack of his costs is shown as its price and excuses nothing."
     ),
     "deployment": (
-        "What is done to a model in order to use it: rounding, pruning, merging. If it breaks the model (G3), nobody would "
+        "What is done to a model in order to use it: rounding, pruning, merging, compressing. If it breaks the model (G3), nobody would "
         "deploy it, and its number does not count."
     ),
     "recovery": (
