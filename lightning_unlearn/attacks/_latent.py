@@ -140,7 +140,7 @@ class _Added:
 
 
 def _lengths(vectors: Tensor) -> Tensor:
-    return vectors.norm(dim=-1, keepdim=True)
+    return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -129,7 +129,8 @@ def _factors(network: nn.Module, originals: dict[int, Tensor]) -> list[tuple[Ten
     """The factors of fresh LoRA adapters, first and second."""
     found = []
     for pair in low_rank_factors(network):
-        first, second = pair.first.weight, pair.second.weight
+        first: Any = pair.first.weight
+        second: Any = pair.second.weight
         if id(second) not in originals or first.dim() != 2:
             continue
         if originals[id(second)].any():

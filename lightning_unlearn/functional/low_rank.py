@@ -19,7 +19,8 @@ def truncated(matrix: Tensor, rank: int) -> Tensor:
         tensor([3., 2., 0.])
     """
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
+    kept: Tensor = (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
+    return kept
 
 
 def truncated_product(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
