@@ -51,6 +51,11 @@ class LatentAttack(Attack):
         """Where it is, ones and zeros that its shape broadcasts with. Defaults to everywhere."""
         return perturbation.new_ones(())
 
+    def gradient(self, perturbation: Tensor, batch: Any, loss: BatchLoss, engine: GradientEngine) -> Tensor | None:
+        """That of the loss; ``None`` if it does not depend on the layer. Defaults to the mean over ranks."""
+        (grad,), _ = engine.row(loss, [batch], [perturbation])
+        return grad
+
     @contextmanager
     def only(self, network: nn.Module, batch: Any) -> Iterator[None]:
         """Refuse other data than it was trained on, until the block is left. Defaults to nothing."""
@@ -97,7 +102,7 @@ class LatentAttack(Attack):
             delta = added.value
             kept = self.kept(data[0], delta)
             for batch in islice(cycle(data), self.steps):
-                (grad,), _ = engine.row(loss, [batch], [delta])
+                grad = self.gradient(delta, batch, loss, engine)
                 if grad is None:
                     raise ValueError(
                         f"The loss of the attacker should depend on the layer `{self.layer}`. Found that it does not."
@@ -140,7 +145,8 @@ class _Added:
 
 
 def _lengths(vectors: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return lengths
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
+from lightning_unlearn.attacks._base import BatchLoss
 from lightning_unlearn.attacks._held import hooks
 from lightning_unlearn.attacks._latent import OTHER_DATA, LatentAttack
+from lightning_unlearn.engine import GradientEngine
 
 
 class TokenwisePerturbation(LatentAttack):
@@ -75,6 +77,16 @@ class TokenwisePerturbation(LatentAttack):
         if not isinstance(mask, Tensor) or mask.shape != perturbation.shape[:-1]:
             return super().kept(batch, perturbation)
         return mask.to(perturbation)[..., None]
+
+    @override
+    def gradient(self, perturbation: Tensor, batch: Any, loss: BatchLoss, engine: GradientEngine) -> Tensor | None:
+        """Of this rank's own batch: other ranks judge other examples, perhaps more of them."""
+        # Only directions count, so the factor that keeps fp16 from vanishing need not be taken out again.
+        scaler = engine.scaler()
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        engine.backward(lambda own: loss(own) * scale, batch)
+        grad, perturbation.grad = perturbation.grad, None
+        return grad
 
     @override
     @contextmanager

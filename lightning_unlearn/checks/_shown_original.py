@@ -36,7 +36,7 @@ class ShownOriginal:
     def start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """A fit starts: weights exist, sharded ones too."""
         self.end_watch()
-        if trainer.strategy.restore_checkpoint_after_setup and trainer.ckpt_path is not None:
+        if trainer.strategy.restore_checkpoint_after_setup:
             self._show(module)
 
     def before_first_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from _modules import SomebodysModule, loader, quiet
 from _observed_fits import Validated
+from _ranks import run_ranks
+from _sharded_fits import SAVING
 from _vantage import BOUND, fitted, forgetting
 from torch import Tensor
 from torch.nn import functional as F
@@ -128,6 +130,31 @@ def test_a_check_in_a_resumed_fit_shows_them_the_original_before_it_is_gone(tmp_
     resumed = quiet(callbacks=[forgetting(), check], max_epochs=2, max_steps=6)
     resumed.fit(SomebodysModule(), loader(seed=1), ckpt_path=str(tmp_path / "half.ckpt"))
     assert_all_is_brought_back(check, set(range(7)))
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("kind", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])
+def test_so_it_does_in_two_processes_in_a_new_fit_and_in_a_resumed_one(kind: str, tmp_path: Path) -> None:
+    module_class, strategy = SAVING[kind]
+
+    def run(rank: int, world: int) -> list[Any]:
+        seen = []
+        for steps, path in ((3, None), (6, str(tmp_path / "half.ckpt"))):
+            check = checked()
+            trainer = quiet(callbacks=[forgetting(), check], strategy=strategy(), devices=world, max_steps=steps)
+            trainer.fit_loop.max_epochs = 9
+            trainer.fit(module_class(), loader(seed=1), ckpt_path=path)
+            trainer.save_checkpoint(tmp_path / "half.ckpt")
+            seen.append((values(check, "merge"), values(check, "rank"), values(check, "none"), len(check.failures)))
+        return seen
+
+    for new, resumed in run_ranks(run):
+        for (merged, rank, alone, failures), steps in ((new, 4), (resumed, 7)):
+            assert failures == 0
+            assert len(alone) == steps
+            assert merged == pytest.approx(dict.fromkeys(alone, alone[0]), abs=1e-6)
+            assert rank.keys() == merged.keys()
+            assert abs(alone[steps - 1] - alone[0]) > 0.01
 
 
 def test_a_check_shows_them_the_original_before_an_edit() -> None:
