@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
-from _language_models import VOCABULARY, family
+from _language_models import VOCABULARY, adapted, family
 from _modules import SomebodysModule, examples, loader, quiet
 from _ranks import run_ranks
 from _scaled import scaled
 from _sharded_fits import STRATEGIES, whole
-from _vantage import Failing, fitted, forgetting
+from _vantage import Failing, Shift, fitted, forgetting
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_unlearn import (
     NPO,
+    AdapterDisabled,
     Interpolate,
     LatentPerturbation,
     Noise,
+    PackedCausalLMReadout,
     Prune,
     Quantize,
     Relearn,
@@ -29,6 +32,7 @@ from lightning_unlearn import (
     Unlearn,
     UnlearningModule,
 )
+from lightning_unlearn.data import ForgetStream
 
 ATTACKS: dict[str, Any] = {
     "full": lambda: Relearn(steps=3, lr=1e-3, mode="full"),
@@ -113,6 +117,26 @@ def test_an_attacker_works_beside_the_adapter_that_is_trained(mode: str) -> None
     moved = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name, trains in flags.items() if trains}
     assert not any(m._forward_hooks for m in network.modules())
+
+
+def test_the_original_is_not_the_one_under_attack() -> None:
+    """The reference is the network without its adapter, whose base the attack has moved: it is asked outside of it."""
+    network, objective = adapted(family("llama")), NPO(beta=0.5)
+    fresh, readout = copy.deepcopy(network), PackedCausalLMReadout()
+    unlearn = Unlearn(objective, reference=AdapterDisabled(), forget=rows(2), under={"up": Shift(0.05)})
+    trainer = quiet(callbacks=[unlearn], max_steps=1)
+    trainer.fit(UnlearningModule(network), rows(1), rows(1))
+
+    batch = next(ForgetStream(rows(2)))
+    with torch.no_grad():
+        with fresh.disable_adapter():
+            original = readout(fresh, batch)
+        with Shift(0.05)(fresh):
+            expected = objective(readout(fresh, batch), original)
+            with fresh.disable_adapter():
+                wrong = objective(readout(fresh, batch), readout(fresh, batch))
+    assert float(trainer.callback_metrics["unlearn/under/up"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(wrong) != pytest.approx(float(expected), rel=1e-2)
 
 
 def test_an_attack_that_fails_on_one_rank_ends_the_fit_on_both() -> None:
