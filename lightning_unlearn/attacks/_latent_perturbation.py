@@ -17,8 +17,7 @@ class LatentPerturbation(LatentAttack):
     The same vector at every position, so that it holds for other data, too. It is trained on the attacker's batches in turn,
     by steps of fixed length along the gradient, from zero, and brought back into the ball after each. (The published code
     uses AdamW, which moves along signs, and so misses the best point of a ball; and it has a vector for each token, as
-    :class:`TokenwisePerturbation` does.) As a vantage point it is on for all passes meanwhile, those of a reference on the
-    same network included.
+    :class:`TokenwisePerturbation` does.)
 
     Args:
         layer: The layer's name in the network, or the end of its name, as a regular expression that fits one module:

@@ -23,8 +23,7 @@ class TokenwisePerturbation(LatentAttack):
 
     Trained on the batch whose forget gradient is taken, and of use for this one only: it is a vantage point of forgetting,
     not an attack for checks, in which it is refused as soon as another batch runs. Zero on padding, where the batch is a
-    mapping with an ``attention_mask``, ``[B, T]``. The steps are those of :class:`LatentPerturbation`, token by token. It
-    is on for all passes meanwhile, those of a reference on the same network included.
+    mapping with an ``attention_mask``, ``[B, T]``. The steps are those of :class:`LatentPerturbation`, token by token.
 
     Args:
         layer: The layer's name in the network, or the end of its name, as a regular expression that fits one module:
