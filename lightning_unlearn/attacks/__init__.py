@@ -2,6 +2,7 @@
 
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._interpolate import Interpolate
+from lightning_unlearn.attacks._knows_original import KnowsOriginal
 from lightning_unlearn.attacks._latent_perturbation import LatentPerturbation
 from lightning_unlearn.attacks._noise import Noise
 from lightning_unlearn.attacks._prune import Prune
@@ -16,6 +17,7 @@ __all__ = [
     "Attack",
     "BatchLoss",
     "Interpolate",
+    "KnowsOriginal",
     "LatentPerturbation",
     "Noise",
     "Prune",

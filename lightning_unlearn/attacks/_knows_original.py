@@ -55,6 +55,14 @@ class KnowsOriginal(Attack):
         if self.original is None:
             self._seen = copied(network, moves, on_cpu=True)
 
+    def hashes(self) -> dict[str, int]:
+        """Of each parameter of the original that was shown, in this process, in the precision that the network has now."""
+        return {o.path: o.checksum() for o in self._seen if o.is_parameter}
+
+    def forget_original(self) -> None:
+        """Forget what was shown: it was not the original."""
+        self._seen = []
+
     def moved(self, network: nn.Module) -> list[Moved]:
         """What training moves in ``network``, with the original of each, but for first factors of fresh LoRA adapters.
 
@@ -75,8 +83,8 @@ class KnowsOriginal(Attack):
         if missing:
             raise ValueError(
                 f"`{type(self).__name__}` should know the original. Found no value of {len(missing)} parameters, "
-                f"`{missing[0]}` first. Run it in a fit, which shows it the original before the first step, or give "
-                "`original`, the path of its weights."
+                f"`{missing[0]}` first. Run it in a fit, which shows it the original before the first step; resume a fit "
+                "with the weights that it started from; or give `original`, the path of its weights."
             )
         return [m for m in [*found, *zero] if _second(m.name) not in fresh]
 

@@ -117,10 +117,22 @@ class RecoveryCheck(ObservingCallback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start afresh if what was observed is of another fit."""
+        self._original.training_starts()
         if self._reached["global_step"] != trainer.global_step:  # else it is resumed
             self._reached = {"global_step": trainer.global_step, "epoch": trainer.current_epoch}
         if self._last.step > trainer.global_step:
             self._forget_observations()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """As of every observing callback, and what tells whether a resumed fit has shown attacks its original."""
+        return {**super().state_dict(), "original": self._original.state_dict()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what an interrupted run has observed."""
+        super().load_state_dict(state_dict)
+        self._original.load_state_dict(state_dict["original"])
 
     @override
     def on_train_batch_start(

@@ -133,6 +133,20 @@ def test_a_check_in_a_resumed_fit_shows_them_the_original_before_it_is_gone(tmp_
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.filterwarnings("ignore:Attack `rank` failed")
+def test_a_resumed_fit_that_starts_from_other_weights_does_not_take_them_for_the_original(tmp_path: Path) -> None:
+    module = SomebodysModule()
+    trainer = quiet(callbacks=[forgetting(), checked()], max_steps=3)
+    trainer.fit(module, loader(seed=1))
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    check = checked()
+    resumed = quiet(callbacks=[forgetting(), check], max_epochs=2, max_steps=6)
+    with pytest.warns(UserWarning, match="Attack `merge` failed.*resume a fit with the weights that it started from"):
+        resumed.fit(module, loader(seed=1), ckpt_path=str(tmp_path / "half.ckpt"))  # it has moved already
+    assert {f.step for f in check.failures if f.attack == "merge"} == {4, 5, 6}
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 @pytest.mark.parametrize("kind", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])
 def test_so_it_does_in_two_processes_in_a_new_fit_and_in_a_resumed_one(kind: str, tmp_path: Path) -> None:
     module_class, strategy = SAVING[kind]
