@@ -70,7 +70,8 @@ class KnowsOriginal(Attack):
             ValueError: If the original of some of it is not known.
         """
         known = self._known(network)
-        tensors = [(n, t) for n, t in _tensors(network) if moves(t)]
+        # What was seen to train belongs to it also while somebody has frozen it.
+        tensors = [(n, t) for n, t in _tensors(network) if moves(t) or (self.original is None and n in known)]
         found = [Moved(n, t, known[n]) for n, t in tensors if n in known]
         missing = [n for n, t in tensors if n not in known and t.requires_grad]
         zero = [
@@ -94,7 +95,7 @@ class KnowsOriginal(Attack):
             return {name: held[id(t)] for name, t in _tensors(network) if id(t) in held}
         if self._read is None or self._read[0] is not network:
             weights = load_weights(self.original, network)
-            parts = {n: (t, weights[n]) for n, t in _tensors(network) if n in weights and moves(t)}
+            parts = {n: (t, weights[n]) for n, t in _tensors(network) if n in weights}
             self._read = network, {n: local(sharded_like(v.to(t.device), t)).cpu() for n, (t, v) in parts.items()}
         return self._read[1]
 

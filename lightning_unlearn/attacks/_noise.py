@@ -26,7 +26,7 @@ class Noise(Attack):
     of FSDP2, get the noise that one process would.
 
     Args:
-        sigma: Size of the noise, relative to each tensor's own. Rounding to bf16 is noise of about 0.001.
+        sigma: Size of the noise, relative to each tensor's own. Rounding to bf16 is noise of about 0.002.
         seed: Of the noise, whatever the global random state. Drawn anew as a vantage point.
 
     Raises:

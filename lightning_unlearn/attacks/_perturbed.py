@@ -113,7 +113,7 @@ class RealisedShare:
 
     def add(self, intended: Tensor, taken: Tensor) -> None:
         """Count one tensor."""
-        a, b = intended.detach().double().flatten(), taken.detach().double().flatten()
+        a, b = intended.detach().float().flatten(), taken.detach().float().flatten()
         self._sums.append(torch.stack([a @ b, a @ a]))
 
     @property

@@ -96,7 +96,7 @@ class TruncateUpdate(KnowsOriginal):
         originals = {id(m.tensor): m.original for m in self.moved(network)}
         pairs = _factors(network, originals)
         reached = [*(weight for weight, _ in _trained(network, originals)), *(f for pair in pairs for f in pair)]
-        total = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in network.parameters() if p.requires_grad or id(p) in originals)
         return sum(p.numel() for p in reached) / total if total else 0.0
 
     def _truncate_(self, weight: Tensor, layout: Layout, original: Tensor) -> None:
@@ -122,7 +122,7 @@ class TruncateUpdate(KnowsOriginal):
 def _trained(network: nn.Module, originals: dict[int, Tensor]) -> list[tuple[Tensor, Layout]]:
     """The matrices that train and are parameters themselves, without those of adapters."""
     own = (m for m in matrices(network) if m.factor_of is None and not m.is_computed)
-    return [(m.tensor, m.layout) for m in own if id(m.tensor) in originals and m.tensor.requires_grad]
+    return [(m.tensor, m.layout) for m in own if id(m.tensor) in originals]
 
 
 def _factors(network: nn.Module, originals: dict[int, Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -64,6 +64,28 @@ def test_the_network_may_move_to_another_precision_and_be_a_part_of_what_was_see
         assert all(torch.equal(value, expected[name]) for name, value in tensors(inner).items())
 
 
+def test_what_is_frozen_for_a_while_is_moved_and_what_is_unfrozen_later_needs_a_file(tmp_path: Path) -> None:
+    network, attack = net(), Interpolate(1.0)
+    network[0].requires_grad_(False)
+    attack.see_original(network)
+    original = tensors(network)
+    save_file(original, tmp_path / "original.safetensors")
+    disturb(network)
+    network[3].requires_grad_(False)
+    with attack(network):
+        assert all(torch.equal(value, original[name]) for name, value in tensors(network).items())
+    network.requires_grad_(True)
+    disturb(network)
+    with pytest.raises(ValueError, match="Found no value of 2 parameters, `0.weight` first"):
+        attack(network).__enter__()
+    from_file = Interpolate(1.0, original=str(tmp_path / "original.safetensors"))
+    for flag in (False, True):
+        network[0].requires_grad_(flag)
+        with from_file(network):
+            assert torch.equal(network[3].weight, original["3.weight"])
+            assert torch.equal(network[0].weight, original["0.weight"]) == flag
+
+
 def test_only_what_trains_is_kept_and_a_later_original_replaces_the_first() -> None:
     network, attack = net(), Interpolate(1.0)
     network[0].requires_grad_(False)
