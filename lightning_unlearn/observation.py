@@ -13,6 +13,16 @@ SHARE_REACHED = "share_reached"
 """Key in an ``attack_config``: the share of the weights that the attack reached, from 0 to 1."""
 
 
+def strength(point: float, unit: str) -> str:
+    """The strength of an attack in words: a unit in the plural is counted, any other one is a name.
+
+    Example:
+        >>> strength(4, "bits"), strength(20, "step"), strength(0.3, "alpha"), strength(7, "")
+        ('4 bits', 'step 20', 'alpha 0.3', '7')
+    """
+    return f"{point} {unit}" if unit.endswith("s") else f"{unit} {point}".strip()
+
+
 @dataclass(frozen=True)
 class Observation:
     """One measurement of a model: one metric, on one split, under one attack (or none), at one step of the fit.
@@ -28,7 +38,7 @@ class Observation:
         attack: The attack's label in the report, or ``"none"``.
         attack_config: Its settings, as plain values, and perhaps :data:`SHARE_REACHED`.
         family: The kind of attack: ``"quant"``, ``"relearn"``; empty for no attack.
-        point: The strength of the attack at which it was made: a number of bits, a number of steps.
+        point: The strength of the attack at which it was made: a number of bits, a number of steps, a fraction.
         unit: What a point counts: ``"bits"``, ``"step"``.
         scores: One score per example, whose mean is the value. Without them there are no intervals.
         entities: What each score is about (an author, a document, a class), parallel to ``scores``. Scores of one entity
@@ -50,7 +60,7 @@ class Observation:
     attack: str = NOT_ATTACKED
     attack_config: dict[str, Any] = field(default_factory=dict)
     family: str = ""
-    point: int = 0
+    point: float = 0
     unit: str = ""
     scores: list[float] = field(default_factory=list)
     entities: list[str] = field(default_factory=list)
@@ -112,7 +122,7 @@ class Failure:
     message: str
     attack: str = NOT_ATTACKED
     audit: str = ""
-    point: int | None = None
+    point: float | None = None
     unit: str = ""
     family: str = ""
     attack_config: dict[str, Any] = field(default_factory=dict)
@@ -137,7 +147,7 @@ class Failure:
         """How far the attack had come."""
         if self.point is None:
             return "before its first point" if self.attacked else ""
-        reached = f"step {self.point}" if self.unit == "step" else f"{self.point} {self.unit}".strip()
+        reached = strength(self.point, self.unit)
         return f"at {reached}" if self.audit else f"after {reached}"
 
     @property

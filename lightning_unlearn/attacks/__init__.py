@@ -2,9 +2,34 @@
 
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._code_flips import CodeFlips, code_flips
+from lightning_unlearn.attacks._interpolate import Interpolate
+from lightning_unlearn.attacks._knows_original import KnowsOriginal
+from lightning_unlearn.attacks._latent_perturbation import LatentPerturbation
+from lightning_unlearn.attacks._noise import Noise
+from lightning_unlearn.attacks._prune import Prune
 from lightning_unlearn.attacks._quantize import Quantize
 from lightning_unlearn.attacks._recalibrate import Recalibrate
 from lightning_unlearn.attacks._relearn import Relearn
 from lightning_unlearn.attacks._rounding_noise import RoundingNoise
+from lightning_unlearn.attacks._sharpen import Sharpen
+from lightning_unlearn.attacks._tokenwise_perturbation import TokenwisePerturbation
+from lightning_unlearn.attacks._truncate_update import TruncateUpdate
 
-__all__ = ["Attack", "BatchLoss", "CodeFlips", "Quantize", "Recalibrate", "Relearn", "RoundingNoise", "code_flips"]
+__all__ = [
+    "Attack",
+    "BatchLoss",
+    "CodeFlips",
+    "Interpolate",
+    "KnowsOriginal",
+    "LatentPerturbation",
+    "Noise",
+    "Prune",
+    "Quantize",
+    "Recalibrate",
+    "Relearn",
+    "RoundingNoise",
+    "Sharpen",
+    "TokenwisePerturbation",
+    "TruncateUpdate",
+    "code_flips",
+]

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.models.layers import is_linear, sizes
-from lightning_unlearn.runtime import uninterrupted
+from lightning_unlearn.attacks._held import frozen, hooks
+from lightning_unlearn.models.layers import count, is_linear, matrices, sizes
 
 
 @contextmanager
@@ -36,12 +36,8 @@ def attached_adapter(
             'Use `Relearn(mode="full")`.'
         )
     generator = torch.Generator().manual_seed(seed)
-    frozen = [(p, p.requires_grad) for p in network.parameters()]
     factors: list[Tensor] = []
-    handles: list[Any] = []
-    try:
-        for p, _ in frozen:
-            p.requires_grad_(False)
+    with frozen(network), hooks() as handles:
         for layer in layers:
             inputs, outputs = sizes(layer)
             # Drawn on the CPU, since devices draw other numbers from the same seed. Scaled so that the size of what
@@ -52,12 +48,19 @@ def attached_adapter(
             factors += [a, b]
             handles.append(layer.register_forward_hook(_adding(a, b)))
         yield factors
-    finally:
-        with uninterrupted():
-            for handle in handles:
-                handle.remove()
-            for p, requires_grad in frozen:
-                p.requires_grad_(requires_grad)
+
+
+def adapted_share(network: nn.Module) -> float:
+    """The share of the weights of matrices, embeddings and adapters aside, that linear layers hold; 1 if there are none.
+
+    Example:
+        >>> adapted_share(nn.Sequential(nn.Conv1d(1, 3, 1), nn.Linear(3, 3)))
+        0.75
+    """
+    own = [m for m in matrices(network) if m.factor_of is None and m.layout.kind != "embedding"]
+    weights = {p: is_linear(m.module) for m in own for p in m.parameters}
+    total = sum(count(p) for p in weights)
+    return sum(count(p) for p, reached in weights.items() if reached) / total if total else 1.0
 
 
 def _adding(a: Tensor, b: Tensor) -> Any:

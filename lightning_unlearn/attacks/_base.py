@@ -22,9 +22,10 @@ class Attack(ABC):
     all points were consumed.
 
     Attributes:
-        family: The kind of attack. To the report ``"quant"``, ``"prune"`` and ``"merge"`` are what people do in good faith
-            to use a model; every other kind, such as ``"relearn"``, is an adversary.
-        unit: What a point counts, for axes and tables: ``"bits"``, ``"step"``.
+        family: The kind of attack. To the report ``"quant"``, ``"prune"``, ``"merge"`` and ``"compress"`` are what people do
+            in good faith to use a model; every other kind, such as ``"relearn"``, is an adversary.
+        unit: What a point counts, for axes and tables: ``"bits"``, ``"step"``. In the plural it stands behind the number
+            ("4 bits"), else before it ("step 20").
         needs_data: Which ``batches`` it should be given: ``"attack"``, an attacker's own; ``"retain"``, what the fit keeps;
             or ``"judged"``, in a fit the very batches whose forget gradient is taken (in a check, the attacker's).
             ``None``, the default, for none.
@@ -51,7 +52,7 @@ class Attack(ABC):
         batches: Iterable[Any] = (),
         loss: BatchLoss | None = None,
         engine: GradientEngine | None = None,
-    ) -> AbstractContextManager[Iterator[int]]:
+    ) -> AbstractContextManager[Iterator[float]]:
         """Attack ``network``.
 
         Args:
@@ -76,6 +77,10 @@ class Attack(ABC):
         """Called while ``network`` is the original: before the first step, and before a checkpoint is restored.
 
         For attacks that move back towards it. Defaults to nothing.
+
+        Args:
+            network: The network, or a module around it: before a checkpoint is restored it may not be known yet which part
+                of a module will be attacked.
         """
 
     def share_reached(self, network: nn.Module) -> float | None:

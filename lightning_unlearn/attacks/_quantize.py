@@ -1,27 +1,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
-from lightning_unlearn.attacks._base import Attack, BatchLoss
-from lightning_unlearn.attacks._deployed import Deployed, deployed
+from lightning_unlearn.attacks._base import BatchLoss
 from lightning_unlearn.attacks._on_grid import OnGrid
-from lightning_unlearn.attacks._rounding import Rounding, rounded_weight
+from lightning_unlearn.attacks._on_matrices import OnMatrices
+from lightning_unlearn.attacks._rounding import Rounding
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.grids import Grid
 from lightning_unlearn.functional.quantization import codebook_codes, integer_codes, round_to_codebook, round_to_nearest
 from lightning_unlearn.functional.settings import check_between, check_whole
-from lightning_unlearn.models.layers import Matrix, only_adds
-from lightning_unlearn.runtime import reshard
+from lightning_unlearn.models.layers import Matrix
 
 
-class Quantize(Attack):
+class Quantize(OnMatrices):
     r"""Deploy the network in few bits: what was unlearned by small weight changes is rounded back.
 
     Rounded is every weight matrix of a layer of torch or transformers: of linear layers, convolutions (transposed ones,
@@ -53,7 +51,7 @@ class Quantize(Attack):
 
     Example:
         >>> import torch
-        >>> network = nn.Linear(3, 1)
+        >>> network = torch.nn.Linear(3, 1)
         >>> _ = network.weight.data.copy_(torch.tensor([[0.1, -0.9, 1.0]]))
         >>> with Quantize(bits=2)(network) as points:
         ...     next(points), network.weight.tolist()
@@ -68,6 +66,7 @@ class Quantize(Attack):
 
     family: ClassVar[str] = "quant"
     unit: ClassVar[str] = "bits"
+    verb: ClassVar[str] = "round"
 
     def __init__(
         self,
@@ -88,18 +87,17 @@ class Quantize(Attack):
             raise ValueError(f"`bits` should be 4 for the codebook {codebook!r}. Found `bits = {bits}`.")
         if group_size is not None:
             check_whole("group_size", group_size, why=", or `None` for a scale per row")
-        if store not in ("device", "cpu"):
-            raise ValueError(f"`store` should be 'device' or 'cpu'. Found `store = {store!r}`.")
-        if isinstance(skip, str):
-            raise TypeError(f"`skip` should be a sequence of patterns. Found a string; write `skip = [{skip!r}]`.")
+        super().__init__(head=head, skip=skip, merge_adapters=merge_adapters, store=store)
         self.bits = bits
         self.group_size = group_size
         self.codebook: Literal["int", "nf4", "fp4"] = codebook
-        self.head = head
-        self.skip = tuple(skip)
-        self.merge_adapters = merge_adapters
-        self.store = store
         self._on_grid = OnGrid()
+
+    @property
+    @override
+    def point(self) -> int:
+        """The number of bits."""
+        return self.bits
 
     @override
     @contextmanager
@@ -110,33 +108,12 @@ class Quantize(Attack):
         batches: Iterable[Any] = (),
         loss: BatchLoss | None = None,
         engine: GradientEngine | None = None,
-    ) -> Iterator[Iterator[int]]:
-        # FSDP2 may still hold gathered weights, and would use them instead of the shards that are rounded here.
-        reshard(network)
-        matrices = self.matrices(network)
-        with ExitStack() as undo:
-            for matrix in matrices:
-                adapters = _adapters_of(matrix) if self.merge_adapters else []
-                undo.enter_context(rounded_weight(matrix, self.change_of(matrix), adapters=adapters, store=self.store))
-            # Undone in reverse order: first the gathered copies of rounded weights go, then the shards are restored.
-            undo.callback(reshard, network)
+    ) -> Iterator[Iterator[float]]:
+        with super().__call__(network, batches=batches, loss=loss, engine=engine) as points:
             self._on_grid.settle(f"`{type(self).__name__}(bits={self.bits})`")
-            yield iter((self.bits,))
+            yield points
 
     @override
-    def share_reached(self, network: nn.Module) -> float:
-        """The share of the weights of matrices that is rounded.
-
-        Weights that quantised loaders leave in full do not count: embeddings, weights tied to them, adapters, and, without
-        ``head``, the output head. Those in ``skip`` or in few bits already do.
-
-        Example:
-            >>> network = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 1))
-            >>> Quantize().share_reached(network), Quantize(skip=["1"]).share_reached(network)
-            (1.0, 0.8)
-        """
-        return self._deployed(network).share
-
     def change_of(self, matrix: Matrix) -> Rounding:
         """From the values of a matrix, one row for each output, to what they become."""
         # What is computed is rounded inside of a forward pass, which may be compiled, and goes on there after this look.
@@ -171,40 +148,9 @@ class Quantize(Attack):
     def _block_size(self) -> int:
         return self.group_size or 64  # as in bitsandbytes
 
-    def _deployed(self, network: nn.Module) -> Deployed:
-        return deployed(network, skip=self.skip, head=self.head)
-
-    def matrices(self, network: nn.Module) -> list[Matrix]:
-        """The weights that are rounded, each once.
-
-        Raises:
-            ValueError: If there are none, or one cannot be rounded as it is: flattened, sharded across what shares a scale,
-                or under an adapter that cannot be merged.
-        """
-        found = self._deployed(network)
-        if not found.matrices:
-            others = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items()) or "none"
-            raise ValueError(
-                "`network` should hold weights to round: a linear layer, a convolution, a recurrent layer or attention. "
-                f"Found none in `{type(network).__name__}` besides those left out ({others}). See `skip` and `head`."
-            )
-        if few_bits := found.left_out["low-bit already"]:
-            rank_zero_warn(
-                f"`Quantize` leaves {few_bits} layers alone, for they are stored in few bits already; "
-                "their adapters, if any, stay in full precision."
-            )
-        for matrix in found.matrices:
-            self._check(matrix)
-        return found.matrices
-
-    def _check(self, matrix: Matrix) -> None:
-        if not matrix.is_computed:  # else the layer itself sees to it that its forward pass computes a whole one
-            _check_shape(matrix)
-            self._check_placement(matrix)
-        if self.merge_adapters:
-            _check_mergeable(matrix)
-
-    def _check_placement(self, matrix: Matrix) -> None:
+    @override
+    def check_placement(self, matrix: Matrix) -> None:
+        """Refuse shards that cut through what shares a scale."""
         weight = matrix.tensor
         if not isinstance(weight, DTensor):
             return
@@ -224,32 +170,4 @@ class Quantize(Attack):
             raise ValueError(
                 f"Blocks of {self._block_size} should divide the {inputs} inputs of `{matrix.layer}`, so that each belongs "
                 f"to one process. Set a `group_size` that does, or name it in `skip`."
-            )
-
-
-def _check_shape(matrix: Matrix) -> None:
-    weight = matrix.tensor
-    if not matrix.is_whole:
-        found = f"shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else "no tensor"
-        raise ValueError(
-            f"The weight of `{matrix.layer}` should have {matrix.layout.axes} axes. Found {found}: FSDP1 and DeepSpeed "
-            "ZeRO-3 flatten parameters. Use FSDP2 (`ModelParallelStrategy`), or attack a consolidated checkpoint after the "
-            "fit."
-        )
-
-
-def _adapters_of(matrix: Matrix) -> list[Any]:
-    """The peft layers around a weight. One for a bare parameter, as of experts, is for the parameter that it names."""
-    name = matrix.storage.name
-    return [adapter for adapter in matrix.adapters if getattr(adapter, "parameter_name", name) == name]
-
-
-def _check_mergeable(matrix: Matrix) -> None:
-    for adapter in _adapters_of(matrix):
-        # PEFT merges that of `nn.MultiheadAttention` anew in each forward pass, its output projection twice.
-        if not only_adds(adapter) or isinstance(matrix.module, nn.MultiheadAttention):
-            raise ValueError(
-                f"The adapter of `{matrix.layer}` should only add to its weight, as plain LoRA does, to be merged before "
-                f"rounding. Found `{type(adapter).__module__}.{type(adapter).__name__}` with more to it (DoRA, a bias, "
-                "another method). Set `merge_adapters=False`, or attack a merged checkpoint after the fit."
             )

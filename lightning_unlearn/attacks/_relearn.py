@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_unlearn.attacks._adapter import attached_adapter
+from lightning_unlearn.attacks._adapter import adapted_share, attached_adapter
 from lightning_unlearn.attacks._base import Attack, BatchLoss
+from lightning_unlearn.attacks._masters import Masters
+from lightning_unlearn.attacks._perturbed import restored, trainable
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.settings import check_positive, check_whole
-from lightning_unlearn.runtime import eval_mode, local, reshard, uninterrupted
+from lightning_unlearn.runtime import eval_mode
 
 
 class Relearn(Attack):
@@ -27,9 +29,11 @@ class Relearn(Attack):
         lr: Learning rate.
         batches: Use only this many of the attacker's batches, the first ones, in turn; ``None`` for all.
         mode: ``"adapter"`` trains low-rank factors held outside the module tree by forward hooks, so nothing needs
-            restoring. ``"full"`` trains the network's own weights in place, and puts them back.
+            restoring. ``"full"`` trains the network's own weights in place, and puts them back. Both train in float32, also
+            where the network is in half precision, whose rounding would swallow small steps and so shield the model.
         rank: Of the adapter.
         seed: Of the adapter's initialisation.
+        store: Where ``"full"`` keeps the original weights meanwhile: ``"cpu"`` saves memory of the device, but takes time.
 
     Raises:
         ValueError: If there is no data to relearn from.
@@ -50,6 +54,7 @@ class Relearn(Attack):
         mode: Literal["adapter", "full"] = "adapter",
         rank: int = 8,
         seed: int = 0,
+        store: Literal["device", "cpu"] = "device",
     ) -> None:
         check_whole("steps", steps, least=0)
         check_positive("lr", lr)
@@ -58,7 +63,11 @@ class Relearn(Attack):
             check_whole("batches", batches, why=", or `None` for all")
         if mode not in ("adapter", "full"):
             raise ValueError(f'`mode` should be "adapter" or "full". Found `mode = {mode!r}`.')
+        if store not in ("device", "cpu"):
+            raise ValueError(f"`store` should be 'device' or 'cpu'. Found `store = {store!r}`.")
         self.steps, self.lr, self.batches, self.mode, self.rank, self.seed = steps, lr, batches, mode, rank, seed
+        self.store: Literal["device", "cpu"] = store
+        self._realised = 1.0
 
     def grid(self) -> list[int]:
         """Steps at which to measure, spaced evenly on a log scale.
@@ -70,11 +79,25 @@ class Relearn(Attack):
         spaced = [m * 10**e for e in range(len(str(self.steps))) for m in (1, 2, 5)]
         return [0, *(s for s in spaced if s < self.steps), *([self.steps] if self.steps else [])]
 
+    @property
+    def realised_share(self) -> float:
+        """How much of the way that the last attack went in float32 arrived in the weights, from 0 to 1.
+
+        Less than 1 where weights have half precision, in which the network still runs. 1 before an attack.
+        """
+        return self._realised
+
     @override
     def drawn(self, generator: torch.Generator) -> Relearn:
         """From 1 to ``steps`` steps, each number as likely, with another start of the adapter."""
-        steps, seed = torch.randint(1, 2**31, (2,), generator=generator).tolist()
-        return Relearn(1 + steps % max(self.steps, 1), self.lr, self.batches, self.mode, self.rank, seed)
+        number, seed = torch.randint(2**31, (2,), generator=generator).tolist()
+        steps = 1 + number % self.steps if self.steps else 0
+        return Relearn(steps, self.lr, self.batches, self.mode, self.rank, seed, self.store)
+
+    @override
+    def share_reached(self, network: nn.Module) -> float | None:
+        """Of an adapter: the share of the weights of matrices, embeddings aside, that belong to the layers it sits on."""
+        return adapted_share(network) if self.mode == "adapter" else None
 
     @override
     @contextmanager
@@ -97,50 +120,35 @@ class Relearn(Attack):
         with ExitStack() as stack, torch.inference_mode(False), torch.enable_grad():
             if self.mode == "adapter":
                 params = stack.enter_context(attached_adapter(network, rank=self.rank, seed=self.seed))
+                starts: list[tuple[Tensor, Tensor]] = []
             else:
-                params = stack.enter_context(_restored(network))
-            yield self._train(network, params, batches, loss, engine)
+                params = trainable(network, '`Relearn(mode="full")`', 'Use `mode="adapter"`, or unfreeze')
+                starts = stack.enter_context(restored(network, params, store=self.store)).pairs()
+            yield self._train(network, params, starts, batches, loss, engine)
 
     def _train(
-        self, network: nn.Module, params: list[Tensor], batches: Sequence[Any], loss: BatchLoss, engine: GradientEngine
+        self,
+        network: nn.Module,
+        params: list[Tensor],
+        starts: list[tuple[Tensor, Tensor]],
+        batches: Sequence[Any],
+        loss: BatchLoss,
+        engine: GradientEngine,
     ) -> Iterator[int]:
-        optimizer = torch.optim.AdamW(params, lr=self.lr, weight_decay=0.0)
+        masters = Masters(params, lr=self.lr)
         data = cycle(batches)
-        step = 0
+        done = 0
         for stop in self.grid():
-            while step < stop:
+            for batch in islice(data, stop - done):
                 # In evaluation mode: dropout does not help an attacker, and training mode would change BatchNorm's
                 # statistics. Set anew for each step, since the caller measures between two points.
                 with eval_mode(network), torch.enable_grad():
-                    row, _ = engine.row(loss, [next(data)], params)
-                for p, grad in zip(params, row, strict=True):
-                    p.grad = grad
-                optimizer.step()
-                optimizer.zero_grad()
-                step += 1
+                    row, _ = engine.row(loss, [batch], params)
+                masters.step(row)
+                del row
+            done = stop
+            if stop == self.steps:
+                self._realised = masters.realised_share(starts)
+                # Its last pass is over: the caller's should have the memory of the optimizer.
+                masters.release()
             yield stop
-
-
-@contextmanager
-def _restored(network: nn.Module) -> Iterator[list[Tensor]]:
-    """The trainable parameters, restored bit for bit afterwards from a copy on the CPU."""
-    params: list[Tensor] = [p for p in network.parameters() if p.requires_grad]
-    if not params:
-        raise ValueError(
-            '`Relearn(mode="full")` should find trainable parameters. Found none. Use `mode="adapter"`, or unfreeze.'
-        )
-    reshard(network)
-    saved = [(p, local(p).detach().to("cpu", copy=True)) for p in params]
-    # The fit may be accumulating gradients: they are set aside, the same objects, and put back.
-    grads = [(p, p.grad) for p in params]
-    try:
-        for p in params:
-            p.grad = None
-        yield params
-    finally:
-        with uninterrupted(), torch.no_grad():
-            reshard(network)
-            for p, value in saved:
-                local(p).copy_(value)
-            for p, grad in grads:
-                p.grad = grad

@@ -78,7 +78,7 @@ class _Progress:
     """How far an attack has come, and what was observed until then."""
 
     observations: list[Observation] = field(default_factory=list)
-    point: int | None = None
+    point: float | None = None
     audit: str = ""
 
 

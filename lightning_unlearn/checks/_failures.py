@@ -45,7 +45,7 @@ def refuse_blind_start(failures: Sequence[Failure], observations: Sequence[Obser
 def about(name: str, attack: Attack, share: float | None = None) -> dict[str, Any]:
     """What observations and failures say of an attack: with its settings, the ``share`` of the weights that it reached."""
     plain = (bool, int, float, str, type(None))
-    settings = {k: v for k, v in vars(attack).items() if isinstance(v, plain)}
+    settings = {k: v for k, v in vars(attack).items() if isinstance(v, plain) and k[0] != "_"}
     config = {"attack": type(attack).__name__, **settings}
     config |= {} if share is None else {SHARE_REACHED: share}
     return {"attack": name, "attack_config": config, "family": attack.family, "unit": attack.unit}

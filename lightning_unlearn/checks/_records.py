@@ -52,7 +52,7 @@ def logged_as(split: str, metric: str) -> str:
     return metric if split == "forget" else f"{split}_{metric}"
 
 
-def _worst_point(of_metric: Sequence[Observation]) -> int:
+def _worst_point(of_metric: Sequence[Observation]) -> float:
     """The point at which the forget split is known best; the last point, if the audit does not use that split."""
     forget = [o for o in of_metric if o.split == "forget"]
     if not forget:

@@ -16,6 +16,7 @@ from lightning_unlearn.checks._looks import floats, on_its_device, weights_will_
 from lightning_unlearn.checks._monitors import Monitors
 from lightning_unlearn.checks._observing_callback import ObservingCallback
 from lightning_unlearn.checks._refusals import refuse_same_names, refuse_settings, refuse_twins
+from lightning_unlearn.checks._shown_original import ShownOriginal
 from lightning_unlearn.data import DataSource
 from lightning_unlearn.engine import callbacks_of, refuse_tensor_parallel
 from lightning_unlearn.observation import NOT_ATTACKED
@@ -95,6 +96,7 @@ class RecoveryCheck(ObservingCallback):
         super().__init__(attacks or {}, audits, control, readout, probes or {}, attack_data)
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self._fit_has_ended = False
+        self._original = ShownOriginal(self.attacks.values())
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -104,14 +106,33 @@ class RecoveryCheck(ObservingCallback):
         refuse_twins(self, callbacks_of(trainer, RecoveryCheck))
         if find_control(trainer, self.control) is not None:
             refuse_control(trainer, pl_module, self.control)
+        if stage == "fit":
+            self._original.setup(trainer, pl_module)
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show attacks the original of a fit that is resumed under a strategy that shards."""
+        self._original.start(trainer, pl_module)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start afresh if what was observed is of another fit."""
+        self._original.training_starts()
         if self._reached["global_step"] != trainer.global_step:  # else it is resumed
             self._reached = {"global_step": trainer.global_step, "epoch": trainer.current_epoch}
         if self._last.step > trainer.global_step:
             self._forget_observations()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """As of every observing callback, and what tells whether a resumed fit has shown attacks its original."""
+        return {**super().state_dict(), "original": self._original.state_dict()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what an interrupted run has observed."""
+        super().load_state_dict(state_dict)
+        self._original.load_state_dict(state_dict["original"])
 
     @override
     def on_train_batch_start(
@@ -128,6 +149,7 @@ class RecoveryCheck(ObservingCallback):
         """Observe the original, unless that was done: before the first step, or before an edit."""
         # A resumed fit has its observations already, and its weights are no longer the original's.
         if self._last.step < 0 or not any(o.subject == "original" for o in self.observations):
+            self._original.before_first_step(trainer, pl_module)
             self._send(trainer, self._check(trainer, pl_module, "original"))
             refuse_blind_start(self.failures, self.observations)
 

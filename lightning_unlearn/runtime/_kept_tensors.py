@@ -15,6 +15,7 @@ class KeptTensors:
 
     Args:
         tensors: The tensors. Of a ``DTensor`` the local shard is meant.
+        on_cpu: Keep the copies in main memory, and not on the device of each tensor: slower, but smaller there.
 
     Example:
         >>> mean = torch.zeros(2)
@@ -25,10 +26,15 @@ class KeptTensors:
         tensor([0., 0.])
     """
 
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
+    def __init__(self, tensors: Iterable[Tensor], *, on_cpu: bool = False) -> None:
         # Validation may run under inference mode. A copy made there would be an inference tensor.
         with torch.inference_mode(False), torch.no_grad():
-            self._kept = [(tensor, local(tensor).data.clone()) for tensor in tensors]
+            held = [(tensor, local(tensor).data) for tensor in tensors]
+            self._kept = [(tensor, v.to("cpu", copy=True) if on_cpu else v.clone()) for tensor, v in held]
+
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Each tensor, and its kept value."""
+        return list(self._kept)
 
     def put_back(self) -> None:
         """Write the values back."""
@@ -47,7 +53,7 @@ def _write_(pairs: list[tuple[Tensor, Tensor]]) -> None:
         # `.data` does not raise the version counter that autograd goes by.
         data = local(tensor).data
         if data.shape != value.shape:
-            tensor.data = data = value.clone()  # it was resized in place, or given other data
+            tensor.data = data = value.to(data.device, copy=True)  # it was resized in place, or given other data
         now.append(data)
         values.append(value)
     torch._foreach_copy_(now, values)  # one operation for all: on a device, their number is what costs

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import product
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,7 +18,21 @@ import torch
 from _modules import HostileModule, loader, quiet
 from lightning.pytorch.plugins.precision import MixedPrecision
 
-from lightning_unlearn import Attack, GradientAscent, Quantize, Recalibrate, RecoveryCheck, Relearn, Unlearn
+from lightning_unlearn import (
+    Attack,
+    GradientAscent,
+    Interpolate,
+    LatentPerturbation,
+    Noise,
+    Prune,
+    Quantize,
+    Recalibrate,
+    RecoveryCheck,
+    Relearn,
+    Sharpen,
+    TruncateUpdate,
+    Unlearn,
+)
 from lightning_unlearn.audits import Audit, Measure, Specificity
 from lightning_unlearn.engine import _isolation
 from lightning_unlearn.observation import Observation
@@ -76,6 +91,12 @@ ATTACKS: dict[str, Any] = {
     "relearn_adapter": lambda: Relearn(steps=3, lr=1e-2),
     "relearn_full": lambda: Relearn(steps=3, lr=1e-2, mode="full"),
     "recalibrate": Recalibrate,
+    "noise": Noise,
+    "sharpen": Sharpen,
+    "latent": lambda: LatentPerturbation("0", steps=2),
+    "prune": Prune,
+    "interpolate": Interpolate,
+    "truncate": lambda: TruncateUpdate(1),
     "vandal": lambda: Vandal(raises=False),
     "vandal_raises": lambda: Vandal(raises=True),
 }
@@ -152,10 +173,13 @@ def undisturbed(precision: str) -> list[str]:
     return fit(None, **FITS[precision]())
 
 
+FAST = {("fp32", a) for a in ATTACKS} | {("16-mixed", a) for a in ("quantize", "relearn_adapter", "sharpen", "vandal")}
+
+
 @pytest.mark.parametrize(
-    "precision", [n if n in ("fp32", "16-mixed") else pytest.param(n, marks=pytest.mark.slow) for n in FITS]
+    ("precision", "attack"),
+    [pytest.param(*pair, marks=() if pair in FAST else pytest.mark.slow) for pair in product(FITS, ATTACKS)],
 )
-@pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.filterwarnings("ignore:Attack `vandal_raises` failed")
 def test_fit_is_the_same_to_the_bit(attack: str, precision: str) -> None:
     check = check_with(attack)

@@ -16,13 +16,35 @@ from _vantage import Failing, Shift, fitted, forgetting
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_unlearn import NPO, AdapterDisabled, PackedCausalLMReadout, Quantize, Relearn, Unlearn, UnlearningModule
+from lightning_unlearn import (
+    NPO,
+    AdapterDisabled,
+    Interpolate,
+    LatentPerturbation,
+    Noise,
+    PackedCausalLMReadout,
+    Prune,
+    Quantize,
+    Relearn,
+    Sharpen,
+    TokenwisePerturbation,
+    TruncateUpdate,
+    Unlearn,
+    UnlearningModule,
+)
 from lightning_unlearn.data import ForgetStream
 
 ATTACKS: dict[str, Any] = {
     "full": lambda: Relearn(steps=3, lr=1e-3, mode="full"),
     "adapter": lambda: Relearn(steps=3, lr=1e-3),
     "int4": lambda: Quantize(bits=4),
+    "sharpen": lambda: Sharpen(0.3),
+    "noise": lambda: Noise(0.1),
+    "prune": lambda: Prune(0.3),
+    "interpolate": lambda: Interpolate(0.5),
+    "truncate": lambda: TruncateUpdate(1),
+    "latent": lambda: LatentPerturbation(r"body\.0", eps=0.3, steps=3),
+    "tokenwise": lambda: TokenwisePerturbation(r"body\.0", eps=0.3, steps=3),
 }
 
 
@@ -49,7 +71,7 @@ def fit(kind: str | None, attack: str, world_size: int, rank: int, accumulate: i
 
 
 @pytest.mark.parametrize(
-    "attack", ["full", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adapter", "int4"))]
+    "attack", [name if name == "full" else pytest.param(name, marks=pytest.mark.slow) for name in ATTACKS]
 )
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_equal_one(kind: str, attack: str) -> None:

@@ -20,6 +20,7 @@ from lightning_unlearn.models.layers._low_bit import count, dequantized, is_low_
 from lightning_unlearn.models.layers._matrices import covered_share, matrices, placed_matrices
 from lightning_unlearn.models.layers._matrix import Matrix
 from lightning_unlearn.models.layers._names import name_fits, plain_name
+from lightning_unlearn.models.layers._one_module import one_module
 
 __all__ = [
     "Layout",
@@ -45,6 +46,7 @@ __all__ = [
     "low_rank_factors",
     "matrices",
     "name_fits",
+    "one_module",
     "only_adds",
     "original_name",
     "output_head",

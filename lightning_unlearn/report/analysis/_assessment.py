@@ -103,14 +103,14 @@ class Assessment:
         attacked = [self.index.find(m, "forget", subject="control", attack=attack) for m in self.index.metrics]
         return any(o is not None for o in attacked)
 
-    def _control_under(self, attack: str, metric: str, point: int) -> Observation | None:
+    def _control_under(self, attack: str, metric: str, point: float) -> Observation | None:
         # If the attack failed on the control, none of its points is taken off: the worst point of a curve would else be the
         # one that the control happened not to reach.
         if self.index.failure_on_control(attack) is not None:
             return None
         return self.index.find(metric, "forget", subject="control", attack=attack, point=point)
 
-    def _recovery(self, metric: str, attack: str, point: int) -> Recovery:
+    def _recovery(self, metric: str, attack: str, point: float) -> Recovery:
         attacked = self._attacked(metric, "forget", attack, point)
         assert attacked is not None  # the point was read from it
         original = self.index.find(metric, "forget", subject="original")
@@ -140,11 +140,11 @@ class Assessment:
             others={split: level for split, level in further.items() if level is not None},
         )
 
-    def _utilities(self, attack: str, point: int) -> tuple[Observation | None, Observation | None]:
+    def _utilities(self, attack: str, point: float) -> tuple[Observation | None, Observation | None]:
         """The utility of the unlearned model, without the attack and under it."""
         return self._unattacked(self.utility, "retain", attack), self._attacked(self.utility, "retain", attack, point)
 
-    def _attacked(self, metric: str, split: str, attack: str, point: int) -> Observation | None:
+    def _attacked(self, metric: str, split: str, attack: str, point: float) -> Observation | None:
         subject, step = self.index.attacked_subject, self.index.last_step(attack)
         return self.index.find(metric, split, subject=subject, step=step, attack=attack, point=point)
 
@@ -155,7 +155,7 @@ class Assessment:
             metric, split, subject="unlearned"
         )
 
-    def _level(self, metric: str, split: str, attack: str, point: int) -> Interval | None:
+    def _level(self, metric: str, split: str, attack: str, point: float) -> Interval | None:
         observation = self._attacked(metric, split, attack, point)
         return None if observation is None else self.bootstrap.level(observation)
 

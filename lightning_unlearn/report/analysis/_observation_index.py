@@ -31,7 +31,7 @@ class ObservationIndex:
         subject: Subject,
         step: int | None = None,
         attack: str = NOT_ATTACKED,
-        point: int | None = None,
+        point: float | None = None,
     ) -> Observation | None:
         """The latest observation that fits; ``step`` and ``point`` are free if None."""
         wanted = (metric, split, subject, attack)
@@ -98,7 +98,7 @@ class ObservationIndex:
         share = self._of(attack)[-1].attack_config.get(SHARE_REACHED)
         return share if isinstance(share, int | float) else None
 
-    def points(self, attack: str, metric: str | None = None) -> list[int]:
+    def points(self, attack: str, metric: str | None = None) -> list[float]:
         """Points of the attack's last run, ascending. If a metric is given, only points at which it was observed."""
         # Earlier runs of the attack are for the curves; points of the last run alone make the verdict.
         last = self.last_step(attack)

@@ -74,7 +74,7 @@ def label(recovery: Recovery) -> str:
     return f"{recovery.attack} ({point_words(recovery)})"
 
 
-def _curve(report: RobustnessReport, metric: str, split: str, attack: str, point: int | None) -> Curve:
+def _curve(report: RobustnessReport, metric: str, split: str, attack: str, point: float | None) -> Curve:
     wanted = (metric, split, attack)
     # Original and unlearned are kept apart: after a one-shot edit both were observed at step 0.
     values = {

@@ -16,8 +16,8 @@ DEFINITIONS = {
         "still works, so what an attack of his costs is shown as its price and excuses nothing."
     ),
     "deployment": (
-        "What is done to a model in order to use it: rounding, pruning, merging. If it breaks the model (G3), nobody would "
-        "deploy it, and its number does not count."
+        "What is done to a model in order to use it: rounding, pruning, merging, compressing. If it breaks the model (G3), "
+        "nobody would deploy it, and its number does not count."
     ),
     "recovery": (
         "(attacked - unlearned) / (original - unlearned) on the forget set: the share of what was removed that an "

@@ -25,7 +25,7 @@ class Gate:
     reason: str
     metric: str = ""
     attack: str = ""
-    point: int | None = None
+    point: float | None = None
 
     @property
     def blocks(self) -> bool:

@@ -3,7 +3,7 @@ from typing import Any
 
 from lightning_unlearn.report.schema._interval import Interval
 
-DEPLOYMENTS = frozenset({"quant", "prune", "merge"})
+DEPLOYMENTS = frozenset({"quant", "prune", "merge", "compress"})
 """Families of changes made in good faith, in order to use the model. Every other family is an adversary's."""
 
 
@@ -34,7 +34,7 @@ class Recovery:
     attack: str
     attack_config: dict[str, Any]
     family: str
-    point: int
+    point: float
     unit: str
     step: int
     metric: str

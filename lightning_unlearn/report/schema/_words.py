@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from lightning_unlearn.observation import strength
 from lightning_unlearn.report.schema._interval import Interval
 from lightning_unlearn.report.schema._recovery import Recovery
 
@@ -92,7 +93,7 @@ def point_words(recovery: Recovery) -> str:
         >>> point_words(Recovery("q", {}, "quant", 4, "bits", 9, "p", Interval(0.5), None, Interval(0.5)))
         '4 bits'
     """
-    return f"step {recovery.point}" if recovery.unit == "step" else f"{recovery.point} {recovery.unit}".strip()
+    return strength(recovery.point, recovery.unit)
 
 
 def attack_words(recovery: Recovery) -> str:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
 import torch
+from _attacked_network import assert_same_state, batches, loss_of, network, state
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -12,34 +15,6 @@ from lightning_unlearn import Relearn
 from lightning_unlearn.attacks._adapter import attached_adapter
 
 MODES = ["adapter", "full"]
-
-
-def network() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
-
-
-def batches(n: int = 3) -> list[Any]:
-    generator = torch.Generator().manual_seed(0)
-    return [(torch.randn(6, 4, generator=generator), torch.randint(0, 3, (6,), generator=generator)) for _ in range(n)]
-
-
-def loss_of(net: nn.Module) -> Any:
-    return lambda batch: F.cross_entropy(net(batch[0]), batch[1])
-
-
-def state(net: nn.Module) -> list[Any]:
-    tensors = [t.clone() for t in [*net.parameters(), *net.buffers()]]
-    flags = [(p.requires_grad, p.grad) for p in net.parameters()]
-    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules()]
-    return [tensors, flags, [m.training for m in net.modules()], hooks, torch.get_rng_state(), list(net.state_dict())]
-
-
-def assert_same_state(a: list[Any], b: list[Any]) -> None:
-    assert all(torch.equal(x, y) for x, y in zip(a[0], b[0], strict=True))
-    assert all(x[0] == y[0] and x[1] is y[1] for x, y in zip(a[1], b[1], strict=True))
-    assert a[2:4] == b[2:4]
-    assert torch.equal(a[4], b[4])
-    assert a[5] == b[5]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -186,3 +161,78 @@ def test_the_adapter_sits_on_transposed_layers_too() -> None:
         nn.init.normal_(factors[1])
         assert_close(network[0](x), before + x @ factors[0].T @ factors[1].T)
     assert torch.equal(network[0](x), before)
+
+
+def halved(lr: float, steps: int) -> tuple[nn.Module, float]:
+    """How far a network in bf16 comes along a constant gradient, relative to the way in exact arithmetic."""
+    torch.manual_seed(0)
+    net = nn.Linear(256, 64, bias=False).bfloat16()
+    with torch.no_grad():
+        net.weight.normal_(std=0.02)
+    before = net.weight.detach().float().clone()
+    attack = Relearn(steps=steps, lr=lr, mode="full")
+    with attack(
+        net, batches=[torch.ones(2, 256, dtype=torch.bfloat16)], loss=lambda x: net(x).float().mean()
+    ) as points:
+        list(points)
+        way = (before - net.weight.detach().float()).mean().item() / (lr * steps)
+    assert torch.equal(net.weight.float(), before)
+    assert way == pytest.approx(attack.realised_share, abs=0.05)
+    return net, way
+
+
+def test_half_precision_does_not_shield_a_model_from_many_small_steps() -> None:
+    """Masters in float32 come all the way, and AdamW on the bf16 weights themselves only a part of it."""
+    net, way = halved(lr=2e-5, steps=50)
+    assert way == pytest.approx(1.0, abs=0.05)
+    before = net.weight.detach().float().clone()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-5, weight_decay=0.0)
+    for _ in range(50):
+        net.weight.grad = torch.ones_like(net.weight)
+        optimizer.step()
+    assert (before - net.weight.detach().float()).mean().item() / 1e-3 < 0.6
+
+
+def test_a_step_that_half_precision_swallows_is_said() -> None:
+    with pytest.warns(UserWarning, match='The step of `Relearn\\(mode="full"\\)` should reach the weights'):
+        assert halved(lr=1e-6, steps=1)[1] < 0.3
+
+
+def test_in_float32_all_of_the_way_arrives() -> None:
+    net = network()
+    attack = Relearn(steps=2, mode="full")
+    with attack(net, batches=batches(), loss=loss_of(net)) as points:
+        list(points)
+    assert attack.realised_share == 1.0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_optimizer_is_gone_before_the_pass_at_the_last_point(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    class Watched(torch.optim.AdamW):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr("torch.optim.AdamW", Watched)
+    net = network()
+    with Relearn(steps=2, mode=mode)(net, batches=batches(), loss=loss_of(net)) as points:
+        next(points), next(points)
+        assert made[0]() is not None
+        assert next(points) == 2
+        gc.collect()
+        assert made[0]() is None
+
+
+def test_what_is_drawn_from_no_steps_are_none() -> None:
+    assert Relearn(steps=0).drawn(torch.Generator()).steps == 0
+    drawn = Relearn(steps=7, lr=0.5, batches=2, mode="full", rank=3, store="cpu").drawn(torch.Generator())
+    assert 1 <= drawn.steps <= 7
+    assert (drawn.lr, drawn.batches, drawn.mode, drawn.rank, drawn.store) == (0.5, 2, "full", 3, "cpu")
+
+
+def test_the_share_that_an_adapter_reaches() -> None:
+    net = nn.Sequential(nn.Embedding(5, 4), nn.Conv1d(4, 3, 1), nn.Linear(4, 9))
+    assert Relearn().share_reached(net) == 0.75
+    assert Relearn(mode="full").share_reached(net) is None

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import lightning.pytorch as pl
+
+from lightning_unlearn.attacks import Attack, KnowsOriginal
+from lightning_unlearn.engine import before_restore
+from lightning_unlearn.runtime import on_every_rank
+
+
+class ShownOriginal:
+    """Shows attacks the original of a fit: those that move back towards it, in checks.
+
+    When that is depends on whether the fit is new, which is not known before a checkpoint is read::
+
+        right before restore   an interrupted fit that goes on has its original here, and only here
+        before the first step  a new fit shows it again: weights may have come from any hook
+        when training starts   in a resumed fit: by hashes in the checkpoint it is known whether that was the original
+
+    Strategies that shard restore after ``on_fit_start``: there it is shown in that hook.
+
+    Args:
+        attacks: The attacks to show it to.
+    """
+
+    def __init__(self, attacks: Collection[Attack]) -> None:
+        self._attacks = [a for a in attacks if type(a).see_original is not Attack.see_original]
+        self._watch: Any = None
+        self._hashes: list[dict[str, int]] = []
+        self._is_resumed = False
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """A fit is set up."""
+        self.end_watch()
+        if self._attacks and not trainer.strategy.restore_checkpoint_after_setup:
+            self._watch = before_restore(trainer, module, lambda: self._show(module))
+
+    def start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """A fit starts: weights exist, sharded ones too."""
+        self.end_watch()
+        if trainer.strategy.restore_checkpoint_after_setup:
+            self._show(module)
+
+    def before_first_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """The first step, or an edit, is next. In a resumed fit the network has moved already. Collective."""
+        if trainer.global_step == 0:
+            self._show(module)
+            self._hashes = self._hashes_on_every_rank()
+
+    def training_starts(self) -> None:
+        """Let attacks forget what they were shown in a resumed fit, if it was not the original. Collective."""
+        if self._is_resumed:
+            self._is_resumed = False
+            now = self._hashes_on_every_rank()
+            # Shards that are cut in another way cannot be compared.
+            if len(now) == len(self._hashes) and now != self._hashes:
+                for attack in self._knowing():
+                    attack.forget_original()
+
+    def state_dict(self) -> list[dict[str, int]]:
+        """Hashes of the original, by rank."""
+        return self._hashes
+
+    def load_state_dict(self, state: list[dict[str, int]]) -> None:
+        """Hashes of the original of an interrupted fit, which goes on."""
+        self._hashes, self._is_resumed = state, bool(state)
+
+    def end_watch(self) -> None:
+        """Leave no hook on the module."""
+        if self._watch is not None:
+            self._watch.remove()
+            self._watch = None
+
+    def _knowing(self) -> list[KnowsOriginal]:
+        return [attack for attack in self._attacks if isinstance(attack, KnowsOriginal)]
+
+    def _hashes_on_every_rank(self) -> list[dict[str, int]]:
+        # All were shown the same, but for those that have a path.
+        shown = [hashes for attack in self._knowing() if (hashes := attack.hashes())]
+        return on_every_rank(shown[0]) if shown else []
+
+    def _show(self, module: pl.LightningModule) -> None:
+        for attack in self._attacks:
+            attack.see_original(module)

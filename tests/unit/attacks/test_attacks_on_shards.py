@@ -1,0 +1,94 @@
+"""In two processes an attack on FSDP2 shards is the attack on the whole; flattened parameters are refused."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from _ranks import run_ranks
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from lightning_unlearn import Interpolate, LatentPerturbation, Noise, Prune, Relearn, Sharpen, TruncateUpdate
+from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.runtime import local, reshard
+
+ATTACKS: dict[str, Any] = {
+    "noise": lambda: Noise(0.5, seed=3),
+    "prune": lambda: Prune(0.4, head=True),
+    "interpolate": lambda: Interpolate(0.5),
+    "truncate": lambda: TruncateUpdate(1),
+    "sharpen": lambda: Sharpen(0.5),
+    "relearn": lambda: Relearn(steps=2, lr=0.01, mode="full"),
+    "latent": lambda: LatentPerturbation("0", eps=0.5, steps=3),
+}
+
+
+def build() -> nn.Module:
+    """Five and three rows do not divide by two: shards are uneven, and one is larger."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 5), nn.GELU(), nn.Linear(5, 3))
+
+
+def said(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return network(x)
+
+
+def attack_shards(rank: int, world_size: int) -> list[str]:
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    generator = torch.Generator().manual_seed(1)
+    batch = torch.randn(6, 8, generator=generator), torch.randint(0, 3, (6,), generator=generator)
+    compared = []
+    for name, make in ATTACKS.items():
+        on_whole, on_shards = make(), make()
+        whole, network = build(), build()
+        for layer in (network[0], network[2], network):
+            fully_shard(layer)
+        on_whole.see_original(whole)
+        on_shards.see_original(network)
+        with torch.no_grad():
+            for net in (whole, network):
+                for i, p in enumerate(net.parameters()):
+                    p.mul_(1 + 0.3 * (i + 1))
+                    p.sub_(0.1 * p.sign() * p.square())  # no longer a multiple of the original
+        shards = [local(p).detach().clone() for p in network.parameters()]
+        original = said(network, batch[0])  # after which the root holds a gathered copy
+
+        def loss_of(net: nn.Module) -> Any:
+            return lambda own: F.cross_entropy(net(own[0]), own[1])
+
+        with (
+            on_whole(whole, batches=[batch], loss=loss_of(whole)) as a,
+            on_shards(network, batches=[batch], loss=loss_of(network)) as b,
+        ):
+            assert list(a) == list(b)
+            attacked = said(network, batch[0])
+            assert_close(attacked, said(whole, batch[0]), rtol=1e-5, atol=1e-5)
+            assert not torch.equal(attacked, original)
+        assert torch.equal(said(network, batch[0]), original)
+        reshard(network)
+        assert all(torch.equal(local(p), kept) for p, kept in zip(network.parameters(), shards, strict=True))
+        compared.append(name)
+    dist.destroy_process_group()
+    return compared
+
+
+def test_an_attack_on_shards_is_the_attack_on_the_whole() -> None:
+    assert run_ranks(attack_shards) == [list(ATTACKS)] * 2
+
+
+@pytest.mark.parametrize("name", ["interpolate", "noise", "truncate"])
+@pytest.mark.parametrize(("kind", "words"), [("fsdp1", "FSDP1"), ("deepspeed", "DeepSpeed")])
+def test_flattened_parameters_are_refused_by_name(name: str, kind: Any, words: str) -> None:
+    network, attack = build(), ATTACKS[name]()
+    attack.see_original(network)
+    engine = copy.copy(GradientEngine(network))
+    engine.kind = kind
+    with pytest.raises(NotImplementedError, match=f"should find parameters with their own shapes. Found {words}"):
+        attack(network, engine=engine).__enter__()

@@ -1,0 +1,195 @@
+"""What all attacks promise: whatever they do to a network is undone to the bit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from _attacked_network import assert_same_state, batches, loss_of, network, state
+from torch import Tensor, nn
+
+from lightning_unlearn import (
+    Attack,
+    Interpolate,
+    LatentPerturbation,
+    Noise,
+    Prune,
+    Quantize,
+    Recalibrate,
+    Relearn,
+    Sharpen,
+    TokenwisePerturbation,
+    TruncateUpdate,
+)
+
+ALL_ATTACKS: dict[str, Callable[[], Attack]] = {
+    "interpolate": lambda: Interpolate(0.5),
+    "latent": lambda: LatentPerturbation("0", eps=0.5, steps=3),
+    "noise": lambda: Noise(0.5),
+    "prune": lambda: Prune(0.5, head=True),
+    "prune-cpu": lambda: Prune(0.5, head=True, store="cpu"),
+    "quantize": lambda: Quantize(2, head=True),
+    "recalibrate": Recalibrate,
+    "relearn-adapter": lambda: Relearn(steps=3, lr=0.1),
+    "relearn-full": lambda: Relearn(steps=3, lr=0.1, mode="full"),
+    "relearn-cpu": lambda: Relearn(steps=3, lr=0.1, mode="full", store="cpu"),
+    "sharpen": lambda: Sharpen(0.5),
+    "tokenwise": lambda: TokenwisePerturbation("0", eps=0.5, steps=3),
+    "truncate": lambda: TruncateUpdate(1),
+}
+every_attack = pytest.mark.parametrize("name", ALL_ATTACKS)
+
+
+def moved(attack: Attack, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A network in the middle of a fit whose original the attack has seen."""
+    torch.manual_seed(0)
+    net = network().to(dtype)
+    attack.see_original(net)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn_like(p), alpha=0.2)
+    net[0].bias.requires_grad_(False)
+    net[0](torch.zeros(2, 4, dtype=dtype)).sum().backward()
+    return net
+
+
+def data(attack: Attack, dtype: torch.dtype = torch.float32) -> list[Any]:
+    own = [(x.to(dtype), y) for x, y in batches()]
+    return own[:1] if isinstance(attack, TokenwisePerturbation) else own
+
+
+def said(net: nn.Module, batch: Any) -> Tensor:
+    with torch.no_grad():
+        return net.eval()(batch[0])
+
+
+@every_attack
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.filterwarnings("ignore:The step of")
+def test_it_changes_what_the_network_says_and_leaves_it_the_same_to_the_bit(name: str, dtype: torch.dtype) -> None:
+    attack = ALL_ATTACKS[name]()
+    net, own = moved(attack, dtype), data(attack, dtype)
+    before, undisturbed = state(net), said(copy.deepcopy(net), own[0])
+    modes = [m.training for m in net.modules()]
+    with attack(net, batches=own, loss=loss_of(net)) as points:
+        seen = list(points)
+        attacked = said(net, own[0])
+    for module, mode in zip(net.modules(), modes, strict=True):  # `said` set them
+        module.training = mode
+    assert seen
+    assert seen == sorted(seen)
+    assert not torch.equal(attacked, undisturbed)
+    assert_same_state(before, state(net))
+    assert torch.equal(said(net, own[0]), undisturbed)
+
+
+@every_attack
+@pytest.mark.parametrize("consumed", [0, 1])
+def test_it_is_undone_after_an_exception_and_when_left_early(name: str, consumed: int) -> None:
+    attack = ALL_ATTACKS[name]()
+    net, own = moved(attack), data(attack)
+    before = state(net)
+    with (
+        pytest.raises(RuntimeError, match="while looking"),
+        attack(net, batches=own, loss=loss_of(net)) as points,
+    ):
+        for _ in range(consumed):
+            next(points)
+        raise RuntimeError("while looking")
+    assert_same_state(before, state(net))
+
+
+@pytest.mark.parametrize("name", [n for n, build in ALL_ATTACKS.items() if build().needs_data])
+def test_it_is_undone_when_its_own_loss_fails(name: str) -> None:
+    attack = ALL_ATTACKS[name]()
+    net, own = moved(attack), data(attack)
+    before = state(net)
+
+    def failing(batch: Any) -> Any:
+        raise ZeroDivisionError("in the loss")
+
+    with (
+        pytest.raises(ZeroDivisionError, match="in the loss"),
+        attack(net, batches=own, loss=failing) as points,
+    ):
+        list(points)
+    assert_same_state(before, state(net))
+
+
+@every_attack
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, nullcontext], ids=lambda mode: mode.__name__)
+def test_it_is_the_same_attack_in_validation_too(name: str, mode: Any) -> None:
+    """Lightning validates under inference mode, or without gradients."""
+    attack = ALL_ATTACKS[name]()
+    net, own = moved(attack), data(attack)
+    with attack(net, batches=own, loss=loss_of(net)) as points:
+        list(points)
+        expected = said(net, own[0])
+    net = moved(attack)
+    before = state(net)
+    with mode(), attack(net, batches=own, loss=loss_of(net)) as points:
+        list(points)
+        seen = said(net, own[0])
+    assert torch.equal(seen, expected)
+    assert all(torch.equal(a, b) for a, b in zip(before[0], state(net)[0], strict=True))
+    assert not any(t.is_inference() for t in [*net.parameters(), *net.buffers()])
+
+
+@every_attack
+def test_what_is_drawn_is_an_attack_of_its_kind_and_the_same_from_the_same_state(name: str) -> None:
+    attack = ALL_ATTACKS[name]()
+    net, own = moved(attack), data(attack)
+    seen = []
+    for seed in (0, 0, 1, 2):
+        drawn = attack.drawn(torch.Generator().manual_seed(seed))
+        assert type(drawn) is type(attack)
+        with drawn(net, batches=own, loss=loss_of(net)) as points:
+            list(points)
+            seen.append(said(net, own[0]))
+    assert torch.equal(seen[0], seen[1])
+    random = isinstance(attack, Noise | Relearn)
+    assert random == (not torch.equal(seen[0], seen[2]) or not torch.equal(seen[0], seen[3]))
+
+
+@pytest.mark.parametrize("name", ["latent", "relearn-full", "sharpen", "tokenwise"])
+def test_it_is_refused_without_data(name: str) -> None:
+    attack, net = ALL_ATTACKS[name](), network()
+    with pytest.raises(ValueError, match=rf"`{type(attack).__name__}` should get batches and a loss.*Found 0 batches"):
+        attack(net, loss=loss_of(net)).__enter__()
+
+
+@pytest.mark.parametrize("name", ["noise", "relearn-full", "sharpen"])
+def test_it_is_refused_where_nothing_trains(name: str) -> None:
+    attack, net = ALL_ATTACKS[name](), network().requires_grad_(False)
+    with pytest.raises(ValueError, match="should find trainable parameters. Found none"):
+        attack(net, batches=batches(), loss=loss_of(net)).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("build", "match"),
+    [
+        (lambda: Noise(sigma=-1.0), "`sigma` should be finite and not negative"),
+        (lambda: Noise(seed=-1), "`seed` should be at least 0"),
+        (lambda: Sharpen(rho=float("nan")), "`rho` should be finite and not negative"),
+        (lambda: Prune(fraction=1.5), "`fraction` should be between 0 and 1"),
+        (lambda: Prune(store="disk"), "`store` should be 'device' or 'cpu'"),  # type: ignore[arg-type]
+        (lambda: Relearn(store="disk"), "`store` should be 'device' or 'cpu'"),  # type: ignore[arg-type]
+        (lambda: Interpolate(alpha=-0.1), "`alpha` should be between 0 and 1"),
+        (lambda: TruncateUpdate(rank=-1), "`rank` should be at least 0"),
+        (lambda: LatentPerturbation("0", eps=-1.0), "`eps` should be finite and not negative"),
+        (lambda: TokenwisePerturbation("0", steps=0), "`steps` should be at least 1"),
+        (lambda: LatentPerturbation("0", lr=0.0), "`lr` should be positive"),
+    ],
+)
+def test_wrong_settings_are_refused(build: Callable[[], Attack], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        build()
+
+
+def test_a_path_that_is_none_is_refused() -> None:
+    with pytest.raises(TypeError, match="`original` should be the path of weights"):
+        Interpolate(original="")
