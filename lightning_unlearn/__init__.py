@@ -5,6 +5,7 @@ from lightning_unlearn.audits import Audit
 from lightning_unlearn.callbacks import (
     ApplyEdit,
     FinetuneFirst,
+    NeuralVariability,
     RecoveryCheck,
     SavePretrained,
     StepGuard,
@@ -92,6 +93,7 @@ __all__ = [
     "LoaderSettings",
     "NPO",
     "NegateTaskVector",
+    "NeuralVariability",
     "Objective",
     "Observation",
     "Orthogonal",

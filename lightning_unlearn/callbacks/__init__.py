@@ -8,11 +8,12 @@ from lightning_unlearn.checks import RecoveryCheck
 from lightning_unlearn.finetuning import FinetuneFirst
 from lightning_unlearn.forgetting import Unlearn
 from lightning_unlearn.guards import StepGuard, SubspaceGuard
-from lightning_unlearn.transforms import StepTransform, TrainOnly
+from lightning_unlearn.transforms import NeuralVariability, StepTransform, TrainOnly
 
 __all__ = [
     "ApplyEdit",
     "FinetuneFirst",
+    "NeuralVariability",
     "RecoveryCheck",
     "SavePretrained",
     "StepGuard",

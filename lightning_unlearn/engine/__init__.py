@@ -28,6 +28,7 @@ from lightning_unlearn.engine._trainer import (
     refuse_tensor_parallel,
 )
 from lightning_unlearn.engine._unscaled import unscaled, unscales_by_itself, was_skipped
+from lightning_unlearn.engine._weight_noise import WeightNoise, clean_weights, settle_noise
 from lightning_unlearn.engine._whole import gathered, sharded_like, with_local
 
 __all__ = [
@@ -36,10 +37,12 @@ __all__ = [
     "GradientEngine",
     "ObservedGradient",
     "Row",
+    "WeightNoise",
     "add_gradient_",
     "adds_in_place",
     "before_restore",
     "callbacks_of",
+    "clean_weights",
     "combine_",
     "decided_readout",
     "gathered",
@@ -57,6 +60,7 @@ __all__ = [
     "refuse_tensor_parallel",
     "remember_buffers",
     "remember_python_state",
+    "settle_noise",
     "sharded_like",
     "sharding_groups",
     "state_kept",

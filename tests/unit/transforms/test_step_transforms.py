@@ -19,6 +19,7 @@ from lightning_unlearn import (
     CyclicOrder,
     ForgetRetainData,
     GradientAscent,
+    NeuralVariability,
     StepGuard,
     SubspaceGuard,
     TrainOnly,
@@ -53,6 +54,7 @@ TRANSFORMS: dict[str, Callable[[], StepTransform]] = {
     "TrainOnly": lambda: TrainOnly(["head", "body.1.*"]),
     "TrainOnly, elements": lambda: TrainOnly(selector=Random(), choice=TopShare(0.3)),
     "TrainOnly, tensors": lambda: TrainOnly(selector=Random(by="tensor"), choice=TopShare(0.5)),
+    "NeuralVariability": lambda: NeuralVariability(0.2),
     "Shrunk": lambda: Shrunk(0.5),
 }
 WITHOUT_EFFECT: dict[str, Callable[[], StepTransform]] = {
@@ -61,6 +63,7 @@ WITHOUT_EFFECT: dict[str, Callable[[], StepTransform]] = {
     "TrainOnly": lambda: TrainOnly("*"),
     "TrainOnly, elements": lambda: TrainOnly(selector=Random(), choice=TopShare(1.0)),
     "TrainOnly, tensors": lambda: TrainOnly(selector=Random(by="tensor"), choice=TopShare(1.0)),
+    "NeuralVariability": lambda: NeuralVariability(0.0),
     "Shrunk": lambda: Shrunk(1.0),
 }
 STAYS_IF_FROZEN_AT_FIRST = {"TrainOnly, elements", "TrainOnly, tensors"}
