@@ -32,8 +32,9 @@ def isolated(trainer: pl.Trainer, pl_module: pl.LightningModule) -> AbstractCont
     ``requires_grad``. Parameters are not: an attack restores the weights that it changes. Trainer loops, optimizers,
     schedulers and loaders are never entered, so they need no snapshot.
 
-    Inside, the weights are without the noise of a step (:class:`WeightNoise`), gradients are enabled, inference mode is off, ``self.log`` is muted, and compiled modules run eagerly, because
-    torch silently ignores hooks that are put on a compiled module.
+    Inside, weights are without the noise of a step (:class:`WeightNoise`), gradients are enabled, inference mode is off,
+    ``self.log`` is muted, and compiled modules run eagerly, because torch silently ignores hooks that are put on a compiled
+    module.
     """
     return _isolated(pl_module, REMEMBERED)
 
