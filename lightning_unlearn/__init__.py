@@ -4,6 +4,7 @@ from lightning_unlearn.attacks import Attack, Quantize, Recalibrate, Relearn
 from lightning_unlearn.audits import Audit
 from lightning_unlearn.callbacks import (
     ApplyEdit,
+    BilevelUnlearn,
     FinetuneFirst,
     NeuralVariability,
     RecoveryCheck,
@@ -68,6 +69,7 @@ __all__ = [
     "ApplyEdit",
     "Attack",
     "Audit",
+    "BilevelUnlearn",
     "Bounded",
     "CachedLogLikelihood",
     "CausalLMReadout",

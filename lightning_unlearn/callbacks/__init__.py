@@ -6,12 +6,13 @@ from lightning_unlearn.callbacks._save_pretrained import SavePretrained
 from lightning_unlearn.callbacks._write_report import WriteReport
 from lightning_unlearn.checks import RecoveryCheck
 from lightning_unlearn.finetuning import FinetuneFirst
-from lightning_unlearn.forgetting import Unlearn
+from lightning_unlearn.forgetting import BilevelUnlearn, Unlearn
 from lightning_unlearn.guards import StepGuard, SubspaceGuard
 from lightning_unlearn.transforms import NeuralVariability, StepTransform, TrainOnly
 
 __all__ = [
     "ApplyEdit",
+    "BilevelUnlearn",
     "FinetuneFirst",
     "NeuralVariability",
     "RecoveryCheck",

@@ -10,7 +10,13 @@ from typing_extensions import override
 
 from lightning_unlearn.data import DataSource, in_order, loader_of
 from lightning_unlearn.edits import Edit, EditRecord
-from lightning_unlearn.engine import GradientEngine, decided_readout, isolated_but_for_weights, strategy_kind
+from lightning_unlearn.engine import (
+    GradientEngine,
+    decided_readout,
+    isolated_but_for_weights,
+    show_original,
+    strategy_kind,
+)
 from lightning_unlearn.forgetting import forget_source
 from lightning_unlearn.readouts import Readout
 
@@ -87,10 +93,7 @@ class ApplyEdit(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Edit in the first epoch, once all callbacks have seen the original."""
         if self.record is None:
-            # They look as late as they can, at the first batch: an edit is the only change that comes before.
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if hasattr(callback, "see_original"):
-                    callback.see_original(trainer, pl_module)
+            show_original(trainer, pl_module)
             self._apply(trainer, pl_module)
 
     @override

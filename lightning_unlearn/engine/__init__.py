@@ -3,9 +3,11 @@
 from lightning_unlearn.engine._add import add_gradient_, adds_in_place
 from lightning_unlearn.engine._before_restore import before_restore
 from lightning_unlearn.engine._captured import CapturedRows, CapturingPass
+from lightning_unlearn.engine._coarse_weights import refuse_coarse_weights
 from lightning_unlearn.engine._combine import combine_
 from lightning_unlearn.engine._decided_readout import decided_readout
 from lightning_unlearn.engine._gradients import GradientEngine
+from lightning_unlearn.engine._hessian_product import hessian_product, move_, moved_weights
 from lightning_unlearn.engine._isolation import (
     each_pass_kept,
     isolated,
@@ -27,6 +29,7 @@ from lightning_unlearn.engine._trainer import (
     refuse_manual_optimization,
     refuse_optimizers,
     refuse_tensor_parallel,
+    show_original,
 )
 from lightning_unlearn.engine._unscaled import unscaled, unscales_by_itself, was_skipped
 from lightning_unlearn.engine._weight_noise import WeightNoise, clean_weights, settle_noise
@@ -49,14 +52,18 @@ __all__ = [
     "each_pass_kept",
     "gathered",
     "gradients_set_aside",
+    "hessian_product",
     "inner_products",
     "is_fsdp1",
     "isolated",
     "isolated_but_for_weights",
     "load_optimizer_state",
+    "move_",
+    "moved_weights",
     "optimizer_state",
     "own_share",
     "random_numbers_kept",
+    "refuse_coarse_weights",
     "refuse_manual_optimization",
     "refuse_optimizers",
     "refuse_tensor_parallel",
@@ -65,6 +72,7 @@ __all__ = [
     "settle_noise",
     "sharded_like",
     "sharding_groups",
+    "show_original",
     "state_kept",
     "strategy_kind",
     "sum_by_scope",

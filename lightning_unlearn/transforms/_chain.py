@@ -140,6 +140,11 @@ class StepChain:
             )
 
     @property
+    def transforms(self) -> Sequence[Link]:
+        """All transforms, by stage."""
+        return self._transforms
+
+    @property
     def restrictions(self) -> list[Link]:
         """The transforms that limit steps to a subspace, or to some parameters."""
         return [t for t in self._transforms if t.stage == Stage.RESTRICT]
