@@ -6,7 +6,7 @@ from lightning_unlearn.callbacks._save_pretrained import SavePretrained
 from lightning_unlearn.callbacks._write_report import WriteReport
 from lightning_unlearn.checks import RecoveryCheck
 from lightning_unlearn.finetuning import FinetuneFirst
-from lightning_unlearn.forgetting import BilevelUnlearn, Unlearn
+from lightning_unlearn.forgetting import BilevelUnlearn, PenalizedUnlearn, Unlearn
 from lightning_unlearn.guards import StepGuard, SubspaceGuard
 from lightning_unlearn.transforms import NeuralVariability, StepTransform, TrainOnly
 
@@ -15,6 +15,7 @@ __all__ = [
     "BilevelUnlearn",
     "FinetuneFirst",
     "NeuralVariability",
+    "PenalizedUnlearn",
     "RecoveryCheck",
     "SavePretrained",
     "StepGuard",

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
@@ -14,7 +15,7 @@ from lightning_unlearn.forgetting._potential import SIMILARITIES, Potential
 from lightning_unlearn.forgetting._unlearn import Unlearn
 from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
 from lightning_unlearn.functional.settings import check_kind, check_not_negative, check_positive, check_whole
-from lightning_unlearn.objectives import NPO, CrossEntropy, Objective
+from lightning_unlearn.objectives import NPO, CrossEntropy, GradientAscent, Objective
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references import Reference
 from lightning_unlearn.transforms import Stage, StepChain
@@ -60,7 +61,7 @@ class BilevelUnlearn(Unlearn):
         seed: As in :class:`Unlearn`.
         beta: Weight of the similarity of forget and retain gradient. 0 leaves it out, which saves three of four passes.
         sim: ``"cos2"``, or the paper's ``"cos"``.
-        rho: Weight of the squared norm of the potential's gradient, at most 1e-3 unless the forget loss is bounded.
+        rho: Weight of the squared norm of the potential's gradient.
         inner_steps: Inner steps a round.
         inner_lr: Length of an inner step, relative to that of all weights together.
         outer_steps: Optimizer steps a round.
@@ -113,6 +114,12 @@ class BilevelUnlearn(Unlearn):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot work."""
         super().setup(trainer, pl_module, stage)
+        if stage == "fit" and self.rho and isinstance(self.objective, GradientAscent):
+            rank_zero_warn(
+                "The forget loss of `BilevelUnlearn` should be bounded. Found `GradientAscent()` and "
+                f"`rho = {self.rho}`: together they drive a few outliers to infinity, and leave the rest known. Use "
+                "`NPO()`, `Bounded(GradientAscent(), bound=...)`, or `rho=0`."
+            )
         is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if stage == "fit" and not self.curvature.works_on_ranks and (strategy_kind(trainer) != "single" or is_scaled):
             raise NotImplementedError(

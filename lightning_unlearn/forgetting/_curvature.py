@@ -25,13 +25,21 @@ class Curvature(ABC):
 
     works_on_ranks: bool = True
 
+    def __init__(self, size: float = 1e-3) -> None:
+        check_positive("size", size)
+        self.size = size
+
     @abstractmethod
     def gradient(self, potential: Potential, point: Point) -> tuple[Row, Tensor]:
         """Gradient of the potential at the weights as they are, and the forget losses, ``[micro-batches]``."""
 
-    @abstractmethod
     def norm_gradient(self, potential: Potential, point: Point, here: Row) -> Row:
-        """Gradient of the squared norm of the potential's gradient, which is ``here``."""
+        """Gradient of the squared norm of the potential's gradient, which is ``here``: twice its Hessian times it."""
+        product = self._product(potential, lambda: self.gradient(potential, point)[0], here, here, point)
+        return [None if t is None else t.mul_(2) for t in product]
+
+    def _product(self, potential: Potential, gradient: Any, here: Row, direction: Row, point: Point) -> Row:
+        return hessian_product(potential.engine, gradient, here, direction, point.params, size=self.size)
 
 
 class FiniteDifference(Curvature):
@@ -48,10 +56,6 @@ class FiniteDifference(Curvature):
     Example:
         >>> curvature = FiniteDifference(size=1e-3)
     """
-
-    def __init__(self, size: float = 1e-3) -> None:
-        check_positive("size", size)
-        self.size = size
 
     @override
     def gradient(self, potential: Potential, point: Point) -> tuple[Row, Tensor]:
@@ -72,20 +76,18 @@ class FiniteDifference(Curvature):
         second = self._product(potential, lambda: point.retain_row(potential), retain, by_retain, point)
         return _combined(forget, 1.0, _combined(first, slope, second, slope), 1.0), losses
 
-    @override
-    def norm_gradient(self, potential: Potential, point: Point, here: Row) -> Row:
-        product = self._product(potential, lambda: self.gradient(potential, point)[0], here, here, point)
-        return [None if t is None else t.mul_(2) for t in product]
-
-    def _product(self, potential: Potential, gradient: Any, here: Row, direction: Row, point: Point) -> Row:
-        return hessian_product(potential.engine, gradient, here, direction, point.params, size=self.size)
-
 
 class DoubleBackward(Curvature):
     """Gradients of gradients by autograd: exact, in one process, with PyTorch's plain attention kernel.
 
     The fused kernels have no second derivative, so they are switched off in these passes. Costs the graph of a backward
     pass, several times the memory of a plain one.
+
+    With ``beta``, the gradient of the norm would need third derivatives. Those of ``nn.LayerNorm`` are wrong in torch 2.13
+    (by a tenth, in a small network), and nothing says so. So that one is a difference of exact gradients.
+
+    Args:
+        size: Length of the perturbation for that difference, as in :class:`FiniteDifference`.
 
     Example:
         >>> curvature = DoubleBackward()
@@ -101,6 +103,8 @@ class DoubleBackward(Curvature):
 
     @override
     def norm_gradient(self, potential: Potential, point: Point, here: Row) -> Row:
+        if potential.beta:
+            return super().norm_gradient(potential, point, here)
         with _passes(potential):
             row, _ = _gradient(potential, point, create_graph=True)
             norm: Any = sum((t * t).sum() for t in row if t is not None)
