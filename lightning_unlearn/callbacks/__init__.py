@@ -2,6 +2,7 @@
 
 from lightning_unlearn.callbacks._apply_edit import ApplyEdit
 from lightning_unlearn.callbacks._attach import unlearning
+from lightning_unlearn.callbacks._refresh import Refresh
 from lightning_unlearn.callbacks._save_pretrained import SavePretrained
 from lightning_unlearn.callbacks._write_report import WriteReport
 from lightning_unlearn.checks import RecoveryCheck
@@ -17,6 +18,7 @@ __all__ = [
     "NeuralVariability",
     "PenalizedUnlearn",
     "RecoveryCheck",
+    "Refresh",
     "SavePretrained",
     "StepGuard",
     "StepTransform",

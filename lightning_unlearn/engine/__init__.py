@@ -23,6 +23,7 @@ from lightning_unlearn.engine._products import Row, inner_products
 from lightning_unlearn.engine._scoped import sharding_groups, sum_by_scope
 from lightning_unlearn.engine._set_aside import gradients_set_aside
 from lightning_unlearn.engine._sharded_state import own_share, with_all_ranks
+from lightning_unlearn.engine._sizes import root_mean_squares
 from lightning_unlearn.engine._strategy import is_fsdp1, strategy_kind
 from lightning_unlearn.engine._trainer import (
     callbacks_of,
@@ -69,6 +70,7 @@ __all__ = [
     "refuse_tensor_parallel",
     "remember_buffers",
     "remember_python_state",
+    "root_mean_squares",
     "settle_noise",
     "sharded_like",
     "sharding_groups",

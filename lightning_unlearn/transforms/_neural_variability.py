@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.engine import WeightNoise, sharded_like, sum_by_scope
+from lightning_unlearn.engine import WeightNoise, root_mean_squares, sharded_like
 from lightning_unlearn.functional.settings import check_not_negative, check_whole
 from lightning_unlearn.runtime import hash_of, local
 from lightning_unlearn.transforms._chain import Stage, StepChain
@@ -134,7 +134,7 @@ class NeuralVariability(StepTransform):
 
     def _drawn(self, params: Sequence[Tensor], step: int) -> Callable[[int], Tensor]:
         """From the number of a parameter to the noise of its local shard."""
-        scales = (self.b * _root_mean_squares(params)).tolist()
+        scales = (self.b * root_mean_squares(list(params), params)).tolist()
 
         def noise(i: int) -> Tensor:
             shard, param = local(params[i]), params[i]
@@ -154,13 +154,6 @@ class NeuralVariability(StepTransform):
         if self._watch is not None:
             self._watch.remove()
         self._noise = self._watch = None
-
-
-def _root_mean_squares(params: Sequence[Tensor]) -> Tensor:
-    """Of each whole tensor, ``[len(params)]`` float64. Collective under sharding: every rank must call it."""
-    norms = [torch.linalg.vector_norm(local(p).detach(), dtype=torch.float32).double().square() for p in params]
-    sums = sum_by_scope(norms, params, range(len(params)), len(params))
-    return (sums / sums.new_tensor([max(p.numel(), 1) for p in params])).sqrt()
 
 
 def _normal(empty: Tensor, generator: torch.Generator) -> Tensor:
