@@ -435,7 +435,7 @@ class OneStep(Attack):
 
 def test_under_one_normalised_step_is_a_penalty_of_half_its_length() -> None:
     """For one optimizer step: afterwards the weights have another length."""
-    theta = float(nn.utils.parameters_to_vector(Plain().parameters()).norm())
+    theta = nn.utils.parameters_to_vector(Plain().parameters()).norm().item()
     under = Unlearn(GradientAscent(), forget=loader(seed=2), under={"step": OneStep(0.3)})
     penalized = PenalizedUnlearn(GradientAscent(), penalty=0.15, size=0.3 / theta, forget=loader(seed=2))
     a, b, plain = (
