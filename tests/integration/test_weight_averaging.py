@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,12 +132,15 @@ def test_a_resumed_fit_hands_back_the_same_average(kind: str, step: int, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The bundled")
-def test_from_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
     """A real command line; the average is of the last steps, by the same callback as above."""
-    settings = ["--finetune_first.epochs=1", "--trainer.max_epochs=3", "--report.folder=report"]
-    averaging = ["--trainer.callbacks.update_starting_at_step=4", "--trainer.callbacks.update_every_n_steps=3"]
-    cli = main(["fit", "--config", "bundled:averaged", *settings, *averaging])
+    monkeypatch.setattr(sys, "argv", ["lightning-unlearn"])
+    settings = "{decay: 0.8, update_every_n_steps: 3, update_starting_at_step: 4}"
+    Path("mine.yaml").write_text(
+        "base: bundled:averaged\nfinetune_first: {epochs: 1}\nreport: {folder: report}\n"
+        "trainer: {max_epochs: 3, callbacks: [{class_path: EMAWeightAveraging, init_args: " + settings + "}]}\n"
+    )
+    cli = main(["fit", "--config", "mine.yaml"])
     (average,) = (c for c in cli.trainer.callbacks if isinstance(c, EMAWeightAveraging))
     (check,) = (c for c in cli.trainer.callbacks if isinstance(c, RecoveryCheck))
     assert (average.update_starting_at_step, average.update_every_n_steps) == (4, 3)
