@@ -6,6 +6,7 @@ from lightning_unlearn.engine._captured import CapturedRows, CapturingPass
 from lightning_unlearn.engine._coarse_weights import refuse_coarse_weights
 from lightning_unlearn.engine._combine import combine_
 from lightning_unlearn.engine._decided_readout import decided_readout
+from lightning_unlearn.engine._full_precision import in_full_precision
 from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._hessian_product import hessian_product, move_, moved_weights
 from lightning_unlearn.engine._isolation import (
@@ -54,6 +55,7 @@ __all__ = [
     "gathered",
     "gradients_set_aside",
     "hessian_product",
+    "in_full_precision",
     "inner_products",
     "is_fsdp1",
     "isolated",

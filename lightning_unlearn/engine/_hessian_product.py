@@ -92,8 +92,8 @@ def _difference(there: Row, here: Row, factor: float) -> Row:
     for a, b in zip(there, here, strict=True):
         if a is None and b is None:
             found.append(None)
-        elif a is None or b is None:
-            found.append((a if b is None else -b) * factor)  # type: ignore[operator]  # not both are `None`
+        elif a is None:
+            found.append(b * -factor)
         else:
-            found.append(a.sub_(b).mul_(factor))
+            found.append((a if b is None else a.sub_(b)).mul_(factor))
     return found

@@ -33,4 +33,5 @@ def root_mean_squares(row: Row, params: Sequence[Tensor]) -> Tensor:
 def _square(tensor: Tensor) -> Tensor:
     # Float32 at least: the squares of half precision overflow.
     precise = torch.promote_types(tensor.dtype, torch.float32)
-    return torch.linalg.vector_norm(local(tensor).detach(), dtype=precise).double().square()
+    norm: Tensor = torch.linalg.vector_norm(local(tensor).detach(), dtype=precise)
+    return norm.double().square()

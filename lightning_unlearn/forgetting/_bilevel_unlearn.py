@@ -8,7 +8,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.data import DataSource
-from lightning_unlearn.engine import Row, decided_readout, refuse_coarse_weights, show_original, strategy_kind
+from lightning_unlearn.engine import (
+    Row,
+    decided_readout,
+    in_full_precision,
+    refuse_coarse_weights,
+    show_original,
+    strategy_kind,
+)
 from lightning_unlearn.forgetting._bilevel_merger import BilevelMerger
 from lightning_unlearn.forgetting._curvature import Curvature, FiniteDifference
 from lightning_unlearn.forgetting._potential import SIMILARITIES, Potential
@@ -51,7 +58,8 @@ class BilevelUnlearn(Unlearn):
     :class:`Unlearn`; a round uses the first one of its step. What it logs is that of :class:`Unlearn`, with the gradient of
     :math:`\phi` as the forget gradient.
 
-    Cost: with finite differences, ``1`` pass for an inner step, ``4`` with ``beta``, and twice that for the last term.
+    Cost: with finite differences, one pass for an inner step, four with ``beta``, and twice that for the last term. They
+    run without autocast, in the precision of the weights.
 
     Args:
         objective: The forget loss, minimised. Defaults to ``NPO()``.
@@ -140,7 +148,8 @@ class BilevelUnlearn(Unlearn):
             loss: Tensor = CrossEntropy()(retain(network, batch))
             return loss
 
-        potential = Potential(self._engine, self.forget_loss, retain_loss, self.beta, self.sim)
+        losses = in_full_precision(self.forget_loss), in_full_precision(retain_loss)
+        potential = Potential(self._engine, *losses, self.beta, self.sim)
         zero = ZeroGradient(self.objective)
         self._bilevel = BilevelMerger(potential, self.curvature, self.rho, self._vantage, zero)
         self._merger = self._bilevel

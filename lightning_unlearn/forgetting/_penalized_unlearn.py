@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.engine import GradientEngine, Row, hessian_product, refuse_coarse_weights
+from lightning_unlearn.engine import GradientEngine, Row, hessian_product, in_full_precision, refuse_coarse_weights
 from lightning_unlearn.forgetting._merger import Merger
 from lightning_unlearn.forgetting._unlearn import Unlearn
 from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
@@ -26,7 +26,7 @@ class PenalizedUnlearn(Unlearn):
               \qquad \mu = \text{size} \cdot \|\theta\|
 
     In all else as :class:`Unlearn`: weight, projector, transforms and a private optimizer apply to the sum. Costs one more
-    forget pass, and a copy of the weights.
+    forget pass, and a copy of the weights. Forget passes run without autocast, in the precision of the weights.
 
     ``Unlearn(under=...)`` with one normalised step of length :math:`\mu` on the judged batch is this with
     :math:`\lambda = \mu / 2`.
@@ -85,7 +85,7 @@ class _PenalizedGradient:
         self, loss: Callable[[Any], Tensor], batches: Sequence[Any], params: Sequence[Tensor], *, divisor: float
     ) -> tuple[Row, Tensor]:
         """The gradient of the loss and its penalty, and the losses."""
-        engine = self._engine
+        engine, loss = self._engine, in_full_precision(loss)
 
         def gradient() -> tuple[Row, Tensor]:
             return engine.row(loss, batches, params, divisor=divisor)

@@ -80,7 +80,7 @@ class NeuralVariability(StepTransform):
             if saved is pl_module:  # copies of the module have this hook, too
                 noise.take_off()
 
-        self._watch = pl_module.register_state_dict_pre_hook(take_off)
+        self._watch = pl_module.register_state_dict_pre_hook(take_off)  # type: ignore[no-untyped-call]
 
     @override
     def on_train_batch_start(

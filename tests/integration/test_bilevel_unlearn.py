@@ -446,6 +446,36 @@ def test_under_one_normalised_step_is_a_penalty_of_half_its_length() -> None:
     assert largest_difference(a, plain) > 1e-4
 
 
+@pytest.mark.parametrize("kind", ["bilevel", "penalized"])
+def test_differences_are_taken_without_autocast(kind: str) -> None:
+    """In bf16 the rounding of a gradient is larger than the difference of two that are near each other."""
+    seen: dict[str, set[torch.dtype]] = {"fit": set(), "ours": set()}
+
+    class Sees(SomebodysModule):
+        who = "ours"
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits = super().forward(x)
+            seen[self.who].add(logits.dtype)
+            return logits
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.who = "fit"
+            loss = super().training_step(batch, batch_idx)
+            self.who = "ours"
+            return loss
+
+    unlearn = FITS[kind](loader(seed=2))
+
+    class Starts(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+            if not batch_idx:
+                seen["ours"].clear()  # how the network is read was decided before
+
+    fit(Starts(), unlearn, module=Sees("sgd"), precision="bf16-mixed", max_epochs=1)
+    assert seen == {"fit": {torch.bfloat16}, "ours": {torch.float32}}
+
+
 def test_a_penalty_and_attacks_are_not_both_taken() -> None:
     with pytest.raises(ValueError, match="Found `under`"):
         PenalizedUnlearn(GradientAscent(), under={"int4": Quantize(bits=4)})
