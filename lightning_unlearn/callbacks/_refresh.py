@@ -60,7 +60,8 @@ class Refresh(pl.Callback):
     Args:
         steps: Refresh steps before each optimizer step (the paper's J).
         delta: Their relative size.
-        fisher_weight: Weight of the Fisher information of earlier fits, :math:`\lambda`.
+        fisher_weight: Weight of the Fisher information of earlier fits, :math:`\lambda`; 1e-3 in the paper. Off by default,
+            for it matters from a second fit on.
         noise: Relative size of the noise, :math:`\nu`.
         fisher_decay: :math:`\tau`: what is kept of earlier fits. The paper's 1e-5 all but forgets them.
         objective: The loss that is unlearned. Defaults to :class:`CrossEntropy`.
@@ -84,7 +85,7 @@ class Refresh(pl.Callback):
         self,
         steps: int = 1,
         delta: float = 1e-5,
-        fisher_weight: float = 1e-3,
+        fisher_weight: float = 0.0,
         noise: float = 1e-3,
         *,
         fisher_decay: float = 1e-5,
@@ -103,7 +104,7 @@ class Refresh(pl.Callback):
         check_kind("objective", self.objective, Objective, "CrossEntropy()")
         self.readout = readout
         self.fisher: dict[str, Tensor] = {}
-        self._is_between_steps = True
+        self._is_between_steps, self._has_shown = True, False
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -131,7 +132,7 @@ class Refresh(pl.Callback):
         self._engine = GradientEngine(pl_module, trainer)
         self._reading = decided_readout(trainer, pl_module, self.readout)
         self._network = self._reading.find_network(pl_module)
-        self._is_between_steps = True
+        self._is_between_steps, self._has_shown = True, False
 
     @override
     def on_train_batch_start(
@@ -142,7 +143,9 @@ class Refresh(pl.Callback):
         if not self._is_between_steps or trainer.fit_loop._skip_backward:
             return
         self._is_between_steps = False
-        show_original(trainer, pl_module)
+        if not self._has_shown:
+            show_original(trainer, pl_module)
+            self._has_shown = True
         params = _params(trainer)
         with clean_weights(pl_module):
             for number in range(self.steps):

@@ -90,10 +90,8 @@ def _difference(there: Row, here: Row, factor: float) -> Row:
     """``factor * (there - here)``, over ``there``. What has no gradient on one side has one of zeros there."""
     found: Row = []
     for a, b in zip(there, here, strict=True):
-        if a is None and b is None:
-            found.append(None)
-        elif a is None:
-            found.append(b * -factor)
+        if a is None:
+            found.append(None if b is None else b * -factor)
         else:
             found.append((a if b is None else a.sub_(b)).mul_(factor))
     return found

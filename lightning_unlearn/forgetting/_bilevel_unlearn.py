@@ -51,7 +51,7 @@ class BilevelUnlearn(Unlearn):
     - The similarity is :math:`\cos^2`, which drives the two gradients to be orthogonal. The paper's ``"cos"`` drives them to
       be opposed in its sign (the same direction in ours), and dominates a network that knows little.
     - Inner steps have a length, relative to that of the weights: where everything is known by heart the gradient vanishes,
-      and plain ascent does not move.
+      and plain ascent does not move. ``Bounded`` stops them once its bound is reached; :class:`NPO` does not.
 
     Inner steps keep to the restrictions of the fit (:class:`TrainOnly`, :class:`SubspaceGuard`), but no :class:`StepGuard`
     sees them, so it is refused, as are other transforms of the step. Forget micro-batches are taken, and resumed, as in
@@ -116,7 +116,7 @@ class BilevelUnlearn(Unlearn):
         self.inner_steps, self.inner_lr, self.outer_steps = inner_steps, inner_lr, outer_steps
         self.curvature = FiniteDifference() if curvature is None else curvature
         check_kind("curvature", self.curvature, Curvature, "FiniteDifference()")
-        self._is_between_steps = True
+        self._is_between_steps, self._has_shown = True, False
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -153,7 +153,7 @@ class BilevelUnlearn(Unlearn):
         zero = ZeroGradient(self.objective)
         self._bilevel = BilevelMerger(potential, self.curvature, self.rho, self._vantage, zero)
         self._merger = self._bilevel
-        self._is_between_steps = True
+        self._is_between_steps, self._has_shown = True, False
 
     @override
     def on_train_batch_start(
@@ -165,7 +165,9 @@ class BilevelUnlearn(Unlearn):
             return  # SWA renews BatchNorm's statistics in an epoch of its own
         self._bilevel.saw_retain_batch(batch)
         if self._is_between_steps and self._steps["merged"] % self.outer_steps == 0:
-            show_original(trainer, pl_module)
+            if not self._has_shown:
+                show_original(trainer, pl_module)
+                self._has_shown = True
             chain, lr = StepChain.of(trainer), self.inner_lr
 
             def restrict(row: Row, params: Any) -> Row:

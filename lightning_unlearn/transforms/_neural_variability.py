@@ -31,8 +31,8 @@ class NeuralVariability(StepTransform):
     in the paper, where it is added after a step; so whoever looks at the original at the first batch sees it.
 
     Noise is a function of the seed and the number of the step: a resumed fit draws the same, and so do all processes. It
-    costs one copy of the weights, and random numbers twice a step. Optimizers read noisy weights: decoupled decay shrinks
-    them with the noise of the step, and a protected gradient of :class:`StepGuard` is taken there.
+    costs one copy of the weights, and random numbers three times a step. Optimizers read noisy weights: decoupled decay
+    shrinks the noise of the step, too, and a protected gradient of :class:`StepGuard` is taken there.
 
     **Unlike the paper's code**, the scale is relative to the root mean square of each tensor, so that one ``b`` fits norms
     near 1 and matrices near 0.02; there it is absolute. A tensor of zeros, as LoRA's second factor at the start, gets none.
