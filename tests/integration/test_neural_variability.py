@@ -31,6 +31,7 @@ from lightning_unlearn import (
     TrainOnly,
     Unlearn,
 )
+from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.engine import WeightNoise, isolated
 from lightning_unlearn.guards import NoChange
 from lightning_unlearn.selectors import Random, TopShare
@@ -136,6 +137,22 @@ def test_a_step_is_that_of_the_gradient_at_noisy_weights_taken_from_the_clean_on
         grads = torch.autograd.grad(F.cross_entropy(double(x), y), list(double.parameters()), allow_unused=True)
         for g, b, a in zip(grads, before, after, strict=True):
             assert_close(a, b if g is None else b - 0.1 * g, rtol=0, atol=1e-6)
+
+
+def test_both_steps_are_taken_from_the_clean_weights_if_forgetting_has_an_optimizer_of_its_own() -> None:
+    outside, stream = Outside(), ForgetStream(loader(seed=2), seed=0)
+    own = Unlearn(GradientAscent(), forget=loader(seed=2), optimizer=lambda params: torch.optim.SGD(params, lr=0.05))
+    module, _ = fit(own, NeuralVariability(0.3), outside, module=Plain(), max_epochs=1)
+    double = SomebodysModule()
+    params = list(double.parameters())
+    steps = zip(loader(seed=1), module.in_steps, outside.seen[:-1], outside.seen[1:], strict=True)
+    for (x, y), noisy, before, after in steps:
+        double.load_state_dict(dict(zip(double.state_dict(), noisy, strict=True)))
+        gone, labels = next(stream)
+        loss = 0.1 * F.cross_entropy(double(x), y) - 0.05 * F.cross_entropy(double(gone), labels)
+        grads = torch.autograd.grad(loss, params, allow_unused=True)
+        for g, b, a in zip(grads, before, after, strict=True):
+            assert_close(a, b if g is None else b - g, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("first", ["noise", "others"])
