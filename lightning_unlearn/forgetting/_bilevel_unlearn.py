@@ -22,7 +22,7 @@ from lightning_unlearn.forgetting._potential import SIMILARITIES, Potential
 from lightning_unlearn.forgetting._unlearn import Unlearn
 from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
 from lightning_unlearn.functional.settings import check_kind, check_not_negative, check_positive, check_whole
-from lightning_unlearn.objectives import NPO, CrossEntropy, GradientAscent, Objective
+from lightning_unlearn.objectives import CrossEntropy, GradientAscent, Objective
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references import Reference
 from lightning_unlearn.transforms import Stage, StepChain
@@ -44,14 +44,15 @@ class BilevelUnlearn(Unlearn):
 
     **Safer than the paper**, on our evidence on small models, and so that it fails less often:
 
-    - The forget loss should be bounded, as :class:`NPO`, the default, or ``Bounded(...)``. Together with the last term,
-      unbounded ascent drives a few outliers to infinity and leaves the rest known by heart.
+    - The forget loss should be bounded. Together with the last term, unbounded ascent drives a few outliers to infinity
+      and leaves the rest known by heart.
     - ``rho`` is small: from 0.1 on, the term holds unbounded ascent back altogether.
     - Several outer steps a round: with a single one and a large ``rho`` nothing is forgotten.
     - The similarity is :math:`\cos^2`, which drives the two gradients to be orthogonal. The paper's ``"cos"`` drives them to
       be opposed in its sign (the same direction in ours), and dominates a network that knows little.
     - Inner steps have a length, relative to that of the weights: where everything is known by heart the gradient vanishes,
-      and plain ascent does not move. ``Bounded`` stops them once its bound is reached; :class:`NPO` does not.
+      and plain ascent does not move. :class:`Bounded` stops them once its bound is reached. :class:`NPO`, whose gradient
+      only shrinks, goes on at full length, at the expense of what must stay.
 
     Inner steps keep to the restrictions of the fit (:class:`TrainOnly`, :class:`SubspaceGuard`), but no :class:`StepGuard`
     sees them, so it is refused, as are other transforms of the step. Forget micro-batches are taken, and resumed, as in
@@ -63,7 +64,7 @@ class BilevelUnlearn(Unlearn):
     term. They run without autocast, in the precision of the weights.
 
     Args:
-        objective: The forget loss, minimised. Defaults to ``NPO()``.
+        objective: The forget loss, minimised. ``Bounded(GradientAscent(), bound=...)`` is a good one.
         readout: As in :class:`Unlearn`.
         reference: As in :class:`Unlearn`.
         forget: As in :class:`Unlearn`.
@@ -83,7 +84,9 @@ class BilevelUnlearn(Unlearn):
             :class:`Unlearn`.
 
     Example:
-        >>> callback = BilevelUnlearn(NPO(beta=0.1), inner_steps=5, outer_steps=4)  # Trainer(callbacks=[callback])
+        >>> from lightning_unlearn import Bounded
+        >>> loss = Bounded(GradientAscent(), bound=6.46)  # guessing among 640 tokens
+        >>> callback = BilevelUnlearn(loss, inner_steps=5, outer_steps=4)  # Trainer(callbacks=[callback])
 
     References:
         OFMU: Optimization-Driven Framework for Machine Unlearning, ICLR 2026.
@@ -91,7 +94,7 @@ class BilevelUnlearn(Unlearn):
 
     def __init__(
         self,
-        objective: Objective | None = None,
+        objective: Objective,
         readout: Readout | None = None,
         reference: Reference | None = None,
         forget: DataSource | None = None,
@@ -104,7 +107,6 @@ class BilevelUnlearn(Unlearn):
         outer_steps: int = 4,
         curvature: Curvature | None = None,
     ) -> None:
-        objective = NPO() if objective is None else objective
         super().__init__(objective, readout, reference=reference, forget=forget, seed=seed)
         check_not_negative("beta", beta)
         check_not_negative("rho", rho)

@@ -304,7 +304,7 @@ ERRORS = [
 @pytest.mark.parametrize(("kwargs", "message"), ERRORS)
 def test_wrong_settings_are_refused(kwargs: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        BilevelUnlearn(**kwargs)
+        BilevelUnlearn(NPO(), **kwargs)
 
 
 def test_unbounded_ascent_with_the_term_is_warned_of() -> None:
@@ -515,7 +515,7 @@ def test_two_processes_equal_one(name: str, kind: str) -> None:
 @pytest.mark.slow
 def test_double_backward_is_refused_in_several_processes() -> None:
     def run(rank: int, world: int) -> bool:
-        make = lambda forget: BilevelUnlearn(forget=forget, curvature=DoubleBackward())  # noqa: E731
+        make = lambda forget: BilevelUnlearn(NPO(), forget=forget, curvature=DoubleBackward())  # noqa: E731
         with pytest.raises(NotImplementedError, match="Use `FiniteDifference"):
             sharded_fit("ddp", rank, world, make)
         return True

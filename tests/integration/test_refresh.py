@@ -233,7 +233,7 @@ def test_that_refusal_has_a_reason(dtype: torch.dtype, moving: float) -> None:
 
 def test_beside_a_bilevel_fit_it_is_refused() -> None:
     with pytest.raises(NotImplementedError, match="Found `BilevelUnlearn`"):
-        fit(Refresh(), BilevelUnlearn(forget=loader(2)))
+        fit(Refresh(), BilevelUnlearn(GradientAscent(), forget=loader(2)))
 
 
 def test_flat_shards_are_refused() -> None:
