@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from lightning_unlearn import (
+    Attack,
     Bounded,
     GradientAscent,
     NeuralVariability,
@@ -214,6 +217,31 @@ def test_forget_passes_are_noisy_and_attacks_are_not() -> None:
         for a, b in zip(found, expected, strict=True):
             assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     assert not any(torch.equal(a[0], n[0]) for a, n in zip(attacked[1:], module.in_steps[1:], strict=True))
+
+
+class Looking(Attack):
+    """Does nothing but look at the weights."""
+
+    family, unit = "test", "look"
+
+    def __init__(self) -> None:
+        self.seen: list[list[Tensor]] = []
+
+    @contextmanager
+    def __call__(self, network: Any, **kwargs: Any) -> Iterator[Iterator[int]]:
+        self.seen.append(weights(network))
+        yield iter([1])
+
+
+def test_what_is_forgotten_under_attack_starts_from_the_clean_weights() -> None:
+    attack, outside = Looking(), Outside()
+    forgetting = Unlearn(Bounded(GradientAscent(), bound=4.0), forget=loader(seed=2), under={"look": attack})
+    _, trainer = fit(NeuralVariability(B), outside, forgetting, max_epochs=1)
+    assert len(attack.seen) == 6
+    for a, b in zip(attack.seen, outside.seen[:6], strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    # The length of the step that the weights took, over that of the one asked for: noise is no part of it.
+    assert float(trainer.callback_metrics["unlearn/realised"]) == pytest.approx(1, abs=1e-3)
 
 
 def test_a_guarded_step_excludes_it() -> None:
