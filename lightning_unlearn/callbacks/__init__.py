@@ -3,19 +3,24 @@
 from lightning_unlearn.budgets import DisruptionBudget
 from lightning_unlearn.callbacks._apply_edit import ApplyEdit
 from lightning_unlearn.callbacks._attach import unlearning
+from lightning_unlearn.callbacks._refresh import Refresh
 from lightning_unlearn.callbacks._save_pretrained import SavePretrained
 from lightning_unlearn.callbacks._write_report import WriteReport
 from lightning_unlearn.checks import RecoveryCheck
 from lightning_unlearn.finetuning import FinetuneFirst
-from lightning_unlearn.forgetting import Unlearn
+from lightning_unlearn.forgetting import BilevelUnlearn, PenalizedUnlearn, Unlearn
 from lightning_unlearn.guards import SignGate, StepGuard, SubspaceGuard
-from lightning_unlearn.transforms import StepTransform, TrainOnly
+from lightning_unlearn.transforms import NeuralVariability, StepTransform, TrainOnly
 
 __all__ = [
     "ApplyEdit",
+    "BilevelUnlearn",
     "DisruptionBudget",
     "FinetuneFirst",
+    "NeuralVariability",
+    "PenalizedUnlearn",
     "RecoveryCheck",
+    "Refresh",
     "SavePretrained",
     "SignGate",
     "StepGuard",

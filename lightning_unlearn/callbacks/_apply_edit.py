@@ -16,6 +16,7 @@ from lightning_unlearn.engine import (
     before_restore,
     decided_readout,
     isolated_but_for_weights,
+    show_original,
     strategy_kind,
 )
 from lightning_unlearn.forgetting import forget_source
@@ -125,10 +126,7 @@ class ApplyEdit(pl.Callback):
             self._see_original(pl_module)
             self._knows_original = True
         if self.when == "start" and self.record is None:
-            # They look as late as they can, at the first batch: an edit is the only change that comes before.
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if hasattr(callback, "see_original"):
-                    callback.see_original(trainer, pl_module)
+            show_original(trainer, pl_module)
             self._apply(trainer, pl_module)
 
     @override

@@ -3,9 +3,12 @@
 from lightning_unlearn.engine._add import add_gradient_, adds_in_place
 from lightning_unlearn.engine._before_restore import before_restore
 from lightning_unlearn.engine._captured import CapturedRows, CapturingPass
+from lightning_unlearn.engine._coarse_weights import refuse_coarse_weights
 from lightning_unlearn.engine._combine import combine_
 from lightning_unlearn.engine._decided_readout import decided_readout
+from lightning_unlearn.engine._full_precision import in_full_precision
 from lightning_unlearn.engine._gradients import GradientEngine
+from lightning_unlearn.engine._hessian_product import hessian_product, move_, moved_weights
 from lightning_unlearn.engine._isolation import (
     each_pass_kept,
     isolated,
@@ -21,14 +24,17 @@ from lightning_unlearn.engine._products import Row, inner_products
 from lightning_unlearn.engine._scoped import sharding_groups, sum_by_scope
 from lightning_unlearn.engine._set_aside import gradients_set_aside
 from lightning_unlearn.engine._sharded_state import own_share, with_all_ranks
+from lightning_unlearn.engine._sizes import root_mean_squares
 from lightning_unlearn.engine._strategy import is_fsdp1, strategy_kind
 from lightning_unlearn.engine._trainer import (
     callbacks_of,
     refuse_manual_optimization,
     refuse_optimizers,
     refuse_tensor_parallel,
+    show_original,
 )
 from lightning_unlearn.engine._unscaled import unscaled, unscales_by_itself, was_skipped
+from lightning_unlearn.engine._weight_noise import WeightNoise, clean_weights, settle_noise
 from lightning_unlearn.engine._whole import gathered, sharded_like, with_local
 from lightning_unlearn.engine._written_in_forward import written_in_forward
 
@@ -38,30 +44,40 @@ __all__ = [
     "GradientEngine",
     "ObservedGradient",
     "Row",
+    "WeightNoise",
     "add_gradient_",
     "adds_in_place",
     "before_restore",
     "callbacks_of",
+    "clean_weights",
     "combine_",
     "decided_readout",
     "each_pass_kept",
     "gathered",
     "gradients_set_aside",
+    "hessian_product",
+    "in_full_precision",
     "inner_products",
     "is_fsdp1",
     "isolated",
     "isolated_but_for_weights",
     "load_optimizer_state",
+    "move_",
+    "moved_weights",
     "optimizer_state",
     "own_share",
     "random_numbers_kept",
+    "refuse_coarse_weights",
     "refuse_manual_optimization",
     "refuse_optimizers",
     "refuse_tensor_parallel",
     "remember_buffers",
     "remember_python_state",
+    "root_mean_squares",
+    "settle_noise",
     "sharded_like",
     "sharding_groups",
+    "show_original",
     "state_kept",
     "strategy_kind",
     "sum_by_scope",

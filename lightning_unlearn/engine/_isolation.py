@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.engine._weight_noise import clean_weights
 from lightning_unlearn.engine._written_in_forward import written_in_forward
 from lightning_unlearn.runtime import (
     KeptTensors,
@@ -31,8 +32,9 @@ def isolated(trainer: pl.Trainer, pl_module: pl.LightningModule) -> AbstractCont
     ``requires_grad``. Parameters are not: an attack restores the weights that it changes. Trainer loops, optimizers,
     schedulers and loaders are never entered, so they need no snapshot.
 
-    Inside, gradients are enabled, inference mode is off, ``self.log`` is muted, and compiled modules run eagerly, because
-    torch silently ignores hooks that are put on a compiled module.
+    Inside, weights are without the noise of a step (:class:`WeightNoise`), gradients are enabled, inference mode is off,
+    ``self.log`` is muted, and compiled modules run eagerly, because torch silently ignores hooks that are put on a compiled
+    module.
     """
     return _isolated(pl_module, REMEMBERED)
 
@@ -47,7 +49,8 @@ def _isolated(pl_module: pl.LightningModule, remembered: Sequence[Remember]) -> 
     # FSDP2 keeps gathered weights after a forward pass. Let go of them before, or attacks would change the copies, and
     # after, or the fit would go on with copies that an attack has left.
     reshard(pl_module)
-    with _restored(pl_module, remembered, {id(pl_module), id(_kept)}), ExitStack() as stack:
+    ours = {id(pl_module), id(_kept)}
+    with clean_weights(pl_module), _restored(pl_module, remembered, ours), ExitStack() as stack:
         stack.callback(reshard, pl_module)
         # Validation runs under inference mode or `no_grad`, where an attack could not compute gradients.
         stack.enter_context(torch.inference_mode(False))

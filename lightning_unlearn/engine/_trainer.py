@@ -17,6 +17,14 @@ def callbacks_of(trainer: pl.Trainer, kind: type[C]) -> list[C]:
     return [c for c in trainer.callbacks if isinstance(c, kind)]  # type: ignore[attr-defined]
 
 
+def show_original(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    """Let every callback see the network while it is the original: before something other than a step changes it."""
+    # They look as late as they can, at the first batch.
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if hasattr(callback, "see_original"):
+            callback.see_original(trainer, pl_module)
+
+
 def refuse_optimizers(trainer: pl.Trainer, who: str) -> None:
     """Refuse a fit without an optimizer, and one whose optimizer evaluates its closure many times a step."""
     # `_MockOptimizer` is what Lightning puts in if `configure_optimizers` returns `None`.

@@ -1,6 +1,17 @@
 """Adding the forget gradient to a fit: `Unlearn` and its parts."""
 
+from lightning_unlearn.forgetting._bilevel_unlearn import BilevelUnlearn
+from lightning_unlearn.forgetting._curvature import Curvature, DoubleBackward, FiniteDifference
 from lightning_unlearn.forgetting._forget_source import forget_source
+from lightning_unlearn.forgetting._penalized_unlearn import PenalizedUnlearn
 from lightning_unlearn.forgetting._unlearn import Unlearn
 
-__all__ = ["Unlearn", "forget_source"]
+__all__ = [
+    "BilevelUnlearn",
+    "Curvature",
+    "DoubleBackward",
+    "FiniteDifference",
+    "PenalizedUnlearn",
+    "Unlearn",
+    "forget_source",
+]

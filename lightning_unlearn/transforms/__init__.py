@@ -2,6 +2,7 @@
 
 from lightning_unlearn.transforms._chain import Stage, StepChain
 from lightning_unlearn.transforms._gradient_transform import GradientTransform
+from lightning_unlearn.transforms._neural_variability import NeuralVariability
 from lightning_unlearn.transforms._row_mask import RowMask
 from lightning_unlearn.transforms._spectral_collapse import SpectralCollapse
 from lightning_unlearn.transforms._step import Step
@@ -10,6 +11,7 @@ from lightning_unlearn.transforms._train_only import TrainOnly
 
 __all__ = [
     "GradientTransform",
+    "NeuralVariability",
     "Restriction",
     "RowMask",
     "SpectralCollapse",

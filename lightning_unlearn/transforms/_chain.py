@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lightning_unlearn.engine import Row, was_skipped
+from lightning_unlearn.engine import Row, clean_weights, settle_noise, was_skipped
 from lightning_unlearn.transforms._step import Step
 
 
@@ -68,7 +68,8 @@ class StepChain:
 
         on_before_optimizer_step   each transform reports that it is ready; after the last one, the weights are copied
         the fit's optimizer steps  weights move
-        our hook, the last one     forgetting measures the step, and takes its own step, if it has its own optimizer
+        our hook, the last one     forgetting measures the step, noise is taken off the weights
+                                   forgetting takes its own step, if it has its own optimizer
                                    transforms change the guarded step, by stage; restrictions come last
 
     The guarded step is that of forgetting's own optimizer if there is one, else the fit's. Restrictions hold for both steps:
@@ -140,6 +141,11 @@ class StepChain:
             )
 
     @property
+    def transforms(self) -> Sequence[Link]:
+        """All transforms, by stage."""
+        return self._transforms
+
+    @property
     def restrictions(self) -> list[Link]:
         """The transforms that limit steps to a subspace, or to some parameters."""
         return [t for t in self._transforms if t.stage == Stage.RESTRICT]
@@ -174,8 +180,9 @@ class StepChain:
         step = Step(optimizer, [t.allowed for t in self.restrictions])
         groups = [group for t in transforms for group in t.wanted(step)]
         # Joined vectors first: a transform that needs one of their parameters alone then gets a view, and no second copy.
-        for group in sorted(groups, key=len, reverse=True):
-            step.snapshot.keep(group)
+        with clean_weights(self._module):  # noise on them is no part of the step
+            for group in sorted(groups, key=len, reverse=True):
+                step.snapshot.keep(group)
         for t in transforms:
             t.before(step)
         return step
@@ -192,8 +199,10 @@ class StepChain:
             # Before the transforms: forgetting measures the step that the optimizer took.
             for forgetting in self._forgetting:
                 forgetting.after_fit_step(optimizer)
+            settle_noise(self._module)
             self._finish(step, self._transforms)
             return
+        settle_noise(self._module)
         if step is not None:
             _apply(step, self.restrictions)
         del step  # its copy of the weights, before `_follow` makes another one
@@ -212,6 +221,12 @@ class StepChain:
             _apply(step, transforms)
             for t in transforms:
                 t.count("transformed")
+
+    @property
+    def _module(self) -> pl.LightningModule:
+        trainer = self._trainer()
+        assert trainer is not None, "it is in the middle of a step"
+        return trainer.lightning_module
 
     def _is_set_aside(self) -> bool:
         """Whether the trainer runs without its callbacks, as a learning-rate finder does in the middle of a fit."""

@@ -19,6 +19,7 @@ from lightning_unlearn import (
     CyclicOrder,
     ForgetRetainData,
     GradientAscent,
+    NeuralVariability,
     SignGate,
     StepGuard,
     SubspaceGuard,
@@ -56,6 +57,7 @@ TRANSFORMS: dict[str, Callable[[], StepTransform]] = {
     "TrainOnly, tensors": lambda: TrainOnly(selector=Random(by="tensor"), choice=TopShare(0.5)),
     "SignGate": lambda: SignGate(),
     "SignGate, averaged": lambda: SignGate(average=0.9, tau=0.1),
+    "NeuralVariability": lambda: NeuralVariability(0.2),
     "Shrunk": lambda: Shrunk(0.5),
 }
 WITHOUT_EFFECT: dict[str, Callable[[], StepTransform]] = {
@@ -66,6 +68,7 @@ WITHOUT_EFFECT: dict[str, Callable[[], StepTransform]] = {
     "TrainOnly, tensors": lambda: TrainOnly(selector=Random(by="tensor"), choice=TopShare(1.0)),
     "SignGate": lambda: SignGate(tau=1e9),
     "SignGate, averaged": lambda: SignGate(average=0.9, tau=1e9),
+    "NeuralVariability": lambda: NeuralVariability(0.0),
     "Shrunk": lambda: Shrunk(1.0),
 }
 STAYS_IF_FROZEN_AT_FIRST = {"TrainOnly, elements", "TrainOnly, tensors"}
