@@ -2,6 +2,9 @@
 
 from lightning_unlearn.callbacks._apply_edit import ApplyEdit
 from lightning_unlearn.callbacks._attach import unlearning
+from lightning_unlearn.callbacks._find_latent_targets import FindLatentTargets
+from lightning_unlearn.callbacks._live_probe import LiveProbe
+from lightning_unlearn.callbacks._refit_probe_directions import RefitProbeDirections
 from lightning_unlearn.callbacks._save_pretrained import SavePretrained
 from lightning_unlearn.callbacks._write_report import WriteReport
 from lightning_unlearn.checks import RecoveryCheck
@@ -12,8 +15,11 @@ from lightning_unlearn.transforms import StepTransform, TrainOnly
 
 __all__ = [
     "ApplyEdit",
+    "FindLatentTargets",
     "FinetuneFirst",
+    "LiveProbe",
     "RecoveryCheck",
+    "RefitProbeDirections",
     "SavePretrained",
     "StepGuard",
     "StepTransform",

@@ -6,13 +6,17 @@ from lightning_unlearn.objectives._bounded import Bounded
 from lightning_unlearn.objectives._ceu import CEU
 from lightning_unlearn.objectives._cross_entropy import CrossEntropy
 from lightning_unlearn.objectives._dpo import DPO
+from lightning_unlearn.objectives._encoded_match import EncodedMatch
 from lightning_unlearn.objectives._fixed_random_label import FixedRandomLabel
 from lightning_unlearn.objectives._gradient_ascent import GradientAscent
+from lightning_unlearn.objectives._gradient_reversal_probe import GradientReversalProbe
 from lightning_unlearn.objectives._kl_to_reference import KLToReference
 from lightning_unlearn.objectives._logit_margin_flattening import LogitMarginFlattening
 from lightning_unlearn.objectives._npo import NPO
+from lightning_unlearn.objectives._probe_alignment import ProbeAlignment, last_states
 from lightning_unlearn.objectives._prompt_decouple import PromptDecouple
 from lightning_unlearn.objectives._random_label import RandomLabel
+from lightning_unlearn.objectives._representation_deviation import RepresentationDeviation
 from lightning_unlearn.objectives._rmu import RMU
 from lightning_unlearn.objectives._sat_imp import SatImp
 from lightning_unlearn.objectives._scope_term import ScopeTerm
@@ -32,6 +36,11 @@ __all__ = [
     "DPO",
     "RMU",
     "ActivationMatch",
+    "EncodedMatch",
+    "RepresentationDeviation",
+    "GradientReversalProbe",
+    "ProbeAlignment",
+    "last_states",
     "SpanPair",
     "SimNPO",
     "WGA",

@@ -14,6 +14,7 @@ from lightning_unlearn.readouts._language_model import is_language_model
 from lightning_unlearn.readouts._own_loss import how_close, own_loss
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
 from lightning_unlearn.readouts._paired import PairedReadout
+from lightning_unlearn.readouts._prompt_end import PromptEndReadout
 from lightning_unlearn.readouts._refusals import refuse_foreign_labels, refuse_foreign_tokens
 from lightning_unlearn.readouts._training_step import TrainingStepReadout
 from lightning_unlearn.readouts._unshifted import UnshiftedReadout
@@ -32,6 +33,7 @@ __all__ = [
     "PackedCausalLMReadout",
     "PairedPrediction",
     "PairedReadout",
+    "PromptEndReadout",
     "Readout",
     "TrainingStepReadout",
     "UnshiftedReadout",
