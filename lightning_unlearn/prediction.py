@@ -81,7 +81,8 @@ class Prediction(Likelihood):
         labels: Class or token ids, ``[N]`` int64, never ignored.
         example: Which example of the batch a row belongs to, ``[N]`` int64, in ``[0, batch_size)``.
         batch_size: Number of examples ``B`` in the batch, those without any row included.
-        features: Hidden state each row was read from, ``[N, D]``, if the readout kept it.
+        features: Hidden state each row was read from, ``[N, D]``, or those of several layers, ``[N, L, D]``, if the readout
+            kept them.
 
     Example:
         >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)

@@ -3,7 +3,7 @@ from typing_extensions import override
 
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.objectives._needs import need_likelihood
-from lightning_unlearn.objectives._states import mean_per_example, need_states
+from lightning_unlearn.objectives._states import mean_per_example, need_layers, need_original_layers
 from lightning_unlearn.prediction import Likelihood, Prediction
 
 
@@ -12,8 +12,9 @@ class ActivationMatch(Objective):
 
     .. math:: \mathbb{E}_i \frac{1}{|y_i|} \sum_{t \in y_i} \frac{1}{D} \| h_t - h^\mathrm{ref}_t \|^2
 
-    with the mean over the examples that have supervised rows. Needs hidden states of both:
-    ``UnlearningModule(retain=ActivationMatch(), retain_readout=HiddenStateReadout("layers.7"))``.
+    with the mean over the examples that have supervised rows, and over layers, if there are several. Needs hidden states of
+    both: ``UnlearningModule(retain=ActivationMatch(), retain_readout=HiddenStateReadout("layers.7"))``, or
+    :class:`LayersReadout`.
 
     Example:
         >>> import torch
@@ -32,11 +33,6 @@ class ActivationMatch(Objective):
 
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
-        states = need_states(self, student)
-        original = need_states(self, need_likelihood(self, student, reference))
-        if original.shape != states.shape:
-            raise ValueError(
-                f"`ActivationMatch` should get a reference of the same layer: hidden states of shape {tuple(states.shape)}. "
-                f"Found {tuple(original.shape)}."
-            )
-        return mean_per_example((states - original.to(states)).square().mean(-1), student)
+        states = need_layers(self, student)
+        original = need_original_layers(self, states, need_likelihood(self, student, reference))
+        return mean_per_example((states - original).square().mean((1, 2)), student)

@@ -9,7 +9,34 @@ from lightning_unlearn.prediction import Likelihood, Prediction
 
 
 def need_states(objective: Objective, prediction: Likelihood) -> Tensor:
-    """The hidden states of each row, ``[N, D]``, in float32 at least."""
+    """The hidden states of each row at one layer, ``[N, D]``, in float32 at least."""
+    states = _features(objective, prediction)
+    if states.dim() != 2:
+        raise ValueError(
+            f"`{type(objective).__name__}` should get hidden states of one layer, [N, D]. Found shape "
+            f"{tuple(states.shape)}. Use `HiddenStateReadout(layer=...)` as the readout."
+        )
+    return states
+
+
+def need_layers(objective: Objective, prediction: Likelihood) -> Tensor:
+    """The hidden states of each row at each layer, ``[N, L, D]``, in float32 at least. One layer counts as ``L = 1``."""
+    states = _features(objective, prediction)
+    return states if states.dim() == 3 else states[:, None]
+
+
+def need_original_layers(objective: Objective, student: Tensor, reference: Likelihood) -> Tensor:
+    """The same of the original, of the shape and precision of the student's, ``[N, L, D]``."""
+    original = need_layers(objective, reference)
+    if original.shape != student.shape:
+        raise ValueError(
+            f"`{type(objective).__name__}` should get a reference of the same layers: hidden states of shape "
+            f"{tuple(student.shape)}, [N, L, D]. Found {tuple(original.shape)}."
+        )
+    return original.to(student)
+
+
+def _features(objective: Objective, prediction: Likelihood) -> Tensor:
     states = prediction.features if isinstance(prediction, Prediction) else None
     if states is None:
         raise ValueError(

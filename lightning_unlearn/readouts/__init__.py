@@ -11,6 +11,7 @@ from lightning_unlearn.readouts._every_position import EveryPositionReadout
 from lightning_unlearn.readouts._halves import Halves, PairedPrediction, halves_of_examples, halves_of_rows
 from lightning_unlearn.readouts._hidden_states import HiddenStateReadout, HiddenStates
 from lightning_unlearn.readouts._language_model import is_language_model
+from lightning_unlearn.readouts._layers import LayersReadout
 from lightning_unlearn.readouts._own_loss import how_close, own_loss
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
 from lightning_unlearn.readouts._paired import PairedReadout
@@ -30,6 +31,7 @@ __all__ = [
     "Halves",
     "HiddenStateReadout",
     "HiddenStates",
+    "LayersReadout",
     "PackedCausalLMReadout",
     "PairedPrediction",
     "PairedReadout",

@@ -35,7 +35,7 @@ from lightning_unlearn import (
 )
 from lightning_unlearn.models._checkpointing import checkpoint_activations
 from lightning_unlearn.objectives import RMU
-from lightning_unlearn.readouts import HiddenStateReadout
+from lightning_unlearn.readouts import HiddenStateReadout, LayersReadout
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2}
 
@@ -75,14 +75,16 @@ READOUTS = {
     "plain": CausalLMReadout,
     "packed": PackedCausalLMReadout,
     "one layer": lambda: HiddenStateReadout("layers.1"),
+    "layers": lambda: LayersReadout([r"layers\.[01]\.mlp", "layers.0"]),
 }
+OBJECTIVES: dict[str, Any] = {"one layer": RMU(), "layers": lambda said: said.features.square().sum()}
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("read", READOUTS)
 def test_losses_and_gradients_are_those_of_kept_activations(read: str, lora: bool, tmp_path: Path) -> None:
     batch = next(iter(rows().val_dataloader()))
-    objective = RMU() if read == "one layer" else CrossEntropy()
+    objective = OBJECTIVES.get(read, CrossEntropy())
     results = []
     for again in (False, True):
         built, readout = network(tmp_path / "model", lora=lora, again=again), READOUTS[read]()

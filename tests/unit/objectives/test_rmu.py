@@ -152,7 +152,7 @@ def test_the_control_vector_is_one_per_seed_and_in_the_state():
 def test_states_of_another_width_are_refused():
     with pytest.raises(ValueError, match="`RMU` should see hidden states of 6 dimensions, as before. Found 4"):
         rmu()(states(width=4))
-    with pytest.raises(ValueError, match=r"the same layer: hidden states of shape \(9, 6\). Found \(9, 4\)"):
+    with pytest.raises(ValueError, match=r"the same layers: hidden states of shape \(9, 1, 6\), .* Found \(9, 1, 4\)"):
         ActivationMatch()(states(), states(width=4))
 
 
