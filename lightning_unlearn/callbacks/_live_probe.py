@@ -21,9 +21,9 @@ from lightning_unlearn.runtime import on_every_rank, seeded
 class LiveProbe(pl.Callback):
     r"""Train the probe that :class:`GradientReversalProbe` works against, a few steps for each step of the fit.
 
-    The probe is linear, from a hidden state to the labels that occur in the forget data. It learns from the rows of the step
-    that has just been taken, of all processes, with an Adam of its own. Probe and Adam are in the state of this callback, and
-    not in that of the module: no model is saved with them. The strength of the reversal rises with the fit,
+    The probe is linear, from a hidden state to the labels that occur in the forget data. It learns from the rows of the
+    step that has just been taken, of all processes, with an Adam of its own. Probe and Adam are in the state of this
+    callback, and not in that of the module: no model is saved with them. The strength of the reversal rises with the fit,
 
     .. math:: \lambda = \frac{2}{1 + e^{-10 p}} - 1
 

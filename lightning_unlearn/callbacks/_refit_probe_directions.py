@@ -13,7 +13,7 @@ from lightning_unlearn.engine import GradientEngine, decided_readout
 from lightning_unlearn.forgetting import Unlearn, forget_source, objectives_in
 from lightning_unlearn.functional.logistic import probe_direction
 from lightning_unlearn.functional.settings import check_positive, check_whole
-from lightning_unlearn.objectives import ProbeAlignment, last_states
+from lightning_unlearn.objectives import ProbeAlignment
 from lightning_unlearn.readouts import Readout
 
 
@@ -26,8 +26,8 @@ class RefitProbeDirections(pl.Callback):
 
     Args:
         every_n_steps: How often they are fitted.
-        pool: Pairs to fit on, from :class:`PairedData`. Defaults to the pairs that are aligned, as in the authors' code. Give
-            others: on few pairs, a probe mostly sees what is accidental in them.
+        pool: Pairs to fit on, from :class:`PairedData`. Defaults to the pairs that are aligned, as in the authors' code.
+            Give others: on few pairs, a probe mostly sees what is accidental in them.
         c: Inverse weight of the penalty of the logistic regressions, positive.
 
     Raises:
@@ -35,7 +35,7 @@ class RefitProbeDirections(pl.Callback):
             has an example of the forget data.
 
     Example:
-        >>> callback = RefitProbeDirections(every_n_steps=25)  # Trainer(callbacks=[Unlearn(ProbeAlignment(), ...), callback])
+        >>> callback = RefitProbeDirections(every_n_steps=25)  # Trainer(callbacks=[Unlearn(ProbeAlignment()), callback])
     """
 
     def __init__(self, every_n_steps: int = 25, pool: DataSource | None = None, c: float = 1.0) -> None:
@@ -70,7 +70,7 @@ class RefitProbeDirections(pl.Callback):
         readout, engine = decided_readout(trainer, module, unlearn.readout), GradientEngine(module, trainer)
         batches = in_order(self._pool(trainer, unlearn, readout))
         read = read_states(readout.find_network(module), readout=readout, batches=batches, engine=engine)
-        pairs = [last_states(objective, prediction) for prediction in read]
+        pairs = [objective.last_states(prediction) for prediction in read]
         forget = torch.cat([pair.forget for pair in pairs])
         companion = torch.cat([pair.companion for pair in pairs])
         layers = zip(forget.unbind(1), companion.unbind(1), strict=True)
@@ -90,6 +90,6 @@ def _refuse_overlap(pool: Iterable[Any], forget: Iterable[Any], readout: Readout
     keys = [{key for batch in in_order(loader) for key in readout.keys(batch)} for loader in (pool, forget)]
     if common := keys[0] & keys[1]:
         raise ValueError(
-            f"`pool` should share no example with the forget data. Found {len(common)}. Split the pairs: some to align, some "
-            "to fit probes on, and some, seen by neither, to judge by."
+            f"`pool` should share no example with the forget data. Found {len(common)}. Split the pairs: some to "
+            "align, some to fit probes on, and some, seen by neither, to judge by."
         )

@@ -95,7 +95,7 @@ def _minimised(loss: Callable[[], Tensor], tensors: Sequence[Tensor]) -> tuple[T
         optimizer.zero_grad()
         value = loss()
         value.backward()
-        return float(value)
+        return float(value.detach())
 
     with torch.enable_grad():
         optimizer.step(closure)

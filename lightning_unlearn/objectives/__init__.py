@@ -13,7 +13,7 @@ from lightning_unlearn.objectives._gradient_reversal_probe import GradientRevers
 from lightning_unlearn.objectives._kl_to_reference import KLToReference
 from lightning_unlearn.objectives._logit_margin_flattening import LogitMarginFlattening
 from lightning_unlearn.objectives._npo import NPO
-from lightning_unlearn.objectives._probe_alignment import ProbeAlignment, last_states
+from lightning_unlearn.objectives._probe_alignment import ProbeAlignment
 from lightning_unlearn.objectives._prompt_decouple import PromptDecouple
 from lightning_unlearn.objectives._random_label import RandomLabel
 from lightning_unlearn.objectives._representation_deviation import RepresentationDeviation
@@ -40,7 +40,6 @@ __all__ = [
     "RepresentationDeviation",
     "GradientReversalProbe",
     "ProbeAlignment",
-    "last_states",
     "SpanPair",
     "SimNPO",
     "WGA",

@@ -26,8 +26,8 @@ class EncodedMatch(Objective):
         d(z, \mu) = \frac{1}{|S|} \sum_{j \in S} \Bigl(\frac{z_j - \mu_j}{\sigma_j}\Bigr)^2
 
     with latents :math:`z = \mathrm{encoder}(h)`, the mean latents :math:`\mu^\mathrm{u}` of unknown and
-    :math:`\mu^\mathrm{k}` of known entities, and the mean over the examples that have supervised rows. It is zero exactly where
-    all chosen latents are those of the unknown entities, and these are ``margin`` away from the known ones. With
+    :math:`\mu^\mathrm{k}` of known entities, and the mean over the examples that have supervised rows. It is zero exactly
+    where the chosen latents are those of the unknown entities, if the margin is met there. With
     :class:`Identity`, :math:`\rho = 0`, :math:`\sigma = 1` and a random vector as :math:`\mu^\mathrm{u}` it is :class:`RMU`.
 
     The network is run up to the layer only, and later layers get no gradient. What must stay is held by

@@ -54,12 +54,12 @@ class GradientReversalProbe(Objective):
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def face(self, probe: nn.Linear, labels: Tensor, strength: float) -> None:
-        """Work against ``probe`` from now on.
+        r"""Work against ``probe`` from now on.
 
         Args:
             probe: From a hidden state to a score per class.
             labels: The label of each class, ``[K]`` int64, in ascending order.
-            strength: :math:`\\lambda`.
+            strength: :math:`\lambda`.
         """
         self._probe, self._labels, self._strength = (probe,), labels, strength
 
@@ -76,7 +76,8 @@ class GradientReversalProbe(Objective):
         states = need_states(self, student)
         if self._probe is None:
             raise ValueError(
-                "`GradientReversalProbe` should have a probe to work against. Found none. Add `LiveProbe()` to the callbacks."
+                "`GradientReversalProbe` should have a probe to work against. Found none. Add `LiveProbe()` to the "
+                "callbacks."
             )
         rows, classes = classes_of(student.labels, self._labels.to(student.labels.device))
         states = states[rows]

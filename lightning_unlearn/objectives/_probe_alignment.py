@@ -12,7 +12,7 @@ from lightning_unlearn.objectives._growing import fit_sizes
 from lightning_unlearn.objectives._pairs import need_pair
 from lightning_unlearn.objectives._states import need_layers
 from lightning_unlearn.prediction import Likelihood, Prediction
-from lightning_unlearn.readouts import Halves
+from lightning_unlearn.readouts import Halves, halves_of_examples
 
 
 class ProbeAlignment(Objective):
@@ -28,9 +28,9 @@ class ProbeAlignment(Objective):
     ``readout=PairedReadout(LayersReadout(["layers.3", "layers.4"]))``; and the callback :class:`RefitProbeDirections`, which
     fits :math:`w_l` now and then.
 
-    This hides knowledge from a linear probe of these layers; it is not shown to remove it. A probe that is trained and tested
-    by leave-one-out on the pairs that were aligned here reads far below chance, even where nothing was erased: judge by other
-    pairs only.
+    This hides knowledge from a linear probe of these layers; it is not shown to remove it. A probe that is trained and
+    tested by leave-one-out on the pairs that were aligned here reads far below chance, even where nothing was erased: judge
+    by other pairs only.
 
     Example:
         >>> from lightning_unlearn.readouts import PairedPrediction
@@ -60,10 +60,20 @@ class ProbeAlignment(Objective):
         """Have no directions, as a new one."""
         self.align_along(torch.empty(0, 0))
 
+    def last_states(self, paired: Prediction) -> Halves[Tensor]:
+        """Hidden states at the last row of each example, ``[P, L, D]`` of each side, of pairs in which both have rows."""
+        need_pair(self, paired, "Refusals()")
+        states, rows = need_layers(self, paired), paired.rows_per_example()
+        is_last = place_in_example(paired.example) == rows[paired.example] - 1
+        place = torch.zeros_like(rows)
+        place[paired.example[is_last]] = is_last.nonzero()[:, 0]
+        sides, supervised = halves_of_examples(place), halves_of_examples(paired.supervised())
+        both = supervised.forget & supervised.companion
+        return Halves(states[sides.forget[both]], states[sides.companion[both]])
+
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
-        need_pair(self, student, "Refusals()")
-        last = last_states(self, student)
+        last = self.last_states(student)
         gap = last.forget - last.companion
         if not self.directions.numel():
             raise ValueError(
@@ -72,8 +82,9 @@ class ProbeAlignment(Objective):
             )
         if self.directions.shape != gap.shape[1:]:
             raise ValueError(
-                f"`ProbeAlignment` should see hidden states of the layers of its directions, {tuple(self.directions.shape)}, "
-                f"[L, D]. Found {tuple(gap.shape[1:])}: is the checkpoint of another network or readout?"
+                f"`ProbeAlignment` should see hidden states of the layers of its directions, "
+                f"{tuple(self.directions.shape)}, [L, D]. Found {tuple(gap.shape[1:])}: is the checkpoint of another "
+                "network or readout?"
             )
         return mean_or_zero((gap * self.directions.to(gap)).sum(-1).square().mean(-1))
 
@@ -81,14 +92,3 @@ class ProbeAlignment(Objective):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         fit_sizes(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def last_states(who: Objective, paired: Prediction) -> Halves[Tensor]:
-    """Hidden states at the last row of each example, ``[P, L, D]`` of each side, of the pairs in which both have rows."""
-    states, rows = need_layers(who, paired), paired.rows_per_example()
-    is_last = place_in_example(paired.example) == rows[paired.example] - 1
-    place = torch.zeros_like(rows)
-    place[paired.example[is_last]] = is_last.nonzero()[:, 0]
-    both = paired.supervised().chunk(2)
-    forget, companion = (half[both[0] & both[1]] for half in place.chunk(2))
-    return Halves(states[forget], states[companion])

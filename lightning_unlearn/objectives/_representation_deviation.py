@@ -20,9 +20,8 @@ class RepresentationDeviation(Objective):
 
     with the mean over the examples that have supervised rows, over a window of layers. In the original network the cosine
     with itself is at its maximum, and its gradient is zero: plain SGD would never move, and Adam would follow the sign of
-    rounding errors. So the reference is moved a little along a random unit vector :math:`u_l`, which is drawn by ``seed``, the
-    layer's place in the window and the width alone. It ends between :math:`-1/T` and :math:`1/T`, with hidden states that
-    point the other way.
+    rounding errors. So the reference is moved a little along a random unit vector :math:`u_l`, drawn by ``seed``, the same
+    on every device. The weights are not touched. The loss is least, :math:`-1/T`, where hidden states point the other way.
 
     Needs hidden states of both: ``readout=LayersReadout(["layers.3", "layers.4", "layers.5"])``, or one layer by
     :class:`HiddenStateReadout`. What must stay is held by the fit's own retain loss; the method's relaxed null space is

@@ -35,8 +35,8 @@ def find_targets(
 ) -> LatentTargets:
     r"""Choose latents that tell known from unknown entities, and find their means.
 
-    A latent's separation score in one type of entity is :math:`f^\mathrm{known} - f^\mathrm{unknown}`, where :math:`f` is the
-    share of states in which the latent is above 1e-6. Known-latents are ranked by the smallest score over all types,
+    A latent's separation score in one type of entity is :math:`f^\mathrm{known} - f^\mathrm{unknown}`, where :math:`f` is
+    the share of states in which the latent is above 1e-6. Known-latents are ranked by the smallest score over all types,
     unknown-latents by the smallest of its negative. A latent that is active in more than the share ``activity`` of neutral
     states is left out. The scale is the standard deviation over all known and unknown states; 1 where a latent is constant.
 
