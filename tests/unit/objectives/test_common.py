@@ -94,8 +94,13 @@ SUBJECTS = [
     Subject(partial(TopKKL, k=3), partial(oracles.kl_to_reference, k=3), moves=0),
 ]
 
-# More than the logits of one answer: `test_dpo.py`, `test_rmu.py`, `test_span_pair.py`, `test_keep_companion.py`.
+# More than the logits of one answer: `test_dpo.py`, `test_rmu.py`, `test_span_pair.py`, `test_keep_companion.py`,
+# `test_on_hidden_states.py`.
 READ_OTHERWISE = {
+    objectives.EncodedMatch,
+    objectives.RepresentationDeviation,
+    objectives.GradientReversalProbe,
+    objectives.ProbeAlignment,
     objectives.DPO,
     objectives.RMU,
     objectives.ActivationMatch,
