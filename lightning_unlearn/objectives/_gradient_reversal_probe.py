@@ -24,8 +24,8 @@ class GradientReversalProbe(Objective):
     class for do not count.
 
     The probe belongs to the callback :class:`LiveProbe`, which trains it, on the rows that were seen here, to read better,
-    and says how strong :math:`\lambda` is. Here it is held constant. Its loss has no upper bound, and neither has the gradient:
-    give ``Unlearn`` a small ``weight``, or clip. What must stay is held by the fit's own retain loss.
+    and says how strong :math:`\lambda` is. Here it is held constant. Its loss has no upper bound, and neither has the
+    gradient: give ``Unlearn`` a small ``weight``, or clip. What must stay is held by the fit's own retain loss.
 
     Needs hidden states from before the answer: ``readout=PromptEndReadout(HiddenStateReadout("layers.7"))``.
 

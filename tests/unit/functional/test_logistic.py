@@ -46,7 +46,10 @@ def test_direction_equals_scipy_on_standardised_features():
 
 
 def test_direction_is_a_unit_vector_that_turns_with_the_sides():
-    there, back = probe_direction(sample(seed=1) + 1, sample(seed=2)), probe_direction(sample(seed=2), sample(seed=1) + 1)
+    there, back = (
+        probe_direction(sample(seed=1) + 1, sample(seed=2)),
+        probe_direction(sample(seed=2), sample(seed=1) + 1),
+    )
     assert_close(there, -back, rtol=0, atol=1e-6)
     assert there.norm().item() == pytest.approx(1)
     assert (there > 0).all()

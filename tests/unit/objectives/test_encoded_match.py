@@ -196,7 +196,9 @@ class Trainable(Encoder):
 def test_settings_that_make_no_sense_are_refused(tmp_path):
     with pytest.raises(TypeError, match="`encoder` should be an `Encoder`, such as `SAE"):
         EncodedMatch(encoder=nn.Identity())
-    with pytest.raises(ValueError, match="`encoder` should be frozen. Found 2 trainable parameters, `inner.weight` first"):
+    with pytest.raises(
+        ValueError, match="`encoder` should be frozen. Found 2 trainable parameters, `inner.weight` first"
+    ):
         EncodedMatch(encoder=Trainable())
     assert isinstance(EncodedMatch(encoder=Trainable().requires_grad_(False)).encoder, Trainable)
     with pytest.raises(ValueError, match="`rho` should be finite and not negative"):

@@ -114,5 +114,7 @@ def test_what_is_missing_is_named():
     objective.align_along(noise(3, 6, 1))
     with pytest.raises(ValueError, match=r"of the layers of its directions, \(3, 6\), \[L, D\]. Found \(2, 6\)"):
         objective(pairs(layers=2))
-    with pytest.raises(ValueError, match=r"`ProbeAlignment` should get what must go and a companion.*PairedReadout\(\)"):
+    with pytest.raises(
+        ValueError, match=r"`ProbeAlignment` should get what must go and a companion.*PairedReadout\(\)"
+    ):
         objective(states(layers=2))
