@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=["sae", "pca"], default="sae")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--sparsity", type=float, default=0.1)
+    parser.add_argument("--sparsity", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True)
     args = parser.parse_args()

@@ -48,3 +48,11 @@ def in_order_of(prediction: Prediction, rows: torch.Tensor) -> Prediction:
     features = prediction.features.detach()[rows].requires_grad_()
     moved = replace(prediction, labels=prediction.labels[rows], example=prediction.example[rows])
     return with_features(moved, features)
+
+
+def sparse_states(rows: int = 400, width: int = 8, seed: int = 0) -> torch.Tensor:
+    """States ``[N, D]``, each a sum of a few of twelve directions: what a sparse autoencoder is for."""
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.randn(12, width, generator=torch.Generator().manual_seed(9))
+    codes = torch.rand(rows, 12, generator=generator) * (torch.rand(rows, 12, generator=generator) < 0.12)
+    return codes @ (basis / basis.norm(dim=1, keepdim=True)) + 0.5

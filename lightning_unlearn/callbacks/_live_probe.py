@@ -22,8 +22,9 @@ class LiveProbe(pl.Callback):
     r"""Train the probe that :class:`GradientReversalProbe` works against, a few steps for each step of the fit.
 
     The probe is linear, from a hidden state to the labels that occur in the forget data. It learns from the rows of the
-    step that has just been taken, of all processes, with an Adam of its own. Probe and Adam are in the state of this
-    callback, and not in that of the module: no model is saved with them. The strength of the reversal rises with the fit,
+    step that has just been taken, of all processes and vantage points, with an Adam of its own. Probe and Adam are in the
+    state of this callback, and not in that of the module: no model is saved with them. The strength of the reversal rises
+    with the fit,
 
     .. math:: \lambda = \frac{2}{1 + e^{-10 p}} - 1
 
@@ -53,6 +54,7 @@ class LiveProbe(pl.Callback):
         check_positive("lr", lr)
         check_whole("steps", steps)
         self.lr, self.steps, self.seed = lr, steps, seed
+        self._restored: dict[str, Any] = {}
         self._start_anew()
 
     @override
@@ -84,8 +86,9 @@ class LiveProbe(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Train the probe on what the step has seen. After the other micro-batches there is nothing new."""
-        seen = on_every_rank(self._objective.take_seen())
-        rows = [each for each in seen if each is not None and len(each[0])]
+        seen = self._objective.take_seen()
+        rows = [seen] if trainer.world_size == 1 else on_every_rank(seen and tuple(part.cpu() for part in seen))
+        rows = [each for each in rows if each is not None and len(each[0])]
         if not rows or self.probe is None:
             return
         states, classes = (torch.cat([x.to(pl_module.device) for x in part]) for part in zip(*rows, strict=True))
@@ -108,7 +111,7 @@ class LiveProbe(pl.Callback):
     def _start_anew(self) -> None:
         self.probe: nn.Linear | None = None
         self._labels = torch.empty(0, dtype=torch.int64)
-        self._restored: dict[str, Any] = {}
+        self._restored = {}
 
     def _make(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Collective: every rank reads the forget data, unless a checkpoint has the probe."""
@@ -143,7 +146,7 @@ class LiveProbe(pl.Callback):
         """Take the probe's steps. Returns the share of rows that it got right before."""
         assert self.probe is not None, "it learns after it was made"
         with torch.inference_mode(False), torch.enable_grad():
-            accuracy = (self.probe(states).argmax(1) == classes).float().mean()
+            accuracy: Tensor = (self.probe(states).argmax(1) == classes).float().mean()
             for _ in range(self.steps):
                 self._optimizer.zero_grad()
                 F.cross_entropy(self.probe(states), classes).backward()

@@ -91,4 +91,5 @@ def _separating(
 
 
 def _frequency(latents: Tensor) -> Tensor:
-    return (latents > _ACTIVE).to(torch.promote_types(latents.dtype, torch.float32)).mean(0)
+    share: Tensor = (latents > _ACTIVE).to(torch.promote_types(latents.dtype, torch.float32)).mean(0)
+    return share

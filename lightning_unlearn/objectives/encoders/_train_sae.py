@@ -16,7 +16,7 @@ def train_sae(
     size: int,
     path: str | Path,
     *,
-    sparsity: float = 0.1,
+    sparsity: float = 1.0,
     steps: int = 1000,
     lr: float = 3e-3,
     batch_size: int = 256,
