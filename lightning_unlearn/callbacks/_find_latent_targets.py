@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.audits import read_states, stacked_states
-from lightning_unlearn.data import DataSource, in_order, loader_of
-from lightning_unlearn.engine import GradientEngine, decided_readout
-from lightning_unlearn.forgetting import Unlearn, forget_source, objectives_in
+from lightning_unlearn.audits import stacked_states
+from lightning_unlearn.data import DataSource, loader_of
+from lightning_unlearn.forgetting import ObjectiveInFit, objectives_in
 from lightning_unlearn.functional.settings import check_between, check_whole
 from lightning_unlearn.objectives import EncodedMatch
-from lightning_unlearn.objectives.encoders import Encoder, find_targets
+from lightning_unlearn.objectives.encoders import find_targets
 
 
 class FindLatentTargets(pl.Callback):
@@ -58,8 +57,8 @@ class FindLatentTargets(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the objective, and forget the targets of an earlier fit."""
         if stage == "fit":
-            for _, objective in objectives_in(trainer, EncodedMatch, type(self).__name__):
-                objective.clear()
+            for served in objectives_in(trainer, EncodedMatch, type(self).__name__):
+                served.objective.clear()
 
     @override
     def on_train_batch_start(
@@ -70,36 +69,24 @@ class FindLatentTargets(pl.Callback):
 
     def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the network for the original, unless the targets are known already. Collective."""
-        for unlearn, objective in objectives_in(trainer, EncodedMatch, type(self).__name__):
-            if not objective.is_aimed:
-                look = _Latents(trainer, pl_module, unlearn, objective.encoder)
-                forget = forget_source(trainer, unlearn.forget, type(self).__name__)[0]
-                known = look.by_type(self.known) if self.known else {next(iter(self.unknown)): look.of_loader(forget)}
-                neutral = None if self.neutral is None else look.of(self.neutral)
-                objective.aim(find_targets(known, look.by_type(self.unknown), neutral, self.count, self.activity))
+        for served in objectives_in(trainer, EncodedMatch, type(self).__name__):
+            if not served.objective.is_aimed:
+                self._aim(served, pl_module)
 
+    def _aim(self, served: ObjectiveInFit[EncodedMatch], module: pl.LightningModule) -> None:
+        def latents_of(loader: Iterable[Any]) -> Tensor:
+            with torch.no_grad():
+                latents: Tensor = served.objective.encoder(stacked_states(served.read(module, loader)))
+            return latents
 
-class _Latents:
-    """Latents of all rows of a data source."""
+        def opened(sources: Mapping[str, DataSource]) -> dict[str, Iterable[Any]]:
+            return {name: loader_of(source, name, served.trainer) for name, source in sources.items()}
 
-    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, unlearn: Unlearn, encoder: Encoder) -> None:
-        self._trainer, self._encoder = trainer, encoder
-        self._engine = GradientEngine(module, trainer)
-        self._readout = decided_readout(trainer, module, unlearn.readout)
-        self._network = self._readout.find_network(module)
-
-    def by_type(self, sources: Mapping[str, DataSource]) -> dict[str, Tensor]:
-        return {name: self.of(source) for name, source in sources.items()}
-
-    def of(self, source: DataSource) -> Tensor:
-        return self.of_loader(loader_of(source, "latent target", self._trainer))
-
-    def of_loader(self, loader: Any) -> Tensor:
-        batches = in_order(loader)
-        read = read_states(self._network, readout=self._readout, batches=batches, engine=self._engine)
-        with torch.no_grad():
-            latents: Tensor = self._encoder(stacked_states(read))
-        return latents
+        loaders = opened(self.known) if self.known else {next(iter(self.unknown)): served.forget()}
+        known = {name: latents_of(loader) for name, loader in loaders.items()}
+        unknown = {name: latents_of(loader) for name, loader in opened(self.unknown).items()}
+        neutral = None if self.neutral is None else latents_of(loader_of(self.neutral, "neutral", served.trainer))
+        served.objective.aim(find_targets(known, unknown, neutral, self.count, self.activity))
 
 
 def _refuse_types(unknown: Any, known: Any) -> None:

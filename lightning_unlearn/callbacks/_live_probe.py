@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from lightning_unlearn.audits import read_states, stacked_states
-from lightning_unlearn.data import in_order
-from lightning_unlearn.engine import GradientEngine, decided_readout
-from lightning_unlearn.forgetting import Unlearn, forget_source, objectives_in
+from lightning_unlearn.audits import stacked_states
+from lightning_unlearn.forgetting import objectives_in
 from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.objectives import GradientReversalProbe
 from lightning_unlearn.runtime import on_every_rank, seeded
@@ -68,7 +66,8 @@ class LiveProbe(pl.Callback):
             raise ValueError(
                 f"`LiveProbe` should serve one `GradientReversalProbe`. Found {len(found)}. Leave one out."
             )
-        self._unlearn, self._objective = found[0]
+        self._served, self._objective = found[0], found[0].objective
+        self._objective.take_seen()  # of a fit that was interrupted in the middle of a step
 
     @override
     def on_train_batch_start(
@@ -76,7 +75,7 @@ class LiveProbe(pl.Callback):
     ) -> None:
         """Make the probe, if there is none yet, and show it to the objective."""
         if self.probe is None:
-            self._make(trainer, pl_module)
+            self._make(pl_module)
         assert self.probe is not None, "it has just been made"
         strength = reversal_strength((trainer.global_step + 1) / _length_of(trainer))
         self._objective.face(self.probe, self._labels, strength)
@@ -113,14 +112,14 @@ class LiveProbe(pl.Callback):
         self._labels = torch.empty(0, dtype=torch.int64)
         self._restored = {}
 
-    def _make(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def _make(self, module: pl.LightningModule) -> None:
         """Collective: every rank reads the forget data, unless a checkpoint has the probe."""
         state, self._restored = self._restored, {}
         if state:
             self._labels = state["labels"].to(module.device)
             width = state["probe"]["weight"].shape[1]
         else:
-            self._labels, width = self._look(trainer, module)
+            self._labels, width = self._look(module)
         with seeded(self.seed):
             self.probe = nn.Linear(width, len(self._labels)).to(module.device)
         self._optimizer = torch.optim.Adam(self.probe.parameters(), self.lr)
@@ -128,13 +127,9 @@ class LiveProbe(pl.Callback):
             self.probe.load_state_dict(state["probe"])
             self._optimizer.load_state_dict(state["optimizer"])
 
-    def _look(self, trainer: pl.Trainer, module: pl.LightningModule) -> tuple[Tensor, int]:
+    def _look(self, module: pl.LightningModule) -> tuple[Tensor, int]:
         """The labels in the forget data, and the width of the hidden states."""
-        unlearn: Unlearn = self._unlearn
-        readout = decided_readout(trainer, module, unlearn.readout)
-        forget = in_order(forget_source(trainer, unlearn.forget, type(self).__name__)[0])
-        engine, network = GradientEngine(module, trainer), readout.find_network(module)
-        read = read_states(network, readout=readout, batches=forget, engine=engine)
+        read = self._served.read(module, self._served.forget())
         labels = torch.cat([prediction.labels for prediction in read]).unique()
         if len(labels) < 2:
             raise ValueError(

@@ -7,10 +7,8 @@ import lightning.pytorch as pl
 import torch
 from typing_extensions import override
 
-from lightning_unlearn.audits import read_states
 from lightning_unlearn.data import DataSource, in_order, loader_of
-from lightning_unlearn.engine import GradientEngine, decided_readout
-from lightning_unlearn.forgetting import Unlearn, forget_source, objectives_in
+from lightning_unlearn.forgetting import ObjectiveInFit, objectives_in
 from lightning_unlearn.functional.logistic import probe_direction
 from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.objectives import ProbeAlignment
@@ -48,8 +46,8 @@ class RefitProbeDirections(pl.Callback):
         """Find the objective, and have no directions of an earlier fit."""
         if stage == "fit":
             self._fitted_at = -1
-            for _, objective in objectives_in(trainer, ProbeAlignment, type(self).__name__):
-                objective.clear()
+            for served in objectives_in(trainer, ProbeAlignment, type(self).__name__):
+                served.objective.clear()
 
     @override
     def on_train_batch_start(
@@ -61,28 +59,23 @@ class RefitProbeDirections(pl.Callback):
         if step % self.every_n_steps or step == self._fitted_at:
             return
         self._fitted_at = step
-        for unlearn, objective in objectives_in(trainer, ProbeAlignment, type(self).__name__):
-            self._fit(trainer, pl_module, unlearn, objective)
+        for served in objectives_in(trainer, ProbeAlignment, type(self).__name__):
+            self._fit(served, pl_module)
 
-    def _fit(
-        self, trainer: pl.Trainer, module: pl.LightningModule, unlearn: Unlearn, objective: ProbeAlignment
-    ) -> None:
-        readout, engine = decided_readout(trainer, module, unlearn.readout), GradientEngine(module, trainer)
-        batches = in_order(self._pool(trainer, unlearn, readout))
-        read = read_states(readout.find_network(module), readout=readout, batches=batches, engine=engine)
-        pairs = [objective.last_states(prediction) for prediction in read]
+    def _fit(self, served: ObjectiveInFit[ProbeAlignment], module: pl.LightningModule) -> None:
+        objective = served.objective
+        pairs = [objective.last_states(prediction) for prediction in served.read(module, self._pool(served, module))]
         forget = torch.cat([pair.forget for pair in pairs])
         companion = torch.cat([pair.companion for pair in pairs])
         layers = zip(forget.unbind(1), companion.unbind(1), strict=True)
         objective.align_along(torch.stack([probe_direction(m, c, self.c) for m, c in layers]).float())
 
-    def _pool(self, trainer: pl.Trainer, unlearn: Unlearn, readout: Readout) -> Iterable[Any]:
-        forget = forget_source(trainer, unlearn.forget, type(self).__name__)[0]
+    def _pool(self, served: ObjectiveInFit[ProbeAlignment], module: pl.LightningModule) -> Iterable[Any]:
         if self.pool is None:
-            return forget
-        pool = loader_of(self.pool, "pool", trainer)
-        if trainer.global_step == 0:
-            _refuse_overlap(pool, forget, readout)
+            return served.forget()
+        pool = loader_of(self.pool, "pool", served.trainer)
+        if served.trainer.global_step == 0:
+            _refuse_overlap(pool, served.forget(), served.readout(module))
         return pool
 
 

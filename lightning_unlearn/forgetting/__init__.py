@@ -1,7 +1,7 @@
 """Adding the forget gradient to a fit: `Unlearn` and its parts."""
 
 from lightning_unlearn.forgetting._forget_source import forget_source
-from lightning_unlearn.forgetting._objectives_in import objectives_in
+from lightning_unlearn.forgetting._objectives_in import ObjectiveInFit, objectives_in
 from lightning_unlearn.forgetting._unlearn import Unlearn
 
-__all__ = ["Unlearn", "forget_source", "objectives_in"]
+__all__ = ["ObjectiveInFit", "Unlearn", "forget_source", "objectives_in"]

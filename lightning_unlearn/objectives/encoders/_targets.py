@@ -87,7 +87,8 @@ def _separating(
         )
     lowest = torch.finfo(scores.dtype).min
     best = [torch.where(quiet, s.amin(0), lowest).argsort(descending=True, stable=True) for s in (scores, -scores)]
-    return torch.cat([order[:count] for order in best]).unique()
+    chosen: Tensor = torch.cat([order[:count] for order in best]).unique()
+    return chosen
 
 
 def _frequency(latents: Tensor) -> Tensor:
