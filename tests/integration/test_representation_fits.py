@@ -8,6 +8,7 @@ import pytest
 import torch
 from _language_models import VOCABULARY, family
 from _modules import quiet, same
+from _vantage import Nothing
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F
@@ -76,8 +77,8 @@ def fit(
     return network
 
 
-def encoded() -> Unlearn:
-    return Unlearn(EncodedMatch(rho=1.0, margin=0.5), readout=STATES, weight=5.0)
+def encoded(**kwargs: Any) -> Unlearn:
+    return Unlearn(EncodedMatch(rho=1.0, margin=0.5), readout=STATES, weight=5.0, **kwargs)
 
 
 def targets() -> FindLatentTargets:
@@ -134,6 +135,7 @@ def test_finding_targets_leaves_the_fit_as_it_is():
         assert same(network, fit(by_hand, network=dropping()))
 
 
+@pytest.mark.slow
 def test_a_fit_comes_closer_to_the_unknown_than_another_objective_does():
     unlearn, batch = encoded(), whole(rows(2))
     network, plain = fit(unlearn, targets(), steps=20), fit(Unlearn(NPO()), steps=20)
@@ -153,9 +155,13 @@ def test_a_fit_comes_closer_to_the_unknown_than_another_objective_does():
 
 CASES = {
     "targets": (encoded, targets, None),
-    "live probe": (lambda: Unlearn(GradientReversalProbe(), readout=ENDS), lambda: LiveProbe(lr=1e-2), None),
+    "live probe": (
+        lambda **kwargs: Unlearn(GradientReversalProbe(), readout=ENDS, **kwargs),
+        lambda: LiveProbe(lr=1e-2),
+        None,
+    ),
     "directions": (
-        lambda: Unlearn(ProbeAlignment(), readout=PAIRS),
+        lambda **kwargs: Unlearn(ProbeAlignment(), readout=PAIRS, **kwargs),
         lambda: RefitProbeDirections(every_n_steps=3),
         paired_rows(2),
     ),
@@ -194,6 +200,17 @@ def test_accumulation_is_a_larger_batch(case):
     assert max(float((p - q).detach().abs().max()) for p, q in moved) > 1e-3
 
 
+@every
+def test_under_an_attack_that_does_nothing_the_fit_is_the_same(case):
+    unlearn, callback, forget = CASES[case]
+    plain = {"forget": forget, "optimizer": torch.optim.SGD}
+    expected = fit(unlearn(), callback(), **plain)
+    attacked = fit(unlearn(under={"nothing": Nothing()}), callback(), **plain)
+    for ours, theirs in zip(attacked.parameters(), expected.parameters(), strict=True):
+        assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("trainer", [{"precision": "bf16-mixed"}, {"gradient_clip_val": 0.1}], ids=str)
 def test_adapters_train_in_other_precisions_and_with_clipping(case, trainer):
