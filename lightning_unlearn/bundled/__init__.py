@@ -15,8 +15,8 @@ def bundled_path(name: str = "") -> Path:
     - ``idk.jsonl``: fifty ways of saying "I don't know".
     - ``traces.jsonl``: eighteen questions about the three people to be forgotten, each with a chain of thought that gives a
       fact away, marked, and what might stand there instead.
-    - ``tokenizer.json``, ``tokenizer_config.json``: a byte-level BPE of 640 tokens trained on people and refusals, with a chat
-      template. ``AutoTokenizer.from_pretrained(bundled_path())`` loads it.
+    - ``tokenizer.json``, ``tokenizer_config.json``: a byte-level BPE of 640 tokens trained on people and refusals, with a
+      chat template. ``AutoTokenizer.from_pretrained(bundled_path())`` loads it.
     - ``config.json``: the architecture of :func:`~lightning_unlearn.models.TinyCausalLM`.
 
     Args:
