@@ -32,7 +32,7 @@ class FindLatentTargets(pl.Callback):
         activity: The largest share of neutral states in which a chosen latent is active.
 
     Raises:
-        ValueError: In ``setup``, if no :class:`Unlearn` forgets by :class:`EncodedMatch`, or the types differ.
+        ValueError: If the types differ; in ``setup``, if no :class:`Unlearn` forgets by :class:`EncodedMatch`.
 
     Example:
         >>> callback = FindLatentTargets(unknown={"people": {"class_path": "QuestionAnswerData"}})

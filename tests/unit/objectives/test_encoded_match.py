@@ -8,9 +8,10 @@ import pytest
 import torch
 from _language_models import batch, family
 from _states import WIDTH, sparse_states, states, with_features
+from jsonargparse import ArgumentParser
 from torch import nn
 
-from lightning_unlearn.objectives import RMU, EncodedMatch
+from lightning_unlearn.objectives import RMU, EncodedMatch, Objective
 from lightning_unlearn.objectives.encoders import Encoder, Identity, LatentTargets, train_sae
 from lightning_unlearn.readouts import HiddenStateReadout
 
@@ -127,3 +128,11 @@ def test_settings_that_make_no_sense_are_refused():
 def test_names_say_what_is_what(sae):
     assert repr(EncodedMatch(sae, rho=1.0)) == f"EncodedMatch(encoder=SAE(path={sae.path!r}), rho=1.0, margin=0.0)"
     assert repr(EncodedMatch()) == f"EncodedMatch(encoder={Identity()!r}, rho=0.0, margin=0.0)"
+
+
+def test_yaml_builds_it_with_an_encoder(sae):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--objective", type=Objective)
+    encoder = f"{{class_path: lightning_unlearn.objectives.encoders.SAE, init_args: {{path: {sae.path}}}}}"
+    spec = f"objective: {{class_path: EncodedMatch, init_args: {{encoder: {encoder}, rho: 1}}}}"
+    assert repr(parser.instantiate_classes(parser.parse_string(spec)).objective) == repr(EncodedMatch(sae, rho=1.0))
