@@ -168,6 +168,42 @@ def kl_to_reference(said, *, k):
     return mean(losses)
 
 
+def jens_un(said, *, target):
+    losses = []
+    for rows in said.answers:
+        for place, n in enumerate(rows):
+            certain = [0] * len(said.scores[n])
+            certain[target[place % len(target)]] = 1
+            losses.append(jensen_shannon(certain, [exp(z) for z in log_softmax(said.scores[n])]))
+    return mean(losses)
+
+
+def jsd_to_reference(said):
+    pairs = zip(said.scores, said.original, strict=True)
+    return mean(jensen_shannon(*([exp(z) for z in log_softmax(row)] for row in pair)) for pair in pairs)
+
+
+def jensen_shannon(p, q):
+    """By the definition, with the mixture of the two."""
+    m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+    return sum(a * log(a / b) for one in (p, q) for a, b in zip(one, m, strict=True) if a != 0) / 2
+
+
+def flat(said):
+    """The second half of the answers are templates."""
+    half, losses = said.batch_size // 2, []
+    rows = [[n for n, e in enumerate(said.example) if e == number] for number in range(said.batch_size)]
+
+    def bounded(answer):
+        p = sum(exp(said.log_p(n)) for n in answer) / max(len(answer), 1)
+        return (exp(p) - exp(-p)) / (exp(p) + exp(-p)) / 2
+
+    for forget, template in zip(rows[:half], rows[half:], strict=True):
+        if forget or template:
+            losses.append(bounded(forget) - bounded(template))
+    return mean(losses)
+
+
 def uniform_label(said):
     return mean(-mean(log_softmax(row)) for row in said.scores)
 

@@ -11,10 +11,10 @@ from typing_extensions import override
 from lightning_unlearn.audits._base import Audit, observations_of
 from lightning_unlearn.audits._probe import Probe
 from lightning_unlearn.audits._scores import in_data_order
-from lightning_unlearn.data import load_tokenizer
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.metrics import RefusalRate
+from lightning_unlearn.models import load_tokenizer
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.readouts import Readout, greedy_answers, has_answer, is_language_model
 from lightning_unlearn.runtime import Misfit

@@ -20,7 +20,7 @@ from lightning_unlearn.data.companions import (
     Refusals,
     RewrittenTrace,
 )
-from lightning_unlearn.data.encodings import Encoding, load_tokenizer
+from lightning_unlearn.data.encodings import Encoding
 from lightning_unlearn.data.orders import CyclicOrder, EpochRows, Order, RandomOrder, RowSet, SequentialOrder
 from lightning_unlearn.data.records import (
     FileRecords,
@@ -66,7 +66,6 @@ __all__ = [
     "empty_set",
     "first_batches",
     "in_order",
-    "load_tokenizer",
     "one_loader",
     "loader_of",
     "rows_of",

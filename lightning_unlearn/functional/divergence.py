@@ -1,12 +1,14 @@
 """Divergences between next-token distributions, packed one row per token."""
 
 from functools import partial
+from math import log
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_unlearn.functional.chunks import in_chunks
+from lightning_unlearn.functional.likelihood import token_nll
 
 
 def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
@@ -51,6 +53,52 @@ def top_k_kl_divergence(logits: Tensor, reference_logits: Tensor, *, k: int) -> 
     return kl_divergence(logits.gather(-1, tokens), top)
 
 
+def js_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
+    r"""Jensen-Shannon divergence of each row from the reference, in nats: symmetric, and at most log 2.
+
+    .. math:: \mathrm{JSD}(p, q) = \frac{1}{2} \mathrm{KL}(p \,\|\, m) + \frac{1}{2} \mathrm{KL}(q \,\|\, m), \quad
+        m = \frac{p + q}{2}
+
+    Args:
+        logits: Unnormalised scores of the student, ``[N, V]``.
+        reference_logits: The same of the reference, ``[N, V]``.
+
+    Returns:
+        ``[N]``, non-negative up to rounding; zero where the two agree.
+
+    Example:
+        >>> js_divergence(torch.tensor([[0.0, 200.0]]), torch.tensor([[200.0, 0.0]]))  # log 2
+        tensor([0.6931])
+    """
+    return in_chunks(_js_divergence, logits, reference_logits)
+
+
+def js_divergence_from_label(logits: Tensor, labels: Tensor) -> Tensor:
+    r"""Jensen-Shannon divergence of each row from certainty about its label, in nats: between 0 and log 2.
+
+    .. math:: \mathrm{JSD}(e_y, p) = \log 2 - \tfrac{1}{2} [(1 + p_y) \log(1 + p_y) - p_y \log p_y]
+
+    It depends on the label's probability alone, so neither the mixture of the two distributions nor a bound from below
+    on probabilities is needed. The slope in :math:`\log p_y` is :math:`\tfrac{1}{2} p_y \log \frac{p_y}{1 + p_y}`.
+
+    Args:
+        logits: Unnormalised scores, ``[N, V]``.
+        labels: Class or token ids, ``[N]``.
+
+    Returns:
+        ``[N]``.
+
+    Example:
+        >>> js_divergence_from_label(torch.tensor([[0.0, 200.0], [0.0, 200.0]]), torch.tensor([0, 1]))
+        tensor([0.6931, 0.0000])
+    """
+    nll = token_nll(logits, labels)
+    p = (-nll).exp()
+    # `p log p` is 0 at 0, but its parts are not: a score of minus infinity would give NaN.
+    entropy = p * nll.clamp_max(torch.finfo(nll.dtype).max)
+    return log(2) - ((1 + p) * p.log1p() + entropy) / 2
+
+
 def adjusted_cross_entropy(logits: Tensor, target_logits: Tensor, labels: Tensor, *, shift: float) -> Tensor:
     r"""Cross-entropy of each row to a target in which the label's score is shifted, in nats.
 
@@ -77,6 +125,13 @@ def _kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
     log_p, log_reference = _log_softmax(logits), _log_softmax(reference_logits)
     # Torch's argument order: `kl_div(input, target)` is KL(target || input).
     return F.kl_div(log_p, log_reference, log_target=True, reduction="none").sum(-1)
+
+
+def _js_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
+    log_p, log_q = _log_softmax(logits), _log_softmax(reference_logits)
+    # log(p / m) = log 2 - log(1 + q / p): exactly 0 where p = q, so that no rounding moves a network that has not moved.
+    from_p, from_q = (log(2) - F.softplus(ratio) for ratio in (log_q - log_p, log_p - log_q))
+    return (log_p.exp() * from_p + log_q.exp() * from_q).sum(-1) / 2
 
 
 def _adjusted_cross_entropy(logits: Tensor, target_logits: Tensor, labels: Tensor, *, shift: float) -> Tensor:

@@ -36,6 +36,14 @@ def need_original_layers(objective: Objective, student: Tensor, reference: Likel
     return original.to(student)
 
 
+def confusion(outputs: Tensor, original: Tensor) -> Tensor:
+    """How far ``outputs [N, L, D]`` point where the original's do: mean positive dot product, by the original's length."""
+    length = original.norm(dim=-1).mean(0) if len(original) else original.new_zeros(original.shape[1])
+    # `clamp_min` only keeps 0 / 0 out of the graph: where the original gave nothing, all products are 0.
+    aligned = (outputs * original).sum(-1).relu() / length.square().clamp_min(torch.finfo(outputs.dtype).tiny)
+    return mean_or_zero(aligned)
+
+
 def _features(objective: Objective, prediction: Likelihood) -> Tensor:
     states = prediction.features if isinstance(prediction, Prediction) else None
     if states is None:

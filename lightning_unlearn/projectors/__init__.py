@@ -2,6 +2,7 @@
 
 from lightning_unlearn.projectors._base import Projector
 from lightning_unlearn.projectors._half_space import HalfSpace
+from lightning_unlearn.projectors._linear_schedule import LinearSchedule
 from lightning_unlearn.projectors._orthogonal import Orthogonal
 from lightning_unlearn.projectors._pcgrad import PCGrad
 from lightning_unlearn.projectors._primal_dual import ObservingProjector, PrimalDual
@@ -11,6 +12,7 @@ from lightning_unlearn.projectors._weighted_sum import WeightedSum
 
 __all__ = [
     "HalfSpace",
+    "LinearSchedule",
     "ObservingProjector",
     "Orthogonal",
     "PCGrad",

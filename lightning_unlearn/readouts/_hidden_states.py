@@ -69,13 +69,14 @@ class StatesReadout(Readout):
 class HiddenStateReadout(StatesReadout):
     r"""Run a causal language model up to one layer, and read its hidden states at the labelled tokens themselves.
 
-    A label is read at the position of its own token, not at the position before, which predicts it: objectives steer how
-    the answer is represented. ``features`` are ``[N, D]``; there are no logits. :class:`LayersReadout` reads several.
+    A label is read at the position of its own token, not at the position before, which predicts it: objectives steer
+    how the answer is represented. ``features`` are ``[N, D]``; there are no logits. :class:`LayersReadout` reads
+    several.
 
     Later layers are not run. A forward hook on the layer raises a private exception, which ends the forward pass and is
-    caught here; the hook is removed whatever happens. Where parameters are sharded the network runs to its end, since FSDP
-    cleans up after whole forward passes only. Under plain DDP, later layers are unused parameters: freeze them, or use
-    ``strategy="ddp_find_unused_parameters_true"``.
+    caught here; the hook is removed whatever happens. Where parameters are sharded the network runs to its end, since
+    FSDP cleans up after whole forward passes only. Under plain DDP, later layers are unused parameters: freeze them, or
+    use ``strategy="ddp_find_unused_parameters_true"``.
 
     Args:
         layer: The layer's name in the network, or the end of its name, as a regular expression that fits one module:

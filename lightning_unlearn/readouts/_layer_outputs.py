@@ -90,16 +90,16 @@ def _shards_around(network: nn.Module, layers: Mapping[str, nn.Module]) -> Itera
 def _carrying(names: list[str], read: dict[str, Any]) -> Any:
     """A hook that makes layers inside a sharded module depend on its output as well, with a gradient of zero.
 
-    FSDP gathers the weights of a module again for its backward pass when a gradient reaches its *output*. An objective on
-    a layer inside alone reaches none, and would run into weights that are gone. Weights behind the layer, in the same
-    sharded module, get a gradient of zero instead of none.
+    FSDP gathers the weights of a module again for its backward pass when a gradient reaches its *output*. An objective
+    on a layer inside alone reaches none, and would run into weights that are gone. Weights behind the layer, in the
+    same sharded module, get a gradient of zero instead of none.
     """
 
     def hook(_: nn.Module, args: Any, output: Any) -> None:
         around = next((t for t in _tensors(output) if t.requires_grad), None)
         for name in names:
             if around is not None and (inside := next(_tensors(read.get(name)), None)) is not None:
-                read[name], _ = _Together.apply(inside, around)
+                read[name], _ = _Together.apply(inside, around)  # type: ignore[no-untyped-call]
 
     return hook
 

@@ -13,19 +13,21 @@ from lightning_unlearn.readouts._hidden_states import StatesReadout, compiled, f
 class LayersReadout(StatesReadout):
     r"""Run a causal language model up to the last of several layers, and read all of them at the labelled tokens.
 
-    As :class:`HiddenStateReadout`, with ``features`` ``[N, L, D]``: one hidden state of each of ``L`` layers, in the order
-    of ``layers``. Blocks give residual streams; their MLPs and attentions can be named as well, and give what they add to
-    it: ``r"layers\.[2-5]\.mlp"``.
+    As :class:`HiddenStateReadout`, with ``features`` ``[N, L, D]``: one hidden state of each of ``L`` layers, in the
+    order of ``layers``. Blocks give residual streams; their MLPs and attentions can be named as well, and give what
+    they add to it: ``r"layers\.[2-5]\.mlp"``.
 
     One forward pass serves all layers, and ends at the last one. Where parameters are sharded it runs to its end. Under
     plain DDP, later layers are unused parameters, as with :class:`HiddenStateReadout`.
 
     Args:
-        layers: Regular expressions, each for the names of one module or several, or for the ends of their names. A module
+        layers: Regular expressions, each for the names of one module or several, or for the ends of their names. A
+        module
             that fits twice is read once.
 
     Raises:
-        ValueError: If an expression fits no module, a module's output is not one hidden state per position, or the layers
+        ValueError: If an expression fits no module, a module's output is not one hidden state per position, or the
+        layers
             have different widths.
 
     Example:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,11 @@ SIGNS = {
     "representation_deviation": Sign(answer_probability, 0.5),
     "gradient_reversal_probe": Sign(answer_probability, 0.9),
     "probe_alignment": Sign(gap_along_a_fresh_probe, 0.6, answers_to=1.05),  # it hides, and says so
+    "jens_un": Sign(answer_probability, 0.5),
+    "flat": Sign(answer_probability, 0.5),
+    "mlp_confuse": Sign(answer_probability, 0.5),
+    "mcu": Sign(answer_probability, 0.5),
+    "circuit_breaker": Sign(answer_probability, 0.5),
 }
 
 every = pytest.mark.parametrize("name", SIGNS)
@@ -181,6 +187,26 @@ def test_it_forgets(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     for measure, falls_to in measures.items():
         assert measured(measure) < falls_to * before[measure], measure.__name__
+
+
+@pytest.mark.slow
+def test_jens_un_drowns_beside_an_ordinary_retain_loss_but_for_an_optimizer_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, taught: dict[str, Tensor]
+) -> None:
+    left = {}
+    for own in (True, False):
+        cli = build("jens_un", monkeypatch, tmp_path, max_steps=40)
+        cli.model.network.load_state_dict(taught)
+        cli.model.retain = CrossEntropy()
+        cli.model.optimizer = partial(torch.optim.AdamW, lr=5e-4, weight_decay=0.0)
+        (unlearn,) = (c for c in cli.trainer.callbacks if isinstance(c, Unlearn))
+        unlearn.optimizer = cli.model.optimizer if own else None
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        with eval_without_grad(cli.model.network):
+            batches = in_order(cli.datamodule.forget_dataloader())
+            left[own] = [answer_probability(unlearn, cli.model.network, batch) for batch in batches]
+    assert max(left[True]) < 0.5
+    assert min(left[False]) > 0.8
 
 
 def test_alternate_answers_from_a_file_come_to_be_preferred(taught: dict[str, Tensor], tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from lightning_unlearn.data.encodings._marked import marked_labels
 from lightning_unlearn.data.encodings._padding import Batch, Collate, collate_for
 from lightning_unlearn.data.encodings._templates import chat_text, chat_tokens, plain_text, plain_tokens
-from lightning_unlearn.data.encodings._tokenizer import load_tokenizer
 from lightning_unlearn.data.records import MarkedAnswer, QuestionAnswer
 from lightning_unlearn.functional.compat import Compat, check_compat
 from lightning_unlearn.functional.settings import check_whole
+from lightning_unlearn.models import load_tokenizer
 from lightning_unlearn.prediction import IGNORED
 
 Template = Literal["chat", "plain"]

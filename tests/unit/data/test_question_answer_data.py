@@ -22,10 +22,10 @@ from lightning_unlearn.data import (
     QuestionAnswerDataset,
     Records,
     build,
-    load_tokenizer,
 )
 from lightning_unlearn.data._epoch_shuffle import EpochShuffle
 from lightning_unlearn.data.encodings import pad_right
+from lightning_unlearn.models import load_tokenizer
 
 DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[4] / "shared" / "data"))
 PATH = "lightning_unlearn.data.QuestionAnswerData"

@@ -22,8 +22,8 @@ from lightning_unlearn.data import (
     QuestionAnswer,
     RewrittenTrace,
     build,
-    load_tokenizer,
 )
+from lightning_unlearn.models import load_tokenizer
 from lightning_unlearn.prediction import IGNORED
 
 ROW: dict[str, Any] = {

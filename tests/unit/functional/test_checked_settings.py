@@ -33,6 +33,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "NegateTaskVector": {"base": "weights.safetensors"},
     "SubspaceGuard": {"subspace": lightning_unlearn.guards.InputSubspace()},
     "PrimalDual": {"eps": 0.1},
+    "LinearSchedule": {"steps": 2},
+    "JensUn": {"target": [1]},
     "PairedData": {
         "records": FileRecords("bundled:people"),
         "companion": None,

@@ -19,10 +19,9 @@ import lightning_unlearn
 from lightning_unlearn import Encoding, PretrainedCausalLM, TinyCausalLM
 from lightning_unlearn.bundled import bundled_path
 from lightning_unlearn.data import Record
-from lightning_unlearn.data.encodings import load_tokenizer
 from lightning_unlearn.data.records._reading import _read_hub
 from lightning_unlearn.edits import NegateTaskVector
-from lightning_unlearn.models import load_weights, pretrained_tokenizer
+from lightning_unlearn.models import load_tokenizer, load_weights, pretrained_tokenizer
 from lightning_unlearn.models._extras import find_package, require
 from lightning_unlearn.models._gguf import packaged_gguf
 

@@ -14,10 +14,13 @@ from lightning_unlearn import CausalLMReadout, ClassificationReadout, Unlearn, U
 from lightning_unlearn.objectives import (
     CEU,
     DPO,
+    FLAT,
+    MCU,
     NPO,
     RMU,
     UNDIAL,
     WGA,
+    ActivationDrift,
     ActivationMatch,
     Bounded,
     CrossEntropy,
@@ -25,13 +28,17 @@ from lightning_unlearn.objectives import (
     FixedRandomLabel,
     GradientAscent,
     GradientReversalProbe,
+    JensUn,
+    JSDToReference,
     KLToReference,
     LogitMarginFlattening,
+    MLPConfuse,
     Objective,
     ProbeAlignment,
     PromptDecouple,
     RandomLabel,
     RepresentationDeviation,
+    RepresentationRerouting,
     SatImp,
     ScopeTerm,
     SimNPO,
@@ -87,20 +94,29 @@ WORKS: dict[str, tuple[Objective, Readout, int]] = {
     "LogitMarginFlattening": (LogitMarginFlattening(), PLAIN, -1),
     "RandomLabel": (RandomLabel(), PLAIN, -1),
     "UniformLabel": (UniformLabel(), PLAIN, -1),
+    "JensUn": (JensUn(target=[2]), PLAIN, -1),
+    "FLAT": (FLAT(), PAIRED, -1),
     "KLToReference": (KLToReference(), PLAIN, 0),
+    "JSDToReference": (JSDToReference(), PLAIN, 0),
     "TopKKL": (TopKKL(k=2), PLAIN, 0),
     "ScopeTerm": (ScopeTerm(GradientAscent(), eta=0.1), PAIRED, -1),
     "PromptDecouple": (PromptDecouple(GradientAscent(), weight=0.1), PAIRED, -1),
 }
+NO_STATES = r"should get hidden states.* Use `HiddenStateReadout\(layer=...\)`"
 # What asks for something that a batch of images has not got.
 REFUSES: dict[str, tuple[Objective, str]] = {
     "FixedRandomLabel": (FixedRandomLabel(), r"answers of several tokens.* Found 6 rows of 6 examples. Use"),
     "CEU": (CEU(skip_first_tokens=1), r"Found `skip_first_tokens = 1` and at most 1 rows an example. Use `CEU\(\)`"),
-    "RMU": (RMU(), r"should get hidden states.* Use `HiddenStateReadout\(layer=...\)`"),
-    "ActivationMatch": (ActivationMatch(), r"should get hidden states.* Use `HiddenStateReadout\(layer=...\)`"),
-    "EncodedMatch": (EncodedMatch(), r"should get hidden states.* Use `HiddenStateReadout\(layer=...\)`"),
-    "RepresentationDeviation": (RepresentationDeviation(), r"should get hidden states.* Use `HiddenStateReadout"),
-    "GradientReversalProbe": (GradientReversalProbe(), r"should get hidden states.* Use `HiddenStateReadout"),
+    "RMU": (RMU(), NO_STATES),
+    "ActivationMatch": (ActivationMatch(), NO_STATES),
+    "ActivationDrift": (ActivationDrift(), NO_STATES),
+    "MLPConfuse": (MLPConfuse(), NO_STATES),
+    "MCU": (MCU(), NO_STATES),
+    "RepresentationRerouting": (RepresentationRerouting(), NO_STATES),
+    "FLAT": (FLAT(), r"a companion to each.* Found a `Prediction` of 6. Use `readout=PairedReadout\(\)`"),
+    "EncodedMatch": (EncodedMatch(), NO_STATES),
+    "RepresentationDeviation": (RepresentationDeviation(), NO_STATES),
+    "GradientReversalProbe": (GradientReversalProbe(), NO_STATES),
     "ProbeAlignment": (ProbeAlignment(), r"a companion to each.* Found a `Prediction` of 6. Use `readout=PairedReadout"),
     "SpanPair": (SpanPair(), r"a companion to each.* Found a `Prediction` of 6. Use `readout=PairedReadout\(\)`"),
     "DPO": (DPO(), r"a companion to each.* Found a `Prediction` of 6"),
@@ -115,7 +131,7 @@ def test_no_objective_is_left_out() -> None:
 
 def loss_of(objective: Objective, readout: Readout, network: nn.Module) -> Tensor:
     # Preferred to labels that must go are other labels of the same images.
-    student = readout(network, RELABELLED if isinstance(objective, DPO) else BATCH)
+    student = readout(network, RELABELLED if isinstance(objective, DPO | FLAT) else BATCH)
     loss: Tensor = objective(student, student.detach() if objective.needs_reference else None)
     return loss
 

@@ -25,6 +25,8 @@ from lightning_unlearn.objectives import (
     CrossEntropy,
     FixedRandomLabel,
     GradientAscent,
+    JensUn,
+    JSDToReference,
     KLToReference,
     LogitMarginFlattening,
     Objective,
@@ -90,12 +92,15 @@ SUBJECTS = [
     Subject(partial(RandomLabel, seed=5), partial(oracles.random_label, seed=5), order_free=False, draws=True),
     Subject(partial(FixedRandomLabel, seed=5), partial(oracles.fixed_random_label, seed=5), order_free=False),
     Subject(partial(UniformLabel), oracles.uniform_label),
+    Subject(partial(JensUn, target=[1]), partial(oracles.jens_un, target=[1])),
+    Subject(partial(JensUn, target=[4, 1, 3]), partial(oracles.jens_un, target=[4, 1, 3]), order_free=False),
+    Subject(partial(JSDToReference), oracles.jsd_to_reference, moves=0),
     Subject(partial(KLToReference), partial(oracles.kl_to_reference, k=None), moves=0),
     Subject(partial(TopKKL, k=3), partial(oracles.kl_to_reference, k=3), moves=0),
 ]
 
-# More than the logits of one answer: `test_dpo.py`, `test_rmu.py`, `test_span_pair.py`, `test_keep_companion.py`,
-# `test_on_hidden_states.py`.
+# More than the logits of one answer: `test_dpo.py`, `test_flat.py`, `test_span_pair.py`, `test_keep_companion.py`; hidden
+# states: `test_rmu.py`, `test_states.py`, `test_on_hidden_states.py`.
 READ_OTHERWISE = {
     objectives.EncodedMatch,
     objectives.RepresentationDeviation,
@@ -107,6 +112,11 @@ READ_OTHERWISE = {
     objectives.SpanPair,
     objectives.ScopeTerm,
     objectives.PromptDecouple,
+    objectives.FLAT,
+    objectives.ActivationDrift,
+    objectives.MLPConfuse,
+    objectives.MCU,
+    objectives.RepresentationRerouting,
 }
 
 every = pytest.mark.parametrize("subject", SUBJECTS, ids=str)

@@ -7,10 +7,20 @@ from jsonargparse import ArgumentParser
 from torch.testing import assert_close
 from torchjd.aggregation import PCGradWeighting
 
-from lightning_unlearn.projectors import HalfSpace, Orthogonal, PCGrad, Projector, SignRule, TorchJD, WeightedSum
+from lightning_unlearn.projectors import (
+    HalfSpace,
+    LinearSchedule,
+    Orthogonal,
+    PCGrad,
+    Projector,
+    SignRule,
+    TorchJD,
+    WeightedSum,
+)
 
 PROJECTORS = {
     "WeightedSum": WeightedSum,
+    "LinearSchedule": lambda: LinearSchedule(steps=2, retain=(1.0, 1.0)),
     "Orthogonal": Orthogonal,
     "HalfSpace": HalfSpace,
     "SignRule": SignRule,
