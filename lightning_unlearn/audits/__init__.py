@@ -1,9 +1,22 @@
 """Observing what a network knows, and changing nothing: checks run audits without an attack and under each one."""
 
 from lightning_unlearn.audits._base import Audit
+from lightning_unlearn.audits._decodability import Decodability, decodability
 from lightning_unlearn.audits._generation import Generation
 from lightning_unlearn.audits._measure import Measure
 from lightning_unlearn.audits._probe import Probe, load_probe
 from lightning_unlearn.audits._specificity import Specificity
+from lightning_unlearn.audits._states import read_states, stacked_states
 
-__all__ = ["Audit", "Generation", "Measure", "Probe", "Specificity", "load_probe"]
+__all__ = [
+    "Audit",
+    "Decodability",
+    "Generation",
+    "Measure",
+    "Probe",
+    "Specificity",
+    "decodability",
+    "load_probe",
+    "read_states",
+    "stacked_states",
+]

@@ -3,6 +3,9 @@
 from lightning_unlearn.budgets import DisruptionBudget
 from lightning_unlearn.callbacks._apply_edit import ApplyEdit
 from lightning_unlearn.callbacks._attach import unlearning
+from lightning_unlearn.callbacks._find_latent_targets import FindLatentTargets
+from lightning_unlearn.callbacks._live_probe import LiveProbe
+from lightning_unlearn.callbacks._refit_probe_directions import RefitProbeDirections
 from lightning_unlearn.callbacks._refresh import Refresh
 from lightning_unlearn.callbacks._save_pretrained import SavePretrained
 from lightning_unlearn.callbacks._write_report import WriteReport
@@ -16,10 +19,13 @@ __all__ = [
     "ApplyEdit",
     "BilevelUnlearn",
     "DisruptionBudget",
+    "FindLatentTargets",
     "FinetuneFirst",
+    "LiveProbe",
     "NeuralVariability",
     "PenalizedUnlearn",
     "RecoveryCheck",
+    "RefitProbeDirections",
     "Refresh",
     "SavePretrained",
     "SignGate",

@@ -3,6 +3,7 @@
 from lightning_unlearn.forgetting._bilevel_unlearn import BilevelUnlearn
 from lightning_unlearn.forgetting._curvature import Curvature, DoubleBackward, FiniteDifference
 from lightning_unlearn.forgetting._forget_source import forget_source
+from lightning_unlearn.forgetting._objectives_in import ObjectiveInFit, objectives_in
 from lightning_unlearn.forgetting._penalized_unlearn import PenalizedUnlearn
 from lightning_unlearn.forgetting._unlearn import Unlearn
 
@@ -11,7 +12,9 @@ __all__ = [
     "Curvature",
     "DoubleBackward",
     "FiniteDifference",
+    "ObjectiveInFit",
     "PenalizedUnlearn",
     "Unlearn",
     "forget_source",
+    "objectives_in",
 ]

@@ -7,9 +7,11 @@ from lightning_unlearn.objectives._bounded import Bounded
 from lightning_unlearn.objectives._ceu import CEU
 from lightning_unlearn.objectives._cross_entropy import CrossEntropy
 from lightning_unlearn.objectives._dpo import DPO
+from lightning_unlearn.objectives._encoded_match import EncodedMatch
 from lightning_unlearn.objectives._fixed_random_label import FixedRandomLabel
 from lightning_unlearn.objectives._flat import FLAT
 from lightning_unlearn.objectives._gradient_ascent import GradientAscent
+from lightning_unlearn.objectives._gradient_reversal_probe import GradientReversalProbe
 from lightning_unlearn.objectives._jens_un import JensUn
 from lightning_unlearn.objectives._jsd_to_reference import JSDToReference
 from lightning_unlearn.objectives._kl_to_reference import KLToReference
@@ -17,8 +19,10 @@ from lightning_unlearn.objectives._logit_margin_flattening import LogitMarginFla
 from lightning_unlearn.objectives._mcu import MCU
 from lightning_unlearn.objectives._mlp_confuse import MLPConfuse
 from lightning_unlearn.objectives._npo import NPO
+from lightning_unlearn.objectives._probe_alignment import ProbeAlignment
 from lightning_unlearn.objectives._prompt_decouple import PromptDecouple
 from lightning_unlearn.objectives._random_label import RandomLabel
+from lightning_unlearn.objectives._representation_deviation import RepresentationDeviation
 from lightning_unlearn.objectives._representation_rerouting import RepresentationRerouting
 from lightning_unlearn.objectives._rmu import RMU
 from lightning_unlearn.objectives._sat_imp import SatImp
@@ -39,6 +43,10 @@ __all__ = [
     "DPO",
     "RMU",
     "ActivationMatch",
+    "EncodedMatch",
+    "RepresentationDeviation",
+    "GradientReversalProbe",
+    "ProbeAlignment",
     "ActivationDrift",
     "MLPConfuse",
     "MCU",

@@ -6,6 +6,7 @@ from typing_extensions import override
 
 from lightning_unlearn.functional.settings import check_positive
 from lightning_unlearn.objectives._base import Objective
+from lightning_unlearn.objectives._growing import fit_sizes
 from lightning_unlearn.objectives._states import mean_per_example, need_states
 from lightning_unlearn.prediction import Likelihood, Prediction
 
@@ -66,7 +67,5 @@ class RMU(Objective):
 
     @override
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if (control := state_dict.get(f"{prefix}control")) is not None:
-            # The buffer is empty before the first batch, and torch refuses to copy a tensor of another shape into it.
-            self.control = self.control.new_empty(control.shape)
+        fit_sizes(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -34,6 +34,14 @@ def test_three_people_are_to_be_forgotten_and_nobody_is_in_both_groups():
     assert all(people[row["entity"]] == row["group"] for row in PEOPLE)
 
 
+def test_strangers_are_asked_about_as_people_are_and_are_none_of_them():
+    strangers = [json.loads(line) for line in bundled_path("strangers").read_text(encoding="utf-8").splitlines()]
+    assert set(Counter(row["entity"] for row in strangers).values()) == {3}
+    assert not {row["entity"] for row in strangers} & {row["entity"] for row in PEOPLE}
+    assert not {row["answer"] for row in strangers} & {row["answer"] for row in PEOPLE}
+    assert all(row["entity"] in row["question"] for row in strangers)
+
+
 @pytest.mark.parametrize("field", ["question", "paraphrase", "answer"])
 def test_no_two_rows_share_a_text(field):
     assert len({row[field] for row in PEOPLE}) == len(PEOPLE) == 120

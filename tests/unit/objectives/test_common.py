@@ -100,8 +100,12 @@ SUBJECTS = [
 ]
 
 # More than the logits of one answer: `test_dpo.py`, `test_flat.py`, `test_span_pair.py`, `test_keep_companion.py`; hidden
-# states: `test_rmu.py`, `test_states.py`.
+# states: `test_rmu.py`, `test_states.py`, `test_on_hidden_states.py`.
 READ_OTHERWISE = {
+    objectives.EncodedMatch,
+    objectives.RepresentationDeviation,
+    objectives.GradientReversalProbe,
+    objectives.ProbeAlignment,
     objectives.DPO,
     objectives.RMU,
     objectives.ActivationMatch,
