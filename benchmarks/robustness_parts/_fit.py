@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+
+from lightning_unlearn import FinetuneFirst, ForgetRetainData, Unlearn, UnlearningModule
+from robustness_parts._budget import LastWithinBudget
+from robustness_parts._judges import READOUT, known
+from robustness_parts._method import Method
+from robustness_parts._setting import Setting
+
+
+def teach(setting: Setting, world_name: str, seed: int, folder: Path) -> tuple[nn.Module, nn.Module]:
+    """The original, and the control, which was taught the retain data alone. Kept in ``folder``, under what made them."""
+    world = setting.world(world_name)
+    kept = setting.data(world.retain + world.unseen, size=setting.batch[1])
+    data = ForgetRetainData(retain=kept, forget=setting.data(world.forget))
+    finetune = FinetuneFirst(**setting.teach, folder=str(folder), seed=seed, control=True)
+    module = UnlearningModule(setting.network(seed), readout=READOUT)
+    trainer(setting, 0, [finetune]).fit(module, datamodule=data)  # teaching happens in `setup`
+    control = UnlearningModule(setting.network(seed), readout=READOUT)
+    assert finetune.control_weights is not None
+    load_(control.network, finetune.control_weights)
+    return module.network, control.network
+
+
+def load_(network: nn.Module, weights: Any) -> None:
+    """Give ``network`` weights by name, or those in a file."""
+    from safetensors.torch import load_model
+
+    if isinstance(weights, str | Path):
+        load_model(network, weights)
+    else:
+        network.load_state_dict(weights)
+
+
+def forget_(
+    network: nn.Module, method: Method, rate: float, setting: Setting, world_name: str, seed: int
+) -> dict[str, Any]:
+    """Unlearn in place, by the product. Returns what was spent and what is known afterwards."""
+    world = setting.world(world_name)
+    pl.seed_everything(seed, verbose=False)
+    neutral = list(setting.data(world.neutral, size=setting.batch[1]).val_dataloader())
+    budget = LastWithinBudget(neutral, setting.kl, setting.every)
+    arguments = method.unlearn(setting.names)
+    forgetting = [] if arguments is None else [Unlearn(**arguments)]
+    module = UnlearningModule(
+        network,
+        readout=READOUT,
+        optimizer=lambda params: torch.optim.AdamW(params, lr=rate, weight_decay=0.0),
+        **method.module(setting.names),
+    )
+    data = ForgetRetainData(
+        retain=setting.data(world.retain, size=setting.batch[1], seed=seed),
+        forget=setting.data(world.forget, seed=seed),
+    )
+    start = time.monotonic()
+    trainer(setting, setting.steps, [*forgetting, *method.callbacks(setting.names), budget]).fit(
+        module, datamodule=data
+    )
+    return {
+        "rate": rate,
+        "seconds": round(time.monotonic() - start, 1),
+        "steps": budget.kept[0],
+        "disruption": budget.kept[1],
+        "disruption curve": budget.curve,
+        "forget": known(network, setting, world.forget),
+        "retain": known(network, setting, world.retain),
+    }
+
+
+def trainer(setting: Setting, steps: int, callbacks: list[pl.Callback]) -> pl.Trainer:
+    return pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        callbacks=callbacks,
+        gradient_clip_val=setting.clip,
+        precision=setting.precision,  # type: ignore[arg-type]
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
