@@ -7,6 +7,7 @@ from lightning_unlearn.engine._combine import combine_
 from lightning_unlearn.engine._decided_readout import decided_readout
 from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._isolation import (
+    each_pass_kept,
     isolated,
     isolated_but_for_weights,
     random_numbers_kept,
@@ -42,6 +43,7 @@ __all__ = [
     "callbacks_of",
     "combine_",
     "decided_readout",
+    "each_pass_kept",
     "gathered",
     "gradients_set_aside",
     "inner_products",

@@ -82,6 +82,18 @@ def state_kept(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def each_pass_kept(module: nn.Module) -> Iterator[None]:
+    """Inside of :func:`isolated`: let each pass put back what it moved, as passes outside of it do."""
+    was_kept = id(module) in _kept
+    _kept.discard(id(module))
+    try:
+        yield
+    finally:
+        if was_kept:
+            _kept.add(id(module))
+
+
+@contextmanager
 def random_numbers_kept() -> Iterator[None]:
     """Let passes draw without a trace: afterwards all random generators go on from where they were.
 

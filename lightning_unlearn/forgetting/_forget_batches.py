@@ -8,12 +8,13 @@ import lightning.pytorch as pl
 
 from lightning_unlearn.data import ForgetStream, RowsByEpoch
 from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.forgetting._batch_window import BatchWindow, WaitingBatch
 from lightning_unlearn.forgetting._overlap_check import OverlapCheck
 from lightning_unlearn.forgetting._small_batches import small_batches_explained
 from lightning_unlearn.forgetting._supervision_check import SupervisionCheck
 from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout, refuse_foreign_labels, refuse_foreign_tokens
-from lightning_unlearn.runtime import data_share, hash_of, seed_random_states, seeded
+from lightning_unlearn.runtime import data_share, seed_random_states, seeded
 
 NumberedBatch = tuple[int, Any]
 """A forget micro-batch on the device, with the seed of the random numbers that are drawn for it."""
@@ -33,17 +34,30 @@ class ForgetBatches:
         stream: The forget data.
         readout: Gives each example a key, to find examples that are in both sets.
         seed: Of the random numbers.
+        reach: How many further micro-batches an attacker may be given.
     """
 
-    def __init__(self, engine: GradientEngine, stream: ForgetStream, readout: Readout, *, seed: int = 0) -> None:
+    def __init__(
+        self, engine: GradientEngine, stream: ForgetStream, readout: Readout, *, seed: int = 0, reach: int = 0
+    ) -> None:
         self._engine = engine
         self._network = readout.find_network(engine.module)
-        self._stream = stream
         self._overlap = OverlapCheck(readout)
         self._supervision = SupervisionCheck(engine, stream.loader)
         # Not the rank: processes that run the same examples together must draw the same numbers.
-        self._seeds = (seed, data_share(engine.trainer)[0], _PASSES)
+        seeds = (seed, data_share(engine.trainer)[0], _PASSES)
+        self._window = BatchWindow(stream, seeds, readout.contents, reach)
+        self._taken: list[WaitingBatch] = []
         self._due = 0
+
+    @property
+    def position(self) -> int:
+        """How many micro-batches were taken since the start of training."""
+        return self._window.position
+
+    def seek(self, position: int) -> None:
+        """Go to micro-batch number ``position``."""
+        self._window.seek(position)
 
     def saw_retain(self, batch: Any) -> None:
         """Count a retain micro-batch: one more forget micro-batch is due."""
@@ -55,11 +69,16 @@ class ForgetBatches:
 
     def take(self) -> list[NumberedBatch]:
         """The forget micro-batches that are due."""
-        batches = [self._next() for _ in range(self._due)]
+        self._taken = self._window.take(self._due)
         self._due = 0
+        batches = [(waiting.seed, self._on_device(waiting)) for waiting in self._taken]
         if self._is_first_epoch():
             self._overlap.saw_forget([batch for _, batch in batches])
         return batches
+
+    def others(self) -> list[Any]:
+        """Forget micro-batches for an attacker: without an example of those that were taken last. Collective."""
+        return [self._on_device(waiting) for waiting in self._window.others(self._taken)]
 
     @contextmanager
     def opened(self, numbered: NumberedBatch) -> Iterator[Any]:
@@ -84,13 +103,11 @@ class ForgetBatches:
         """
         self._supervision.check(is_end=is_end)
 
-    def _next(self) -> NumberedBatch:
-        seed = hash_of(*self._seeds, self._stream.position)
-        batch = next(self._stream)
+    def _on_device(self, waiting: WaitingBatch) -> Any:
         if self._is_first_epoch():
-            refuse_foreign_tokens(self._network, batch)  # still on the CPU, where looking costs nothing
-        with seeded(seed):
-            return seed, self._engine.to_device(batch)
+            refuse_foreign_tokens(self._network, waiting.batch)  # still on the CPU, where looking costs nothing
+        with seeded(waiting.seed):
+            return self._engine.to_device(waiting.batch)
 
     def _is_first_epoch(self) -> bool:
         # After one epoch every retain example has been seen: checking again would find nothing new.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_unlearn.engine import GradientEngine, Row, add_gradient_, adds_in_place, combine_
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
+from lightning_unlearn.forgetting._vantage_points import VantagePoints
 from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
 from lightning_unlearn.projectors import ObservingProjector, Projector
 
@@ -24,6 +25,7 @@ class Merger:
         engine: Runs the extra passes.
         projector: How the two are merged; ``None`` for their sum.
         weight: Factor on the forget gradient.
+        vantage: Where the forget gradient is taken.
         transforms: Rewrite the forget gradient first.
         zero: Is shown what was measured, and may want more of it.
     """
@@ -33,12 +35,14 @@ class Merger:
         engine: GradientEngine,
         projector: Projector | None,
         weight: float,
+        vantage: VantagePoints,
         transforms: TransformsInOrder | None = None,
         zero: ZeroGradient | None = None,
     ) -> None:
         self._engine = engine
         self._projector = projector
         self._weight = weight
+        self._vantage = vantage
         self._transforms = transforms
         self._zero = zero
         self._retain_losses: list[Tensor] = []
@@ -71,7 +75,8 @@ class Merger:
         Raises:
             FloatingPointError: If the loss or a gradient is not finite, except where a gradient scaler skips the step.
         """
-        if self._projector is None and not self._transforms and adds_in_place(self._engine, len(batches)):
+        plain = self._projector is None and not self._transforms and not self._vantage.is_due
+        if plain and adds_in_place(self._engine, len(batches)):
             # Nothing needs the forget gradient alone, so it is never held: the memory of one gradient instead of two.
             weight = self._weight / accumulate
             measured = measured or (self._zero is not None and self._zero.is_suspected)
@@ -114,7 +119,7 @@ class Merger:
         self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], accumulate: int
     ) -> tuple[Row, Row, Tensor, Tensor]:
         """Forget row, retain row, their Gramian, and the forget loss."""
-        forget, losses = self._engine.row(loss, batches, params, divisor=accumulate)
+        forget, losses = self._vantage.row(loss, batches, params, divisor=accumulate)
         if self._transforms:
             forget = self._transforms(forget, params)
         retain: Row = [p.grad for p in params]  # the tensors themselves: `combine_` adds to them in place

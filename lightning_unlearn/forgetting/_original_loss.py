@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from lightning_unlearn.attacks import Attack
 from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.engine import GradientEngine, before_restore, decided_readout, strategy_kind
 from lightning_unlearn.forgetting._forget_loss import ForgetLoss
@@ -31,6 +32,7 @@ class OriginalLoss:
         reference: Gives the original model's outputs; ``None`` for the cheapest that suffices.
         trainer: Of the fit, in ``setup``.
         module: The module of the fit.
+        attacks: Are shown the original, too.
 
     Attributes:
         is_known: Whether the original was seen: at the first batch, or, in a resumed fit, before the interruption.
@@ -43,7 +45,9 @@ class OriginalLoss:
         reference: Reference | None,
         trainer: pl.Trainer,
         module: pl.LightningModule,
+        attacks: Iterable[Attack] = (),
     ) -> None:
+        self._attacks = list(attacks)
         self._objective, self._reference, self._given = objective, reference, readout
         self._trainer, self._module = trainer, module
         self._readout: Readout | None = readout
@@ -106,6 +110,8 @@ class OriginalLoss:
         readout = choose_readout(self._module) if self._readout is None else self._readout
         kind = strategy_kind(self._trainer)
         self._loss = ForgetLoss(self._objective, self._module, readout, self._reference, kind, earlier=earlier)
+        for attack in self._attacks:
+            attack.see_original(readout.find_network(self._module))
         self._copy = self._copied(self._loss, kind)
 
     def _copied(self, loss: ForgetLoss, kind: str) -> FrozenCopy | None:

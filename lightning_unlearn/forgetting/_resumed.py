@@ -10,11 +10,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from lightning_unlearn.data import ForgetStream, rows_of
+from lightning_unlearn.forgetting._forget_batches import ForgetBatches
 from lightning_unlearn.forgetting._forget_loss import ForgetLoss
 from lightning_unlearn.forgetting._original_loss import OriginalLoss
 from lightning_unlearn.forgetting._private_step import PrivateStep
 from lightning_unlearn.forgetting._saved_parts import SavedParts
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
+from lightning_unlearn.forgetting._vantage_points import VantagePoints
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.references import AdapterDisabled, FrozenCopy, Reference
@@ -34,10 +36,18 @@ class ResumedCallback(pl.Callback):
     _original: OriginalLoss
     _loader: Iterable[Any]
     _stream: ForgetStream
+    _batches: ForgetBatches
+    _vantage: VantagePoints
     _rewrite: TransformsInOrder
     _private: PrivateStep | None
     _steps: dict[str, int]
     _restored: dict[str, Any]
+
+    @property
+    @override
+    def state_key(self) -> str:
+        """Distinguishes several instances in one trainer by their objectives."""
+        return f"Unlearn[{self.objective!r}]"
 
     @override
     def on_load_checkpoint(
@@ -58,7 +68,7 @@ class ResumedCallback(pl.Callback):
             # A tuner saves before training, and loads again: a state of no step would pass for that of an interrupted fit.
             return self._restored
         return {
-            "position": self._stream.position,
+            "position": self._batches.position,
             "steps": dict(self._steps),
             "settings": settings_of(self.objective, self._original.loss, self.projector, self._loader),
             **self._parts().state_dict(),
@@ -72,6 +82,7 @@ class ResumedCallback(pl.Callback):
             # Before its first step it has no state; asked for a sharded one, torch would take a step.
             optimizer=self._private if self._steps["merged"] else None,
             transforms=self._rewrite if hasattr(self, "_rewrite") else None,
+            under=self._vantage if hasattr(self, "_vantage") else None,
         )
 
     def _restore(self) -> None:
@@ -79,7 +90,7 @@ class ResumedCallback(pl.Callback):
         state, self._restored = self._restored, {}
         if not state:
             return
-        self._stream.seek(state["position"])
+        self._batches.seek(state["position"])
         self._steps = dict(state["steps"])  # before `_parts`, which goes by it
         loss = self._original.loss
         settings = settings_of(self.objective, loss, self.projector, self._loader)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -8,6 +9,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.attacks import Attack
 from lightning_unlearn.data import DataSource
 from lightning_unlearn.engine import GradientEngine, refuse_optimizers, unscaled, unscales_by_itself
 from lightning_unlearn.forgetting._forget_batches import ForgetBatches, forget_stream
@@ -26,6 +28,8 @@ from lightning_unlearn.forgetting._refusals import (
 from lightning_unlearn.forgetting._resumed import ResumedCallback
 from lightning_unlearn.forgetting._step_log import is_logged, log_step, shown_realised
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
+from lightning_unlearn.forgetting._under import Under
+from lightning_unlearn.forgetting._vantage_points import VantagePoints
 from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
 from lightning_unlearn.models import explain_checkpoint
 from lightning_unlearn.objectives import Objective
@@ -61,6 +65,13 @@ class Unlearn(ResumedCallback):
     apply to it; callbacks that schedule it find it as ``forget_optimizer``. ``unlearn/realised`` and :class:`StepGuard` then
     refer to its step alone. Its state is in the checkpoint. Parameters added during the fit join its last group.
 
+    **With** ``under``, the forget gradient is the mean of the plain one and of those taken inside of attacks, such as at the
+    weights that an attacker would have after some steps of relearning. It is applied to the real weights (first order: the
+    attack is held constant), so that what is forgotten stays forgotten. Each attack is met at a strength drawn by seed and
+    step, and trains on other forget batches than the one that is judged. Nothing of the fit moves meanwhile. An attack that
+    raises an error is left out of that step, and counted. Cost: the attack (a pass for each step of :class:`Relearn`), one
+    more pass, one more gradient's memory. Logged: ``unlearn/under/<name>``, the forget loss there.
+
     Args:
         objective: The objective that forgetting minimises.
         readout: How to run the network. Defaults to the module's own; to one for causal language models or classifiers,
@@ -78,17 +89,23 @@ class Unlearn(ResumedCallback):
             gradients are merged. Costs one more gradient's memory, and the optimizer's state.
         transforms: Rewrite the forget gradient, tensor by tensor and in this order, before it is merged or given to
             ``optimizer``: :class:`RowMask`, or any :class:`GradientTransform`. Costs one more gradient's memory.
+        under: Attacks, by name, inside of which the forget gradient is taken, too.
+        under_every: In every how many optimizer steps.
+        under_retain: Whether the retain gradient becomes the mean over the same vantage points. It is then the cross-entropy
+            of the readout (the loss of ``training_step``, where that is what the readout runs).
 
     Raises:
         NotImplementedError: In ``setup``, under manual optimization or DeepSpeed, and under FSDP1 with a transform that
             needs whole matrices; when the fit starts, with LBFGS.
+        RuntimeError: When training ends, if an attack of ``under`` failed in every step.
         ValueError: In ``setup``, if there is no forget or no retain data; during the fit, if forget examples are among the
             retain data, or nothing in the forget data is supervised.
         FloatingPointError: If a loss or a gradient is not finite.
 
     Example:
-        >>> from lightning_unlearn import NPO
+        >>> from lightning_unlearn import NPO, Relearn
         >>> callback = Unlearn(NPO(beta=0.1))  # Trainer(callbacks=[callback])
+        >>> lasting = Unlearn(NPO(beta=0.1), under={"relearn": Relearn(steps=20)}, under_every=2)
         >>> separate = Unlearn(NPO(beta=0.1), optimizer=lambda params: torch.optim.SGD(params, lr=1e-2, momentum=0.9))
     """
 
@@ -103,6 +120,9 @@ class Unlearn(ResumedCallback):
         seed: int = 0,
         optimizer: OptimizerCallable | None = None,
         transforms: list[GradientTransform] | None = None,
+        under: Mapping[str, Attack] | None = None,
+        under_every: int = 1,
+        under_retain: bool = False,
     ) -> None:
         parts = {"objective": objective, "readout": readout, "projector": projector, "reference": reference}
         refuse_settings(weight, optimizer, transforms, **parts)
@@ -115,16 +135,12 @@ class Unlearn(ResumedCallback):
         self.forget = forget
         self.optimizer = optimizer
         self.transforms = list(transforms or ())
+        self.under = Under(under, under_every, under_retain)
         self._private: PrivateStep | None = None
         self._steps = {"merged": 0, "taken": 0}
         self.is_idle = False
         self._restored = {}
         self._step_log: dict[str, Tensor] = {}
-
-    @property
-    def state_key(self) -> str:
-        """Distinguishes several instances in one trainer by their objectives."""
-        return f"Unlearn[{self.objective!r}]"
 
     @property
     def forget_optimizer(self) -> torch.optim.Optimizer | None:
@@ -142,7 +158,9 @@ class Unlearn(ResumedCallback):
         StepChain.of(trainer).add_forgetting(self)
         # Nothing is left of an earlier fit, or of the run of a tuner.
         self._private, self._steps, self._restored, self._step_log = None, {"merged": 0, "taken": 0}, {}, {}
-        self._original = OriginalLoss(self.objective, self.readout, self.reference, trainer, pl_module)
+        self._original = OriginalLoss(
+            self.objective, self.readout, self.reference, trainer, pl_module, self.under.each()
+        )
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -158,12 +176,15 @@ class Unlearn(ResumedCallback):
         """Open the forget stream, and continue where a checkpoint left off."""
         self._rewrite = TransformsInOrder(self.transforms, self._engine)
         self._rewrite.attach(pl_module)
-        self._merger = Merger(self._engine, self.projector, self.weight, self._rewrite, ZeroGradient(self.objective))
         self._realised = RealisedStep()
         self.objective.to(pl_module.device)
         self._stream = forget_stream(trainer, self._loader, self._order, self.seed)
         readout = self._original.decide(self._loader, resumes=bool(self._restored))
-        self._batches = ForgetBatches(self._engine, self._stream, readout, seed=self.seed)
+        engine, seed = self._engine, self.seed
+        self._batches = ForgetBatches(engine, self._stream, readout, seed=seed, reach=self.under.reach)
+        self._vantage = VantagePoints(self.under, seed=seed, engine=engine, batches=self._batches, readout=readout)
+        zero = ZeroGradient(self.objective)
+        self._merger = Merger(self._engine, self.projector, self.weight, self._vantage, self._rewrite, zero)
         if self._private is not None:
             self._private.cover(trainer.optimizers[0])  # others may have added groups in their `on_fit_start`
         self._restore()
@@ -176,6 +197,7 @@ class Unlearn(ResumedCallback):
         """Count the micro-batch, and check it for forget examples."""
         self.see_original(trainer, pl_module)
         self._batches.saw_retain(batch)
+        self._vantage.saw_retain(batch)
 
     def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the network for the original, unless it is known: before the first step, or before an edit."""
@@ -202,6 +224,7 @@ class Unlearn(ResumedCallback):
         logged = is_logged(trainer)
         accumulate = trainer.accumulate_grad_batches
         merger, loss = self._merger, self.forget_loss
+        self._vantage.begin(self._steps["merged"])
         # Fused optimizers unscale inside their step. Until then `p.grad` is scaled, and the forget gradient is not.
         with unscaled(self._engine, optimizer, params):
             if self._private is None:
@@ -209,6 +232,7 @@ class Unlearn(ResumedCallback):
             else:
                 row, self._step_log = merger.forget_row(loss, batches, params, accumulate=accumulate)
                 self._private.hold(params, row, measured=logged)
+        self._step_log |= self._vantage.take_log()
         self._batches.refuse_unsupervised()
         if self._private is not None:
             return  # counted and measured in `after_fit_step`, if the step is not skipped
@@ -230,6 +254,7 @@ class Unlearn(ResumedCallback):
         """Prove that forgetting happened: every optimizer step must have had a forget gradient, or an own step after it."""
         self._end(trainer)
         refuse_unmerged(self._steps)
+        self._vantage.refuse_never_met()
         self._batches.refuse_unsupervised(is_end=True)
 
     @override
