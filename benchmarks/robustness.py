@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="some of `robustness_parts/methods.yaml`; all, if none is named")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--retry", action="store_true", help="try again what ended in an error")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "robustness")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -69,6 +70,9 @@ def main() -> None:
     setting = SETTINGS[arguments.model]
     wanted, missing = available(arguments.methods or list(methods()), arguments.model)
     study = Study(setting, tuple(wanted), tuple(arguments.seeds), arguments.folder / setting.name)
+    if arguments.retry:
+        for unit in study.units():
+            unit.forget_error()
     left = [unit for unit in study.units() if not unit.is_done]
     seconds = sum(unit.seconds for unit in left)
     print(f"{len(wanted)} methods, {len(left)} units left, about {seconds / 3600:.1f} hours in one process", flush=True)

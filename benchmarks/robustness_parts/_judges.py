@@ -35,8 +35,13 @@ class Judge:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     rows: str = "forget"
 
+    @property
+    def exists(self) -> bool:
+        """Whether this version of the package has such an attack."""
+        return hasattr(lightning_unlearn, self.attack)
+
     def made(self) -> Attack:
-        """The attack; ``AttributeError`` if this version has none of that name."""
+        """The attack."""
         attack: Attack = getattr(lightning_unlearn, self.attack)(**self.arguments)
         return attack
 

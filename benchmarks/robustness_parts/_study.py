@@ -107,8 +107,8 @@ class Study:
 
     @cached_property
     def panel(self) -> dict[str, Judge]:
-        """The judges by name."""
-        return PANELS[self.setting.panel]
+        """The judges by name, but for those whose attack this version of the package does not have."""
+        return {name: judge for name, judge in PANELS[self.setting.panel].items() if judge.exists}
 
     def _judgement(self, method: Method | None, judge: str, seed: int, network: Any, needs: tuple[Unit, ...]) -> Unit:
         def work() -> dict[str, Any]:

@@ -44,6 +44,11 @@ class Unit:
         found: Found = json.loads(self.path.read_text())
         return found
 
+    def forget_error(self) -> None:
+        """Remove a result that is an error, so that it is tried again."""
+        if self.is_done and "error" in self.found():
+            self.path.unlink(missing_ok=True)
+
     def try_to_do(self) -> bool:
         """Do it, unless it is done, or another process is at it. Returns whether it was done here.
 
