@@ -26,6 +26,8 @@ def chosen_rate(trials: Sequence[Mapping[str, Any]]) -> float:
     If none does, the one that keeps most.
     """
     worked = [trial for trial in trials if "error" not in trial]
+    if not worked:
+        raise ValueError(f"At least one trial should have worked. Found {[trial['error'] for trial in trials]}.")
     good = [trial for trial in worked if kept(trial) >= KEEP]
     best = min(good, key=lambda trial: trial["lead"]) if good else max(worked, key=kept)
     return float(best["rate"])

@@ -65,7 +65,12 @@ class Study:
         """One fit for each learning rate, looked at by the cheap judge."""
         taught = self.taught("tune", TUNING_SEED)
         return [
-            Unit(self._path(method, f"tuned-{rate:g}"), self._trial(method, rate), (taught,), 30 * self.setting.seconds)
+            Unit(
+                self._path(method, f"tuned-{rate:g}"),
+                self._trial(method, rate),
+                (taught,),
+                seconds=2 * self.setting.steps * self.setting.seconds,
+            )
             for rate in self.rates(method)
         ]
 
@@ -84,8 +89,10 @@ class Study:
                 save_model(network, str(new))
             return found
 
-        needs = (*self.trials(method), self.taught("test", seed))
-        return Unit(self._path(method, f"fit-{seed}"), work, needs, 2 * self.setting.steps * self.setting.seconds)
+        seconds = 2 * self.setting.steps * self.setting.seconds
+        # A rate that was too high for a method is a trial that failed, not the end of the method.
+        trials = tuple(self.trials(method))
+        return Unit(self._path(method, f"fit-{seed}"), work, (self.taught("test", seed),), trials, seconds)
 
     def judged(self, method: Method, seed: int) -> dict[str, Unit]:
         """What each judge brings back."""
@@ -117,7 +124,7 @@ class Study:
         described = self.panel[judge]
         words = f"judged-{seed}-{plain(judge)}-{digest(asdict(described))}"
         seconds = described.arguments.get("steps", 1) * self.setting.seconds
-        return Unit(self._path(method, words), work, needs, seconds)
+        return Unit(self._path(method, words), work, needs, seconds=seconds)
 
     def _trial(self, method: Method, rate: float) -> Any:
         def work() -> dict[str, Any]:

@@ -21,12 +21,14 @@ class Unit:
         path: Where the result is.
         work: Makes it. What it raises is kept as ``{"error": ...}``, so that one broken method stops nothing.
         needs: Units that must be done before, and without an error.
+        after: Units that must be done before, with an error or without.
         seconds: What it is expected to take.
     """
 
     path: Path
     work: Callable[[], Found]
     needs: tuple[Unit, ...] = ()
+    after: tuple[Unit, ...] = ()
     seconds: float = 0.0
 
     @property
@@ -37,7 +39,13 @@ class Unit:
     @property
     def is_ready(self) -> bool:
         """Whether everything it needs is there."""
-        return all(need.is_done and "error" not in need.found() for need in self.needs)
+        return all(unit.is_done for unit in (*self.needs, *self.after)) and not self.is_lost
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether something it needs has failed, so that it can never be done."""
+        failed = any(need.is_done and "error" in need.found() for need in self.needs)
+        return failed or any(need.is_lost for need in (*self.needs, *self.after))
 
     def found(self) -> Found:
         """The result."""
@@ -82,9 +90,10 @@ def do(units: Iterable[Unit]) -> None:
     for folder in {unit.path.parent for unit in units}:
         remove_leftovers(folder)
     while missing := [unit for unit in units if not unit.is_done]:
+        missing = [unit for unit in missing if not unit.is_lost]
+        if not missing:
+            return
         ready = [unit for unit in missing if unit.is_ready]
-        if not ready and not any(_may_come(unit) for unit in missing):
-            return  # what is left needs something that failed
         done = 0
         for unit in ready:
             if unit.try_to_do():
@@ -95,9 +104,3 @@ def do(units: Iterable[Unit]) -> None:
                 print(f"{unit.path.stem}: {said}; about {left / 60:.0f} minutes left", flush=True)
         if not done:
             time.sleep(2.0)  # others are at work
-
-
-def _may_come(unit: Unit) -> bool:
-    return all(not need.is_done or "error" not in need.found() for need in unit.needs) and all(
-        _may_come(need) for need in unit.needs
-    )
