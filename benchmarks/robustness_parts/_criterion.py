@@ -11,7 +11,7 @@ KEEP = 0.95
 """The share of the original's retain probability that must be left."""
 
 
-def lead(unlearned: Mapping[int, Sequence[float]], control: Mapping[int, Sequence[float]]) -> float:
+def lead(unlearned: Mapping[str, Sequence[float]], control: Mapping[str, Sequence[float]]) -> float:
     """How far an attacker is ahead of one with a network that never knew, at the best of his points.
 
     Before the first step counts, too: what was not forgotten is ahead from the start. No gap is divided by, so a network

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,28 +14,17 @@ from robustness_parts._method import Method
 from robustness_parts._setting import Setting
 
 
-def teach(setting: Setting, world_name: str, seed: int, folder: Path) -> tuple[nn.Module, nn.Module]:
-    """The original, and the control, which was taught the retain data alone. Kept in ``folder``, under what made them."""
+def teach(setting: Setting, world_name: str, seed: int) -> dict[str, nn.Module]:
+    """The original, and the control, which was taught the same in the same way but for what must go."""
     world = setting.world(world_name)
     kept = setting.data(world.retain + world.unseen, size=setting.batch[1])
     data = ForgetRetainData(retain=kept, forget=setting.data(world.forget))
-    finetune = FinetuneFirst(**setting.teach, folder=str(folder), seed=seed, control=True)
-    module = UnlearningModule(setting.network(seed), readout=READOUT)
-    trainer(setting, 0, [finetune]).fit(module, datamodule=data)  # teaching happens in `setup`
-    control = UnlearningModule(setting.network(seed), readout=READOUT)
-    assert finetune.control_weights is not None
-    load_(control.network, finetune.control_weights)
-    return module.network, control.network
-
-
-def load_(network: nn.Module, weights: Any) -> None:
-    """Give ``network`` weights by name, or those in a file."""
-    from safetensors.torch import load_model
-
-    if isinstance(weights, str | Path):
-        load_model(network, weights)
-    else:
-        network.load_state_dict(weights)
+    finetune = FinetuneFirst(**setting.teach, seed=seed, control=True)
+    original, control = (UnlearningModule(setting.network(seed), readout=READOUT) for _ in range(2))
+    trainer(setting, 0, [finetune]).fit(original, datamodule=data)  # teaching happens in `setup`
+    assert isinstance(finetune.control_weights, dict)
+    control.network.load_state_dict(finetune.control_weights)
+    return {"original": original.network, "control": control.network}
 
 
 def forget_(

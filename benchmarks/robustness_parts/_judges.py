@@ -18,6 +18,7 @@ from lightning_unlearn.runtime import eval_without_grad
 from robustness_parts._setting import Rows, Setting, World
 
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+Curve = Mapping[str, list[float]]
 READOUT = PackedCausalLMReadout()
 
 
@@ -86,7 +87,7 @@ PANELS: dict[str, dict[str, Judge]] = {
 }
 
 
-def curve(network: nn.Module, judge: Judge, setting: Setting, world: World) -> dict[int, list[float]]:
+def curve(network: nn.Module, judge: Judge, setting: Setting, world: World) -> Curve:
     """Probability of each forgotten answer at each point of an attack. The network is left as it was."""
     batches = list(setting.data(getattr(world, judge.rows)).val_dataloader())
     rows = setting.data(world.forget, size=2 * setting.batch[1])
@@ -98,7 +99,7 @@ def curve(network: nn.Module, judge: Judge, setting: Setting, world: World) -> d
         loss=lambda batch: loss(READOUT(network, batch)),
         engine=GradientEngine(network),
     ) as points:
-        return {point: probabilities(network, rows) for point in points}
+        return {str(point): probabilities(network, rows) for point in points}  # as JSON has them
 
 
 def probabilities(network: nn.Module, data: Any) -> list[float]:

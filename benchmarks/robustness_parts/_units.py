@@ -85,22 +85,21 @@ class Unit:
 
 
 def do(units: Iterable[Unit]) -> None:
-    """Do all units, sharing them with other processes that do the same."""
+    """Do all units, the first that is ready first, sharing them with other processes that do the same."""
     units = list(units)
     for folder in {unit.path.parent for unit in units}:
         remove_leftovers(folder)
-    while missing := [unit for unit in units if not unit.is_done]:
-        missing = [unit for unit in missing if not unit.is_lost]
-        if not missing:
-            return
-        ready = [unit for unit in missing if unit.is_ready]
-        done = 0
-        for unit in ready:
-            if unit.try_to_do():
-                done += 1
-                left = sum(other.seconds for other in units if not other.is_done)
-                found = unit.found()
-                said = found.get("error", f"{found['wall_s']:.0f} s")
-                print(f"{unit.path.stem}: {said}; about {left / 60:.0f} minutes left", flush=True)
-        if not done:
+    while not all(unit.is_done or unit.is_lost for unit in units):
+        ready = (unit for unit in units if not unit.is_done and unit.is_ready)
+        done = next((unit for unit in ready if unit.try_to_do()), None)
+        if done is None:
             time.sleep(2.0)  # others are at work
+        else:
+            _tell(done, units)
+
+
+def _tell(unit: Unit, units: list[Unit]) -> None:
+    found = unit.found()
+    left = sum(other.seconds for other in units if not other.is_done)
+    said = found.get("error", f"{found['wall_s']:.0f} s")
+    print(f"{unit.path.parent.name}/{unit.path.stem}: {said}; about {left / 60:.0f} minutes left", flush=True)
