@@ -43,6 +43,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
+from robustness_parts._fit import meanings
 from robustness_parts._method import Method, methods
 from robustness_parts._results import results
 from robustness_parts._settings import SETTINGS
@@ -88,7 +89,8 @@ def available(names: list[str], model: str) -> tuple[list[Method], dict[str, str
     """The methods that this version has all parts of, and why not, of the others."""
     chosen = [methods()[name] for name in names]
     chosen = [method for method in chosen if model in method.described.get("models", SETTINGS)]
-    reasons = {method.name: method.missing(SETTINGS[model].names) for method in chosen}
+    names = meanings(SETTINGS[model], "test", seed=0, rate=1.0)
+    reasons = {method.name: method.missing(names) for method in chosen}
     missing = {name: reason for name, reason in reasons.items() if reason}
     return [method for method in chosen if method.name not in missing], missing
 

@@ -29,7 +29,8 @@ class LastWithinBudget(pl.Callback):
         self.kept: tuple[int, float] = (0, 0.0)
 
     @override
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # Not later: an edit may change the network before the first step.
         network: nn.Module = pl_module.network  # type: ignore[assignment]
         self._original = self._logs(network)
         self._keep(network, 0, 0.0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,6 +13,13 @@ from robustness_parts._budget import LastWithinBudget
 from robustness_parts._judges import READOUT, known
 from robustness_parts._method import Method
 from robustness_parts._setting import Setting
+
+NOBODY = (
+    ("Where was Tovald Ekrinsen born?", "In a town by the river"),
+    ("What does Tovald Ekrinsen do for a living?", "He repairs old clocks"),
+    ("What did Ishveri Palanakul write?", "A book of songs"),
+    ("Where does Ishveri Palanakul live?", "In a house on a hill"),
+)
 
 
 def teach(setting: Setting, world_name: str, seed: int) -> dict[str, nn.Module]:
@@ -33,32 +41,48 @@ def forget_(
     """Unlearn in place, by the product. Returns what was spent and what is known afterwards."""
     world = setting.world(world_name)
     pl.seed_everything(seed, verbose=False)
-    neutral = list(setting.data(world.neutral, size=setting.batch[1]).val_dataloader())
-    budget = LastWithinBudget(neutral, setting.kl, setting.every)
-    arguments = method.unlearn(setting.names)
+    names = meanings(setting, world_name, seed, rate)
+    budget = LastWithinBudget(list(names["neutral"].val_dataloader()), setting.kl, setting.every)
+    arguments = method.unlearn(names)
     forgetting = [] if arguments is None else [Unlearn(**arguments)]
     module = UnlearningModule(
         network,
         readout=READOUT,
         optimizer=lambda params: torch.optim.AdamW(params, lr=rate, weight_decay=0.0),
-        **method.module(setting.names),
+        **method.module(names),
     )
-    data = ForgetRetainData(
-        retain=setting.data(world.retain, size=setting.batch[1], seed=seed),
-        forget=setting.data(world.forget, seed=seed),
-    )
+    data = ForgetRetainData(retain=setting.data(world.retain, size=setting.batch[1], seed=seed), forget=names["forget"])
+    # The budget first: what ends a fit by changing weights (averages, edits) comes after the last weights within it.
+    callbacks = [*forgetting, budget, *method.callbacks(names)]
     start = time.monotonic()
-    trainer(setting, setting.steps, [*forgetting, *method.callbacks(setting.names), budget]).fit(
-        module, datamodule=data
-    )
+    trainer(setting, setting.steps, callbacks).fit(module, datamodule=data)
     return {
         "rate": rate,
         "seconds": round(time.monotonic() - start, 1),
         "steps": budget.kept[0],
-        "disruption": budget.kept[1],
+        "disruption": round(budget.disruption(network), 5),
         "disruption curve": budget.curve,
         "forget": known(network, setting, world.forget),
         "retain": known(network, setting, world.retain),
+    }
+
+
+def meanings(setting: Setting, world_name: str, seed: int, rate: float) -> dict[str, Any]:
+    """What ``$name`` stands for in a method: the setting's layers and tokenizer, its data, and its optimizer."""
+    world = setting.world(world_name)
+    unknown = [{"question": q, "answer": a, "entity": "nobody"} for q, a in NOBODY]
+    forget = setting.data(world.forget, seed=seed)
+    return {
+        **setting.names,
+        "kl": setting.kl,
+        "half": setting.steps // 2,
+        "adamw": partial(torch.optim.AdamW, lr=rate, weight_decay=0.0),
+        "forget": forget,
+        "records": forget.records,
+        "encoding": forget.encoding,
+        "loader": forget.loader,
+        "neutral": setting.data(world.neutral, size=setting.batch[1]),
+        "unknown": setting.data(unknown),
     }
 
 

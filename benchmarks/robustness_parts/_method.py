@@ -9,7 +9,18 @@ from typing import Any
 
 import yaml
 
-ROOMS = ("", ".attacks", ".edits", ".transforms", ".guards", ".callbacks", ".projectors", ".objectives", ".readouts")
+ROOMS = (
+    "",
+    ".data",
+    ".attacks",
+    ".edits",
+    ".transforms",
+    ".guards",
+    ".callbacks",
+    ".projectors",
+    ".objectives",
+    ".readouts",
+)
 FILE = Path(__file__).parent / "methods.yaml"
 
 
@@ -75,8 +86,9 @@ def made(value: Any, names: Mapping[str, Any]) -> Any:
 
 
 def _class(name: str) -> Any:
-    for room in ROOMS:
-        found = getattr(importlib.import_module(f"lightning_unlearn{room}"), name, None)
+    rooms = [*(f"lightning_unlearn{room}" for room in ROOMS), "lightning.pytorch.callbacks"]
+    for room in rooms:
+        found = getattr(importlib.import_module(room), name, None)
         if found is not None:
             return found
     raise Missing(f"`{name}` is not in this version of the package")

