@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-ROOMS = (
+ROOMS = ".data .attacks .edits .transforms .guards .callbacks .projectors .objectives .readouts".split()
     "",
     ".data",
     ".attacks",
@@ -86,7 +86,7 @@ def made(value: Any, names: Mapping[str, Any]) -> Any:
 
 
 def _class(name: str) -> Any:
-    rooms = [*(f"lightning_unlearn{room}" for room in ROOMS), "lightning.pytorch.callbacks"]
+    rooms = ["lightning_unlearn", *(f"lightning_unlearn{room}" for room in ROOMS), "lightning.pytorch.callbacks"]
     for room in rooms:
         found = getattr(importlib.import_module(room), name, None)
         if found is not None:
