@@ -9,18 +9,7 @@ from typing import Any
 
 import yaml
 
-ROOMS = ".data .attacks .edits .transforms .guards .callbacks .projectors .objectives .readouts".split()
-    "",
-    ".data",
-    ".attacks",
-    ".edits",
-    ".transforms",
-    ".guards",
-    ".callbacks",
-    ".projectors",
-    ".objectives",
-    ".readouts",
-)
+ROOMS = ("data", "attacks", "edits", "transforms", "guards", "callbacks", "projectors", "objectives", "readouts")
 FILE = Path(__file__).parent / "methods.yaml"
 
 
@@ -86,7 +75,7 @@ def made(value: Any, names: Mapping[str, Any]) -> Any:
 
 
 def _class(name: str) -> Any:
-    rooms = ["lightning_unlearn", *(f"lightning_unlearn{room}" for room in ROOMS), "lightning.pytorch.callbacks"]
+    rooms = ["lightning_unlearn", *(f"lightning_unlearn.{room}" for room in ROOMS), "lightning.pytorch.callbacks"]
     for room in rooms:
         found = getattr(importlib.import_module(room), name, None)
         if found is not None:
