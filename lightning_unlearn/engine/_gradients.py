@@ -207,13 +207,15 @@ class GradientEngine:
         return self.average(infinite).item() == 0
 
     def _average_(self, row: Row, params: Sequence[Tensor]) -> None:
-        """Mean over DDP's replicas, in place. Sharded strategies have reduced already."""
-        if self.kind != "ddp" or self.world_size == 1:
+        """Mean over replicas, in place: of all under DDP. Sharded strategies have reduced the module's own already."""
+        if self.world_size == 1 or not (replicated := self._replicated(params)):
             return
         # Ranks may have used different parameters, and collectives must match: first agree on which ones anybody used.
-        present = torch.tensor([t is not None for t in row], device=self.trainer.strategy.root_device).float()  # type: ignore[union-attr]
+        here = [float(row[i] is not None) for i in replicated]
+        present = torch.tensor(here, device=self.trainer.strategy.root_device)  # type: ignore[union-attr]
         torch.distributed.all_reduce(present)
-        for bucket in _buckets([i for i, ranks in enumerate(present.tolist()) if ranks], params):
+        used = [i for i, ranks in zip(replicated, present.tolist(), strict=True) if ranks]
+        for bucket in _buckets(used, params):
             # A rank that did not use a parameter still takes part, with zeros.
             tensors = [torch.zeros_like(params[i]) if (t := row[i]) is None else t for i in bucket]
             flat = torch.cat([t.reshape(-1) for t in tensors])
@@ -221,6 +223,14 @@ class GradientEngine:
             flat.div_(self.world_size)
             for i, tensor, mean in zip(bucket, tensors, flat.split([t.numel() for t in tensors]), strict=True):
                 row[i] = tensor.copy_(mean.view_as(tensor))
+
+    def _replicated(self, params: Sequence[Tensor]) -> list[int]:
+        """Which of ``params`` every rank holds whole, with a gradient of its own data only."""
+        if self.kind == "ddp":
+            return list(range(len(params)))
+        # An attacker's adapter is no part of the module, so that no strategy knows of it.
+        own = set(self.module.parameters())
+        return [i for i, p in enumerate(params) if p not in own]
 
 
 def _transfers_by_itself(module: nn.Module) -> bool:

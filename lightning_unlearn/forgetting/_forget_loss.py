@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -43,6 +44,7 @@ class ForgetLoss:
         earlier: Reference | None = None,
     ) -> None:
         self._objective, self._module = objective, module
+        self._kept: dict[int, Likelihood] | None = None
         self._read_by(readout)
         # Not `reference or ...`: a cache has a length, starts empty, and would count as false.
         self.reference = (
@@ -69,7 +71,7 @@ class ForgetLoss:
     def __call__(self, batch: Any, *, saw: Callable[[Likelihood], None]) -> Tensor:
         """The loss, ``[]``, with a graph; ``saw`` is called with the network's prediction."""
         # The reference first: it may switch the adapter off, or swap weights, which must not happen to a graph in use.
-        original = None if self.reference is None else self._original(self.reference, batch)
+        original = None if self.reference is None else self._known_original(self.reference, batch)
         student = self._reading(self._network, batch)
         saw(student)
         loss: Tensor = self._objective(student, original)
@@ -80,6 +82,15 @@ class ForgetLoss:
             )
         return loss
 
+    @contextmanager
+    def originals_kept(self) -> Iterator[None]:
+        """Ask the reference once about each micro-batch. Under an attack, what it runs may be no longer the original."""
+        self._kept = {}
+        try:
+            yield
+        finally:
+            self._kept = None
+
     def sweep(self, engine: GradientEngine, stream: ForgetStream) -> None:
         """Show the reference all forget data once before the first step, if it needs that. Collective."""
         reference = self.reference
@@ -89,6 +100,13 @@ class ForgetLoss:
         engine.forward(lambda all_batches: reference.sweep(self._reading, all_batches), batches)
         # Each rank swept its share of the data; in later epochs an example may come to another rank.
         _share_among_ranks(reference, engine.world_size)
+
+    def _known_original(self, reference: Reference, batch: Any) -> Likelihood:
+        if self._kept is None:
+            return self._original(reference, batch)
+        if id(batch) not in self._kept:
+            self._kept[id(batch)] = self._original(reference, batch)
+        return self._kept[id(batch)]
 
     def _original(self, reference: Reference, batch: Any) -> Likelihood:
         if self._reading.gives_logits:

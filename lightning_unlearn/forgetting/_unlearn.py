@@ -226,7 +226,7 @@ class Unlearn(ResumedCallback):
         merger, loss = self._merger, self.forget_loss
         self._vantage.begin(self._steps["merged"])
         # Fused optimizers unscale inside their step. Until then `p.grad` is scaled, and the forget gradient is not.
-        with unscaled(self._engine, optimizer, params):
+        with unscaled(self._engine, optimizer, params), self._original.loss.originals_kept():
             if self._private is None:
                 self._step_log = merger.merge_(loss, batches, params, accumulate=accumulate, measured=logged)
             else:
