@@ -76,6 +76,11 @@ def _pruned() -> dict[str, Judge]:
 EVERYTHING = dict.fromkeys(("forget", "paraphrase", "half", "benign"), RATES)
 PANELS: dict[str, dict[str, Judge]] = {
     "whole": {**_relearning(EVERYTHING, 100), **_quantised(), **_pruned()},
+    "middle": {
+        **_relearning({"forget": RATES, "paraphrase": (3e-4, 1e-3), "half": (3e-4, 1e-3), "benign": (3e-4,)}, 100),
+        **_quantised(),
+        **_pruned(),
+    },
     # 100 full steps of SmolLM2 take five minutes: 20 steps, the two larger rates, and of benign text one.
     "short": {
         **_relearning({"forget": (1e-4, 1e-3), "paraphrase": (1e-4,), "half": (1e-4,), "benign": (1e-4,)}, 20),

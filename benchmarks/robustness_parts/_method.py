@@ -24,8 +24,9 @@ class Method:
     Args:
         name: In tables.
         described: ``unlearn`` (arguments of ``Unlearn``; ``null`` for a callback that forgets by itself), ``module``
-            (arguments of ``UnlearningModule``), ``callbacks``, ``rate`` (factor on the setting's learning rates), and
-            ``models`` (which settings it is for, if not all).
+            (arguments of ``UnlearningModule``), ``callbacks``, ``rate`` (factor on the setting's learning rates),
+            ``passes`` (forward and backward, in a step, for the estimate of time; 2, if not given), and ``models``
+            (which settings it is for, if not all).
     """
 
     name: str

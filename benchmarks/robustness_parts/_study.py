@@ -65,7 +65,7 @@ class Study:
 
     def trials(self, method: Method) -> list[Unit]:
         """One fit for each learning rate, looked at by the cheap judge."""
-        taught, seconds = self.taught("tune", TUNING_SEED), 2 * self.setting.steps * self.setting.seconds
+        taught, seconds = self.taught("tune", TUNING_SEED), self._fit_seconds(method)
         paths = {rate: self._path(method, f"tuned-{rate:g}") for rate in self.rates(method)}
         return [
             Unit(path, self._trial(method, rate, taught), (taught,), seconds=seconds) for rate, path in paths.items()
@@ -85,10 +85,14 @@ class Study:
             _write(network, self._weights(method, seed))
             return found
 
-        seconds = 2 * self.setting.steps * self.setting.seconds
+        seconds = self._fit_seconds(method)
         # A rate that was too high for a method is a trial that failed, not the end of the method.
         trials = tuple(self.trials(method))
         return Unit(self._path(method, f"fit-{seed}"), work, (self.taught("test", seed),), trials, seconds)
+
+    def _fit_seconds(self, method: Method) -> float:
+        passes: float = method.described.get("passes", 2)
+        return passes * self.setting.steps * self.setting.seconds
 
     def judged(self, method: Method, seed: int) -> dict[str, Unit]:
         """What each judge brings back."""
