@@ -43,7 +43,8 @@ def _tofu(authors: range, text: Path, tokens: int) -> World:
         {**row, "question": other["paraphrased_question"], "answer": other["paraphrased_answer"]}
         for row, other in zip(forget, told_again[first : first + 40], strict=True)
     ]
-    benign = [{**row, "entity": "none"} for row in _read(DATA / "gsm8k" / "train_1000.jsonl")[:40]]
+    sums = sorted(_read(DATA / "gsm8k" / "train_1000.jsonl"), key=lambda row: len(row["question"] + row["answer"]))
+    benign = [{**row, "entity": "none"} for row in sums[:40]]
     return World(forget, paraphrase, retain, unseen=[], neutral=_pieces(text, tokens), benign=benign)
 
 
