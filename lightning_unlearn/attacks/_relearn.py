@@ -21,6 +21,9 @@ from lightning_unlearn.runtime import eval_mode
 class Relearn(Attack):
     """Fine-tune for a few steps, as somebody with the weights and a little data would, and stop at several of them.
 
+    Among ``Unlearn(under=...)`` it trains on the forget examples that are judged in that step, too: trained against an
+    attacker who has other facts alone, a network gives back those that he has.
+
     Yields the step counts of :meth:`grid`: 0, 1, 2, 5, 10, 20, ... and ``steps``. Recovery may rise and fall again, so
     the whole curve is measured, not only its end.
 
@@ -44,7 +47,7 @@ class Relearn(Attack):
 
     family: ClassVar[str] = "relearn"
     unit: ClassVar[str] = "step"
-    needs_data: ClassVar[Literal["attack", "judged", "retain"] | None] = "attack"
+    needs_data: ClassVar[Literal["attack", "forget", "judged", "retain"] | None] = "forget"
 
     def __init__(
         self,

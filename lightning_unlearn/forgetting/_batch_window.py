@@ -74,14 +74,18 @@ class BatchWindow:
             self._behind.popleft()
         return taken
 
+    def following(self) -> list[WaitingBatch]:
+        """The next ``reach`` micro-batches, which stay where they are."""
+        while len(self._ahead) < self._reach:
+            self._ahead.append(self._draw())
+        return list(self._ahead)
+
     def others(self, taken: Sequence[WaitingBatch]) -> list[WaitingBatch]:
         """Up to ``reach`` micro-batches without an example of those that were just ``taken``. Collective.
 
         Where there are none, it is the one with the fewest such examples.
         """
-        while len(self._ahead) < self._reach:
-            self._ahead.append(self._draw())
-        near = [*self._ahead, *list(self._behind)[: -len(taken)][::-1]]
+        near = [*self.following(), *list(self._behind)[: -len(taken)][::-1]]
         shared = _examples_shared([batch.keys for batch in near], frozenset().union(*(b.keys for b in taken)))
         apart = [batch for batch, count in zip(near, shared, strict=False) if not count][: self._reach]
         if not apart and not self._has_warned:

@@ -80,6 +80,10 @@ class ForgetBatches:
         """Forget micro-batches for an attacker: without an example of those that were taken last. Collective."""
         return [self._on_device(waiting) for waiting in self._window.others(self._taken)]
 
+    def following(self) -> list[Any]:
+        """The forget micro-batches that come next, with whatever examples."""
+        return [self._on_device(waiting) for waiting in self._window.following()]
+
     @contextmanager
     def opened(self, numbered: NumberedBatch) -> Iterator[Any]:
         """Run the micro-batch with its own random numbers: inside a pass of the engine, which puts back the fit's."""

@@ -54,7 +54,7 @@ class Under:
     @property
     def reach(self) -> int:
         """How many forget micro-batches an attacker may be given; 0 if none needs any."""
-        return _REACH if any(attack.needs_data == "attack" for attack in self.each()) else 0
+        return _REACH if any(attack.needs_data in ("attack", "forget") for attack in self.each()) else 0
 
     @property
     def needs_retain(self) -> bool:

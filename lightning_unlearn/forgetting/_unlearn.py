@@ -68,9 +68,9 @@ class Unlearn(ResumedCallback):
     **With** ``under``, the forget gradient is the mean of the plain one and of those taken inside of attacks, such as at the
     weights that an attacker would have after some steps of relearning. It is applied to the real weights (first order: the
     attack is held constant), so that what is forgotten stays forgotten. Each attack is met at a strength drawn by seed and
-    step, and trains on other forget batches than the one that is judged. Nothing of the fit moves meanwhile. An attack that
-    raises an error is left out of that step, and counted. Cost: the attack (a pass for each step of :class:`Relearn`), one
-    more pass, one more gradient's memory. Logged: ``unlearn/under/<name>``, the forget loss there.
+    step. :class:`Relearn` trains on the forget examples that are judged, and on those that follow. Nothing of the fit moves
+    meanwhile. An attack that raises an error is left out of that step, and counted. Cost: the attack (a pass for each step
+    of :class:`Relearn`), one more pass, one more gradient's memory. Logged: ``unlearn/under/<name>``, the forget loss there.
 
     Args:
         objective: The objective that forgetting minimises.

@@ -186,6 +186,7 @@ class VantagePoints:
     def _data(self, attack: Attack, judged: Sequence[NumberedBatch]) -> list[Any]:
         given: dict[Any, Callable[[], list[Any]]] = {
             "attack": self._batches.others,
+            "forget": lambda: [*(batch for _, batch in judged), *self._batches.following()],
             "judged": lambda: [batch for _, batch in judged],
             "retain": lambda: list(self._retain),
         }

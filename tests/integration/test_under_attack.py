@@ -99,9 +99,9 @@ def test_one_step_of_relearning_gives_the_first_order_meta_gradient_by_hand() ->
 
     module, stream = SomebodysModule("sgd"), ForgetStream(loader(seed=2, n=24), seed=5)
     params = [*module.body.parameters(), *module.head.parameters()]
-    judged, attackers = next(stream), next(stream)
+    judged = next(stream)
     plain = torch.autograd.grad(forget_loss(module, judged), params)
-    towards = torch.autograd.grad(F.cross_entropy(module(attackers[0]), attackers[1]), params)
+    towards = torch.autograd.grad(F.cross_entropy(module(judged[0]), judged[1]), params)
     with torch.no_grad():
         for p, g in zip(params, towards, strict=True):
             p.sub_(lr * g / (g.abs() + 1e-8))
@@ -122,6 +122,21 @@ def test_the_attacker_trains_on_other_examples_than_those_that_are_judged() -> N
         known = {tuple(x.tolist()) for batch in judged for x in batch[0]}
         assert theirs
         assert not known & {tuple(x.tolist()) for batch in theirs for x in batch[0]}
+
+
+def test_an_attacker_who_has_what_must_go_gets_the_judged_examples_and_those_that_follow() -> None:
+    class Owner(Nothing):
+        needs_data = "forget"
+
+    class Judge(Nothing):
+        needs_data = "judged"
+
+    owner, judge = Owner(), Judge()
+    fitted(forgetting(under={"owner": owner, "judge": judge}))
+    for theirs, (judged,), (after,) in zip(owner.given[:-1], judge.given[:-1], judge.given[1:], strict=True):
+        assert len(theirs) == 9
+        assert torch.equal(theirs[0][0], judged[0])
+        assert torch.equal(theirs[1][0], after[0])
 
 
 def test_with_a_single_batch_the_attacker_gets_it_and_that_is_said() -> None:

@@ -1,0 +1,115 @@
+"""Which forgetting stays? Methods at one disruption budget, judged by attackers that none of them trained against.
+
+    python benchmarks/robustness.py run --model bundled            # prepare, tune, fit and judge, whatever is missing
+    python benchmarks/robustness.py run --model bundled            # a second process shares the work
+    python benchmarks/robustness.py estimate --model smollm2       # how long it would take; starts nothing
+    python benchmarks/robustness.py table --model bundled          # results so far, figure, table of benchmarks/README.md
+
+**Settings.** `bundled`: TinyCausalLM, taught the bundled people, forgets three. `stories260k` and `smollm2`: taught ten
+authors of TOFU, forget two. Full fine-tuning. Original and control (taught the same without what must go) are made once
+a seed.
+
+**Budget.** One for all methods: the mean KL divergence, in nats a token, from the original to the unlearned network on
+text that is neither retained nor judged. The last weights within it are kept. That text is TinyStories for
+`stories260k`, WikiText for `smollm2`; the bundled network knows people alone, so four of them are taught and never
+shown again.
+
+**Tuning.** Equally many learning rates for every method, on other entities and a seed of its own. Chosen is the rate
+with the smallest *lead* (how far an attacker, full fine-tuning at 1e-3, is ahead of one with a network that never knew,
+at the best of 0 to 20 steps) among those that keep 0.95 of the retain probability. Then three seeds.
+
+**Judges.** Relearning in float32, of all weights and by an adapter, at 3e-5, 1e-4, 3e-4 and 1e-3, on the forgotten
+rows, on paraphrases, on every other fact (the rest is judged), and on text without the facts; int8, int4, nf4; pruning.
+The network has no statistics to recalibrate. For `smollm2` fewer rates and mostly 20 steps: see `_judges.py`.
+
+**Recovery**: [(attacked - unlearned) - (control attacked - control)] / (original - unlearned), of answer probability;
+the worst over judges and their points up to 20 and up to 100 steps, and its 95 % interval by bootstrap over the facts.
+
+Every unit of work is a file in `runs/robustness/`, so a study that was killed goes on. Methods whose parts this version
+lacks are named and skipped. Writes `benchmarks/results/robustness_<model>.json` and `.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+from robustness_parts._fit import meanings
+from robustness_parts._method import Method, methods
+from robustness_parts._results import results
+from robustness_parts._settings import SETTINGS
+from robustness_parts._shown import draw, table
+from robustness_parts._study import Study
+from robustness_parts._units import do
+from run_config import commit, machine
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "estimate", "table"])
+    parser.add_argument("--model", choices=list(SETTINGS), default="bundled")
+    parser.add_argument("--methods", nargs="+", help="some of `robustness_parts/methods.yaml`; all, if none is named")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--retry", action="store_true", help="try again what ended in an error")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "robustness")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    quieten()
+    setting = SETTINGS[arguments.model]
+    wanted, missing = available(arguments.methods or list(methods()), arguments.model)
+    study = Study(setting, tuple(wanted), tuple(arguments.seeds), arguments.folder / setting.name)
+    if arguments.retry:
+        for unit in study.units():
+            unit.forget_error()
+    left = [unit for unit in study.units() if not unit.is_done]
+    seconds = sum(unit.seconds for unit in left)
+    print(f"{len(wanted)} methods, {len(left)} units left, about {seconds / 3600:.1f} hours in one process", flush=True)
+    for name, reason in missing.items():
+        print(f"skipped: {name} ({reason})", flush=True)
+    if arguments.command == "run":
+        do(study.units())
+    if arguments.command != "estimate":
+        show(study, missing)
+
+
+def available(names: list[str], model: str) -> tuple[list[Method], dict[str, str]]:
+    """The methods that this version has all parts of, and why not, of the others."""
+    chosen = [methods()[name] for name in names]
+    chosen = [method for method in chosen if model in method.described.get("models", SETTINGS)]
+    names = meanings(SETTINGS[model], "test", seed=0, rate=1.0)
+    reasons = {method.name: method.missing(names) for method in chosen}
+    missing = {name: reason for name, reason in reasons.items() if reason}
+    return [method for method in chosen if method.name not in missing], missing
+
+
+def show(study: Study, missing: dict[str, str]) -> None:
+    """Merge what is there, write it, and print the table."""
+    found = {"commit": commit(), "machine": machine(), **results(study, missing)}
+    path = RESULTS / f"robustness_{study.setting.name}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    draw(found, path.with_suffix(".png"))
+    print(table(found))
+
+
+def quieten() -> None:
+    """Hundreds of fits would say the same."""
+    warnings.filterwarnings("ignore")
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    main()

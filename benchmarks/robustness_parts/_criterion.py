@@ -1,0 +1,38 @@
+"""What a learning rate is chosen by: stated here, before anything was run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+KEEP = 0.95
+"""The share of the original's retain probability that must be left."""
+
+
+def lead(unlearned: Mapping[str, Sequence[float]], control: Mapping[str, Sequence[float]]) -> float:
+    """How far an attacker is ahead of one with a network that never knew, at the best of his points.
+
+    Before the first step counts, too: what was not forgotten is ahead from the start. No gap is divided by, so a network
+    that forgot little cannot look good.
+    """
+    return max(float(np.mean(unlearned[point])) - float(np.mean(control[point])) for point in unlearned)
+
+
+def chosen_rate(trials: Sequence[Mapping[str, Any]]) -> float:
+    """The rate of the trial with the smallest lead among those that keep 0.95 of the retain probability.
+
+    If none does, the one that keeps most.
+    """
+    worked = [trial for trial in trials if "error" not in trial]
+    if not worked:
+        raise ValueError(f"At least one trial should have worked. Found {[trial['error'] for trial in trials]}.")
+    good = [trial for trial in worked if kept(trial) >= KEEP]
+    best = min(good, key=lambda trial: trial["lead"]) if good else max(worked, key=kept)
+    return float(best["rate"])
+
+
+def kept(trial: Mapping[str, Any]) -> float:
+    """Retain probability over the original's."""
+    return float(np.mean(trial["retain"])) / float(np.mean(trial["original retain"]))

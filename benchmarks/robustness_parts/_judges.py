@@ -1,0 +1,120 @@
+"""Who tries to bring it back. No method trains against any of these as they stand here: other rates, lengths and data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+import lightning_unlearn
+from lightning_unlearn import CrossEntropy, PackedCausalLMReadout
+from lightning_unlearn.attacks import Attack
+from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.metrics import AnswerProbability
+from lightning_unlearn.runtime import eval_without_grad
+from robustness_parts._setting import Rows, Setting, World
+
+RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+Curve = Mapping[str, list[float]]
+READOUT = PackedCausalLMReadout()
+
+
+@dataclass(frozen=True)
+class Judge:
+    """An attack, with what it trains on.
+
+    Args:
+        attack: Name of a class of the package.
+        arguments: Its arguments.
+        rows: A field of :class:`World`.
+    """
+
+    attack: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    rows: str = "forget"
+
+    @property
+    def exists(self) -> bool:
+        """Whether this version of the package has such an attack."""
+        return hasattr(lightning_unlearn, self.attack)
+
+    def made(self) -> Attack:
+        """The attack."""
+        attack: Attack = getattr(lightning_unlearn, self.attack)(**self.arguments)
+        return attack
+
+
+def relearn(rows: str, mode: str, rate: float, steps: int) -> Judge:
+    return Judge("Relearn", {"steps": steps, "lr": rate, "mode": mode}, rows)
+
+
+def _relearning(rates: Mapping[str, tuple[float, ...]], steps: int) -> dict[str, Judge]:
+    return {
+        f"relearn {mode} {rate:g} on {rows}": relearn(rows, mode, rate, steps)
+        for rows, chosen in rates.items()
+        for mode in ("full", "adapter")
+        for rate in chosen
+    }
+
+
+def _quantised() -> dict[str, Judge]:
+    return {
+        "int8": Judge("Quantize", {"bits": 8}),
+        "int4, groups of 32": Judge("Quantize", {"bits": 4, "group_size": 32}),
+        "int4, groups of 128": Judge("Quantize", {"bits": 4, "group_size": 128}),
+        "nf4": Judge("Quantize", {"bits": 4, "codebook": "nf4"}),
+    }
+
+
+def _pruned() -> dict[str, Judge]:
+    return {f"prune {share:g}": Judge("Prune", {"fraction": share}) for share in (0.1, 0.3)}
+
+
+EVERYTHING = dict.fromkeys(("forget", "paraphrase", "half", "benign"), RATES)
+PANELS: dict[str, dict[str, Judge]] = {
+    "whole": {**_relearning(EVERYTHING, 100), **_quantised(), **_pruned()},
+    "middle": {
+        **_relearning({"forget": RATES, "paraphrase": (3e-4, 1e-3), "half": (3e-4, 1e-3), "benign": (3e-4,)}, 100),
+        **_quantised(),
+        **_pruned(),
+    },
+    # 100 full steps of SmolLM2 take five minutes: 20 steps, the two larger rates, and of benign text one.
+    "short": {
+        **_relearning({"forget": (1e-4, 1e-3), "paraphrase": (1e-4,), "half": (1e-4,), "benign": (1e-4,)}, 20),
+        "relearn full 0.0001 on forget, 100 steps": relearn("forget", "full", 1e-4, 100),
+        **_quantised(),
+        **_pruned(),
+    },
+    "cheap": {"relearn full 0.001 on forget": relearn("forget", "full", 1e-3, 20)},
+}
+
+
+def curve(network: nn.Module, judge: Judge, setting: Setting, world: World) -> Curve:
+    """Probability of each forgotten answer at each point of an attack. The network is left as it was."""
+    batches = list(setting.data(getattr(world, judge.rows)).val_dataloader())
+    rows = setting.data(world.forget, size=2 * setting.batch[1])
+    loss = CrossEntropy()
+    attack = judge.made()
+    with attack(
+        network,
+        batches=batches if attack.needs_data else (),
+        loss=lambda batch: loss(READOUT(network, batch)),
+        engine=GradientEngine(network),
+    ) as points:
+        return {str(point): probabilities(network, rows) for point in points}  # as JSON has them
+
+
+def probabilities(network: nn.Module, data: Any) -> list[float]:
+    """Probability of each answer."""
+    metric = AnswerProbability()
+    with eval_without_grad(network):
+        found = [metric.scores_of(READOUT(network, batch)) for batch in data.val_dataloader()]
+    return [round(value, 6) for value in torch.cat(found).tolist()]
+
+
+def known(network: nn.Module, setting: Setting, rows: Rows) -> list[float]:
+    """Probability of each answer of these rows."""
+    return probabilities(network, setting.data(rows, size=2 * setting.batch[1]))

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOMS = ("data", "attacks", "edits", "transforms", "guards", "callbacks", "projectors", "objectives", "readouts")
+FILE = Path(__file__).parent / "methods.yaml"
+
+
+class Missing(Exception):  # a reason, not a fault
+    """A part that this version of the package does not have."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to forget, as `methods.yaml` describes it.
+
+    Args:
+        name: In tables.
+        described: ``unlearn`` (arguments of ``Unlearn``; ``null`` for a callback that forgets by itself), ``module``
+            (arguments of ``UnlearningModule``), ``callbacks``, ``rate`` (factor on the setting's learning rates),
+            ``passes`` (forward and backward, in a step, for the estimate of time; 2, if not given), and ``models``
+            (which settings it is for, if not all).
+    """
+
+    name: str
+    described: Mapping[str, Any]
+
+    def unlearn(self, names: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Arguments of ``Unlearn``, made anew: parts have state."""
+        found: dict[str, Any] | None = made(self.described.get("unlearn", {}), names)
+        return found
+
+    def module(self, names: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of ``UnlearningModule``."""
+        found: dict[str, Any] = made(self.described.get("module", {}), names)
+        return found
+
+    def callbacks(self, names: Mapping[str, Any]) -> list[Any]:
+        """The callbacks beside ``Unlearn``."""
+        found: list[Any] = made(self.described.get("callbacks", []), names)
+        return found
+
+    def missing(self, names: Mapping[str, Any]) -> str | None:
+        """Why it cannot be run in this version, if so."""
+        try:
+            self.unlearn(names), self.module(names), self.callbacks(names)
+        except (Missing, TypeError, ValueError) as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
+
+@cache
+def methods() -> dict[str, Method]:
+    """All methods, by name."""
+    return {name: Method(name, described or {}) for name, described in yaml.safe_load(FILE.read_text()).items()}
+
+
+def made(value: Any, names: Mapping[str, Any]) -> Any:
+    """Build what a description says: ``{NPO: {beta: 0.1}}`` is ``NPO(beta=0.1)``, ``$middle`` the setting's middle layer."""
+    if isinstance(value, str) and value.startswith("$"):
+        return names[value.removeprefix("$")]
+    if isinstance(value, list):
+        return [made(item, names) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1 and (name := next(iter(value)))[:1].isupper():
+        return _class(name)(**made(value[name] or {}, names))
+    return {key: made(item, names) for key, item in value.items()}
+
+
+def _class(name: str) -> Any:
+    rooms = ["lightning_unlearn", *(f"lightning_unlearn.{room}" for room in ROOMS), "lightning.pytorch.callbacks"]
+    for room in rooms:
+        found = getattr(importlib.import_module(room), name, None)
+        if found is not None:
+            return found
+    raise Missing(f"`{name}` is not in this version of the package")

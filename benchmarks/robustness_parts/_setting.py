@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+from lightning_unlearn import Encoding, InMemoryRecords, LoaderSettings, QuestionAnswerData
+
+Rows = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class World:
+    """Who is taught, and who must be forgotten, in rows with a question, an answer and an entity.
+
+    Args:
+        forget: What must go, and is judged.
+        paraphrase: The same facts in other words, row by row.
+        retain: What must stay, and is shown.
+        unseen: What was taught and is never shown again.
+        neutral: What disruption is measured on: neither shown nor judged.
+        benign: What an attacker trains on who has none of the facts.
+    """
+
+    forget: Rows
+    paraphrase: Rows
+    retain: Rows
+    unseen: Rows
+    neutral: Rows
+    benign: Rows
+
+    @property
+    def half(self) -> Rows:
+        """Every other fact, to relearn from; the rest is judged."""
+        return self.forget[::2]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network, what it is taught, and how long it unlearns and is attacked.
+
+    Args:
+        name: Of the setting, and of its results.
+        network: From a seed to the network before it is taught.
+        encoding: From nothing to how rows become tokens.
+        worlds: ``"test"``, and ``"tune"`` with other entities.
+        teach: Arguments of ``FinetuneFirst``.
+        batch: Forget and retain rows a step.
+        steps: Of forgetting.
+        rates: Learning rates to tune over; as many trials for every method.
+        kl: The disruption budget, in nats a token.
+        every: Steps between two looks at the budget.
+        names: What ``$name`` in a method stands for.
+        panel: Which judges sit.
+        clip: Largest norm of a gradient.
+        precision: Of the fits; attacks are in float32.
+        seconds: Of one step of training on this machine, for the estimate.
+    """
+
+    name: str
+    network: Callable[[int], nn.Module]
+    encoding: Callable[[], Encoding]
+    worlds: Mapping[str, Callable[[], World]]
+    teach: Mapping[str, Any]
+    batch: tuple[int, int]
+    steps: int
+    rates: tuple[float, ...]
+    kl: float
+    every: int
+    names: Mapping[str, Any]
+    panel: str = "whole"
+    clip: float | None = None
+    precision: str = "32-true"
+    seconds: float = 0.05
+
+    def world(self, name: str) -> World:
+        """A world, made once."""
+        made: World = _made(self.worlds[name])
+        return made
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything that decides a result, but for the seeds and the method."""
+        fields = ("name", "teach", "batch", "steps", "rates", "kl", "every", "clip", "precision")
+        return {
+            **{name: getattr(self, name) for name in fields},
+            **{name: asdict(self.world(name)) for name in self.worlds},
+        }
+
+    def data(self, rows: Rows, *, size: int | None = None, seed: int = 0) -> QuestionAnswerData:
+        """Rows as batches, of the size of forget batches if no other is given."""
+        loader = LoaderSettings(batch_size=size or self.batch[0], seed=seed)
+        data = QuestionAnswerData(InMemoryRecords(rows, entity="entity"), _made(self.encoding), loader)
+        data.setup("fit")
+        return data
+
+
+@cache
+def _made(make: Callable[[], Any]) -> Any:
+    return make()

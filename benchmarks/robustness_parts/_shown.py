@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Runs = list[dict[str, Any]]
+
+
+def complete(results: Mapping[str, Any]) -> dict[str, Runs]:
+    """The runs of the methods that have some without an error, the best first."""
+    found = {name: [run for run in one["runs"] if "error" not in run] for name, one in results["methods"].items()}
+    found = {name: runs for name, runs in found.items() if runs}
+    return dict(sorted(found.items(), key=lambda item: mean(item[1], lambda run: run["worst"]["100"]["recovery"])))
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """One row a method: mean over seeds, smallest and largest in brackets."""
+    head = [
+        "method",
+        "worst, 20 steps",
+        "worst, 100 steps",
+        "95 % interval",
+        "by",
+        "retain kept",
+        "forget",
+        "KL",
+        "rate",
+    ]
+    lines = ["| " + " | ".join([*head, "steps", "seconds"]) + " |", "|---" * (len(head) + 2) + "|"]
+    for name, runs in complete(results).items():
+        low, high = results["methods"][name]["interval"]["100"]
+        cells = [
+            name,
+            span(runs, lambda run: run["worst"]["20"]["recovery"], 2),
+            span(runs, lambda run: run["worst"]["100"]["recovery"], 2),
+            f"{low:.2f} to {high:.2f}",
+            ", ".join(dict.fromkeys(run["worst"]["100"]["judge"] for run in runs)),
+            span(runs, lambda run: run["kept"], 3),
+            span(runs, lambda run: run["forget"], 3),
+            span(runs, lambda run: run["disruption"], 2),
+            f"{runs[0]['rate']:g}",
+            span(runs, lambda run: run["steps"], 0),
+            span(runs, lambda run: run["seconds"], 0),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *left_out(results)])
+
+
+def left_out(results: Mapping[str, Any]) -> list[str]:
+    """What is not in the table, and why."""
+    first = {name: one["runs"][0] for name, one in results["methods"].items() if one["runs"]}
+    failed = {name: run["error"] for name, run in first.items() if "error" in run}
+    return [f"Not run: {name} ({reason})." for name, reason in {**results["skipped"], **failed}.items()]
+
+
+def mean(runs: Runs, read: Callable[[dict[str, Any]], float]) -> float:
+    """Over the seeds."""
+    return float(np.mean([read(run) for run in runs]))
+
+
+def span(runs: Runs, read: Callable[[dict[str, Any]], float], digits: int) -> str:
+    """Mean, smallest and largest."""
+    values = [read(run) for run in runs]
+    told = f"{np.mean(values):.{digits}f}"
+    return told if len(values) == 1 else f"{told} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def draw(results: Mapping[str, Any], path: Path) -> None:
+    """Recovery after the worst attack against what was spent, one point a method, with its range over seeds."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5.5), sharey=True, layout="constrained")
+    for axis, most in zip(axes, ("20", "100"), strict=True):
+        axis.axhline(0, color="0.8", lw=1, zorder=0)
+        for number, (name, runs) in enumerate(complete(results).items(), start=1):
+            recoveries = [run["worst"][most]["recovery"] for run in runs]
+            spent, recovery = mean(runs, lambda run: run["disruption"]), float(np.mean(recoveries))
+            around = [[recovery - min(recoveries)], [max(recoveries) - recovery]]
+            keeps = mean(runs, lambda run: run["kept"]) >= 0.95
+            axis.errorbar(
+                spent,
+                recovery,
+                around,
+                fmt="o",
+                ms=6,
+                lw=1,
+                color=f"C{number % 10}",
+                mfc=None if keeps else "white",
+                label=f"{number} {name}",
+            )
+            axis.annotate(str(number), (spent, recovery), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axis.axvline(results["numbers"]["kl"], color="0.6", lw=1, ls="--")
+        axis.set(
+            xlabel="disruption: KL on neutral text, nats a token (dashed: the budget)", title=f"up to {most} steps"
+        )
+    axes[0].set_ylabel("recovery after the worst attack, beyond the control")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
+    figure.suptitle(
+        f"Which forgetting stays? {results['setting']}, filled: keeps 0.95 of the retain probability", fontsize=11
+    )
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

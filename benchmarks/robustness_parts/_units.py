@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_unlearn.runtime import remove_leftovers, written_whole
+
+Found = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of work whose result is one JSON file: done once, by whichever process comes first.
+
+    Args:
+        path: Where the result is.
+        work: Makes it. What it raises is kept as ``{"error": ...}``, so that one broken method stops nothing.
+        needs: Units that must be done before, and without an error.
+        after: Units that must be done before, with an error or without.
+        seconds: What it is expected to take.
+    """
+
+    path: Path
+    work: Callable[[], Found]
+    needs: tuple[Unit, ...] = ()
+    after: tuple[Unit, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a result, or an error."""
+        return self.path.exists()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether everything it needs is there."""
+        return all(unit.is_done for unit in (*self.needs, *self.after)) and not self.is_lost
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether something it needs has failed, so that it can never be done."""
+        failed = any(need.is_done and "error" in need.found() for need in self.needs)
+        return failed or any(need.is_lost for need in (*self.needs, *self.after))
+
+    def found(self) -> Found:
+        """The result."""
+        found: Found = json.loads(self.path.read_text())
+        return found
+
+    def forget_error(self) -> None:
+        """Remove a result that is an error, so that it is tried again."""
+        if self.is_done and "error" in self.found():
+            self.path.unlink(missing_ok=True)
+
+    def try_to_do(self) -> bool:
+        """Do it, unless it is done, or another process is at it. Returns whether it was done here.
+
+        The system releases the lock of a process that was killed, so its unit is free again.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_suffix(".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            if self.is_done:
+                return False
+            start = time.monotonic()
+            found = self._tried()
+            found["wall_s"] = round(time.monotonic() - start, 1)
+            with written_whole(self.path) as new:
+                new.write_text(json.dumps(found))
+        return True
+
+    def _tried(self) -> Found:
+        try:
+            return self.work()
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+
+
+def do(units: Iterable[Unit]) -> None:
+    """Do all units, the first that is ready first, sharing them with other processes that do the same."""
+    units = list(units)
+    for folder in {unit.path.parent for unit in units}:
+        remove_leftovers(folder)
+    while not all(unit.is_done or unit.is_lost for unit in units):
+        ready = (unit for unit in units if not unit.is_done and unit.is_ready)
+        done = next((unit for unit in ready if unit.try_to_do()), None)
+        if done is None:
+            time.sleep(2.0)  # others are at work
+        else:
+            _tell(done, units)
+
+
+def _tell(unit: Unit, units: list[Unit]) -> None:
+    found = unit.found()
+    left = sum(other.seconds for other in units if not other.is_done)
+    said = found.get("error", f"{found['wall_s']:.0f} s")
+    print(f"{unit.path.parent.name}/{unit.path.stem}: {said}; about {left / 60:.0f} minutes left", flush=True)
