@@ -122,14 +122,16 @@ def test_sigterm_is_heeded_within_a_long_attack_step_by_step() -> None:
     steps: list[int] = []
 
     class Long(Relearn):
-        def _train(self, network: Any, params: Any, batches: Any, loss: Any, engine: Any) -> Iterator[int]:
+        def _train(self, *given: Any) -> Iterator[int]:
+            *before, loss, engine = given
+
             def counted(batch: Any) -> Tensor:
                 steps.append(1)
                 if len(steps) == 5:
                     kill()
                 return loss(batch)
 
-            yield from super()._train(network, params, batches, counted, engine)
+            yield from super()._train(*before, counted, engine)
 
     _, error = fit(Long(steps=1000))
     assert isinstance(error, SystemExit)
