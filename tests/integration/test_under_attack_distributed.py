@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
-from _language_models import VOCABULARY, family
+from _language_models import VOCABULARY, adapted, family
 from _modules import SomebodysModule, examples, loader, quiet
 from _ranks import run_ranks
 from _scaled import scaled
@@ -98,13 +99,13 @@ def test_an_attacker_works_beside_the_adapter_that_is_trained(mode: str) -> None
 
 def test_the_original_is_not_the_one_under_attack() -> None:
     """The reference is the network without its adapter, whose base the attack has moved: it is asked outside of it."""
-    network, objective = family("llama", lora=True), NPO(beta=0.5)
-    readout = PackedCausalLMReadout()
+    network, objective = adapted(family("llama")), NPO(beta=0.5)
+    fresh, readout = copy.deepcopy(network), PackedCausalLMReadout()
     unlearn = Unlearn(objective, reference=AdapterDisabled(), forget=rows(2), under={"up": Shift(0.05)})
     trainer = quiet(callbacks=[unlearn], max_steps=1)
     trainer.fit(UnlearningModule(network), rows(1), rows(1))
 
-    fresh, batch = family("llama", lora=True), next(ForgetStream(rows(2)))
+    batch = next(ForgetStream(rows(2)))
     with torch.no_grad():
         with fresh.disable_adapter():
             original = readout(fresh, batch)
