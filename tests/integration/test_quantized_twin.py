@@ -59,7 +59,9 @@ def batch() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("objective", [GradientAscent(), SimNPO(), CrossEntropy()], ids=["ascent", "sim_npo", "retain"])
 @pytest.mark.parametrize(
-    "attack", [INT4, Quantize(bits=4, group_size=8), Quantize(bits=4, codebook="nf4"), Quantize(bits=8)], ids=str
+    "attack",
+    [INT4, Quantize(bits=4, group_size=8), Quantize(bits=4, codebook="nf4"), Quantize(bits=8)],
+    ids=["int4", "groups", "nf4", "int8"],
 )
 def test_the_gradient_inside_is_autograds_straight_through_to_the_bit(attack: Quantize, objective: Objective) -> None:
     net, readout = network(), ClassificationReadout()
