@@ -81,7 +81,7 @@ SETTINGS = {
         every=8,
         names=_names("bundled", middle=1, window="[01]"),
         seconds=0.025,
-        kl=1.0,
+        kl=1.5,
     ),
     "stories260k": Setting(
         name="stories260k",
