@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import lightning_unlearn
-from lightning_unlearn import GradientAscent, LoRA
+from lightning_unlearn import Corrupt, GradientAscent, LoRA
 from lightning_unlearn.data import Encoding, FileRecords
 from lightning_unlearn.functional.settings import check_kind, check_positive, check_whole
 
@@ -21,13 +21,19 @@ NO_SETTINGS = {"seed", "size", "rank_of_process", "index", "stacked", "groups", 
 MADE_BY_US = {
     *("Gate", "Interval", "Level", "Recovery", "RobustnessReport", "EditRecord", "Observation", "Prediction"),
     *("Likelihood", "HiddenStates", "PairedPrediction", "Probe", "Record", "RowSet", "ResumableLoader"),
-    *("ForgetStream", "ExampleGradients", "Examples", "Step", "Layout"),
+    *("ForgetStream", "ExampleGradients", "Examples", "Step", "Layout", "CodeFlips", "Decodability"),
 }
 REQUIRED: dict[str, dict[str, Any]] = {
     "Bounded": {"objective": GradientAscent()},
     "PromptDecouple": {"objective": GradientAscent()},
     "ScopeTerm": {"objective": GradientAscent()},
     "Unlearn": {"objective": GradientAscent()},
+    "BilevelUnlearn": {"objective": GradientAscent()},
+    "PenalizedUnlearn": {"objective": GradientAscent()},
+    "WithinBudget": {"edit": Corrupt()},
+    "LatentPerturbation": {"layer": "layers.0"},
+    "TokenwisePerturbation": {"layer": "layers.0"},
+    "FindLatentTargets": {"unknown": {"people": []}},
     "Generation": {"tokenizer": "bundled"},
     "Encoding": {"tokenizer": "bundled"},
     "NegateTaskVector": {"base": "weights.safetensors"},
