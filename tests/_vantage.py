@@ -21,7 +21,7 @@ class Nothing(Attack):
 
     family: ClassVar[str] = "nothing"
     unit: ClassVar[str] = ""
-    needs_data: ClassVar[Literal["attack", "forget", "judged", "retain"] | None] = "attack"
+    needs_data: Literal["attack", "forget", "judged", "retain"] | None = "attack"
 
     def __init__(self) -> None:
         self.given: list[list[Any]] = []

@@ -43,7 +43,7 @@ class Attack(ABC):
 
     family: ClassVar[str]
     unit: ClassVar[str]
-    needs_data: ClassVar[Literal["attack", "forget", "judged", "retain"] | None] = None
+    needs_data: Literal["attack", "forget", "judged", "retain"] | None = None
 
     @abstractmethod
     def __call__(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 from typing_extensions import override
@@ -43,7 +43,7 @@ class LatentPerturbation(LatentAttack):
         Sheshadri et al., `Latent Adversarial Training <https://arxiv.org/abs/2407.15549>`_, 2024.
     """
 
-    needs_data: ClassVar[Literal["attack", "forget", "judged", "retain"] | None] = "attack"
+    needs_data: Literal["attack", "forget", "judged", "retain"] | None = "attack"
 
     def __init__(self, layer: str, eps: float = 1.0, steps: int = 16, lr: float = 0.1) -> None:
         super().__init__(layer, eps, steps, lr)

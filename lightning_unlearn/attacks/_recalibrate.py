@@ -51,7 +51,7 @@ class Recalibrate(Attack):
 
     family: ClassVar[str] = "recalibrate"
     unit: ClassVar[str] = "batches"
-    needs_data: ClassVar[Literal["attack", "forget", "judged", "retain"] | None] = "retain"
+    needs_data: Literal["attack", "forget", "judged", "retain"] | None = "retain"
 
     def __init__(self, batches: int | None = None) -> None:
         if batches is not None:

@@ -21,9 +21,6 @@ from lightning_unlearn.runtime import eval_mode
 class Relearn(Attack):
     """Fine-tune for a few steps, as somebody with the weights and a little data would, and stop at several of them.
 
-    Among ``Unlearn(under=...)`` it trains on the forget examples that are judged in that step, too: trained against an
-    attacker who has other facts alone, a network gives back those that he has.
-
     Yields the step counts of :meth:`grid`: 0, 1, 2, 5, 10, 20, ... and ``steps``. Recovery may rise and fall again, so
     the whole curve is measured, not only its end.
 
@@ -37,6 +34,10 @@ class Relearn(Attack):
         rank: Of the adapter.
         seed: Of the adapter's initialisation.
         store: Where ``"full"`` keeps the original weights meanwhile: ``"cpu"`` saves memory of the device, but takes time.
+        knows: What it trains on in the loop of a fit, ``Unlearn(under=...)``: ``"judged"``, the forget examples that are
+            judged in that step and those that follow; ``"others"``, only examples that are not judged. A network that was
+            trained against ``"others"`` alone gives back the very facts that an attacker has. In checks it trains on what
+            it is given.
 
     Raises:
         ValueError: If there is no data to relearn from.
@@ -47,7 +48,6 @@ class Relearn(Attack):
 
     family: ClassVar[str] = "relearn"
     unit: ClassVar[str] = "step"
-    needs_data: ClassVar[Literal["attack", "forget", "judged", "retain"] | None] = "forget"
 
     def __init__(
         self,
@@ -58,6 +58,7 @@ class Relearn(Attack):
         rank: int = 8,
         seed: int = 0,
         store: Literal["device", "cpu"] = "device",
+        knows: Literal["judged", "others"] = "judged",
     ) -> None:
         check_whole("steps", steps, least=0)
         check_positive("lr", lr)
@@ -68,8 +69,12 @@ class Relearn(Attack):
             raise ValueError(f'`mode` should be "adapter" or "full". Found `mode = {mode!r}`.')
         if store not in ("device", "cpu"):
             raise ValueError(f"`store` should be 'device' or 'cpu'. Found `store = {store!r}`.")
+        if knows not in ("judged", "others"):
+            raise ValueError(f'`knows` should be "judged" or "others". Found `knows = {knows!r}`.')
         self.steps, self.lr, self.batches, self.mode, self.rank, self.seed = steps, lr, batches, mode, rank, seed
         self.store: Literal["device", "cpu"] = store
+        self.knows: Literal["judged", "others"] = knows
+        self.needs_data = "forget" if knows == "judged" else "attack"
         self._realised = 1.0
 
     def grid(self) -> list[int]:
@@ -95,7 +100,7 @@ class Relearn(Attack):
         """From 1 to ``steps`` steps, each number as likely, with another start of the adapter."""
         number, seed = torch.randint(2**31, (2,), generator=generator).tolist()
         steps = 1 + number % self.steps if self.steps else 0
-        return Relearn(steps, self.lr, self.batches, self.mode, self.rank, seed, self.store)
+        return Relearn(steps, self.lr, self.batches, self.mode, self.rank, seed, self.store, self.knows)
 
     @override
     def share_reached(self, network: nn.Module) -> float | None:

@@ -49,7 +49,7 @@ class Sharpen(Attack):
 
     family: ClassVar[str] = "sharpen"
     unit: ClassVar[str] = "rho"
-    needs_data: ClassVar[Literal["attack", "forget", "judged", "retain"] | None] = "judged"
+    needs_data: Literal["attack", "forget", "judged", "retain"] | None = "judged"
 
     def __init__(self, rho: float = 0.1) -> None:
         check_not_negative("rho", rho)

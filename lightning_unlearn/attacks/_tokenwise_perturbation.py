@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class TokenwisePerturbation(LatentAttack):
         Sheshadri et al., `Latent Adversarial Training <https://arxiv.org/abs/2407.15549>`_, 2024.
     """
 
-    needs_data: ClassVar[Literal["attack", "forget", "judged", "retain"] | None] = "judged"
+    needs_data: Literal["attack", "forget", "judged", "retain"] | None = "judged"
 
     def __init__(self, layer: str, eps: float = 1.0, steps: int = 16, lr: float = 0.1) -> None:
         super().__init__(layer, eps, steps, lr)

@@ -16,9 +16,9 @@ from lightning_unlearn.checks._looks import floats, on_its_device, weights_will_
 from lightning_unlearn.checks._monitors import Monitors
 from lightning_unlearn.checks._observing_callback import ObservingCallback
 from lightning_unlearn.checks._refusals import refuse_same_names, refuse_settings, refuse_twins
-from lightning_unlearn.checks._shown_original import ShownOriginal
 from lightning_unlearn.data import DataSource
 from lightning_unlearn.engine import callbacks_of, refuse_tensor_parallel
+from lightning_unlearn.forgetting import ShownOriginal
 from lightning_unlearn.observation import NOT_ATTACKED
 from lightning_unlearn.readouts import Readout
 

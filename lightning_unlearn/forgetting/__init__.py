@@ -5,6 +5,7 @@ from lightning_unlearn.forgetting._curvature import Curvature, DoubleBackward, F
 from lightning_unlearn.forgetting._forget_source import forget_source
 from lightning_unlearn.forgetting._objectives_in import ObjectiveInFit, objectives_in
 from lightning_unlearn.forgetting._penalized_unlearn import PenalizedUnlearn
+from lightning_unlearn.forgetting._shown_original import ShownOriginal
 from lightning_unlearn.forgetting._unlearn import Unlearn
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "FiniteDifference",
     "ObjectiveInFit",
     "PenalizedUnlearn",
+    "ShownOriginal",
     "Unlearn",
     "forget_source",
     "objectives_in",

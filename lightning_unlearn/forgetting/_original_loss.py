@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,6 +9,7 @@ from lightning_unlearn.attacks import Attack
 from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.engine import GradientEngine, before_restore, decided_readout, strategy_kind
 from lightning_unlearn.forgetting._forget_loss import ForgetLoss
+from lightning_unlearn.forgetting._shown_original import ShownOriginal
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.readouts import Readout, choose_readout
 from lightning_unlearn.references import CachedLogLikelihood, FrozenCopy, Reference
@@ -32,10 +33,11 @@ class OriginalLoss:
         reference: Gives the original model's outputs; ``None`` for the cheapest that suffices.
         trainer: Of the fit, in ``setup``.
         module: The module of the fit.
-        attacks: Are shown the original, too.
+        attacks: Those of the fit, which are shown the original, too.
 
     Attributes:
         is_known: Whether the original was seen: at the first batch, or, in a resumed fit, before the interruption.
+        shown: Shows it to the attacks.
     """
 
     def __init__(
@@ -45,9 +47,10 @@ class OriginalLoss:
         reference: Reference | None,
         trainer: pl.Trainer,
         module: pl.LightningModule,
-        attacks: Iterable[Attack] = (),
+        attacks: Collection[Attack] = (),
     ) -> None:
-        self._attacks = list(attacks)
+        self.shown = ShownOriginal(attacks)
+        self.shown.setup(trainer, module)
         self._objective, self._reference, self._given = objective, reference, readout
         self._trainer, self._module = trainer, module
         self._readout: Readout | None = readout
@@ -73,6 +76,7 @@ class OriginalLoss:
     def start(self) -> None:
         """The fit starts: weights exist, sharded ones too."""
         self.end_watch()
+        self.shown.start(self._trainer, self._module)
         if self._loss is None:
             self._attach()
 
@@ -96,11 +100,13 @@ class OriginalLoss:
         """Take the network, as it is now, for the original, unless it is known. Collective: every rank must call it."""
         if not self.is_known:
             self._attach()
+            self.shown.before_first_step(self._trainer, self._module)
             self.loss.sweep(engine, stream)
             self.is_known = True
 
     def end_watch(self) -> None:
         """Leave no hook on the module."""
+        self.shown.end_watch()
         if self._watch is not None:
             self._watch.remove()
             self._watch = None
@@ -110,8 +116,6 @@ class OriginalLoss:
         readout = choose_readout(self._module) if self._readout is None else self._readout
         kind = strategy_kind(self._trainer)
         self._loss = ForgetLoss(self._objective, self._module, readout, self._reference, kind, earlier=earlier)
-        for attack in self._attacks:
-            attack.see_original(readout.find_network(self._module))
         self._copy = self._copied(self._loss, kind)
 
     def _copied(self, loss: ForgetLoss, kind: str) -> FrozenCopy | None:

@@ -71,6 +71,7 @@ class ResumedCallback(pl.Callback):
             "position": self._batches.position,
             "steps": dict(self._steps),
             "settings": settings_of(self.objective, self._original.loss, self.projector, self._loader),
+            "shown": self._original.shown.state_dict(),
             **self._parts().state_dict(),
         }
 
@@ -92,7 +93,9 @@ class ResumedCallback(pl.Callback):
             return
         self._batches.seek(state["position"])
         self._steps = dict(state["steps"])  # before `_parts`, which goes by it
-        loss = self._original.loss
+        loss, shown = self._original.loss, self._original.shown
+        shown.load_state_dict(state.get("shown", []))
+        shown.training_starts()
         settings = settings_of(self.objective, loss, self.projector, self._loader)
         self._original.is_known = resume(state, settings, loss, self._stream, self._parts())
 

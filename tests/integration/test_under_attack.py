@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from lightning_unlearn import Quantize, Relearn, RowMask, StepGuard, WeightedSum
+from lightning_unlearn import Interpolate, Quantize, Relearn, RowMask, StepGuard, WeightedSum
 from lightning_unlearn.data import ForgetStream
 
 
@@ -84,7 +84,8 @@ def test_the_step_is_the_mean_over_vantage_points_by_hand(accumulate: int) -> No
         assert_close(p, q, rtol=0, atol=1e-6)
 
 
-def test_one_step_of_relearning_gives_the_first_order_meta_gradient_by_hand() -> None:
+@pytest.mark.parametrize("knows", ["judged", "others"])
+def test_one_step_of_relearning_gives_the_first_order_meta_gradient_by_hand(knows: Any) -> None:
     """Adam's first step is a step of `lr` along the sign of the gradient: written so, and not with an optimizer."""
     lr = 0.01
     seen: list[list[Tensor]] = []
@@ -94,14 +95,15 @@ def test_one_step_of_relearning_gives_the_first_order_meta_gradient_by_hand() ->
             seen.append(gramian)
             return super().forward(gramian)
 
-    attack = Relearn(steps=1, lr=lr, batches=1, mode="full")
+    attack = Relearn(steps=1, lr=lr, batches=1, mode="full", knows=knows)
     fitted(forgetting(under={"relearn": attack}, projector=Spy()), SomebodysModule("sgd"), max_steps=1)
 
     module, stream = SomebodysModule("sgd"), ForgetStream(loader(seed=2, n=24), seed=5)
     params = [*module.body.parameters(), *module.head.parameters()]
-    judged = next(stream)
+    judged, following = next(stream), next(stream)
+    known = judged if knows == "judged" else following
     plain = torch.autograd.grad(forget_loss(module, judged), params)
-    towards = torch.autograd.grad(F.cross_entropy(module(judged[0]), judged[1]), params)
+    towards = torch.autograd.grad(F.cross_entropy(module(known[0]), known[1]), params)
     with torch.no_grad():
         for p, g in zip(params, towards, strict=True):
             p.sub_(lr * g / (g.abs() + 1e-8))
@@ -216,6 +218,25 @@ def test_a_resumed_fit_meets_the_same_attacks(mode: str, tmp_path: Any) -> None:
     resumed, _, unlearn = run(ckpt_path=tmp_path / "half.ckpt", weights_only=False)
     assert same(whole, resumed)
     assert unlearn._vantage.counts["relearn"] == {"met": 5, "failed": 0}
+
+
+def fit_towards_the_original(start: SomebodysModule, **kwargs: Any) -> Any:
+    unlearn = forgetting(under={"towards": Interpolate(0.5)})
+    trainer = quiet(callbacks=[unlearn], max_epochs=kwargs.pop("epochs", 2))
+    trainer.fit(start, loader(seed=1, n=20), **kwargs)
+    return start, trainer, unlearn._vantage.counts["towards"]
+
+
+def test_a_resumed_fit_still_knows_the_original_that_attacks_move_towards(tmp_path: Any) -> None:
+    whole, _, _ = fit_towards_the_original(SomebodysModule())
+    half, trainer, _ = fit_towards_the_original(SomebodysModule(), epochs=1)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    resumed, _, _ = fit_towards_the_original(SomebodysModule(), ckpt_path=tmp_path / "half.ckpt", weights_only=False)
+    assert same(whole, resumed)
+    # From a module that has been trained, the original is not to be had: the attack is left out, and that is said.
+    with pytest.warns(UserWarning, match="`towards` .* failed, .*`Interpolate` should know the original"):
+        _, _, counts = fit_towards_the_original(half, ckpt_path=tmp_path / "half.ckpt", weights_only=False)
+    assert counts == {"met": 5, "failed": 5}
 
 
 def test_what_is_logged_is_the_forget_loss_there() -> None:

@@ -11,7 +11,7 @@ from lightning_unlearn.runtime import on_every_rank
 
 
 class ShownOriginal:
-    """Shows attacks the original of a fit: those that move back towards it, in checks.
+    """Shows attacks the original of a fit: those that move back towards it.
 
     When that is depends on whether the fit is new, which is not known before a checkpoint is read::
 
