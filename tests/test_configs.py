@@ -168,7 +168,8 @@ def test_a_file_of_ones_own_has_a_bundled_base_and_a_relative_one() -> None:
     (recovery,) = (c for c in cli.trainer.callbacks if isinstance(c, RecoveryCheck))
     assert isinstance(unlearn.objective, SimNPO)
     assert unlearn.objective.beta == SimNPO().beta  # not the 0.1 that quickstart gives to NPO
-    assert list(recovery.attacks) == ["int4", "int8", "relearn"]
+    assert [(name, attack.steps, attack.mode) for name, attack in unlearn.under] == [("relearn", 20, "full")]
+    assert list(recovery.attacks) == ["int4", "int8", "relearn", "adapter"]
     assert (recovery.attacks["int4"].bits, recovery.attacks["int4"].group_size) == (4, 32)
     assert (cli.trainer.max_epochs, cli.trainer.log_every_n_steps) == (3, 5)
     assert cli.config["seed_everything"] == 7

@@ -12,7 +12,7 @@ def bundled_configs() -> dict[str, Path]:
 
     Example:
         >>> list(bundled_configs())[:3]
-        ['base', 'quickstart', 'smollm2']
+        ['base', 'bucket_margin', 'plain']
     """
     paths = sorted(_FOLDER.rglob("*.yaml"), key=lambda path: (path.parent != _FOLDER, path.name))
     return {path.stem: path for path in paths}
