@@ -10,13 +10,40 @@ from typing import Any
 import pytest
 import yaml
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+from lightning_unlearn import Unlearn
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 
 
-def blocks(language: str) -> list[str]:
-    found = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-    assert found, f"README shows no {language}"
-    return found
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
+
+
+YAML = [
+    pytest.param(text, id=f"{name}-{number}")
+    for name, page in PAGES.items()
+    for number, text in enumerate(blocks("yaml", page), start=1)
+]
+
+
+def test_there_is_something_to_run() -> None:
+    assert len(blocks("python")) > 4
+    assert len(YAML) > 4
+    assert {"README.md", "choose-how-to-forget.md"} <= set(PAGES)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_to_files_and_headings_of_ours_lead_somewhere(name: str) -> None:
+    folder = ROOT if name == "README.md" else ROOT / "docs"
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", PAGES[name]):
+        path, _, heading = target.partition("#")
+        there = folder / path if path else folder / name
+        assert there.exists(), target
+        titles = re.findall(r"^#+ (.*)$", there.read_text(), flags=re.MULTILINE)
+        anchors = {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+        assert not heading or any(anchor.startswith(heading) for anchor in anchors), target
 
 
 @pytest.mark.filterwarnings("ignore:Attack data")
@@ -27,7 +54,7 @@ def test_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
     assert Path("runs/report/report.html").exists()
 
 
-@pytest.mark.parametrize("text", blocks("yaml"))
+@pytest.mark.parametrize("text", YAML)
 def test_yaml_is_accepted(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning_unlearn.cli import main
 
@@ -37,6 +64,9 @@ def test_yaml_is_accepted(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     settings.setdefault("trainer", {}).update(quick)
     path = tmp_path / "readme.yaml"
     path.write_text(yaml.safe_dump(settings))
+    if "base" in settings:  # it teaches first, and is attacked for minutes: built, not run
+        assert any(isinstance(c, Unlearn) for c in main(["--config", str(path)], run=False).trainer.callbacks)
+        return
     cli = main(["fit", "--config", str(path)])
     assert cli.trainer.state.finished
 
