@@ -29,6 +29,7 @@ from lightning_unlearn.data.records import (
     QuestionAnswer,
     Record,
     Records,
+    Turn,
 )
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "RewrittenTrace",
     "RowSet",
     "RowsByEpoch",
+    "Turn",
     "SequentialOrder",
     "build",
     "empty_set",

@@ -2,7 +2,7 @@
 
 from lightning_unlearn.data.records._file_records import FileRecords
 from lightning_unlearn.data.records._in_memory_records import InMemoryRecords
-from lightning_unlearn.data.records._record import MarkedAnswer, QuestionAnswer, Record
+from lightning_unlearn.data.records._record import MarkedAnswer, QuestionAnswer, Record, Turn
 from lightning_unlearn.data.records._records import Records
 
-__all__ = ["FileRecords", "InMemoryRecords", "MarkedAnswer", "QuestionAnswer", "Record", "Records"]
+__all__ = ["FileRecords", "InMemoryRecords", "MarkedAnswer", "QuestionAnswer", "Record", "Records", "Turn"]

@@ -8,6 +8,19 @@ from lightning_unlearn.functional.text import visible
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One turn of a chat.
+
+    Args:
+        role: Who speaks: ``"system"``, ``"user"``, ``"assistant"``, ``"tool"``.
+        content: What is said.
+    """
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
 class QuestionAnswer:
     """A question and its answer.
 
@@ -16,12 +29,16 @@ class QuestionAnswer:
         answer: What is answered, not blank.
         entity: Whom or what it is about; rows of one entity are known or forgotten together.
         source: Where it was read, for messages: ``"row 3 of `people.jsonl`"``.
+        before: The turns of the chat before the question, such as a system prompt; read, and never supervised.
+        accepted: Other answers that are right, too.
     """
 
     question: str
     answer: str
     entity: str
     source: str
+    before: tuple[Turn, ...] = ()
+    accepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def words(pieces: Any, post: Any = None) -> PreTrainedTokenizerFast:
 
 
 def labelled(answer: str, spans: tuple[tuple[int, int], ...], tokenizer: Any) -> list[str]:
-    row = MarkedAnswer("q", answer, "", "row 0", spans)
+    row = MarkedAnswer("q", answer, "", "row 0", spans=spans)
     labels = Encoding(tokenizer, template="plain")(row)["labels"]
     return [tokenizer.convert_ids_to_tokens(label) for label in labels.tolist() if label != IGNORED]
 
@@ -144,7 +144,7 @@ def test_a_token_that_straddles_a_border_belongs_to_the_span_for_any_letter_but_
 
 def test_byte_tokens_of_one_character_go_together():
     tokenizer = load_tokenizer("bundled")
-    row = MarkedAnswer("Who?", "It is Žofie, yes", "", "row 0", ((6, 11),))
+    row = MarkedAnswer("Who?", "It is Žofie, yes", "", "row 0", spans=((6, 11),))
     labels = Encoding(tokenizer)(row)["labels"]
     assert tokenizer.decode(labels[labels != IGNORED]) == "Žofie"
     assert len(tokenizer("Ž")["input_ids"]) > 1
@@ -161,7 +161,7 @@ def test_tokenizers_may_say_with_or_without_the_space_where_a_token_stands(trims
         return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
 
     tokenizer = trained()
-    row = MarkedAnswer("q", "she was born at sea", "", "row 0", ((8, 16),))
+    row = MarkedAnswer("q", "she was born at sea", "", "row 0", spans=((8, 16),))
     labels = Encoding(tokenizer, template="plain")(row)["labels"]
     assert tokenizer.decode(labels[labels != IGNORED]) == " born at"
 
