@@ -42,7 +42,8 @@ class QuestionAnswerData(EncodedData):
         loader: LoaderSettings = LoaderSettings(),  # noqa: B008  # frozen
     ) -> None:
         super().__init__(loader)
-        if isinstance(encoding, TextWindows):
+        given: object = encoding
+        if isinstance(given, TextWindows):
             raise TypeError(
                 f"`encoding` of `{type(self).__name__}` should be an `Encoding`, for questions and answers. Found "
                 "`TextWindows`: raw text has neither. Use `TextData`."

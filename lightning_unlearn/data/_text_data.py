@@ -37,7 +37,7 @@ class TextData(EncodedData):
         >>> news = InMemoryRecords([{"text": "Ada works in the post office."}, {"text": "Bo keeps a heron."}])
         >>> data = TextData(news, TextWindows("bundled", max_length=8), LoaderSettings(batch_size=4))
         >>> data.dataset.entities
-        ['0', '0', '1', '1']
+        ['0', '0', '1']
         >>> sorted(next(iter(data.train_dataloader())))
         ['attention_mask', 'input_ids', 'labels']
     """

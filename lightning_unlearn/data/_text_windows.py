@@ -58,9 +58,9 @@ class TextWindows:
         ['s', ' in', ' the', ' p', 'o'] [False, False, True, True, True]
 
     References:
-        Shi et al., `MUSE <https://arxiv.org/abs/2407.06460>`_, 2024, whose windows do not overlap; the last of a text is filled
-        up there with the beginning of the text, and here it is not. For overlapping windows, ``transformers``' guide to
-        the perplexity of models of fixed length.
+        Shi et al., `MUSE <https://arxiv.org/abs/2407.06460>`_, 2024, whose windows do not overlap; its code fills up the
+        last of a text with the beginning of the text, which we do not. For overlapping windows, the guide of
+        ``transformers`` to the perplexity of models of fixed length.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class TextWindows:
         """Cut one text.
 
         Returns:
-            The windows in order, each ``input_ids [T]`` and ``labels [T]``, int64, the latter -100 where nothing is supervised;
-            none for a text that is too short.
+            The windows in order, each ``input_ids [T]`` and ``labels [T]``, int64, the latter -100 where nothing is
+            supervised; none for a text that is too short.
         """
         # Quiet: the tokenizer would warn that a text is longer than the network reads.
         ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

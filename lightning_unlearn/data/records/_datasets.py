@@ -16,8 +16,8 @@ def extra(module: str, path: object) -> Any:
     except ImportError as error:
         raise ModuleNotFoundError(
             "`path` should be a file or folder of JSON, CSV, TSV or text, uncompressed or as gz, bz2, xz or zip. Parquet, "
-            f'arrow, zst and data sets of the hub need `pip install "lightning-unlearn[data]"`. Found `path = {str(path)!r}` '
-            "without that package."
+            'arrow, zst and data sets of the hub need `pip install "lightning-unlearn[data]"`. Found '
+            f"`path = {str(path)!r}` without that package."
         ) from error
 
 
@@ -53,7 +53,7 @@ def rows_of_table(data: bytes, name: str) -> list[Any]:
         opened = ipc.open_file(buffer) if data.startswith(b"ARROW1") else ipc.open_stream(buffer)
         return list(opened.read_all().to_pylist())
     except pyarrow.ArrowException as error:
-        raise ValueError(f"`{name}` should be a {Path(name).suffix[1:]} file. It cannot be read: {error}.") from error
+        raise ValueError(f"`{name}` should be written as its name says. It cannot be read: {error}.") from error
 
 
 def from_zst(data: bytes, name: str) -> bytes:

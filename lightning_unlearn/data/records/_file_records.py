@@ -24,9 +24,9 @@ class FileRecords(Records):
     ``pip install "lightning-unlearn[data]"``.
 
     Args:
-        path: A file, a folder of files, a pattern (``data/*.jsonl``), ``bundled:people``, or the id of a Hugging Face data set
-            (``owner/name``), which is downloaded to Hugging Face's own cache. A ``Path``, or a name with the suffix of a
-            file, is never looked up online.
+        path: A file, a folder of files, a pattern (``data/*.jsonl``), ``bundled:people``, or the id of a Hugging Face data
+            set (``owner/name``), which is downloaded to Hugging Face's own cache. A ``Path``, or a name with the suffix of
+            a file, is never looked up online; ``hf://datasets/owner/name`` always is.
         subset: Configuration of a Hugging Face data set.
         split: Split of a Hugging Face data set, or of a folder whose files name splits (``train-0.parquet``).
         field: Of a JSON file that is one object, the field with the rows; found by itself if there is one list of objects.

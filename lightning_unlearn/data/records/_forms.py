@@ -11,7 +11,7 @@ from lightning_unlearn.data.records._turns import listed, read_turns
 
 
 def read_chat(record: Record, *, question: str | None, answer: str | None, chat: str | None) -> Chat:
-    """What a row asks and answers. Fields that are named win; without names, its form is found by its fields.
+    r"""What a row asks and answers. Fields that are named win; without names, its form is found by its fields.
 
     Example:
         >>> row = Record({"instruction": "Translate.", "input": "Hund", "output": "dog"}, 0, "row 0")

@@ -51,7 +51,6 @@ def rows_in(values: list[Any], name: str, field: str | None) -> list[Any]:
 def _in_field(values: list[Any], name: str, field: str) -> list[Any]:
     outer = values[0] if len(values) == 1 and isinstance(values[0], Mapping) else {}
     if not isinstance(outer.get(field), list):
-        raise ValueError(
-            f"`{name}` should be one object with a list in `{field}`. Found {f'the fields {list(outer)}' if outer else 'none'}."
-        )
+        found = f"the fields {list(outer)[:20]}" if outer else "none"
+        raise ValueError(f"`{name}` should be one object with a list in `{field}`. Found {found}.")
     return list(outer[field])

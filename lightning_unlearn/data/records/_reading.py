@@ -39,7 +39,7 @@ def read_rows(
 
 
 def _is_id(path: str) -> bool:
-    """Whether a name is that of a data set of the hub: without a suffix of a file, so that a lost file is never asked for."""
+    """Whether a name is that of a data set of the hub: it has no suffix, so that a lost file is never asked for."""
     if path.startswith(_HUB):
         return True
     word = r"\w[\w.-]*"

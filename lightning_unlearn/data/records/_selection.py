@@ -46,10 +46,12 @@ def _found(records: Sequence[Record], field: str, *, allow_missing: bool) -> lis
 
 def _unknown(field: str, one: Any, found: Sequence[str | None], name: str) -> str:
     values = list(dict.fromkeys("null" if value is None else visible(value) for value in found))
-    close = get_close_matches(spelled(one), values, n=1)
+    # Capitals count in a comparison, and are what is mistaken most easily.
+    by_small = {value.lower(): value for value in values}
+    close = get_close_matches(spelled(one).lower(), by_small, n=1)
     more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
     return (
         f"Each value in `where` should keep at least one of the {len(found)} rows of `{name}`. Found none with "
         f"`where = { ({field: one}) }`. `{field}` is one of {', '.join(map(repr, values[:_SHOWN]))}{more}."
-        + (f" Did you mean {close[0]!r}?" if close else "")
+        + (f" Did you mean {by_small[close[0]]!r}?" if close else "")
     )

@@ -17,7 +17,7 @@ def rows_of(source: Any) -> Iterable[Any]:
     """
     if isinstance(source, Mapping):
         return _by_column(source)
-    if isinstance(source, str | bytes) or not isinstance(source, Iterable) and not hasattr(source, "__getitem__"):
+    if isinstance(source, str | bytes) or not (isinstance(source, Iterable) or hasattr(source, "__getitem__")):
         raise TypeError(f"`source` should hold rows. Found {kind(source)}. Files are read by `FileRecords`.")
     if hasattr(source, "to_pylist"):  # pyarrow
         return list(source.to_pylist())

@@ -29,7 +29,7 @@ def document(text: str, name: str) -> list[dict[str, str]]:
 
 
 def json_values(text: str, name: str) -> list[Any]:
-    """All JSON values of a file: one, however it is laid out, or several one after the other, as one per line.
+    r"""All JSON values of a file: one, however it is laid out, or several one after the other, as one per line.
 
     Example:
         >>> json_values('{"a": 1}\\n{"a": NaN}', "rows.jsonl")
@@ -61,7 +61,7 @@ def _broken(text: str, start: int, error: json.JSONDecodeError, name: str) -> st
 
 
 def table(text: str, name: str, delimiter: str) -> list[dict[str, str]]:
-    """Rows of a CSV or TSV file. All values are the strings that stand there: ``007``, ``NA``, ``1e5``, nothing.
+    r"""Rows of a CSV or TSV file. All values are the strings that stand there: ``007``, ``NA``, ``1e5``, nothing.
 
     Example:
         >>> table('question,answer\\n"Who, then?",007\\n', "rows.csv", ",")

@@ -18,7 +18,7 @@ def is_null(value: Any) -> bool:
     # `pandas.NA` compares to neither true nor false, so it is known by its class.
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
-    return isinstance(value, Real | Decimal) and bool(value != value)
+    return _is_number(value) and bool(value != value)
 
 
 def is_blank(value: Any) -> bool:
@@ -33,9 +33,7 @@ def spelled(value: Any) -> str:
         >>> [spelled(value) for value in (1, 1.0, "1", "1.0", "007", True, 0.5)]
         ['1', '1', '1', '1.0', '007', 'True', '0.5']
     """
-    if isinstance(value, Real | Decimal) and not isinstance(value, bool) and value % 1 == 0:
-        return str(int(value))
-    return str(value)
+    return str(int(value)) if _is_number(value) and value % 1 == 0 else str(value)
 
 
 def key(value: Any) -> str | None:
@@ -49,3 +47,7 @@ def key(value: Any) -> str | None:
         return None
     text = spelled(value)
     return text.lower() if text in ("True", "False") else text
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real | Decimal) and not isinstance(value, bool)
