@@ -20,8 +20,9 @@ class TextData(EncodedData):
     """Raw text for a causal language model, cut into windows of tokens: books, news, a corpus.
 
     For what must go and for what must stay, beside :class:`QuestionAnswerData` or alone. A document is a row with a field
-    of text, a ``.txt`` file, or a file of a folder of these. No window holds two documents, and the windows of one
-    document are about the same entity: by default each document is an entity of its own; with ``entity="file"`` files are.
+    of text, a row that is a text, a ``.txt`` file, or a file of a folder of these. No window holds two documents. The
+    windows of a document are about the same entity: by default each document is an entity of its own; with
+    ``entity="file"`` each file is, with the name of another field whatever that field holds.
 
     Batches hold ``input_ids``, ``attention_mask`` and ``labels``, ``[B, T]`` int64, padded on the right, as those of
     :class:`QuestionAnswerData`.
@@ -75,4 +76,6 @@ class TextData(EncodedData):
         return partial(pad_right, pad_token_id=self.windows.tokenizer.pad_token_id or 0)
 
     def _document(self, record: Record) -> Document:
-        return Document(record.text(self.text), record.about(self.records.entity), record.source)
+        # MUSE's files are lists of texts.
+        text = record.fields if isinstance(record.fields, str) else record.text(self.text)
+        return Document(text, record.about(self.records.entity), record.source)

@@ -15,10 +15,14 @@ from lightning_unlearn import (
     CyclicOrder,
     Encoding,
     FileRecords,
+    FinetuneFirst,
     ForgetRetainData,
     LoaderSettings,
     PackedCausalLMReadout,
+    Quantize,
     QuestionAnswerData,
+    RecoveryCheck,
+    Relearn,
     TextData,
     TextWindows,
     TinyCausalLM,
@@ -84,6 +88,29 @@ def test_text_may_stay_as_well(files: Path) -> None:
     pl.Trainer(max_steps=2, callbacks=[Unlearn(NPO(beta=0.1))], **QUIET).fit(module, datamodule=data)
     assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
     assert set(text.dataset.entities) == {"0.txt", "1.txt", "2.txt"}
+
+
+def test_what_is_known_of_a_text_is_checked_under_attack(files: Path) -> None:
+    forget, retain = parts(files)
+    module = UnlearningModule(TinyCausalLM(hidden_size=16, num_hidden_layers=1))
+    check = RecoveryCheck(attacks={"int4": Quantize(bits=4), "relearn": Relearn(steps=1)})
+    data = ForgetRetainData(retain=retain, forget=forget)
+    pl.Trainer(max_steps=2, callbacks=[Unlearn(NPO(beta=0.1)), check], **QUIET).fit(module, datamodule=data)
+    seen = [o for o in check.observations if o.split == "forget" and o.scores]
+    assert {o.attack for o in seen} >= {"int4", "relearn"}
+    assert all(o.entities == forget.dataset.entities for o in seen if len(o.scores) == len(forget.dataset))
+    assert {len(o.scores) for o in seen} == {len(forget.dataset)}
+
+
+def test_a_network_is_first_taught_texts_and_chats_together(files: Path) -> None:
+    forget, retain = parts(files)
+    module = UnlearningModule(network := TinyCausalLM(hidden_size=32, num_hidden_layers=1))
+    before = loss(network, forget), loss(network, retain)
+    teach = FinetuneFirst(epochs=4, lr=3e-3, batch_size=8)
+    data = ForgetRetainData(retain=retain, forget=forget)
+    pl.Trainer(max_steps=0, callbacks=[teach, Unlearn(NPO(beta=0.1))], **QUIET).fit(module, datamodule=data)
+    after = loss(network, forget), loss(network, retain)
+    assert all(now < then for now, then in zip(after, before, strict=True))
 
 
 def test_a_configuration_names_both_by_path(files: Path) -> None:

@@ -16,7 +16,7 @@ def read_chat(record: Record, *, question: str | None, answer: str | None, chat:
     Example:
         >>> row = Record({"instruction": "Translate.", "input": "Hund", "output": "dog"}, 0, "row 0")
         >>> [turn.content for turn in read_chat(row, question=None, answer=None, chat=None).turns]
-        ['Translate.\\n\\nHund', 'dog']
+        ['Translate.\n\nHund', 'dog']
     """
     if chat is not None:
         return _chat(record, chat)

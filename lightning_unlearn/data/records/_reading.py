@@ -43,7 +43,9 @@ def _is_id(path: str) -> bool:
     if path.startswith(_HUB):
         return True
     word = r"\w[\w.-]*"
-    return bool(re.fullmatch(f"{word}(/{word})?", path)) and not re.search(r"\.[A-Za-z]\w*$", path)
+    # In a folder that is there, a file is meant.
+    beside = "/" in path and Path(path).parent.is_dir()
+    return bool(re.fullmatch(f"{word}(/{word})?", path)) and not beside and not re.search(r"\.[A-Za-z]\w*$", path)
 
 
 def _files(place: Path, split: str) -> list[Path]:
@@ -54,7 +56,8 @@ def _files(place: Path, split: str) -> list[Path]:
     found = sorted(Path(name) for name in glob(str(place), recursive=True) if Path(name).is_file())
     if not found:
         raise FileNotFoundError(
-            f"`path` should be an existing file. Found `path = {str(place)!r}`, looked up in {str(Path.cwd())!r}."
+            f"`path` should be an existing file. Found `path = {str(place)!r}`, looked up in {str(Path.cwd())!r}. Data sets "
+            f"of the hub are named `owner/name` or `{_HUB}owner/name`."
         )
     return found
 

@@ -28,9 +28,14 @@ def rows_of(source: Any) -> Iterable[Any]:
         return source.with_format(None)  # type: ignore[no-any-return]
     if hasattr(source, "to_dict") and hasattr(source, "columns"):  # pandas
         return _of_frame(source)
-    # A data set of torch may go on for ever: it is asked for its length, as a loader asks.
-    by_number = hasattr(source, "__getitem__") and isinstance(source, Sized) and not hasattr(source, "__iter__")
-    return [source[i] for i in range(len(source))] if by_number else source
+    return source if isinstance(source, Iterable) else _by_number(source)
+
+
+def _by_number(source: Any) -> list[Any]:
+    """Items of a data set of torch. Asked for more than it has, it may go on for ever: so it is asked for its length."""
+    if not isinstance(source, Sized):
+        raise TypeError(f"`source` should have a length, or be iterable. Found {kind(source)} without `__len__`.")
+    return [source[i] for i in range(len(source))]
 
 
 def _of_frame(frame: Any) -> list[Any]:

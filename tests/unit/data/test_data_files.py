@@ -192,6 +192,12 @@ def test_a_broken_line_is_named_by_where_it_starts(tmp_path: Path) -> None:
         fields(tmp_path / "a.jsonl")
 
 
+def test_a_field_that_comes_twice_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"answer": "b", "answer": "c"}\n')
+    with pytest.raises(ValueError, match="should name each field once. In line 2 or below `answer` comes twice"):
+        fields(tmp_path / "a.jsonl")
+
+
 # Broken files
 
 
@@ -235,11 +241,12 @@ def test_what_cannot_be_read_is_named(name: str, content: Any, message: str, tmp
             "/gone/rows",
             "a/b/gone",
         ),
-        *("gone/*.jsonl", "gone.zip", Path("owner/name"), Path("gone.txt")),
+        *("gone/*.jsonl", "gone.zip", "here/gone", Path("owner/name"), Path("gone.txt")),
     ],
     ids=str,
 )
-def test_a_lost_file_is_never_asked_of_the_hub(path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_file_is_never_asked_of_the_hub(path: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked"))
     with pytest.raises(FileNotFoundError, match=r"existing file. Found `path = '.*'`, looked up in"):
         fields(path)
@@ -343,6 +350,23 @@ class Items:
         return ROWS[index % len(ROWS)]
 
 
+class Polars:
+    """What we need of polars, which is no dependency: its frames iterate over columns."""
+
+    def __iter__(self) -> Any:
+        return iter(ROWS[0])
+
+    def to_dicts(self) -> Any:
+        return ROWS
+
+
+class Endless:
+    """A data set without a length."""
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        return ROWS[0]
+
+
 SOURCES: dict[str, Any] = {
     "list": lambda: ROWS,
     "iterator": lambda: iter(ROWS),
@@ -356,6 +380,7 @@ SOURCES: dict[str, Any] = {
     "shuffled back": lambda: datasets.Dataset.from_list(ROWS[::-1]).select(range(4, -1, -1)),
     "iterable dataset": lambda: datasets.Dataset.from_list(ROWS).to_iterable_dataset(),
     "torch": Items,
+    "polars": lambda: Polars(),
 }
 
 
@@ -378,6 +403,7 @@ def test_every_source_in_memory_gives_the_same_rows(name: str) -> None:
         (lambda: ROWS[0], TypeError, "a list of rows, or columns by name. .* put one row in a list"),
         (lambda: {"question": ["a"], "answer": ["b", "c"]}, ValueError, "equally long. .*'question': 1, 'answer': 2"),
         (lambda: "rows.jsonl", TypeError, "should hold rows. Found `str`. Files are read by `FileRecords`"),
+        (Endless, TypeError, "should have a length, or be iterable. Found `Endless` without `__len__`"),
         (lambda: 3, TypeError, "should hold rows. Found `int`"),
         (lambda: pd.DataFrame([["a", "b"]], columns=["q", "q"]), ValueError, "each column once. Found 'q' twice"),
     ],
@@ -402,3 +428,12 @@ def test_yaml_builds_it_from_a_string_and_python_from_a_path(tmp_path: Path) -> 
     given = FileRecords(path, field="data", answers="all", where={"who": "NA"})
     assert built.questions() == given.questions()
     assert built.questions()[0].answer == "007"
+
+
+def test_yaml_builds_rows_in_memory() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Records, "records")
+    for source in (ROWS, {name: [row[name] for row in ROWS] for name in ROWS[0]}):
+        spec = {"class_path": "lightning_unlearn.InMemoryRecords", "init_args": {"source": source}}
+        built = parser.instantiate(parser.parse_object({"records": spec})).records
+        assert [record.fields for record in built.selected] == ROWS

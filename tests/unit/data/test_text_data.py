@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from itertools import pairwise
 from typing import Any
@@ -223,6 +224,14 @@ def test_documents_without_a_window_are_counted_once_and_none_is_refused() -> No
 def test_a_row_without_text_is_named(row: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         data(source=[row]).setup("fit")
+
+
+def test_texts_without_fields_are_documents(tmp_path: Any) -> None:
+    """As in MUSE's files."""
+    (tmp_path / "a.json").write_text(json.dumps([row["text"] for row in ROWS]))
+    bare = TextData(FileRecords(tmp_path / "a.json"), TextWindows("bundled", max_length=16)).dataset
+    assert bare.entities == data().dataset.entities
+    assert all(torch.equal(one["labels"], other["labels"]) for one, other in zip(bare, data().dataset, strict=True))
 
 
 def test_the_field_may_have_another_name() -> None:
