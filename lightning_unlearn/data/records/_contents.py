@@ -8,6 +8,7 @@ import io
 import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def _unpacked(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
             yield from _unpacked(stem, _UNPACK[suffix](data, name))
         else:
             yield name, data
-    except (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise ValueError(f"`{name}` should be compressed as its name says. It cannot be read: {error}.") from error
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning_unlearn.data.records._record import kind
+from lightning_unlearn.data.records._tables import rows_of
+from lightning_unlearn.data.records._turns import equal_lists
 
 _OF_ROWS = {"question", "answer", "instruction", "prompt", "messages", "conversations", "conversation", "text"}
-"""An object with one of these fields is a row, whatever lists stand beside them."""
+"""An object with one of these fields is a row, or holds columns, whatever lists stand beside them."""
 
 
 def rows_in(values: list[Any], name: str, field: str | None) -> list[Any]:
@@ -36,8 +38,10 @@ def rows_in(values: list[Any], name: str, field: str | None) -> list[Any]:
         return value
     if not isinstance(value, Mapping):
         raise TypeError(f"`{name}` should hold a list of objects. Found {kind(value)}.")
-    if Path(name).suffix.lower() != ".json" or _OF_ROWS & set(value):
+    if Path(name).suffix.lower() != ".json":
         return values
+    if _OF_ROWS & set(value):
+        return _by_column(value) or values
     lists = [key for key, part in value.items() if isinstance(part, list) and all(isinstance(x, Mapping) for x in part)]
     if len(lists) != 1:
         found = f"several, {', '.join(f'`{key}`' for key in lists)}" if lists else f"the fields {list(value)[:20]}"
@@ -46,6 +50,13 @@ def rows_in(values: list[Any], name: str, field: str | None) -> list[Any]:
             "`field`."
         )
     return list(value[lists[0]])
+
+
+def _by_column(value: Mapping[str, Any]) -> list[Any]:
+    """The rows of an object of columns; none if it is a row itself, as one with the turns of a chat."""
+    columns = equal_lists(value)
+    one_row = any(isinstance(one, Mapping) for field in _OF_ROWS & set(columns) for one in columns[field])
+    return [] if one_row else list(rows_of(columns))
 
 
 def _in_field(values: list[Any], name: str, field: str) -> list[Any]:

@@ -14,6 +14,7 @@ from lightning_unlearn.data.records._datasets import rows_of_arrow, rows_of_hub,
 from lightning_unlearn.data.records._json_rows import rows_in
 from lightning_unlearn.data.records._text import decoded, document, json_values, table
 
+_JSON = (".json", ".jsonl", ".ndjson")
 _HUB = "hf://datasets/"
 
 
@@ -74,6 +75,8 @@ def _rows_of_file(file: Path, field: str | None) -> Iterator[Any]:
 
 def _rows(name: str, data: bytes, field: str | None) -> list[Any]:
     suffix = Path(name).suffix.lower()
+    if field is not None and suffix not in _JSON:
+        raise ValueError(f"`field` should be given for JSON files alone. Found `field = {field!r}` for `{name}`.")
     if suffix in (".parquet", ".arrow"):
         return rows_of_table(data, name)
     text = decoded(data, name)
@@ -81,6 +84,6 @@ def _rows(name: str, data: bytes, field: str | None) -> list[Any]:
         return list(table(text, name, "\t" if suffix == ".tsv" else ","))
     if suffix == ".txt":
         return list(document(text, Path(name).name))
-    if suffix in READABLE:
+    if suffix in _JSON:
         return rows_in(json_values(text, name), name, field)
     raise ValueError(f"Archives should hold {', '.join(READABLE)} files alone. Found `{name}`.")

@@ -95,7 +95,8 @@ class Record:
 
     def has(self, *fields: str) -> bool:
         """Whether all these fields are there, and not null."""
-        return all(field in self.fields and not is_null(self.fields[field]) for field in fields)
+        known = self.fields if isinstance(self.fields, Mapping) else {}
+        return all(field in known and not is_null(known[field]) for field in fields)
 
     def about(self, entity: int | str | None) -> str:
         """Whom or what it is about: see ``entity`` of :class:`Records`.

@@ -39,8 +39,9 @@ def keep_where(records: Sequence[Record], where: Mapping[str, Any], name: str) -
 
 def _found(records: Sequence[Record], field: str, *, allow_missing: bool) -> list[str | None]:
     """The value of each row. Where null is wanted, a row without the field counts as one with null."""
-    if allow_missing and any(field in record.fields for record in records):
-        return [key(record.fields.get(field)) for record in records]
+    fields = [record.fields for record in records if isinstance(record.fields, Mapping)]
+    if allow_missing and len(fields) == len(records) and any(field in one for one in fields):
+        return [key(one.get(field)) for one in fields]
     return [key(record[field]) for record in records]
 
 

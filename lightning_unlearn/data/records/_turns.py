@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 from lightning_unlearn.data.records._record import Turn, kind
@@ -29,8 +29,7 @@ def read_turns(value: Any, where: str) -> list[Turn]:
         [Turn(role='user', content='Who?'), Turn(role='assistant', content='Ada')]
     """
     value = listed(value)
-    if isinstance(value, Mapping) and value and all(isinstance(listed(part), list) for part in value.values()):
-        columns = {name: listed(part) for name, part in value.items()}
+    if isinstance(value, Mapping) and (columns := equal_lists(value)):
         value = [dict(zip(columns, turn, strict=True)) for turn in zip(*columns.values(), strict=True)]
     if not isinstance(value, list):
         raise TypeError(f"{where} should be a list of turns. Found {kind(value)}.")
@@ -39,7 +38,14 @@ def read_turns(value: Any, where: str) -> list[Turn]:
 
 def listed(value: Any) -> Any:
     """A list where something like one is given: pandas reads lists of parquet files as arrays."""
-    return list(value) if isinstance(value, tuple) or hasattr(value, "tolist") else value
+    return list(value) if isinstance(value, tuple) or (hasattr(value, "tolist") and isinstance(value, Sized)) else value
+
+
+def equal_lists(columns: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The values of an object as lists, if all of them are, equally long; else nothing."""
+    lists = {name: listed(column) for name, column in columns.items()}
+    alike = all(isinstance(column, list) for column in lists.values()) and len({*map(len, lists.values())}) == 1
+    return lists if alike else {}
 
 
 def _turn(turn: Any, where: str) -> Turn:

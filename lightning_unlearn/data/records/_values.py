@@ -23,7 +23,9 @@ def is_null(value: Any) -> bool:
 
 def is_blank(value: Any) -> bool:
     """Whether a value is null, white space or empty."""
-    return is_null(value) or (not value.strip() if isinstance(value, str) else isinstance(value, Sized) and not value)
+    return is_null(value) or (
+        not value.strip() if isinstance(value, str) else isinstance(value, Sized) and not len(value)
+    )
 
 
 def spelled(value: Any) -> str:

@@ -201,6 +201,9 @@ def test_calls_that_sharegpt_writes_as_text_are_read() -> None:
             r"turn 0 in .* should be an object with `role` and .* Found fields \['human'\]",
         ),
         (["Who?", "Ada"], ValueError, "turn 0 in .* should be an object with `role` and .* Found `str`"),
+        ({"role": ["user", "user"], "content": ["Who?"]}, TypeError, "should be a list of turns. Found `dict`"),
+        ({}, TypeError, "should be a list of turns. Found `dict`"),
+        (np.int64(3), TypeError, "should be a list of turns. Found `int64`"),
         ("user: Who?", TypeError, "`messages` of row 1 .* should be a list of turns. Found `str`"),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}, {"type": "text", "text": "Who?"}]}],

@@ -66,6 +66,7 @@ KINDS: dict[str, Any] = {
     "list.jsonl": lambda path: path.write_text(json.dumps(ROWS)),
     "pretty.jsonl": lambda path: path.write_text("\n".join(json.dumps(row, indent=1) for row in ROWS)),
     "object.json": lambda path: path.write_text(json.dumps({"version": "1.1", "data": ROWS, "tags": ["a", "b"]})),
+    "columns.json": lambda path: path.write_text(json.dumps({name: [row[name] for row in ROWS] for name in ROWS[0]})),
     "rows.csv": lambda path: tabular(ROWS, path, ","),
     "rows.tsv": lambda path: tabular(ROWS, path, "\t"),
     "rows.parquet": lambda path: parquet.write_table(pa.Table.from_pylist(ROWS), path),
@@ -198,6 +199,19 @@ def test_a_field_that_comes_twice_is_named(tmp_path: Path) -> None:
         fields(tmp_path / "a.jsonl")
 
 
+def test_a_file_in_several_compressed_pieces_is_read_whole(tmp_path: Path) -> None:
+    pieces = [lines(ROWS[:2]).encode(), lines(ROWS[2:]).encode()]
+    (tmp_path / "a.jsonl.gz").write_bytes(b"".join(map(gzip.compress, pieces)))
+    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(pa.compress(piece, "zstd", asbytes=True) for piece in pieces))
+    assert fields(tmp_path / "a.jsonl.gz") == fields(tmp_path / "a.jsonl.zst") == ROWS
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
+def test_a_field_of_rows_is_one_of_json(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`field` should be given for JSON files alone. Found `field = 'data'` for"):
+        fields(written(name, tmp_path), field="data")
+
+
 # Broken files
 
 
@@ -218,6 +232,9 @@ def test_a_field_that_comes_twice_is_named(tmp_path: Path) -> None:
         ("a.jsonl.xz", b"no xz", "should be compressed as its name says"),
         ("a.jsonl.zst", b"no zst", "should be compressed as its name says"),
         ("a.zip", b"no zip", "should be compressed as its name says"),
+        ("a.jsonl.gz", gzip.compress(lines(ROWS).encode())[:-20], "should be compressed as its name says"),
+        ("a.jsonl.gz", gzip.compress(b"a" * 99)[:12] + b"\xff" * 20, "should be compressed as its name says"),
+        ("a.jsonl.zst", bytes(pa.compress(lines(ROWS).encode(), "zstd", asbytes=True))[:-9], "should be compressed as"),
         ("a.xlsx", b"", "with one of the suffixes .json, .jsonl, .* Found `path = .*a.xlsx'"),
         ("rows", b"", "with one of the suffixes .json, .jsonl"),
     ],

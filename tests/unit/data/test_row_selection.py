@@ -6,6 +6,7 @@ import csv
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from jsonargparse import ArgumentParser
 
@@ -104,7 +105,7 @@ def entities(values: Any, **options: Any) -> list[str]:
     return [row.entity for row in records("x", values, entity="x", **options).questions()]
 
 
-@pytest.mark.parametrize("null", [None, float("nan"), "", " \n", pd.NA, pd.NaT, [], {}], ids=repr)
+@pytest.mark.parametrize("null", [None, float("nan"), "", " \n", pd.NA, pd.NaT, [], {}, np.array([])], ids=repr)
 def test_rows_about_nobody_are_not_about_the_same_one(null: Any) -> None:
     assert entities(["Ann", null, "Ann", null, null]) == ["Ann", "row 1", "Ann", "row 3", "row 4"]
 
