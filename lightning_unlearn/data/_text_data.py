@@ -72,8 +72,8 @@ class TextData(EncodedData):
 
     @override
     def collate(self) -> Callable[[Any], Any]:
-        # Any padding id will do: mask and labels hide it.
-        return partial(pad_right, pad_token_id=self.windows.tokenizer.pad_token_id or 0)
+        # Any padding id will do, since mask and labels hide it; every network has an embedding for 0.
+        return partial(pad_right, pad_token_id=0)
 
     def _document(self, record: Record) -> Document:
         # MUSE's files are lists of texts.

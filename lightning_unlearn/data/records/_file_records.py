@@ -17,7 +17,7 @@ class FileRecords(Records):
     - JSON (``.json``, ``.jsonl``, ``.ndjson``): a list of objects, an object per line, or one object with a list of them.
     - Tables (``.csv``, ``.tsv``): every value is the string that stands there, also ``007``, ``NA`` and nothing.
     - ``.parquet`` and ``.arrow`` files, and folders that ``datasets`` has saved.
-    - ``.txt``: a document is one row, with ``text`` and the name of its ``file``, for :class:`TextData`.
+    - ``.txt``: a document is one row, with ``text`` and the name of its ``file`` in the folder, for :class:`TextData`.
 
     Each may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zst``, ``.zip``). Text is UTF-8. Local files are read into memory;
     nothing is written beside them or in a cache. Parquet, arrow, zst and the hub need

@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from glob import glob
+from os.path import commonpath, relpath
 from pathlib import Path
 from typing import Any
 
 from lightning_unlearn.bundled import bundled_path
-from lightning_unlearn.data.records._contents import READABLE, contents, files_in, is_readable
+from lightning_unlearn.data.records._contents import READABLE, contents, is_readable
 from lightning_unlearn.data.records._datasets import rows_of_arrow, rows_of_hub, rows_of_table
+from lightning_unlearn.data.records._delimited import table
+from lightning_unlearn.data.records._folder import files_in
 from lightning_unlearn.data.records._json_rows import rows_in
-from lightning_unlearn.data.records._text import decoded, document, json_values, table
+from lightning_unlearn.data.records._json_values import json_values
+from lightning_unlearn.data.records._text import decoded, document
 
 _JSON = (".json", ".jsonl", ".ndjson")
 _HUB = "hf://datasets/"
@@ -35,8 +39,10 @@ def read_rows(
     elif any((place / name).exists() for name in ("state.json", "dataset_dict.json")):
         yield from rows_of_arrow(place, split)
     else:
-        for file in _files(place, split):
-            yield from _rows_of_file(file, field)
+        files = _files(place, split)
+        root = str(place) if place.is_dir() else commonpath([file.parent for file in files])
+        for file in files:
+            yield from _rows_of_file(file, root, field)
 
 
 def _is_id(path: str) -> bool:
@@ -63,17 +69,17 @@ def _files(place: Path, split: str) -> list[Path]:
     return found
 
 
-def _rows_of_file(file: Path, field: str | None) -> Iterator[Any]:
+def _rows_of_file(file: Path, root: str, field: str | None) -> Iterator[Any]:
     if not is_readable(file):
         raise ValueError(
             f"`path` should be a file with one of the suffixes {', '.join(READABLE)}, which may be followed by .gz, .bz2, "
             f".xz, .zst, or stand in a .zip. Found `path = {str(file)!r}`."
         )
     for name, data in contents(file):
-        yield from _rows(name, data, field)
+        yield from _rows(name, data, field, root)
 
 
-def _rows(name: str, data: bytes, field: str | None) -> list[Any]:
+def _rows(name: str, data: bytes, field: str | None, root: str) -> list[Any]:
     suffix = Path(name).suffix.lower()
     if field is not None and suffix not in _JSON:
         raise ValueError(f"`field` should be given for JSON files alone. Found `field = {field!r}` for `{name}`.")
@@ -83,7 +89,7 @@ def _rows(name: str, data: bytes, field: str | None) -> list[Any]:
     if suffix in (".csv", ".tsv"):
         return list(table(text, name, "\t" if suffix == ".tsv" else ","))
     if suffix == ".txt":
-        return list(document(text, Path(name).name))
+        return list(document(text, relpath(name, root)))
     if suffix in _JSON:
         return rows_in(json_values(text, name), name, field)
     raise ValueError(f"Archives should hold {', '.join(READABLE)} files alone. Found `{name}`.")

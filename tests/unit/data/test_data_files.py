@@ -341,6 +341,19 @@ def test_texts_are_documents(tmp_path: Path) -> None:
     assert fields(tmp_path) == [{"text": "Three.", "file": "a.txt"}, {"text": "One.\n\nTwo.", "file": "b.txt"}]
 
 
+def test_documents_of_one_name_in_several_folders_are_told_apart(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+    found = [(row["text"], row["file"]) for row in fields(tmp_path)]
+    assert found == [("one", "one/a.txt"), ("two", "two/a.txt")]
+    assert [row["file"] for row in fields(f"{tmp_path}/*/a.txt")] == ["one/a.txt", "two/a.txt"]
+    assert [row["file"] for row in fields(tmp_path / "two" / "a.txt")] == ["a.txt"]
+    assert [row["file"] for row in fields("one")] == ["a.txt"], "a relative path"
+    zipped(tmp_path / "three.zip", {"a.txt": "", "in/a.txt": ""})
+    assert [row["file"] for row in fields(tmp_path / "three.zip")] == ["three.zip/a.txt", "three.zip/in/a.txt"]
+
+
 def test_folders_saved_by_datasets_are_read(tmp_path: Path) -> None:
     datasets.disable_progress_bars()
     one = datasets.Dataset.from_list(ROWS)
