@@ -77,5 +77,6 @@ class TextData(EncodedData):
 
     def _document(self, record: Record) -> Document:
         # MUSE's files are lists of texts.
-        text = record.fields if isinstance(record.fields, str) else record.text(self.text)
+        whole: object = record.fields
+        text = whole if isinstance(whole, str) else record.text(self.text)
         return Document(text, record.about(self.records.entity), record.source)

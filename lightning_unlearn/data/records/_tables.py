@@ -33,7 +33,7 @@ def rows_of(source: Any) -> Iterable[Any]:
 
 def _by_number(source: Any) -> list[Any]:
     """Items of a data set of torch. Asked for more than it has, it may go on for ever: so it is asked for its length."""
-    if not isinstance(source, Sized):
+    if not hasattr(source, "__len__"):
         raise TypeError(f"`source` should have a length, or be iterable. Found {kind(source)} without `__len__`.")
     return [source[i] for i in range(len(source))]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from lightning_unlearn.data.records._record import Turn, kind
@@ -38,7 +38,9 @@ def read_turns(value: Any, where: str) -> list[Turn]:
 
 def listed(value: Any) -> Any:
     """A list where something like one is given: pandas reads lists of parquet files as arrays."""
-    return list(value) if isinstance(value, tuple) or (hasattr(value, "tolist") and isinstance(value, Sized)) else value
+    if isinstance(value, str) or not isinstance(value, Collection):  # a string of numpy is also an array
+        return value
+    return list(value) if isinstance(value, tuple) or hasattr(value, "tolist") else value
 
 
 def equal_lists(columns: Mapping[str, Any]) -> dict[str, list[Any]]:

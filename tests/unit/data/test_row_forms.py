@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lightning_unlearn.data import Alternates, InMemoryRecords, QuestionAnswer, RewrittenTrace, Turn
@@ -50,6 +51,7 @@ def test_a_system_prompt_beside_an_instruction_is_said_before_it() -> None:
         {"answers": [{"text": "Ada", "answer_start": 3}, {"text": "Ada L.", "answer_start": 3}]},
         {"answers": {"value": "Ada", "aliases": ["Ada L."], "normalized_value": "ada"}},
         {"answer": ["Ada", "Ada L.", " "]},
+        {"answer": np.array(["Ada", "Ada L."])},
         {"answer": {"value": "Ada", "aliases": ["Ada", "Ada L."]}},
     ],
     ids=str,
@@ -57,6 +59,11 @@ def test_a_system_prompt_beside_an_instruction_is_said_before_it() -> None:
 def test_the_first_of_several_right_answers_is_the_answer_and_all_are_accepted(answers: Any) -> None:
     row = one({"question": "Who?", **answers})
     assert (row.answer, row.accepted) == ("Ada", ("Ada", "Ada L."))
+
+
+def test_a_string_of_numpy_is_one_answer() -> None:
+    row = one({"question": np.str_("Who?"), "answer": np.str_("Ada")})
+    assert (row.answer, row.accepted) == ("Ada", ())
 
 
 @pytest.mark.parametrize(
