@@ -22,7 +22,8 @@ class TextData(EncodedData):
     For what must go and for what must stay, beside :class:`QuestionAnswerData` or alone. A document is a row with a field
     of text, a row that is a text, a ``.txt`` file, or a file of a folder of these. No window holds two documents. The
     windows of a document are about the same entity: by default each document is an entity of its own; with
-    ``entity="file"`` each file is, with the name of another field whatever that field holds.
+    ``entity="file"`` each file is, with the name of another field whatever that field holds. The intervals of a
+    report resample entities, so of one long book there are none: give its chapters as documents.
 
     Batches hold ``input_ids``, ``attention_mask`` and ``labels``, ``[B, T]`` int64, padded on the right, as those of
     :class:`QuestionAnswerData`.

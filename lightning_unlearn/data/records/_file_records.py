@@ -48,6 +48,8 @@ class FileRecords(Records):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if not str(path).strip():
+            raise ValueError(f"`path` should name a file, a folder or a data set. Found `path = {path!r}`.")
         self.path = path if isinstance(path, str) else Path(path)
         self.subset = subset
         self.split = split

@@ -29,7 +29,8 @@ class Records(ABC):
       the turns is the first of them.
 
     Of a chat one answer is supervised, by default the last. What was said before its question is read, and never
-    supervised; what follows is left out. Pictures and calls of tools without text are refused.
+    supervised; what follows is left out. Pictures and ``tool_calls`` are refused, and so is
+    an answer right after a tool's turn; other keys of turns, such as names, are not read.
 
     Args:
         question: Field with the question.

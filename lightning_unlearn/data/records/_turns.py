@@ -68,15 +68,13 @@ def _turn(turn: Any, where: str) -> Turn:
 
 
 def _content(content: Any, turn: Mapping[str, Any], where: str) -> str:
+    # Each template writes them in a way of its own, and a turn has no place for them: they would be lost without a word.
+    if calls := next((name for name in ("tool_calls", "function_call") if listed(turn.get(name))), None):
+        raise ValueError(f"{where} should hold text alone. Found `{calls}`: leave chats with calls of tools out.")
     if isinstance(content, str):
-        # Its calls are written by each template in a way of its own, and a turn has no place for them.
-        if not content.strip() and listed(turn.get("tool_calls")):
-            raise ValueError(f"{where} should hold text. Found calls of tools alone: leave such chats out.")
         return content
-    parts = listed(content)
-    if not isinstance(parts, list):
-        found = "calls of tools alone: leave such chats out" if listed(turn.get("tool_calls")) else kind(content)
-        raise TypeError(f"The content of {where} should be text, or a list of parts with text. Found {found}.")
+    if not isinstance(parts := listed(content), list):
+        raise TypeError(f"The content of {where} should be text, or a list of parts with text. Found {kind(content)}.")
     return "".join(_part(part, where) for part in parts)
 
 

@@ -162,6 +162,17 @@ def test_calls_that_sharegpt_writes_as_text_are_read() -> None:
     assert [turn.role for turn in row.before] == ["user", "assistant", "tool"]
 
 
+def called(content: Any, **calls: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": "Time?"}, {"role": "assistant", "content": content, **calls}]
+
+
+@pytest.mark.parametrize("empty", [None, [], {}], ids=repr)
+def test_no_calls_are_no_reason_to_refuse(empty: Any) -> None:
+    """Tables add these keys to every turn."""
+    chat = called("Nine.", tool_calls=empty, function_call=None, name="x")
+    assert [row.answer for row in rows({"messages": chat})] == ["Nine."]
+
+
 @pytest.mark.parametrize(
     ("chat", "error", "message"),
     [
@@ -181,15 +192,13 @@ def test_calls_that_sharegpt_writes_as_text_are_read() -> None:
             "content of turn 0 in `messages` of row 1 .* `NoneType`",
         ),
         (
-            [{"role": "user", "content": "Time?"}, {"role": "assistant", "content": None, "tool_calls": [{"id": 1}]}],
-            TypeError,
-            "content of turn 1 in `messages` of row 1 .* Found calls of tools alone: leave such chats out",
-        ),
-        (
-            [{"role": "user", "content": "Time?"}, {"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}],
+            called(None, tool_calls=[{"id": 1}]),
             ValueError,
-            "turn 1 in `messages` of row 1 .* should hold text. Found calls of tools alone",
+            "turn 1 in .* row 1 .* text alone. Found `tool_calls`: leave",
         ),
+        (called("", tool_calls=[{"id": 1}]), ValueError, "text alone. Found `tool_calls`"),
+        (called("One moment.", tool_calls=[{"id": 1}]), ValueError, "text alone. Found `tool_calls`"),
+        (called(None, function_call={"name": "clock"}), ValueError, "text alone. Found `function_call`"),
         (
             openai([("narrator", "x")]),
             ValueError,

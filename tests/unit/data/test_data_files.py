@@ -269,6 +269,12 @@ def test_a_lost_file_is_never_asked_of_the_hub(path: Any, monkeypatch: pytest.Mo
         fields(path)
 
 
+@pytest.mark.parametrize("path", ["", " "])
+def test_no_path_is_not_the_folder_one_is_in(path: str) -> None:
+    with pytest.raises(ValueError, match=f"`path` should name a file, .* Found `path = '{path}'`"):
+        FileRecords(path)
+
+
 @pytest.mark.parametrize(
     ("path", "asked"),
     [("squad", "squad"), ("owner/name-v1.1", "owner/name-v1.1"), ("hf://datasets/owner/odd.en", "owner/odd.en")],
