@@ -48,6 +48,8 @@ from lightning_unlearn.data import (
     QuestionAnswerData,
     RandomOrder,
     SequentialOrder,
+    TextData,
+    TextWindows,
 )
 from lightning_unlearn.edits import BucketMargin, Corrupt, Edit, NegateTaskVector, RepSelect, WithinBudget
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization, KnowledgeMetric, TokenNLL
@@ -173,6 +175,8 @@ __all__ = [
     "StepGuard",
     "StepTransform",
     "SubspaceGuard",
+    "TextData",
+    "TextWindows",
     "TinyCausalLM",
     "TokenNLL",
     "TokenwisePerturbation",

@@ -1,6 +1,7 @@
 """What must stay and what must go, and in which order they are visited."""
 
 from lightning_unlearn.data._combined import one_loader
+from lightning_unlearn.data._encoded_data import EncodedData
 from lightning_unlearn.data._first_batches import first_batches
 from lightning_unlearn.data._forget_retain_data import ForgetRetainData
 from lightning_unlearn.data._loader_settings import LoaderSettings
@@ -12,6 +13,9 @@ from lightning_unlearn.data._question_answer_dataset import QuestionAnswerDatase
 from lightning_unlearn.data._resumable_loader import ResumableLoader
 from lightning_unlearn.data._source import DataSource, OpenedSource, build, loader_of
 from lightning_unlearn.data._stream import ForgetStream, RowsByEpoch, empty_set, shared_batches
+from lightning_unlearn.data._text_data import TextData
+from lightning_unlearn.data._text_dataset import TextDataset
+from lightning_unlearn.data._text_windows import Document, TextWindows
 from lightning_unlearn.data.companions import (
     Alternates,
     Companion,
@@ -39,6 +43,8 @@ __all__ = [
     "CyclicOrder",
     "DataSource",
     "DecoupledQuestion",
+    "Document",
+    "EncodedData",
     "Encoding",
     "EpochRows",
     "FileRecords",
@@ -62,8 +68,11 @@ __all__ = [
     "RewrittenTrace",
     "RowSet",
     "RowsByEpoch",
-    "Turn",
     "SequentialOrder",
+    "TextData",
+    "TextDataset",
+    "TextWindows",
+    "Turn",
     "build",
     "empty_set",
     "first_batches",

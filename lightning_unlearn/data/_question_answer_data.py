@@ -4,18 +4,17 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from lightning_unlearn.data._encoded_data import EncodedData
 from lightning_unlearn.data._loader_settings import LoaderSettings
 from lightning_unlearn.data._question_answer_dataset import QuestionAnswerDataset
+from lightning_unlearn.data._text_windows import TextWindows
 from lightning_unlearn.data.encodings import Encoding
 from lightning_unlearn.data.records import FileRecords, Records
-from lightning_unlearn.runtime import EitherPackage
 
 
-class QuestionAnswerData(EitherPackage, LightningDataModule):
+class QuestionAnswerData(EncodedData):
     """Questions and answers for a causal language model, supervised on the answer and on its end of turn.
 
     Batches hold ``input_ids``, ``attention_mask`` and ``labels``, ``[B, T]`` int64, padded on the right; the labels are
@@ -42,33 +41,23 @@ class QuestionAnswerData(EitherPackage, LightningDataModule):
         encoding: Encoding,
         loader: LoaderSettings = LoaderSettings(),  # noqa: B008  # frozen
     ) -> None:
-        super().__init__()
-        # Not `save_hyperparameters`: under LightningCLI a nested datamodule would save the outer one's arguments.
+        super().__init__(loader)
+        given: object = encoding
+        if isinstance(given, TextWindows):
+            raise TypeError(
+                f"`encoding` of `{type(self).__name__}` should be an `Encoding`, for questions and answers. Found "
+                "`TextWindows`: raw text has neither. Use `TextData`."
+            )
         self.records = records
         self.encoding = encoding
-        self.loader = loader
 
     @cached_property
+    @override
     def dataset(self) -> QuestionAnswerDataset:
         """The selected rows, encoded."""
         return QuestionAnswerDataset(self.records.questions(), self.encoding)
 
+    @override
     def collate(self) -> Callable[[Any], Any]:
         """How rows of :attr:`dataset` become a batch."""
         return self.encoding.collate()
-
-    @override
-    def setup(self, stage: str) -> None:
-        _ = self.dataset
-
-    @override
-    def train_dataloader(self) -> DataLoader[Any]:
-        return self.loader.training(self.dataset, self.collate())
-
-    @override
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self.loader.in_order(self.dataset, self.collate())
-
-    @override
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self.loader.in_order(self.dataset, self.collate())

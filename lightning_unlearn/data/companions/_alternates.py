@@ -40,14 +40,14 @@ class Alternates(Companion):
     def candidates(self, record: Record, row: QuestionAnswer) -> Sequence[QuestionAnswer]:
         records = [record] if self.records is None else self._by_question.get(row.question, [])
         texts = [text for each in records for text in self._texts(each)]
-        return [replace(row, answer=text) for text in dict.fromkeys(texts)]
+        return [replace(row, answer=text, accepted=()) for text in dict.fromkeys(texts)]
 
     @cached_property
     def _by_question(self) -> dict[str, list[Record]]:
         by_question: dict[str, list[Record]] = {}
         if self.records is not None:
             for record in self.records.selected:
-                by_question.setdefault(record.text(self.records.question), []).append(record)
+                by_question.setdefault(record.text(self.records.question or "question"), []).append(record)
         return by_question
 
     def _texts(self, record: Record) -> list[str]:

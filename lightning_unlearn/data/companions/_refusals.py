@@ -16,7 +16,7 @@ class Refusals(Companion):
     For :class:`DPO` with :class:`PairedReadout` ("IdkDPO"), or :class:`CrossEntropy` with :class:`CompanionReadout`.
 
     Args:
-        path: A ``.json`` or ``.jsonl`` file with refusals in the field ``answer``.
+        path: A file, as of :class:`FileRecords`, with refusals in the field ``answer``.
 
     Example:
         >>> row = QuestionAnswer("Who employs Ada?", "The post office", entity="Ada", source="row 0")
@@ -32,7 +32,7 @@ class Refusals(Companion):
 
     @override
     def candidates(self, record: Record, row: QuestionAnswer) -> Sequence[QuestionAnswer]:
-        return [replace(row, answer=text) for text in self._texts]
+        return [replace(row, answer=text, accepted=()) for text in self._texts]
 
     @cached_property
     def _texts(self) -> list[str]:

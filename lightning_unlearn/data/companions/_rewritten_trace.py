@@ -121,4 +121,5 @@ def _joined(row: QuestionAnswer, pieces: Sequence[Piece]) -> MarkedAnswer:
     spans = tuple(
         (end - len(text), end) for (text, instead), end in zip(pieces, ends, strict=True) if instead is not None
     )
-    return MarkedAnswer(row.question, "".join(text for text, _ in pieces), row.entity, row.source, spans=spans)
+    joined = "".join(text for text, _ in pieces)
+    return MarkedAnswer(row.question, joined, row.entity, row.source, before=row.before, spans=spans)

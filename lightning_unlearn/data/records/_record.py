@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_unlearn.data.records._values import is_blank, is_null, spelled
 from lightning_unlearn.functional.text import visible
+
+_SHOWN = 20
+"""So many fields are named in a message."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class QuestionAnswer:
         entity: Whom or what it is about; rows of one entity are known or forgotten together.
         source: Where it was read, for messages: ``"row 3 of `people.jsonl`"``.
         before: The turns of the chat before the question, such as a system prompt; read, and never supervised.
-        accepted: Other answers that are right, too.
+        accepted: All answers that are right, where the data list several; ``answer`` is the first of them.
     """
 
     question: str
@@ -54,35 +58,60 @@ class MarkedAnswer(QuestionAnswer):
 
 @dataclass(frozen=True)
 class Record:
-    """One row as it was read: its fields, its number counting from 0, and where it was read, for messages."""
+    """One row as it was read.
+
+    Args:
+        fields: Its values by name.
+        index: Its number among all rows, counting from 0.
+        source: Where it was read, for messages.
+        turn: Of a chat, the number of the turn that is the answer; by default the last that may be.
+    """
 
     fields: Mapping[str, Any]
     index: int
     source: str
+    turn: int | None = None
 
     def __getitem__(self, field: str) -> Any:
         if not isinstance(self.fields, Mapping):
-            raise TypeError(f"{self.source} should be an object with named fields. Found {_kind(self.fields)}.")
+            raise TypeError(f"{self.source} should be an object with named fields. Found {kind(self.fields)}.")
         if field not in self.fields:
-            found = ", ".join(f"`{visible(str(name))}`" for name in self.fields)
-            raise ValueError(f"{self.source} should have the field `{field}`. It has {found or 'none'}.")
+            raise ValueError(f"{self.source} should have the field `{field}`. It has {self.names}.")
         return self.fields[field]
+
+    @property
+    def names(self) -> str:
+        """The names of its fields, for messages."""
+        found = [f"`{visible(str(name))}`" for name in self.fields]
+        more = [f"{len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+        return ", ".join(found[:_SHOWN] + more) or "none"
 
     def text(self, field: str) -> str:
         """The string in ``field``."""
         value = self[field]
         if not isinstance(value, str):
-            raise TypeError(f"`{field}` of {self.source} should be a string. Found {_kind(value)}.")
+            raise TypeError(f"`{field}` of {self.source} should be a string. Found {kind(value)}.")
         return value
 
-    def parse(self, *, question: str, answer: str, entity: int | str | None) -> QuestionAnswer:
-        """Read the fields that matter."""
-        if not self.text(answer).strip():
-            raise ValueError(f"`{answer}` of {self.source} should not be empty. Found {self[answer]!r}.")
+    def has(self, *fields: str) -> bool:
+        """Whether all these fields are there, and not null."""
+        known = self.fields if isinstance(self.fields, Mapping) else {}
+        return all(field in known and not is_null(known[field]) for field in fields)
+
+    def about(self, entity: int | str | None) -> str:
+        """Whom or what it is about: see ``entity`` of :class:`Records`.
+
+        Example:
+            >>> Record({"who": "Ann"}, 7, "row 7").about("who"), Record({"who": None}, 7, "row 7").about("who")
+            ('Ann', 'row 7')
+        """
+        if isinstance(entity, str):
+            # Rows about nobody known are not about the same one.
+            return f"row {self.index}" if is_blank(self[entity]) else spelled(self[entity])
         # By count: `entity` consecutive rows share one; without, each row is an entity of its own.
-        about = self[entity] if isinstance(entity, str) else self.index // (entity or 1)
-        return QuestionAnswer(self.text(question), self.text(answer), str(about), self.source)
+        return str(self.index // (entity or 1))
 
 
-def _kind(value: object) -> str:
+def kind(value: object) -> str:
+    """The type of a value, for messages."""
     return f"`{type(value).__name__}`"

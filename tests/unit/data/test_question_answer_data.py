@@ -339,7 +339,7 @@ def test_other_fields_can_be_asked_for():
             ValueError,
             r"`answer` of row 1 of `.*` should not be empty. Found ' \\n'",
         ),
-        ({"question": "a?", "answer": ["b"]}, TypeError, "`answer` of row 1 of `.*` should be a string. Found `list`"),
+        ({"question": "a?", "answer": [1]}, TypeError, "`answer` of row 1 of `.*` should be a string. Found `list`"),
         ({"question": None, "answer": "b"}, TypeError, "`question` of row 1 .* should be a string. Found `NoneType`"),
         (["a?", "b"], TypeError, "row 1 of `.*` should be an object with named fields. Found `list`"),
     ],
@@ -358,7 +358,7 @@ def test_a_filter_over_an_unknown_field_is_refused(written):
 
 @pytest.mark.parametrize("options", [{"where": {"entity": ["Cy"]}}, {"rows": (9, None)}])
 def test_nothing_left_is_refused(options, written):
-    with pytest.raises(ValueError, match=r"keep at least one of the 3 rows .* Found none with `where = .*` and `rows"):
+    with pytest.raises(ValueError, match=r"keep at least one of the 3 rows .* Found none with `where = .*`"):
         data_module(written(ROWS), **options)
 
 
@@ -367,7 +367,8 @@ def test_nothing_left_is_refused(options, written):
     [
         ("a.jsonl", '{"question": "a"}\n\n{"question": }\n', ValueError, "one JSON object per line. Line 3 is broken"),
         ("a.json", '[\n{"question": }\n]', ValueError, "should be JSON. Line 2 is broken"),
-        ("a.json", '{"question": "a"}', TypeError, "should hold a list of objects. Found `dict`"),
+        ("a.json", '{"rows": 2}', ValueError, "should hold a list of objects, or .* Found the fields .'rows'.: name"),
+        ("a.json", "7", TypeError, "should hold a list of objects. Found `int`"),
         ("a.jsonl", b"\xff\xfe", ValueError, "readable UTF-8 text file. Found `path = .*a.jsonl'`: .*can't decode"),
         ("a.jsonl", "", ValueError, "keep at least one of the 0 rows"),
     ],
@@ -377,9 +378,9 @@ def test_a_bad_file_is_named(name, content, error, message, written):
         data_module(written(content, name))
 
 
-def test_a_folder_is_no_file(tmp_path):
+def test_an_empty_folder_is_no_file(tmp_path):
     (tmp_path / "rows.jsonl").mkdir()
-    with pytest.raises(ValueError, match="should be a readable UTF-8 text file"):
+    with pytest.raises(FileNotFoundError, match=r"The folder `.*rows.jsonl` should hold .* files. Found none"):
         data_module(str(tmp_path / "rows.jsonl"))
 
 
@@ -390,8 +391,11 @@ def test_a_missing_file_is_named():
 
 def test_hub_without_datasets_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install datasets`. Found `path = 'rows\.csv'` without"):
-        data_module("rows.csv")
+    with pytest.raises(
+        ModuleNotFoundError,
+        match=r"`pip install \"lightning-unlearn\[data\]\"`. Found `path = 'someone/people'` without",
+    ):
+        data_module("someone/people")
 
 
 # Loaders

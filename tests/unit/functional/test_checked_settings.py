@@ -36,6 +36,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "FindLatentTargets": {"unknown": {"people": []}},
     "Generation": {"tokenizer": "bundled"},
     "Encoding": {"tokenizer": "bundled"},
+    "TextWindows": {"tokenizer": "bundled"},
     "NegateTaskVector": {"base": "weights.safetensors"},
     "SubspaceGuard": {"subspace": lightning_unlearn.guards.InputSubspace()},
     "PrimalDual": {"eps": 0.1},
