@@ -58,18 +58,17 @@ def pad_right_hiding(examples: Sequence[Batch], *, pad_token_id: int, hidden: in
 def collate_for(tokenizer: PreTrainedTokenizerBase, compat: Compat | None) -> Collate:
     """How rows become a batch: see ``compat`` of :class:`Encoding`."""
     if compat is None:
-        return partial(pad_right, pad_token_id=_padding(tokenizer))
+        return partial(pad_right, pad_token_id=_with_embedding(tokenizer.pad_token_id, tokenizer))
     hidden = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if hidden is None:
         raise ValueError(
             f"The tokenizer should have a padding or an end-of-turn token. `{tokenizer.name_or_path}` has neither: use "
             "`compat=None`."
         )
-    return partial(pad_right_hiding, pad_token_id=_padding(tokenizer), hidden=hidden)
+    return partial(pad_right_hiding, pad_token_id=_with_embedding(hidden, tokenizer), hidden=hidden)
 
 
-def _padding(tokenizer: PreTrainedTokenizerBase) -> int:
+def _with_embedding(padding: int | None, tokenizer: PreTrainedTokenizerBase) -> int:
     # Any id will do, since mask and labels hide it, but a network must have an embedding for it: a token that was added
     # to the vocabulary may have none.
-    own = tokenizer.pad_token_id
-    return own if own is not None and own < tokenizer.vocab_size else 0
+    return padding if padding is not None and padding < tokenizer.vocab_size else 0

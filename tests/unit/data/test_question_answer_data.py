@@ -233,8 +233,8 @@ def test_no_rows_about_one_entity_are_refused():
 
 
 def test_each_row_is_encoded_once(monkeypatch):
-    rows, called = [], Encoding.__call__
-    monkeypatch.setattr(Encoding, "__call__", lambda self, row: rows.append(row) or called(self, row))
+    rows, called = [], Encoding.encode
+    monkeypatch.setattr(Encoding, "encode", lambda self, row: rows.append(row) or called(self, row))
     data = data_module()
     assert all(list(loader()) for loader in (data.train_dataloader, data.val_dataloader))
     assert rows == list(data.dataset.rows)
