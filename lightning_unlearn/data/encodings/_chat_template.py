@@ -38,6 +38,7 @@ class ChatTemplate:
         self._today = Date.fromisoformat(date)
         self._arguments = arguments
         self._forms: dict[tuple[str, ...], Form] = {}
+        self._ends: dict[tuple[str, ...], str] = {}
 
     def __call__(self, row: QuestionAnswer) -> Rendered:
         """Render one row.
@@ -55,7 +56,7 @@ class ChatTemplate:
                 f"{self._render(form([*asked, answered]), row)!r}: some templates drop what was thought. Use "
                 "`template='plain'`, or leave the thought out of the answer."
             )
-        end = end_of_turn(found.after, lambda: self._between([*asked, _in_place(answered)], form), self._tokenizer)
+        end = self._end(found.after, [*asked, _in_place(answered)], form)
         opened = found.before + self._closed_thought(found.before, asked, form)
         return Rendered(opened, found.answer, end, found.after.removeprefix(end))
 
@@ -90,6 +91,12 @@ class ChatTemplate:
         """What the template writes before and after the stand-in, which is the last turn."""
         before, _, after = self._render(form(turns), row).rpartition(_STAND_IN)
         return before, after
+
+    def _end(self, after: str, turns: Sequence[Turn], form: Form) -> str:
+        key = (after, *(turn.role for turn in turns))
+        if key not in self._ends:
+            self._ends[key] = end_of_turn(after, lambda: self._between(turns, form), self._tokenizer)
+        return self._ends[key]
 
     def _between(self, turns: Sequence[Turn], form: Form) -> str | None:
         """What stands between an answer and the next question, and that question."""

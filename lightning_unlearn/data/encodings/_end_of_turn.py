@@ -9,24 +9,32 @@ from transformers import PreTrainedTokenizerBase
 
 
 def end_of_turn(after: str, between: Callable[[], str | None], tokenizer: PreTrainedTokenizerBase) -> str:
-    """The part of ``after`` that a network should write to end its answer; empty if there is none.
+    """What a network should write to end its answer; empty if the template says nothing of it.
 
-    Line breaks after it do not count: generation has stopped before them.
+    Line breaks after it do not count: generation has stopped before them. Where nothing follows the last answer of a chat,
+    its end is the special token that follows an answer before another question, even if it begins that question.
 
     Args:
         after: What the template writes after the last answer of a chat.
         between: What it writes after an answer that is followed by another question, if it can.
         tokenizer: Whose special tokens may end a turn.
     """
+    following = between() or ""
     if not after.strip():
-        # Some vocabularies (RWKV's) end a turn with a token of line breaks.
-        return after if after and after in _special(tokenizer) else ""
-    following = between()
+        return _begins_special(after, tokenizer) or _begins_special(following, tokenizer)
     # What comes after the last answer alone is either another end (`<|return|>`), or no end at all: a header for the
     # next answer, or a second end behind the first.
-    if following is not None and not following.startswith(after.rstrip()):
+    if following and not following.startswith(after.rstrip()):
         after = _up_to_eos(after, tokenizer) or _shared(after, following, tokenizer)
     return _first_end(after, tokenizer)
+
+
+def _begins_special(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The special token at the beginning of ``text``, which may be white space itself (RWKV's), or stand behind some."""
+    first = _pattern(tokenizer).search(text)
+    if first is None or first.group() == tokenizer.bos_token or text[: first.start()].strip():
+        return ""
+    return text[: first.end()]
 
 
 def _up_to_eos(after: str, tokenizer: PreTrainedTokenizerBase) -> str:
