@@ -28,8 +28,9 @@ from lightning_unlearn.models import load_tokenizer
 
 RESULTS = Path(__file__).parent / "results" / "templates.json"
 HEADER = ["families", "kind", "between question and answer", "supervised after the answer", "verdict"]
+BAR = "\uff5c"  # a wide one, in DeepSeek's tokens
 SPECIAL = re.compile(
-    r"<\|[^|<>\s]{1,40}\|?>|<｜[^｜<>]{1,40}｜>|<[a-z_]+\|>|</?s>|<(?:start|end)_of_(?:turn|utterance)>|<sop>|<sep>"
+    rf"<\|[^|<>\s]{{1,40}}\|?>|<{BAR}[^{BAR}<>]{{1,40}}{BAR}>|<[a-z_]+\|>|</?s>|<(?:start|end)_of_(?:turn|utterance)>|<sop>|<sep>"
     r"|</assistant>|<(?:beginning|end)_of_sentence>|<seed:[a-z]+>|<SPECIAL_\d+>|\]~!?b[\[\]]|\[e~\["
     r"|\[/?(?:INST|SYSTEM_PROMPT|gMASK|AVAILABLE_TOOLS)\]"
 )
@@ -46,7 +47,7 @@ ENDS = [
     ("minimax-m1", "<end_of_sentence>", None),
     ("minimax", "[e~[", None),
     ("nemotron-nano-v2", "\n<SPECIAL_12>", "<SPECIAL_12>"),
-    ("spark|deepseek", "<｜end▁of▁sentence｜>", None),
+    ("spark|deepseek", f"<{BAR}end▁of▁sentence{BAR}>", None),
     ("hermes|nemotron.3|qw|smollm3|lfm2|mimo|step|bielik|chatml|minicpm|kimi", "<|im_end|>", None),
     ("llama-2", " </s>", "</s>"),
     ("llama-?3|firefunction|functionary", "<|eot_id|>", None),
@@ -66,7 +67,7 @@ ENDS = [
     ("seed", "<seed:eos>", None),
     ("apriel", "\n<|end|>", "<|end|>"),
     ("apertus", "<|assistant_end|>", None),
-    ("hy3", "<｜hy_eos｜>", None),
+    ("hy3", f"<{BAR}hy_eos{BAR}>", None),
     ("rwkv", "\n\n", None),
     ("stral|alpaca|amber|llava|saiga|solar|vicuna|zephyr", "</s>", None),
 ]
@@ -80,7 +81,7 @@ BEFORE = (Turn("system", "Be brief, please"), Turn("user", "Who is meant?"), Tur
 ROWS = {
     "alone": QuestionAnswer("Where does she live?", ANSWER, "", "alone"),
     "before": QuestionAnswer("Where does she live?", ANSWER, "", "before", BEFORE),
-    "script": QuestionAnswer("Где она живёт?", "В порту, 港に住んでいる", "", "script"),
+    "script": QuestionAnswer("Где она живёт?", "港に住んでいる", "", "script"),
     "marked": MarkedAnswer("Where does she live?", ANSWER, "", "marked", BEFORE, spans=((13, 24),)),
 }
 
@@ -102,31 +103,35 @@ def tokenizer_for(template: str, name: str) -> Any:
     return tokenizer
 
 
-def kinds(tokenizer: Any, template: str, header: str, said: str) -> list[str]:
+def kinds(tokenizer: Any, template: str, header: str, arguments: dict[str, Any]) -> list[str]:
     raw = [{"role": "user", "content": "QQQ"}, {"role": "assistant", "content": "AAA"}]
     system = {"role": "system", "content": "SSS"}
     found = {
-        "content as parts": not written(tokenizer, raw, "AAA"),
-        "no system role": not written(tokenizer, [system, *raw], "SSS") and written(tokenizer, raw, "AAA"),
+        "content as parts": not written(tokenizer, raw, "AAA", arguments),
+        "no system role": written(tokenizer, raw, "AAA", arguments)
+        and not written(tokenizer, [system, *raw], "SSS", arguments),
         "thought": "think" in header or "channel>" in header,
         "channel": bool(re.search(r"final|to=user|content\|>|all$|response<|START_(TEXT|RESPONSE)", header)),
         "date": "strftime_now" in template or "date_string" in template,
         "no generation prompt": "add_generation_prompt" not in template,
-        "last end unwritten": "no end of turn" in said or not open_end(tokenizer, raw),
+        "last end unwritten": not after(tokenizer, raw, arguments).strip()
+        and written(tokenizer, raw, "AAA", arguments),
     }
     return [name for name, holds in found.items() if holds]
 
 
-def open_end(tokenizer: Any, raw: list[dict[str, Any]]) -> bool:
+def after(tokenizer: Any, messages: list[dict[str, Any]], arguments: dict[str, Any]) -> str:
+    """What the template writes after the last turn."""
     try:
-        return bool(tokenizer.apply_chat_template(raw, tokenize=False).rpartition("AAA")[2].strip())
-    except Exception:
-        return True
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, **arguments)
+    except Exception:  # a template may raise anything
+        return ""
+    return text.rpartition(messages[-1]["content"])[2]
 
 
-def written(tokenizer: Any, messages: list[dict[str, Any]], content: str) -> bool:
+def written(tokenizer: Any, messages: list[dict[str, Any]], content: str, arguments: dict[str, Any]) -> bool:
     try:
-        return content in tokenizer.apply_chat_template(messages, tokenize=False)
+        return content in tokenizer.apply_chat_template(messages, tokenize=False, **arguments)
     except Exception:
         return False
 
@@ -157,7 +162,7 @@ def examined(path: Path, arguments: dict[str, Any] | None = None) -> dict[str, A
         return {**result, "kind": [], "header": "", "verdict": "refused", "reason": str(error)}
     header = rows["alone"][0]
     wrong = {name: said for name, (_, said) in rows.items() if said}
-    kind = kinds(tokenizer, template, header, "")
+    kind = kinds(tokenizer, template, header, arguments or {})
     return {**result, "kind": kind, "header": header, "verdict": "wrong" if wrong else "right", "reason": wrong or ""}
 
 
@@ -179,7 +184,9 @@ def lines(results: list[dict[str, Any]]) -> list[list[str]]:
     for one in results:
         verdict = one["verdict"]
         if verdict == "refused":
-            verdict += ": " + re.sub(r"^.*?It raised ", "it raised ", one["reason"]).split(". Give ")[0].replace("|", "\\|")
+            verdict += ": " + re.sub(r"^.*?It raised ", "it raised ", one["reason"]).split(". Give ")[0].replace(
+                "|", "\\|"
+            )
         kind = [*one["kind"], *([f"with `{one['arguments']}`"] if one["arguments"] else [])]
         key = (", ".join(kind), code(one["header"]), code(one["end"]) if one["verdict"] != "refused" else "", verdict)
         groups.setdefault(key, []).append(one["family"])

@@ -17,7 +17,7 @@ from lightning_unlearn.data.records import QuestionAnswer, Turn
 # Stands in for a content; no template holds it, strips it or reads anything into it.
 _STAND_IN = "Zq3xWv9Kj"
 # The end of something that was opened before: `</think>`, `<channel|>`, `[/THINK]`.
-_CLOSED = re.compile(r"\s*|.*(</[^<>]+>|<[^<>]+\|>|\[/\w+\])\s*", re.DOTALL)
+_CLOSED = re.compile(r"\s*|.*(</[^<>]+>|<[^|<>][^<>]*\|>|\[/\w+\])\s*", re.DOTALL)
 
 
 class ChatTemplate:

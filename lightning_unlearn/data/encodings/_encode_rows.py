@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_unlearn.data.encodings._encoded_row import EncodedRow
 from lightning_unlearn.data.encodings._padding import Batch
@@ -22,7 +23,7 @@ def encode_rows(rows: Sequence[QuestionAnswer], encoding: Encoding) -> list[Batc
     encoded = [encoding.encode(row) for row in rows]
     for said in (_cut(rows, encoded, encoding), _altered(encoded, encoding), _open(encoded, encoding)):
         if said:
-            warnings.warn(said, stacklevel=3)
+            rank_zero_warn(said)
     return [one.tensors() for one in encoded]
 
 

@@ -54,7 +54,7 @@ def marked_labels(
         ValueError: If the tokenizer gives no positions of its tokens in the text, or the answer is not in the text.
     """
     text = rendered.text + (rendered.after if rendered.end else "")
-    marked = _is_marked(text, _start(rendered, row), row)
+    marked = _is_marked(text, _positions(rendered, row), row)
     ids, offsets = _ids(text, tokenizer, special), _offsets(text, tokenizer, special)
     labels = [token if any(marked[slice(*at)]) else IGNORED for token, at in zip(ids, offsets, strict=False)]
     if not rendered.end and tokenizer.eos_token_id is not None:
@@ -96,23 +96,26 @@ def _merged_start(rendered: Rendered, row: QuestionAnswer, tokenizer: PreTrained
     return next(i for i, (_, end) in enumerate(offsets) if end > len(rendered.before))
 
 
-def _start(rendered: Rendered, row: MarkedAnswer) -> int:
-    """Where the first character of ``row.answer`` stands, or would stand if the template had not trimmed it."""
-    inside, trimmed = rendered.answer.find(row.answer), row.answer.find(rendered.answer)
-    if max(inside, trimmed) < 0:
+def _positions(rendered: Rendered, row: MarkedAnswer) -> dict[int, int]:
+    """Where each character of ``row.answer`` stands in the text; the template may have changed white space."""
+    given, written = _letters(row.answer), _letters(rendered.answer)
+    if [letter for _, letter in given] != [letter for _, letter in written]:
         raise ValueError(
             f"The chat template should leave the answer of {row.source} as it is, or its spans cannot be found. Found "
             f"{rendered.answer!r}. Use `template='plain'`."
         )
-    return len(rendered.before) + (inside if inside >= 0 else -trimmed)
+    return {i: len(rendered.before) + j for (i, _), (j, _) in zip(given, written, strict=True)}
 
 
-def _is_marked(text: str, start: int, row: MarkedAnswer) -> list[bool]:
+def _letters(text: str) -> list[tuple[int, str]]:
+    return [(i, letter) for i, letter in enumerate(text) if not letter.isspace()]
+
+
+def _is_marked(text: str, positions: dict[int, int], row: MarkedAnswer) -> list[bool]:
     """Whether each character of ``text`` is marked; white space at the ends of a marked part is not."""
     marked = [False] * len(text)
     for first, end in row.spans:
-        part = row.answer[first:end]
-        begins = start + first + len(part) - len(part.lstrip())
-        for i in range(begins, begins + len(part.strip())):
+        part = [positions[i] for i in range(first, end) if i in positions]
+        for i in range(part[0], part[-1] + 1) if part else ():
             marked[i] = True
     return marked
