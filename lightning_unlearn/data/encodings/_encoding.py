@@ -12,6 +12,7 @@ from lightning_unlearn.data.encodings._legible import altered_part
 from lightning_unlearn.data.encodings._padding import Batch, Collate, collate_for
 from lightning_unlearn.data.encodings._plain_template import plain
 from lightning_unlearn.data.encodings._rendered import Rendered
+from lightning_unlearn.data.encodings._template_renderer import TemplateRenderer
 from lightning_unlearn.data.encodings._tokens import Labelled, marked_labels, whole_labels
 from lightning_unlearn.data.records import MarkedAnswer, QuestionAnswer
 from lightning_unlearn.functional.compat import Compat, check_compat
@@ -136,7 +137,7 @@ class Encoding:
 
     @cached_property
     def _chat(self) -> ChatTemplate:
-        return ChatTemplate(self.tokenizer, self.date, self.template_arguments or {})
+        return ChatTemplate(TemplateRenderer(self.tokenizer, self.date, self.template_arguments or {}))
 
     def _render(self, row: QuestionAnswer) -> Rendered:
         if self.template == "chat":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 from transformers import PreTrainedTokenizerBase
 
 
-def end_of_turn(after: str, between: Callable[[], str | None], tokenizer: PreTrainedTokenizerBase) -> str:
+def end_of_turn(after: str, following: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """What a network should write to end its answer; empty if the template says nothing of it.
 
     Line breaks after it do not count: generation has stopped before them. Where nothing follows the last answer of a chat,
@@ -16,10 +15,9 @@ def end_of_turn(after: str, between: Callable[[], str | None], tokenizer: PreTra
 
     Args:
         after: What the template writes after the last answer of a chat.
-        between: What it writes after an answer that is followed by another question, if it can.
+        following: What it writes after an answer that is followed by another question; empty if there can be none.
         tokenizer: Whose special tokens may end a turn.
     """
-    following = between() or ""
     if not after.strip():
         return _begins_special(after, tokenizer) or _begins_special(following, tokenizer)
     # What comes after the last answer alone is either another end (`<|return|>`), or no end at all: a header for the

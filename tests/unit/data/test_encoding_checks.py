@@ -30,7 +30,7 @@ def row(question: str = "Where?", answer: str = "At sea", **fields: Any) -> Ques
     return QuestionAnswer(question, answer, "Ada", **{"source": "row 7 of `a.jsonl`", **fields})
 
 
-def chat(template: str, **options: Any) -> Encoding:
+def chat(template: Any, **options: Any) -> Encoding:
     tokenizer = load_tokenizer("bundled")
     tokenizer.chat_template = template
     return Encoding(tokenizer, **options)
@@ -148,6 +148,27 @@ def test_arguments_that_the_template_does_not_read_are_refused() -> None:
         chat("{% if enable_thinking %}think{% endif %}" + CHAT, template_arguments={"enable_thnking": False})(row())
 
 
+def test_a_template_that_asks_the_clock_in_its_own_way_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"as `strftime_now\('%d %b %Y'\)`.* another way: change `tokenizer.chat_template`"
+    ):
+        chat("{% set form = '%Y' %}{{ strftime_now(form) }}" + CHAT)(row())
+
+
+def test_of_several_templates_the_one_for_tools_is_taken_with_tools() -> None:
+    named = {"default": CHAT, "tool_use": "{{ tools | length }} tools\n" + CHAT}
+    with_tools, without = chat(named, template_arguments={"tools": [{"name": "look_up"}]}), chat(named)
+    texts = [one.tokenizer.decode(one(row())["input_ids"]) for one in (without, with_tools)]
+    assert texts[1] == "1 tools\n" + texts[0]
+
+
+def test_a_thought_of_ones_own_replaces_an_empty_one() -> None:
+    encoding = chat(CHAT + "{% if add_generation_prompt %}assistant:<think></think>{% endif %}")
+    prompts = [encoding.tokenizer.decode(encoding(row(answer=a))["input_ids"]) for a in ("sea", "<think>x</think>sea")]
+    assert prompts[0].endswith("assistant:<think></think>sea<|end|>")
+    assert prompts[1].endswith("assistant:<think>x</think>sea<|end|>")
+
+
 # Tokenizers that know too little.
 
 
@@ -255,15 +276,15 @@ def merging(piece: str, *, ends: bool = False) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
 
 
-@pytest.mark.parametrize("template", ["chat", "plain"])
-@pytest.mark.parametrize("piece", [":A", ": A", ": At sea"])
+@pytest.mark.parametrize(
+    ("template", "piece"),
+    [("chat", ":A"), ("chat", ": A"), ("chat", ": At sea"), ("plain", ": A"), ("plain", ": At sea")],
+)
 def test_a_token_across_the_border_is_supervised(template: Any, piece: str) -> None:
     """It holds a letter of the answer: left out, that letter would be neither learnt nor forgotten."""
     tokenizer = merging(piece)
     space = " " if piece.startswith(": ") else ""
     tokenizer.chat_template = CHAT.replace(":", f":{space}")
-    if template == "plain" and not space:
-        pytest.skip("plain text has a space there")
     example = Encoding(tokenizer, template=template)(row())
     assert said(example, tokenizer) == f":{space}At sea</s>"
     assert tokenizer.decode(example["input_ids"][example["labels"] == -100])[-1] == ("t" if template == "chat" else "r")
