@@ -54,7 +54,7 @@ class TemplateRenderer:
 
     @cached_property
     def _template(self) -> str:
-        if self.tokenizer.chat_template is None:
+        if getattr(self.tokenizer, "chat_template", None) is None:
             raise ValueError(
                 f"The tokenizer should have a chat template. `{self.name}` has none: use `template='plain'`."
             )

@@ -90,6 +90,10 @@ KINDS: dict[str, Kind] = {
     "an empty thought in a channel of the generation prompt": Kind(
         PLAIN + asked("bot:<|channel>thought\n<channel|>"), HEADER + "bot:<|channel>thought\n<channel|>", "<|end|>"
     ),
+    "an empty thought in brackets": Kind(
+        PLAIN + asked("bot:[THINK] [/THINK] "), HEADER + "bot:[THINK] [/THINK]", "<|end|>", merged=True
+    ),
+    "a line break in the generation prompt alone": Kind(PLAIN + asked("bot:\n"), HEADER + "bot:\n", "<|end|>"),
     "a thought that the generation prompt opens": Kind(PLAIN + asked("bot:<think>\n"), HEADER + "bot:", "<|end|>"),
     "a thought that the generation prompt opens and the chat closes": Kind(
         each(USER, "bot:" + CLOSED + "{{m.content}}{{eos_token}}") + asked("bot:<think>\n"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
@@ -138,6 +139,14 @@ def test_contents_that_are_escaped_are_counted() -> None:
 def test_arguments_that_are_not_the_templates_are_refused_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Encoding("bundled", **options)
+
+
+def test_arguments_can_stand_in_yaml() -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(Encoding, "encoding")
+    yaml = '{"encoding": {"tokenizer": "bundled", "template_arguments": {"enable_thinking": false, "effort": "low"}}}'
+    built = parser.instantiate_classes(parser.parse_string(yaml)).encoding
+    assert built.template_arguments == {"enable_thinking": False, "effort": "low"}
 
 
 def test_arguments_that_the_template_does_not_read_are_refused() -> None:
