@@ -196,10 +196,11 @@ def test_templates_cannot_see_the_clock(clock, expected, tokenizer):
     assert text == expected + "<|user|>Who employs Ada?<|end|><|assistant|>The post office<|end|>"
 
 
-def test_a_prompt_that_is_no_prefix_is_refused_by_row(tokenizer):
+def test_a_generation_prompt_that_is_no_prefix_changes_nothing(tokenizer):
+    plain = Encoding(load_tokenizer("bundled"))(one_row())
     tokenizer.chat_template += "{% if add_generation_prompt %}think{% endif %}"
-    with pytest.raises(ValueError, match=r"tokens of row 7 of `rows.jsonl` should begin .* use the other `template`"):
-        Encoding(tokenizer)(one_row())
+    example = Encoding(tokenizer)(one_row())
+    assert all(torch.equal(example[key], plain[key]) for key in plain)
 
 
 def test_a_tokenizer_without_chat_template_is_refused(tokenizer):
