@@ -7,7 +7,8 @@ The templates are their makers', and not in this repository; `benchmarks/README.
 given to the bundled tokenizer, to which the special tokens in its text are added, and four rows are encoded: a question and
 its answer, the same behind a system prompt and an earlier exchange, one in another script, one with a marked part. It is
 right if in each row exactly the answer and the end of its turn (or the mark) are supervised, and all turns before stand in
-the prompt, in order. What should end a turn is listed here by family, as their model cards and generation settings have it.
+the prompt, in order. What should end a turn is listed here by family, by hand: from reading what each template writes, and
+for templates that write nothing from what we know of the family. No generation settings of the models were consulted.
 JSON in `benchmarks/results/templates.json`, from which `--reprint` prints the table.
 """
 

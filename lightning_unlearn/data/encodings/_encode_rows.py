@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_unlearn.data.encodings._encoded_row import EncodedRow
+from lightning_unlearn.data.encodings._encoding import Encoding
 from lightning_unlearn.data.encodings._padding import Batch
 from lightning_unlearn.data.records import QuestionAnswer
-
-if TYPE_CHECKING:
-    from lightning_unlearn.data.encodings._encoding import Encoding
 
 
 def encode_rows(rows: Sequence[QuestionAnswer], encoding: Encoding) -> list[Batch]:
