@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from lightning_unlearn.data.encodings import Encoding
+from lightning_unlearn.data.encodings import Encoding, encode_rows
 from lightning_unlearn.data.records import QuestionAnswer
 
 
@@ -24,7 +24,7 @@ class QuestionAnswerDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, rows: Sequence[QuestionAnswer], encoding: Encoding) -> None:
         self.rows = tuple(rows)
-        self._examples = [encoding(row) for row in self.rows]
+        self._examples = encode_rows(self.rows, encoding)
 
     def __len__(self) -> int:
         return len(self.rows)

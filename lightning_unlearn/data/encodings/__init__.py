@@ -1,6 +1,7 @@
 """How questions and answers become token ids."""
 
+from lightning_unlearn.data.encodings._encode_rows import encode_rows
 from lightning_unlearn.data.encodings._encoding import Encoding
 from lightning_unlearn.data.encodings._padding import Batch, Collate, pad_right
 
-__all__ = ["Batch", "Collate", "Encoding", "pad_right"]
+__all__ = ["Batch", "Collate", "Encoding", "encode_rows", "pad_right"]

@@ -42,28 +42,33 @@ def pad_right(examples: Sequence[Batch], *, pad_token_id: int) -> Batch:
     }
 
 
-def pad_right_hiding(examples: Sequence[Batch], *, pad_token_id: int) -> Batch:
-    """:func:`pad_right` with every ``pad_token_id`` masked, also inside a row.
+def pad_right_hiding(examples: Sequence[Batch], *, pad_token_id: int, hidden: int) -> Batch:
+    """:func:`pad_right` with every token ``hidden`` masked, also inside a row.
 
     Example:
         >>> rows = [{"input_ids": torch.tensor(ids), "labels": torch.tensor(ids)} for ids in ([5, 3, 7], [5])]
-        >>> pad_right_hiding(rows, pad_token_id=3)["attention_mask"]
+        >>> pad_right_hiding(rows, pad_token_id=3, hidden=3)["attention_mask"]
         tensor([[1, 0, 1],
                 [1, 0, 0]])
     """
     batch = pad_right(examples, pad_token_id=pad_token_id)
-    return {**batch, "attention_mask": (batch["input_ids"] != pad_token_id).long()}
+    return {**batch, "attention_mask": batch["attention_mask"] * (batch["input_ids"] != hidden)}
 
 
 def collate_for(tokenizer: PreTrainedTokenizerBase, compat: Compat | None) -> Collate:
     """How rows become a batch: see ``compat`` of :class:`Encoding`."""
     if compat is None:
-        # Any padding id will do: mask and labels hide it.
-        return partial(pad_right, pad_token_id=tokenizer.pad_token_id or 0)
+        return partial(pad_right, pad_token_id=_with_embedding(tokenizer.pad_token_id, tokenizer))
     hidden = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if hidden is None:
         raise ValueError(
             f"The tokenizer should have a padding or an end-of-turn token. `{tokenizer.name_or_path}` has neither: use "
             "`compat=None`."
         )
-    return partial(pad_right_hiding, pad_token_id=hidden)
+    return partial(pad_right_hiding, pad_token_id=_with_embedding(hidden, tokenizer), hidden=hidden)
+
+
+def _with_embedding(padding: int | None, tokenizer: PreTrainedTokenizerBase) -> int:
+    # Any id will do, since mask and labels hide it, but a network must have an embedding for it: a token that was added
+    # to the vocabulary may have none.
+    return padding if padding is not None and padding < tokenizer.vocab_size else 0

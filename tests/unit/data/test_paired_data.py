@@ -121,17 +121,12 @@ def test_draws_give_each_row_different_companions_one_round_after_the_other(name
 def test_each_row_and_each_companion_is_encoded_once(name: str, draws: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if draws > 1 and name in ("alternates", "traces"):
         draws = 1  # they have one each
-    data, called = pair(name, draws=draws), []
-    tokenizer = data.encoding.tokenizer
-    inner = tokenizer.apply_chat_template
-    monkeypatch.setattr(
-        tokenizer, "apply_chat_template", lambda *args, **kwargs: called.append(1) or inner(*args, **kwargs)
-    )
+    data, called, inner = pair(name, draws=draws), [], Encoding.encode
+    monkeypatch.setattr(Encoding, "encode", lambda self, row: called.append(row) or inner(self, row))
     size = len(data.dataset) // draws
-    # A marked answer is one text; any other is encoded with its prompt, and its prompt alone.
-    assert len(called) == (size + draws * size) * (1 if name == "traces" else 2)
+    assert called == [*data.dataset.rows[:size], *data.dataset.companions]
     assert list(data.train_dataloader())
-    assert len(called) == (size + draws * size) * (1 if name == "traces" else 2)
+    assert len(called) == size + draws * size
 
 
 @every_companion

@@ -196,10 +196,11 @@ def test_templates_cannot_see_the_clock(clock, expected, tokenizer):
     assert text == expected + "<|user|>Who employs Ada?<|end|><|assistant|>The post office<|end|>"
 
 
-def test_a_prompt_that_is_no_prefix_is_refused_by_row(tokenizer):
+def test_a_generation_prompt_that_is_no_prefix_changes_nothing(tokenizer):
+    plain = Encoding(load_tokenizer("bundled"))(one_row())
     tokenizer.chat_template += "{% if add_generation_prompt %}think{% endif %}"
-    with pytest.raises(ValueError, match=r"tokens of row 7 of `rows.jsonl` should begin .* use the other `template`"):
-        Encoding(tokenizer)(one_row())
+    example = Encoding(tokenizer)(one_row())
+    assert all(torch.equal(example[key], plain[key]) for key in plain)
 
 
 def test_a_tokenizer_without_chat_template_is_refused(tokenizer):
@@ -233,8 +234,8 @@ def test_no_rows_about_one_entity_are_refused():
 
 
 def test_each_row_is_encoded_once(monkeypatch):
-    rows, called = [], Encoding.__call__
-    monkeypatch.setattr(Encoding, "__call__", lambda self, row: rows.append(row) or called(self, row))
+    rows, called = [], Encoding.encode
+    monkeypatch.setattr(Encoding, "encode", lambda self, row: rows.append(row) or called(self, row))
     data = data_module()
     assert all(list(loader()) for loader in (data.train_dataloader, data.val_dataloader))
     assert rows == list(data.dataset.rows)

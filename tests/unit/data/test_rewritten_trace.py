@@ -161,7 +161,7 @@ def test_tokenizers_may_say_with_or_without_the_space_where_a_token_stands(trims
         return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
 
     tokenizer = trained()
-    row = MarkedAnswer("q", "she was born at sea", "", "row 0", spans=((8, 16),))
+    row = MarkedAnswer("she was", "she was born at sea", "", "row 0", spans=((8, 16),))
     labels = Encoding(tokenizer, template="plain")(row)["labels"]
     assert tokenizer.decode(labels[labels != IGNORED]) == " born at"
 
