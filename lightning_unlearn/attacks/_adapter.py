@@ -1,72 +1,96 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.attacks._held import frozen, hooks
-from lightning_unlearn.models.layers import count, is_linear, matrices, sizes
+from lightning_unlearn.attacks._held import frozen
+from lightning_unlearn.attacks._places import Place, places
+from lightning_unlearn.attacks._shifted_weight import shifted_in_passes, shifted_weights
+from lightning_unlearn.models.layers import Matrix
 
 
 @contextmanager
 def attached_adapter(
-    network: nn.Module, *, rank: int, seed: int, layers: Sequence[nn.Module] | None = None
+    network: nn.Module, *, rank: int, seed: int, weights: Collection[Tensor] | None = None
 ) -> Iterator[list[Tensor]]:
-    """Low-rank factors on linear layers, held outside the module tree by forward hooks.
+    r"""Low-rank factors on every weight matrix but embeddings, held outside the module tree.
+
+    .. math:: W \leftarrow W + B A
+
+    Linear layers get the product through a forward hook, from their inputs, so that it is never formed. Other weights have it
+    added whenever they are read: convolutions (flattened to one row for each output), recurrent layers, attention, fused
+    experts (factors of their own for each expert, in one tensor), and bare matrices.
 
     The network does not change: no parameter, no key of its state, no wrapper. Meanwhile its own weights are frozen.
     Factors are float32 and start as LoRA's do: one random, one zero.
 
     Args:
-        network: Its ``nn.Linear`` and ``Conv1D`` layers are adapted, also those inside PEFT or bitsandbytes layers.
-        rank: Of the factors.
+        network: Its layers are adapted, also those inside PEFT or bitsandbytes layers.
+        rank: Of the factors, at most.
         seed: The same factors on every process, whatever the global random state, which stays untouched.
-        layers: Only these linear layers of it; defaults to all.
+        weights: Only matrices that are one of these parameters, or are computed from one; defaults to all.
 
     Yields:
-        The factors, as parameters to train.
+        The factors, as parameters to train: for each weight that of its inputs, ``[..., rank, in]``, then that of its
+        outputs, ``[..., out, rank]``.
     """
-    layers = [m for m in network.modules() if is_linear(m)] if layers is None else layers
-    if not layers:
+    chosen = [p for p in places(network) if p.is_reached and (weights is None or _is_of(p.matrix, weights))]
+    if not chosen:
         raise ValueError(
-            f"The adapter should find linear layers to sit on. Found none in `{type(network).__name__}`. "
+            f"The adapter should find weight matrices to sit on. Found none in `{type(network).__name__}`. "
             'Use `Relearn(mode="full")`.'
         )
     generator = torch.Generator().manual_seed(seed)
     factors: list[Tensor] = []
-    with frozen(network), hooks() as handles:
-        for layer in layers:
-            inputs, outputs = sizes(layer)
-            # Drawn on the CPU, since devices draw other numbers from the same seed. Scaled so that the size of what
-            # goes through does not depend on the width.
-            down = torch.randn(rank, inputs, generator=generator) / inputs**0.5
-            device: Any = layer.weight.device
-            a, b = nn.Parameter(down.to(device)), nn.Parameter(torch.zeros(outputs, rank, device=device))
+    shifts: dict[nn.Module, dict[str, Any]] = {}
+    wrapped = {p.matrix.module for p in chosen if any(hasattr(a, "parameter_name") for a in p.matrix.adapters)}
+    with frozen(network), ExitStack() as stack:
+        for place in chosen:
+            a, b = _factors(place, rank, generator)
             factors += [a, b]
-            handles.append(layer.register_forward_hook(_adding(a, b)))
+            if place.has_hook:
+                handle = place.matrix.module.register_forward_hook(_adding(place, a, b), with_kwargs=True)
+                stack.callback(handle.remove)
+            else:
+                shifts.setdefault(place.matrix.module, {})[place.matrix.storage.name] = _product(place, a, b)
+        for module, of_module in shifts.items():
+            way = shifted_in_passes if module in wrapped else shifted_weights
+            stack.enter_context(way(module, of_module))
         yield factors
 
 
-def adapted_share(network: nn.Module) -> float:
-    """The share of the weights of matrices, embeddings and adapters aside, that linear layers hold; 1 if there are none.
-
-    Example:
-        >>> adapted_share(nn.Sequential(nn.Conv1d(1, 3, 1), nn.Linear(3, 3)))
-        0.75
-    """
-    own = [m for m in matrices(network) if m.factor_of is None and m.layout.kind != "embedding"]
-    weights = {p: is_linear(m.module) for m in own for p in m.parameters}
-    total = sum(count(p) for p in weights)
-    return sum(count(p) for p, reached in weights.items() if reached) / total if total else 1.0
+def _is_of(matrix: Matrix, weights: Collection[Tensor]) -> bool:
+    return any(p is weight for p in matrix.parameters for weight in weights)
 
 
-def _adding(a: Tensor, b: Tensor) -> Any:
-    def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        hidden = args[0].to(a.dtype)
+def _factors(place: Place, rank: int, generator: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:
+    stacked, outputs, inputs = place.sizes
+    if not place.has_hook:
+        rank = min(rank, outputs, inputs)
+    # Drawn on the CPU, since devices draw other numbers from the same seed. Scaled so that the size of what goes through
+    # does not depend on the width.
+    down = torch.randn(*stacked, rank, inputs, generator=generator) / inputs**0.5
+    device = place.device
+    return nn.Parameter(down.to(device)), nn.Parameter(torch.zeros(*stacked, outputs, rank, device=device))
+
+
+def _adding(place: Place, a: Tensor, b: Tensor) -> Any:
+    shift = {place.matrix.storage.name: _product(place, a, b)}
+
+    def add(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if not isinstance(output, Tensor):  # of a router, which has done more with its product: once more, with the sum
+            with shifted_weights(layer, shift):
+                return layer.forward(*args, **kwargs)
+        hidden = (args[0] if args else next(iter(kwargs.values()))).to(a.dtype)
         # Factors first, one at a time: the full [out, in] matrix is never formed.
         return output + (hidden @ a.T @ b.T).to(output.dtype)
 
     return add
+
+
+def _product(place: Place, a: Tensor, b: Tensor) -> Any:
+    return lambda: place.matrix.layout.undone((b @ a).reshape(place.shape))

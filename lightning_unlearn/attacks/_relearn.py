@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_unlearn.attacks._adapter import adapted_share, attached_adapter
+from lightning_unlearn.attacks._adapter import attached_adapter
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._masters import Masters
 from lightning_unlearn.attacks._perturbed import restored, trainable
+from lightning_unlearn.attacks._places import adapted_share
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.runtime import eval_mode

@@ -17,7 +17,7 @@ from lightning_unlearn.models.layers._head import base_model, input_embedding, i
 from lightning_unlearn.models.layers._layout import Layout
 from lightning_unlearn.models.layers._linear import is_linear, is_transposed, sizes
 from lightning_unlearn.models.layers._low_bit import count, dequantized, is_low_bit
-from lightning_unlearn.models.layers._matrices import covered_share, matrices, placed_matrices
+from lightning_unlearn.models.layers._matrices import covered_share, matrices, own_matrices, placed_matrices
 from lightning_unlearn.models.layers._matrix import Matrix
 from lightning_unlearn.models.layers._names import name_fits, plain_name
 from lightning_unlearn.models.layers._one_module import one_module
@@ -51,6 +51,7 @@ __all__ = [
     "original_name",
     "output_head",
     "output_heads",
+    "own_matrices",
     "placed_matrices",
     "plain_name",
     "sizes",

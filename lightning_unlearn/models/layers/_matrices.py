@@ -47,14 +47,35 @@ def placed_matrices(network: nn.Module) -> Iterator[Matrix]:
             yield Matrix(name, storage, layout, around.get(module, ()), factors.get(module))
 
 
-def covered_share(network: nn.Module, reached: Iterable[Matrix]) -> float:
-    """The share of all weights of ``network`` that the given matrices hold, from 0 to 1.
+def own_matrices(network: nn.Module) -> list[Matrix]:
+    """The matrices that shares of a network are taken of: neither embeddings, with what is tied to them, nor adapters.
+
+    Example:
+        >>> [matrix.name for matrix in own_matrices(nn.Sequential(nn.Embedding(2, 2), nn.Linear(2, 2)))]
+        ['1.weight']
+    """
+    return [m for m in matrices(network) if m.factor_of is None and m.layout.kind != "embedding"]
+
+
+def covered_share(network: nn.Module, reached: Iterable[Matrix], *, among: Iterable[Matrix] | None = None) -> float:
+    """The share of the weights of ``network`` that the given matrices hold, from 0 to 1.
+
+    Args:
+        network: The network.
+        reached: The matrices.
+        among: Of these matrices' weights, such as :func:`own_matrices`; defaults to all weights of the network.
+
+    Returns:
+        Without any weight to reach, 1 among matrices, and 0 in a network.
 
     Example:
         >>> network = nn.Linear(3, 1)
         >>> covered_share(network, matrices(network))
         0.75
     """
-    weights = {p for matrix in reached for p in matrix.parameters}
-    total = sum(count(p) for p in network.parameters())
-    return sum(count(p) for p in weights) / total if total else 0.0
+    parameters = network.parameters() if among is None else (p for matrix in among for p in matrix.parameters)
+    numbers = {p: count(p) for p in parameters}
+    total = sum(numbers.values())
+    if not total:
+        return 0.0 if among is None else 1.0
+    return sum(numbers.get(p, 0) for p in {p for matrix in reached for p in matrix.parameters}) / total
