@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lightning_unlearn.models.layers import Matrix, covered_share, own_matrices, placed_matrices, sizes
+from lightning_unlearn.models.layers import Matrix, covered_share, is_trained, own_matrices, placed_matrices, sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +72,18 @@ def adapted_share(network: nn.Module) -> float:
         1.0
     """
     return covered_share(network, (p.matrix for p in places(network) if p.is_reached), among=own_matrices(network))
+
+
+def full_share(network: nn.Module) -> float:
+    """The share of them that full training reaches: what trains, and linear layers in few bits; 1 if there are none.
+
+    Example:
+        >>> full_share(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1).requires_grad_(False)))
+        0.75
+    """
+    unpacked = (p.matrix for p in places(network) if p.has_hook and p.matrix.is_low_bit)
+    own = own_matrices(network)
+    return covered_share(network, [*filter(is_trained, own), *unpacked], among=own)
 
 
 def _way(matrix: Matrix, read: set[nn.Module]) -> Literal["hook", "shift", "none"]:

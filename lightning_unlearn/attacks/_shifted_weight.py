@@ -17,8 +17,8 @@ from lightning_unlearn.runtime import uninterrupted
 Shift = Callable[[], Tensor]
 """What to add to a weight, in the weight's own layout; computed anew each time, so that gradients go through it."""
 
-_CACHED = ("_flat_weights", "_flat_weight_refs")
-"""Attributes in which a recurrent layer keeps the weights that it has read."""
+_FLAT = ("_flat_weights", "_flat_weight_refs")
+"""Lists in which a recurrent layer keeps the weights that it has read."""
 
 
 @contextmanager
@@ -40,15 +40,16 @@ def shifted_weights(module: nn.Module, shifts: Mapping[str, Shift]) -> Iterator[
         True
     """
     original = type(module)
-    cached = {name: vars(module)[name] for name in _CACHED if name in vars(module)}
+    # Old weight norm, old spectral norm and pruning keep the weight as an attribute.
+    attributes = {name: vars(module)[name] for name in (*_FLAT, *shifts) if name in vars(module)}
     try:
         module.__class__ = _shifted_class(original, shifts)
-        vars(module).update({name: list(value) for name, value in cached.items()})
+        vars(module).update({name: list(attributes[name]) for name in _FLAT if name in attributes})
         yield
     finally:
         with uninterrupted():
             module.__class__ = original
-            vars(module).update(cached)
+            vars(module).update(attributes)
 
 
 @contextmanager
@@ -117,7 +118,7 @@ def _property(made: type, name: str, shift: Shift) -> property:
                 return _sum(kept[name], shift)
         return _sum(getattr(super(made, module), name), shift)  # a parametrization is a property of the class
 
-    # Old weight norm, old spectral norm and pruning set a plain attribute before each forward pass.
+    # Hooks of old weight norm, old spectral norm and pruning set an attribute before each forward pass.
     def set_(module: Any, value: Any) -> None:
         vars(module)[name] = value
 

@@ -21,6 +21,7 @@ from lightning_unlearn.models.layers._matrices import covered_share, matrices, o
 from lightning_unlearn.models.layers._matrix import Matrix
 from lightning_unlearn.models.layers._names import name_fits, plain_name
 from lightning_unlearn.models.layers._one_module import one_module
+from lightning_unlearn.models.layers._trained import is_trained, trained_share
 
 __all__ = [
     "Layout",
@@ -42,6 +43,7 @@ __all__ = [
     "is_linear",
     "is_low_bit",
     "is_tied",
+    "is_trained",
     "is_transposed",
     "low_rank_factors",
     "matrices",
@@ -56,4 +58,5 @@ __all__ = [
     "plain_name",
     "sizes",
     "starts_at_zero",
+    "trained_share",
 ]

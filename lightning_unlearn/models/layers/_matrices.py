@@ -44,7 +44,9 @@ def placed_matrices(network: nn.Module) -> Iterator[Matrix]:
         bare = {k: s.read() for k, s in kept.items() if k not in layouts and not isinstance(s, LowBit)}
         for key, layout in {**layouts, **bare_layouts(module, bare)}.items():
             storage = kept.get(key) or as_it_is(module, key)
-            yield Matrix(name, storage, layout, around.get(module, ()), factors.get(module))
+            # One around a bare parameter, as of experts, is for the parameter that it names.
+            adapters = tuple(a for a in around.get(module, ()) if getattr(a, "parameter_name", key) == key)
+            yield Matrix(name, storage, layout, adapters, factors.get(module))
 
 
 def own_matrices(network: nn.Module) -> list[Matrix]:

@@ -100,7 +100,8 @@ def test_full_mode_is_plain_adamw() -> None:
 def test_adapter_adds_the_product_of_its_factors_and_freezes_the_base() -> None:
     layer = nn.Linear(4, 3)
     x = torch.randn(2, 4)
-    with attached_adapter(layer, rank=2, seed=0) as (a, b):
+    with attached_adapter(layer, rank=2, seed=0) as [change]:
+        a, b = change.params
         assert a.shape == (2, 4)
         assert not layer.weight.requires_grad
         assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))  # one factor is zero
@@ -156,7 +157,8 @@ def test_the_adapter_sits_on_transposed_layers_too() -> None:
 
     network, x = nn.Sequential(Conv1D(5, 3), nn.Linear(5, 2)), torch.randn(4, 3)
     before = network[0](x).detach()
-    with attached_adapter(network, rank=2, seed=0) as factors:
+    with attached_adapter(network, rank=2, seed=0) as changes:
+        factors = [p for change in changes for p in change.params]
         assert [tuple(f.shape) for f in factors] == [(2, 3), (5, 2), (2, 5), (2, 2)]
         nn.init.normal_(factors[1])
         assert_close(network[0](x), before + x @ factors[0].T @ factors[1].T)
