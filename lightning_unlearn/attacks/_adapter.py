@@ -20,8 +20,8 @@ def attached_adapter(
 
     .. math:: W \leftarrow W + B A
 
-    Linear layers get the product through a forward hook, from their inputs, so that it is never formed. Other weights have it
-    added whenever they are read: convolutions (flattened to one row for each output), recurrent layers, attention, fused
+    Linear layers get the product through a forward hook, from their inputs, so that it is never formed. Other weights have
+    it added whenever they are read: convolutions (flattened to one row for each output), recurrent layers, attention, fused
     experts (factors of their own for each expert, in one tensor), and bare matrices. That takes the memory of another copy
     of such weights in each pass, as LoRA on bare parameters does in PEFT.
 
@@ -35,8 +35,8 @@ def attached_adapter(
         weights: Only matrices that are one of these parameters, or are computed from one; defaults to all.
 
     Yields:
-        For each weight what is added to it. Its ``params`` are the factor of inputs, ``[..., rank, in]``, and that of outputs,
-        ``[..., out, rank]``.
+        For each weight what is added to it. Its ``params`` are the factor of inputs, ``[..., rank, in]``, and that of
+        outputs, ``[..., out, rank]``.
     """
     chosen = [p for p in places(network) if p.is_reached and (weights is None or _is_of(p.matrix, weights))]
     if not chosen:

@@ -20,8 +20,8 @@ class Place:
 
     Args:
         matrix: The weight, of one of the layers that use it.
-        way: ``"hook"``, if the layer is called with its inputs and their product can be added to its outputs; ``"shift"``, if
-            the weight itself has to be another; ``"none"`` if neither is possible.
+        way: ``"hook"``, if the layer is called with its inputs, and their product can be added to its outputs; ``"shift"``,
+            if the weight itself has to be another; ``"none"`` if neither is possible.
     """
 
     matrix: Matrix

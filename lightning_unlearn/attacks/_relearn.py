@@ -95,8 +95,8 @@ class Relearn(Attack):
     def realised_share(self) -> float:
         """How much of the way that the last attack went in float32 arrived in the weights, from 0 to 1.
 
-        Less than 1 where weights have half precision, in which the network still runs. 1 before an attack, and where all that
-        an adapter adds goes to the outputs of linear layers.
+        Less than 1 where weights have half precision, in which the network still runs. 1 before an attack, and where all
+        that an adapter adds goes to the outputs of linear layers.
         """
         return self._realised
 

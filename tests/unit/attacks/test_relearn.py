@@ -146,9 +146,9 @@ def test_nothing_to_adapt_or_train_is_refused() -> None:
     frozen = network().requires_grad_(False)
     with pytest.raises(ValueError, match="should find trainable parameters"):
         Relearn(mode="full")(frozen, batches=batches(), loss=loss_of(frozen)).__enter__()
-    conv = nn.Conv2d(1, 1, 1)
-    with pytest.raises(ValueError, match="should find linear layers to sit on"):
-        Relearn()(conv, batches=batches(), loss=loss_of(conv)).__enter__()
+    norm = nn.LayerNorm(4)
+    with pytest.raises(ValueError, match="should find weight matrices to sit on. Found none in `LayerNorm`"):
+        Relearn()(norm, batches=batches(), loss=loss_of(norm)).__enter__()
 
 
 def test_the_adapter_sits_on_transposed_layers_too() -> None:
@@ -234,7 +234,10 @@ def test_what_is_drawn_from_no_steps_are_none() -> None:
     assert (drawn.lr, drawn.batches, drawn.mode, drawn.rank, drawn.store) == (0.5, 2, "full", 3, "cpu")
 
 
-def test_the_share_that_an_adapter_reaches() -> None:
+def test_the_share_that_it_reaches() -> None:
     net = nn.Sequential(nn.Embedding(5, 4), nn.Conv1d(4, 3, 1), nn.Linear(4, 9))
-    assert Relearn().share_reached(net) == 0.75
-    assert Relearn(mode="full").share_reached(net) is None
+    assert Relearn().share_reached(net) == 1
+    assert Relearn(mode="full").share_reached(net) == 1
+    net[1].requires_grad_(False)
+    assert Relearn().share_reached(net) == 1
+    assert Relearn(mode="full").share_reached(net) == 0.75
