@@ -49,7 +49,7 @@ class Experts(nn.Module):
 
 def of_several_kinds() -> nn.Module:
     torch.manual_seed(0)
-    conv = nn.Sequential(nn.Unflatten(1, (4, 2)), nn.Conv1d(4, 5, 2), nn.Flatten())
+    conv = nn.Sequential(nn.Unflatten(1, (4, 2)), nn.Conv1d(4, 5, 2), nn.Flatten(), nn.Tanh())
     return nn.Sequential(conv, Experts(), nn.GRUCell(3, 3))
 
 
