@@ -11,7 +11,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lightning_unlearn.models.layers import Matrix, covered_share, is_trained, own_matrices, placed_matrices, sizes
+from lightning_unlearn.models.layers import (
+    Matrix,
+    adapters,
+    covered_share,
+    is_trained,
+    own_matrices,
+    placed_matrices,
+    sizes,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,19 +67,25 @@ class Place:
 
 def places(network: nn.Module) -> list[Place]:
     """Every matrix of ``network`` but embeddings, for each layer that uses it; of adapters only linear factors."""
-    read = set(_read_by_others(network))
+    read, remade = set(_read_by_others(network)), set(_remade(network))
     found = (m for m in placed_matrices(network) if m.layout.kind != "embedding")
-    return [Place(m, _way(m, read)) for m in found if m.factor_of is None or m.layout.kind == "linear"]
+    mine = [m for m in found if m.factor_of is None or m.layout.kind == "linear"]
+    return [Place(m, "none" if m.module in remade else _way(m, read)) for m in mine]
 
 
 def adapted_share(network: nn.Module) -> float:
     """The share of the weights of matrices, embeddings and adapters aside, that an adapter sits on; 1 if there are none.
 
+    It is 0 if FSDP1 has taken a weight away that would have to be another: how large it is is not known.
+
     Example:
         >>> adapted_share(nn.Sequential(nn.Conv1d(1, 3, 1), nn.Linear(3, 3)))
         1.0
     """
-    return covered_share(network, (p.matrix for p in places(network) if p.is_reached), among=own_matrices(network))
+    found = places(network)
+    if any(not p.is_reached and not p.matrix.parameters for p in found):
+        return 0.0
+    return covered_share(network, (p.matrix for p in found if p.is_reached), among=own_matrices(network))
 
 
 def full_share(network: nn.Module) -> float:
@@ -92,9 +106,6 @@ def _way(matrix: Matrix, read: set[nn.Module]) -> Literal["hook", "shift", "none
     # A compiled script reads its weights past Python. In few bits there is nothing to add to.
     if isinstance(matrix.module, torch.jit.ScriptModule) or matrix.is_low_bit or not matrix.is_whole:
         return "none"
-    # PEFT's layer around `nn.MultiheadAttention` makes parameters of what it has read, in each forward pass.
-    if any(isinstance(adapter.base_layer, nn.MultiheadAttention) for adapter in matrix.adapters):
-        return "none"
     return "shift" if matrix.tensor.is_floating_point() else "none"
 
 
@@ -105,3 +116,10 @@ def _read_by_others(network: nn.Module) -> Iterator[nn.Module]:
             yield from module.out_proj.modules()
         if hasattr(module, "A_log"):  # a state-space mixer, in which kernels take the weights of several layers at once
             yield from module.children()
+
+
+def _remade(network: nn.Module) -> Iterator[nn.Module]:
+    """Layers whose parameters are made anew in each forward pass, from what was read: by PEFT, of attention of torch."""
+    for _, adapter in adapters(network):
+        if isinstance(adapter.base_layer, nn.MultiheadAttention):
+            yield from adapter.base_layer.modules()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from _kinds_of_layers import COMPUTED, LAYERS, Inputs, assert_unchanged, everything, last, old
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torch.testing import assert_close
@@ -277,3 +278,65 @@ def test_half_precision_is_said_to_swallow_small_steps_of_what_is_added_to_a_wei
     with attack(layer, batches=[x], loss=lambda x: layer(x).float().sum()) as points:
         list(points)
     assert attack.realised_share == pytest.approx(1, abs=0.05)
+
+
+def in_peft(network: nn.Module, **options: Any) -> Any:
+    return get_peft_model(network, LoraConfig(**{"r": 2, "init_lora_weights": False, **options})).base_model.model
+
+
+BESIDE: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
+    "lora on linear": (lambda: in_peft(nn.Sequential(nn.Linear(5, 4)), target_modules=["0"]), (3, 5)),
+    "lora on convolutions": (lambda: in_peft(nn.Sequential(nn.Conv2d(3, 4, 2)), target_modules=["0"]), (2, 3, 5, 5)),
+    "dora": (lambda: in_peft(nn.Sequential(nn.Conv1d(3, 4, 2)), target_modules=["0"], use_dora=True), (2, 3, 7)),
+    "lora on one of two matrices": (
+        lambda: in_peft(nn.Sequential(Experts(False)), target_modules=[], target_parameters=["0.down_proj"]),
+        (6, 5),
+    ),
+    "lora on both": (
+        lambda: in_peft(
+            nn.Sequential(Experts(True)), target_modules=[], target_parameters=["0.down_proj", "0.gate_up_proj"]
+        ),
+        (6, 5),
+    ),
+    "pruned conv1d of transformers": (
+        lambda: nn.Sequential(prune.l1_unstructured(Conv1D(4, 5), "weight", amount=7)),
+        (3, 5),
+    ),
+    "one layer twice": (lambda: nn.Sequential(*[LAYERS["linear"][0](), nn.Linear(4, 5)] * 2), (3, 5)),
+}
+
+
+@pytest.mark.parametrize(("build", "shape"), BESIDE.values(), ids=BESIDE)
+def test_beside_adapters_and_masks_it_begins_at_the_network_and_moves_all_of_it(
+    build: Callable[[], Any], shape: tuple[int, ...]
+) -> None:
+    network, x = build().eval(), torch.randn(shape)
+    before, state = network(x).detach(), everything(network)
+    if build is BESIDE["pruned conv1d of transformers"][0]:
+        state["objects"] = {
+            k: v for k, v in state["objects"].items() if k != "0.weight"
+        }  # set anew by torch in each pass
+    with attached_adapter(network, rank=2, seed=0):
+        assert_close(network(x), before, rtol=1e-6, atol=1e-6)
+    with adapted(network) as changes:
+        network(x).square().sum().backward()
+        own = [c for c in changes if c.place.matrix.factor_of is None]
+        assert all(p.grad is not None and bool(p.grad.any()) for c in own for p in c.params)
+        assert not torch.allclose(network(x), before)
+    assert torch.equal(network(x), before)
+    after = everything(network)
+    assert after["keys"] == state["keys"]
+    assert after["classes"] == state["classes"]
+    assert all(torch.equal(value, state["bits"][name]) for name, value in after["bits"].items())
+    assert {name: after["objects"][name] for name in state["objects"]} == state["objects"]
+    assert Relearn().share_reached(network) == 1
+
+
+def test_what_nobody_reaches_is_not_in_the_share() -> None:
+    network = in_peft(nn.ModuleDict({"a": nn.MultiheadAttention(4, 2), "b": nn.Linear(4, 4)}), target_modules=["a"])
+    assert Relearn().share_reached(network) == 16 / (16 + 48 + 16)
+    flattened: Any = nn.Conv1d(3, 4, 1)
+    del flattened.weight
+    flattened.weight = torch.zeros(12)
+    assert Relearn().share_reached(nn.Sequential(flattened, nn.Linear(4, 4))) == 0
+    assert Relearn().share_reached(nn.Sequential(nn.EmbeddingBag(9, 4), nn.Linear(4, 4))) == 1
