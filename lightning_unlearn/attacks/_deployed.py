@@ -9,7 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from lightning_unlearn.models.layers import Matrix, covered_share, name_fits, output_heads, placed_matrices
+from lightning_unlearn.models.layers import (
+    Matrix,
+    covered_share,
+    name_fits,
+    output_heads,
+    placed_matrices,
+    replaced_modules,
+)
 
 AS_IN_DEPLOYMENTS = ("an adapter's", "an embedding", "the output head", "tied to an embedding")
 """Reasons to leave a weight out that quantised loaders have, too."""
@@ -38,7 +45,8 @@ def deployed(network: nn.Module, *, skip: Sequence[str], head: bool) -> Deployed
         skip: Names of layers to leave out, as ``fnmatch`` patterns of a full name or of any part between dots.
         head: Whether the output head belongs to them.
     """
-    placed = list(placed_matrices(network))
+    replaced = set(replaced_modules(network))
+    placed = [matrix for matrix in placed_matrices(network) if matrix.module not in replaced]
     heads = set() if head else set(output_heads(network))
     embeddings = {matrix.key for matrix in placed if matrix.layout.kind == "embedding"}
     chosen: dict[Any, Matrix] = {}

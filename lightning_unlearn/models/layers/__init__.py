@@ -9,6 +9,7 @@ from lightning_unlearn.models.layers._adapters import (
     low_rank_factors,
     only_adds,
     original_name,
+    replaced_modules,
     starts_at_zero,
 )
 from lightning_unlearn.models.layers._blocks import blocks
@@ -56,6 +57,7 @@ __all__ = [
     "own_matrices",
     "placed_matrices",
     "plain_name",
+    "replaced_modules",
     "sizes",
     "starts_at_zero",
     "trained_share",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from lightning_unlearn.models.layers._adapters import adapters_around, factor_modules
+from lightning_unlearn.models.layers._adapters import adapters_around, factor_modules, replaced_modules
 from lightning_unlearn.models.layers._computed import storages
 from lightning_unlearn.models.layers._layouts import bare_layouts, known_layouts
 from lightning_unlearn.models.layers._low_bit import count
@@ -50,13 +50,17 @@ def placed_matrices(network: nn.Module) -> Iterator[Matrix]:
 
 
 def own_matrices(network: nn.Module) -> list[Matrix]:
-    """The matrices that shares of a network are taken of: neither embeddings, with what is tied to them, nor adapters.
+    """The matrices that shares of a network are taken of.
+
+    Left out are embeddings, with what is tied to them, adapters, and what a trained copy stands in for.
 
     Example:
         >>> [matrix.name for matrix in own_matrices(nn.Sequential(nn.Embedding(2, 2), nn.Linear(2, 2)))]
         ['1.weight']
     """
-    return [m for m in matrices(network) if m.factor_of is None and m.layout.kind != "embedding"]
+    replaced = set(replaced_modules(network))
+    found = (m for m in matrices(network) if m.factor_of is None and m.layout.kind != "embedding")
+    return [m for m in found if m.module not in replaced]
 
 
 def covered_share(network: nn.Module, reached: Iterable[Matrix], *, among: Iterable[Matrix] | None = None) -> float:

@@ -161,3 +161,12 @@ def test_of_attacks_back_to_the_original_it_is_of_what_training_changed(make: An
 
 def test_what_changes_activations_has_no_share() -> None:
     assert LatentPerturbation("0").share_reached(of_all_kinds()) is None
+
+
+def test_what_a_trained_copy_stands_in_for_is_not_counted() -> None:
+    network = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 32))
+    adapted: Any = get_peft_model(network, LoraConfig(r=2, target_modules=["0"], modules_to_save=["1"]))
+    for attack in (Relearn(), Relearn(mode="full"), Noise(), Quantize(), Prune()):
+        assert attack.share_reached(adapted) == 1
+    with adapted.disable_adapter():
+        assert Relearn(mode="full").share_reached(adapted) == 0  # the copy is not used, and the adapter is off
