@@ -145,9 +145,11 @@ def realised_share(changes: Sequence[Change], who: str) -> float:
 def _adding(change: Change) -> Any:
     name, (_, outputs, _) = change.place.matrix.storage.name, change.place.sizes
 
-    def add(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def add(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         inputs = args[0] if args else next(iter(kwargs.values()))
-        if not isinstance(output, Tensor) or output.shape != (*inputs.shape[:-1], outputs):
+        # Of tensor parallelism each process has a part of the outputs.
+        is_product = isinstance(output, Tensor) and output.shape == (*inputs.shape[:-1], outputs)
+        if not is_product and not isinstance(layer._parameters.get(name), DTensor):
             # Subclasses do more with their product, as routers and grouped layers do: once more, with the sum.
             with shifted_weights(layer, {name: change.shift}):
                 return layer.forward(*args, **kwargs)

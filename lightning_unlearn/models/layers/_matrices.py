@@ -8,7 +8,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from lightning_unlearn.models.layers._adapters import adapters_around, factor_modules, replaced_modules
 from lightning_unlearn.models.layers._computed import storages
 from lightning_unlearn.models.layers._layouts import bare_layouts, known_layouts
-from lightning_unlearn.models.layers._low_bit import count
+from lightning_unlearn.models.layers._low_bit import count, packed_away
 from lightning_unlearn.models.layers._matrix import Matrix
 from lightning_unlearn.models.layers._storage import LowBit, as_it_is
 
@@ -69,7 +69,8 @@ def covered_share(network: nn.Module, reached: Iterable[Matrix], *, among: Itera
     Args:
         network: The network.
         reached: The matrices.
-        among: Of these matrices' weights, such as :func:`own_matrices`; defaults to all weights of the network.
+        among: Of these matrices' weights, such as :func:`own_matrices`, and of those that GPTQ and AWQ have packed away;
+            defaults to all parameters of the network.
 
     Returns:
         Without any weight to reach, 1 among matrices, and 0 in a network.
@@ -81,7 +82,7 @@ def covered_share(network: nn.Module, reached: Iterable[Matrix], *, among: Itera
     """
     parameters = network.parameters() if among is None else (p for matrix in among for p in matrix.parameters)
     numbers = {p: count(p) for p in parameters}
-    total = sum(numbers.values())
+    total = sum(numbers.values()) + (packed_away(network) if among is not None else 0)
     if not total:
         return 0.0 if among is None else 1.0
     return sum(numbers.get(p, 0) for p in {p for matrix in reached for p in matrix.parameters}) / total

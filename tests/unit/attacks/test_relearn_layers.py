@@ -68,6 +68,13 @@ class Router(nn.Linear):
         return logits.softmax(-1), logits.argmax(-1)
 
 
+class Grouped(nn.Linear):
+    """As in DeepSeek V4: each part of the outputs has inputs of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bgi,goi->bgo", x, self.weight.view(x.shape[1], -1, self.in_features))
+
+
 # As in `LAYERS`; of several matrices a function instead of a number, from a name and a weight to ``[stacked, out, in]``.
 OTHERS: dict[str, tuple[Callable[[], nn.Module], Inputs, Any]] = {
     "conv1d of transformers": (lambda: Conv1D(4, 5), ((3, 5),), lambda _, w: w.T[None]),
@@ -83,6 +90,7 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], Inputs, Any]] = {
         lambda name, w: w.view(3, 4, 5) if name == "w1" else w.view(3, 4, 5).mT,
     ),
     "router": (lambda: Router(5, 4), ((3, 5),), 0),
+    "grouped linear": (lambda: Grouped(5, 4, bias=False), ((3, 2, 5),), 0),
 }
 
 

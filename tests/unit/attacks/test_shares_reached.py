@@ -170,3 +170,20 @@ def test_what_a_trained_copy_stands_in_for_is_not_counted() -> None:
         assert attack.share_reached(adapted) == 1
     with adapted.disable_adapter():
         assert Relearn(mode="full").share_reached(adapted) == 0  # the copy is not used, and the adapter is off
+
+
+class PackedAway(nn.Module):
+    """As a linear layer of GPTQ or AWQ: eight weights in each integer of a buffer."""
+
+    def __init__(self, names: tuple[str, str]) -> None:
+        super().__init__()
+        self.register_buffer("qweight", torch.zeros(4, 8, dtype=torch.int32))
+        for name in names:
+            setattr(self, name, 8 if name.startswith("out") else 32)
+
+
+@pytest.mark.parametrize("names", [("in_features", "out_features"), ("infeatures", "outfeatures")])
+def test_weights_that_are_packed_away_count_as_not_reached(names: tuple[str, str]) -> None:
+    network = nn.Sequential(PackedAway(names), nn.Linear(8, 8))
+    for attack in (Relearn(), Relearn(mode="full"), Noise(), Quantize(), Prune()):
+        assert attack.share_reached(network) == 64 / (64 + 256)
