@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
@@ -16,7 +17,10 @@ from lightning_unlearn.attacks._perturbed import RealisedShare, in_full, is_half
 from lightning_unlearn.attacks._places import Place
 from lightning_unlearn.attacks._shifted_weight import shifted_in_passes, shifted_weights
 from lightning_unlearn.engine import sharded_like
+from lightning_unlearn.models.layers import covered_share
 from lightning_unlearn.runtime import local
+
+_LEAST = 0.5
 
 
 class Change(ABC):
@@ -24,10 +28,14 @@ class Change(ABC):
 
     Args:
         place: Where.
+
+    Attributes:
+        was_used: Whether the layer was called, or its weight read, in a way that what is added took part in.
     """
 
     def __init__(self, place: Place) -> None:
         self.place = place
+        self.was_used = False
 
     @property
     @abstractmethod
@@ -44,6 +52,7 @@ class Change(ABC):
 
     def shift(self) -> Tensor:
         """What is added, in the layout of the weight."""
+        self.was_used = True
         return self.place.matrix.layout.undone(self.matrix().reshape(self.place.shape))
 
 
@@ -142,6 +151,21 @@ def realised_share(changes: Sequence[Change], who: str) -> float:
     return share.value
 
 
+def warn_of_unused(network: nn.Module, changes: Sequence[Change], who: str) -> None:
+    """Warn if most of the weights never met what was added to them: nobody can tell before that a layer is not called."""
+    used = [change.place.matrix for change in changes if change.was_used]
+    if (
+        len(used) < len(changes)
+        and covered_share(network, used, among=[change.place.matrix for change in changes]) < _LEAST
+    ):
+        # Without the figure, so that Python shows it once, and not in each step of a fit.
+        rank_zero_warn(
+            f"{who} should train most weights of the network. Found that layers with most of them were never called: the "
+            "modules around them read their weights, or its data does not go through them. The attack looks weaker than it "
+            'is. Use `Relearn(mode="full")`.'
+        )
+
+
 def _adding(change: Change) -> Any:
     name, (_, outputs, _) = change.place.matrix.storage.name, change.place.sizes
 
@@ -153,6 +177,7 @@ def _adding(change: Change) -> Any:
             # Subclasses do more with their product, as routers and grouped layers do: once more, with the sum.
             with shifted_weights(layer, {name: change.shift}):
                 return layer.forward(*args, **kwargs)
+        change.was_used = True
         return output + change.times(inputs.float()).to(output.dtype)
 
     return add

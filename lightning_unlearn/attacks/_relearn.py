@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from lightning_unlearn.attacks._adapter import attached_adapter, unpacked
 from lightning_unlearn.attacks._base import Attack, BatchLoss
-from lightning_unlearn.attacks._changes import Change, realised_share
+from lightning_unlearn.attacks._changes import Change, realised_share, warn_of_unused
 from lightning_unlearn.attacks._masters import Masters
 from lightning_unlearn.attacks._perturbed import restored, trainable
 from lightning_unlearn.attacks._places import adapted_share, full_share
@@ -168,6 +168,8 @@ class Relearn(Attack):
                 del row
             done = stop
             if stop == self.steps:
+                if self.mode == "adapter" and stop:
+                    warn_of_unused(network, changes, "`Relearn`")
                 self._realised = masters.realised_share(starts) if own else realised_share(changes, "`Relearn`")
                 # Its last pass is over: the caller's should have the memory of the optimizer.
                 masters.release()

@@ -348,3 +348,25 @@ def test_what_nobody_reaches_is_not_in_the_share() -> None:
     flattened.weight = torch.zeros(12)
     assert Relearn().share_reached(nn.Sequential(flattened, nn.Linear(4, 4))) == 0
     assert Relearn().share_reached(nn.Sequential(nn.EmbeddingBag(9, 4), nn.Linear(4, 4))) == 1
+
+
+class Reader(nn.Module):
+    """Uses the weight of a layer that it never calls, which nothing tells before."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.called, self.read = nn.Linear(5, 4), nn.Linear(4, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.called(x) @ self.read.weight.T
+
+
+def relearned(network: nn.Module) -> None:
+    with Relearn(steps=2)(network, batches=[torch.randn(3, 5)], loss=lambda x: network(x).sum()) as points:
+        assert list(points) == [0, 1, 2]
+
+
+def test_it_is_said_if_most_of_the_weights_are_read_past_their_layers() -> None:
+    with pytest.warns(UserWarning, match='layers with most of them were never called.*`Relearn\\(mode="full"\\)`'):
+        relearned(Reader(width=9))
+    relearned(Reader(width=4))  # less than half of them: no warning, which would be an error
