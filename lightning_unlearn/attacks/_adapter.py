@@ -1,72 +1,69 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.attacks._held import frozen, hooks
-from lightning_unlearn.models.layers import count, is_linear, matrices, sizes
+from lightning_unlearn.attacks._changes import Change, LowRank, Whole, added
+from lightning_unlearn.attacks._held import frozen
+from lightning_unlearn.attacks._places import places
+from lightning_unlearn.models.layers import Matrix
 
 
 @contextmanager
 def attached_adapter(
-    network: nn.Module, *, rank: int, seed: int, layers: Sequence[nn.Module] | None = None
-) -> Iterator[list[Tensor]]:
-    """Low-rank factors on linear layers, held outside the module tree by forward hooks.
+    network: nn.Module, *, rank: int, seed: int, weights: Collection[Tensor] | None = None
+) -> Iterator[list[Change]]:
+    r"""Low-rank factors on every weight matrix but embeddings, held outside the module tree.
+
+    .. math:: W \leftarrow W + B A
+
+    Linear layers get the product through a forward hook, from their inputs, so that it is never formed. Other weights have
+    it added whenever they are read: convolutions (flattened to one row for each output), recurrent layers, attention, fused
+    experts (factors of their own for each expert, in one tensor), and bare matrices. That takes the memory of another copy
+    of such weights in each pass, as LoRA on bare parameters does in PEFT.
 
     The network does not change: no parameter, no key of its state, no wrapper. Meanwhile its own weights are frozen.
     Factors are float32 and start as LoRA's do: one random, one zero.
 
     Args:
-        network: Its ``nn.Linear`` and ``Conv1D`` layers are adapted, also those inside PEFT or bitsandbytes layers.
-        rank: Of the factors.
+        network: Its layers are adapted, also those inside PEFT or bitsandbytes layers.
+        rank: Of the factors, at most.
         seed: The same factors on every process, whatever the global random state, which stays untouched.
-        layers: Only these linear layers of it; defaults to all.
+        weights: Only matrices that are one of these parameters, or are computed from one; defaults to all.
 
     Yields:
-        The factors, as parameters to train.
+        For each weight what is added to it. Its ``params`` are the factor of inputs, ``[..., rank, in]``, and that of
+        outputs, ``[..., out, rank]``.
     """
-    layers = [m for m in network.modules() if is_linear(m)] if layers is None else layers
-    if not layers:
+    chosen = [p for p in places(network) if p.is_reached and (weights is None or _is_of(p.matrix, weights))]
+    if not chosen:
         raise ValueError(
-            f"The adapter should find linear layers to sit on. Found none in `{type(network).__name__}`. "
+            f"The adapter should find weight matrices to sit on. Found none in `{type(network).__name__}`. "
             'Use `Relearn(mode="full")`.'
         )
     generator = torch.Generator().manual_seed(seed)
-    factors: list[Tensor] = []
-    with frozen(network), hooks() as handles:
-        for layer in layers:
-            inputs, outputs = sizes(layer)
-            # Drawn on the CPU, since devices draw other numbers from the same seed. Scaled so that the size of what
-            # goes through does not depend on the width.
-            down = torch.randn(rank, inputs, generator=generator) / inputs**0.5
-            device: Any = layer.weight.device
-            a, b = nn.Parameter(down.to(device)), nn.Parameter(torch.zeros(outputs, rank, device=device))
-            factors += [a, b]
-            handles.append(layer.register_forward_hook(_adding(a, b)))
-        yield factors
+    changes = [LowRank(place, rank=rank, generator=generator) for place in chosen]
+    with frozen(network), added(changes):
+        yield list(changes)
 
 
-def adapted_share(network: nn.Module) -> float:
-    """The share of the weights of matrices, embeddings and adapters aside, that linear layers hold; 1 if there are none.
+@contextmanager
+def unpacked(network: nn.Module) -> Iterator[list[Change]]:
+    """Let linear layers in few bits be trained in full: to each is added a float32 matrix, zero at first.
 
-    Example:
-        >>> adapted_share(nn.Sequential(nn.Conv1d(1, 3, 1), nn.Linear(3, 3)))
-        0.75
+    An optimizer without decay then does to the sum what it would do to a float32 copy of the dequantised weight, and the
+    weight in few bits stays as it is.
+
+    Yields:
+        The changes, one for each such layer.
     """
-    own = [m for m in matrices(network) if m.factor_of is None and m.layout.kind != "embedding"]
-    weights = {p: is_linear(m.module) for m in own for p in m.parameters}
-    total = sum(count(p) for p in weights)
-    return sum(count(p) for p, reached in weights.items() if reached) / total if total else 1.0
+    changes = [Whole(place) for place in places(network) if place.has_hook and place.matrix.is_low_bit]
+    with added(changes):
+        yield list(changes)
 
 
-def _adding(a: Tensor, b: Tensor) -> Any:
-    def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        hidden = args[0].to(a.dtype)
-        # Factors first, one at a time: the full [out, in] matrix is never formed.
-        return output + (hidden @ a.T @ b.T).to(output.dtype)
-
-    return add
+def _is_of(matrix: Matrix, weights: Collection[Tensor]) -> bool:
+    return any(p is weight for p in matrix.parameters for weight in weights)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from lightning_unlearn.models.layers import Matrix, count, name_fits, output_heads, placed_matrices
+from lightning_unlearn.models.layers import (
+    Matrix,
+    covered_share,
+    name_fits,
+    output_heads,
+    placed_matrices,
+    replaced_modules,
+)
 
 AS_IN_DEPLOYMENTS = ("an adapter's", "an embedding", "the output head", "tied to an embedding")
 """Reasons to leave a weight out that quantised loaders have, too."""
@@ -38,7 +45,8 @@ def deployed(network: nn.Module, *, skip: Sequence[str], head: bool) -> Deployed
         skip: Names of layers to leave out, as ``fnmatch`` patterns of a full name or of any part between dots.
         head: Whether the output head belongs to them.
     """
-    placed = list(placed_matrices(network))
+    replaced = set(replaced_modules(network))
+    placed = [matrix for matrix in placed_matrices(network) if matrix.module not in replaced]
     heads = set() if head else set(output_heads(network))
     embeddings = {matrix.key for matrix in placed if matrix.layout.kind == "embedding"}
     chosen: dict[Any, Matrix] = {}
@@ -53,8 +61,7 @@ def deployed(network: nn.Module, *, skip: Sequence[str], head: bool) -> Deployed
         if reason not in AS_IN_DEPLOYMENTS:
             missed.append(matrix)
     matrices = list(chosen.values())
-    total = _numbers([*matrices, *missed])
-    return Deployed(matrices, left_out, _numbers(matrices) / total if total else 1.0)
+    return Deployed(matrices, left_out, covered_share(network, matrices, among=[*matrices, *missed]))
 
 
 def _reason(matrix: Matrix, heads: set[nn.Module], embeddings: set[Any], skip: Sequence[str]) -> str:
@@ -74,7 +81,3 @@ def _reason(matrix: Matrix, heads: set[nn.Module], embeddings: set[Any], skip: S
 def _place(matrix: Matrix) -> Any:
     # Two layers may share a parameter, which is rounded once. A weight that is computed is rounded in each of its layers.
     return (matrix.module, matrix.storage.name) if matrix.is_computed else matrix.key
-
-
-def _numbers(matrices: Iterable[Matrix]) -> int:
-    return sum(count(p) for p in {p for matrix in matrices for p in matrix.parameters})

@@ -13,6 +13,7 @@ from lightning_unlearn.attacks._knows_original import KnowsOriginal
 from lightning_unlearn.attacks._perturbed import in_full, refuse_flattened, restored
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.settings import check_between
+from lightning_unlearn.models.layers import in_adapter
 from lightning_unlearn.runtime import local
 
 
@@ -58,6 +59,17 @@ class Interpolate(KnowsOriginal):
         check_between("alpha", alpha, 0, 1)
         super().__init__(original)
         self.alpha = alpha
+
+    @override
+    def share_reached(self, network: nn.Module) -> float:
+        """The share of the trained weights that are moved; of what never trained there is nothing to go back to.
+
+        First factors of fresh LoRA adapters count with the second ones, which scale their product.
+        """
+        moved = {id(m.tensor) for m in self.moved(network)}
+        trained = [(n, p) for n, p in network.named_parameters() if p.requires_grad or id(p) in moved]
+        reached = (p.numel() for n, p in trained if id(p) in moved or in_adapter(n))
+        return sum(reached) / (sum(p.numel() for _, p in trained) or 1)
 
     @override
     @contextmanager

@@ -12,6 +12,7 @@ from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._perturbed import move_, refuse_flattened, restored, trainable
 from lightning_unlearn.engine import GradientEngine, sharded_like, sum_by_scope
 from lightning_unlearn.functional.settings import check_not_negative, check_whole
+from lightning_unlearn.models.layers import trained_share
 from lightning_unlearn.runtime import local
 
 
@@ -59,6 +60,11 @@ class Noise(Attack):
     def drawn(self, generator: torch.Generator) -> Noise:
         """Noise of the same size, from another seed."""
         return Noise(self.sigma, int(torch.randint(2**31, (), generator=generator)))
+
+    @override
+    def share_reached(self, network: nn.Module) -> float:
+        """The share of the weights of matrices, embeddings aside, that train, themselves or through an adapter."""
+        return trained_share(network)
 
     @override
     @contextmanager

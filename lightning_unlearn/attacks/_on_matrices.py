@@ -68,7 +68,7 @@ class OnMatrices(Attack):
         matrices = self.matrices(network)
         with ExitStack() as undo:
             for matrix in matrices:
-                adapters = _adapters_of(matrix) if self.merge_adapters else []
+                adapters = matrix.adapters if self.merge_adapters else ()
                 undo.enter_context(rounded_weight(matrix, self.change_of(matrix), adapters=adapters, store=self.store))
             # Undone in reverse order: first the gathered copies of changed weights go, then the shards are restored.
             undo.callback(reshard, network)
@@ -138,14 +138,8 @@ def _check_shape(matrix: Matrix) -> None:
         )
 
 
-def _adapters_of(matrix: Matrix) -> list[Any]:
-    """The peft layers around a weight. One for a bare parameter, as of experts, is for the parameter that it names."""
-    name = matrix.storage.name
-    return [adapter for adapter in matrix.adapters if getattr(adapter, "parameter_name", name) == name]
-
-
 def _check_mergeable(matrix: Matrix) -> None:
-    for adapter in _adapters_of(matrix):
+    for adapter in matrix.adapters:
         # PEFT merges that of `nn.MultiheadAttention` anew in each forward pass, its output projection twice.
         if not only_adds(adapter) or isinstance(matrix.module, nn.MultiheadAttention):
             raise ValueError(

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_unlearn.attacks._adapter import adapted_share, attached_adapter
+from lightning_unlearn.attacks._adapter import attached_adapter, unpacked
 from lightning_unlearn.attacks._base import Attack, BatchLoss
+from lightning_unlearn.attacks._changes import Change, realised_share, warn_of_unused
 from lightning_unlearn.attacks._masters import Masters
 from lightning_unlearn.attacks._perturbed import restored, trainable
+from lightning_unlearn.attacks._places import adapted_share, full_share
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.runtime import eval_mode
@@ -28,9 +30,11 @@ class Relearn(Attack):
         steps: Optimizer steps (AdamW without decay, constant rate).
         lr: Learning rate.
         batches: Use only this many of the attacker's batches, the first ones, in turn; ``None`` for all.
-        mode: ``"adapter"`` trains low-rank factors held outside the module tree by forward hooks, so nothing needs
-            restoring. ``"full"`` trains the network's own weights in place, and puts them back. Both train in float32, also
-            where the network is in half precision, whose rounding would swallow small steps and so shield the model.
+        mode: ``"adapter"`` trains low-rank factors on every weight matrix but embeddings, whatever holds it; they are held
+            outside the module tree, so nothing needs restoring. ``"full"`` trains the network's own weights in place, and
+            puts them back; linear layers in few bits as a float32 change of their dequantised weights, 12 bytes for each
+            with the optimizer's. What is frozen otherwise stays frozen. Both train in float32, also where the network is in
+            half precision, whose rounding would swallow small steps and so shield the model.
         rank: Of the adapter.
         seed: Of the adapter's initialisation.
         store: Where ``"full"`` keeps the original weights meanwhile: ``"cpu"`` saves memory of the device, but takes time.
@@ -91,7 +95,8 @@ class Relearn(Attack):
     def realised_share(self) -> float:
         """How much of the way that the last attack went in float32 arrived in the weights, from 0 to 1.
 
-        Less than 1 where weights have half precision, in which the network still runs. 1 before an attack.
+        Less than 1 where weights have half precision, in which the network still runs. 1 before an attack, and where all
+        that an adapter adds goes to the outputs of linear layers.
         """
         return self._realised
 
@@ -103,9 +108,12 @@ class Relearn(Attack):
         return Relearn(steps, self.lr, self.batches, self.mode, self.rank, seed, self.store, self.knows)
 
     @override
-    def share_reached(self, network: nn.Module) -> float | None:
-        """Of an adapter: the share of the weights of matrices, embeddings aside, that belong to the layers it sits on."""
-        return adapted_share(network) if self.mode == "adapter" else None
+    def share_reached(self, network: nn.Module) -> float:
+        """The share of the weights of matrices, embeddings aside, that the attack changes.
+
+        With ``"full"`` those that train, themselves or through an adapter, and those of linear layers in few bits.
+        """
+        return adapted_share(network) if self.mode == "adapter" else full_share(network)
 
     @override
     @contextmanager
@@ -126,23 +134,27 @@ class Relearn(Attack):
         engine = GradientEngine(network) if engine is None else engine
         # A check may run in validation, where Lightning is in inference mode: parameters made there get no gradients.
         with ExitStack() as stack, torch.inference_mode(False), torch.enable_grad():
+            own: list[Tensor] = []
             if self.mode == "adapter":
-                params = stack.enter_context(attached_adapter(network, rank=self.rank, seed=self.seed))
-                starts: list[tuple[Tensor, Tensor]] = []
+                changes = stack.enter_context(attached_adapter(network, rank=self.rank, seed=self.seed))
             else:
-                params = trainable(network, '`Relearn(mode="full")`', 'Use `mode="adapter"`, or unfreeze')
-                starts = stack.enter_context(restored(network, params, store=self.store)).pairs()
-            yield self._train(network, params, starts, batches, loss, engine)
+                changes = stack.enter_context(unpacked(network))
+                if not changes or any(p.requires_grad for p in network.parameters()):
+                    own = trainable(network, '`Relearn(mode="full")`', 'Use `mode="adapter"`, or unfreeze')
+            starts = stack.enter_context(restored(network, own, store=self.store)).pairs() if own else []
+            yield self._train(network, own, changes, starts, batches, loss, engine)
 
     def _train(
         self,
         network: nn.Module,
-        params: list[Tensor],
+        own: list[Tensor],
+        changes: list[Change],
         starts: list[tuple[Tensor, Tensor]],
         batches: Sequence[Any],
         loss: BatchLoss,
         engine: GradientEngine,
     ) -> Iterator[int]:
+        params = [*own, *(p for change in changes for p in change.params)]
         masters = Masters(params, lr=self.lr)
         data = cycle(batches)
         done = 0
@@ -156,7 +168,9 @@ class Relearn(Attack):
                 del row
             done = stop
             if stop == self.steps:
-                self._realised = masters.realised_share(starts)
+                if self.mode == "adapter" and stop:
+                    warn_of_unused(network, changes, "`Relearn`")
+                self._realised = masters.realised_share(starts) if own else realised_share(changes, "`Relearn`")
                 # Its last pass is over: the caller's should have the memory of the optimizer.
                 masters.release()
             yield stop

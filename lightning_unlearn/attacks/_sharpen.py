@@ -12,6 +12,7 @@ from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._perturbed import in_full, move_, restored, trainable
 from lightning_unlearn.engine import GradientEngine, Row
 from lightning_unlearn.functional.settings import check_not_negative
+from lightning_unlearn.models.layers import trained_share
 from lightning_unlearn.runtime import eval_mode, local
 
 
@@ -54,6 +55,11 @@ class Sharpen(Attack):
     def __init__(self, rho: float = 0.1) -> None:
         check_not_negative("rho", rho)
         self.rho = rho
+
+    @override
+    def share_reached(self, network: nn.Module) -> float:
+        """The share of the weights of matrices, embeddings aside, that train, themselves or through an adapter."""
+        return trained_share(network)
 
     @override
     @contextmanager

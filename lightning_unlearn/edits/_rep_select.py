@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.attacks._adapter import attached_adapter
+from lightning_unlearn.attacks._changes import Change
 from lightning_unlearn.edits._base import Edit
 from lightning_unlearn.engine import GradientEngine, gathered, sharded_like, with_local
 from lightning_unlearn.functional.likelihood import mean_or_zero
 from lightning_unlearn.functional.settings import check_kind, check_not_negative, check_positive, check_whole
-from lightning_unlearn.models.layers import is_linear
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import eval_mode, local
 from lightning_unlearn.transforms import SpectralCollapse
@@ -115,12 +115,11 @@ class RepSelect(Edit):
         def loss(batch: Any) -> Tensor:
             return mean_or_zero(readout(network, batch).token_nll())
 
-        own = {id(p) for p in params}
-        layers = [m for m in network.modules() if is_linear(m) and id(m.weight) in own]
-        adapter: AbstractContextManager[list[Tensor]] = nullcontext([])
+        adapter: AbstractContextManager[list[Change]] = nullcontext([])
         if self.rank:
-            adapter = attached_adapter(network, rank=self.rank, seed=self.seed, layers=layers)
-        with adapter as factors, eval_mode(network), torch.enable_grad():
+            adapter = attached_adapter(network, rank=self.rank, seed=self.seed, weights=params)
+        with adapter as changes, eval_mode(network), torch.enable_grad():
+            factors = [p for change in changes for p in change.params]
             for batch in forget if self.rank else ():
                 row, _ = engine.row(loss, [batch], factors)
                 _descend_(factors, row, self.lr)

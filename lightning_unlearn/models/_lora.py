@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.models._extras import require
+from lightning_unlearn.models._lora_reach import warn_of_few_weights
 from lightning_unlearn.models._lora_targets import check_targets, explained, refuse_unknown_targets
 from lightning_unlearn.models.layers import is_transposed
 
@@ -74,4 +75,5 @@ class LoRA:
         with explained(network, self.target_modules), isolate_rng():
             torch.manual_seed(self.seed)
             wrapped: nn.Module = get_peft_model(network, config)
+        warn_of_few_weights(wrapped, self.target_modules)
         return wrapped

@@ -9,6 +9,7 @@ from lightning_unlearn.models.layers._adapters import (
     low_rank_factors,
     only_adds,
     original_name,
+    replaced_modules,
     starts_at_zero,
 )
 from lightning_unlearn.models.layers._blocks import blocks
@@ -17,10 +18,11 @@ from lightning_unlearn.models.layers._head import base_model, input_embedding, i
 from lightning_unlearn.models.layers._layout import Layout
 from lightning_unlearn.models.layers._linear import is_linear, is_transposed, sizes
 from lightning_unlearn.models.layers._low_bit import count, dequantized, is_low_bit
-from lightning_unlearn.models.layers._matrices import covered_share, matrices, placed_matrices
+from lightning_unlearn.models.layers._matrices import covered_share, matrices, own_matrices, placed_matrices
 from lightning_unlearn.models.layers._matrix import Matrix
 from lightning_unlearn.models.layers._names import name_fits, plain_name
 from lightning_unlearn.models.layers._one_module import one_module
+from lightning_unlearn.models.layers._trained import is_trained, trained_share
 
 __all__ = [
     "Layout",
@@ -42,6 +44,7 @@ __all__ = [
     "is_linear",
     "is_low_bit",
     "is_tied",
+    "is_trained",
     "is_transposed",
     "low_rank_factors",
     "matrices",
@@ -51,8 +54,11 @@ __all__ = [
     "original_name",
     "output_head",
     "output_heads",
+    "own_matrices",
     "placed_matrices",
     "plain_name",
+    "replaced_modules",
     "sizes",
     "starts_at_zero",
+    "trained_share",
 ]

@@ -43,6 +43,15 @@ def factor_modules(network: nn.Module) -> dict[nn.Module, Any]:
     return {m: adapter for _, adapter in adapters(network) for m in _factors(adapter)}
 
 
+def replaced_modules(network: nn.Module) -> Iterator[nn.Module]:
+    """The modules that are not used, since a trained copy stands in for them (``modules_to_save``)."""
+    for module in network.modules():
+        wrapper: Any = module
+        is_wrapper = hasattr(module, "modules_to_save") and hasattr(module, "original_module")
+        if is_wrapper and not wrapper.disable_adapters and set(wrapper.active_adapters) & set(wrapper.modules_to_save):
+            yield from wrapper.original_module.modules()
+
+
 def low_rank_factors(network: nn.Module) -> Iterator[LowRankFactors]:
     """The factors of active LoRA adapters whose contribution is a product of two layers, and nothing more."""
     for name, adapter in adapters(network):

@@ -41,13 +41,18 @@ def is_tied(network: nn.Module) -> bool:
 
 
 def output_heads(network: nn.Module) -> Iterator[nn.Module]:
-    """All modules of the output heads of all models inside ``network``, and of every module called ``lm_head``."""
-    for name, module in network.named_modules():
-        head = output_head(module)
-        if head is not None:
-            yield from head.modules()
-        if name.split(".")[-1] == "lm_head":
-            yield from module.modules()
+    """All modules of the output heads of all models inside ``network``, and of a module called ``lm_head``.
+
+    If a model says which part of its ``lm_head`` is the head, the rest of it is no head: RoBERTa has a dense layer there.
+    """
+    heads = [head for module in network.modules() if (head := output_head(module)) is not None]
+    heads += [
+        module
+        for name, module in network.named_modules()
+        if name.split(".")[-1] == "lm_head" and not any(head in heads for head in module.modules())
+    ]
+    for head in heads:
+        yield from head.modules()
 
 
 def _asked(network: nn.Module, method: str) -> nn.Module | None:

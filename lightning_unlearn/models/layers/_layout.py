@@ -35,6 +35,11 @@ class Layout:
         split = weight.unflatten(0, (self.groups, -1)) if self.groups > 1 else weight
         return split.permute(self.order)
 
+    def undone(self, ordered: Tensor) -> Tensor:
+        """The inverse of :meth:`view`: a tensor ``[stacked..., out, in, ...]`` with the axes of the weight."""
+        weight = ordered.permute([self.order.index(axis) for axis in range(len(self.order))])
+        return weight.flatten(0, 1) if self.groups > 1 else weight
+
     @property
     def output_axis(self) -> int:
         """Which axis of the weight itself the outputs are on."""

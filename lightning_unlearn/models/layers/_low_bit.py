@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 _BITSANDBYTES = ("Params4bit", "Int8Params")
+_SIDES = (("in_features", "infeatures"), ("out_features", "outfeatures"))
 
 
 def is_low_bit(weight: Any) -> bool:
@@ -51,6 +52,22 @@ def count(parameter: Tensor) -> int:
     """How many weights ``parameter`` holds; two of 4 bits lie in one byte."""
     state: Any = getattr(parameter, "quant_state", None)
     return prod(state.shape) if state is not None else parameter.numel()
+
+
+def packed_away(network: nn.Module) -> int:
+    """How many weights of linear layers lie packed in buffers of integers, where no parameter tells of them.
+
+    GPTQ and AWQ keep them so. Nobody here can read or change them.
+    """
+    return sum(_packed_in(module) for module in network.modules())
+
+
+def _packed_in(module: Any) -> int:
+    packed = getattr(module, "qweight", None)
+    if not isinstance(packed, Tensor) or isinstance(packed, nn.Parameter) or packed.is_floating_point():
+        return 0
+    sides = [next((getattr(module, n) for n in names if hasattr(module, n)), 0) for names in _SIDES]
+    return prod(sides)
 
 
 def _knows_its_values(weight: Tensor) -> bool:

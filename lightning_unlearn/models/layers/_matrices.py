@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from lightning_unlearn.models.layers._adapters import adapters_around, factor_modules
+from lightning_unlearn.models.layers._adapters import adapters_around, factor_modules, replaced_modules
 from lightning_unlearn.models.layers._computed import storages
 from lightning_unlearn.models.layers._layouts import bare_layouts, known_layouts
-from lightning_unlearn.models.layers._low_bit import count
+from lightning_unlearn.models.layers._low_bit import count, packed_away
 from lightning_unlearn.models.layers._matrix import Matrix
 from lightning_unlearn.models.layers._storage import LowBit, as_it_is
 
@@ -44,17 +44,45 @@ def placed_matrices(network: nn.Module) -> Iterator[Matrix]:
         bare = {k: s.read() for k, s in kept.items() if k not in layouts and not isinstance(s, LowBit)}
         for key, layout in {**layouts, **bare_layouts(module, bare)}.items():
             storage = kept.get(key) or as_it_is(module, key)
-            yield Matrix(name, storage, layout, around.get(module, ()), factors.get(module))
+            # One around a bare parameter, as of experts, is for the parameter that it names.
+            adapters = tuple(a for a in around.get(module, ()) if getattr(a, "parameter_name", key) == key)
+            yield Matrix(name, storage, layout, adapters, factors.get(module))
 
 
-def covered_share(network: nn.Module, reached: Iterable[Matrix]) -> float:
-    """The share of all weights of ``network`` that the given matrices hold, from 0 to 1.
+def own_matrices(network: nn.Module) -> list[Matrix]:
+    """The matrices that shares of a network are taken of.
+
+    Left out are embeddings, with what is tied to them, adapters, and what a trained copy stands in for.
+
+    Example:
+        >>> [matrix.name for matrix in own_matrices(nn.Sequential(nn.Embedding(2, 2), nn.Linear(2, 2)))]
+        ['1.weight']
+    """
+    replaced = set(replaced_modules(network))
+    found = (m for m in matrices(network) if m.factor_of is None and m.layout.kind != "embedding")
+    return [m for m in found if m.module not in replaced]
+
+
+def covered_share(network: nn.Module, reached: Iterable[Matrix], *, among: Iterable[Matrix] | None = None) -> float:
+    """The share of the weights of ``network`` that the given matrices hold, from 0 to 1.
+
+    Args:
+        network: The network.
+        reached: The matrices.
+        among: Of these matrices' weights, such as :func:`own_matrices`, and of those that GPTQ and AWQ have packed away;
+            defaults to all parameters of the network.
+
+    Returns:
+        Without any weight to reach, 1 among matrices, and 0 in a network.
 
     Example:
         >>> network = nn.Linear(3, 1)
         >>> covered_share(network, matrices(network))
         0.75
     """
-    weights = {p for matrix in reached for p in matrix.parameters}
-    total = sum(count(p) for p in network.parameters())
-    return sum(count(p) for p in weights) / total if total else 0.0
+    parameters = network.parameters() if among is None else (p for matrix in among for p in matrix.parameters)
+    numbers = {p: count(p) for p in parameters}
+    total = sum(numbers.values()) + (packed_away(network) if among is not None else 0)
+    if not total:
+        return 0.0 if among is None else 1.0
+    return sum(numbers.get(p, 0) for p in {p for matrix in reached for p in matrix.parameters}) / total

@@ -18,7 +18,7 @@ class Matrix:
         layer: Name of the module that holds it, for ``network.get_submodule``.
         storage: What it is made of.
         layout: Which of its axes is which.
-        adapters: The peft layers around its module, inner first.
+        adapters: The peft layers around its module that are for it, inner first.
         factor_of: The peft layer that it is a factor of, if it does not belong to the network itself.
     """
 

@@ -35,6 +35,24 @@ def build() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 5), nn.GELU(), nn.Linear(5, 3))
 
 
+class Experts(nn.Module):
+    """Five experts of three outputs do not divide by two, either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_experts = 5
+        self.up_proj = nn.Parameter(torch.randn(5, 3, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("bi,eoi->bo", x, self.up_proj).tanh()
+
+
+def of_several_kinds() -> nn.Module:
+    torch.manual_seed(0)
+    conv = nn.Sequential(nn.Unflatten(1, (4, 2)), nn.Conv1d(4, 5, 2), nn.Flatten(), nn.Tanh())
+    return nn.Sequential(conv, Experts(), nn.GRUCell(3, 3))
+
+
 def said(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return network(x)
@@ -77,6 +95,40 @@ def attack_shards(rank: int, world_size: int) -> list[str]:
         compared.append(name)
     dist.destroy_process_group()
     return compared
+
+
+def adapt_shards(rank: int, world_size: int) -> list[float]:
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(6, 8, generator=generator), torch.randint(0, 3, (6,), generator=generator)
+    whole, network = of_several_kinds(), of_several_kinds()
+    for layer in (*network, network):
+        fully_shard(layer)
+    shards = [local(p).detach().clone() for p in network.parameters()]
+    original, attack = said(network, x), Relearn(steps=3, lr=0.1)
+
+    def loss_of(net: nn.Module) -> Any:
+        return lambda batch: F.cross_entropy(net(batch[0]), batch[1])
+
+    with (
+        attack(whole, batches=[(x, y)], loss=loss_of(whole)) as a,
+        attack(network, batches=[(x, y)], loss=loss_of(network)) as b,
+    ):
+        assert list(a) == list(b)
+        assert_close(said(network, x), said(whole, x), rtol=1e-5, atol=1e-5)
+        moved = float((said(network, x) - original).abs().max())
+    assert torch.equal(said(network, x), original)
+    reshard(network)
+    assert all(torch.equal(local(p), kept) for p, kept in zip(network.parameters(), shards, strict=True))
+    shares = [attack.share_reached(network), attack.share_reached(whole)]
+    dist.destroy_process_group()
+    return [moved, *shares]
+
+
+def test_an_adapter_on_shards_of_every_kind_is_that_on_the_whole() -> None:
+    for moved, on_shards, on_whole in run_ranks(adapt_shards):
+        assert moved > 0.01
+        assert on_shards == on_whole == 1
 
 
 def test_an_attack_on_shards_is_the_attack_on_the_whole() -> None:

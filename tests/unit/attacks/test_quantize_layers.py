@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from _kinds_of_layers import COMPUTED, LAYERS, Inputs, assert_unchanged, everything, last, old
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils import parametrizations, prune
 from torch.testing import assert_close
 from transformers import MixtralConfig, MixtralForCausalLM
 
@@ -32,41 +32,15 @@ def in_groups(weight: Tensor, groups: int) -> Tensor:
     return torch.cat([rounded(part.transpose(0, 1)).transpose(0, 1) for part in weight.chunk(groups)])
 
 
-def last(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
-
-
-Inputs = tuple[tuple[int, ...], ...]
-LAYERS: dict[str, tuple[Callable[[], nn.Module], Inputs, Callable[[Tensor], Tensor]]] = {
-    "linear": (lambda: nn.Linear(5, 4), ((3, 5),), rounded),
-    "conv1d": (lambda: nn.Conv1d(4, 6, 3, groups=2), ((2, 4, 7),), rounded),
-    "conv2d": (lambda: nn.Conv2d(3, 4, 2), ((2, 3, 5, 5),), rounded),
-    "conv3d": (lambda: nn.Conv3d(2, 3, 2), ((2, 2, 3, 3, 3),), rounded),
-    "transposed": (lambda: nn.ConvTranspose1d(4, 6, 3), ((2, 4, 7),), partial(in_groups, groups=1)),
-    "transposed in groups": (
-        lambda: nn.ConvTranspose2d(6, 4, 2, groups=2),
-        ((2, 6, 5, 5),),
-        partial(in_groups, groups=2),
-    ),
-    "lstm": (lambda: nn.LSTM(3, 6, 2, bidirectional=True, proj_size=2), ((5, 2, 3),), rounded),
-    "gru": (lambda: nn.GRU(3, 4), ((5, 2, 3),), rounded),
-    "rnn cell": (lambda: nn.RNNCell(3, 4), ((2, 3),), rounded),
-    "bilinear": (lambda: nn.Bilinear(3, 4, 2), ((5, 3), (5, 4)), rounded),
-    "attention": (lambda: nn.MultiheadAttention(4, 2), ((5, 2, 4),) * 3, rounded),
-    "attention of several sizes": (
-        lambda: nn.MultiheadAttention(4, 2, kdim=3, vdim=5),
-        ((5, 2, 4), (6, 2, 3), (6, 2, 5)),
-        rounded,
-    ),
-}
-every_layer = pytest.mark.parametrize(("build", "shapes", "by_hand"), LAYERS.values(), ids=LAYERS)
+every_layer = pytest.mark.parametrize(("build", "shapes", "groups"), LAYERS.values(), ids=LAYERS)
 
 
 @every_layer
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 def test_the_weights_of_every_layer_are_rounded_and_its_biases_are_not(
-    build: Callable[[], nn.Module], shapes: Inputs, by_hand: Callable[[Tensor], Tensor]
+    build: Callable[[], nn.Module], shapes: Inputs, groups: int
 ) -> None:
+    by_hand = partial(in_groups, groups=groups) if groups else rounded
     layer = build().eval()
     inputs = [torch.randn(shape) for shape in shapes]
     expected = {n: p if "bias" in n else by_hand(p.detach()) for n, p in layer.named_parameters()}
@@ -81,66 +55,7 @@ def test_the_weights_of_every_layer_are_rounded_and_its_biases_are_not(
     assert Quantize().share_reached(layer) == 1
 
 
-def old(compute: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    def without_the_warning(layer: nn.Module, name: str = "weight") -> nn.Module:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return compute(layer, name)
-
-    return without_the_warning
-
-
-def parametrized_and_frozen(layer: nn.Module) -> nn.Module:
-    parametrizations.spectral_norm(layer)
-    return layer.requires_grad_(False)
-
-
-class Symmetric(nn.Module):
-    """A user's own, without a ``right_inverse``."""
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + weight.transpose(0, 1)
-
-
-COMPUTED: dict[str, Callable[[Any], nn.Module]] = {
-    "weight norm": parametrizations.weight_norm,
-    "spectral norm": parametrizations.spectral_norm,
-    "frozen spectral norm": parametrized_and_frozen,
-    "orthogonal": parametrizations.orthogonal,
-    "their own": lambda layer: parametrize.register_parametrization(layer, "weight", Symmetric()) or layer,
-    "old weight norm": old(nn.utils.weight_norm),
-    "old spectral norm": old(nn.utils.spectral_norm),
-    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", amount=5),
-    "pruned twice": lambda layer: prune.ln_structured(
-        prune.l1_unstructured(layer, "weight", amount=5), "weight", amount=1, n=2, dim=0
-    ),
-}
 every_way = pytest.mark.parametrize("compute", COMPUTED.values(), ids=COMPUTED)
-
-
-def everything(network: nn.Module) -> dict[str, Any]:
-    """Objects and bits: of state, modules, hooks and computed attributes."""
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    attributes = {
-        f"{name}.{key}": value
-        for name, module in network.named_modules()
-        for key, value in vars(module).items()
-        if isinstance(value, Tensor)
-    }
-    return {
-        "objects": {k: id(v) for k, v in {**tensors, **attributes}.items()},
-        "bits": {k: v.detach().clone() for k, v in tensors.items()},
-        "keys": list(network.state_dict()),
-        "modules": [(name, id(module)) for name, module in network.named_modules()],
-        "hooks": [list(module._forward_pre_hooks.items()) for module in network.modules()],
-    }
-
-
-def assert_unchanged(network: nn.Module, before: dict[str, Any]) -> None:
-    after = everything(network)
-    now, then = after.pop("bits"), before["bits"]
-    assert all(torch.equal(now[k], then[k]) for k in then)
-    assert after == {k: v for k, v in before.items() if k != "bits"}
 
 
 @every_way

@@ -100,7 +100,8 @@ def test_full_mode_is_plain_adamw() -> None:
 def test_adapter_adds_the_product_of_its_factors_and_freezes_the_base() -> None:
     layer = nn.Linear(4, 3)
     x = torch.randn(2, 4)
-    with attached_adapter(layer, rank=2, seed=0) as (a, b):
+    with attached_adapter(layer, rank=2, seed=0) as [change]:
+        a, b = change.params
         assert a.shape == (2, 4)
         assert not layer.weight.requires_grad
         assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))  # one factor is zero
@@ -145,9 +146,9 @@ def test_nothing_to_adapt_or_train_is_refused() -> None:
     frozen = network().requires_grad_(False)
     with pytest.raises(ValueError, match="should find trainable parameters"):
         Relearn(mode="full")(frozen, batches=batches(), loss=loss_of(frozen)).__enter__()
-    conv = nn.Conv2d(1, 1, 1)
-    with pytest.raises(ValueError, match="should find linear layers to sit on"):
-        Relearn()(conv, batches=batches(), loss=loss_of(conv)).__enter__()
+    norm = nn.LayerNorm(4)
+    with pytest.raises(ValueError, match="should find weight matrices to sit on. Found none in `LayerNorm`"):
+        Relearn()(norm, batches=batches(), loss=loss_of(norm)).__enter__()
 
 
 def test_the_adapter_sits_on_transposed_layers_too() -> None:
@@ -156,7 +157,8 @@ def test_the_adapter_sits_on_transposed_layers_too() -> None:
 
     network, x = nn.Sequential(Conv1D(5, 3), nn.Linear(5, 2)), torch.randn(4, 3)
     before = network[0](x).detach()
-    with attached_adapter(network, rank=2, seed=0) as factors:
+    with attached_adapter(network, rank=2, seed=0) as changes:
+        factors = [p for change in changes for p in change.params]
         assert [tuple(f.shape) for f in factors] == [(2, 3), (5, 2), (2, 5), (2, 2)]
         nn.init.normal_(factors[1])
         assert_close(network[0](x), before + x @ factors[0].T @ factors[1].T)
@@ -232,7 +234,10 @@ def test_what_is_drawn_from_no_steps_are_none() -> None:
     assert (drawn.lr, drawn.batches, drawn.mode, drawn.rank, drawn.store) == (0.5, 2, "full", 3, "cpu")
 
 
-def test_the_share_that_an_adapter_reaches() -> None:
+def test_the_share_that_it_reaches() -> None:
     net = nn.Sequential(nn.Embedding(5, 4), nn.Conv1d(4, 3, 1), nn.Linear(4, 9))
-    assert Relearn().share_reached(net) == 0.75
-    assert Relearn(mode="full").share_reached(net) is None
+    assert Relearn().share_reached(net) == 1
+    assert Relearn(mode="full").share_reached(net) == 1
+    net[1].requires_grad_(False)
+    assert Relearn().share_reached(net) == 1
+    assert Relearn(mode="full").share_reached(net) == 0.75

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,8 +52,10 @@ from lightning_unlearn.models.layers import (
     only_adds,
     output_head,
     output_heads,
+    own_matrices,
     placed_matrices,
     plain_name,
+    trained_share,
 )
 
 SIZES: dict[str, Any] = {
@@ -663,3 +666,59 @@ def test_compiled_parts_run_eagerly_where_it_matters() -> None:
         with context:
             network(x)
         assert calls == expected
+
+
+@pytest.mark.parametrize("family", ["Roberta", "Camembert", "XLMRoberta", "Data2VecText"])
+def test_of_a_head_with_a_dense_layer_only_the_last_part_is_the_head(family: str) -> None:
+    sizes = {k: SIZES[k] for k in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")}
+    config = getattr(transformers, f"{family}Config")(**sizes, num_hidden_layers=1, is_decoder=True)
+    network = getattr(transformers, f"{family}ForCausalLM")(config)
+    assert set(output_heads(network)) == {network.lm_head.decoder}
+
+
+def test_a_head_that_no_method_gives_is_known_by_its_name() -> None:
+    network = nn.ModuleDict({"body": nn.Linear(2, 2), "lm_head": nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 9))})
+    assert set(output_heads(network)) == set(network["lm_head"].modules())
+
+
+class NamedExperts(nn.Module):
+    """Three experts whose matrices are called as in Mixtral's own code: `w2` goes back to the width."""
+
+    def __init__(self, flattened: bool, back: str = "w2") -> None:
+        super().__init__()
+        self.num_experts, self.hidden_size = 3, 5
+        first, last = torch.randn(3, 4, 5), torch.randn(3, 5, 4)
+        self.w1 = nn.Parameter(first.flatten(0, 1) if flattened else first)
+        self.register_parameter(back, nn.Parameter(first.flatten(0, 1) if flattened else last))
+
+
+@pytest.mark.parametrize("back", ["w2", "wo", "down_proj", "output_weight"])
+@pytest.mark.parametrize("flattened", [False, True])
+def test_the_matrix_of_experts_that_goes_back_to_the_width_is_known_by_its_name(flattened: bool, back: str) -> None:
+    found = {m.name: m for m in matrices(NamedExperts(flattened, back))}
+    assert all(m.layout.is_certain for m in found.values())
+    assert {name: tuple(m.view().shape) for name, m in found.items()} == {"w1": (3, 4, 5), back: (3, 5, 4)}
+    for matrix in found.values():
+        assert torch.equal(matrix.layout.undone(matrix.view()), matrix.tensor)
+        before = matrix.tensor.detach().clone()
+        matrix.write_(matrix.rows())
+        assert torch.equal(matrix.tensor, before)
+
+
+def test_a_router_and_positions_beside_experts_are_no_experts() -> None:
+    network = NamedExperts(flattened=True)
+    network.router, network.odd = nn.Parameter(torch.randn(3, 5)), nn.Parameter(torch.randn(7, 5))
+    kinds = {m.name: m.layout.kind for m in matrices(network)}
+    assert kinds == {"w1": "experts", "w2": "experts", "router": "other", "odd": "other"}
+
+
+def test_shares_are_of_what_trains_itself_or_through_an_adapter() -> None:
+    network = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 8), nn.Conv1d(8, 8, 1), nn.Linear(8, 8))
+    assert [m.name for m in own_matrices(network)] == ["1.weight", "2.weight", "3.weight"]
+    assert trained_share(network) == 1
+    network.requires_grad_(False)
+    assert trained_share(network) == 0
+    adapted = get_peft_model(network, LoraConfig(r=2, target_modules=["1"]))
+    assert trained_share(adapted) == pytest.approx(1 / 3)
+    with adapted.disable_adapter():
+        assert trained_share(adapted) == 0

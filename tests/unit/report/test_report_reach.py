@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import html
+import io
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from _studies import attacked, report_of, status, study
+from rich.console import Console
 
 from lightning_unlearn.observation import Observation
-from lightning_unlearn.report import RobustnessReport, to_page
+from lightning_unlearn.report import RobustnessReport, print_table, to_page
 
 
 def reaching(share: Any) -> list[Observation]:
@@ -54,3 +56,17 @@ def test_the_gate_is_of_that_attack_only() -> None:
     made = report_of([*reaching(0.2), *other])
     assert [(r.attack, r.is_verdict) for r in made.recoveries] == [("quant", False), ("int8", True)]
     assert made.summary["worst_deployment"]["attack"] == "int8"
+
+
+@pytest.mark.parametrize("family", ["relearn", "quant", "noise", "merge"])
+def test_whatever_the_attack_page_and_terminal_say_which_share_of_each_was_reached(family: str) -> None:
+    few = [replace(o, attack_config={"share_reached": 0.07}) if o.attacked else o for o in study(family=family)]
+    most = attacked("most", (0.2,), family=family, attack_config={"share_reached": 0.93})
+    made = report_of([*few, *most])
+    assert {g.attack: g.status for g in made.gates if g.code == "G9"} == {family: "fail", "most": "pass"}
+    assert [(r.attack, r.is_verdict) for r in made.recoveries] == [(family, False), ("most", True)]
+    out = io.StringIO()
+    print_table(made, Console(file=out, width=400, force_terminal=False))
+    for text in (html.unescape(to_page(made)), out.getvalue()):
+        assert f"{family} reached 7 % of the weights; at least 50 % is needed" in text
+        assert "The attack most left 7.0 % of the weights" in text

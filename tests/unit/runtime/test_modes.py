@@ -64,3 +64,22 @@ def test_modules_that_override_train_come_back_too() -> None:
     with eval_mode(network):
         assert not network.training
     assert network.training
+
+
+@pytest.mark.parametrize(
+    ("network", "enabled"), [(nn.GRU(2, 2), False), (nn.Sequential(nn.LSTM(2, 2)), False), (nn.GRUCell(2, 2), True)]
+)
+@pytest.mark.parametrize("fails", [False, True])
+def test_backward_of_recurrent_layers_is_without_cudnn(network: nn.Module, enabled: bool, fails: bool) -> None:
+    """cuDNN refuses it in evaluation mode: "RNN backward can only be called in training mode"."""
+    before = torch.backends.cudnn.enabled
+    with eval_without_grad(network):
+        assert torch.backends.cudnn.enabled == before
+    try:
+        with eval_mode(network):
+            assert torch.backends.cudnn.enabled == (enabled and before)
+            if fails:
+                raise RuntimeError
+    except RuntimeError:
+        pass
+    assert torch.backends.cudnn.enabled == before
