@@ -137,9 +137,9 @@ def test_the_question_of_a_bundled_row_ends_where_the_assistant_speaks() -> None
     greedy_answers(
         network, next(iter(data.val_dataloader())), end=[data.encoding.tokenizer.eos_token_id], max_new_tokens=1
     )
-    assert len(heard) == 2
-    assert all(text.endswith("<|assistant|>") for text in heard)
-    assert all("Where" in text or "What" in text for text in heard)
+    asked = heard[:2]  # afterwards the answers are read once more, to see whether they are first choices
+    assert all(text.endswith("<|assistant|>") for text in asked)
+    assert all("Where" in text or "What" in text for text in asked)
 
 
 def test_what_is_no_batch_of_tokens_gets_one_clear_error() -> None:
