@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from lightning_unlearn import (
     TinyCausalLM,
 )
 from lightning_unlearn.readouts import greedy_answers
+from lightning_unlearn.readouts._decoding import _are_first
 from lightning_unlearn.runtime import checksum
 
 END = 2
@@ -87,6 +89,68 @@ def test_what_the_model_would_rather_do_than_say_its_first_choice_does_not_count
     network.generation_config.eos_token_id = None
     said = greedy_answers(network, batch(), end=[END], max_new_tokens=7)
     assert [answer.tolist() for answer in said] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("forced_eos_token_id", END),
+        ("suppress_tokens", [*range(3, 20)]),
+        ("begin_suppress_tokens", [*range(3, 20)]),
+        ("bad_words_ids", [[token] for token in range(3, 20)]),
+        ("exponential_decay_length_penalty", (1, 9.0)),
+        ("cache_implementation", "static"),
+        ("max_length", 4),
+        ("max_time", 0.0),
+        ("stop_strings", ["a"]),
+        ("return_dict_in_generate", True),
+        ("use_cache", False),
+        ("pad_token_id", None),
+        ("somebodys_own_setting", 3),
+    ],
+)
+def test_no_setting_that_comes_with_a_model_changes_an_answer(name: str, value: Any) -> None:
+    network = family("llama")
+    expected = [asked_alone(network.eval(), question, {END}, 7) for question in questions()]
+    network.generation_config.eos_token_id = None
+    setattr(network.generation_config, name, value)
+    said = greedy_answers(network, batch(), end=[END], max_new_tokens=7)
+    assert [answer.tolist() for answer in said] == expected
+    assert getattr(network.generation_config, name) == value
+
+
+def wrong(*_: Any, input_ids: torch.Tensor, **__: Any) -> torch.Tensor:
+    return torch.cat([input_ids, torch.full((len(input_ids), 7), 5)], dim=1)
+
+
+def refused(*_: Any, **__: Any) -> torch.Tensor:
+    raise AttributeError("no cache")
+
+
+@pytest.mark.parametrize("generate", [wrong, refused])
+def test_answers_are_right_where_generate_is_wrong_or_refuses(
+    generate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = family("llama").eval()
+    network.generation_config.eos_token_id = [4]
+    whole = [asked_alone(network, question, set(), 7) for question in questions()]
+    monkeypatch.setattr(network, "generate", generate)
+    for end in {END, whole[0][2]}:
+        said = greedy_answers(network, batch("left", width=11), end=[end], max_new_tokens=7)
+        assert [answer.tolist() for answer in said] == [
+            asked_alone(network, question, {end, 4}, 7) for question in questions()
+        ]
+    assert network.generation_config.eos_token_id == [4]
+
+
+def test_an_answer_that_is_a_close_second_is_not_taken_for_the_first_choice() -> None:
+    network = family("gpt2").eval()
+    question = torch.tensor(questions()[0])
+    first = asked_alone(network, question.tolist(), set(), 1)
+    with torch.no_grad():
+        second = network(input_ids=question[None]).logits[0, -1].topk(2).indices[1]
+        assert _are_first(network, [question], [torch.tensor(first)])
+        assert not _are_first(network, [question], [second[None]])
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
