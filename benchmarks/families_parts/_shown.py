@@ -30,13 +30,15 @@ def summary(versions: Mapping[str, str], rows: list[Row], measured: list[Row]) -
     answers = sum(_answers(row) == "equal" for row in measured)
     encoders = [row["as an encoder"] for row in rows if row.get("as an encoder")]
     taken = sum(said == "taken" for said in encoders)
-    shares = (f"`{name}` {_reaching(name, measured)}" for name in SHARES)
-    return (
-        f"transformers {versions['transformers']}: {len(rows)} families, {number} measured, {len(rows) - number} not. Exact for "
-        f"both readouts, in all orders: {both} of {number}; for the plain one: {plain}; packed at least once: {packs}. Answers "
-        f"equal to the loop's with and without padding: {answers}. Refused when built to look ahead: {len(encoders) - taken} "
-        f"of {len(encoders)}. Families in which at least 0.9 of the weights are reached: "
-        f"{', '.join(shares)}."
+    shares = (f"`{name}` in {_reaching(name, measured)}" for name in SHARES)
+    return " ".join(
+        [
+            f"transformers {versions['transformers']}: {len(rows)} families, {number} measured.",
+            f"Exact for both readouts, in all orders: {both}; for the plain one: {plain}; packed at least once: {packs}.",
+            f"Answers equal to the loop's, with padding and without: {answers}.",
+            f"Refused when built to look ahead: {len(encoders) - taken} of {len(encoders)}.",
+            f"At least 0.9 of the weights are reached by {', '.join(shares)}.",
+        ]
     )
 
 

@@ -1,4 +1,4 @@
-"""Greedy decoding: fast, by ``generate``, where that gives a network's first choices; and by whole passes where it does not."""
+"""Greedy decoding: by ``generate``, where that gives a network's first choices, and by whole passes where it does not."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from _families import (
+from _measured_families import (
     EXACT,
     ORDERS,
     Batch,
@@ -47,7 +47,19 @@ EXACT_EVERYWHERE = [
     "stablelm",
 ]
 # One of each way in which `generate` differs: tokens that are forced, positions, padding, caches that are not there.
-DECODED = ["bart", "blt", "camembert", "ctrl", "deepseek_v4", "git", "gpt2", "mamba", "mixtral", "recurrent_gemma", "rwkv"]
+DECODED = [
+    "bart",
+    "blt",
+    "camembert",
+    "ctrl",
+    "deepseek_v4",
+    "git",
+    "gpt2",
+    "mamba",
+    "mixtral",
+    "recurrent_gemma",
+    "rwkv",
+]
 READOUTS = {"plain": CausalLMReadout, "packed": PackedCausalLMReadout}
 either = pytest.mark.parametrize("kind", READOUTS.values(), ids=READOUTS)
 
@@ -80,7 +92,9 @@ def test_attacks_say_which_share_of_the_weights_they_change(family: str) -> None
 
 
 def test_batches_cross_windows_and_come_in_several_orders() -> None:
-    longest = [max(len(row["input_ids"][0]) for row in alone(batch)) for batches in ORDERS.values() for batch in batches]
+    longest = [
+        max(len(row["input_ids"][0]) for row in alone(batch)) for batches in ORDERS.values() for batch in batches
+    ]
     assert max(longest) > 3 * build("mistral").config.sliding_window > 3 * min(longest)
     assert any(batch["attention_mask"][:, 0].eq(0).any() for batch in ORDERS["padding left"])
 
@@ -130,7 +144,9 @@ def test_the_committed_table_has_every_family_and_is_of_sixty_at_least() -> None
     found = committed()
     assert len({row["family"] for row in found["families"]}) >= 60
     assert len([row for row in found["families"] if "exact" in row]) >= 60
-    assert all(f"| {row['family']}" in shown(found) for row in found["families"] if "exact" in row and not row["refused"])
+    assert all(
+        f"| {row['family']}" in shown(found) for row in found["families"] if "exact" in row and not row["refused"]
+    )
 
 
 @pytest.mark.slow

@@ -1,12 +1,8 @@
 """Tiny models of every causal family of transformers: those that `benchmarks/families.py` measures, and how it does."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.append(str(BENCHMARKS))
 
 from families_parts._batches import ORDERS, Batch, alone, batch
 from families_parts._build import build, families
@@ -16,6 +12,7 @@ from families_parts._exactness import EXACT, differences, next_token, own, read
 from families_parts._reach import counted, reached, shares
 from families_parts._shown import apart, shown
 
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "families.json"
 __all__ = [
     "EXACT",
     "ORDERS",
@@ -42,5 +39,5 @@ __all__ = [
 
 def committed() -> dict[str, Any]:
     """The results that the table of `benchmarks/README.md` is printed from."""
-    found: dict[str, Any] = json.loads((BENCHMARKS / "results" / "families.json").read_text())
+    found: dict[str, Any] = json.loads(RESULTS.read_text())
     return found
