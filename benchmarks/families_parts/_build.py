@@ -28,6 +28,11 @@ def families() -> list[str]:
     return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
+def not_for_text(family: str) -> str | None:
+    """Why a family is no language model that can be built by itself; ``None`` if it is."""
+    return _sizes()["not for text"].get(family)
+
+
 def build(family: str, *, seed: int = 0, **changes: Any) -> nn.Module:
     """A tiny model of a family, in evaluation mode and float32, with noise on every parameter.
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from families_parts._batches import ORDERS, Batch
-from families_parts._build import build, configuration
+from families_parts._build import build, configuration, not_for_text
 from families_parts._causal import looks_ahead, own_loss_is_shifted
 from families_parts._decoding import decoded
 from families_parts._exactness import EXACT, Truth, differences, next_token, own, read
@@ -24,6 +24,8 @@ def row(family: str) -> dict[str, Any]:
     """All that is measured of a family; what fails is kept as its error."""
     start = time.perf_counter()
     found: dict[str, Any] = {"family": family}
+    if reason := not_for_text(family):
+        return {**found, "not built": reason}
     try:
         network = build(family)
         ahead = looks_ahead(network)

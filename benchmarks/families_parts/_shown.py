@@ -51,7 +51,7 @@ def left_out(rows: Iterable[Row]) -> str:
     why = []
     for row in rows:
         if "not built" in row:
-            why.append(f"- `{row['family']}`: transformers cannot build or run it on text alone: {row['not built']}")
+            why.append(f"- `{row['family']}`: not built: {row['not built']}")
         elif row["refused"]:
             why.append(f"- `{row['family']}`: refused: {row['refused']}")
         elif row["looks ahead"]:

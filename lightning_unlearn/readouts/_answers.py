@@ -26,7 +26,7 @@ def greedy_answers(
     Args:
         network: A Hugging Face model, bare or with a PEFT adapter.
         batch: As for :class:`CausalLMReadout`.
-        end: Tokens that end an answer, in addition to those of the model's own ``generation_config``.
+        end: Tokens that end an answer, in addition to those of the model's own ``generation_config``; there may be none.
         max_new_tokens: Longer answers are cut off.
         in_step: Whether all ranks should run the network equally often, as a sharded one must be.
 
@@ -41,10 +41,10 @@ def greedy_answers(
     """
     questions, answered = _questions(batch)
     ends = sorted({*end, *_own_ends(network)})
-    asked = [question if len(question) else question.new_tensor(ends[:1]) for question in questions]
+    asked = [question if len(question) else question.new_zeros(1) for question in questions]
     with eval_without_grad(network):
         answers = first_choices(network, asked, ends=ends, max_new_tokens=max_new_tokens, in_step=in_step)
-    at_end = torch.tensor(ends, device=asked[0].device)
+    at_end = torch.tensor(ends, dtype=torch.int64, device=asked[0].device)
     rows = zip(answers, answered, strict=True)
     return [answer[~torch.isin(answer, at_end)] for answer, has_label in rows if has_label]
 

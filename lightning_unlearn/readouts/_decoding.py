@@ -44,13 +44,18 @@ def _generated(
 
     # Padded on the left, all questions end in the same column, and all answers begin in the next one.
     # Any token will do as padding, since the mask hides it.
+    padding = ends[0] if ends else 0
     settings = GenerationConfig(
-        max_new_tokens=max_new_tokens, eos_token_id=list(ends), pad_token_id=ends[0], do_sample=False, use_cache=True
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(ends) or None,
+        pad_token_id=padding,
+        do_sample=False,
+        use_cache=True,
     )
     with _without_own_settings(network):
         try:
             generated = network.generate(  # type: ignore[operator]  # a method of every language model of transformers
-                input_ids=pad_sequence(list(questions), batch_first=True, padding_value=ends[0], padding_side="left"),
+                input_ids=pad_sequence(list(questions), batch_first=True, padding_value=padding, padding_side="left"),
                 attention_mask=pad_sequence(
                     [torch.ones_like(q) for q in questions], batch_first=True, padding_side="left"
                 ),
@@ -60,7 +65,7 @@ def _generated(
         except Exception:  # a network without a cache, or with one of its own, may refuse with any error
             return None
     answers = generated[:, max(map(len, questions)) :]
-    is_end = torch.isin(answers, torch.tensor(ends, device=answers.device)).int()
+    is_end = torch.isin(answers, torch.tensor(ends, dtype=torch.int64, device=answers.device)).int()
     # From the end token on, a row holds nothing but padding: shorter answers wait for the longest.
     after = is_end.cumsum(1) - is_end > 0
     return [answer[~gone] for answer, gone in zip(answers, after, strict=True)]

@@ -68,6 +68,8 @@ def test_an_answer_stops_at_what_ends_it_and_at_the_longest_allowed(masked: bool
         own = [answer.tolist() for answer in greedy_answers(network, batch(masked=masked), end=[1], max_new_tokens=7)]
         assert own == [answer[: answer.index(1)] if 1 in answer else answer for answer in expected]
     network.generation_config.eos_token_id = None
+    endless = [answer.tolist() for answer in greedy_answers(network, batch(masked=masked), end=[], max_new_tokens=7)]
+    assert endless == whole
     short = greedy_answers(network, batch(masked=masked), end=[22], max_new_tokens=2)
     assert all(len(answer) <= 2 for answer in short)
 
