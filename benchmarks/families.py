@@ -2,6 +2,7 @@
 
     python benchmarks/families.py run [--families llama gpt2 ...]    # measures what is missing, then prints the table
     python benchmarks/families.py table                              # of the committed results
+    python benchmarks/families.py readme                             # the same, into benchmarks/README.md
 
 Each model has two layers or a few more, 32 channels, windows and chunks of 8 tokens, and random weights with noise on all of
 them (`families_parts/sizes.yaml`). Seed 0, float32, one CPU thread.
@@ -46,13 +47,14 @@ RESULTS = ROOT / "benchmarks" / "results" / "families.json"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["run", "table"])
+    parser.add_argument("command", choices=["run", "table", "readme"])
     parser.add_argument("--families", nargs="+", help="some of them, and no file of results; all, if none is named")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "families")
     parser.add_argument("--again", action="store_true", help="measure anew what has been measured")
     arguments = parser.parse_args()
-    if arguments.command == "table":
-        print(shown(json.loads(RESULTS.read_text())))
+    if arguments.command != "run":
+        table = shown(json.loads(RESULTS.read_text()))
+        print(table) if arguments.command == "table" else write_into(ROOT / "benchmarks" / "README.md", table)
         return
     quieten()
     names = arguments.families or families()
@@ -61,6 +63,13 @@ def main() -> None:
     if not arguments.families:
         RESULTS.write_text(one_line_each(found))
     print(shown(found))
+
+
+def write_into(page: Path, table: str) -> None:
+    """Put the table between the two marks of a page."""
+    before, mark, rest = page.read_text().partition("<!-- families -->\n")
+    _, end, after = rest.partition("<!-- end of families -->")
+    page.write_text(f"{before}{mark}{table}\n{end}{after}")
 
 
 def measured(family: str, folder: Path, *, again: bool) -> dict[str, Any]:

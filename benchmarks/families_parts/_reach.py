@@ -89,18 +89,28 @@ def _calls(original: nn.Module, live: nn.Module) -> dict[str, bool]:
         name: m for name, m in original.named_modules() if not any(True for c in m.children() for _ in c.parameters())
     }
     differs: dict[str, bool] = {}
+    carried: dict[str, dict[str, Any]] = {}
+
+    def note(name: str, module: nn.Module) -> None:
+        # Some recurrent layers carry states from pass to pass, as plain attributes.
+        carried[name] = {k: v for k, v in vars(module).items() if v is None or isinstance(v, Tensor)}
 
     def compare(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         if isinstance(output, Tensor):
+            known = vars(leaves[name])
+            known.update({k: v for k, v in carried[name].items() if k in known})
             again = leaves[name](*deepcopy(args), **deepcopy(kwargs))
             differs[name] = differs.get(name, False) or not torch.equal(again, output)
 
     with ExitStack() as stack, torch.no_grad():
         for name in leaves:
-            hook = _within(live, name).register_forward_hook(
+            module = _within(live, name)
+            before = module.register_forward_pre_hook(lambda m, _, name=name: note(name, m))
+            after = module.register_forward_hook(
                 lambda _, a, k, out, name=name: compare(name, a, k, out), with_kwargs=True
             )
-            stack.callback(hook.remove)
+            stack.callback(before.remove)
+            stack.callback(after.remove)
         forward(live, **_INPUTS)
     return differs
 
@@ -130,10 +140,11 @@ def _attacked(attack: Any) -> Callable[[nn.Module], tuple[float | None, Reached]
 def _adapted(network: nn.Module) -> tuple[None, Reached]:
     original = deepcopy(network)
     wrapped: Any = LoRA(r=2).wrap(network)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in wrapped.parameters():
             if p.requires_grad:
-                p.add_(torch.rand_like(p) + 0.5)
+                p.add_(0.1 * torch.randn(p.shape, generator=generator))
     return None, reached(original, wrapped.get_base_model())
 
 

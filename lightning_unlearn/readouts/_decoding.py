@@ -80,7 +80,7 @@ def _without_own_settings(network: nn.Module) -> Iterator[None]:
     own = [(m, m.__dict__["generation_config"]) for m in network.modules() if "generation_config" in m.__dict__]
     try:
         for module, _ in own:
-            module.generation_config = GenerationConfig()  # type: ignore[assignment]
+            module.generation_config = GenerationConfig()
         yield
     finally:
         for module, settings in own:
