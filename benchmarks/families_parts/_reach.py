@@ -65,6 +65,8 @@ def _used(network: nn.Module) -> set[str]:
     CrossEntropy()(CausalLMReadout()(network, _DATA)).backward()
     used = {name for name, p in network.named_parameters() if p.grad is not None}
     network.zero_grad()
+    with torch.no_grad():  # states that recurrent layers carry along would hold the graph, and could not be copied
+        forward(network, **_INPUTS)
     return used
 
 
