@@ -28,7 +28,7 @@ def summary(versions: Mapping[str, str], rows: list[Row], measured: list[Row]) -
     plain = sum(apart(row, "plain") <= EXACT for row in measured)
     packs = sum(bool(packed_batches(row)) for row in measured)
     answers = sum(_answers(row) == "equal" for row in measured)
-    encoders = [row["as an encoder"] for row in rows if row.get("as an encoder")]
+    encoders = [said for row in rows if isinstance(said := row.get("as an encoder"), str)]
     taken = sum(said == "taken" for said in encoders)
     shares = (f"`{name}` in {_reaching(name, measured)}" for name in SHARES)
     return " ".join(
