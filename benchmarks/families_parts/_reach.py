@@ -98,11 +98,11 @@ def _calls(original: nn.Module, live: nn.Module) -> dict[str, bool]:
         carried[name] = {k: v for k, v in vars(module).items() if v is None or isinstance(v, Tensor)}
 
     def compare(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
-        if isinstance(output, Tensor):
-            known = vars(leaves[name])
-            known.update({k: v for k, v in carried[name].items() if k in known})
-            again = leaves[name](*deepcopy(args), **deepcopy(kwargs))
-            differs[name] = differs.get(name, False) or not torch.equal(again, output)
+        known = vars(leaves[name])
+        known.update({k: v for k, v in carried[name].items() if k in known})
+        again = leaves[name](*deepcopy(args), **deepcopy(kwargs))
+        pairs = zip(_tensors(again), _tensors(output), strict=True)
+        differs[name] = differs.get(name, False) or not all(torch.equal(one, other) for one, other in pairs)
 
     with ExitStack() as stack, torch.no_grad():
         for name in leaves:
@@ -115,6 +115,11 @@ def _calls(original: nn.Module, live: nn.Module) -> dict[str, bool]:
             stack.callback(after.remove)
         forward(live, **_INPUTS)
     return differs
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """Routers give several."""
+    return [part for part in (output if isinstance(output, tuple) else (output,)) if isinstance(part, Tensor)]
 
 
 def _within(network: nn.Module, name: str) -> Any:
