@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from _language_models import FAMILIES, PROMPTS, batch, family
+from _ranks import run_ranks
 from torch import nn
 
 from lightning_unlearn import (
@@ -143,6 +144,29 @@ def test_answers_are_right_where_generate_is_wrong_or_refuses(
             asked_alone(network, question, {end, 4}, 7) for question in questions()
         ]
     assert network.generation_config.eos_token_id == [4]
+
+
+def test_ranks_decide_together_what_to_make_anew() -> None:
+    """One of them would be content with what `generate` gave, and would leave the other alone in the next pass."""
+
+    def on_rank(rank: int, world_size: int) -> tuple[list[list[int]], int]:
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+        network, passes = family("llama").eval(), []
+        right = network.generate
+
+        def sometimes_wrong(*args: Any, **kwargs: Any) -> torch.Tensor:
+            return right(*args, **kwargs).clamp(max=5 if rank else 99)
+
+        network.generate = sometimes_wrong
+        network.register_forward_pre_hook(lambda *_: passes.append(rank))
+        said = greedy_answers(network, batch(), end=[END], max_new_tokens=7, in_step=True)
+        return [answer.tolist() for answer in said], len(passes)
+
+    expected = [asked_alone(family("llama").eval(), question, {END}, 7) for question in questions()]
+    assert max(max(answer) for answer in expected) > 5
+    for said, passes in run_ranks(on_rank):
+        assert said == expected
+        assert passes == 7 + 1 + 7  # of `generate`, of the look at its answers, and of those made anew
 
 
 def test_an_answer_that_is_a_close_second_is_not_taken_for_the_first_choice() -> None:
