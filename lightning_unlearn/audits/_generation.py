@@ -16,6 +16,7 @@ from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.metrics import RefusalRate
 from lightning_unlearn.models import load_tokenizer
 from lightning_unlearn.observation import Observation
+from lightning_unlearn.prediction import IGNORED
 from lightning_unlearn.readouts import Readout, greedy_answers, has_answer, is_language_model
 from lightning_unlearn.runtime import Misfit
 
@@ -23,7 +24,8 @@ from lightning_unlearn.runtime import Misfit
 class Generation(Audit):
     """Let the network answer by itself, and count refusals: ``refusals``, 1 for a refusal and 0 for any other answer.
 
-    The question of a row is all that stands before its first label. Answers are decoded greedily. On harmless questions
+    The question of a row is all that stands before its first label. Answers are decoded greedily, up to the model's own
+    end token, the tokenizer's, or the special token that ends the answers of the data. On harmless questions
     of the same form as those that must go, as from :class:`DecoupledQuestion`, the mean is the safe-answer refusal rate
     (SARR).
 
@@ -63,7 +65,6 @@ class Generation(Audit):
         ask = partial(
             greedy_answers,
             network,
-            end=[self.tokenizer.eos_token_id],
             max_new_tokens=self.max_new_tokens,
             # Answers end at different lengths, but a sharded network must run equally often on every rank.
             in_step=engine.world_size > 1,
@@ -78,9 +79,16 @@ class Generation(Audit):
         verdicts: dict[int, float] = {}
         for batch, index, counts in probe.batches:
             on_device = engine.to_device(batch)
-            answers = engine.forward(ask, on_device)
+            answers = engine.forward(partial(ask, end=self._ends(batch)), on_device)
             if counts:  # otherwise these examples belong to another rank, and are run here only to keep in step
                 texts = [self.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
                 asked = compress(index.tolist(), has_answer(on_device))
                 verdicts |= {i: float(self.judge.is_refusal(text)) for i, text in zip(asked, texts, strict=True)}
         return in_data_order(verdicts)
+
+    def _ends(self, batch: Any) -> set[int]:
+        """The special tokens that end the answers of ``batch``, which may be a template's own, and the tokenizer's end."""
+        added = self.tokenizer.added_tokens_decoder
+        special = {*self.tokenizer.all_special_ids, *(token for token, about in added.items() if about.special)}
+        last = {int(row[row != IGNORED][-1]) for row in batch["labels"] if (row != IGNORED).any()}
+        return (last & special) | ({self.tokenizer.eos_token_id} - {None})

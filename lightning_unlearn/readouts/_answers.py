@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from lightning_unlearn.models.layers import base_model
 from lightning_unlearn.readouts._causal_lm import _labels, _present, _supervised
+from lightning_unlearn.readouts._decoding import first_choices
 from lightning_unlearn.runtime import eval_without_grad
 
 
@@ -19,12 +19,14 @@ def greedy_answers(
     """What a causal language model answers to the questions of ``batch``, by greedy decoding.
 
     The question of a row is all that stands before its first supervised label. All rows are answered at once, in
-    evaluation mode and without a graph; modes, gradients and random states stay as they were.
+    evaluation mode and without a graph; modes, gradients and random states stay as they were. An answer is made of the
+    network's first choices, as whole passes over unpadded rows would give them, whatever the model's own
+    ``generation_config`` says; only its end tokens count.
 
     Args:
         network: A Hugging Face model, bare or with a PEFT adapter.
         batch: As for :class:`CausalLMReadout`.
-        end: Tokens that end an answer, in addition to those of the model's own ``generation_config``.
+        end: Tokens that end an answer, in addition to those of the model's own ``generation_config``; there may be none.
         max_new_tokens: Longer answers are cut off.
         in_step: Whether all ranks should run the network equally often, as a sharded one must be.
 
@@ -39,23 +41,12 @@ def greedy_answers(
     """
     questions, answered = _questions(batch)
     ends = sorted({*end, *_own_ends(network)})
-    # Padded on the left, all questions end in the same column, and all answers begin in the next one.
-    # Any token will do as padding, since the mask hides it.
+    asked = [question if len(question) else question.new_zeros(1) for question in questions]
     with eval_without_grad(network):
-        generated = network.generate(  # type: ignore[operator]  # a method of every language model of transformers
-            input_ids=pad_sequence(questions, batch_first=True, padding_value=ends[0], padding_side="left"),
-            attention_mask=pad_sequence([torch.ones_like(q) for q in questions], batch_first=True, padding_side="left"),
-            max_new_tokens=max_new_tokens,
-            eos_token_id=ends,
-            pad_token_id=ends[0],
-            synced_gpus=in_step,
-            **_FIRST_CHOICE,
-        )
-    answers = generated[:, max(map(len, questions)) :]
-    # From the end token on, a row holds nothing but padding: shorter answers wait for the longest.
-    ended = torch.isin(answers, torch.tensor(ends, device=answers.device)).int().cumsum(1) > 0
-    rows = zip(answers, ended, answered, strict=True)
-    return [answer[~after] for answer, after, has_label in rows if has_label]
+        answers = first_choices(network, asked, ends=ends, max_new_tokens=max_new_tokens, in_step=in_step)
+    at_end = torch.tensor(ends, dtype=torch.int64, device=asked[0].device)
+    rows = zip(answers, answered, strict=True)
+    return [answer[~torch.isin(answer, at_end)] for answer, has_label in rows if has_label]
 
 
 def has_answer(batch: Any) -> list[bool]:
@@ -66,21 +57,6 @@ def has_answer(batch: Any) -> list[bool]:
         [False]
     """
     return _questions(batch)[1]
-
-
-# Every option is given: one that is left out would be taken from the model's own `generation_config`, which may sample.
-_FIRST_CHOICE: dict[str, Any] = {
-    "do_sample": False,
-    "temperature": None,
-    "top_p": None,
-    "top_k": None,
-    "num_beams": 1,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "min_new_tokens": 0,
-    "use_cache": True,
-    "return_dict_in_generate": False,
-}
 
 
 def _questions(batch: Any) -> tuple[list[Tensor], list[bool]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import lightning.pytorch as pl
@@ -115,6 +116,17 @@ def test_questions_may_be_given_and_it_is_the_share_of_them(taught: Any) -> None
     assert (forget.split, forget.scores) == ("forget", [0.0] * 9)
     assert (retain.split, retain.scores) == ("retain", [1.0, 1.0, 1.0, 0.0, 0.0])  # one verdict each, in order
     assert not retain.higher_means_known
+
+
+@pytest.mark.parametrize("eos", ["<|pad|>", None])
+def test_an_answer_ends_where_those_of_the_data_do_whatever_the_tokenizer_calls_its_end(taught: Any, eos: Any) -> None:
+    judge, learned = Heard(), module(taught)
+    learned.network.generation_config.eos_token_id = None
+    audit = Generation("bundled", judge, max_new_tokens=40)
+    audit.tokenizer = deepcopy(audit.tokenizer)
+    audit.tokenizer.eos_token = eos
+    quiet(callbacks=[RecoveryCheck(audits=[audit])]).validate(learned, datamodule=split(), verbose=False)
+    assert judge.heard[6:] == [row.answer for row in rows(RETAIN).dataset.rows]
 
 
 class Fingerprint(pl.Callback):

@@ -1,0 +1,135 @@
+"""Greedy decoding: by ``generate``, where that gives a network's first choices, and by whole passes where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from lightning_unlearn.prediction import IGNORED
+from lightning_unlearn.readouts._causal_lm import CausalLMReadout
+from lightning_unlearn.runtime import on_every_rank
+
+
+def first_choices(
+    network: nn.Module, questions: Sequence[Tensor], *, ends: Sequence[int], max_new_tokens: int, in_step: bool
+) -> list[Tensor]:
+    """The most likely token after each question, again and again, up to and including an end token.
+
+    ``generate`` of transformers is fast, and is right only if padding, positions and cache of a network are. What it gives
+    is therefore compared with one pass over questions and answers, and made anew without a cache if it differs.
+
+    Args:
+        network: In evaluation mode.
+        questions: Token ids, ``[n]`` each, at least one.
+        ends: Tokens that end an answer.
+        max_new_tokens: Longer answers are cut off.
+        in_step: Whether all ranks should run the network equally often. Collective then.
+    """
+    answers = _generated(network, questions, ends, max_new_tokens, in_step)
+    if _everywhere(answers is not None, in_step) and _everywhere(_are_first(network, questions, answers), in_step):
+        return answers or []
+    return _by_whole_passes(network, questions, ends, max_new_tokens, in_step)
+
+
+def _generated(
+    network: nn.Module, questions: Sequence[Tensor], ends: Sequence[int], max_new_tokens: int, in_step: bool
+) -> list[Tensor] | None:
+    """What ``generate`` answers; ``None`` if it cannot run this network."""
+    from transformers import GenerationConfig
+
+    # Padded on the left, all questions end in the same column, and all answers begin in the next one.
+    # Any token will do as padding, since the mask hides it.
+    padding = ends[0] if ends else 0
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(ends) or None,
+        pad_token_id=padding,
+        do_sample=False,
+        use_cache=True,
+    )
+    with _without_own_settings(network):
+        try:
+            generated = network.generate(  # type: ignore[operator]  # a method of every language model of transformers
+                input_ids=pad_sequence(list(questions), batch_first=True, padding_value=padding, padding_side="left"),
+                attention_mask=pad_sequence(
+                    [torch.ones_like(q) for q in questions], batch_first=True, padding_side="left"
+                ),
+                generation_config=settings,
+                synced_gpus=in_step,
+            )
+        except Exception:  # a network without a cache, or with one of its own, may refuse with any error
+            return None
+    answers = generated[:, max(map(len, questions)) :]
+    is_end = torch.isin(answers, torch.tensor(ends, dtype=torch.int64, device=answers.device)).int()
+    # From the end token on, a row holds nothing but padding: shorter answers wait for the longest.
+    after = is_end.cumsum(1) - is_end > 0
+    return [answer[~gone] for answer, gone in zip(answers, after, strict=True)]
+
+
+@contextmanager
+def _without_own_settings(network: nn.Module) -> Iterator[None]:
+    """Hide generation settings that come with a model: they may sample, force tokens, or forbid some."""
+    from transformers import GenerationConfig
+
+    # Not by arguments alone: transformers takes what is left out, or is `None`, from the model's own.
+    own = [(m, m.__dict__["generation_config"]) for m in network.modules() if "generation_config" in m.__dict__]
+    try:
+        for module, _ in own:
+            module.generation_config = GenerationConfig()
+        yield
+    finally:
+        for module, settings in own:
+            module.generation_config = settings
+
+
+def _are_first(network: nn.Module, questions: Sequence[Tensor], answers: Sequence[Tensor] | None) -> bool:
+    """Whether no token of an answer has another one clearly ahead of it, in one pass over all of them."""
+    logits, tokens = _predicted(network, questions, answers or [])
+    # Other shapes are summed in another order: allow rounding, relative to the largest logit.
+    tolerance = 1e-4 if logits.dtype in (torch.float32, torch.float64) else 5e-2
+    behind = logits.amax(-1) - logits.gather(1, tokens[:, None])[:, 0]
+    return bool((behind <= tolerance * logits.abs().amax()).all())
+
+
+def _by_whole_passes(
+    network: nn.Module, questions: Sequence[Tensor], ends: Sequence[int], max_new_tokens: int, in_step: bool
+) -> list[Tensor]:
+    answers = [question[:0] for question in questions]
+    open_ = [True] * len(answers)
+    for _ in range(max_new_tokens):
+        asked = [torch.cat(pair) for pair in zip(questions, answers, strict=True)]
+        logits, _ = _predicted(
+            network, asked, [row[-1:] for row in asked]
+        )  # any token stands for the one that is sought
+        chosen = logits.argmax(-1)
+        answers = [torch.cat([a, c[None]]) if o else a for a, c, o in zip(answers, chosen, open_, strict=True)]
+        open_ = [o and int(c) not in ends for o, c in zip(open_, chosen, strict=True)]
+        if not any(open_) and not in_step:
+            break
+    return answers
+
+
+def _predicted(network: nn.Module, questions: Sequence[Tensor], answers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits ``[N, V]`` for all tokens of the answers, and these tokens, ``[N]``.
+
+    Padded on the right: a causal network does not see it, whatever it makes of masks and positions.
+    """
+    rows = [torch.cat(pair) for pair in zip(questions, answers, strict=True)]
+    labels = [torch.cat([torch.full_like(q, IGNORED), a]) for q, a in zip(questions, answers, strict=True)]
+    batch: dict[str, Any] = {
+        "input_ids": pad_sequence(rows, batch_first=True),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+    }
+    prediction = CausalLMReadout()(network, batch)
+    return prediction.logits, prediction.labels
+
+
+def _everywhere(claim: bool, in_step: bool) -> bool:
+    """Whether a claim holds, on all ranks where they run in step."""
+    return all(on_every_rank(claim)) if in_step else claim
