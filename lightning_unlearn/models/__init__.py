@@ -1,7 +1,10 @@
 """Networks to unlearn from."""
 
+from lightning_unlearn.models._adapter_start import moved_from_start, start_again_
 from lightning_unlearn.models._checkpoint_file import explain_checkpoint
 from lightning_unlearn.models._lora import LoRA
+from lightning_unlearn.models._low_bit_state import loads_low_bit
+from lightning_unlearn.models._merged import merged
 from lightning_unlearn.models._pretrained import PretrainedCausalLM, pretrained_tokenizer
 from lightning_unlearn.models._tiny import TinyCausalLM
 from lightning_unlearn.models._tokenizer import load_tokenizer
@@ -13,6 +16,7 @@ from lightning_unlearn.models._weights import (
     swapped_weights,
     without_prefix,
 )
+from lightning_unlearn.models._written import refuse_other_weights, savable
 
 __all__ = [
     "LoRA",
@@ -22,10 +26,16 @@ __all__ = [
     "find_weights",
     "load_tokenizer",
     "load_weights",
+    "loads_low_bit",
     "match_weights",
+    "merged",
+    "moved_from_start",
     "pretrained_tokenizer",
     "read_weights",
+    "refuse_other_weights",
     "refuse_rounded_weights",
+    "savable",
+    "start_again_",
     "swapped_weights",
     "without_prefix",
 ]

@@ -14,6 +14,7 @@ from lightning_unlearn.models._checkpointing import checkpoint_activations
 from lightning_unlearn.models._extras import require
 from lightning_unlearn.models._gguf import SMOLLM2, converted_gguf, packaged_gguf
 from lightning_unlearn.models._lora import LoRA
+from lightning_unlearn.models._low_bit_state import loads_low_bit
 
 
 def PretrainedCausalLM(
@@ -80,6 +81,8 @@ def PretrainedCausalLM(
         network = prepare_model_for_kbit_training(network, use_gradient_checkpointing=False)
         _keep_differentiable(network)
     network = (network if lora is None else lora.wrap(network)).train()
+    if quantization is not None:
+        loads_low_bit(network)
     if activation_checkpointing:
         checkpoint_activations(network)
     return network

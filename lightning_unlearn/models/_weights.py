@@ -61,7 +61,7 @@ def match_weights(weights: Mapping[str, Tensor], network: nn.Module, *, source: 
     """
     refuse_rounded_weights(network)
     own = _own_tensors(network)
-    given = without_prefix({_plain(name): value for name, value in weights.items()}, [_plain(name) for name in own])
+    given = without_prefix({plain_key(name): value for name, value in weights.items()}, [plain_key(name) for name in own])
     adapter_given = any(_ADAPTER.search(name) for name in given)
     matched: dict[str, Tensor] = {}
     for name, tensor in own.items():
@@ -69,7 +69,7 @@ def match_weights(weights: Mapping[str, Tensor], network: nn.Module, *, source: 
             # The first factor keeps its own values: it does not matter while the second is zero.
             if _SECOND_FACTOR.search(name):
                 matched[name] = torch.zeros(tensor.shape)
-        elif (value := given.get(_plain(name))) is not None:
+        elif (value := given.get(plain_key(name))) is not None:
             matched[name] = value
     _refuse_misfits(matched, given, own, network, source)
     return matched
@@ -130,7 +130,8 @@ def _own_tensors(network: nn.Module) -> dict[str, Tensor]:
     return {**dict(network.named_parameters(remove_duplicate=False)), **buffers}
 
 
-def _plain(name: str) -> str:
+def plain_key(name: str) -> str:
+    """A name without the prefixes of PEFT, ``torch.compile`` and FSDP."""
     return _WRAPPERS.sub("", name)
 
 
@@ -160,12 +161,12 @@ def _refuse_misfits(
     # An adapter's weights may be missing, since it is set to add nothing; but not DoRA's magnitudes, which scale the base.
     adapter = {name for name in own if _ADAPTER.search(name) and "magnitude" not in name}
     parameters = dict(network.named_parameters())
-    missing = [_plain(name) for name, p in parameters.items() if id(p) not in reached and name not in adapter]
+    missing = [plain_key(name) for name, p in parameters.items() if id(p) not in reached and name not in adapter]
     ignored = getattr(network, "_keys_to_ignore_on_load_unexpected", None) or []
-    known = {_plain(name) for name in own}
+    known = {plain_key(name) for name in own}
     left_over = [name for name in given if name not in known and not any(re.search(key, name) for key in ignored)]
     shapes = [
-        f"{_plain(name)} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
+        f"{plain_key(name)} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
         for name, value in matched.items()
         if value.shape != own[name].shape
     ]

@@ -1,0 +1,109 @@
+"""A network with its adapter folded into its weights."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from lightning_unlearn.models._weights import plain_key
+from lightning_unlearn.models.layers import dequantized, in_adapter, input_embedding, is_low_bit, output_head
+from lightning_unlearn.runtime import eval_without_grad
+
+_PROBED = 16  # tokens, from all over the vocabulary
+
+
+def merged(network: nn.Module) -> nn.Module:
+    """A plain copy of a network of PEFT, with the active adapter in its weights; ``network`` stays as it is.
+
+    What is tied is copied first where an adapter is on one side alone: PEFT would change both. A base in few bits is
+    dequantised, and the adapter added without rounding again.
+
+    Args:
+        network: A ``peft.PeftModel`` with an adapter that can be merged.
+
+    Raises:
+        ValueError: If the copy does not say what ``network`` says.
+    """
+    copy: Any = _dequantized(network) if any(is_low_bit(p) for p in network.parameters()) else deepcopy(network)
+    _untie_adapted_(copy)
+    plain: nn.Module = copy.merge_and_unload()
+    _tie_equal_(plain)
+    _refuse_other_answers(plain, network)
+    return plain
+
+
+def _dequantized(network: Any) -> Any:
+    """The same adapter around a base of plain weights, on the CPU."""
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    base, name = network.get_base_model(), network.active_adapter
+    config = deepcopy(base.config)
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        part.__dict__.pop("quantization_config", None)
+    with isolate_rng():  # both draw initial weights
+        plain = type(base)._from_config(config, dtype=config.dtype or torch.float32)
+        plain.load_state_dict(_plain_weights(base))
+        wrapped = get_peft_model(plain, deepcopy(network.peft_config[name]), adapter_name=name)
+    set_peft_model_state_dict(wrapped, get_peft_model_state_dict(network, adapter_name=name), adapter_name=name)
+    return wrapped
+
+
+def _plain_weights(base: nn.Module) -> dict[str, Tensor]:
+    weights, known = {}, base.state_dict().keys()
+    for prefix, module in base.named_modules(remove_duplicate=False):
+        for name, tensor in {**module._parameters, **module._buffers}.items():
+            full = f"{prefix}.{name}".removeprefix(".")
+            if tensor is not None and full in known and not in_adapter(full):
+                weights[plain_key(full)] = dequantized(tensor, module) if is_low_bit(tensor) else tensor
+    return weights
+
+
+def _untie_adapted_(network: nn.Module) -> None:
+    """Give each layer with an adapter weights of its own, if it shares them."""
+    adapted = {id(m.get_base_layer()) for m in network.modules() if hasattr(m, "get_base_layer")}  # type: ignore[operator]
+    users: dict[int, list[nn.Module]] = {}
+    for module in network.modules():
+        for tensor in module._parameters.values():
+            users.setdefault(id(tensor), []).append(module)
+    for module in network.modules():
+        for name, tensor in module._parameters.items():
+            if tensor is not None and id(module) in adapted and len(users[id(tensor)]) > 1:
+                users[id(tensor)].remove(module)
+                setattr(module, name, nn.Parameter(tensor.detach().clone(), tensor.requires_grad))
+
+
+def _tie_equal_(network: nn.Module) -> None:
+    """Tie a head and embeddings that were untied for merging, and have come out equal."""
+    head: Any = output_head(network)
+    embedding: Any = input_embedding(network)
+    weights = [getattr(module, "weight", None) for module in (head, embedding)]
+    tied = all(w is not None for w in weights) and getattr(network.config, "tie_word_embeddings", False)  # type: ignore[arg-type]
+    if tied and weights[0].shape == weights[1].shape and torch.equal(*weights):
+        head.weight = embedding.weight
+
+
+def _refuse_other_answers(plain: Any, network: Any) -> None:
+    embedding, device = input_embedding(network), next(network.parameters()).device
+    rows = getattr(embedding, "num_embeddings", None) or 1
+    tokens = torch.linspace(0, rows - 1, _PROBED, device=device).long()[None]
+    if next(plain.parameters()).device != device:
+        plain.to(device)
+    with eval_without_grad(network), eval_without_grad(plain):
+        ours, theirs = (n(input_ids=tokens, use_cache=False).logits.float() for n in (network, plain))
+    error = ((theirs - ours).norm() / ours.norm()).item()
+    # A network that diverged says nothing that could be compared.
+    if ours.isfinite().all() and not error <= (most := _tolerance(network)):
+        raise ValueError(
+            f"A merged network should say what the network with its adapter says, to {most:g} of its logits. Found "
+            f"{error:.2g}. Save the adapter without merging it: `SavePretrained(folder)`."
+        )
+
+
+def _tolerance(network: nn.Module) -> float:
+    """Of the norm of logits: merged weights are rounded, and a layer in few bits rounds its inputs as well."""
+    is_rounded = any(is_low_bit(p) or p.dtype in (torch.bfloat16, torch.float16) for p in network.parameters())
+    return 0.1 if is_rounded else 1e-3
