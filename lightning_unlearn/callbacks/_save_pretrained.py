@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from lightning_unlearn.engine import callbacks_of, strategy_kind
 from lightning_unlearn.finetuning import FinetuneFirst
-from lightning_unlearn.models import merged, refuse_other_weights, savable
+from lightning_unlearn.models import merged, refuse_other_adapter, refuse_other_weights, savable
 from lightning_unlearn.models.layers import base_model
 from lightning_unlearn.readouts import CausalLMReadout
 from lightning_unlearn.runtime import writable_folder
@@ -111,6 +111,8 @@ class SavePretrained(pl.Callback):
         else:
             with savable(network.get_base_model()):
                 network.save_pretrained(self.folder, state_dict=state)
+            if hasattr(network, "merge_and_unload"):
+                refuse_other_adapter(self.folder, network, state)
 
     def _write_whole(self, wrapped: Any, state: dict[str, Any] | None) -> None:
         network: Any = base_model(wrapped)

@@ -16,7 +16,7 @@ from lightning_unlearn.models._weights import (
     swapped_weights,
     without_prefix,
 )
-from lightning_unlearn.models._written import refuse_other_weights, savable
+from lightning_unlearn.models._written import refuse_other_adapter, refuse_other_weights, savable
 
 __all__ = [
     "LoRA",
@@ -32,6 +32,7 @@ __all__ = [
     "moved_from_start",
     "pretrained_tokenizer",
     "read_weights",
+    "refuse_other_adapter",
     "refuse_other_weights",
     "refuse_rounded_weights",
     "savable",

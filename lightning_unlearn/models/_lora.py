@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -126,7 +127,8 @@ class LoRA:
     def _options(self, network: nn.Module) -> dict[str, Any]:
         own = {name: value for name, value in vars(self).items() if name not in ("alpha", "dropout", "seed")}
         return {
-            **{name: value for name, value in own.items() if value is not None},
+            # Copied, since PEFT adds to some of them: a tied head to the modules that are trained in full.
+            **{name: deepcopy(value) for name, value in own.items() if value is not None},
             "lora_alpha": self.alpha,
             "lora_dropout": self.dropout,
             # GPT-2's `Conv1D` holds weights as [in, out]; PEFT has to know.

@@ -28,7 +28,7 @@ def merged(network: nn.Module) -> nn.Module:
     Raises:
         ValueError: If the copy does not say what ``network`` says.
     """
-    copy: Any = _dequantized(network) if any(is_low_bit(p) for p in network.parameters()) else deepcopy(network)
+    copy: Any = _built_anew(network) if _cannot_be_copied(network) else deepcopy(network)
     _untie_adapted_(copy)
     plain: nn.Module = copy.merge_and_unload()
     _tie_equal_(plain)
@@ -36,18 +36,26 @@ def merged(network: nn.Module) -> nn.Module:
     return plain
 
 
-def _dequantized(network: Any) -> Any:
+def _cannot_be_copied(network: Any) -> bool:
+    """Whether a copy would not do: it would be in few bits, too. And PEFT computes the factors of a tied head from others."""
+    ties = any(getattr(config, "ensure_weight_tying", False) for config in network.peft_config.values())
+    return ties or any(is_low_bit(p) for p in network.parameters())
+
+
+def _built_anew(network: Any) -> Any:
     """The same adapter around a base of plain weights, on the CPU."""
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     base, name = network.get_base_model(), network.active_adapter
+    adapter = deepcopy(network.peft_config[name])
+    adapter.init_lora_weights = True  # PiSSA would take its part out of the base a second time
     config = deepcopy(base.config)
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
         part.__dict__.pop("quantization_config", None)
     with isolate_rng():  # both draw initial weights
         plain = type(base)._from_config(config, dtype=config.dtype or torch.float32)
         plain.load_state_dict(_plain_weights(base))
-        wrapped = get_peft_model(plain, deepcopy(network.peft_config[name]), adapter_name=name)
+        wrapped = get_peft_model(plain, adapter, adapter_name=name)
     set_peft_model_state_dict(wrapped, get_peft_model_state_dict(network, adapter_name=name), adapter_name=name)
     return wrapped
 
@@ -87,19 +95,18 @@ def _tie_equal_(network: nn.Module) -> None:
 
 
 def _refuse_other_answers(plain: Any, network: Any) -> None:
-    embedding, device = input_embedding(network), next(network.parameters()).device
-    rows = getattr(embedding, "num_embeddings", None) or 1
+    device, rows = next(network.parameters()).device, network.config.get_text_config().vocab_size
     tokens = torch.linspace(0, rows - 1, _PROBED, device=device).long()[None]
     if next(plain.parameters()).device != device:
         plain.to(device)
     with eval_without_grad(network), eval_without_grad(plain):
         ours, theirs = (n(input_ids=tokens, use_cache=False).logits.float() for n in (network, plain))
-    error = ((theirs - ours).norm() / ours.norm()).item()
+    error, most = (theirs - ours).norm(), _tolerance(network)
     # A network that diverged says nothing that could be compared.
-    if ours.isfinite().all() and not error <= (most := _tolerance(network)):
+    if ours.isfinite().all() and not error <= most * ours.norm():
         raise ValueError(
             f"A merged network should say what the network with its adapter says, to {most:g} of its logits. Found "
-            f"{error:.2g}. Save the adapter without merging it: `SavePretrained(folder)`."
+            f"{(error / ours.norm()).item():.2g}. Save the adapter without merging it: `SavePretrained(folder)`."
         )
 
 

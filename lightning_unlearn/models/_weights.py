@@ -61,7 +61,9 @@ def match_weights(weights: Mapping[str, Tensor], network: nn.Module, *, source: 
     """
     refuse_rounded_weights(network)
     own = _own_tensors(network)
-    given = without_prefix({plain_key(name): value for name, value in weights.items()}, [plain_key(name) for name in own])
+    given = without_prefix(
+        {plain_key(name): value for name, value in weights.items()}, [plain_key(name) for name in own]
+    )
     adapter_given = any(_ADAPTER.search(name) for name in given)
     matched: dict[str, Tensor] = {}
     for name, tensor in own.items():

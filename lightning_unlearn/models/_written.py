@@ -60,6 +60,25 @@ def refuse_other_weights(folder: str, network: Any, state: Mapping[str, Tensor] 
             )
 
 
+def refuse_other_adapter(folder: str, network: Any, state: Mapping[str, Tensor] | None = None) -> None:
+    """The same for an adapter alone, which is small.
+
+    Args:
+        folder: What ``network.save_pretrained`` has written.
+        network: A ``peft.PeftModel``.
+        state: Its weights, if it holds shards of them only.
+    """
+    from peft import get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    name = network.active_adapter
+    wanted = get_peft_model_state_dict(network, state_dict=state, adapter_name=name)
+    found = load_peft_weights(folder if name == "default" else f"{folder}/{name}", device="cpu")
+    other = [key for key, tensor in wanted.items() if key not in found or not _same(found[key], tensor)]
+    if other:
+        raise ValueError(f"The folder should hold the adapter that was trained. Found other values in `{other[0]}`.")
+
+
 def _same(found: Tensor, wanted: Tensor) -> bool:
     pair = found.cpu(), wanted.detach().cpu().to(found.dtype)
     return torch.equal(*pair) or torch.allclose(*pair, rtol=0, atol=0, equal_nan=True)  # after a fit that diverged
@@ -77,4 +96,3 @@ def _valid(generation: Any) -> Any:
         ids = {name: value for name, value in generation.to_dict().items() if name.endswith("_token_id")}
         return type(generation)(**ids)
     return generation
-

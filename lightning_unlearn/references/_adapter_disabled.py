@@ -57,7 +57,9 @@ def why_adapter_is_not_enough(network: nn.Module) -> str | None:
     used = next(moved_from_start(network), None)
     if used is None:
         return None
-    return f"an adapter that has been trained already (`{used}` is not where it starts), or starts with a part of the base"
+    return (
+        f"an adapter that has been trained already (`{used}` is not where it starts), or starts with a part of the base"
+    )
 
 
 def _adapted(network: nn.Module) -> Any:
