@@ -12,7 +12,6 @@ from lightning_unlearn.models._weight_files import find_weights, read_weights
 from lightning_unlearn.models._weights import (
     load_weights,
     match_weights,
-    refuse_rounded_weights,
     swapped_weights,
     without_prefix,
 )
@@ -34,7 +33,6 @@ __all__ = [
     "read_weights",
     "refuse_other_adapter",
     "refuse_other_weights",
-    "refuse_rounded_weights",
     "savable",
     "start_again_",
     "swapped_weights",

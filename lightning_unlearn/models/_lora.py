@@ -117,7 +117,7 @@ class LoRA:
         from peft import LoraConfig, get_peft_model
 
         refuse_unknown(network, vars(self))
-        self._refuse_rounded_start(network)
+        self._refuse_rounded(network)
         config = LoraConfig(task_type="CAUSAL_LM", **self._options(network))
         with explained(network, self.target_modules), isolate_rng():
             torch.manual_seed(self.seed)
@@ -135,12 +135,17 @@ class LoRA:
             "fan_in_fan_out": any(is_transposed(module) for module in network.modules()),
         }
 
-    def _refuse_rounded_start(self, network: nn.Module) -> None:
+    def _refuse_rounded(self, network: nn.Module) -> None:
         takes = re.fullmatch(_FROM_THE_BASE, str(self.init_lora_weights))
         if takes and any(is_low_bit(p) for p in network.parameters()):
             raise ValueError(
                 f"`init_lora_weights` should add nothing to weights in few bits. Found {self.init_lora_weights!r}, which "
                 "takes a part out of them. Leave it out, or load the network without `quantization`."
+            )
+        if self.use_dora and any(type(p).__name__ == "Int8Params" and p.device.type == "cpu" for p in network.parameters()):
+            raise ValueError(
+                "`use_dora` should be for weights whose norms can be computed. Found int8 weights on the CPU, whose scales PEFT "
+                'loses there at the first step. Load the network with `quantization="nf4"`, or on a GPU.'
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from copy import deepcopy
 from typing import Any
 
@@ -28,11 +29,19 @@ def merged(network: nn.Module) -> nn.Module:
     Raises:
         ValueError: If the copy does not say what ``network`` says.
     """
+    with warnings.catch_warnings():
+        # PEFT's, of what is taken care of here.
+        warnings.filterwarnings("ignore", r".*`tie_word_embeddings=(True|False)`", UserWarning)
+        plain = _merged(network)
+    _tie_equal_(plain)
+    _refuse_other_answers(plain, network)
+    return plain
+
+
+def _merged(network: nn.Module) -> nn.Module:
     copy: Any = _built_anew(network) if _cannot_be_copied(network) else deepcopy(network)
     _untie_adapted_(copy)
     plain: nn.Module = copy.merge_and_unload()
-    _tie_equal_(plain)
-    _refuse_other_answers(plain, network)
     return plain
 
 
