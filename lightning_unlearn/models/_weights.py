@@ -64,7 +64,9 @@ def match_weights(weights: Mapping[str, Tensor], network: nn.Module, *, source: 
         ['bias', 'weight']
     """
     own = _own_tensors(network)
-    given = without_prefix({plain_key(name): value for name, value in weights.items()}, [plain_key(name) for name in own])
+    given = without_prefix(
+        {plain_key(name): value for name, value in weights.items()}, [plain_key(name) for name in own]
+    )
     if alone := _adapter_alone(network, own, given):
         own = alone
     else:

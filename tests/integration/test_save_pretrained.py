@@ -11,12 +11,13 @@ from _full_disk import room_for
 from _modules import quiet
 from lightning.pytorch.callbacks import Callback
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_unlearn import (
     NPO,
     Encoding,
     FileRecords,
+    FinetuneFirst,
     ForgetRetainData,
     LoaderSettings,
     LoRA,
@@ -115,3 +116,63 @@ def test_a_disk_that_fills_up_is_said_at_the_very_end_and_costs_nothing_else(
     assert_close(
         logits(AutoModelForCausalLM.from_pretrained(tmp_path / "again")), logits(module.network), rtol=0, atol=1e-5
     )
+
+
+def test_the_tokenizer_of_the_data_is_beside_it(tmp_path: Path) -> None:
+    unlearned(tiny(), SavePretrained(str(tmp_path)))
+    text = "Where does she live?"
+    wanted = Encoding("bundled").tokenizer(text).input_ids
+    assert AutoTokenizer.from_pretrained(tmp_path)(text).input_ids == wanted
+
+
+def test_files_are_as_small_as_asked(tmp_path: Path) -> None:
+    module = unlearned(tiny(), SavePretrained(str(tmp_path), max_shard_size="50KB"))
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(module.network))
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True` and a tied layer")
+@pytest.mark.parametrize("options", [{"target_modules": ["embed_tokens"]}, {"modules_to_save": ["lm_head"]}], ids=str)
+def test_a_merged_folder_of_a_tied_head_is_the_network_that_was_trained(options: Any, tmp_path: Path) -> None:
+    module = unlearned(LoRA(r=4, **options).wrap(tiny()), SavePretrained(str(tmp_path), merge_adapter=True))
+    again: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert_close(logits(again), logits(module.network), rtol=0, atol=1e-5)
+    assert again.lm_head.weight is not again.model.embed_tokens.weight
+    assert module.network.get_base_model().lm_head is not again.lm_head
+
+
+def test_a_folder_that_holds_another_network_is_said_at_the_very_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network: Any = tiny()
+    save = network.save_pretrained
+
+    def another(*args: Any, **kwargs: Any) -> None:
+        with torch.no_grad():
+            network.lm_head.weight.neg_()
+            save(*args, **kwargs)
+            network.lm_head.weight.neg_()
+
+    monkeypatch.setattr(network, "save_pretrained", another)
+    last = Last()
+    with pytest.raises(
+        OSError, match=r"Found ValueError: The folder should load as the network .*`model\.embed_tokens\.weight`"
+    ):
+        unlearned(network, SavePretrained(str(tmp_path)), last)
+    assert last.did == ["on_fit_end", "teardown"]
+
+
+def test_an_adapter_whose_base_was_taught_is_not_written_alone(tmp_path: Path) -> None:
+    teach = FinetuneFirst(epochs=1, lr=1e-2)
+    with pytest.raises(ValueError, match=r"`FinetuneFirst` has fine-tuned the base, .* Set `merge_adapter=True`"):
+        unlearned(LoRA(r=4).wrap(tiny()), teach, SavePretrained(str(tmp_path)))
+    module = unlearned(LoRA(r=4, use_dora=True).wrap(tiny()), teach, SavePretrained(str(tmp_path), merge_adapter=True))
+    assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(module.network), rtol=0, atol=1e-4)
+
+
+def test_an_adapter_of_prompts_cannot_be_merged(tmp_path: Path) -> None:
+    from peft import PromptTuningConfig, get_peft_model
+
+    network = get_peft_model(tiny(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(ValueError, match="Found one that has none: `PromptTuningConfig`. Leave `merge_adapter` out"):
+        unlearned(network, SavePretrained(str(tmp_path), merge_adapter=True))

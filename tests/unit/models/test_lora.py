@@ -16,7 +16,9 @@ from lightning_unlearn.references import choose_reference, why_adapter_is_not_en
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True` and a tied layer"),
-    pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match"),  # of experts, PEFT's own
+    pytest.mark.filterwarnings(
+        "ignore:The following (rank|alpha)_pattern keys did not match"
+    ),  # of experts, PEFT's own
     pytest.mark.filterwarnings("ignore:Careful, disabling adapter layers with bias"),
 ]
 
@@ -51,7 +53,9 @@ def test_it_starts_as_the_original_and_switched_off_it_stays_that(name: str) -> 
 @pytest.mark.parametrize("name", OTHERS)
 def test_where_it_does_not_the_original_is_kept_in_another_way(name: str) -> None:
     network = wrapped(name)
-    with pytest.raises(ValueError, match="`AdapterDisabled` should get a network that trains a fresh PEFT adapter only"):
+    with pytest.raises(
+        ValueError, match="`AdapterDisabled` should get a network that trains a fresh PEFT adapter only"
+    ):
         AdapterDisabled().attach(network)
     reference = choose_reference(KLToReference(), network)
     assert isinstance(reference, FrozenCopy)

@@ -166,9 +166,7 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
         read_weights("nowhere")
     (tmp_path / "other").mkdir()
     save_file({"x": torch.ones(1)}, tmp_path / "other" / "rank0.safetensors")
-    with pytest.raises(
-        ValueError, match=r"Found `rank0.safetensors` in .* Gather a sharded checkpoint"
-    ):
+    with pytest.raises(ValueError, match=r"Found `rank0.safetensors` in .* Gather a sharded checkpoint"):
         read_weights(tmp_path / "other")
     for name in ("broken.safetensors", "broken.ckpt"):
         Path(name).write_text("no weights at all")
