@@ -25,10 +25,10 @@ class FinetuneFirst(pl.Callback):
     """Fine-tune the network on forget and retain data first, so that there is something to forget: for demos and benchmarks.
 
     It runs in ``setup``. List it first: other callbacks may copy the network in theirs, as ``WeightAveraging`` does. A
-    PEFT adapter that adds nothing yet stays off: the base is fine-tuned, and then is the original. If the base is in few bits
-    (``quantization="nf4"``), or the adapter is trained already, the adapter is fine-tuned, and the original is both
-    together: then the reference is a cache or a copy. The result depends on the seed alone, so a resumed run has the same
-    original. With ``folder`` the result is kept, under a hash of weights, data and settings,
+    PEFT adapter that adds nothing yet stays off: the base is fine-tuned, and then is the original. If the base is in few
+    bits (``quantization="nf4"``), or the adapter is trained already, the adapter is fine-tuned, and the original is both
+    together: then the reference is a cache or a copy. The result depends on the seed alone, so a resumed run has the
+    same original. With ``folder`` the result is kept, under a hash of weights, data and settings,
     readable by its owner alone. A file that is damaged or of another origin is named in a warning, and made anew.
 
     With ``control``, the same start is also fine-tuned on the retain data alone, by the same recipe. That model never knew

@@ -142,12 +142,11 @@ class LoRA:
                 f"`init_lora_weights` should add nothing to weights in few bits. Found {self.init_lora_weights!r}, which "
                 "takes a part out of them. Leave it out, or load the network without `quantization`."
             )
-        if self.use_dora and any(
-            type(p).__name__ == "Int8Params" and p.device.type == "cpu" for p in network.parameters()
-        ):
+        on_cpu = any(type(p).__name__ == "Int8Params" and p.device.type == "cpu" for p in network.parameters())
+        if self.use_dora and on_cpu:
             raise ValueError(
-                "`use_dora` should be for weights whose norms can be computed. Found int8 weights on the CPU, whose scales PEFT "
-                'loses there at the first step. Load the network with `quantization="nf4"`, or on a GPU.'
+                "`use_dora` should be for weights whose norms can be computed. Found int8 weights on the CPU, whose scales "
+                'PEFT loses there at the first step. Load the network with `quantization="nf4"`, or on a GPU.'
             )
 
 

@@ -18,9 +18,9 @@ _KIND = re.compile(r"weight\.quant_state\.bitsandbytes__(\w+)")
 def loads_low_bit(network: nn.Module) -> RemovableHandle:
     """Let ``network.load_state_dict`` take back weights of bitsandbytes in few bits, with their scales.
 
-    ``Linear4bit`` calls the scales that it has saved unexpected, and ``Linear8bitLt`` those of a network that has run. Weights
-    in other bits than the network's are refused: int8 codes would pass for weights of any dtype. A checkpoint without the
-    base, of an adapter alone, is loaded as it is.
+    ``Linear4bit`` calls the scales that it has saved unexpected, and ``Linear8bitLt`` those of a network that has run.
+    Weights in other bits than the network's are refused: int8 codes would pass for weights of any dtype. A checkpoint
+    without the base, of an adapter alone, is loaded as it is.
 
     Args:
         network: Any module, in few bits or not.
@@ -36,7 +36,8 @@ def loads_low_bit(network: nn.Module) -> RemovableHandle:
         >>> layer.load_state_dict(layer.state_dict())
         <All keys matched successfully>
     """
-    return network.register_load_state_dict_pre_hook(_take_back)
+    handle: RemovableHandle = network.register_load_state_dict_pre_hook(_take_back)
+    return handle
 
 
 def _take_back(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -46,7 +46,7 @@ def _merged(network: nn.Module) -> nn.Module:
 
 
 def _cannot_be_copied(network: Any) -> bool:
-    """Whether a copy would not do: it would be in few bits, too. And PEFT computes the factors of a tied head from others."""
+    """Whether a copy would not do: it would be in few bits, too. And PEFT computes factors of a tied head from others."""
     ties = any(getattr(config, "ensure_weight_tying", False) for config in network.peft_config.values())
     return ties or any(is_low_bit(p) for p in network.parameters())
 
@@ -97,9 +97,9 @@ def _tie_equal_(network: nn.Module) -> None:
     """Tie a head and embeddings that were untied for merging, and have come out equal."""
     head: Any = output_head(network)
     embedding: Any = input_embedding(network)
-    weights = [getattr(module, "weight", None) for module in (head, embedding)]
-    tied = all(w is not None for w in weights) and getattr(network.config, "tie_word_embeddings", False)  # type: ignore[arg-type]
-    if tied and weights[0].shape == weights[1].shape and torch.equal(*weights):
+    one, other = getattr(head, "weight", None), getattr(embedding, "weight", None)
+    was_tied = getattr(network.config, "tie_word_embeddings", False)
+    if was_tied and one is not None and other is not None and one.shape == other.shape and torch.equal(one, other):
         head.weight = embedding.weight
 
 

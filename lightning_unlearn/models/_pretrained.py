@@ -75,8 +75,8 @@ def PretrainedCausalLM(
     adapter = _adapter_in(source, options)
     if adapter is not None and lora is not None:
         raise ValueError(
-            f"`lora` should be left out where `path_or_id` is an adapter, which is trained further. Found both: {path_or_id!r}. "
-            "For a new adapter, merge this one into its base first: `SavePretrained(merge_adapter=True)`."
+            "`lora` should be left out where `path_or_id` is an adapter, which is trained further. Found both: "
+            f"{path_or_id!r}. For a new adapter, merge this one into its base first: `SavePretrained(merge_adapter=True)`."
         )
     if adapter is not None:
         base = _base(adapter, quantization, dtype, attn_implementation, {"trust_remote_code": trust_remote_code})
@@ -141,8 +141,9 @@ def _adapter_in(source: str, options: Mapping[str, Any]) -> str | None:
     base = PeftConfig.from_pretrained(source).base_model_name_or_path
     if not base:
         raise ValueError(
-            f"An adapter should name its base, as `base_model_name_or_path` in `adapter_config.json`. Found none in {source!r}. "
-            "Load the base, and give `PeftModel.from_pretrained(base, folder, is_trainable=True)` as the network."
+            "An adapter should name its base, as `base_model_name_or_path` in `adapter_config.json`. Found none in "
+            f"{source!r}. Load the base, and give `PeftModel.from_pretrained(base, folder, is_trainable=True)` as the "
+            "network."
         )
     return _source(str(base), None, None, None)
 
@@ -151,7 +152,7 @@ def _adapted(base: nn.Module, folder: str, revision: str | None) -> nn.Module:
     from peft import PeftModel
 
     with _loading(folder), isolate_rng():
-        network: nn.Module = PeftModel.from_pretrained(base, folder, is_trainable=True)  # type: ignore[arg-type]
+        network: nn.Module = PeftModel.from_pretrained(base, folder, is_trainable=True)
     return network
 
 

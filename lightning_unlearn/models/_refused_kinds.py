@@ -25,8 +25,8 @@ def refuse_other_kinds(what: str, config: Any) -> None:
     if kind is not None:
         found, way = kind
         raise ValueError(
-            f"`path_or_id` should be a causal language model, which predicts each token from those before it. Found {what!r}, "
-            f"{found}. {way}"
+            "`path_or_id` should be a causal language model, which predicts each token from those before it. Found "
+            f"{what!r}, {found}. {way}"
         )
     _refuse_few_bits(what, config)
 

@@ -126,7 +126,7 @@ def swapped_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterat
 def _refuse_other_rounding(
     network: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str
 ) -> set[str]:
-    """Refuse weights in few bits that are not the network's: no others can be copied over packed codes. Returns their names."""
+    """Refuse weights in few bits that are not the network's: packed codes cannot be copied over. Returns their names."""
     rounded = {name for name, p in network.named_parameters(remove_duplicate=False) if is_low_bit(p)}
     # Scales are in the state, but are no parameters.
     state = {n: v for n, v in network.state_dict().items() if n in rounded or n not in own} if rounded else {}

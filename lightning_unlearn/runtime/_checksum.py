@@ -60,7 +60,7 @@ def _scales(network: nn.Module) -> Iterator[Tensor]:
         state = getattr(weight, "quant_state", None)
         yield from (s.absmax for s in (state, getattr(state, "state2", None)) if s is not None)
         # Of int8 weights: a parameter holds them until the first pass, and then its layer.
-        holders = (weight, getattr(module, "state", None)) if type(weight).__name__ == "Int8Params" else ()
+        holders: Any = (weight, getattr(module, "state", None)) if type(weight).__name__ == "Int8Params" else ()
         yield from (holder.SCB for holder in holders if getattr(holder, "SCB", None) is not None)
 
 
