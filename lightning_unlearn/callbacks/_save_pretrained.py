@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
+from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from typing_extensions import override
 
@@ -10,7 +11,7 @@ from lightning_unlearn.engine import callbacks_of, strategy_kind
 from lightning_unlearn.finetuning import FinetuneFirst
 from lightning_unlearn.models import merged, refuse_other_adapter, refuse_other_weights, savable
 from lightning_unlearn.models.layers import base_model
-from lightning_unlearn.readouts import CausalLMReadout
+from lightning_unlearn.readouts import CausalLMReadout, is_language_model
 from lightning_unlearn.runtime import writable_folder
 
 
@@ -50,14 +51,16 @@ class SavePretrained(pl.Callback):
             return
         if trainer.is_global_zero:
             writable_folder(self.folder)
-        network: Any = CausalLMReadout().find_network(pl_module)
+        network: Any = _network(pl_module)  # none yet, if it is built in `configure_model`
         if hasattr(network, "peft_config"):
             self._refuse_adapter(trainer, network)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather the weights, if they are sharded, and write."""
-        network = CausalLMReadout().find_network(pl_module)
+        network: Any = _network(pl_module)
+        if network is None:
+            network = CausalLMReadout().find_network(pl_module)  # which says what should be there
         sharded = strategy_kind(trainer) == "fsdp2"
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         # Gathering shards is collective: every rank has to take part, although only the first one writes.
@@ -116,10 +119,18 @@ class SavePretrained(pl.Callback):
 
     def _write_whole(self, wrapped: Any, state: dict[str, Any] | None) -> None:
         network: Any = base_model(wrapped)
+        if not hasattr(network, "from_pretrained"):  # somebody's own class
+            network.save_pretrained(self.folder, state_dict=state)
+            return
         sizes = {} if self.max_shard_size is None else {"max_shard_size": self.max_shard_size}
         with savable(network):
             network.save_pretrained(self.folder, state_dict=state, **sizes)
         refuse_other_weights(self.folder, network, state)
+
+
+def _network(module: pl.LightningModule) -> nn.Module | None:
+    """The outermost model of PEFT or Hugging Face: an encoder with a decoder can be written as well."""
+    return next((part for part in module.modules() if is_language_model(part)), None)
 
 
 def _tokenizer(trainer: pl.Trainer) -> Any:

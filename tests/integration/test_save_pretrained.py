@@ -9,8 +9,10 @@ import pytest
 import torch
 from _full_disk import room_for
 from _modules import quiet
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch.testing import assert_close
+from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_unlearn import (
@@ -176,3 +178,31 @@ def test_an_adapter_of_prompts_cannot_be_merged(tmp_path: Path) -> None:
     network = get_peft_model(tiny(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
     with pytest.raises(ValueError, match="Found one that has none: `PromptTuningConfig`. Leave `merge_adapter` out"):
         unlearned(network, SavePretrained(str(tmp_path), merge_adapter=True))
+
+
+class Built(LightningModule):
+    """Its network is there only after `setup`, or is compiled."""
+
+    def __init__(self, make: Any) -> None:
+        super().__init__()
+        self.make = make
+
+    def configure_model(self) -> None:
+        self.net = self.make()
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss: torch.Tensor = self.net(**batch).loss
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "compiled"])
+def test_networks_that_are_built_late_or_compiled_are_written(kind: str, tmp_path: Path) -> None:
+    make = {"adapter": lambda: LoRA(r=2).wrap(tiny()), "compiled": lambda: torch.compile(tiny(), backend="eager")}
+    module = Built(make[kind])
+    saving = SavePretrained(str(tmp_path), merge_adapter=kind == "adapter")
+    rows = [{name: torch.arange(3, 9) for name in ("input_ids", "labels")}] * 4
+    quiet(callbacks=[saving], max_steps=2).fit(module, DataLoader(rows, 2))
+    assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(module.net), rtol=0, atol=1e-5)
