@@ -35,7 +35,8 @@ class SavePretrained(pl.Callback):
         ValueError: In ``setup``, if an adapter cannot be merged, or is to be written without a base that
             :class:`FinetuneFirst` has changed.
         OSError: In ``setup``, if the folder cannot be written. When the fit is over and all other callbacks have done their
-            work, if the network could not be written, or what was written is not the network.
+            work, if the network could not be written, or what was written is not the network. Where it is merging that
+            failed, the adapter is in the folder.
     """
 
     def __init__(self, folder: str, merge_adapter: bool = False, max_shard_size: str | None = None) -> None:
@@ -109,13 +110,24 @@ class SavePretrained(pl.Callback):
         if not hasattr(network, "peft_config"):
             self._write_whole(network, state)
         elif self.merge_adapter:
-            # On a copy: merging into the live network and unmerging again would round its weights.
-            self._write_whole(merged(network), None)
+            self._write_merged(network, state)
         else:
-            with savable(network.get_base_model()):
-                network.save_pretrained(self.folder, state_dict=state)
-            if hasattr(network, "merge_and_unload"):
-                refuse_other_adapter(self.folder, network, state)
+            self._write_adapter(network, state)
+
+    def _write_merged(self, network: Any, state: dict[str, Any] | None) -> None:
+        try:
+            # On a copy: merging into the live network and unmerging again would round its weights.
+            plain = merged(network)
+        except ValueError:
+            self._write_adapter(network, state)  # so that nothing is lost
+            raise
+        self._write_whole(plain, None)
+
+    def _write_adapter(self, network: Any, state: dict[str, Any] | None) -> None:
+        with savable(network.get_base_model()):
+            network.save_pretrained(self.folder, state_dict=state)
+        if hasattr(network, "merge_and_unload"):
+            refuse_other_adapter(self.folder, network, state)
 
     def _write_whole(self, wrapped: Any, state: dict[str, Any] | None) -> None:
         network: Any = base_model(wrapped)

@@ -15,6 +15,8 @@ from lightning_unlearn.models.layers import dequantized, in_adapter, input_embed
 from lightning_unlearn.runtime import eval_without_grad
 
 _PROBED = 16  # tokens, from all over the vocabulary
+_HALF = (torch.bfloat16, torch.float16)
+_LOST = 0.5  # of the change, from which on another network than the trained one is written
 
 
 def merged(network: nn.Module) -> nn.Module:
@@ -27,7 +29,7 @@ def merged(network: nn.Module) -> nn.Module:
         network: A ``peft.PeftModel`` with an adapter that can be merged.
 
     Raises:
-        ValueError: If the copy does not say what ``network`` says.
+        ValueError: If the copy does not say what ``network`` says, or rounding takes most of what training has changed.
     """
     with warnings.catch_warnings():
         # PEFT's, of what is taken care of here.
@@ -109,17 +111,38 @@ def _refuse_other_answers(plain: Any, network: Any) -> None:
     if next(plain.parameters()).device != device:
         plain.to(device)
     with eval_without_grad(network), eval_without_grad(plain):
-        ours, theirs = (n(input_ids=tokens, use_cache=False).logits.float() for n in (network, plain))
-    error, most = (theirs - ours).norm(), _tolerance(network)
-    # A network that diverged says nothing that could be compared.
-    if ours.isfinite().all() and not error <= most * ours.norm():
+        ours, theirs = (_answers(n, tokens) for n in (network, plain))
+    error = (theirs - ours).norm()
+    if not ours.isfinite().all():  # a network that diverged says nothing that could be compared
+        return
+    if not error <= (most := _tolerance(network)) * ours.norm():
         raise ValueError(
             f"A merged network should say what the network with its adapter says, to {most:g} of its logits. Found "
             f"{(error / ours.norm()).item():.2g}. Save the adapter without merging it: `SavePretrained(folder)`."
         )
+    if plain.dtype in _HALF and error > _LOST * (ours - _without_adapter(network, tokens)).norm():
+        raise ValueError(
+            f"Merged weights should keep what training has changed. Found that more than half of it is lost when they are "
+            f'rounded to {plain.dtype}. Load the base with `dtype="float32"`, or save the adapter without merging it.'
+        )
+
+
+def _answers(network: Any, tokens: Tensor) -> Tensor:
+    logits: Tensor = network(input_ids=tokens, use_cache=False).logits.float()
+    return logits
+
+
+def _without_adapter(network: Any, tokens: Tensor) -> Tensor:
+    flags = [(p, p.requires_grad) for p in network.parameters()]
+    try:
+        with eval_without_grad(network), network.disable_adapter():
+            return _answers(network, tokens)
+    finally:
+        for p, flag in flags:  # PEFT makes the whole adapter trainable, also what was frozen
+            p.requires_grad_(flag)
 
 
 def _tolerance(network: nn.Module) -> float:
     """Of the norm of logits: merged weights are rounded, and a layer in few bits rounds its inputs as well."""
-    is_rounded = any(is_low_bit(p) or p.dtype in (torch.bfloat16, torch.float16) for p in network.parameters())
+    is_rounded = any(is_low_bit(p) or p.dtype in _HALF for p in network.parameters())
     return 0.1 if is_rounded else 1e-3

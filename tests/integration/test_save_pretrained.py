@@ -164,6 +164,16 @@ def test_a_folder_that_holds_another_network_is_said_at_the_very_end(
     assert last.did == ["on_fit_end", "teardown"]
 
 
+def test_where_merging_fails_the_adapter_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peft import PeftModel
+
+    monkeypatch.setattr("lightning_unlearn.models._merged._tolerance", lambda _: -1.0)
+    network = LoRA(r=4).wrap(tiny())
+    with pytest.raises(OSError, match="Found ValueError: A merged network should say what"):
+        unlearned(network, SavePretrained(str(tmp_path), merge_adapter=True))
+    assert torch.equal(logits(PeftModel.from_pretrained(tiny(), tmp_path)), logits(network))
+
+
 def test_an_adapter_whose_base_was_taught_is_not_written_alone(tmp_path: Path) -> None:
     teach = FinetuneFirst(epochs=1, lr=1e-2)
     with pytest.raises(ValueError, match=r"`FinetuneFirst` has fine-tuned the base, .* Set `merge_adapter=True`"):

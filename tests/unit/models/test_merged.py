@@ -112,6 +112,19 @@ def test_half_precision_is_merged_to_its_rounding(dtype: torch.dtype) -> None:
     assert_close(said(plain).float(), said(network).float(), rtol=0, atol=0.1)
 
 
+def test_a_change_that_rounding_takes_is_noticed() -> None:
+    """Of steps far below a bfloat16's precision nothing would be left, and the folder would be the original."""
+    network = wrapped("plain").to(torch.bfloat16)
+    frozen = next(p for p in network.parameters() if p.requires_grad).requires_grad_(False)
+    with torch.no_grad():
+        for n, p in network.named_parameters():
+            p.fill_(3e-4) if "lora_B" in n else None
+    with pytest.raises(ValueError, match=r"more than half of it is lost when .*bfloat16.*float32"):
+        merged(network)
+    assert not frozen.requires_grad
+    merged(network.float())
+
+
 def test_a_network_that_diverged_is_written_as_it_is(tmp_path: Path) -> None:
     network = wrapped("plain", trained=True)
     with torch.no_grad():
