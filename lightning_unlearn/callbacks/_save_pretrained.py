@@ -118,7 +118,7 @@ class SavePretrained(pl.Callback):
         try:
             # On a copy: merging into the live network and unmerging again would round its weights.
             plain = merged(network)
-        except ValueError:
+        except Exception:
             self._write_adapter(network, state)  # so that nothing is lost
             raise
         self._write_whole(plain, None)

@@ -11,7 +11,14 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lightning_unlearn.models._weights import plain_key
-from lightning_unlearn.models.layers import dequantized, in_adapter, input_embedding, is_low_bit, output_head
+from lightning_unlearn.models.layers import (
+    dequantized,
+    in_adapter,
+    input_embedding,
+    is_low_bit,
+    is_transposed,
+    output_head,
+)
 from lightning_unlearn.runtime import eval_without_grad
 
 _PROBED = 16  # tokens, from all over the vocabulary
@@ -65,19 +72,26 @@ def _built_anew(network: Any) -> Any:
         part.__dict__.pop("quantization_config", None)
     with isolate_rng():  # both draw initial weights
         plain = type(base)._from_config(config, dtype=config.dtype or torch.float32)
-        plain.load_state_dict(_plain_weights(base))
+        plain.load_state_dict(_plain_weights(base, plain))
+        adapter.fan_in_fan_out = any(is_transposed(module) for module in plain.modules())
         wrapped = get_peft_model(plain, adapter, adapter_name=name)
     set_peft_model_state_dict(wrapped, get_peft_model_state_dict(network, adapter_name=name), adapter_name=name)
     return wrapped
 
 
-def _plain_weights(base: nn.Module) -> dict[str, Tensor]:
+def _plain_weights(base: nn.Module, plain: nn.Module) -> dict[str, Tensor]:
     weights, known = {}, base.state_dict().keys()
     for prefix, module in base.named_modules(remove_duplicate=False):
         for name, tensor in {**module._parameters, **module._buffers}.items():
             full = f"{prefix}.{name}".removeprefix(".")
-            if tensor is not None and full in known and not in_adapter(full):
-                weights[plain_key(full)] = dequantized(tensor, module) if is_low_bit(tensor) else tensor
+            if tensor is None or full not in known or in_adapter(full):
+                continue
+            key = plain_key(full)
+            if is_low_bit(tensor) and isinstance(tensor, nn.Parameter):
+                tensor = dequantized(tensor, module)
+                # GPT-2 holds weights as [in, out], but in few bits as [out, in].
+                tensor = tensor.T if is_transposed(plain.get_submodule(key.rpartition(".")[0])) else tensor
+            weights[key] = tensor
     return weights
 
 

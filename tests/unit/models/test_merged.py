@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from _adapters import ALL, BASES, tied_by_hand, untied_by_hand, wrapped
-from _language_models import batch, family
-from peft import PeftModel
+from _language_models import VOCABULARY, batch, family, train_adapter
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from lightning_unlearn import LoRA, PretrainedCausalLM
 from lightning_unlearn.models import merged, refuse_other_weights, savable
 from lightning_unlearn.runtime import checksum
 
@@ -84,6 +85,31 @@ def test_settings_that_are_not_saved_are_left_out_meanwhile(tmp_path: Path) -> N
         network.save_pretrained(tmp_path)
     assert network.generation_config.temperature == 0.3
     assert AutoModelForCausalLM.from_pretrained(tmp_path).generation_config.eos_token_id == 5
+
+
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt:UserWarning")
+@pytest.mark.parametrize(("kind", "atol"), [("nf4", 1e-4), ("int8", 0.1)])
+def test_layers_that_hold_their_weights_the_other_way_round_in_few_bits(kind: Any, atol: float, tmp_path: Path) -> None:
+    """GPT-2's, and its head is tied."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes stores weights in few bits")
+    sizes: dict[str, Any] = {"n_positions": 32, "n_embd": 64, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **sizes)).save_pretrained(
+        tmp_path
+    )
+    lora = LoRA(r=2, target_modules=["c_attn", "c_proj", "wte"])
+    network = PretrainedCausalLM(str(tmp_path), lora=lora, quantization=kind)
+    train_adapter(network)
+    plain: Any = merged(network)
+    assert_close(said(plain), said(network), rtol=0, atol=atol)
+    assert plain.lm_head.weight is not plain.transformer.wte.weight
+
+
+@pytest.mark.parametrize("base", ["tied", "llama"])
+def test_tokens_that_are_trained_alone_are_merged(base: str) -> None:
+    config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], trainable_token_indices=[3, 4])
+    network = get_peft_model(BASES[base](), config)
+    train_adapter(network)
+    assert_close(said(merged(network)), said(network), rtol=1e-5, atol=1e-5)
 
 
 def test_another_folder_is_noticed(tmp_path: Path) -> None:
