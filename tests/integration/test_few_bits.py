@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from _few_bits import KINDS, by_hand, folder, in_bits, said
+from _few_bits import by_hand, folder, in_bits, said
 from _language_models import language
 from _modules import quiet
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -40,6 +40,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step`"),
     pytest.mark.filterwarnings("ignore:MatMul8bitLt:UserWarning"),
 ]
+
+
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+MOST = ["nf4", "int8", slow("fp4")]
 
 
 class Users(pl.LightningModule):
@@ -87,7 +94,10 @@ FITS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(("how", "kind"), [*(("ours", k) for k in KINDS), ("by_hand", "nf4"), ("by_hand", "int8")])
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [("ours", "nf4"), ("ours", "int8"), ("by_hand", "nf4"), slow("ours", "fp4"), slow("by_hand", "int8")],
+)
 def test_resumed_equals_uninterrupted(how: str, kind: str) -> None:
     fit(FITS[how](kind), epochs=1)
     whole = fit(FITS[how](kind))
@@ -165,7 +175,7 @@ def taught(kind: str | None, **settings: Any) -> tuple[Any, FinetuneFirst]:
     return fit(ours(network), teach, epochs=1, limit_train_batches=0), teach
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MOST)
 def test_a_second_run_finds_what_the_first_taught_the_adapter(kind: str) -> None:
     first, _ = taught(kind, folder="kept", control=True)
     files = {file: file.stat().st_mtime_ns for file in Path("kept").iterdir()}
@@ -199,6 +209,7 @@ def test_teaching_and_forgetting_resume_together() -> None:
     assert same(whole, fit(*parts(), ckpt="ckpt/epoch=0.ckpt"))
 
 
+@pytest.mark.slow
 def test_a_retain_loss_that_needs_the_original_resumes() -> None:
     def module() -> UnlearningModule:
         return UnlearningModule(in_bits("int8"), retain=KLToReference())
@@ -208,7 +219,7 @@ def test_a_retain_loss_that_needs_the_original_resumes() -> None:
     assert same(whole, fit(module(), ckpt="ckpt/epoch=0.ckpt"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MOST)
 def test_an_adapter_is_saved_and_loads_back_to_the_bit_with_its_base(kind: str) -> None:
     module = fit(ours(in_bits(kind)), SavePretrained("out"))
     again = PretrainedCausalLM("out", quantization=kind)
@@ -218,7 +229,7 @@ def test_an_adapter_is_saved_and_loads_back_to_the_bit_with_its_base(kind: str) 
     ]
 
 
-@pytest.mark.parametrize(("kind", "atol"), [("nf4", 1e-4), ("fp4", 1e-4), ("int8", 0.1)])
+@pytest.mark.parametrize(("kind", "atol"), [("nf4", 1e-4), slow("fp4", 1e-4), slow("int8", 0.1)])
 def test_a_merged_folder_is_plain_and_says_the_same(kind: str, atol: float) -> None:
     """Int8 layers round their inputs, which no merged network does."""
     module = fit(ours(in_bits(kind)), SavePretrained("out", merge_adapter=True), epochs=4)
