@@ -125,7 +125,7 @@ class SavePretrained(pl.Callback):
 
     def _write_adapter(self, network: Any, state: dict[str, Any] | None) -> None:
         with savable(network.get_base_model()):
-            network.save_pretrained(self.folder, state_dict=state)
+            network.save_pretrained(self.folder, state_dict=None if state is None else dict(state))
         if hasattr(network, "merge_and_unload"):
             refuse_other_adapter(self.folder, network, state)
 
@@ -136,7 +136,8 @@ class SavePretrained(pl.Callback):
             return
         sizes = {} if self.max_shard_size is None else {"max_shard_size": self.max_shard_size}
         with savable(network):
-            network.save_pretrained(self.folder, state_dict=state, **sizes)
+            # A copy: transformers empties what it has written.
+            network.save_pretrained(self.folder, state_dict=None if state is None else dict(state), **sizes)
         refuse_other_weights(self.folder, network, state)
 
 

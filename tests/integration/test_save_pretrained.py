@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from _full_disk import room_for
 from _modules import quiet
+from _ranks import run_ranks
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import fully_shard
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -32,6 +36,7 @@ from lightning_unlearn import (
     UnlearningModule,
     WriteReport,
 )
+from lightning_unlearn.models import refuse_other_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
@@ -216,3 +221,26 @@ def test_networks_that_are_built_late_or_compiled_are_written(kind: str, tmp_pat
     rows = [{name: torch.arange(3, 9) for name in ("input_ids", "labels")}] * 4
     quiet(callbacks=[saving], max_steps=2).fit(module, DataLoader(rows, 2))
     assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(module.net), rtol=0, atol=1e-5)
+
+
+def test_a_sharded_network_is_gathered_written_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By FSDP2, whose classes are its own; transformers empties the weights that it is given to write."""
+
+    def on_rank(rank: int, world_size: int) -> tuple[str, list[bool]]:
+        dist.init_process_group("gloo")
+        network: Any = tiny()
+        expected = logits(network)
+        fully_shard(network)
+        state = get_model_state_dict(network, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        compared = []
+        if rank == 0:
+            monkeypatch.setattr(
+                "lightning_unlearn.callbacks._save_pretrained.refuse_other_weights",
+                lambda folder, net, given: (refuse_other_weights(folder, net, given), compared.append(len(given) > 5)),
+            )
+            SavePretrained(str(tmp_path))._write(network, state)
+            compared.append(torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), expected))
+        dist.barrier()
+        return type(network).__name__, compared
+
+    assert run_ranks(on_rank) == [("FSDPLlamaForCausalLM", [True, True]), ("FSDPLlamaForCausalLM", [])]
