@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.engine import before_restore, strategy_kind
+from lightning_unlearn.models import loads_low_bit
 from lightning_unlearn.objectives import CrossEntropy, Objective
 from lightning_unlearn.readouts import ClassificationReadout, PackedCausalLMReadout, Readout, is_language_model
 from lightning_unlearn.references import AdapterDisabled, FrozenCopy, Reference, why_adapter_is_not_enough
@@ -67,6 +68,7 @@ class UnlearningModule(EitherPackage, pl.LightningModule):
         self._saw_original = False
         self._restored_reference: dict[str, Any] | None = None
         self._watch: Any = None
+        loads_low_bit(self)
 
     @override
     def setup(self, stage: str) -> None:

@@ -9,7 +9,8 @@ import lightning.pytorch as pl
 from torch import Tensor, nn
 
 from lightning_unlearn.engine import strategy_kind
-from lightning_unlearn.models import find_weights, load_weights, match_weights, refuse_rounded_weights
+from lightning_unlearn.models import find_weights, load_weights, match_weights
+from lightning_unlearn.models.layers import is_low_bit
 from lightning_unlearn.runtime import Agreement
 
 
@@ -74,6 +75,7 @@ def refuse_control(trainer: pl.Trainer, network: nn.Module, path: str | None) ->
             f"`{type(trainer.strategy).__name__}`, which flattens them. Use DDP or `ModelParallelStrategy` (FSDP2), or "
             "leave `control` out."
         )
-    refuse_rounded_weights(network)  # quantised weights cannot take the control's values
     if path is not None:
         find_weights(path)  # only looks for the files; they are loaded at the first check
+        if any(is_low_bit(p) for p in network.parameters()):
+            load_weights(path, network)  # but these, which may be of another base, and cannot be swapped in

@@ -14,8 +14,9 @@ from typing_extensions import override
 from lightning_unlearn.data import in_order
 from lightning_unlearn.engine import decided_readout
 from lightning_unlearn.finetuning._kept_weights import KeptWeights
-from lightning_unlearn.finetuning._recipe import Recipe
+from lightning_unlearn.finetuning._recipe import Recipe, learns_in_base
 from lightning_unlearn.functional.settings import check_positive, check_whole
+from lightning_unlearn.models import loads_low_bit
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import checksum, on_every_rank, writable_folder
 
@@ -24,8 +25,10 @@ class FinetuneFirst(pl.Callback):
     """Fine-tune the network on forget and retain data first, so that there is something to forget: for demos and benchmarks.
 
     It runs in ``setup``. List it first: other callbacks may copy the network in theirs, as ``WeightAveraging`` does. A
-    PEFT adapter stays off: the base is fine-tuned, and then is the original. The result depends on the seed alone, so a
-    resumed run has the same original. With ``folder`` the result is kept, under a hash of weights, data and settings,
+    PEFT adapter that adds nothing yet stays off: the base is fine-tuned, and then is the original. If the base is in few
+    bits (``quantization="nf4"``), or the adapter is trained already, the adapter is fine-tuned, and the original is both
+    together: then the reference is a cache or a copy. The result depends on the seed alone, so a resumed run has the
+    same original. With ``folder`` the result is kept, under a hash of weights, data and settings,
     readable by its owner alone. A file that is damaged or of another origin is named in a warning, and made anew.
 
     With ``control``, the same start is also fine-tuned on the retain data alone, by the same recipe. That model never knew
@@ -43,6 +46,7 @@ class FinetuneFirst(pl.Callback):
     Attributes:
         control_weights: The control, as a path or as tensors by name; ``None`` if there is none.
         control_source: Where it comes from, in words.
+        taught_base: Whether the base of an adapter was fine-tuned, and not the adapter.
 
     Raises:
         ValueError: In ``setup``, if the datamodule does not say what is to be forgotten.
@@ -66,6 +70,7 @@ class FinetuneFirst(pl.Callback):
         self.recipe = Recipe(epochs, lr, seed)
         self.batch_size, self.folder, self.control = batch_size, folder, control
         self.control_weights: str | dict[str, Tensor] | None = None
+        self.taught_base = False
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -85,10 +90,15 @@ class FinetuneFirst(pl.Callback):
         pl_module.to(trainer.strategy.root_device)
         readout = decided_readout(trainer, pl_module, spare=lambda: retain)
         network = readout.find_network(pl_module)
-        if self.control:  # first, from the same start, which it leaves as it was
-            self.control_weights = self._made_control(trainer, network, readout, self._loader([retain]))
-        loader = self._loader([forget, retain])
-        self._teach_(trainer, network, readout, loader, "taught", "Teaching what is to go, and what is to stay")
+        self.taught_base = learns_in_base(network)
+        handle = loads_low_bit(network)
+        try:
+            if self.control:  # first, from the same start, which it leaves as it was
+                self.control_weights = self._made_control(trainer, network, readout, self._loader([retain]))
+            loader = self._loader([forget, retain])
+            self._teach_(trainer, network, readout, loader, "taught", "Teaching what is to go, and what is to stay")
+        finally:
+            handle.remove()
 
     def _made_control(
         self, trainer: pl.Trainer, network: nn.Module, readout: Readout, loader: DataLoader[Any]

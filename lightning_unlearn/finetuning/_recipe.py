@@ -11,6 +11,8 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lightning_unlearn.models import moved_from_start, start_again_
+from lightning_unlearn.models.layers import in_adapter, is_low_bit
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.readouts import Readout, refuse_foreign_tokens
 
@@ -42,7 +44,7 @@ class Recipe:
         # the same order and with the same seed, and so makes the same weights.
         objective, readout = CrossEntropy(), readout.for_mean()
         total = self.epochs * len(loader)
-        with torch.random.fork_rng(), _base_trainable(network) as params:
+        with torch.random.fork_rng(), _trained(network) as params:
             torch.manual_seed(self.seed)
             network.train()
             optimizer = torch.optim.AdamW(params, lr=self.lr, betas=(0.9, 0.95), weight_decay=0.0)
@@ -74,17 +76,28 @@ class Recipe:
         )
 
 
+def learns_in_base(network: nn.Module) -> bool:
+    """Whether it is the base that is fine-tuned, under an adapter that adds nothing yet.
+
+    A base in few bits cannot be trained, and what an adapter was trained on, or has taken a part of, must not move.
+    """
+    adapted = hasattr(network, "disable_adapter") and not any(is_low_bit(p) for p in network.parameters())
+    return adapted and not any(moved_from_start(network))
+
+
 @contextmanager
-def _base_trainable(network: nn.Module) -> Iterator[list[Tensor]]:
-    """The weights to train: the base weights, with the adapter off, if there is one; otherwise all trainable weights."""
-    adapted = hasattr(network, "disable_adapter")
+def _trained(network: nn.Module) -> Iterator[list[Tensor]]:
+    """The weights to train: those of the base, with the adapter off, or all that are trainable."""
+    in_base = learns_in_base(network)
     flags = [(p, p.requires_grad) for p in network.parameters()]
-    with network.disable_adapter() if adapted else nullcontext():  # type: ignore[operator]
+    with network.disable_adapter() if in_base else nullcontext():  # type: ignore[operator]
         for name, p in network.named_parameters():
-            if adapted and p.is_floating_point():  # quantised weights cannot have gradients
-                p.requires_grad_("lora_" not in name)
+            if in_base:
+                p.requires_grad_(not in_adapter(name))
         try:
             yield [p for p in network.parameters() if p.requires_grad]
         finally:
             for p, flag in flags:
                 p.requires_grad_(flag)
+            if in_base:
+                start_again_(network)

@@ -10,6 +10,7 @@ from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.engine import GradientEngine, before_restore, decided_readout, strategy_kind
 from lightning_unlearn.forgetting._forget_loss import ForgetLoss
 from lightning_unlearn.forgetting._shown_original import ShownOriginal
+from lightning_unlearn.models import loads_low_bit
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.readouts import Readout, choose_readout
 from lightning_unlearn.references import CachedLogLikelihood, FrozenCopy, Reference
@@ -57,7 +58,7 @@ class OriginalLoss:
         self.is_known = False
         self._loss: ForgetLoss | None = None
         self._copy: FrozenCopy | None = None
-        self._watch: Any = None
+        self._watches: list[Any] = []
         if reference is not None:
             reference.start_anew()
         if trainer.strategy.restore_checkpoint_after_setup:
@@ -65,7 +66,8 @@ class OriginalLoss:
         # A module that is built in `configure_model` has no weights yet.
         if any(True for _ in module.parameters()):
             self._attach()
-        self._watch = before_restore(trainer, module, self._attach)
+        # The first sees the module before the second has it loaded.
+        self._watches = [before_restore(trainer, module, self._attach), loads_low_bit(module)]
 
     @property
     def loss(self) -> ForgetLoss:
@@ -107,9 +109,9 @@ class OriginalLoss:
     def end_watch(self) -> None:
         """Leave no hook on the module."""
         self.shown.end_watch()
-        if self._watch is not None:
-            self._watch.remove()
-            self._watch = None
+        for watch in self._watches:
+            watch.remove()
+        self._watches = []
 
     def _attach(self) -> None:
         earlier = None if self._loss is None else self._loss.reference

@@ -1,9 +1,9 @@
-"""Names of layers for an adapter, compared with those of the network."""
+"""Names of layers and parameters for an adapter, compared with those of the network."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -12,34 +12,57 @@ from torch import Tensor, nn
 
 _SHOWN = 8
 ALL_LINEAR = "all-linear"
+_OF_LAYERS = ("target_modules", "exclude_modules", "modules_to_save")
+_OF_PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
-def refuse_unknown_targets(network: nn.Module, targets: Any) -> None:
-    """Refuse target modules that the network does not have, and say which come close.
+def refuse_unknown(network: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Refuse names that the network does not have, and say which come close.
+
+    Args:
+        network: Before it has the adapter.
+        settings: Of the adapter: which names are meant by ``target_modules`` and the like.
 
     Raises:
-        ValueError: If one of a list, or a pattern, names no module of ``network``.
+        ValueError: If one of a list, or a pattern, names nothing in ``network``.
     """
-    names = [name for name, _ in network.named_modules() if name]
-    for target in [targets] if isinstance(targets, str) else targets:
-        if target != ALL_LINEAR and not _named(names, target, is_pattern=isinstance(targets, str)):
-            raise ValueError(
-                f"`target_modules` should name layers of the network. Found {target!r}, which none of them is called. "
-                f"{_advice(network, target)}"
-            )
+    modules = [name for name, _ in network.named_modules() if name]
+    for argument in _OF_LAYERS:
+        targets = settings[argument] or []
+        for target in [targets] if isinstance(targets, str) else targets:
+            if target != ALL_LINEAR and not _named(modules, target, is_pattern=isinstance(targets, str)):
+                _refuse(argument, "layers", target, _advice(network, target, argument))
+    for target in settings["target_parameters"] or []:
+        names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
+        if not _named(names, target, is_pattern=False):
+            # Of experts, a mixture's parameters come first. The end of a name is what is given.
+            ends = {end for name, p in network.named_parameters() if p.dim() > 2 for end in _ends(name)}
+            _refuse("target_parameters", "parameters", target, _listed(target, ends or {_ends(n)[0] for n in names}))
+    for argument in _OF_PATTERNS:
+        for key in settings[argument] or {}:
+            # As PEFT: `key` is the end of a name, or a pattern of one.
+            if not any(re.match(rf"(.*\.)?({key})$", name) for name in modules):
+                _refuse(argument, "layers", key, _advice(network, key, argument))
 
 
-def check_targets(targets: Any) -> None:
-    """Refuse target modules that are no names, or a pattern that is none."""
-    if not isinstance(targets, str | list | tuple | set) or not targets or not all(isinstance(t, str) for t in targets):
-        raise ValueError(
-            f'`target_modules` should be "{ALL_LINEAR}", a list of names, or a regular expression. Found `{targets!r}`.'
-        )
+def _refuse(argument: str, what: str, found: str, advice: str) -> None:
+    raise ValueError(
+        f"`{argument}` should name {what} of the network. Found {found!r}, which none of them is called. {advice}"
+    )
+
+
+def check_targets(argument: str, targets: Any, *, may_be_pattern: bool = True) -> None:
+    """Refuse what cannot be names of layers, or a pattern that is none."""
+    allowed: Any = str | list | tuple | set if may_be_pattern else list | tuple | set
+    whole = f'"{ALL_LINEAR}", ' if argument == "target_modules" else ""
+    choices = f"{whole}a list of names, or a regular expression" if may_be_pattern else "a list of names"
+    if not isinstance(targets, allowed) or not targets or not all(isinstance(t, str) for t in targets):
+        raise ValueError(f"`{argument}` should be {choices}. Found `{targets!r}`.")
     try:
         re.compile(targets if isinstance(targets, str) else "")
     except re.error as error:
         raise ValueError(
-            f"`target_modules` should be a regular expression, or a list of names. Found `{targets!r}`: {error}."
+            f"`{argument}` should be a regular expression, or a list of names. Found `{targets!r}`: {error}."
         ) from error
 
 
@@ -55,7 +78,7 @@ def explained(network: nn.Module, targets: Any) -> Iterator[None]:
         # Not `from error`: its text is what is to be spared.
         raise ValueError(
             f"`target_modules` should name layers with a weight matrix. Found `{targets!r}`, which names a "
-            f"`{unsupported[1]}`. {_advice(network, str(targets))}"
+            f"`{unsupported[1]}`. {_advice(network, str(targets), 'target_modules')}"
         ) from None
 
 
@@ -70,10 +93,20 @@ def _has_matrix(module: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight.dim() > 1
 
 
-def _advice(network: nn.Module, target: str) -> str:
-    ends = sorted({name.rpartition(".")[2] for name, module in network.named_modules() if name and _has_matrix(module)})
+def _advice(network: nn.Module, target: str, argument: str) -> str:
+    ends = {name.rpartition(".")[2] for name, module in network.named_modules() if name and _has_matrix(module)}
+    return _listed(target, ends) + (f' Or use "{ALL_LINEAR}".' if argument == "target_modules" else "")
+
+
+def _ends(name: str) -> tuple[str, str]:
+    """The last two parts of a name, as experts are given, and the last."""
+    parts = name.split(".")
+    return ".".join(parts[-2:]), parts[-1]
+
+
+def _listed(target: str, known: Collection[str]) -> str:
+    ends = sorted(known)
     close = get_close_matches(target, ends, n=3, cutoff=0.5)
     shown = close or ends[:_SHOWN]
     more = "" if close or len(ends) <= _SHOWN else ", ..."
-    listed = ", ".join(f"`{end}`" for end in shown) + more
-    return f'{"Close" if close else "Its layers"}: {listed}. Or use "{ALL_LINEAR}".'
+    return f"{'Close' if close else 'It has'}: " + ", ".join(f"`{end}`" for end in shown) + f"{more}."

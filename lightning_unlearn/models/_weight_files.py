@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_unlearn.functional.text import visible
 
 _INDEX = "model.safetensors.index.json"
+_ADAPTER = "adapter_model.safetensors"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -21,7 +22,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
     Args:
         path: A Lightning checkpoint, a file with a ``state_dict``, a ``.safetensors`` file, or a folder of Hugging Face's
-            with ``model.safetensors``, in one piece or several.
+            with ``model.safetensors``, in one piece or several, or with ``adapter_model.safetensors`` of PEFT.
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
@@ -62,13 +63,13 @@ def find_weights(path: str | Path) -> Path:
             f"A file of weights should hold some. Found an empty one: {str(source)!r}. Its writer was interrupted, or its "
             "disk was full: save the weights again, or take an older file."
         )
-    # A folder with an adapter alone, or with a sharded checkpoint, has other files: neither is a whole network.
-    if source.is_dir() and not any((source / name).exists() for name in ("model.safetensors", _INDEX)):
+    # A folder with a sharded checkpoint has other files: none is a whole network.
+    if source.is_dir() and not any((source / name).exists() for name in ("model.safetensors", _INDEX, _ADAPTER)):
         holds = ", ".join(sorted(f"`{file.name}`" for file in source.iterdir())[:5]) or "nothing"
         raise ValueError(
             f"A folder of weights should hold `model.safetensors`, or its parts and `{_INDEX}`. Found {holds} in "
-            f"{str(source)!r}. Merge an adapter into its base first (`SavePretrained(merge_adapter=True)`); gather a "
-            "sharded checkpoint into one file (`python -m lightning.pytorch.utilities.consolidate_checkpoint`)."
+            f"{str(source)!r}. Gather a sharded checkpoint into one file (`python -m "
+            "lightning.pytorch.utilities.consolidate_checkpoint`); save others anew (`SavePretrained(folder)`)."
         )
     return source
 
@@ -81,7 +82,7 @@ def _read(source: Path) -> dict[str, Tensor]:
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
     index = folder / _INDEX
-    parts = ["model.safetensors"]
+    parts = ["model.safetensors" if (folder / "model.safetensors").exists() else _ADAPTER]
     if index.exists():
         parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     return {name: tensor for part in parts for name, tensor in load_file(folder / part).items()}

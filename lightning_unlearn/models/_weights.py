@@ -14,12 +14,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_unlearn.functional.text import visible
 from lightning_unlearn.models._weight_files import read_weights
+from lightning_unlearn.models.layers import in_adapter, input_embedding, is_low_bit, output_head
 from lightning_unlearn.models.layers._names import WRAPPERS
 from lightning_unlearn.runtime import local, reshard, uninterrupted
 
 _WRAPPERS = re.compile(
-    rf"(?:(?<=\.)|^)(?:{'|'.join(WRAPPERS)}|base_model\.model|base_layer|original_module|modules_to_save\.\w+)\."
+    rf"(?:(?<=\.)|^)(?:{'|'.join(WRAPPERS)}|base_model\.model|base_layer(?!\.(?:base_layer\.)*lora_)|original_module|modules_to_save\.\w+)\."
 )
+_ADAPTERS_NAME = re.compile(r"(\blora_[A-Za-z_]+)\.(?!weight$|bias$)\w+")
 _ADAPTER = re.compile(r"(?:^|\.)lora_")
 _SECOND_FACTOR = re.compile(r"(?:^|\.)lora_(?:B|embedding_B)(?:\.|$)")  # with these at zero, the adapter adds nothing
 
@@ -28,10 +30,12 @@ def load_weights(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
     """Read the weights of another model of the same kind.
 
     Names are compared without the prefixes of PEFT, ``torch.compile``, FSDP and a LightningModule. Weights without an
-    adapter fit a network with one, too: they go into its base, and the adapter is set to add nothing.
+    adapter fit a network with one, too: they go into its base, and the adapter is set to add nothing. An adapter alone fits
+    a network with a frozen base, and is taken for one of the same base. A base in few bits cannot take other values: there,
+    it is an adapter alone, or one with the same base.
 
     Args:
-        path: A Lightning checkpoint, a ``.safetensors`` file, or a Hugging Face folder.
+        path: A Lightning checkpoint, a ``.safetensors`` file, or a Hugging Face folder, also of an adapter.
         network: The network they are for.
 
     Returns:
@@ -39,7 +43,7 @@ def load_weights(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: If there is nothing at ``path``.
-        ValueError: If weights are missing, left over or of another shape, or the network's are rounded for good.
+        ValueError: If weights are missing, left over or of another shape, or others than those that are rounded for good.
     """
     return match_weights(read_weights(path), network, source=f"`{path}`")
 
@@ -59,9 +63,16 @@ def match_weights(weights: Mapping[str, Tensor], network: nn.Module, *, source: 
         >>> sorted(match_weights({"net.weight": torch.ones(2, 3), "net.bias": torch.ones(2)}, nn.Linear(3, 2)))
         ['bias', 'weight']
     """
-    refuse_rounded_weights(network)
     own = _own_tensors(network)
-    given = without_prefix({_plain(name): value for name, value in weights.items()}, [_plain(name) for name in own])
+    given = without_prefix(
+        {plain_key(name): value for name, value in weights.items()}, [plain_key(name) for name in own]
+    )
+    if alone := _adapter_alone(network, own, given):
+        own = alone
+    else:
+        rounded = _refuse_other_rounding(network, own, given, source)
+        own = {name: tensor for name, tensor in own.items() if name not in rounded}
+        given = {name: value for name, value in given.items() if name not in {plain_key(n) for n in rounded}}
     adapter_given = any(_ADAPTER.search(name) for name in given)
     matched: dict[str, Tensor] = {}
     for name, tensor in own.items():
@@ -69,7 +80,7 @@ def match_weights(weights: Mapping[str, Tensor], network: nn.Module, *, source: 
             # The first factor keeps its own values: it does not matter while the second is zero.
             if _SECOND_FACTOR.search(name):
                 matched[name] = torch.zeros(tensor.shape)
-        elif (value := given.get(_plain(name))) is not None:
+        elif (value := given.get(plain_key(name))) is not None:
             matched[name] = value
     _refuse_misfits(matched, given, own, network, source)
     return matched
@@ -112,15 +123,39 @@ def swapped_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterat
                 local(tensor).copy_(value)
 
 
-def refuse_rounded_weights(network: nn.Module) -> None:
-    """Refuse a network with quantised weights: other weights cannot be copied over packed codes."""
-    rounded = [name for name, p in network.named_parameters() if not (p.is_floating_point() or p.is_complex())]
-    if rounded:
-        raise ValueError(
-            "Weights should be swapped in a network of floating-point parameters. Found "
-            f"`{rounded[0]}` ({len(rounded)} in all) rounded to {dict(network.named_parameters())[rounded[0]].dtype}. Load "
-            "it without `quantization`, or leave the control out."
-        )
+def _refuse_other_rounding(
+    network: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str
+) -> set[str]:
+    """Refuse weights in few bits that are not the network's: packed codes cannot be copied over. Returns their names."""
+    rounded = {name for name, p in network.named_parameters(remove_duplicate=False) if is_low_bit(p)}
+    # Scales are in the state, but are no parameters.
+    state = {n: v for n, v in network.state_dict().items() if n in rounded or n not in own} if rounded else {}
+    for name, value in state.items():
+        other = given.get(plain_key(name))
+        if other is None or not torch.equal(other.cpu(), value.cpu()):
+            raise ValueError(
+                "Weights should be swapped in a network of floating-point parameters, or be those of an adapter of the same "
+                f"base in the same few bits. Found that `{plain_key(name)}` of {source} is not the network's. Give another "
+                "adapter of this base (`SavePretrained(folder)`), load the network without `quantization`, or leave the "
+                "control out."
+            )
+    return set(state)
+
+
+def _adapter_alone(network: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of ``network`` an adapter's own file is for, if ``given`` is of one and the base stays as it is; else nothing.
+
+    PEFT writes embeddings that have an adapter beside it.
+    """
+    ends = [m for m in (input_embedding(network), output_head(network)) if m is not None]
+    embeddings = {id(p) for module in ends for p in module.parameters()}
+    of_adapter = {name for name in own if in_adapter(name)}
+    beside = {n for n, t in own.items() if id(t) in embeddings and plain_key(n) in given and "original_module" not in n}
+    of_base = {plain_key(n) for n in own.keys() - of_adapter - beside} - {plain_key(n) for n in of_adapter}
+    frozen = not any(p.requires_grad and not in_adapter(name) for name, p in network.named_parameters())
+    if not frozen or of_base & given.keys() or not any(_ADAPTER.search(name) for name in given):
+        return {}
+    return {name: tensor for name, tensor in own.items() if name in of_adapter | beside}
 
 
 def _own_tensors(network: nn.Module) -> dict[str, Tensor]:
@@ -130,8 +165,9 @@ def _own_tensors(network: nn.Module) -> dict[str, Tensor]:
     return {**dict(network.named_parameters(remove_duplicate=False)), **buffers}
 
 
-def _plain(name: str) -> str:
-    return _WRAPPERS.sub("", name)
+def plain_key(name: str) -> str:
+    """A name without the prefixes of PEFT, ``torch.compile`` and FSDP, and as PEFT writes it: without the adapter's own."""
+    return _ADAPTERS_NAME.sub(r"\1", _WRAPPERS.sub("", name)).replace("_magnitude_vector.weight", "_magnitude_vector")
 
 
 def without_prefix(given: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
@@ -159,13 +195,13 @@ def _refuse_misfits(
     reached = {id(own[name]) for name in matched}  # a tied weight is there if any of its names is
     # An adapter's weights may be missing, since it is set to add nothing; but not DoRA's magnitudes, which scale the base.
     adapter = {name for name in own if _ADAPTER.search(name) and "magnitude" not in name}
-    parameters = dict(network.named_parameters())
-    missing = [_plain(name) for name, p in parameters.items() if id(p) not in reached and name not in adapter]
+    parameters = {name: p for name, p in network.named_parameters() if name in own}
+    missing = [plain_key(name) for name, p in parameters.items() if id(p) not in reached and name not in adapter]
     ignored = getattr(network, "_keys_to_ignore_on_load_unexpected", None) or []
-    known = {_plain(name) for name in own}
+    known = {plain_key(name) for name in own}
     left_over = [name for name in given if name not in known and not any(re.search(key, name) for key in ignored)]
     shapes = [
-        f"{_plain(name)} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
+        f"{plain_key(name)} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
         for name, value in matched.items()
         if value.shape != own[name].shape
     ]

@@ -2,12 +2,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import nn
 from typing_extensions import override
 
-from lightning_unlearn.models.layers import in_adapter, original_name, starts_at_zero
+from lightning_unlearn.models import moved_from_start
+from lightning_unlearn.models.layers import in_adapter
 from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference
@@ -53,9 +52,14 @@ def why_adapter_is_not_enough(network: nn.Module) -> str | None:
         return f"`{type(network).__name__}`, which has no PEFT adapter"
     if base := _trained_outside(network):
         return f"{len(base)} trained parameters outside the adapter, `{base[0]}` first"
-    # An adapter that was fine-tuned before is part of the original: switching it off would give an earlier model.
-    used = next(_changed(network), None)
-    return f"an adapter that has been trained already (`{used}` is not where it starts)" if used else None
+    # An adapter that was fine-tuned before is part of the original: switching it off would give an earlier model. One that
+    # starts with parts of the weights (PiSSA, OLoRA) has taken them out of the base.
+    used = next(moved_from_start(network), None)
+    if used is None:
+        return None
+    return (
+        f"an adapter that has been trained already (`{used}` is not where it starts), or starts with a part of the base"
+    )
 
 
 def _adapted(network: nn.Module) -> Any:
@@ -66,22 +70,6 @@ def _adapted(network: nn.Module) -> Any:
 
 def _trained_outside(network: nn.Module) -> list[str]:
     return [name for name, p in network.named_parameters() if p.requires_grad and not in_adapter(name)]
-
-
-def _changed(network: nn.Module) -> Iterator[str]:
-    """Names of parameters that make the adapter more than the identity."""
-    params = dict(network.named_parameters())
-    for name, p in params.items():
-        # A trained copy (`modules_to_save`) starts as its original. Other names are their own original: `start is p`.
-        start: Tensor = params[original_name(name)]
-        if starts_at_zero(name):
-            start = torch.zeros_like(p)
-        if start is not p and not torch.equal(_whole(p), _whole(start)):
-            yield name
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @contextmanager

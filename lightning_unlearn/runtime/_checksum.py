@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +18,8 @@ _MIX = -7046029254386353131  # 0x9E3779B97F4A7C15, odd
 def checksum(network: nn.Module) -> int:
     """A 64-bit hash of the bits of all parameters and buffers this process holds, and of their order.
 
+    The scales of weights in few bits, which bitsandbytes holds beside them, count as well.
+
     Example:
         >>> layer = nn.Linear(2, 2)
         >>> before = checksum(layer)
@@ -25,7 +30,7 @@ def checksum(network: nn.Module) -> int:
     """
     reshard(network)  # or `parameters()` would be the gathered copies that FSDP2 may have kept
     total = 0
-    for tensor in [*network.parameters(), *network.buffers()]:
+    for tensor in [*network.parameters(), *network.buffers(), *_scales(network)]:
         total = (total * 31 + tensor_checksum(local(tensor).detach())) % (1 << 64)
     return total
 
@@ -46,6 +51,17 @@ def tensor_checksum(tensor: Tensor) -> int:
         words = torch.nn.functional.pad(block, (0, -block.numel() % 8)).view(torch.int64)
         total += int(_mixed(words + _mixed(torch.arange(start, start + words.numel(), device=words.device))).sum())
     return total % (1 << 64)
+
+
+def _scales(network: nn.Module) -> Iterator[Tensor]:
+    for module in network.modules():
+        weight: Any = module._parameters.get("weight")
+        # Of 4-bit weights, those of weights in blocks, and of these scales in blocks.
+        state = getattr(weight, "quant_state", None)
+        yield from (s.absmax for s in (state, getattr(state, "state2", None)) if s is not None)
+        # Of int8 weights: a parameter holds them until the first pass, and then its layer.
+        holders: Any = (weight, getattr(module, "state", None)) if type(weight).__name__ == "Int8Params" else ()
+        yield from (holder.SCB for holder in holders if getattr(holder, "SCB", None) is not None)
 
 
 def _mixed(words: Tensor) -> Tensor:

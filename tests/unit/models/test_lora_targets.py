@@ -16,7 +16,7 @@ from lightning_unlearn import LoRA, TinyCausalLM
         (["qproj"], "Found 'qproj', which none of them is called. Close: `q_proj`"),
         (["q_proj", "vproj"], "Found 'vproj', .* Close: `v_proj`"),
         (["down"], "Close: `down_proj`"),
-        (["zzz"], 'Its layers: `down_proj`, `embed_tokens`, .*Or use "all-linear"'),
+        (["zzz"], 'It has: `down_proj`, `embed_tokens`, .*Or use "all-linear"'),
         ("nope.*", "Found 'nope.\\*', which none"),
         ("all_linear", "Found 'all_linear', which none.* Or use \"all-linear\""),
         (["self_attn"], r"Found `\['self_attn'\]`, which names a `LlamaAttention`"),

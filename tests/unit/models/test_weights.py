@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from _language_models import adapted, batch, family
+from _language_models import adapted, batch, family, train_adapter
 from _modules import SomebodysModule
 from _ranks import run_ranks
 from safetensors.torch import save_file, save_model
@@ -19,6 +19,7 @@ from torch.distributed.fsdp import fully_shard
 
 from lightning_unlearn import UnlearningModule
 from lightning_unlearn.models import load_weights, match_weights, read_weights, swapped_weights
+from lightning_unlearn.models._weights import plain_key
 from lightning_unlearn.runtime import checksum
 
 
@@ -156,19 +157,17 @@ def test_adapters_that_cannot_be_switched_off_by_their_factors_are_refused() -> 
 def test_rounded_weights_are_refused() -> None:
     network = nn.Linear(2, 2)
     network.weight = nn.Parameter(torch.zeros(2, 2, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(ValueError, match=r"Found `weight` \(1 in all\) rounded to torch.int8. Load it without"):
+    with pytest.raises(ValueError, match=r"Found that `weight` of `weights` is not the network's. .*without `quantiz"):
         match_weights({}, network)
 
 
 def test_what_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"existing file or folder. Found nothing at 'nowhere'"):
         read_weights("nowhere")
-    (tmp_path / "adapter").mkdir()
-    save_file({"x": torch.ones(1)}, tmp_path / "adapter" / "adapter_model.safetensors")
-    with pytest.raises(
-        ValueError, match=r"Found `adapter_model.safetensors` in .* Merge an adapter into its base first"
-    ):
-        read_weights(tmp_path / "adapter")
+    (tmp_path / "other").mkdir()
+    save_file({"x": torch.ones(1)}, tmp_path / "other" / "rank0.safetensors")
+    with pytest.raises(ValueError, match=r"Found `rank0.safetensors` in .* Gather a sharded checkpoint"):
+        read_weights(tmp_path / "other")
     for name in ("broken.safetensors", "broken.ckpt"):
         Path(name).write_text("no weights at all")
         with pytest.raises(ValueError, match=rf"Found '{name}', which cannot be read: .* Save the weights alone"):
@@ -217,3 +216,31 @@ def test_each_process_of_fsdp2_writes_its_own_shards() -> None:
     for there, restored in run_ranks(on_rank):
         torch.testing.assert_close(there, expected)
         assert restored
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`")
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}], ids=str)
+def test_an_adapter_alone_goes_around_the_base_that_is_there(options: dict[str, Any], tmp_path: Path) -> None:
+    targets = ["q_proj", "embed_tokens"]
+    network, another = (adapted(family("llama"), targets, **options) for _ in range(2))
+    train_adapter(another)
+    another.save_pretrained(tmp_path)
+    with swapped_weights(network, load_weights(tmp_path, network)):
+        for name, tensor in network.state_dict().items():
+            assert torch.equal(tensor, another.state_dict()[name]), name
+    assert not any("layers" in name and "lora_" not in name for name in load_weights(tmp_path, network))
+
+
+def test_an_adapter_alone_is_no_control_of_a_base_that_is_trained(tmp_path: Path) -> None:
+    network = adapted(family("llama"))
+    network.save_pretrained(tmp_path)
+    next(p for name, p in network.named_parameters() if "norm" in name).requires_grad_(True)
+    with pytest.raises(ValueError, match="missing"):
+        load_weights(tmp_path, network)
+
+
+def test_nested_adapters_of_experts_are_told_apart() -> None:
+    names = [f"experts.{inner}lora_A.default.weight" for inner in ("", "base_layer.", "base_layer.base_layer.")]
+    assert len({plain_key(name) for name in names}) == 3
+    assert plain_key("experts.base_layer.base_layer.gate_up_proj") == "experts.gate_up_proj"
+    assert plain_key("base_model.model.q_proj.base_layer.weight") == "q_proj.weight"

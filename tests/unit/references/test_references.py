@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from _few_bits import in_bits
 from _language_models import adapted, batch, family, train_adapter
 from _ranks import run_ranks
 from peft import PromptTuningConfig, get_peft_model
@@ -27,6 +28,7 @@ from lightning_unlearn import (
     CrossEntropy,
     FrozenCopy,
     KLToReference,
+    LoRA,
     Prediction,
     Reference,
 )
@@ -35,6 +37,7 @@ from lightning_unlearn.references import choose_reference, why_adapter_is_not_en
 from lightning_unlearn.runtime import checksum
 
 READOUT = CausalLMReadout()
+DORA = LoRA(r=2, use_dora=True)
 
 
 class Normed(nn.Sequential):
@@ -76,6 +79,12 @@ CASES: dict[str, tuple[Callable[[], Reference], Callable[[], nn.Module], Any, Re
         READOUT,
         train_adapter,
     ),
+    "dora": (AdapterDisabled, lambda: adapted(family("llama"), use_dora=True), batch(), READOUT, train_adapter),
+    "adapter_over_nf4": (AdapterDisabled, lambda: in_bits("nf4"), batch(), READOUT, train_adapter),
+    "adapter_over_int8": (AdapterDisabled, lambda: in_bits("int8"), batch(), READOUT, train_adapter),
+    "copy_over_nf4": (FrozenCopy, lambda: in_bits("nf4", lora=DORA), batch(), READOUT, train_adapter),
+    "copy_over_int8": (FrozenCopy, lambda: in_bits("int8"), batch(), READOUT, train_adapter),
+    "cache_over_nf4": (CachedLogLikelihood, lambda: in_bits("nf4", lora=DORA), batch(), READOUT, train_adapter),
     "copy": (FrozenCopy, Normed, images(9), ClassificationReadout(), train),
     "copy_on_cpu": (lambda: FrozenCopy(on_cpu=True), Normed, images(9), ClassificationReadout(), train),
     "copy_of_language_model": (FrozenCopy, lambda: family("gpt2"), batch(), READOUT, train_adapter),
