@@ -13,7 +13,7 @@ from torch import nn
 from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.models._extras import require
 from lightning_unlearn.models._lora_reach import warn_of_few_weights
-from lightning_unlearn.models._lora_targets import check_targets, explained, refuse_unknown
+from lightning_unlearn.models._lora_targets import ALL_LINEAR, check_targets, explained, refuse_unknown, unfit
 from lightning_unlearn.models.layers import is_low_bit, is_transposed
 
 _FROM_THE_BASE = r"olora|pissa(_niter_\d+)?"
@@ -128,6 +128,8 @@ class LoRA:
 
     def _options(self, network: nn.Module) -> dict[str, Any]:
         own = {name: value for name, value in vars(self).items() if name not in ("alpha", "dropout", "seed")}
+        if self.target_modules == ALL_LINEAR and not isinstance(self.exclude_modules, str):
+            own["exclude_modules"] = [*(self.exclude_modules or ()), *unfit(network)] or None
         return {
             # Copied, since PEFT adds to some of them: a tied head to the modules that are trained in full.
             **{name: deepcopy(value) for name, value in own.items() if value is not None},

@@ -45,6 +45,24 @@ def refuse_unknown(network: nn.Module, settings: Mapping[str, Any]) -> None:
                 _refuse(argument, "layers", key, _advice(network, key, argument))
 
 
+def unfit(network: nn.Module) -> list[str]:
+    """Names of linear layers that PEFT takes among all, and that then fail.
+
+    Routers and grouped layers of transformers are subclasses of ``nn.Linear`` with another forward pass, and kernels of
+    state-space mixers read the weight of ``out_proj`` past the layer, so PEFT refuses it.
+    """
+    named = dict(network.named_modules())
+    foreign = [name for name, module in named.items() if _has_another_forward(module)]
+    read = [f"{name}.out_proj" for name, module in named.items() if hasattr(module, "A_log")]
+    return [*foreign, *(name for name in read if name in named)]
+
+
+def _has_another_forward(module: nn.Module) -> bool:
+    kind = type(module)
+    ours = isinstance(module, nn.Linear) and kind.__module__.startswith("transformers.models.")
+    return ours and kind.forward is not nn.Linear.forward
+
+
 def _refuse(argument: str, what: str, found: str, advice: str) -> None:
     raise ValueError(
         f"`{argument}` should name {what} of the network. Found {found!r}, which none of them is called. {advice}"
