@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from lightning_unlearn.engine import before_restore, strategy_kind
 from lightning_unlearn.objectives import CrossEntropy, Objective
+from lightning_unlearn.prediction import with_router_loss
 from lightning_unlearn.readouts import ClassificationReadout, PackedCausalLMReadout, Readout, is_language_model
 from lightning_unlearn.references import AdapterDisabled, FrozenCopy, Reference, why_adapter_is_not_enough
 from lightning_unlearn.runtime import EitherPackage
@@ -190,7 +191,7 @@ class UnlearningModule(EitherPackage, pl.LightningModule):
             self.reference(self.retain_readout, batch) if self.retain.needs_reference and self.reference else None
         )
         prediction = self.retain_readout(self.network, batch)
-        loss: Tensor = self.retain(prediction, original)
+        loss = with_router_loss(self.retain(prediction, original), prediction)
         if self._trainer is not None:  # `log` warns if there is none, as in a call of `training_step` by hand
             self.log(name, loss, batch_size=prediction.batch_size)
         return loss

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from lightning_unlearn.models.layers import base_model
-from lightning_unlearn.readouts._causal_lm import _labels, _present, _supervised
+from lightning_unlearn.readouts._causal_lm import _labels, _supervised
+from lightning_unlearn.readouts._padding import present_in
 from lightning_unlearn.runtime import eval_without_grad
 
 
@@ -89,7 +90,7 @@ def _questions(batch: Any) -> tuple[list[Tensor], list[bool]]:
     supervised = F.pad(
         _supervised(batch, labels), (1, 0)
     )  # as wide as the labels again; nothing predicts the first one
-    asked = _present(batch, labels).to(labels.device) & (supervised.int().cumsum(1) == 0)
+    asked = present_in(batch, labels).to(labels.device) & (supervised.int().cumsum(1) == 0)
     questions = [tokens[which] for tokens, which in zip(batch["input_ids"], asked, strict=True)]
     return questions, supervised.any(1).tolist()
 

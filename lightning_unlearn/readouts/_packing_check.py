@@ -1,0 +1,182 @@
+"""Is a packed prediction that of the rows? Asked of the network itself, at sizes that no batch has passed yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from lightning_unlearn.prediction import IGNORED, Prediction
+from lightning_unlearn.runtime import is_sharded, on_every_rank, unnoticed
+
+Reading = Callable[[nn.Module, Any], Prediction]
+
+_POSITIONS = 128
+"""About how many predictions are compared: all of a long sequence would be gigabytes of logits."""
+
+
+class Sizes(NamedTuple):
+    """How far packing goes.
+
+    Args:
+        length: Tokens of the packed sequence.
+        row: Tokens of the longest row.
+    """
+
+    length: int
+    row: int
+
+    def covers(self, other: Sizes) -> bool:
+        """Whether both sizes are at least those of ``other``."""
+        return self.length >= other.length and self.row >= other.row
+
+    def up_to_powers(self, longest_row: int) -> Sizes:
+        """The next powers of two, with room for several rows; none of them is longer than ``longest_row``."""
+        row = max(self.row, min(_power(self.row), longest_row))
+        return Sizes(max(_power(self.length), 2 * row), row)
+
+
+@dataclass
+class Verdict:
+    """What is known of one network.
+
+    Args:
+        upto: The sizes up to which packing was found exact.
+        exact: Whether it was exact whenever it was asked. Once it was not, it is never asked again.
+        final: Whether larger sizes are not asked: they are read plainly.
+    """
+
+    upto: Sizes = Sizes(0, 0)
+    exact: bool = True
+    final: bool = False
+
+
+# By network: what is exact for one may not be for another. Weak, so that it keeps no network alive.
+_verdicts: WeakKeyDictionary[nn.Module, dict[str, Verdict]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class PackingCheck:
+    """Decides whether a network may be packed, by comparing both ways to read rows that are made for it.
+
+    The rows share a quarter of their tokens; the last ones lie farthest from what they share. They are as large as the
+    next power of two, so that nothing that any smaller batch does is new: a window, a chunk or a table that ends before
+    them shows. Small rows come first: a network that counts its own positions is found there, and not by an index error.
+
+    Args:
+        plain: Reads rows as they are.
+        packed: Reads them as one sequence.
+    """
+
+    plain: Reading
+    packed: Reading
+
+    def allows(self, network: nn.Module, needed: Sizes, longest_row: int, tokens: Tensor, how: str) -> bool:
+        """Whether ``network`` may be packed up to the ``needed`` sizes.
+
+        Args:
+            network: The network.
+            needed: Of the batch.
+            longest_row: That the network takes: its window, its table of positions.
+            tokens: Some that it knows, ``[n]``.
+            how: Its kind of attention, since each kind is another computation.
+        """
+        verdict = _verdicts.setdefault(network, {}).setdefault(how, Verdict())
+        if verdict.exact and not verdict.final and not verdict.upto.covers(needed):
+            verdict.exact = self._tried(network, verdict, needed, longest_row, tokens)
+        return verdict.exact and verdict.upto.covers(needed)
+
+    def agree(self, network: nn.Module, needed: Sizes, longest_row: int, tokens: Tensor, how: str) -> None:
+        """Decide once and for all ranks, for batches up to twice as large as any rank ``needed``.
+
+        Collective: where parameters are sharded all ranks have to run the network equally often.
+        """
+        if not is_sharded(network) or how in _verdicts.setdefault(network, {}):
+            return
+        largest = Sizes(*(2 * max(sizes) for sizes in zip(*on_every_rank(needed), strict=True)))
+        verdict = _verdicts[network].setdefault(how, Verdict(final=True))
+        exact = self._tried(network, verdict, largest, min(on_every_rank(longest_row)), tokens)
+        verdict.exact = all(on_every_rank(exact))
+
+    def _tried(self, network: nn.Module, verdict: Verdict, needed: Sizes, longest_row: int, tokens: Tensor) -> bool:
+        first = Sizes(32, min(16, longest_row))
+        wanted = Sizes(max(needed.length, verdict.upto.length), max(needed.row, verdict.upto.row))
+        sizes = wanted.up_to_powers(longest_row)
+        exact = verdict.upto.length > 0 or self._agrees(network, _rows(first, tokens))
+        if is_sharded(network):
+            exact = all(on_every_rank(exact))
+        exact = exact and self._agrees(network, _rows(sizes, tokens))
+        verdict.upto = sizes if exact else verdict.upto
+        return exact
+
+    def _agrees(self, network: nn.Module, batch: dict[str, Tensor]) -> bool:
+        half = len(batch["labels"]) // 2
+        with unnoticed(network):
+            whole = self.plain(network, batch)
+            halves = [self.plain(network, {k: v[part] for k, v in batch.items()}) for part in _around(half)]
+            try:
+                packed = self.packed(network, batch)
+            except Exception:  # a network may refuse a four-dimensional mask with any error
+                return False
+        if not torch.equal(packed.labels, whole.labels):
+            return False
+        logits = whole.logits.float()
+        scale = float(logits.square().mean().sqrt())
+        noise = _worst(torch.cat([part.logits for part in halves]).float() - logits)
+        # Rows that depend on others in their batch: there is nothing to be equal to.
+        rounding = _rounding(network)
+        if not noise <= max(rounding, 1e-4) * scale:
+            return False
+        return _worst(packed.logits.float() - logits) <= 4 * noise + rounding * scale
+
+
+def _rows(sizes: Sizes, tokens: Tensor) -> dict[str, Tensor]:
+    """Rows that are ``sizes.length`` tokens when they are packed, the longest of ``sizes.row``."""
+    length, row = sizes
+    shared = max(1, row // 4)
+    own = row - shared
+    # The first row whole, then what the others do not share. One that would be a single token joins the row before.
+    count = 1 + max(1, -(-(length - row) // own))
+    generator = torch.Generator().manual_seed(length)
+    known = tokens.detach().cpu().unique()
+    ids = known[torch.randint(len(known), (count, row), generator=generator)].to(tokens.device)
+    ids[:, :shared] = ids[:1, :shared]
+    kept = torch.full((count,), row, device=tokens.device)
+    kept[-1] = shared + max(1, length - row - (count - 2) * own)
+    columns = torch.arange(row, device=tokens.device)
+    mask = (columns < kept[:, None]).long()
+    # The prediction after the shared part, that of the last token, and some between them.
+    step = max(1, count * own // _POSITIONS)
+    seen = ((columns - shared) % step == 0) | (columns == kept[:, None] - 1)
+    supervised = (columns >= shared) & seen & (mask > 0)
+    supervised[:, shared] |= True
+    return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(~supervised, IGNORED)}
+
+
+def _around(half: int) -> tuple[slice, slice]:
+    return slice(None, half), slice(half, None)
+
+
+def _worst(differences: Tensor) -> float:
+    """The largest of the mean differences at each position, ``[N, V]``."""
+    return float(differences.square().mean(1).sqrt().max())
+
+
+def _rounding(network: nn.Module) -> float:
+    """How far two ways to sum may be apart, as a share: a hundred units in the last place, and no more than three percent."""
+    device = next((p.device.type for p in network.parameters()), "cpu")
+    kinds = {p.dtype for p in network.parameters() if p.is_floating_point()} | {torch.float32}
+    if torch.is_autocast_enabled(device):
+        kinds.add(torch.get_autocast_dtype(device))
+    if device == "cuda" and torch.get_float32_matmul_precision() != "highest":
+        kinds.add(torch.float16)  # TF32 has as many digits
+    return min(100 * max(torch.finfo(kind).eps for kind in kinds), 0.03)
+
+
+def _power(number: int) -> int:
+    """The next power of two."""
+    return 1 << max(0, number - 1).bit_length()
