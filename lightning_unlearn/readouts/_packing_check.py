@@ -59,6 +59,11 @@ class Verdict:
 _verdicts: WeakKeyDictionary[nn.Module, dict[str, Verdict]] = WeakKeyDictionary()
 
 
+def verdicts_of(network: nn.Module) -> dict[str, Verdict]:
+    """What is known of ``network``, by its kind of attention."""
+    return _verdicts.setdefault(network, {})
+
+
 @dataclass(frozen=True)
 class PackingCheck:
     """Decides whether a network may be packed, by comparing both ways to read rows that are made for it.
@@ -85,7 +90,7 @@ class PackingCheck:
             tokens: Some that it knows, ``[n]``.
             how: Its kind of attention, since each kind is another computation.
         """
-        verdict = _verdicts.setdefault(network, {}).setdefault(how, Verdict())
+        verdict = verdicts_of(network).setdefault(how, Verdict())
         if verdict.exact and not verdict.final and not verdict.upto.covers(needed):
             verdict.exact = self._tried(network, verdict, needed, longest_row, tokens)
         return verdict.exact and verdict.upto.covers(needed)
@@ -95,10 +100,10 @@ class PackingCheck:
 
         Collective: where parameters are sharded all ranks have to run the network equally often.
         """
-        if not is_sharded(network) or how in _verdicts.setdefault(network, {}):
+        if not is_sharded(network) or how in verdicts_of(network):
             return
         largest = Sizes(*(2 * max(sizes) for sizes in zip(*on_every_rank(needed), strict=True)))
-        verdict = _verdicts[network].setdefault(how, Verdict(final=True))
+        verdict = verdicts_of(network).setdefault(how, Verdict(final=True))
         exact = self._tried(network, verdict, largest, min(on_every_rank(longest_row)), tokens)
         verdict.exact = all(on_every_rank(exact))
 
