@@ -80,6 +80,7 @@ from lightning_unlearn.projectors import (
 from lightning_unlearn.readouts import (
     CausalLMReadout,
     ClassificationReadout,
+    EncoderDecoderReadout,
     PackedCausalLMReadout,
     Readout,
     TrainingStepReadout,
@@ -111,6 +112,7 @@ __all__ = [
     "DPO",
     "DisruptionBudget",
     "Edit",
+    "EncoderDecoderReadout",
     "Encoding",
     "ExactMemorization",
     "Failure",

@@ -13,7 +13,7 @@ from typing_extensions import override
 from lightning_unlearn.engine import before_restore, strategy_kind
 from lightning_unlearn.objectives import CrossEntropy, Objective
 from lightning_unlearn.prediction import with_router_loss
-from lightning_unlearn.readouts import ClassificationReadout, PackedCausalLMReadout, Readout, is_language_model
+from lightning_unlearn.readouts import CausalLMReadout, Readout, choose_readout
 from lightning_unlearn.references import AdapterDisabled, FrozenCopy, Reference, why_adapter_is_not_enough
 from lightning_unlearn.runtime import EitherPackage
 
@@ -29,8 +29,8 @@ class UnlearningModule(EitherPackage, pl.LightningModule):
 
     Args:
         network: A Hugging Face model, bare or with a PEFT adapter, a torchvision model, any module.
-        readout: How to run it. Defaults to :class:`PackedCausalLMReadout` for a language model, else to
-            :class:`ClassificationReadout`.
+        readout: How to run it. Defaults to :class:`PackedCausalLMReadout` for a causal language model,
+            :class:`EncoderDecoderReadout` for an encoder-decoder, else to :class:`ClassificationReadout`.
         retain: What training on the retain data minimises. Defaults to :class:`CrossEntropy`.
         reference: Where the original model's predictions come from, if ``retain`` needs them, as :class:`KLToReference`
             does. Defaults to the adapter switched off, if that gives the original, and else to a frozen copy.
@@ -57,8 +57,9 @@ class UnlearningModule(EitherPackage, pl.LightningModule):
     ) -> None:
         super().__init__()
         self.network = network
-        chosen: Readout = PackedCausalLMReadout() if is_language_model(network) else ClassificationReadout()
-        self.readout = chosen if readout is None else readout
+        self.readout = choose_readout(network) if readout is None else readout
+        if isinstance(self.readout, CausalLMReadout):
+            self.readout.find_network(network)  # now, and not in `setup`: one that looks ahead is no language model
         self.retain_readout = self.readout if retain_readout is None else retain_readout
         self.retain = CrossEntropy() if retain is None else retain
         self.reference = reference

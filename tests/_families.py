@@ -72,19 +72,15 @@ FAMILIES_OF_MODELS: dict[str, Callable[[], nn.Module]] = {
     ),
     "llama4, chunks": lambda: hf.Llama4ForCausalLM(
         hf.Llama4TextConfig(
-            **_GROUPED, **_TWO_WIDE, intermediate_size_mlp=24, num_local_experts=2, attention_chunk_size=8
+            **_GROUPED, **_TWO_WIDE, intermediate_size_mlp=24, num_local_experts=2, attention_chunk_size=24
         )
     ),
     "mamba": lambda: hf.MambaForCausalLM(
         hf.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, state_size=4)
     ),
-    "lfm2, convolutions": lambda: hf.Lfm2ForCausalLM(
-        hf.Lfm2Config(**_GROUPED, layer_types=["conv", "full_attention"])
-    ),
+    "lfm2, convolutions": lambda: hf.Lfm2ForCausalLM(hf.Lfm2Config(**_GROUPED, layer_types=["conv", "full_attention"])),
     "recurrent_gemma": lambda: hf.RecurrentGemmaForCausalLM(
-        hf.RecurrentGemmaConfig(**_GROUPED, lru_width=16, attention_window_size=12, num_hidden_layers=3)
-        if False
-        else hf.RecurrentGemmaConfig(**{**_GROUPED, "num_hidden_layers": 3}, lru_width=16, attention_window_size=12)
+        hf.RecurrentGemmaConfig(**{**_GROUPED, "num_hidden_layers": 3}, lru_width=16, attention_window_size=12)
     ),
     "cohere, scaled head": lambda: hf.CohereForCausalLM(hf.CohereConfig(**_GROUPED, logit_scale=0.25)),
     "granite, scaled head": lambda: hf.GraniteForCausalLM(hf.GraniteConfig(**_GROUPED, logits_scaling=3.0)),

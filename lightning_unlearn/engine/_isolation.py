@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_unlearn.engine._weight_noise import clean_weights
 from lightning_unlearn.engine._written_in_forward import written_in_forward

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from lightning_unlearn.models.layers import base_model
+from lightning_unlearn.prediction import IGNORED
 from lightning_unlearn.readouts._causal_lm import _labels, _supervised
+from lightning_unlearn.readouts._language_model import inputs_of, is_encoder_decoder
 from lightning_unlearn.readouts._padding import present_in
 from lightning_unlearn.runtime import eval_without_grad
 
@@ -17,14 +19,15 @@ from lightning_unlearn.runtime import eval_without_grad
 def greedy_answers(
     network: nn.Module, batch: Any, *, end: Collection[int], max_new_tokens: int = 64, in_step: bool = False
 ) -> list[Tensor]:
-    """What a causal language model answers to the questions of ``batch``, by greedy decoding.
+    """What a language model answers to the questions of ``batch``, by greedy decoding.
 
-    The question of a row is all that stands before its first supervised label. All rows are answered at once, in
+    The question of a row is all that stands before its first supervised label; of an encoder-decoder, what its encoder
+    reads. All rows are answered at once, in
     evaluation mode and without a graph; modes, gradients and random states stay as they were.
 
     Args:
         network: A Hugging Face model, bare or with a PEFT adapter.
-        batch: As for :class:`CausalLMReadout`.
+        batch: As for :class:`CausalLMReadout` or :class:`EncoderDecoderReadout`.
         end: Tokens that end an answer, in addition to those of the model's own ``generation_config``.
         max_new_tokens: Longer answers are cut off.
         in_step: Whether all ranks should run the network equally often, as a sharded one must be.
@@ -38,25 +41,37 @@ def greedy_answers(
         >>> [len(answer) for answer in greedy_answers(TinyCausalLM(hidden_size=32), batch, end=[3], max_new_tokens=4)]
         [4]
     """
-    questions, answered = _questions(batch)
+    answered = has_answer(batch)
     ends = sorted({*end, *_own_ends(network)})
-    # Padded on the left, all questions end in the same column, and all answers begin in the next one.
-    # Any token will do as padding, since the mask hides it.
+    # Any token will do as padding, since a mask hides it.
+    options = {"max_new_tokens": max_new_tokens, "eos_token_id": ends, "pad_token_id": ends[0], "synced_gpus": in_step}
     with eval_without_grad(network):
-        generated = network.generate(  # type: ignore[operator]  # a method of every language model of transformers
-            input_ids=pad_sequence(questions, batch_first=True, padding_value=ends[0], padding_side="left"),
-            attention_mask=pad_sequence([torch.ones_like(q) for q in questions], batch_first=True, padding_side="left"),
-            max_new_tokens=max_new_tokens,
-            eos_token_id=ends,
-            pad_token_id=ends[0],
-            synced_gpus=in_step,
-            **_FIRST_CHOICE,
-        )
-    answers = generated[:, max(map(len, questions)) :]
+        if is_encoder_decoder(network):
+            answers = _of_encoder_decoder(network, batch, options)
+        else:
+            answers = _of_decoder(network, _questions(batch), options)
     # From the end token on, a row holds nothing but padding: shorter answers wait for the longest.
     ended = torch.isin(answers, torch.tensor(ends, device=answers.device)).int().cumsum(1) > 0
     rows = zip(answers, ended, answered, strict=True)
     return [answer[~after] for answer, after, has_label in rows if has_label]
+
+
+def _of_decoder(network: Any, questions: list[Tensor], options: dict[str, Any]) -> Tensor:
+    # Padded on the left, all questions end in the same column, and all answers begin in the next one.
+    padding = options["pad_token_id"]
+    generated: Tensor = network.generate(
+        input_ids=pad_sequence(questions, batch_first=True, padding_value=padding, padding_side="left"),
+        attention_mask=pad_sequence([torch.ones_like(q) for q in questions], batch_first=True, padding_side="left"),
+        **options,
+        **_FIRST_CHOICE,
+    )
+    return generated[:, max(map(len, questions)) :]
+
+
+def _of_encoder_decoder(network: Any, batch: Any, options: dict[str, Any]) -> Tensor:
+    inputs = {k: v for k, v in inputs_of(network, batch).items() if not k.startswith("decoder_") and k != "use_cache"}
+    generated: Tensor = network.generate(**inputs, **options, **_FIRST_CHOICE)
+    return generated[:, 1:]  # the first token is that with which every answer starts
 
 
 def has_answer(batch: Any) -> list[bool]:
@@ -66,7 +81,14 @@ def has_answer(batch: Any) -> list[bool]:
         >>> has_answer({"input_ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[-100, -100]])})
         [False]
     """
-    return _questions(batch)[1]
+    labels = batch.get("labels") if isinstance(batch, Mapping) else None
+    ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    if isinstance(labels, Tensor) and (not isinstance(ids, Tensor) or ids.shape != labels.shape):
+        answered: list[bool] = (labels != IGNORED).any(1).tolist()  # of an encoder-decoder
+        return answered
+    labels = _labels(batch)
+    with_label: list[bool] = _supervised(batch, labels).any(1).tolist()
+    return with_label
 
 
 # Every option is given: one that is left out would be taken from the model's own `generation_config`, which may sample.
@@ -84,15 +106,13 @@ _FIRST_CHOICE: dict[str, Any] = {
 }
 
 
-def _questions(batch: Any) -> tuple[list[Tensor], list[bool]]:
-    """The tokens before the first supervised label of each row, and whether there is such a label."""
+def _questions(batch: Any) -> list[Tensor]:
+    """The tokens before the first supervised label of each row."""
     labels = _labels(batch)
-    supervised = F.pad(
-        _supervised(batch, labels), (1, 0)
-    )  # as wide as the labels again; nothing predicts the first one
+    # As wide as the labels again; nothing predicts the first one.
+    supervised = F.pad(_supervised(batch, labels), (1, 0))
     asked = present_in(batch, labels).to(labels.device) & (supervised.int().cumsum(1) == 0)
-    questions = [tokens[which] for tokens, which in zip(batch["input_ids"], asked, strict=True)]
-    return questions, supervised.any(1).tolist()
+    return [tokens[which] for tokens, which in zip(batch["input_ids"], asked, strict=True)]
 
 
 def _own_ends(network: nn.Module) -> list[int]:

@@ -9,9 +9,9 @@ from typing_extensions import override
 
 from lightning_unlearn.prediction import IGNORED, Prediction
 from lightning_unlearn.readouts._base import Exchange, Readout, content_key
+from lightning_unlearn.readouts._gathered import Read, read_at
 from lightning_unlearn.readouts._language_model import find_causal, inputs_of, refuse_not_causal, taken_by
 from lightning_unlearn.readouts._padding import inside, mask_of, padded_behind, present_in
-from lightning_unlearn.readouts._gathered import Read, read_at
 from lightning_unlearn.readouts._row_contents import beside, row_contents
 from lightning_unlearn.readouts._splice import cut_rows, splice
 
@@ -78,7 +78,9 @@ class CausalLMReadout(Readout):
         labels = _labels(batch)
         present = present_in(batch, labels)
         # Padding is cut off first: the same example has the same key in a wider batch.
-        texts = [[v[row][present[row].to(v.device)] for v in (batch["input_ids"], labels)] for row in range(len(labels))]
+        texts = [
+            [v[row][present[row].to(v.device)] for v in (batch["input_ids"], labels)] for row in range(len(labels))
+        ]
         contents = row_contents(batch, labels, present)
         return [content_key(*text, *others) for text, others in zip(texts, contents, strict=True)]
 
@@ -133,12 +135,6 @@ def _asked(batch: Mapping[str, Any], labels: Tensor) -> tuple[Tensor, Tensor]:
     text = present_in(batch, labels) if mask is None else inside(mask)
     supervised = F.pad(_supervised(batch, labels), (1, 0))
     return text & (supervised.int().cumsum(1) == 0), supervised
-
-
-def _inputs_beside(batch: Mapping[str, Any], labels: Tensor) -> list[Tensor]:
-    """The other inputs of an example, in the order of their names. One number per example, such as its row, is no input."""
-    values = (batch[name] for name in sorted(set(batch) - _TEXT))
-    return [v for v in values if isinstance(v, Tensor) and v.dim() > 1 and len(v) == len(labels)]
 
 
 def _is_spliceable(batch: Mapping[str, Any], labels: Tensor) -> bool:

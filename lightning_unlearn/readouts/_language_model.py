@@ -53,8 +53,9 @@ def refuse_not_causal(network: nn.Module) -> None:
     if (kind := _other_kind(network)) is not None:
         raise ValueError(
             "`CausalLMReadout` should get a model that predicts each next token from those before. Found "
-            f"`{type(base_model(network)).__name__}`, {kind}. An encoder-decoder wants `EncoderDecoderReadout()`. In a "
-            "LightningModule of yours leave `readout` out, or use `TrainingStepReadout()`: your own loss is what is forgotten."
+            f"`{type(base_model(network)).__name__}`, {kind}. An encoder-decoder wants `EncoderDecoderReadout()`. "
+            "In a LightningModule of yours leave `readout` out, or use `TrainingStepReadout()`: your own loss is what is "
+            "forgotten."
         )
 
 

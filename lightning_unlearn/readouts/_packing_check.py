@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -50,7 +50,7 @@ class Verdict:
         final: Whether larger sizes are not asked: they are read plainly.
     """
 
-    upto: Sizes = Sizes(0, 0)
+    upto: Sizes = field(default_factory=lambda: Sizes(0, 0))
     exact: bool = True
     final: bool = False
 
@@ -172,7 +172,7 @@ def _worst(differences: Tensor) -> float:
 
 
 def _rounding(network: nn.Module) -> float:
-    """How far two ways to sum may be apart, as a share: a hundred units in the last place, and no more than three percent."""
+    """How far two ways to sum may be apart, as a share: a hundred units in the last place, at most three percent."""
     device = next((p.device.type for p in network.parameters()), "cpu")
     kinds = {p.dtype for p in network.parameters() if p.is_floating_point()} | {torch.float32}
     if torch.is_autocast_enabled(device):

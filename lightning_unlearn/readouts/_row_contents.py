@@ -14,9 +14,10 @@ _TEXT = {"input_ids", "attention_mask", "labels"}
 def row_contents(batch: Mapping[str, Any], labels: Tensor, present: Tensor) -> list[list[Tensor]]:
     """The other inputs of each row, as tensors to be hashed, ``B`` lists.
 
-    An input with a value or an entry for each row is taken apart; as many images as rows are taken for one each. Others, such as the pixels of all images of a batch one
-    after the other, are counted to every row, with the number of the row: then rows that share their text and not their
-    images never have one key, and a row has another key in another batch. A reference that looks them up says so.
+    An input with a value or an entry for each row is taken apart; as many images as rows are taken for one each. Others,
+    such as the pixels of all images of a batch one after the other, are counted to every row, with the number of the row:
+    rows that share their text and not their images never have one key, and a row has another key in another batch. Batches
+    of one row always have the same.
 
     Numbers and strings per row, such as its number or entity, are no inputs.
     """
