@@ -10,7 +10,7 @@ from typing_extensions import override
 from lightning_unlearn.prediction import IGNORED, Prediction
 from lightning_unlearn.readouts._base import Exchange, Readout, content_key
 from lightning_unlearn.readouts._gathered import Read, read_at
-from lightning_unlearn.readouts._language_model import find_causal, inputs_of, refuse_not_causal, taken_by
+from lightning_unlearn.readouts._language_model import find_causal, inputs_of, refuse_not_causal
 from lightning_unlearn.readouts._padding import inside, mask_of, padded_behind, present_in
 from lightning_unlearn.readouts._row_contents import beside, row_contents
 from lightning_unlearn.readouts._splice import cut_rows, splice
@@ -54,7 +54,7 @@ class CausalLMReadout(Readout):
     @override
     def __call__(self, network: nn.Module, batch: Any) -> Prediction:
         refuse_not_causal(network)
-        batch = padded_behind(network, batch, _labels(batch), taken_by(network))
+        batch = padded_behind(batch, _labels(batch))
         labels = _labels(batch)
         supervised = _supervised(batch, labels)
         read = self._read(network, batch, F.pad(supervised, (0, 1)))  # the last position predicts no label
@@ -69,8 +69,9 @@ class CausalLMReadout(Readout):
 
     @override
     def present(self, batch: Any) -> Tensor | None:
-        """The mask's positions; without a mask, those up to the last label of each row."""
-        return present_in(batch, _labels(batch))
+        """The mask's positions, where the network sees them; without a mask, those up to the last label of each row."""
+        seen = padded_behind(batch, _labels(batch))
+        return present_in(seen, seen["labels"])
 
     @override
     def keys(self, batch: Any) -> list[str]:

@@ -11,7 +11,6 @@ from lightning_unlearn.models.layers import blocks, plain_name
 from lightning_unlearn.prediction import IGNORED, Prediction
 from lightning_unlearn.readouts._base import Readout
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout, _labels
-from lightning_unlearn.readouts._language_model import taken_by
 from lightning_unlearn.readouts._layer_outputs import layer_outputs
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
 from lightning_unlearn.readouts._padding import mask_of, padded_behind
@@ -40,7 +39,7 @@ class StatesReadout(Readout):
 
     @override
     def __call__(self, network: nn.Module, batch: Any) -> HiddenStates:
-        batch = padded_behind(network, batch, _labels(batch), taken_by(network))
+        batch = padded_behind(batch, _labels(batch))
         labels = _labels(batch)
         mask = mask_of(batch, labels)
         chosen = labels != IGNORED if mask is None else (labels != IGNORED) & mask

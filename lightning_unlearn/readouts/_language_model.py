@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from lightning_unlearn.models.layers import base_model, output_head, refuse_looking_ahead
-from lightning_unlearn.readouts._padding import known_ids
+from lightning_unlearn.readouts._padding import known_ids, positions_of
 
 
 def is_language_model(module: nn.Module) -> bool:
@@ -22,20 +22,16 @@ def is_language_model(module: nn.Module) -> bool:
 
 def inputs_of(network: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of ``batch`` that the model takes. Others may not be passed: ``**kwargs`` go down to its attention."""
-    named = inspect.signature(base_model(network).forward).parameters
-    inputs = {name: value for name, value in known_ids(network, batch).items() if name in taken_by(network)}
-    # Some models give the logits of the last position only, if they are not told otherwise.
-    inputs |= {name: 0 for name in ("logits_to_keep", "num_logits_to_keep") if named.get(name) and named[name].default}
-    return {**inputs, "use_cache": False} if "use_cache" in named else inputs
-
-
-def taken_by(network: nn.Module) -> set[str]:
-    """Names of the inputs that a model takes and that we pass on."""
     from transformers.utils import TransformersKwargs
 
     named = inspect.signature(base_model(network).forward).parameters
     # Without labels: the model would compute a loss of its own. Without a cache: keys and values are of no use later.
-    return {*named, *TransformersKwargs.__annotations__} - {"labels", "use_cache"}
+    taken = {*named, *TransformersKwargs.__annotations__} - {"labels", "use_cache"}
+    given = {**known_ids(network, batch), **positions_of(network, batch)}
+    inputs = {name: value for name, value in given.items() if name in taken}
+    # Some models give the logits of the last position only, if they are not told otherwise.
+    inputs |= {name: 0 for name in ("logits_to_keep", "num_logits_to_keep") if name in named and named[name].default}
+    return {**inputs, "use_cache": False} if "use_cache" in named else inputs
 
 
 def is_encoder_decoder(module: nn.Module) -> bool:

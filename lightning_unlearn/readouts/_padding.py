@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.models.layers import base_model, input_embedding, is_compiled
+from lightning_unlearn.models.layers import base_model, input_embedding
 from lightning_unlearn.prediction import IGNORED
 
 
@@ -61,27 +61,49 @@ def known_ids(network: nn.Module, batch: Mapping[str, Any]) -> Mapping[str, Any]
     return {**batch, "input_ids": ids.masked_fill(hidden.to(ids.device) & ((ids < 0) | (ids >= size)), 0)}
 
 
-def padded_behind(network: nn.Module, batch: Mapping[str, Any], labels: Tensor, taken: set[str]) -> Mapping[str, Any]:
-    """``batch`` with its rows moved to the left, so that no padding stands before a token, and no wider than its longest.
+def padded_behind(batch: Mapping[str, Any], labels: Tensor) -> Mapping[str, Any]:
+    """``batch`` with its rows moved to the left, so that no padding stands before a token.
 
-    Padding behind a token changes no causal prediction: none that counts positions, decays with distance, keeps a state,
-    or chooses its frequencies by the length of the input. Padding before it does, in many networks. A batch with inputs
-    that have no value per token is left as it is, since its rows could not be moved together.
+    Padding behind a token changes no causal prediction: of none that counts positions, decays with distance, or keeps a
+    state. Padding before it does, in many networks. A batch with tensors that have no value per token is left as it is,
+    since its rows could not be moved together.
     """
     mask = mask_of(batch, labels)
-    tensors = {name: value for name, value in batch.items() if name in taken | {"labels"} and isinstance(value, Tensor)}
+    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) and value.dim() > 1}
     if mask is None or not labels.numel() or any(value.shape != labels.shape for value in tensors.values()):
         return batch
     within = inside(mask)
-    first, lengths = within.int().argmax(1), within.sum(1)
-    moves, width = torch.stack([first.max(), lengths.max().clamp_min(1)]).tolist()
-    # A compiled network would be compiled anew for each width.
-    width = labels.shape[1] if is_compiled(network) else width
-    if not moves and width == labels.shape[1]:
+    first = within.int().argmax(1)
+    if not bool(first.any()):
         return batch
-    columns = torch.arange(width, device=labels.device) + first[:, None]
-    behind = columns >= (first + lengths)[:, None]
-    places = columns.remainder(labels.shape[1])
+    columns = torch.arange(labels.shape[1], device=labels.device)
+    behind = columns >= within.sum(1, keepdim=True)
+    places = (columns + first[:, None]).remainder(labels.shape[1])
     moved = {name: value.gather(1, places.to(value.device)) for name, value in tensors.items()}
     moved["labels"] = moved["labels"].masked_fill(behind, IGNORED)
     return {**batch, **moved}
+
+
+def positions_of(network: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Positions for a network that chooses its frequencies by the last of them: padding is not to be the last.
+
+    Empty for all other networks, batches without a mask, and where the batch has positions.
+    """
+    ids = batch.get("input_ids")
+    if not isinstance(ids, Tensor) or "position_ids" in batch or not _frequencies_by_length(network):
+        return {}
+    mask = mask_of(batch, ids)
+    if mask is None or not bool(mask[:, 0].all()):
+        return {}
+    columns = torch.arange(ids.shape[1], device=ids.device)
+    return {"position_ids": columns.minimum(inside(mask).sum(1, keepdim=True) - 1).clamp_min(0)}
+
+
+def _frequencies_by_length(network: nn.Module) -> bool:
+    config: Any = getattr(base_model(network), "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    settings = getattr(text, "rope_parameters", None)
+    kinds = (
+        [settings, *settings.values()] if isinstance(settings, Mapping) else []
+    )  # of all layers, or by kind of layer
+    return any(isinstance(k, Mapping) and k.get("rope_type") in ("dynamic", "longrope") for k in kinds)
