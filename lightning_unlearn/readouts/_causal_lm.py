@@ -29,6 +29,13 @@ class CausalLMReadout(Readout):
     ``attention_mask`` and other arguments of the model's ``forward`` are passed to it; other entries of the batch
     (entities, row numbers) are not.
 
+    **Padding changes nothing.** Rows that are padded on the left are moved, so that positions, states and distances are
+    those of the row alone; hidden tokens may have any number. Frequencies that depend on the length of the input (longrope,
+    dynamic NTK) are those of the longest row of the batch, as in Hugging Face's own training.
+
+    **Mixtures of experts** whose configuration has ``output_router_logits`` also give their router loss, for
+    :func:`~lightning_unlearn.prediction.with_router_loss`.
+
     A compiled network runs eagerly here if its head is compiled too, since a compiled head ignores hooks. If only the
     decoder is compiled, by ``network.model.compile()``, it runs compiled.
 
@@ -36,7 +43,7 @@ class CausalLMReadout(Readout):
         keep_features: Keep the gathered hidden states as ``Prediction.features``.
 
     Raises:
-        ValueError: If there is no causal language model, or the batch lacks ``input_ids`` or ``labels``.
+        ValueError: If there is no causal language model, it looks ahead, or the batch lacks ``input_ids`` or ``labels``.
 
     References:
         Label convention: `Hugging Face, causal language modelling

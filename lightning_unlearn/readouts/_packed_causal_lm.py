@@ -16,6 +16,7 @@ from lightning_unlearn.readouts._packing_check import PackingCheck, Sizes
 from lightning_unlearn.readouts._padding import inside, present_in
 from lightning_unlearn.readouts._refusals import learns_positions
 from lightning_unlearn.readouts._router import adds_router_loss
+from lightning_unlearn.runtime import is_sharded
 
 _PLAIN = {"input_ids", "attention_mask", "labels"}
 
@@ -54,7 +55,9 @@ class PackedCausalLMReadout(CausalLMReadout):
             return super().__call__(network, batch)
         may_pack = set(batch) <= _PLAIN and _is_flat(batch, labels)
         check = PackingCheck(CausalLMReadout().__call__, _read_rows_packed)
-        limits = (_longest_row(network), _some_tokens(batch, labels), _attention(network))
+        # Sharded later, a network is asked anew: by all ranks together.
+        how = f"{_attention(network)}, sharded" if is_sharded(network) else _attention(network)
+        limits = (_longest_row(network), _some_tokens(batch, labels), how)
         check.agree(network, Sizes(labels.numel(), labels.shape[1]), *limits)
         if not may_pack:
             return super().__call__(network, batch)

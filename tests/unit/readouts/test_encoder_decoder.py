@@ -152,7 +152,11 @@ def test_keys_do_not_depend_on_padding_and_do_on_all_else() -> None:
     assert readout.keys({name: value[1:2] for name, value in data.items()}) == keys[1:2]
     asked, answered = data["input_ids"].clone(), data["labels"].clone()
     asked[0, 0], answered[1, 0] = 39, 39
-    assert [a == b for a, b in zip(readout.keys({**data, "input_ids": asked}), keys, strict=True)] == [False, True, True]
+    assert [a == b for a, b in zip(readout.keys({**data, "input_ids": asked}), keys, strict=True)] == [
+        False,
+        True,
+        True,
+    ]
     changed = readout.keys({**data, "labels": answered})
     assert [a == b for a, b in zip(changed, keys, strict=True)] == [True, False, True]
 
@@ -176,7 +180,9 @@ def test_it_answers_by_itself() -> None:
     answers = greedy_answers(network, data, end=[], max_new_tokens=6)
     for row, answer in enumerate(answers):
         shown = data["attention_mask"][row].bool()
-        alone = network.generate(input_ids=data["input_ids"][row][shown][None], max_new_tokens=6, do_sample=False)[0, 1:]
+        alone = network.generate(input_ids=data["input_ids"][row][shown][None], max_new_tokens=6, do_sample=False)[
+            0, 1:
+        ]
         ended = (alone == 1).cumsum(0) > 0
         assert torch.equal(answer, alone[~ended])
     silent = {**data, "labels": torch.where(torch.arange(3)[:, None] == 1, -100, data["labels"])}

@@ -34,7 +34,9 @@ PER_ROW: dict[str, Callable[[Images], dict[str, Any]]] = {
     "a list with an entry for each row": lambda given: {"pixel_values": [i[None] for i in given]},
     "lists inside of lists": lambda given: {"pixel_values": [[i, i + 1] for i in given]},
     "mappings for each row": lambda given: {"sound": [{"wave": i, "rate": 16} for i in given]},
-    "numbers in lists of lists": lambda given: {"boxes": [i.flatten()[:4].tolist() and [i[0, 0].tolist()] for i in given]},
+    "numbers in lists of lists": lambda given: {
+        "boxes": [i.flatten()[:4].tolist() and [i[0, 0].tolist()] for i in given]
+    },
 }
 OF_ALL_ROWS: dict[str, Callable[[Images], dict[str, Any]]] = {
     "patches of all images, with a grid": lambda given: {
