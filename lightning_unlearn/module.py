@@ -13,7 +13,7 @@ from typing_extensions import override
 from lightning_unlearn.engine import before_restore, strategy_kind
 from lightning_unlearn.objectives import CrossEntropy, Objective
 from lightning_unlearn.prediction import with_router_loss
-from lightning_unlearn.readouts import CausalLMReadout, Readout, choose_readout
+from lightning_unlearn.readouts import CausalLMReadout, Readout, choose_readout, is_language_model
 from lightning_unlearn.references import AdapterDisabled, FrozenCopy, Reference, why_adapter_is_not_enough
 from lightning_unlearn.runtime import EitherPackage
 
@@ -58,7 +58,7 @@ class UnlearningModule(EitherPackage, pl.LightningModule):
         super().__init__()
         self.network = network
         self.readout = choose_readout(network) if readout is None else readout
-        if isinstance(self.readout, CausalLMReadout):
+        if isinstance(self.readout, CausalLMReadout) and is_language_model(network):
             self.readout.find_network(network)  # now, and not in `setup`: one that looks ahead is no language model
         self.retain_readout = self.readout if retain_readout is None else retain_readout
         self.retain = CrossEntropy() if retain is None else retain

@@ -131,12 +131,19 @@ def rows(lengths: tuple[int, ...], *, shared: int, side: str = "right", seed: in
 
 SHORT = {"lengths": (9, 7), "shared": 5}
 LONG = {"lengths": (20, 22, 18, 22, 21, 20), "shared": 7}
-ORDERS: dict[str, list[dict[str, Tensor]]] = {
-    "short first": [rows(**SHORT), rows(**LONG)],
-    "long first": [rows(**LONG), rows(**SHORT)],
-    "left, then right": [rows(**SHORT, side="left"), rows(**LONG)],
-    "right, then left": [rows(**SHORT), rows(**LONG, side="left"), rows((22, 3, 17), shared=2, side="left", seed=4)],
+BATCHES: dict[str, dict[str, Tensor]] = {
+    "short": rows(**SHORT),
+    "long": rows(**LONG),
+    "short, left": rows(**SHORT, side="left"),
+    "long, left": rows(**LONG, side="left"),
+    "mixed, left": rows((22, 3, 17), shared=2, side="left", seed=4),
 }
+ORDERS = (
+    ("short", "long"),
+    ("long", "short"),
+    ("short, left", "long"),
+    ("short", "long, left", "mixed, left"),
+)
 
 
 def own_loss_row_by_row(network: Any, batch: dict[str, Tensor]) -> Tensor:

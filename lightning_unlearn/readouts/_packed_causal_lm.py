@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from lightning_unlearn.functional.packing import Packed, pack
-from lightning_unlearn.models.layers import base_model, is_compiled
+from lightning_unlearn.models.layers import base_model, input_embedding, is_compiled
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout, _labels, _supervised
 from lightning_unlearn.readouts._language_model import refuse_not_causal
@@ -18,6 +19,7 @@ from lightning_unlearn.readouts._refusals import learns_positions
 from lightning_unlearn.readouts._router import adds_router_loss
 from lightning_unlearn.runtime import is_sharded
 
+_TOKENS = 16
 _PLAIN = {"input_ids", "attention_mask", "labels"}
 
 
@@ -36,8 +38,8 @@ class PackedCausalLMReadout(CausalLMReadout):
 
     **It costs** four forward passes without a graph, of 3.7 times the tokens of the packed sequence, whenever packed
     lengths pass a power of two, or rows do: in a fit about as much as three to six steps on its largest batch. Where
-    parameters are sharded it is asked once, for batches twice as large as the first one of any rank, and larger ones are
-    read plainly.
+    parameters are sharded it is asked once, for batches up to the power of two above the first one of any rank, and larger
+    ones are read plainly.
 
     Read plainly are also: batches with inputs besides tokens and mask; rows longer than the window that a configuration
     names; batches so large that attention over all rows costs more than packing saves; networks that give a router loss,
@@ -57,7 +59,7 @@ class PackedCausalLMReadout(CausalLMReadout):
         check = PackingCheck(CausalLMReadout().__call__, _read_rows_packed)
         # Sharded later, a network is asked anew: by all ranks together.
         how = f"{_attention(network)}, sharded" if is_sharded(network) else _attention(network)
-        limits = (_longest_row(network), _some_tokens(batch, labels), how)
+        limits = (_longest_row(network), partial(_some_tokens, network, batch, labels), how)
         check.agree(network, Sizes(labels.numel(), labels.shape[1]), *limits)
         if not may_pack:
             return super().__call__(network, batch)
@@ -129,11 +131,13 @@ def _longest_row(network: nn.Module) -> int:
     return min((bound for bound in bounds if isinstance(bound, int) and bound > 0), default=1 << 30)
 
 
-def _some_tokens(batch: Any, labels: Tensor) -> Tensor:
-    """Tokens of the batch that its mask shows."""
+def _some_tokens(network: nn.Module, batch: Any, labels: Tensor) -> Tensor:
+    """Tokens of the batch that its mask shows, and some others: rows of one token would tell nothing."""
     ids: Tensor = batch["input_ids"]
-    shown = ids[present_in(batch, labels).to(ids.device)]
-    return shown if shown.numel() else ids.new_zeros(1)
+    shown = ids[present_in(batch, labels).to(ids.device)].unique()
+    size = int(getattr(input_embedding(base_model(network)), "num_embeddings", 1))
+    others = torch.arange(0, size, max(1, size // _TOKENS), device=ids.device, dtype=ids.dtype)
+    return shown if len(shown) >= _TOKENS else torch.cat([shown, others])
 
 
 def _mask_for(network: nn.Module, visible: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from lightning_unlearn.prediction import IGNORED, Prediction
 from lightning_unlearn.runtime import is_sharded, on_every_rank, unnoticed
 
 Reading = Callable[[nn.Module, Any], Prediction]
+Tokens = Callable[[], Tensor]
 
 _POSITIONS = 128
 """About how many predictions are compared: all of a long sequence would be gigabytes of logits."""
@@ -80,14 +81,14 @@ class PackingCheck:
     plain: Reading
     packed: Reading
 
-    def allows(self, network: nn.Module, needed: Sizes, longest_row: int, tokens: Tensor, how: str) -> bool:
+    def allows(self, network: nn.Module, needed: Sizes, longest_row: int, tokens: Tokens, how: str) -> bool:
         """Whether ``network`` may be packed up to the ``needed`` sizes.
 
         Args:
             network: The network.
             needed: Of the batch.
             longest_row: That the network takes: its window, its table of positions.
-            tokens: Some that it knows, ``[n]``.
+            tokens: Gives some that it knows, ``[n]``.
             how: Its kind of attention, since each kind is another computation.
         """
         verdict = verdicts_of(network).setdefault(how, Verdict())
@@ -95,38 +96,38 @@ class PackingCheck:
             verdict.exact = self._tried(network, verdict, needed, longest_row, tokens)
         return verdict.exact and verdict.upto.covers(needed)
 
-    def agree(self, network: nn.Module, needed: Sizes, longest_row: int, tokens: Tensor, how: str) -> None:
-        """Decide once and for all ranks, for batches up to twice as large as any rank ``needed``.
+    def agree(self, network: nn.Module, needed: Sizes, longest_row: int, tokens: Tokens, how: str) -> None:
+        """Decide once and for all ranks, for batches as large as any rank ``needed``, up to the next powers of two.
 
         Collective: where parameters are sharded all ranks have to run the network equally often.
         """
-        if not is_sharded(network) or how in verdicts_of(network):
+        if how in verdicts_of(network) or not is_sharded(network):
             return
-        largest = Sizes(*(2 * max(sizes) for sizes in zip(*on_every_rank(needed), strict=True)))
+        largest = Sizes(*map(max, zip(*on_every_rank(needed), strict=True)))
         verdict = verdicts_of(network).setdefault(how, Verdict(final=True))
         exact = self._tried(network, verdict, largest, min(on_every_rank(longest_row)), tokens)
         verdict.exact = all(on_every_rank(exact))
 
-    def _tried(self, network: nn.Module, verdict: Verdict, needed: Sizes, longest_row: int, tokens: Tensor) -> bool:
+    def _tried(self, network: nn.Module, verdict: Verdict, needed: Sizes, longest_row: int, tokens: Tokens) -> bool:
         first = Sizes(32, min(16, longest_row))
         wanted = Sizes(max(needed.length, verdict.upto.length), max(needed.row, verdict.upto.row))
         sizes = wanted.up_to_powers(longest_row)
-        exact = verdict.upto.length > 0 or self._agrees(network, _rows(first, tokens))
+        exact = verdict.upto.length > 0 or self._agrees(network, _rows(first, tokens()))
         if is_sharded(network):
             exact = all(on_every_rank(exact))
-        exact = exact and self._agrees(network, _rows(sizes, tokens))
+        exact = exact and self._agrees(network, _rows(sizes, tokens()))
         verdict.upto = sizes if exact else verdict.upto
         return exact
 
     def _agrees(self, network: nn.Module, batch: dict[str, Tensor]) -> bool:
         half = len(batch["labels"]) // 2
-        with unnoticed(network):
-            whole = self.plain(network, batch)
-            halves = [self.plain(network, {k: v[part] for k, v in batch.items()}) for part in _around(half)]
-            try:
+        try:
+            with unnoticed(network):
+                whole = self.plain(network, batch)
+                halves = [self.plain(network, {k: v[part] for k, v in batch.items()}) for part in _around(half)]
                 packed = self.packed(network, batch)
-            except Exception:  # a network may refuse a four-dimensional mask with any error
-                return False
+        except Exception:  # a network may refuse a four-dimensional mask with any error
+            return False
         if not torch.equal(packed.labels, whole.labels):
             return False
         logits = whole.logits.float()

@@ -28,7 +28,7 @@ def router_loss(network: nn.Module, output: Any) -> Tensor | None:
     if not isinstance(value, Tensor):
         return None
     base: Any = base_model(network)
-    config = getattr(base, "config", None)
+    config: Any = getattr(base, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     places = ((place, name) for place in (base, config, text) for name in _COEFFICIENTS)
     weight = next((w for place, name in places if (w := getattr(place, name, None)) is not None), None)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -62,13 +63,13 @@ def _cannot_be_asked(network: nn.Module) -> bool:
 
 
 def _asked(network: nn.Module) -> bool | None:
-    embedding = input_embedding(base_model(network))
+    embedding: Any = input_embedding(base_model(network))
     vocabulary = getattr(embedding, "num_embeddings", 0)
     if vocabulary < 4:
         return None
     try:
         with unnoticed(network), eager_if_compiled(network):
-            logits = network(_sequences(vocabulary).to(embedding.weight.device)).logits  # type: ignore[union-attr]
+            logits = network(_sequences(vocabulary).to(embedding.weight.device)).logits
     except Exception:  # it may need other inputs, a device, a precision: of any kind
         return None
     if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] < _LENGTH:
