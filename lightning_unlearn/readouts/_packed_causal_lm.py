@@ -37,7 +37,8 @@ class PackedCausalLMReadout(CausalLMReadout):
     this network is never packed again. Batches before that were smaller, and were exact.
 
     **It costs** four forward passes without a graph, of 3.7 times the tokens of the packed sequence, whenever packed
-    lengths pass a power of two, or rows do: in a fit about as much as three to six steps on its largest batch. Where
+    lengths pass a power of two, or rows do, and at the 64th batch, the 512th, and so on, since weights that were zero at
+    first may hide a difference: in a fit about as much as three to six steps on its largest batch. Where
     parameters are sharded it is asked once, for batches up to the power of two above the first one of any rank, and larger
     ones are read plainly.
 

@@ -19,6 +19,9 @@ Tokens = Callable[[], Tensor]
 _POSITIONS = 128
 """About how many predictions are compared: all of a long sequence would be gigabytes of logits."""
 
+_AGAIN = frozenset(8**k for k in range(2, 12))
+"""When it is asked again, by how often packing was wanted: weights that were zero at first may be so no longer."""
+
 
 class Sizes(NamedTuple):
     """How far packing goes.
@@ -49,11 +52,13 @@ class Verdict:
         upto: The sizes up to which packing was found exact.
         exact: Whether it was exact whenever it was asked. Once it was not, it is never asked again.
         final: Whether larger sizes are not asked: they are read plainly.
+        used: How often packing was wanted.
     """
 
     upto: Sizes = field(default_factory=lambda: Sizes(0, 0))
     exact: bool = True
     final: bool = False
+    used: int = 0
 
 
 # By network: what is exact for one may not be for another. Weak, so that it keeps no network alive.
@@ -92,7 +97,9 @@ class PackingCheck:
             how: Its kind of attention, since each kind is another computation.
         """
         verdict = verdicts_of(network).setdefault(how, Verdict())
-        if verdict.exact and not verdict.final and not verdict.upto.covers(needed):
+        verdict.used += 1
+        new = not verdict.upto.covers(needed) or verdict.used in _AGAIN
+        if new and verdict.exact and not verdict.final:
             verdict.exact = self._tried(network, verdict, needed, longest_row, tokens)
         return verdict.exact and verdict.upto.covers(needed)
 
@@ -133,9 +140,9 @@ class PackingCheck:
         logits = whole.logits.float()
         scale = float(logits.square().mean().sqrt())
         noise = _worst(torch.cat([part.logits for part in halves]).float() - logits)
-        # Rows that depend on others in their batch: there is nothing to be equal to.
+        # Rows that depend on others in their batch, or a head of zeros: there is nothing to be equal to.
         rounding = _rounding(network)
-        if not noise <= max(rounding, 1e-4) * scale:
+        if not noise <= max(rounding, 1e-4) * scale or scale == 0:
             return False
         return _worst(packed.logits.float() - logits) <= 4 * noise + rounding * scale
 
