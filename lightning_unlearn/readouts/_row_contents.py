@@ -47,6 +47,8 @@ def _is_input(value: Any) -> bool:
     """Whether a value may be an input of a network: tensors of more than one axis, or anything that holds a tensor."""
     if isinstance(value, Tensor):
         return value.dim() > 1
+    if isinstance(value, Mapping) and {"input_ids", "labels"} & set(value):
+        return False  # a batch beside this one, such as the companions of `PairedData`
     return any(isinstance(leaf, Tensor) for leaf in _leaves(value)) or _depth(value) > 1
 
 

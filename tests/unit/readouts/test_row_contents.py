@@ -118,6 +118,10 @@ def test_numbers_and_names_of_rows_are_no_inputs(readout: CausalLMReadout) -> No
     assert readout.keys({**TEXT, **beside}) == keys
 
 
+def test_a_batch_beside_is_no_input(readout: CausalLMReadout) -> None:
+    assert readout.keys({**TEXT, "companion": {name: value + 1 for name, value in TEXT.items()}}) == readout.keys(TEXT)
+
+
 def test_the_name_of_an_input_counts(readout: CausalLMReadout) -> None:
     value = torch.stack(images())
     assert readout.keys({**TEXT, "pixel_values": value}) != readout.keys({**TEXT, "input_features": value})
