@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -19,6 +20,8 @@ Tokens = Callable[[], Tensor]
 _POSITIONS = 128
 """About how many predictions are compared: all of a long sequence would be gigabytes of logits."""
 
+# Rotations and softmax are computed in float32 whatever the weights are.
+_SHARES = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 0.02, torch.bfloat16: 0.05}
 _AGAIN = frozenset(8**k for k in range(2, 12))
 """When it is asked again, by how often packing was wanted: weights that were zero at first may be so no longer."""
 
@@ -127,24 +130,31 @@ class PackingCheck:
         return exact
 
     def _agrees(self, network: nn.Module, batch: dict[str, Tensor]) -> bool:
+        device = batch["labels"].device.type
+        # In the precision of the weights: mixed precision would hide what is smaller than its digits.
+        for context in (torch.autocast(device, enabled=False), nullcontext()):
+            try:
+                with context, unnoticed(network):
+                    return self._compared(network, batch)
+            except (
+                Exception
+            ):  # a network may refuse a four-dimensional mask, or to run without autocast, with any error
+                continue
+        return False
+
+    def _compared(self, network: nn.Module, batch: dict[str, Tensor]) -> bool:
         half = len(batch["labels"]) // 2
-        try:
-            with unnoticed(network):
-                whole = self.plain(network, batch)
-                halves = [self.plain(network, {k: v[part] for k, v in batch.items()}) for part in _around(half)]
-                packed = self.packed(network, batch)
-        except Exception:  # a network may refuse a four-dimensional mask with any error
-            return False
-        if not torch.equal(packed.labels, whole.labels):
-            return False
+        whole, packed = self.plain(network, batch), self.packed(network, batch)
+        halves = [self.plain(network, {k: v[part] for k, v in batch.items()}) for part in _around(half)]
         logits = whole.logits.float()
         scale = float(logits.square().mean().sqrt())
         noise = _worst(torch.cat([part.logits for part in halves]).float() - logits)
-        # Rows that depend on others in their batch, or a head of zeros: there is nothing to be equal to.
         rounding = _rounding(network)
+        # Rows that depend on others in their batch, or a head of zeros: there is nothing to be equal to.
         if not noise <= max(rounding, 1e-4) * scale or scale == 0:
             return False
-        return _worst(packed.logits.float() - logits) <= 4 * noise + rounding * scale
+        same_labels = torch.equal(packed.labels, whole.labels)
+        return same_labels and _worst(packed.logits.float() - logits) <= 4 * noise + rounding * scale
 
 
 def _rows(sizes: Sizes, tokens: Tensor) -> dict[str, Tensor]:
@@ -180,14 +190,14 @@ def _worst(differences: Tensor) -> float:
 
 
 def _rounding(network: nn.Module) -> float:
-    """How far two ways to sum may be apart, as a share: a hundred units in the last place, at most three percent."""
+    """How far two ways to sum may be apart, as a share of the logits; some ten times what was seen over sixteen layers."""
     device = next((p.device.type for p in network.parameters()), "cpu")
-    kinds = {p.dtype for p in network.parameters() if p.is_floating_point()} | {torch.float32}
+    kinds = {p.dtype for p in network.parameters() if p.is_floating_point()}
     if torch.is_autocast_enabled(device):
         kinds.add(torch.get_autocast_dtype(device))
     if device == "cuda" and torch.get_float32_matmul_precision() != "highest":
         kinds.add(torch.float16)  # TF32 has as many digits
-    return min(100 * max(torch.finfo(kind).eps for kind in kinds), 0.03)
+    return max((_SHARES.get(kind, _SHARES[torch.bfloat16]) for kind in kinds), default=_SHARES[torch.float32])
 
 
 def _power(number: int) -> int:

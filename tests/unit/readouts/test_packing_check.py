@@ -134,7 +134,7 @@ def test_once_it_was_not_exact_it_is_never_asked_again() -> None:
     with torch.no_grad():
         for lengths in ((9, 7), (20, 22, 18), (60, 50, 61)):
             readout(network, rows(lengths, shared=5))
-    assert len(seen) == 4 + 3 - 0
+    assert len(seen) == 4 + 3
     assert seen[-2:] == [3 * 22, 3 * 61]
 
 
