@@ -149,7 +149,7 @@ class PackingCheck:
         logits = whole.logits.float()
         scale = float(logits.square().mean().sqrt())
         noise = _worst(torch.cat([part.logits for part in halves]).float() - logits)
-        rounding = _rounding(network)
+        rounding = _rounding(network, whole.logits.dtype)
         # Rows that depend on others in their batch, or a head of zeros: there is nothing to be equal to.
         if not noise <= max(rounding, 1e-4) * scale or scale == 0:
             return False
@@ -189,15 +189,16 @@ def _worst(differences: Tensor) -> float:
     return float(differences.square().mean(1).sqrt().max())
 
 
-def _rounding(network: nn.Module) -> float:
+def _rounding(network: nn.Module, computed: torch.dtype) -> float:
     """How far two ways to sum may be apart, as a share of the logits; some ten times what was seen over sixteen layers."""
     device = next((p.device.type for p in network.parameters()), "cpu")
-    kinds = {p.dtype for p in network.parameters() if p.is_floating_point()}
+    # Weights in few bits are not of floating point; what is computed with them is of half precision.
+    kinds = {computed, *(p.dtype if p.is_floating_point() else torch.bfloat16 for p in network.parameters())}
     if torch.is_autocast_enabled(device):
         kinds.add(torch.get_autocast_dtype(device))
     if device == "cuda" and torch.get_float32_matmul_precision() != "highest":
         kinds.add(torch.float16)  # TF32 has as many digits
-    return max((_SHARES.get(kind, _SHARES[torch.bfloat16]) for kind in kinds), default=_SHARES[torch.float32])
+    return max(_SHARES.get(kind, _SHARES[torch.bfloat16]) for kind in kinds)
 
 
 def _power(number: int) -> int:

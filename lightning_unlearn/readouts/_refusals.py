@@ -33,8 +33,7 @@ def refuse_foreign_tokens(network: nn.Module, batch: Any) -> None:
         return
     size = getattr(model.get_input_embeddings(), "num_embeddings", None)  # type: ignore[operator]
     if size is not None:
-        hidden = hidden_ids(batch, ids)  # these change nothing, and the network is given others
-        _refuse_ids(ids if hidden is None else ids[~hidden.to(ids.device)], size)
+        _refuse_ids(ids, size, hidden_ids(batch, ids))
     context = getattr(model.config, "max_position_embeddings", None)
     if isinstance(context, int) and ids.shape[1] > context > 0:
         _refuse_length(model, batch, ids, context)
@@ -59,8 +58,10 @@ def refuse_foreign_labels(prediction: Any) -> None:
         )
 
 
-def _refuse_ids(ids: Tensor, size: int) -> None:
-    wrong = ids[(ids < 0) | (ids >= size)]
+def _refuse_ids(ids: Tensor, size: int, hidden: Tensor | None) -> None:
+    foreign = (ids < 0) | (ids >= size)
+    # Hidden ones change nothing: the network is given others in their place.
+    wrong = ids[foreign if hidden is None else foreign & ~hidden.to(ids.device)]
     if wrong.numel():
         raise Misfit(
             f"Token ids should be from 0 to {size - 1}: the network's embedding has {size} rows. Found {_some(wrong)} "
