@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn import CausalLMReadout, PackedCausalLMReadout, UnlearningModule
 from lightning_unlearn.models.layers import refuse_looking_ahead
+from lightning_unlearn.models.layers._look_ahead import _known
 from lightning_unlearn.readouts import HiddenStateReadout
 
 SIZES: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
@@ -69,7 +70,9 @@ def test_what_looks_ahead_is_refused(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", FAMILIES_OF_MODELS)
 def test_what_does_not_is_not(name: str, dtype: torch.dtype) -> None:
-    refuse_looking_ahead(of_family(name).to(dtype))
+    network = of_family(name).to(dtype)
+    refuse_looking_ahead(network)
+    assert _known[network] is False  # it was asked, and does not
 
 
 @pytest.mark.parametrize("readout", [CausalLMReadout(), PackedCausalLMReadout(), HiddenStateReadout("layers.0")])
@@ -129,7 +132,9 @@ def test_one_that_cannot_run_on_tokens_alone_is_not_refused() -> None:
         def forward(self, input_ids: Tensor, pixel_values: Tensor, **kwargs: Any) -> Any:
             raise AssertionError("never")
 
-    refuse_looking_ahead(Seeing(hf.LlamaConfig(**GROUPED)))
+    network = Seeing(hf.LlamaConfig(**GROUPED))
+    refuse_looking_ahead(network)
+    assert network not in _known
 
 
 @pytest.mark.slow
