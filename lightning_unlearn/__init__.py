@@ -82,6 +82,7 @@ from lightning_unlearn.projectors import (
 from lightning_unlearn.readouts import (
     CausalLMReadout,
     ClassificationReadout,
+    EncoderDecoderReadout,
     PackedCausalLMReadout,
     Readout,
     TrainingStepReadout,
@@ -113,6 +114,7 @@ __all__ = [
     "DPO",
     "DisruptionBudget",
     "Edit",
+    "EncoderDecoderReadout",
     "Encoding",
     "ExactMemorization",
     "Failure",

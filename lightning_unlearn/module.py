@@ -13,7 +13,8 @@ from typing_extensions import override
 from lightning_unlearn.engine import before_restore, strategy_kind
 from lightning_unlearn.models import loads_low_bit
 from lightning_unlearn.objectives import CrossEntropy, Objective
-from lightning_unlearn.readouts import ClassificationReadout, PackedCausalLMReadout, Readout, is_language_model
+from lightning_unlearn.prediction import with_router_loss
+from lightning_unlearn.readouts import CausalLMReadout, Readout, choose_readout, is_language_model
 from lightning_unlearn.references import AdapterDisabled, FrozenCopy, Reference, why_adapter_is_not_enough
 from lightning_unlearn.runtime import EitherPackage
 
@@ -29,8 +30,8 @@ class UnlearningModule(EitherPackage, pl.LightningModule):
 
     Args:
         network: A Hugging Face model, bare or with a PEFT adapter, a torchvision model, any module.
-        readout: How to run it. Defaults to :class:`PackedCausalLMReadout` for a language model, else to
-            :class:`ClassificationReadout`.
+        readout: How to run it. Defaults to :class:`PackedCausalLMReadout` for a causal language model,
+            :class:`EncoderDecoderReadout` for an encoder-decoder, else to :class:`ClassificationReadout`.
         retain: What training on the retain data minimises. Defaults to :class:`CrossEntropy`.
         reference: Where the original model's predictions come from, if ``retain`` needs them, as :class:`KLToReference`
             does. Defaults to the adapter switched off, if that gives the original, and else to a frozen copy.
@@ -57,8 +58,9 @@ class UnlearningModule(EitherPackage, pl.LightningModule):
     ) -> None:
         super().__init__()
         self.network = network
-        chosen: Readout = PackedCausalLMReadout() if is_language_model(network) else ClassificationReadout()
-        self.readout = chosen if readout is None else readout
+        self.readout = choose_readout(network) if readout is None else readout
+        if isinstance(self.readout, CausalLMReadout) and is_language_model(network):
+            self.readout.find_network(network)  # now, and not in `setup`: one that looks ahead is no language model
         self.retain_readout = self.readout if retain_readout is None else retain_readout
         self.retain = CrossEntropy() if retain is None else retain
         self.reference = reference
@@ -192,7 +194,7 @@ class UnlearningModule(EitherPackage, pl.LightningModule):
             self.reference(self.retain_readout, batch) if self.retain.needs_reference and self.reference else None
         )
         prediction = self.retain_readout(self.network, batch)
-        loss: Tensor = self.retain(prediction, original)
+        loss = with_router_loss(self.retain(prediction, original), prediction)
         if self._trainer is not None:  # `log` warns if there is none, as in a call of `training_step` by hand
             self.log(name, loss, batch_size=prediction.batch_size)
         return loss

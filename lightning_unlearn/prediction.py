@@ -83,6 +83,8 @@ class Prediction(Likelihood):
         batch_size: Number of examples ``B`` in the batch, those without any row included.
         features: Hidden state each row was read from, ``[N, D]``, or those of several layers, ``[N, L, D]``, if the readout
             kept them.
+        router_loss: What a mixture of experts adds to its own loss, ``[]``, if it does. For losses that retain:
+            :func:`with_router_loss`. What forgets or measures leaves it out.
 
     Example:
         >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
@@ -95,6 +97,7 @@ class Prediction(Likelihood):
     example: Tensor
     batch_size: int
     features: Tensor | None = None
+    router_loss: Tensor | None = None
 
     def token_nll(self) -> Tensor:
         """Negative log-likelihood of each row's label, ``[N]``, in nats."""
@@ -103,7 +106,8 @@ class Prediction(Likelihood):
     def detach(self) -> Prediction:
         """The same values, without a graph."""
         features = None if self.features is None else self.features.detach()
-        return replace(self, logits=self.logits.detach(), features=features)
+        router_loss = None if self.router_loss is None else self.router_loss.detach()
+        return replace(self, logits=self.logits.detach(), features=features, router_loss=router_loss)
 
     def split_by_example(self) -> list[Prediction]:
         """Each example as a batch of its own, ``B`` of them.
@@ -123,6 +127,20 @@ class Prediction(Likelihood):
                 example=torch.zeros_like(own),
                 batch_size=1,
                 features=None if self.features is None else self.features[own],
+                router_loss=None,  # it is of the whole batch
             )
             for own in rows
         ]
+
+
+def with_router_loss(loss: Tensor, likelihood: Likelihood) -> Tensor:
+    """``loss`` with what the network adds to its own: what trains a mixture of experts keeps its router balanced.
+
+    Example:
+        >>> nothing = torch.zeros(0, dtype=torch.int64)
+        >>> prediction = Prediction(torch.zeros(0, 4), nothing, nothing, 1, router_loss=torch.tensor(0.25))
+        >>> with_router_loss(torch.tensor(1.0), prediction)
+        tensor(1.2500)
+    """
+    added = getattr(likelihood, "router_loss", None)
+    return loss if added is None else loss + added.to(loss.device)

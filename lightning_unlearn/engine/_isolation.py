@@ -5,18 +5,18 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_unlearn.engine._weight_noise import clean_weights
 from lightning_unlearn.engine._written_in_forward import written_in_forward
 from lightning_unlearn.runtime import (
-    KeptTensors,
     PythonState,
     remember_random_states,
     reshard,
     uninterrupted,
     without_logging,
 )
+from lightning_unlearn.runtime import remember_buffers as buffers_and
 
 Restore = Callable[[], None]
 Remember = Callable[[nn.Module], Restore]
@@ -125,27 +125,12 @@ def _restored(module: nn.Module, remember: Sequence[Remember], kept: set[int]) -
 
 def remember_buffers(module: nn.Module) -> Restore:
     """Buffers, and parameters that a forward pass may write to."""
-    return _remember_tensors(module, written_in_forward(module))
+    return buffers_and(module, written_in_forward(module))
 
 
 def remember_buffers_alone(module: nn.Module) -> Restore:
     """Buffers: which they are, and their values."""
-    return _remember_tensors(module, [])
-
-
-def _remember_tensors(module: nn.Module, params: Sequence[Tensor]) -> Restore:
-    places = [(m._buffers, dict(m._buffers)) for m in module.modules() if m._buffers]
-    buffers = {id(b): b for _, then in places for b in then.values() if b is not None}
-    values = KeptTensors([*buffers.values(), *params])
-
-    def restore() -> None:
-        for now, then in places:
-            if any(now.get(name) is not buffer for name, buffer in then.items()) or len(now) != len(then):
-                now.clear()
-                now.update(then)
-        values.put_back()
-
-    return restore
+    return buffers_and(module)
 
 
 def remember_gradients(module: nn.Module) -> Restore:

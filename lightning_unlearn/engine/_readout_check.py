@@ -13,6 +13,7 @@ import torch
 from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._isolation import isolated
 from lightning_unlearn.functional.likelihood import mean_or_zero
+from lightning_unlearn.prediction import with_router_loss
 from lightning_unlearn.readouts import CUTS, Readout, how_close, own_loss, refuse_foreign_tokens
 from lightning_unlearn.runtime import Misfit, eval_without_grad, seeded
 
@@ -79,7 +80,8 @@ def compared(trainer: pl.Trainer, module: pl.LightningModule, readout: Readout, 
     measuring = readout.for_measuring()
 
     def entropy(part: Any) -> float:
-        return float(mean_or_zero(measuring(network, part).token_nll()))
+        likelihood = measuring(network, part)
+        return float(with_router_loss(mean_or_zero(likelihood.token_nll()), likelihood))
 
     def loss(part: Any) -> float:
         value = own_loss(module, part, seed=0)

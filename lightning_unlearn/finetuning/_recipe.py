@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_unlearn.models import moved_from_start, start_again_
 from lightning_unlearn.models.layers import in_adapter, is_low_bit
 from lightning_unlearn.objectives import CrossEntropy
+from lightning_unlearn.prediction import with_router_loss
 from lightning_unlearn.readouts import Readout, refuse_foreign_tokens
 
 
@@ -55,7 +56,8 @@ class Recipe:
                 refuse_foreign_tokens(network, batch)
                 on_device = trainer.strategy.batch_to_device(batch, device=trainer.strategy.root_device)
                 with trainer.precision_plugin.forward_context():
-                    loss = objective(readout(network, on_device))
+                    prediction = readout(network, on_device)
+                    loss = with_router_loss(objective(prediction), prediction)
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()

@@ -7,6 +7,7 @@ from lightning_unlearn.readouts._choice import choose_readout
 from lightning_unlearn.readouts._classification import ClassificationReadout
 from lightning_unlearn.readouts._companion import CompanionReadout
 from lightning_unlearn.readouts._cutting import CUTS
+from lightning_unlearn.readouts._encoder_decoder import EncoderDecoderReadout
 from lightning_unlearn.readouts._every_position import EveryPositionReadout
 from lightning_unlearn.readouts._halves import Halves, PairedPrediction, halves_of_examples, halves_of_rows
 from lightning_unlearn.readouts._hidden_states import HiddenStateReadout, HiddenStates
@@ -26,6 +27,7 @@ __all__ = [
     "CausalLMReadout",
     "ClassificationReadout",
     "CompanionReadout",
+    "EncoderDecoderReadout",
     "EveryPositionReadout",
     "Exchange",
     "Halves",

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -8,25 +8,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_unlearn.models.layers import base_model
-from lightning_unlearn.readouts._causal_lm import _labels, _present, _supervised
+from lightning_unlearn.prediction import IGNORED
+from lightning_unlearn.readouts._causal_lm import _labels, _supervised
 from lightning_unlearn.readouts._decoding import first_choices
+from lightning_unlearn.readouts._language_model import inputs_of, is_encoder_decoder
+from lightning_unlearn.readouts._padding import present_in
 from lightning_unlearn.runtime import eval_without_grad
 
 
 def greedy_answers(
     network: nn.Module, batch: Any, *, end: Collection[int], max_new_tokens: int = 64, in_step: bool = False
 ) -> list[Tensor]:
-    """What a causal language model answers to the questions of ``batch``, by greedy decoding.
+    """What a language model answers to the questions of ``batch``, by greedy decoding.
 
-    The question of a row is all that stands before its first supervised label. All rows are answered at once, in
-    evaluation mode and without a graph; modes, gradients and random states stay as they were. An answer is made of the
-    network's first choices, as whole passes over unpadded rows would give them, whatever the model's own
-    ``generation_config`` says; only its end tokens count.
+    The question of a row is all that stands before its first supervised label; of an encoder-decoder, what its encoder
+    reads. All rows are answered at once, in
+    evaluation mode and without a graph; modes, gradients and random states stay as they were.
 
     Args:
         network: A Hugging Face model, bare or with a PEFT adapter.
-        batch: As for :class:`CausalLMReadout`.
-        end: Tokens that end an answer, in addition to those of the model's own ``generation_config``; there may be none.
+        batch: As for :class:`CausalLMReadout` or :class:`EncoderDecoderReadout`.
+        end: Tokens that end an answer, in addition to those of the model's own ``generation_config``.
         max_new_tokens: Longer answers are cut off.
         in_step: Whether all ranks should run the network equally often, as a sharded one must be.
 
@@ -39,14 +41,27 @@ def greedy_answers(
         >>> [len(answer) for answer in greedy_answers(TinyCausalLM(hidden_size=32), batch, end=[3], max_new_tokens=4)]
         [4]
     """
-    questions, answered = _questions(batch)
+    answered = has_answer(batch)
     ends = sorted({*end, *_own_ends(network)})
-    asked = [question if len(question) else question.new_zeros(1) for question in questions]
     with eval_without_grad(network):
-        answers = first_choices(network, asked, ends=ends, max_new_tokens=max_new_tokens, in_step=in_step)
-    at_end = torch.tensor(ends, dtype=torch.int64, device=asked[0].device)
+        if is_encoder_decoder(network):
+            answers = _of_encoder_decoder(network, batch, ends, max_new_tokens, in_step)
+        else:
+            asked = [question if len(question) else question.new_zeros(1) for question in _questions(batch)]
+            answers = first_choices(network, asked, ends=ends, max_new_tokens=max_new_tokens, in_step=in_step)
+    at_end = torch.tensor(ends, dtype=torch.int64, device=answers[0].device)
     rows = zip(answers, answered, strict=True)
     return [answer[~torch.isin(answer, at_end)] for answer, has_label in rows if has_label]
+
+
+def _of_encoder_decoder(
+    network: Any, batch: Any, ends: list[int], max_new_tokens: int, in_step: bool
+) -> list[Tensor]:
+    inputs = {k: v for k, v in inputs_of(network, batch).items() if not k.startswith("decoder_") and k != "use_cache"}
+    # Answers that are shorter than the longest are filled up with an end token, and are cut there.
+    own = {"max_new_tokens": max_new_tokens, "eos_token_id": ends, "pad_token_id": ends[0], "synced_gpus": in_step}
+    generated: Tensor = network.generate(**inputs, **own, **_FIRST_CHOICE)
+    return list(generated[:, 1:])  # the first token is that with which every answer starts
 
 
 def has_answer(batch: Any) -> list[bool]:
@@ -56,18 +71,38 @@ def has_answer(batch: Any) -> list[bool]:
         >>> has_answer({"input_ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[-100, -100]])})
         [False]
     """
-    return _questions(batch)[1]
-
-
-def _questions(batch: Any) -> tuple[list[Tensor], list[bool]]:
-    """The tokens before the first supervised label of each row, and whether there is such a label."""
+    labels = batch.get("labels") if isinstance(batch, Mapping) else None
+    ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    if isinstance(labels, Tensor) and (not isinstance(ids, Tensor) or ids.shape != labels.shape):
+        answered: list[bool] = (labels != IGNORED).any(1).tolist()  # of an encoder-decoder
+        return answered
     labels = _labels(batch)
-    supervised = F.pad(
-        _supervised(batch, labels), (1, 0)
-    )  # as wide as the labels again; nothing predicts the first one
-    asked = _present(batch, labels).to(labels.device) & (supervised.int().cumsum(1) == 0)
-    questions = [tokens[which] for tokens, which in zip(batch["input_ids"], asked, strict=True)]
-    return questions, supervised.any(1).tolist()
+    with_label: list[bool] = _supervised(batch, labels).any(1).tolist()
+    return with_label
+
+
+# Every option is given: one that is left out would be taken from the model's own `generation_config`, which may sample.
+_FIRST_CHOICE: dict[str, Any] = {
+    "do_sample": False,
+    "temperature": None,
+    "top_p": None,
+    "top_k": None,
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_new_tokens": 0,
+    "use_cache": True,
+    "return_dict_in_generate": False,
+}
+
+
+def _questions(batch: Any) -> list[Tensor]:
+    """The tokens before the first supervised label of each row."""
+    labels = _labels(batch)
+    # As wide as the labels again; nothing predicts the first one.
+    supervised = F.pad(_supervised(batch, labels), (1, 0))
+    asked = present_in(batch, labels).to(labels.device) & (supervised.int().cumsum(1) == 0)
+    return [tokens[which] for tokens, which in zip(batch["input_ids"], asked, strict=True)]
 
 
 def _own_ends(network: nn.Module) -> list[int]:

@@ -1,21 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from lightning_unlearn.models.layers import eager_if_inside_compiled, output_head
 from lightning_unlearn.prediction import IGNORED, Prediction
 from lightning_unlearn.readouts._base import Exchange, Readout, content_key
-from lightning_unlearn.readouts._language_model import inputs_of, is_language_model, refuse_not_causal
+from lightning_unlearn.readouts._gathered import Read, read_at
+from lightning_unlearn.readouts._language_model import find_causal, inputs_of, refuse_not_causal
+from lightning_unlearn.readouts._padding import inside, mask_of, padded_behind, present_in
+from lightning_unlearn.readouts._row_contents import beside, row_contents
 from lightning_unlearn.readouts._splice import cut_rows, splice
-from lightning_unlearn.readouts._tied import tied_cheaply
-
-_TEXT = {"input_ids", "attention_mask", "labels"}
 
 
 class CausalLMReadout(Readout):
@@ -31,6 +29,13 @@ class CausalLMReadout(Readout):
     ``attention_mask`` and other arguments of the model's ``forward`` are passed to it; other entries of the batch
     (entities, row numbers) are not.
 
+    **Padding changes nothing.** Rows that are padded on the left are moved, so that positions, states and distances are
+    those of the row alone; hidden tokens may have any number. Frequencies that depend on the length of the input (longrope,
+    dynamic NTK) are those of the longest row of the batch, as in Hugging Face's own training.
+
+    **Mixtures of experts** whose configuration has ``output_router_logits`` also give their router loss, for
+    :func:`~lightning_unlearn.prediction.with_router_loss`.
+
     A compiled network runs eagerly here if its head is compiled too, since a compiled head ignores hooks. If only the
     decoder is compiled, by ``network.model.compile()``, it runs compiled.
 
@@ -38,7 +43,7 @@ class CausalLMReadout(Readout):
         keep_features: Keep the gathered hidden states as ``Prediction.features``.
 
     Raises:
-        ValueError: If there is no causal language model, or the batch lacks ``input_ids`` or ``labels``.
+        ValueError: If there is no causal language model, it looks ahead, or the batch lacks ``input_ids`` or ``labels``.
 
     References:
         Label convention: `Hugging Face, causal language modelling
@@ -51,64 +56,41 @@ class CausalLMReadout(Readout):
     @override
     def find_network(self, module: nn.Module) -> nn.Module:
         """The first PEFT or Hugging Face model inside ``module``, outermost first."""
-        for candidate in module.modules():
-            if is_language_model(candidate):
-                refuse_not_causal(candidate)
-                return candidate
-        raise ValueError(
-            f"`CausalLMReadout` should find a Hugging Face model inside the module. Found none in `{type(module).__name__}`."
-            " Use the readout that fits your network, for example `ClassificationReadout()`."
-        )
+        return find_causal(module)
 
     @override
     def __call__(self, network: nn.Module, batch: Any) -> Prediction:
         refuse_not_causal(network)
+        batch = padded_behind(batch, _labels(batch))
         labels = _labels(batch)
         supervised = _supervised(batch, labels)
-        logits, features = self._read(network, batch, supervised)
+        read = self._read(network, batch, F.pad(supervised, (0, 1)))  # the last position predicts no label
         example = supervised.nonzero()[:, 0]
         # `labels[:, 1:]`: the label of a position is the next token, and `supervised` is shifted in the same way.
-        return Prediction(logits, labels[:, 1:][supervised].long(), example, batch_size=len(labels), features=features)
+        targets = labels[:, 1:][supervised].long()
+        return Prediction(read.logits, targets, example, len(labels), read.features, read.router_loss)
 
-    def _read(self, network: nn.Module, batch: Any, supervised: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits ``[N, V]`` and features at the positions that predict a ``supervised [B, T-1]`` label."""
-        gathered: list[Tensor] = []
-        head = output_head(network)
-        with (
-            _gathering(head, supervised, gathered),
-            eager_if_inside_compiled(network, head),
-            tied_cheaply(network, head),
-        ):
-            logits = network(**inputs_of(network, batch)).logits
-        # [N, V] if the head saw gathered states; [B, T, V] if the hook could not gather, or there is no head to put it on.
-        if logits.dim() == 3:
-            logits = _before_labels(logits, supervised)
-        if self.keep_features and not gathered:
-            raise ValueError(
-                "`keep_features=True` should find an output head that sees one hidden state per position. Found none in "
-                f"`{type(network).__name__}`. Use `keep_features=False`."
-            )
-        return logits, gathered[0] if self.keep_features else None
+    def _read(self, network: nn.Module, batch: Any, chosen: Tensor) -> Read:
+        """What ``network`` gives at the ``chosen [B, T]`` positions."""
+        return read_at(network, inputs_of(network, batch), chosen, keep_features=self.keep_features)
 
     @override
     def present(self, batch: Any) -> Tensor | None:
-        """The mask's positions; without a mask, those up to the last label of each row."""
-        return _present(batch, _labels(batch))
+        """The mask's positions, where the network sees them; without a mask, those up to the last label of each row."""
+        seen = padded_behind(batch, _labels(batch))
+        return present_in(seen, seen["labels"])
 
     @override
     def keys(self, batch: Any) -> list[str]:
         """Keys of tokens and labels, and of all other inputs: pixels, sound, types of tokens."""
         labels = _labels(batch)
-        present = _present(batch, labels)
-        beside = _inputs_beside(batch, labels)
+        present = present_in(batch, labels)
         # Padding is cut off first: the same example has the same key in a wider batch.
-        return [
-            content_key(
-                *(values[row][present[row].to(values.device)] for values in (batch["input_ids"], labels)),
-                *(v[row][present[row].to(v.device)] if v.shape == labels.shape else v[row] for v in beside),
-            )
-            for row in range(len(labels))
+        texts = [
+            [v[row][present[row].to(v.device)] for v in (batch["input_ids"], labels)] for row in range(len(labels))
         ]
+        contents = row_contents(batch, labels, present)
+        return [content_key(*text, *others) for text, others in zip(texts, contents, strict=True)]
 
     @override
     def exchanges(self, batch: Any) -> list[Exchange] | None:
@@ -147,79 +129,24 @@ def _labels(batch: Any) -> Tensor:
 
 def _supervised(batch: Mapping[str, Any], labels: Tensor) -> Tensor:
     """Which positions predict a label, ``[B, T-1]`` bool: position ``t`` predicts the label at ``t + 1``."""
-    mask = _mask(batch, labels)
+    mask = mask_of(batch, labels)
     # The first label is never predicted, since no position stands before it.
     supervised = labels[:, 1:] != IGNORED
     # With padding on the left, the position before the first token is padding: it has read nothing to predict from.
-    return supervised if mask is None else supervised & _inside(mask)[:, :-1]
-
-
-def _inside(mask: Tensor) -> Tensor:
-    """All positions from the first to the last unmasked one, ``[B, T]`` bool: a mask may also hide tokens between them."""
-    begun, goes_on = mask.cumsum(1) > 0, mask.flip(1).cumsum(1).flip(1) > 0
-    return begun & goes_on
-
-
-def _present(batch: Mapping[str, Any], labels: Tensor) -> Tensor:
-    """Which positions are not padding, ``[B, T]`` bool."""
-    mask = _mask(batch, labels)
-    if mask is not None:
-        return mask
-    # Without a mask, nothing tells padding from text. Attention is causal, so tokens after the last label change no
-    # prediction, and count as padding. A row without labels counts in full.
-    supervised = labels != IGNORED
-    later = supervised.flip(1).cumsum(1).flip(1) > 0
-    return later | ~supervised.any(1, keepdim=True)
-
-
-def _mask(batch: Mapping[str, Any], labels: Tensor) -> Tensor | None:
-    mask = batch.get("attention_mask")
-    return mask.bool() if isinstance(mask, Tensor) and mask.shape == labels.shape else None
+    return supervised if mask is None else supervised & inside(mask)[:, :-1]
 
 
 def _asked(batch: Mapping[str, Any], labels: Tensor) -> tuple[Tensor, Tensor]:
     """Which tokens stand before the first supervised one, and which are supervised, ``[B, T]`` bool each."""
-    mask = _mask(batch, labels)
+    mask = mask_of(batch, labels)
     # Tokens that the mask hides inside a row still belong to the question; `splice` keeps them hidden.
-    inside = _present(batch, labels) if mask is None else _inside(mask)
+    text = present_in(batch, labels) if mask is None else inside(mask)
     supervised = F.pad(_supervised(batch, labels), (1, 0))
-    return inside & (supervised.int().cumsum(1) == 0), supervised
-
-
-def _inputs_beside(batch: Mapping[str, Any], labels: Tensor) -> list[Tensor]:
-    """The other inputs of an example, in the order of their names. One number per example, such as its row, is no input."""
-    values = (batch[name] for name in sorted(set(batch) - _TEXT))
-    return [v for v in values if isinstance(v, Tensor) and v.dim() > 1 and len(v) == len(labels)]
+    return text & (supervised.int().cumsum(1) == 0), supervised
 
 
 def _is_spliceable(batch: Mapping[str, Any], labels: Tensor) -> bool:
     """Whether nothing but tokens, mask and labels has one value per token."""
     mask = batch.get("attention_mask")
-    by_token = [v for v in _inputs_beside(batch, labels) if v.shape[1] == labels.shape[1]]
+    by_token = [v for v in beside(batch, labels) if v.shape[1] == labels.shape[1]]
     return not by_token and (mask is None or mask.shape == labels.shape)
-
-
-def _before_labels(values: Tensor, supervised: Tensor) -> Tensor:
-    """The rows of ``values [B, T, D]`` at the positions that predict a ``supervised [B, T-1]`` label, ``[N, D]``."""
-    # Counted from the end: prompt tuning puts positions of its own before the batch's. The last one predicts no label.
-    return values[:, -supervised.shape[1] - 1 : -1][supervised]
-
-
-@contextmanager
-def _gathering(head: nn.Module | None, supervised: Tensor, gathered: list[Tensor]) -> Iterator[None]:
-    """Let ``head`` see only the hidden states that predict a ``supervised [B, T-1]`` label."""
-
-    def gather(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        hidden = args[0] if args else None
-        # `None` leaves the head's input alone: this one does not have a hidden state for each of the T positions.
-        if not isinstance(hidden, Tensor) or hidden.dim() != 3 or hidden.shape[1] <= supervised.shape[1]:
-            return None
-        gathered.append(_before_labels(hidden, supervised))
-        return gathered[-1], *args[1:]
-
-    handle = None if head is None else head.register_forward_pre_hook(gather)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            handle.remove()

@@ -10,9 +10,10 @@ from typing_extensions import override
 from lightning_unlearn.models.layers import blocks, plain_name
 from lightning_unlearn.prediction import IGNORED, Prediction
 from lightning_unlearn.readouts._base import Readout
-from lightning_unlearn.readouts._causal_lm import CausalLMReadout, _labels, _mask
+from lightning_unlearn.readouts._causal_lm import CausalLMReadout, _labels
 from lightning_unlearn.readouts._layer_outputs import layer_outputs
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
+from lightning_unlearn.readouts._padding import mask_of, padded_behind
 
 
 class HiddenStates(Prediction):
@@ -38,8 +39,9 @@ class StatesReadout(Readout):
 
     @override
     def __call__(self, network: nn.Module, batch: Any) -> HiddenStates:
+        batch = padded_behind(batch, _labels(batch))
         labels = _labels(batch)
-        mask = _mask(batch, labels)
+        mask = mask_of(batch, labels)
         chosen = labels != IGNORED if mask is None else (labels != IGNORED) & mask
         layers = self.find_layers(network)
         # No shift here: label and hidden state are of the same position. Logits over no entries are a view of the features.

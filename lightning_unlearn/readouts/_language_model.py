@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from lightning_unlearn.models.layers import base_model, output_head
+from lightning_unlearn.models.layers import base_model, output_head, refuse_looking_ahead
+from lightning_unlearn.readouts._padding import known_ids, positions_of
 
 
 def is_language_model(module: nn.Module) -> bool:
@@ -26,8 +27,16 @@ def inputs_of(network: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     named = inspect.signature(base_model(network).forward).parameters
     # Without labels: the model would compute a loss of its own. Without a cache: keys and values are of no use later.
     taken = {*named, *TransformersKwargs.__annotations__} - {"labels", "use_cache"}
-    inputs = {name: value for name, value in batch.items() if name in taken}
+    given = {**known_ids(network, batch), **positions_of(network, batch)}
+    inputs = {name: value for name, value in given.items() if name in taken}
+    # Some models give the logits of the last position only, if they are not told otherwise.
+    inputs |= {name: 0 for name in ("logits_to_keep", "num_logits_to_keep") if name in named and named[name].default}
     return {**inputs, "use_cache": False} if "use_cache" in named else inputs
+
+
+def is_encoder_decoder(module: nn.Module) -> bool:
+    """Whether ``module`` is a Hugging Face model with a language-model head, and an encoder for its input."""
+    return is_language_model(module) and bool(getattr(base_model(module).config, "is_encoder_decoder", False))
 
 
 def is_causal(module: nn.Module) -> bool:
@@ -40,9 +49,23 @@ def refuse_not_causal(network: nn.Module) -> None:
     if (kind := _other_kind(network)) is not None:
         raise ValueError(
             "`CausalLMReadout` should get a model that predicts each next token from those before. Found "
-            f"`{type(base_model(network)).__name__}`, {kind}. In a LightningModule of yours leave `readout` out, or use "
-            "`TrainingStepReadout()`: your own loss is what is forgotten."
+            f"`{type(base_model(network)).__name__}`, {kind}. An encoder-decoder wants `EncoderDecoderReadout()`. "
+            "In a LightningModule of yours leave `readout` out, or use `TrainingStepReadout()`: your own loss is what is "
+            "forgotten."
         )
+
+
+def find_causal(module: nn.Module) -> nn.Module:
+    """The first PEFT or Hugging Face model inside ``module``, outermost first. Refused if it is not causal."""
+    for candidate in module.modules():
+        if is_language_model(candidate):
+            refuse_not_causal(candidate)
+            refuse_looking_ahead(candidate)
+            return candidate
+    raise ValueError(
+        f"`CausalLMReadout` should find a Hugging Face model inside the module. Found none in `{type(module).__name__}`."
+        " Use the readout that fits your network, for example `ClassificationReadout()`."
+    )
 
 
 def _other_kind(network: nn.Module) -> str | None:
@@ -50,8 +73,7 @@ def _other_kind(network: nn.Module) -> str | None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
-    base = base_model(network)
-    name = type(base).__name__
-    if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
+    name = type(base_model(network)).__name__
+    if getattr(getattr(base_model(network), "config", None), "is_encoder_decoder", False):
         return "an encoder-decoder"
     return "a masked language model" if name in MASKED.values() and name not in CAUSAL.values() else None

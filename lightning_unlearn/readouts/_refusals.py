@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.models.layers import base_model
+from lightning_unlearn.readouts._padding import hidden_ids
 from lightning_unlearn.runtime import Misfit
 
 
@@ -32,7 +33,7 @@ def refuse_foreign_tokens(network: nn.Module, batch: Any) -> None:
         return
     size = getattr(model.get_input_embeddings(), "num_embeddings", None)  # type: ignore[operator]
     if size is not None:
-        _refuse_ids(ids, size)
+        _refuse_ids(ids, size, hidden_ids(batch, ids))
     context = getattr(model.config, "max_position_embeddings", None)
     if isinstance(context, int) and ids.shape[1] > context > 0:
         _refuse_length(model, batch, ids, context)
@@ -57,8 +58,10 @@ def refuse_foreign_labels(prediction: Any) -> None:
         )
 
 
-def _refuse_ids(ids: Tensor, size: int) -> None:
-    wrong = ids[(ids < 0) | (ids >= size)]
+def _refuse_ids(ids: Tensor, size: int, hidden: Tensor | None) -> None:
+    foreign = (ids < 0) | (ids >= size)
+    # Hidden ones change nothing: the network is given others in their place.
+    wrong = ids[foreign if hidden is None else foreign & ~hidden.to(ids.device)]
     if wrong.numel():
         raise Misfit(
             f"Token ids should be from 0 to {size - 1}: the network's embedding has {size} rows. Found {_some(wrong)} "
@@ -73,7 +76,7 @@ def _refuse_length(model: nn.Module, batch: Mapping[str, Any], ids: Tensor, cont
     lengths = mask.bool().sum(dim=1) if fits else torch.full((len(ids),), ids.shape[1])  # type: ignore[union-attr]
     found = f"{int((lengths > context).sum())} of {len(ids)} rows longer, the longest of {int(lengths.max())}"
     said = f"Rows should have at most the network's {context} positions. Found {found}, in a batch {ids.shape[1]} wide."
-    if _learns_positions(model, context):
+    if learns_positions(model, context):
         raise Misfit(f"{said} Shorten them: `Encoding(..., max_length={context})`.")
     if int(lengths.max()) > context:
         warnings.warn(
@@ -81,7 +84,7 @@ def _refuse_length(model: nn.Module, batch: Mapping[str, Any], ids: Tensor, cont
         )
 
 
-def _learns_positions(model: nn.Module, context: int) -> bool:
+def learns_positions(model: nn.Module, context: int) -> bool:
     """Whether an embedding beside that of the tokens has a row for each position; OPT and others have a few more."""
     tokens = model.get_input_embeddings()  # type: ignore[operator]
     tables = (m for m in model.modules() if isinstance(m, nn.Embedding) and m is not tokens)

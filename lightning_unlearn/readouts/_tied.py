@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from lightning_unlearn.models.layers import is_compiled, is_tied
+from lightning_unlearn.runtime import is_sharded
 
 
 @contextmanager
@@ -62,7 +63,4 @@ def _is_tied(network: nn.Module, head: nn.Module) -> bool:
 
 
 def _is_wrapped(network: nn.Module) -> bool:
-    from torch.distributed.fsdp import FSDPModule
-
-    sharded = (isinstance(m, FSDPModule) or type(m).__name__ == "FullyShardedDataParallel" for m in network.modules())
-    return is_compiled(network) or any(sharded)
+    return is_compiled(network) or is_sharded(network)

@@ -97,8 +97,9 @@ class CachedLogLikelihood(Reference):
         if missing := [k for k in keys if k not in self._nll]:
             raise KeyError(
                 f"Every forget example should have been there when the reference was cached. Found {len(missing)} of "
-                f"{len(keys)} in this batch that were not: is the forget data augmented at random, or has it changed "
-                "since the checkpoint? Use `FrozenCopy()` as the reference."
+                f"{len(keys)} in this batch that were not: is the forget data augmented at random, has it changed since "
+                "the checkpoint, or do batches hold the images of all rows in one tensor? Use `FrozenCopy()` as the "
+                "reference."
             )
         rows = [self._nll[k] for k in keys]
         counts = torch.tensor([len(r) for r in rows])

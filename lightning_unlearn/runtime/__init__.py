@@ -1,6 +1,7 @@
 """Support for passes and results: ranks that agree, shards, modes, interrupts, hashes, files, both Lightning packages."""
 
 from lightning_unlearn.runtime._agreement import Agreement, Ended
+from lightning_unlearn.runtime._buffers import remember_buffers
 from lightning_unlearn.runtime._checksum import checksum, tensor_checksum
 from lightning_unlearn.runtime._early_end import ended_by, exit_as_terminated
 from lightning_unlearn.runtime._either_package import EitherPackage, inherit_from_both_packages, put_first
@@ -18,6 +19,7 @@ from lightning_unlearn.runtime._ranks import data_share, on_every_rank, own_rank
 from lightning_unlearn.runtime._sharding import local, reshard
 from lightning_unlearn.runtime._termination import termination_held
 from lightning_unlearn.runtime._threads import map_in_threads
+from lightning_unlearn.runtime._unnoticed import is_sharded, unnoticed
 
 __all__ = [
     "Agreement",
@@ -37,12 +39,14 @@ __all__ = [
     "in_each_package",
     "inherit_from_both_packages",
     "interruptible",
+    "is_sharded",
     "lightning_class",
     "local",
     "map_in_threads",
     "on_every_rank",
     "own_rank",
     "put_first",
+    "remember_buffers",
     "remember_random_states",
     "remove_leftovers",
     "reshard",
@@ -52,6 +56,7 @@ __all__ = [
     "tensor_checksum",
     "termination_held",
     "uninterrupted",
+    "unnoticed",
     "without_logging",
     "writable_folder",
     "written_whole",

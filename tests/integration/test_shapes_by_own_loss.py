@@ -12,7 +12,13 @@ from _shapes import SHAPES, Shape
 
 from lightning_unlearn import NPO, Bounded, ForgetRetainData, GradientAscent, RecoveryCheck, Relearn, Unlearn
 from lightning_unlearn.engine import decided_readout
-from lightning_unlearn.readouts import ClassificationReadout, PackedCausalLMReadout, Readout, TrainingStepReadout
+from lightning_unlearn.readouts import (
+    ClassificationReadout,
+    EncoderDecoderReadout,
+    PackedCausalLMReadout,
+    Readout,
+    TrainingStepReadout,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")
 
@@ -23,6 +29,7 @@ READ_BY_LOGITS: dict[str, type[Readout]] = {
     "mixup": ClassificationReadout,  # of an example alone it is the plain loss
     "metrics and counters": ClassificationReadout,
     "causal language model": PackedCausalLMReadout,
+    "T5": EncoderDecoderReadout,
 }
 """What is not read by its own loss."""
 

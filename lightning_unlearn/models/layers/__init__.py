@@ -17,6 +17,7 @@ from lightning_unlearn.models.layers._compiled import eager_if_compiled, eager_i
 from lightning_unlearn.models.layers._head import base_model, input_embedding, is_tied, output_head, output_heads
 from lightning_unlearn.models.layers._layout import Layout
 from lightning_unlearn.models.layers._linear import is_linear, is_transposed, sizes
+from lightning_unlearn.models.layers._look_ahead import refuse_looking_ahead
 from lightning_unlearn.models.layers._low_bit import count, dequantized, is_low_bit
 from lightning_unlearn.models.layers._matrices import covered_share, matrices, own_matrices, placed_matrices
 from lightning_unlearn.models.layers._matrix import Matrix
@@ -57,6 +58,7 @@ __all__ = [
     "own_matrices",
     "placed_matrices",
     "plain_name",
+    "refuse_looking_ahead",
     "replaced_modules",
     "sizes",
     "starts_at_zero",

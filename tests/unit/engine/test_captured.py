@@ -90,14 +90,15 @@ def long(rows: Any, params: list[Tensor]) -> Tensor:
 
 
 def language_loss(network: nn.Module) -> Callable[[Any], Tensor]:
-    """Hugging Face's own, but for padding to the left, of which it knows nothing."""
+    """Hugging Face's own, of the row without its padding."""
 
     def loss(one: Any) -> Tensor:
-        labels = one["labels"].masked_fill(one["attention_mask"] == 0, -100)
-        if not (labels[:, 1:] != -100).any():
+        shown = one["attention_mask"].bool()
+        labels = one["labels"][shown]
+        if not (labels[1:] != -100).any():
             return 0 * next(p for p in network.parameters() if p.requires_grad).sum()
-        logits = network(input_ids=one["input_ids"], attention_mask=one["attention_mask"]).logits
-        return F.cross_entropy(logits[0, :-1].to(torch.promote_types(logits.dtype, torch.float32)), labels[0, 1:])
+        logits = network(input_ids=one["input_ids"][shown][None]).logits
+        return F.cross_entropy(logits[0, :-1].to(torch.promote_types(logits.dtype, torch.float32)), labels[1:])
 
     return loss
 

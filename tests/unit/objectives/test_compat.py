@@ -104,7 +104,8 @@ def test_undial_corrected_is_a_mean_over_what_predicts_a_label(name: str) -> Non
     loss = UNDIAL(beta=10.0)(readout(model, data), readout(original, data).detach())
     read = [(b, t) for b, t in places(labels, last=1) if labels[b][t + 1] != IGNORED]
     expected = undial_over(read, scores(model, data), scores(original, data), labels, 10.0)
-    assert loss.item() == pytest.approx(expected, rel=1e-10)
+    # Rows padded on the left are moved; rotations are computed in float32 whatever the weights are.
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_undial_gradient_is_that_of_the_mean_over_all_positions() -> None:
@@ -139,7 +140,7 @@ def test_pdu_corrected_reads_before_the_labels(name: str) -> None:
     labels = data["labels"].tolist()
     loss = LogitMarginFlattening()(CausalLMReadout()(model, data))
     read = [(b, t) for b, t in places(labels, last=1) if labels[b][t + 1] != IGNORED]
-    assert loss.item() == pytest.approx(margins_over(read, scores(model, data)), rel=1e-10)
+    assert loss.item() == pytest.approx(margins_over(read, scores(model, data)), rel=1e-6)
 
 
 def test_both_forms_of_undial_agree_where_there_is_neither_prompt_nor_padding() -> None:

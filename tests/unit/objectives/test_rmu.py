@@ -199,10 +199,12 @@ LAYERS = {"llama": "layers.0", "gpt2": r"h\.0", "gemma2": "layers.0", "opt": "la
 def test_reads_what_the_model_itself_gives_out(name, side):
     network, rows = family(name).eval(), batch(side)
     prediction = HiddenStateReadout(LAYERS[name])(network, rows)
-    inputs = {key: rows[key] for key in ("input_ids", "attention_mask")}
-    whole = network(**inputs, output_hidden_states=True).hidden_states[1]
-    chosen = rows["labels"] != -100
-    assert_close(prediction.features, whole[chosen])
+    chosen, shown = rows["labels"] != -100, rows["attention_mask"].bool()
+    alone = [
+        network(tokens[own][None], output_hidden_states=True).hidden_states[1][0][which[own]]
+        for tokens, own, which in zip(rows["input_ids"], shown, chosen, strict=True)
+    ]
+    assert_close(prediction.features, torch.cat(alone))
     assert torch.equal(prediction.labels, rows["labels"][chosen])
     assert torch.equal(prediction.example, chosen.nonzero()[:, 0])
     assert prediction.logits.shape == (len(prediction.labels), 0)

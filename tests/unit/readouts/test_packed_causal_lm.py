@@ -25,6 +25,7 @@ from transformers import (
 from lightning_unlearn import LoRA
 from lightning_unlearn.functional.packing import pack
 from lightning_unlearn.readouts import CausalLMReadout, PackedCausalLMReadout
+from lightning_unlearn.readouts._packing_check import verdicts_of
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 SMALL |= {"max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -81,13 +82,9 @@ def test_values_and_gradients_are_those_of_padded_rows(kind: str, attention: str
     if (kind, side) == ("gemma2", "left"):
         return  # eager only, see above
     net, data = network(kind, attention).double(), batch(side=side)
-    positions = {"position_ids": (data["attention_mask"].cumsum(1) - 1).clamp_min(0)} if side == "left" else {}
-    plain, expected = gradients(CausalLMReadout(), net, {**data, **positions})
-    readout = PackedCausalLMReadout()
-    packed, got = gradients(readout, net, data)
-    assert readout._exact[net] or side == "left"
-    readout._exact[net] = True
-    packed, got = gradients(readout, net, data)
+    plain, expected = gradients(CausalLMReadout(), net, data)
+    packed, got = gradients(PackedCausalLMReadout(), net, data)
+    assert [verdict.exact for verdict in verdicts_of(net).values()] == [True]
     assert torch.equal(packed.labels, plain.labels)
     assert torch.equal(packed.example, plain.example)
     # Transformers computes rotations, and eager softmax, in float32 whatever the weights are.
@@ -120,7 +117,7 @@ def test_sliding_windows_are_read_plainly() -> None:
     net = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
     readout = PackedCausalLMReadout()
     assert_close(readout(net, batch()).logits, CausalLMReadout()(net, batch()).logits, rtol=0, atol=1e-6)
-    assert net not in readout._exact
+    assert all(verdict.upto.length == 0 for verdict in verdicts_of(net).values())
 
 
 def test_fewer_tokens_reach_the_network() -> None:
@@ -186,9 +183,8 @@ def test_a_first_batch_of_one_row_decides_nothing() -> None:
     readout, data = PackedCausalLMReadout(), batch()
     readout(net, {name: value[:1] for name, value in data.items()})
     readout(net, {**data, "labels": torch.full_like(data["labels"], -100)})
-    assert net not in readout._exact
     assert_close(readout(net, data).logits, CausalLMReadout()(net, data).logits, rtol=0, atol=1e-6)
-    assert readout._exact[net] is False
+    assert [verdict.exact for verdict in verdicts_of(net).values()] == [False]
 
 
 def test_a_network_that_refuses_our_mask_is_read_plainly() -> None:

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from lightning_unlearn.models.layers._compiled import eager_if_compiled
+from lightning_unlearn.models.layers._head import base_model, input_embedding
+from lightning_unlearn.runtime import is_sharded, unnoticed
+
+_LENGTH = 12
+
+# By network, and weak: the answer is one of the architecture, and a pass is saved wherever it is asked again.
+_known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def refuse_looking_ahead(network: nn.Module) -> None:
+    r"""Refuse a language model whose predictions depend on tokens that come later.
+
+    Such a model is given the answer together with the question: its loss says nothing of what it knows. Asked of the
+    network itself, whatever its name and configuration: of two sequences that differ in their second half, the
+    predictions in the first half have to be equal, up to twice the change between equal sequences, and rounding.
+
+    One forward pass over three sequences of twelve tokens, once per network, without hooks and without a trace. A network
+    that is sharded (a pass would be collective), on the meta device, inside a compiled graph, or that cannot run on tokens
+    alone is not asked.
+
+    Args:
+        network: A Hugging Face model, bare or with a PEFT adapter.
+
+    Raises:
+        ValueError: If it looks ahead.
+
+    Example:
+        >>> from lightning_unlearn import TinyCausalLM
+        >>> refuse_looking_ahead(TinyCausalLM(hidden_size=32))
+    """
+    if looks_ahead(network):
+        raise ValueError(
+            "A causal language model should predict each token from those before it. Found "
+            f"`{type(base_model(network)).__name__}`, whose predictions change with later tokens: it reads the answer while "
+            "it predicts it. Load it as a decoder (`is_decoder=True`, `is_causal=True`) if it is one. Otherwise train it in "
+            "a LightningModule of yours, with `TrainingStepReadout()`: your own loss is what is forgotten."
+        )
+
+
+def looks_ahead(network: nn.Module) -> bool:
+    """Whether predictions of ``network`` change with later tokens; ``False`` where it cannot be asked."""
+    base = base_model(network)
+    if base not in _known:
+        answer = None if _cannot_be_asked(network) else _asked(network)
+        if answer is None:
+            return False  # not remembered: it may be asked when it is in place
+        _known[base] = answer
+    return _known[base]
+
+
+def _cannot_be_asked(network: nn.Module) -> bool:
+    elsewhere = any(p.is_meta for p in network.parameters())
+    return elsewhere or torch.compiler.is_compiling() or is_sharded(network)
+
+
+def _asked(network: nn.Module) -> bool | None:
+    embedding: Any = input_embedding(base_model(network))
+    vocabulary = getattr(embedding, "num_embeddings", 0)
+    if vocabulary < 4:
+        return None
+    try:
+        with unnoticed(network), eager_if_compiled(network):
+            logits = network(_sequences(vocabulary).to(embedding.weight.device)).logits
+    except Exception:  # it may need other inputs, a device, a precision: of any kind
+        return None
+    if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] < _LENGTH:
+        return None
+    return _differ(logits[:, -_LENGTH:][:, : _LENGTH // 2].float(), _rounding(network))
+
+
+def _sequences(vocabulary: int) -> Tensor:
+    """Two sequences that differ in their second half, and the first one again, ``[3, T]``."""
+    drawn = torch.randint(vocabulary // 4, vocabulary, (_LENGTH,), generator=torch.Generator().manual_seed(0))
+    other = drawn.clone()
+    other[_LENGTH // 2 :] = drawn[_LENGTH // 2 :].sub(vocabulary // 4).add(1).remainder(vocabulary - vocabulary // 4)
+    other[_LENGTH // 2 :] += vocabulary // 4
+    return torch.stack([drawn, other, drawn])
+
+
+def _rounding(network: nn.Module) -> float:
+    """How far equal predictions may be apart, as a share: a quarter of a digit in half precision, eight in float32."""
+    # Mixtures compute each expert's tokens together: others in the batch may change how sums are rounded.
+    coarsest = max((torch.finfo(p.dtype).eps for p in network.parameters() if p.is_floating_point()), default=0.0)
+    return max(8 * torch.finfo(torch.float32).eps, coarsest / 4)
+
+
+def _differ(logits: Tensor, rounding: float) -> bool:
+    changed, unchanged = (float((logits[0] - row).square().mean().sqrt()) for row in logits[1:])
+    return changed > 2 * unchanged + rounding * float(logits.square().mean().sqrt())
