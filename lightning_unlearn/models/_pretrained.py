@@ -16,7 +16,7 @@ from lightning_unlearn.models._few_bits import made_trainable, on_own_device, qu
 from lightning_unlearn.models._gguf import SMOLLM2, converted_gguf, packaged_gguf
 from lightning_unlearn.models._lora import LoRA
 from lightning_unlearn.models._refused_kinds import few_bits, refuse_made_up_weights, refuse_other_kinds
-from lightning_unlearn.models.layers import is_low_bit
+from lightning_unlearn.models.layers import is_low_bit, refuse_looking_ahead
 
 
 def PretrainedCausalLM(
@@ -128,6 +128,7 @@ def _base(
         network, loading = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **more)
     refuse_made_up_weights(source, network, loading)
     loaded: nn.Module = made_trainable(network) if given or quantization is not None else network
+    refuse_looking_ahead(loaded)  # not earlier: a pass may pack weights in few bits for a kernel without a gradient
     return loaded
 
 

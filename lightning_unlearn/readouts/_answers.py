@@ -54,9 +54,7 @@ def greedy_answers(
     return [answer[~torch.isin(answer, at_end)] for answer, has_label in rows if has_label]
 
 
-def _of_encoder_decoder(
-    network: Any, batch: Any, ends: list[int], max_new_tokens: int, in_step: bool
-) -> list[Tensor]:
+def _of_encoder_decoder(network: Any, batch: Any, ends: list[int], max_new_tokens: int, in_step: bool) -> list[Tensor]:
     inputs = {k: v for k, v in inputs_of(network, batch).items() if not k.startswith("decoder_") and k != "use_cache"}
     # Answers that are shorter than the longest are filled up with an end token, and are cut there.
     own = {"max_new_tokens": max_new_tokens, "eos_token_id": ends, "pad_token_id": ends[0], "synced_gpus": in_step}

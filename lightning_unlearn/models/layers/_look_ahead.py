@@ -11,19 +11,21 @@ from lightning_unlearn.models.layers._head import base_model, input_embedding
 from lightning_unlearn.runtime import is_sharded, unnoticed
 
 _LENGTH = 12
+_HALF = _LENGTH // 2
 
 # By network, and weak: the answer is one of the architecture, and a pass is saved wherever it is asked again.
 _known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def refuse_looking_ahead(network: nn.Module) -> None:
-    r"""Refuse a language model whose predictions depend on tokens that come later.
+    r"""Refuse a language model whose predictions depend on tokens that come later, or on how many come.
 
     Such a model is given the answer together with the question: its loss says nothing of what it knows. Asked of the
-    network itself, whatever its name and configuration: of two sequences that differ in their second half, the
-    predictions in the first half have to be equal, up to twice the change between equal sequences, and rounding.
+    network itself, whatever its name and configuration: of two sequences that differ in their second half, and of one
+    without it, the predictions in the first half have to be equal, up to twice the change between equal sequences, and
+    rounding.
 
-    One forward pass over three sequences of twelve tokens, once per network, without hooks and without a trace. A network
+    Two forward passes over up to twelve tokens, once per network, without hooks and without a trace. A network
     that is sharded (a pass would be collective), on the meta device, inside a compiled graph, or that cannot run on tokens
     alone is not asked.
 
@@ -40,9 +42,10 @@ def refuse_looking_ahead(network: nn.Module) -> None:
     if looks_ahead(network):
         raise ValueError(
             "A causal language model should predict each token from those before it. Found "
-            f"`{type(base_model(network)).__name__}`, whose predictions change with later tokens: it reads the answer while "
-            "it predicts it. Load it as a decoder (`is_decoder=True`, `is_causal=True`) if it is one. Otherwise train it in "
-            "a LightningModule of yours, with `TrainingStepReadout()`: your own loss is what is forgotten."
+            f"`{type(base_model(network)).__name__}`, whose predictions change with later tokens, or with their number: it "
+            "reads the answer while it predicts it. Load it as a decoder (`is_decoder=True`, `is_causal=True`) if it is "
+            "one. Otherwise train it in a LightningModule of yours, with `TrainingStepReadout()`: your own loss is what "
+            "is forgotten."
         )
 
 
@@ -69,20 +72,23 @@ def _asked(network: nn.Module) -> bool | None:
         return None
     try:
         with unnoticed(network), eager_if_compiled(network):
-            logits = network(_sequences(vocabulary).to(embedding.weight.device)).logits
+            tokens = _sequences(vocabulary).to(embedding.weight.device)
+            logits, of_half = network(tokens).logits, network(tokens[:1, :_HALF]).logits
     except Exception:  # it may need other inputs, a device, a precision: of any kind
         return None
     if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] < _LENGTH:
         return None
-    return _differ(logits[:, -_LENGTH:][:, : _LENGTH // 2].float(), _rounding(network))
+    # Where there are more predictions than tokens, those of soft prompts come first.
+    halves = torch.cat([logits[:, -_LENGTH:][:, :_HALF], of_half[:, -_HALF:]]).float()
+    return _differ(halves, _rounding(network))
 
 
 def _sequences(vocabulary: int) -> Tensor:
     """Two sequences that differ in their second half, and the first one again, ``[3, T]``."""
     drawn = torch.randint(vocabulary // 4, vocabulary, (_LENGTH,), generator=torch.Generator().manual_seed(0))
     other = drawn.clone()
-    other[_LENGTH // 2 :] = drawn[_LENGTH // 2 :].sub(vocabulary // 4).add(1).remainder(vocabulary - vocabulary // 4)
-    other[_LENGTH // 2 :] += vocabulary // 4
+    other[_HALF:] = drawn[_HALF:].sub(vocabulary // 4).add(1).remainder(vocabulary - vocabulary // 4)
+    other[_HALF:] += vocabulary // 4
     return torch.stack([drawn, other, drawn])
 
 
@@ -94,5 +100,6 @@ def _rounding(network: nn.Module) -> float:
 
 
 def _differ(logits: Tensor, rounding: float) -> bool:
-    changed, unchanged = (float((logits[0] - row).square().mean().sqrt()) for row in logits[1:])
-    return changed > 2 * unchanged + rounding * float(logits.square().mean().sqrt())
+    changed, unchanged, shortened = (float((logits[0] - row).square().mean().sqrt()) for row in logits[1:])
+    allowed = 2 * unchanged + rounding * float(logits.square().mean().sqrt())
+    return changed > allowed or shortened > 8 * allowed  # sums over fewer tokens are rounded otherwise

@@ -19,7 +19,7 @@ import lightning_unlearn
 from lightning_unlearn import Encoding, PretrainedCausalLM, TinyCausalLM
 from lightning_unlearn.bundled import bundled_path
 from lightning_unlearn.data import Record
-from lightning_unlearn.data.records._reading import _read_hub
+from lightning_unlearn.data.records._datasets import rows_of_hub
 from lightning_unlearn.edits import NegateTaskVector
 from lightning_unlearn.models import load_tokenizer, load_weights, pretrained_tokenizer
 from lightning_unlearn.models._extras import find_package, require
@@ -131,7 +131,7 @@ def test_a_data_set_of_the_hub_is_loaded_without_its_code(monkeypatch: pytest.Mo
     datasets = ModuleType("datasets")
     datasets.load_dataset = lambda *path, **options: asked.append(options) or []  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", datasets)
-    _read_hub("owner/name", None, "train")
+    rows_of_hub("owner/name", None, "train")
     assert asked == [{"split": "train", "trust_remote_code": False}]
 
 
