@@ -12,6 +12,7 @@ from lightning_unlearn.data._question_answer_dataset import QuestionAnswerDatase
 from lightning_unlearn.data._text_windows import TextWindows
 from lightning_unlearn.data.encodings import Encoding
 from lightning_unlearn.data.records import FileRecords, Records
+from lightning_unlearn.functional.settings import check_kind
 
 
 class QuestionAnswerData(EncodedData):
@@ -42,12 +43,14 @@ class QuestionAnswerData(EncodedData):
         loader: LoaderSettings = LoaderSettings(),  # noqa: B008  # frozen
     ) -> None:
         super().__init__(loader)
+        check_kind("records", records, Records, example='FileRecords("people.jsonl")')
         given: object = encoding
         if isinstance(given, TextWindows):
             raise TypeError(
                 f"`encoding` of `{type(self).__name__}` should be an `Encoding`, for questions and answers. Found "
                 "`TextWindows`: raw text has neither. Use `TextData`."
             )
+        check_kind("encoding", encoding, Encoding, example='Encoding("bundled")')
         self.records = records
         self.encoding = encoding
 

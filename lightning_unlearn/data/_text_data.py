@@ -53,6 +53,7 @@ class TextData(EncodedData):
         text: str = "text",
     ) -> None:
         super().__init__(loader)
+        check_kind("records", records, Records, example='FileRecords("news.txt")')
         check_kind("windows", windows, TextWindows, example='TextWindows("bundled")')
         self.records = records
         self.windows = windows

@@ -548,3 +548,11 @@ def test_a_sentencepiece_tokenizer_agrees_at_the_boundary():
         answer = supervised(example)
         assert tokenizer.decode(answer[:-1]).strip() == row.answer
         assert answer[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("records", "encoding"), [("a.jsonl", Encoding("bundled")), (FileRecords("a.jsonl"), "bundled")]
+)
+def test_a_path_alone_or_a_name_alone_is_told_what_to_be(records, encoding):
+    with pytest.raises(TypeError, match=r"such as `(FileRecords|Encoding)\("):
+        QuestionAnswerData(records, encoding)
