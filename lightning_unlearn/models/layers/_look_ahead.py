@@ -10,8 +10,7 @@ from lightning_unlearn.models.layers._compiled import eager_if_compiled
 from lightning_unlearn.models.layers._head import base_model, input_embedding
 from lightning_unlearn.runtime import is_sharded, unnoticed
 
-_LENGTH = 12
-_HALF = _LENGTH // 2
+_LENGTH = 24  # some attention sees everything in short rows
 
 # By network, and weak: the answer is one of the architecture, and a pass is saved wherever it is asked again.
 _known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -25,7 +24,7 @@ def refuse_looking_ahead(network: nn.Module) -> None:
     without it, the predictions in the first half have to be equal, up to twice the change between equal sequences, and
     rounding.
 
-    Two forward passes over up to twelve tokens, once per network, without hooks and without a trace. A network
+    Two forward passes over up to 24 tokens, once per network, without hooks and without a trace. A network
     that is sharded (a pass would be collective), on the meta device, inside a compiled graph, or that cannot run on tokens
     alone is not asked.
 
@@ -68,27 +67,28 @@ def _cannot_be_asked(network: nn.Module) -> bool:
 def _asked(network: nn.Module) -> bool | None:
     embedding: Any = input_embedding(base_model(network))
     vocabulary = getattr(embedding, "num_embeddings", 0)
-    if vocabulary < 4:
+    context = getattr(getattr(base_model(network), "config", None), "max_position_embeddings", None)
+    length = min(_LENGTH, context) if isinstance(context, int) and context > 0 else _LENGTH
+    if vocabulary < 4 or length < 2:
         return None
     try:
         with unnoticed(network), eager_if_compiled(network):
-            tokens = _sequences(vocabulary).to(embedding.weight.device)
-            logits, of_half = network(tokens).logits, network(tokens[:1, :_HALF]).logits
+            tokens = _sequences(vocabulary, length).to(embedding.weight.device)
+            logits, of_half = network(tokens).logits, network(tokens[:1, : length // 2]).logits
     except Exception:  # it may need other inputs, a device, a precision: of any kind
         return None
-    if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] < _LENGTH:
+    if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] < length:
         return None
     # Where there are more predictions than tokens, those of soft prompts come first.
-    halves = torch.cat([logits[:, -_LENGTH:][:, :_HALF], of_half[:, -_HALF:]]).float()
+    halves = torch.cat([logits[:, -length:][:, : length // 2], of_half[:, -(length // 2) :]]).float()
     return _differ(halves, _rounding(network))
 
 
-def _sequences(vocabulary: int) -> Tensor:
+def _sequences(vocabulary: int, length: int) -> Tensor:
     """Two sequences that differ in their second half, and the first one again, ``[3, T]``."""
-    drawn = torch.randint(vocabulary // 4, vocabulary, (_LENGTH,), generator=torch.Generator().manual_seed(0))
-    other = drawn.clone()
-    other[_HALF:] = drawn[_HALF:].sub(vocabulary // 4).add(1).remainder(vocabulary - vocabulary // 4)
-    other[_HALF:] += vocabulary // 4
+    drawn = torch.randint(vocabulary // 4, vocabulary, (length,), generator=torch.Generator().manual_seed(0))
+    other, half, least = drawn.clone(), length // 2, vocabulary // 4
+    other[half:] = (drawn[half:] - least + 1).remainder(vocabulary - least) + least
     return torch.stack([drawn, other, drawn])
 
 

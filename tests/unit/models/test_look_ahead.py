@@ -75,6 +75,29 @@ def test_what_does_not_is_not(name: str, dtype: torch.dtype) -> None:
     assert _known[network] is False  # it was asked, and does not
 
 
+def test_what_looks_ahead_in_longer_rows_alone_is_refused() -> None:
+    # Its buckets are made of all tokens of a row that is longer than a chunk.
+    sizes = {"hidden_size": 32, "feed_forward_size": 48, "attn_layers": ["lsh"], "lsh_attn_chunk_length": 8}
+    config = hf.ReformerConfig(
+        **sizes,
+        vocab_size=40,
+        num_buckets=4,
+        is_decoder=True,
+        axial_pos_embds_dim=[8, 24],
+        axial_pos_shape=[8, 16],
+        hash_seed=0,
+    )
+    with pytest.raises(ValueError, match="predict each token from those before it"):
+        refuse_looking_ahead(seeded(lambda: hf.ReformerModelWithLMHead(config)))
+
+
+def test_few_positions_are_enough() -> None:
+    with pytest.raises(ValueError, match="predict each token from those before it"):
+        refuse_looking_ahead(
+            seeded(lambda: hf.BertLMHeadModel(hf.BertConfig(**{**SIZES, "max_position_embeddings": 7})))
+        )
+
+
 def test_what_depends_on_how_many_tokens_come_later_is_refused() -> None:
     sizes = {"decoder_ffn_dim": 24, "num_decoder_layers": 2, "num_decoder_attention_heads": 2}
     network = seeded(lambda: hf.ProphetNetForCausalLM(hf.ProphetNetConfig(vocab_size=40, hidden_size=16, **sizes)))
@@ -118,7 +141,7 @@ def test_it_is_asked_once_and_nobody_notices() -> None:
     state = torch.get_rng_state()
     for _ in range(3):
         refuse_looking_ahead(network)
-    assert calls == [36, 6]
+    assert calls == [72, 12]
     assert hooked == []
     assert torch.equal(torch.get_rng_state(), state)
     assert all(m.training for m in network.modules())
