@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from lightning_unlearn.models.layers._compiled import eager_if_compiled
 from lightning_unlearn.models.layers._head import base_model, input_embedding
+from lightning_unlearn.models.layers._low_bit import is_low_bit
 from lightning_unlearn.runtime import is_sharded, unnoticed
 
+_FULL = (torch.float32, torch.float64)
 _LENGTH = 24  # some attention sees everything in short rows
 
 # By network, and weak: the answer is one of the architecture, and a pass is saved wherever it is asked again.
@@ -72,7 +74,11 @@ def _asked(network: nn.Module) -> bool | None:
     if vocabulary < 4 or length < 2:
         return None
     try:
-        with unnoticed(network), eager_if_compiled(network):
+        with (
+            unnoticed(network),
+            eager_if_compiled(network),
+            torch.autocast(embedding.weight.device.type, enabled=False),
+        ):
             tokens = _sequences(vocabulary, length).to(embedding.weight.device)
             logits, of_half = network(tokens).logits, network(tokens[:1, : length // 2]).logits
     except Exception:  # it may need other inputs, a device, a precision: of any kind
@@ -81,7 +87,9 @@ def _asked(network: nn.Module) -> bool | None:
         return None
     # Where there are more predictions than tokens, those of soft prompts come first.
     halves = torch.cat([logits[:, -length:][:, : length // 2], of_half[:, -(length // 2) :]]).float()
-    return _differ(halves, _rounding(network))
+    size = float(halves.square().mean().sqrt())
+    changed, unchanged, shortened = (float((halves[0] - row).square().mean().sqrt()) for row in halves[1:])
+    return changed > 2 * unchanged + _rounding(network) * size or shortened > 2 * unchanged + _of_length(network) * size
 
 
 def _sequences(vocabulary: int, length: int) -> Tensor:
@@ -99,7 +107,9 @@ def _rounding(network: nn.Module) -> float:
     return max(8 * torch.finfo(torch.float32).eps, coarsest / 4)
 
 
-def _differ(logits: Tensor, rounding: float) -> bool:
-    changed, unchanged, shortened = (float((logits[0] - row).square().mean().sqrt()) for row in logits[1:])
-    allowed = 2 * unchanged + rounding * float(logits.square().mean().sqrt())
-    return changed > allowed or shortened > 8 * allowed  # sums over fewer tokens are rounded otherwise
+def _of_length(network: nn.Module) -> float:
+    """The same for predictions in rows of another length, whose sums are rounded otherwise."""
+    # Layers in few bits round what they are given, too; kernels of devices, and of lower settings, round float32.
+    plain = all(p.dtype in _FULL and p.device.type == "cpu" and not is_low_bit(p) for p in network.parameters())
+    is_exact = plain and torch.get_float32_matmul_precision() == "highest"
+    return 64 * torch.finfo(torch.float32).eps if is_exact else 0.05

@@ -179,3 +179,15 @@ def test_a_compiled_network_is_asked_without_compiling_it() -> None:
     assert counted["unique_graphs"] == before
     network(torch.tensor([[3, 4, 5]]))
     assert counted["unique_graphs"] > before
+
+
+def test_rounding_that_depends_on_the_length_of_a_row_is_not_looking_ahead() -> None:
+    network = of_family("llama")
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # in which a module of a fit may be asked
+        refuse_looking_ahead(network)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        refuse_looking_ahead(of_family("llama"))
+    finally:
+        torch.set_float32_matmul_precision(before)
