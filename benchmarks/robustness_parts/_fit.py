@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any
 
@@ -54,11 +53,9 @@ def forget_(
     data = ForgetRetainData(retain=setting.data(world.retain, size=setting.batch[1], seed=seed), forget=names["forget"])
     # The budget first: what ends a fit by changing weights (averages, edits) comes after the last weights within it.
     callbacks = [*forgetting, budget, *method.callbacks(names)]
-    start = time.monotonic()
     trainer(setting, setting.steps, callbacks).fit(module, datamodule=data)
     return {
         "rate": rate,
-        "seconds": round(time.monotonic() - start, 1),
         "steps": budget.kept[0],
         "disruption": round(budget.disruption(network), 5),
         "disruption curve": budget.curve,

@@ -48,7 +48,7 @@ def _method(study: Study, method: Method) -> dict[str, Any]:
 def _trial(trial: Mapping[str, Any]) -> dict[str, Any]:
     if "error" in trial:
         return dict(trial)
-    shown = {key: trial[key] for key in ("rate", "steps", "disruption", "seconds")}
+    shown = {key: trial[key] for key in ("rate", "steps", "disruption")}
     forget = round(float(np.mean(trial["forget"])), 4)
     return {**shown, "forget": forget, "kept": round(kept(trial), 4), "lead": round(trial["lead"], 4)}
 
@@ -67,7 +67,7 @@ def _run(study: Study, method: Method, seed: int) -> dict[str, Any] | None:
     known = study.taught("test", seed).found()["original"]
     return {
         "seed": seed,
-        **{key: fit[key] for key in ("rate", "steps", "disruption", "seconds")},
+        **{key: fit[key] for key in ("rate", "steps", "disruption")},
         "forget": round(float(np.mean(fit["forget"])), 4),
         "kept": round(kept({**fit, "original retain": known["retain"]}), 4),
         "worst": {str(most): _told(worst(seen, most)) for most in BUDGETS},

@@ -17,7 +17,7 @@ def complete(results: Mapping[str, Any]) -> dict[str, Runs]:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """One row a method: mean over seeds, smallest and largest in brackets."""
+    """One row a method: mean over seeds, smallest and largest in brackets; passes are those of a step, counted."""
     head = [
         "method",
         "worst, 20 steps",
@@ -29,7 +29,7 @@ def table(results: Mapping[str, Any]) -> str:
         "KL",
         "rate",
     ]
-    lines = ["| " + " | ".join([*head, "steps", "seconds"]) + " |", "|---" * (len(head) + 2) + "|"]
+    lines = ["| " + " | ".join([*head, "steps", "passes"]) + " |", "|---" * (len(head) + 2) + "|"]
     for name, runs in complete(results).items():
         low, high = results["methods"][name]["interval"]["100"]
         cells = [
@@ -43,7 +43,7 @@ def table(results: Mapping[str, Any]) -> str:
             span(runs, lambda run: run["disruption"], 2),
             f"{runs[0]['rate']:g}",
             span(runs, lambda run: run["steps"], 0),
-            span(runs, lambda run: run["seconds"], 0),
+            f"{results['methods'][name]['description'].get('passes', 2)}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *left_out(results)])
