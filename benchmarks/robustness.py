@@ -1,4 +1,4 @@
-"""Which forgetting stays? Methods at one disruption budget, judged by attackers that none of them trained against.
+"""Which forgetting stays? Methods at one disruption budget, judged by attackers of many kinds.
 
     python benchmarks/robustness.py run --model bundled            # prepare, tune, fit and judge, whatever is missing
     python benchmarks/robustness.py run --model bundled            # a second process shares the work
@@ -20,6 +20,8 @@ at the best of 0 to 20 steps) among those that keep 0.95 of the retain probabili
 
 **Judges.** Relearning in float32, of all weights and by an adapter, at 3e-5, 1e-4, 3e-4 and 1e-3, on the forgotten
 rows, on paraphrases, on every other fact (the rest is judged), and on text without the facts; int8, int4, nf4; pruning.
+No method trains against them as they stand here, but for one: `Relearn(20)` in a loop knows the first twenty steps of all
+weights at 1e-3 on the rows.
 The network has no statistics to recalibrate. For `smollm2` fewer rates and mostly 20 steps: see `_judges.py`.
 
 **Recovery**: [(attacked - unlearned) - (control attacked - control)] / (original - unlearned), of answer probability;

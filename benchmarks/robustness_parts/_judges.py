@@ -1,4 +1,4 @@
-"""Who tries to bring it back. No method trains against any of these as they stand here: other rates, lengths and data."""
+"""Who tries to bring it back. See `robustness.py` for whom methods know."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def table(results: Mapping[str, Any]) -> str:
             span(runs, lambda run: run["worst"]["20"]["recovery"], 2),
             span(runs, lambda run: run["worst"]["100"]["recovery"], 2),
             f"{low:.2f} to {high:.2f}",
-            ", ".join(dict.fromkeys(run["worst"]["100"]["judge"] for run in runs)),
+            "; ".join(dict.fromkeys(run["worst"]["100"]["judge"].removeprefix("relearn ") for run in runs)),
             span(runs, lambda run: run["kept"], 3),
             span(runs, lambda run: run["forget"], 3),
             span(runs, lambda run: run["disruption"], 2),
