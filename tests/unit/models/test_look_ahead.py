@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn import CausalLMReadout, PackedCausalLMReadout, UnlearningModule
 from lightning_unlearn.models.layers import refuse_looking_ahead
-from lightning_unlearn.models.layers._look_ahead import _known
+from lightning_unlearn.models.layers._look_ahead import _known, looks_ahead
 from lightning_unlearn.readouts import HiddenStateReadout
 
 SIZES: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
@@ -184,10 +184,10 @@ def test_a_compiled_network_is_asked_without_compiling_it() -> None:
 def test_rounding_that_depends_on_the_length_of_a_row_is_not_looking_ahead() -> None:
     network = of_family("llama")
     with torch.autocast("cpu", dtype=torch.bfloat16):  # in which a module of a fit may be asked
-        refuse_looking_ahead(network)
+        assert not looks_ahead(network)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        refuse_looking_ahead(of_family("llama"))
+        assert not looks_ahead(of_family("llama"))
     finally:
         torch.set_float32_matmul_precision(before)
