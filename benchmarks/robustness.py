@@ -4,6 +4,7 @@
     python benchmarks/robustness.py run --model bundled            # a second process shares the work
     python benchmarks/robustness.py estimate --model smollm2       # how long it would take; starts nothing
     python benchmarks/robustness.py table --model bundled          # results so far, figure, table of benchmarks/README.md
+    python benchmarks/robustness.py reprint --model bundled        # that table, from the committed results
 
 **Settings.** `bundled`: TinyCausalLM, taught the bundled people, forgets three. `stories260k` and `smollm2`: taught ten
 authors of TOFU, forget two. Full fine-tuning. Original and control (taught the same without what must go) are made once
@@ -60,7 +61,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["run", "estimate", "table"])
+    parser.add_argument("command", choices=["run", "estimate", "table", "reprint"])
     parser.add_argument("--model", choices=list(SETTINGS), default="bundled")
     parser.add_argument("--methods", nargs="+", help="some of `robustness_parts/methods.yaml`; all, if none is named")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -68,6 +69,9 @@ def main() -> None:
     parser.add_argument("--retry", action="store_true", help="try again what ended in an error")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "robustness")
     arguments = parser.parse_args()
+    if arguments.command == "reprint":
+        print(table(json.loads((RESULTS / f"robustness_{arguments.model}.json").read_text())))
+        return
     torch.set_num_threads(arguments.threads)
     quieten()
     setting = SETTINGS[arguments.model]
@@ -100,6 +104,9 @@ def available(names: list[str], model: str) -> tuple[list[Method], dict[str, str
 def show(study: Study, missing: dict[str, str]) -> None:
     """Merge what is there, write it, and print the table."""
     found = {"commit": commit(), "machine": machine(), **results(study, missing)}
+    if not any(one["runs"] for one in found["methods"].values()):
+        print("No method has been judged yet: `run` goes on. What was written before stays.")
+        return
     path = RESULTS / f"robustness_{study.setting.name}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
     draw(found, path.with_suffix(".png"))
