@@ -106,9 +106,8 @@ def _take_4bit(layer: Any, codes: Tensor, scales: dict[str, Any]) -> None:
     weight = layer.weight
     # A file without duplicates, as safetensors makes them, may lack the map that all layers have.
     own = {} if weight.quant_state is None else weight.quant_state.as_dict(packed=True)
-    copies = {
-        name: value.clone() for name, value in scales.items()
-    }  # or later changes of the file's would be changes here
+    # Copies, or later changes of the file's would be changes here.
+    copies = {name: value.clone() for name, value in scales.items()}
     whole = {**{f"weight.{name}": value for name, value in own.items()}, **copies}
     if weight.quant_state is None:  # not moved to its device yet, which would have rounded it
         layer.weight = Params4bit.from_prequantized(codes, whole, device=weight.device, module=layer)

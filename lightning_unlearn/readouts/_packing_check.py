@@ -136,9 +136,7 @@ class PackingCheck:
             try:
                 with context, unnoticed(network):
                     return self._compared(network, batch)
-            except (
-                Exception
-            ):  # a network may refuse a four-dimensional mask, or to run without autocast, with any error
+            except Exception:  # of any kind: it may refuse a four-dimensional mask, or to run without autocast
                 continue
         return False
 

@@ -96,7 +96,16 @@ FITS: dict[str, Any] = {
 
 @pytest.mark.parametrize(
     ("how", "kind"),
-    [("ours", "nf4"), ("ours", "int8"), ("by_hand", "nf4"), slow("ours", "fp4"), slow("by_hand", "int8")],
+    [
+        ("ours", "nf4"),
+        ("ours", "int8"),
+        ("by_hand", "nf4"),
+        slow("ours", "fp4"),
+        slow("by_hand", "int8"),
+        slow("dora", "nf4"),
+        slow("head", "nf4"),
+        slow("head", "int8"),
+    ],
 )
 def test_resumed_equals_uninterrupted(how: str, kind: str) -> None:
     fit(FITS[how](kind), epochs=1)
@@ -104,12 +113,6 @@ def test_resumed_equals_uninterrupted(how: str, kind: str) -> None:
     resumed = fit(FITS[how](kind), ckpt="ckpt/epoch=0.ckpt")
     assert same(whole, resumed)
     assert not same(whole, FITS[how](kind))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("how", "kind"), [("dora", "nf4"), ("head", "nf4"), ("head", "int8")])
-def test_other_adapters_resume_as_well(how: str, kind: str) -> None:
-    test_resumed_equals_uninterrupted(how, kind)
 
 
 def test_int8_weights_whose_scales_would_be_lost_are_refused() -> None:
