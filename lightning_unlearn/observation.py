@@ -1,6 +1,9 @@
 """The values that checks produce and reports consume: what was observed, and what failed."""
 
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 Subject = Literal["original", "unlearned", "control"]
@@ -45,6 +48,11 @@ class Observation:
             are never treated as independent. If empty, every example counts as independent.
         higher_means_known: Whether a larger value means that the model knows more.
         bounds: Smallest and largest possible value, if both are finite.
+        layer: The part of the network that it was read at; empty for the output.
+        interval: A 95 % interval, if resampling ``scores`` would not give the right one: an AUC has two samples.
+        examples: The number of each score's example in the data, parallel to ``scores``. Empty: all of them, in order. Where
+            an attacker has trained on some examples and is judged by the others, only these are compared.
+        texts: What the network said, parallel to ``scores``, if it said something.
 
     Example:
         >>> Observation(metric="probability", split="forget", value=0.5, scores=[0.25, 0.75]).estimate
@@ -66,6 +74,10 @@ class Observation:
     entities: list[str] = field(default_factory=list)
     higher_means_known: bool = True
     bounds: tuple[float, float] | None = None
+    layer: str = ""
+    interval: tuple[float, float] | None = None
+    examples: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         # Checked here, not in the report: a wrong name would otherwise show up as a missing number after the fit.
@@ -73,11 +85,12 @@ class Observation:
             raise ValueError('`split` should be the name of the examples, such as "forget". Found an empty one.')
         if self.subject not in get_args(Subject):
             raise ValueError(f"`subject` should be one of {get_args(Subject)}. Found `subject = {self.subject!r}`.")
-        if self.entities and len(self.entities) != len(self.scores):
-            raise ValueError(
-                "`entities` should name one entity per score. "
-                f"Found {len(self.entities)} entities for {len(self.scores)} scores of `{self.metric}`."
-            )
+        for name, each in (("entities", self.entities), ("examples", self.examples), ("texts", self.texts)):
+            if each and len(each) != len(self.scores):
+                raise ValueError(
+                    f"`{name}` should have one entry per score. "
+                    f"Found {len(each)} {name} for {len(self.scores)} scores of `{self.metric}`."
+                )
 
     @property
     def attacked(self) -> bool:
@@ -90,10 +103,31 @@ class Observation:
         # A metric's value may be something else than this mean, a ratio of sums for instance. Intervals resample scores.
         return sum(self.scores) / len(self.scores) if self.scores else self.value
 
+    def at(self, examples: Collection[int]) -> Observation:
+        """The same, of some examples only. Its value is the mean of their scores.
+
+        Example:
+            >>> Observation("probability", "forget", 0.5, scores=[0.25, 0.75], entities=["Ada", "Bo"]).at({1}).scores
+            [0.75]
+        """
+        numbers = self.numbers
+        chosen = [place for place, number in enumerate(numbers) if number in examples]
+        parallel = {
+            name: [each[i] for i in chosen] for name in ("scores", "entities", "texts") if (each := getattr(self, name))
+        }
+        scores = parallel.get("scores", [])
+        value = sum(scores) / len(scores) if scores else float("nan")
+        return replace(self, **parallel, value=value, interval=None, examples=[numbers[i] for i in chosen])
+
+    @property
+    def numbers(self) -> list[int]:
+        """The number of each score's example in the data."""
+        return self.examples or list(range(len(self.scores)))
+
     @property
     def clusters(self) -> list[str]:
         """The entity of each score. Without entities every score counts as independent, named by its number."""
-        return self.entities or [str(index) for index in range(len(self.scores))]
+        return self.entities or list(map(str, self.numbers))
 
 
 @dataclass(frozen=True)

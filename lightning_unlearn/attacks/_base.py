@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.data.records import QuestionAnswer
 from lightning_unlearn.engine import GradientEngine
 
 BatchLoss = Callable[[Any], Tensor]
@@ -62,6 +63,19 @@ class Attack(ABC):
             loss: What the attacker minimises on a batch.
             engine: How gradients are computed under the strategy in use. Defaults to plain autograd.
         """
+
+    def asks(self, rows: Sequence[QuestionAnswer], *, split: str, point: float) -> Sequence[QuestionAnswer]:
+        """In which words the model is asked at ``point``, for attacks by prompt; as many rows, in the same order.
+
+        Defaults to the rows themselves. Other words need audits of questions and answers, as :class:`QuestionAnswerData`
+        gives them; on data without words such an attack fails by name, and the report says that it is not shown.
+
+        Args:
+            rows: What the audits ask otherwise.
+            split: Name of the probe.
+            point: The strength at which it is asked.
+        """
+        return rows
 
     def drawn(self, generator: torch.Generator) -> Attack:
         """This attack at one of its strengths, drawn at random: what ``Unlearn(under=...)`` meets in one step.

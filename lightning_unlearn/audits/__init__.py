@@ -4,7 +4,7 @@ from lightning_unlearn.audits._base import Audit
 from lightning_unlearn.audits._decodability import Decodability, decodability
 from lightning_unlearn.audits._generation import Generation
 from lightning_unlearn.audits._measure import Measure
-from lightning_unlearn.audits._probe import Probe, load_probe
+from lightning_unlearn.audits._scoring_audit import Scores, ScoringAudit, SharedScores
 from lightning_unlearn.audits._specificity import Specificity
 from lightning_unlearn.audits._states import read_states, stacked_states
 
@@ -13,10 +13,11 @@ __all__ = [
     "Decodability",
     "Generation",
     "Measure",
-    "Probe",
+    "Scores",
+    "ScoringAudit",
+    "SharedScores",
     "Specificity",
     "decodability",
-    "load_probe",
     "read_states",
     "stacked_states",
 ]

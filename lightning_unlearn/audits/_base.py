@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_unlearn.audits._probe import Probe
+from lightning_unlearn.data import Probe
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.readouts import Readout
@@ -21,7 +21,8 @@ class Audit(ABC):
     Example:
         >>> import torch
         >>> from lightning_unlearn import ClassificationReadout
-        >>> from lightning_unlearn.audits import Measure, load_probe
+        >>> from lightning_unlearn.audits import Measure
+        >>> from lightning_unlearn.data import load_probe
         >>> network, readout = nn.Linear(3, 2), ClassificationReadout()
         >>> probe = load_probe([(torch.zeros(4, 3), torch.tensor([0, 1, 0, 1]))], readout)
         >>> found = Measure()(network, readout=readout, probes={"forget": probe}, engine=GradientEngine(network))

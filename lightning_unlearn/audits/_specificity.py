@@ -9,8 +9,8 @@ from typing_extensions import override
 
 from lightning_unlearn.audits._alternates import choose_alternates
 from lightning_unlearn.audits._base import Audit, observations_of
-from lightning_unlearn.audits._probe import Probe
 from lightning_unlearn.audits._scores import in_data_order
+from lightning_unlearn.data import Probe
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.observation import Observation

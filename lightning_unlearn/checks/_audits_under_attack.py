@@ -11,11 +11,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from lightning_unlearn.attacks import Attack
-from lightning_unlearn.audits import Audit, Probe
+from lightning_unlearn.audits import Audit, ScoringAudit, SharedScores
 from lightning_unlearn.checks._failures import about, failed
 from lightning_unlearn.checks._probes import find_retain
 from lightning_unlearn.checks._refusals import refuse_probes
-from lightning_unlearn.data import in_order
+from lightning_unlearn.data import Probe, in_order
 from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation
@@ -58,6 +58,14 @@ class Examined:
             return map(self.engine.to_device, in_order(find_retain(self.trainer)))
         return self.attack_batches() if attack.needs_data else ()
 
+    def asked_by(self, attack: Attack, point: float) -> Examined:
+        """The same network, asked in the words of an attack by prompt."""
+        if type(attack).asks is Attack.asks:
+            return self
+        return replace(
+            self, probes={split: _asked(probe, attack, split, point) for split, probe in self.probes.items()}
+        )
+
     def loss(self, batch: Any) -> Tensor:
         """What an attacker minimises on a batch."""
         self.heed_sigterm()
@@ -71,6 +79,12 @@ class Examined:
         """
         if self.trainer.world_size == 1 and self.trainer.received_sigterm:
             raise SIGTERMException
+
+
+def _asked(probe: Probe, attack: Attack, split: str, point: float) -> Probe:
+    before = probe.rows or ()
+    rows = attack.asks(before, split=split, point=point)
+    return probe if probe.rows is not None and rows is before else probe.asked(rows)
 
 
 @dataclass
@@ -131,10 +145,11 @@ class AuditsUnderAttack:
 
     def _alone(self, examined: Examined, observations: list[Observation], working: list[Audit]) -> None:
         with uninterrupted(), unchanged(examined.module, "Audits"), isolated(examined.trainer, examined.module):
+            shared = _shared(self.audits, examined)
             for audit in self.audits:
                 kind = type(audit).__name__
                 with Agreement(f"Audit `{kind}`") as agreement:
-                    made, error = _tried(audit, examined)
+                    made, error = _tried(audit, examined, shared)
                     with interruptible():  # it may wait for other ranks
                         ended = agreement.settle(error, "")
                 _end_if_asked(agreement)
@@ -175,15 +190,19 @@ class AuditsUnderAttack:
             with attack(network, batches=batches, loss=examined.loss, engine=engine) as points, interruptible():
                 for point in points:
                     progress.point = point
-                    made = [o for audit in audits for o in self._audited(audit, examined, progress)]
+                    asked = examined.asked_by(attack, point)
+                    shared = _shared(audits, asked)
+                    made = [o for audit in audits for o in self._audited(audit, asked, shared, progress)]
                     progress.observations += [replace(o, point=point, **described) for o in made]
         except Exception as error:
             return error
         return None
 
-    def _audited(self, audit: Audit, examined: Examined, progress: _Progress) -> list[Observation]:
+    def _audited(
+        self, audit: Audit, examined: Examined, shared: SharedScores, progress: _Progress
+    ) -> list[Observation]:
         progress.audit = type(audit).__name__  # so that an error says where it happened
-        made = _observed(audit, examined)
+        made = _observed(audit, examined, shared)
         progress.audit = ""
         return made
 
@@ -196,17 +215,26 @@ def _end_if_asked(agreement: Agreement) -> None:
         raise SIGTERMException
 
 
-def _tried(audit: Audit, examined: Examined) -> tuple[list[Observation], Exception | None]:
+def _tried(audit: Audit, examined: Examined, shared: SharedScores) -> tuple[list[Observation], Exception | None]:
     try:
         with interruptible():
-            return _observed(audit, examined), None
+            return _observed(audit, examined, shared), None
     except Exception as error:
         return [], error
 
 
-def _observed(audit: Audit, examined: Examined) -> list[Observation]:
+def _shared(audits: Sequence[Audit], examined: Examined) -> SharedScores:
+    """One pass over the data for all audits that need no other."""
+    scoring = [audit for audit in audits if isinstance(audit, ScoringAudit)]
+    return SharedScores(scoring, examined.network, examined.readout, examined.probes, examined.engine)
+
+
+def _observed(audit: Audit, examined: Examined, shared: SharedScores) -> list[Observation]:
     examined.heed_sigterm()
-    made = audit(examined.network, readout=examined.readout, probes=examined.probes, engine=examined.engine)
+    if isinstance(audit, ScoringAudit):
+        made = shared.conclusion_of(audit)
+    else:
+        made = audit(examined.network, readout=examined.readout, probes=examined.probes, engine=examined.engine)
     return [replace(observation, attack=NOT_ATTACKED) for observation in made]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.attacks import Attack
-from lightning_unlearn.audits import Audit, Probe, load_probe
+from lightning_unlearn.audits import Audit
 from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined, unchanged
 from lightning_unlearn.checks._control import Control, find_control
 from lightning_unlearn.checks._failures import recorder
@@ -23,7 +23,7 @@ from lightning_unlearn.checks._probes import (
 )
 from lightning_unlearn.checks._records import at_most_known, merged, without_old_scores
 from lightning_unlearn.checks._refusals import refuse_same_names, refuse_undefined
-from lightning_unlearn.data import DataSource, in_order
+from lightning_unlearn.data import DataSource, Probe, in_order, load_probe
 from lightning_unlearn.engine import GradientEngine, callbacks_of
 from lightning_unlearn.models import swapped_weights
 from lightning_unlearn.observation import Failure, Observation, Subject

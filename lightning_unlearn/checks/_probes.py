@@ -10,8 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from lightning_unlearn.audits import Probe
-from lightning_unlearn.data import DataSource, in_order, loader_of, one_loader
+from lightning_unlearn.data import DataSource, Probe, in_order, loader_of, one_loader
 from lightning_unlearn.engine import callbacks_of, decided_readout
 from lightning_unlearn.forgetting import Unlearn, forget_source
 from lightning_unlearn.readouts import Readout

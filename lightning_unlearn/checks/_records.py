@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from lightning_unlearn.observation import Observation
 def key_of(observation: Observation) -> tuple[object, ...]:
     """What identifies an observation. Of two with the same key the later one counts."""
     o = observation
-    return o.subject, o.step, o.attack, o.point, o.split, o.metric
+    return o.subject, o.step, o.attack, o.point, o.split, o.metric, o.layer
 
 
 def merged(before: Iterable[Observation], now: Iterable[Observation]) -> list[Observation]:
@@ -31,9 +32,8 @@ def without_old_scores(observations: Iterable[Observation], step: int) -> list[O
 
     Those of the original and of the control are kept. Otherwise reports and checkpoints would grow with every check.
     """
-    return [
-        o if o.subject != "unlearned" or o.step == step else replace(o, scores=[], entities=[]) for o in observations
-    ]
+    none: dict[str, list[Any]] = {"scores": [], "entities": [], "examples": [], "texts": []}
+    return [o if o.subject != "unlearned" or o.step == step else replace(o, **none) for o in observations]
 
 
 def at_most_known(observations: Sequence[Observation]) -> dict[str, Tensor]:
@@ -43,13 +43,14 @@ def at_most_known(observations: Sequence[Observation]) -> dict[str, Tensor]:
         of_metric = [o for o in observations if o.metric == metric]
         point = _worst_point(of_metric)
         for o in (o for o in of_metric if o.point == point):
-            values[f"recovery/{o.attack}/{logged_as(o.split, metric)}"] = torch.tensor(o.value)
+            values[f"recovery/{o.attack}/{logged_as(o.split, metric, o.layer)}"] = torch.tensor(o.value)
     return values
 
 
-def logged_as(split: str, metric: str) -> str:
-    """The last part of the key under which a metric of a split is logged."""
-    return metric if split == "forget" else f"{split}_{metric}"
+def logged_as(split: str, metric: str, layer: str = "") -> str:
+    """The last part of the key under which a metric of a split, read at a layer, is logged."""
+    name = metric if split == "forget" else f"{split}_{metric}"
+    return f"{name}/{layer}" if layer else name
 
 
 def _worst_point(of_metric: Sequence[Observation]) -> float:

@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from lightning_unlearn.attacks import Attack
-from lightning_unlearn.audits import Audit, Probe
+from lightning_unlearn.audits import Audit
 from lightning_unlearn.checks._records import logged_as
-from lightning_unlearn.data import empty_set
+from lightning_unlearn.data import Probe, empty_set
 from lightning_unlearn.functional.settings import check_kind, check_named, check_whole
 from lightning_unlearn.observation import NOT_ATTACKED, Observation
 from lightning_unlearn.readouts import Readout, refuse_foreign_tokens

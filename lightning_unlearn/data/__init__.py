@@ -8,6 +8,7 @@ from lightning_unlearn.data._loader_settings import LoaderSettings
 from lightning_unlearn.data._loaders import in_order, rows_of
 from lightning_unlearn.data._paired_data import PairedData
 from lightning_unlearn.data._paired_dataset import PairedDataset
+from lightning_unlearn.data._probe import Probe, load_probe
 from lightning_unlearn.data._question_answer_data import QuestionAnswerData
 from lightning_unlearn.data._question_answer_dataset import QuestionAnswerDataset
 from lightning_unlearn.data._resumable_loader import ResumableLoader
@@ -57,6 +58,7 @@ __all__ = [
     "Order",
     "PairedData",
     "PairedDataset",
+    "Probe",
     "QuestionAnswer",
     "QuestionAnswerData",
     "QuestionAnswerDataset",
@@ -77,8 +79,9 @@ __all__ = [
     "empty_set",
     "first_batches",
     "in_order",
-    "one_loader",
+    "load_probe",
     "loader_of",
+    "one_loader",
     "rows_of",
     "shared_batches",
 ]

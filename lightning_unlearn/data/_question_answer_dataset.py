@@ -24,6 +24,7 @@ class QuestionAnswerDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, rows: Sequence[QuestionAnswer], encoding: Encoding) -> None:
         self.rows = tuple(rows)
+        self.encoding = encoding
         self._examples = encode_rows(self.rows, encoding)
 
     def __len__(self) -> int:

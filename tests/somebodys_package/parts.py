@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.attacks import Attack
-from lightning_unlearn.audits import Audit, Probe
-from lightning_unlearn.data import Companion, EpochRows, Order, QuestionAnswer, Record, Records, RowSet
+from lightning_unlearn.audits import Audit
+from lightning_unlearn.data import Companion, EpochRows, Order, Probe, QuestionAnswer, Record, Records, RowSet
 from lightning_unlearn.edits import Edit
 from lightning_unlearn.metrics import KnowledgeMetric
 from lightning_unlearn.objectives import Objective

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_unlearn.observation import Observation
-from lightning_unlearn.report.analysis._paired_scores import paired_scores
+from lightning_unlearn.report.analysis._paired_scores import of_common_examples, paired_scores
 from lightning_unlearn.report.analysis._statistics import (
     Floats,
     adjusted_recovery_rate,
@@ -44,6 +44,9 @@ class Bootstrap:
 
     def level(self, observation: Observation) -> Interval:
         """How much a model knows."""
+        if observation.interval is not None:
+            examples, entities = len(observation.scores), len(set(observation.clusters))
+            return Interval(observation.value, *observation.interval, examples=examples, entities=entities)
         return self.interval([observation], lambda value: np.asarray(value))
 
     def gap(self, original: Observation, unlearned: Observation) -> Interval:
@@ -72,6 +75,7 @@ class Bootstrap:
             of: From means to the number, elementwise.
             divides: Whether ``of`` divides by the first mean less the second.
         """
+        observations = of_common_examples(observations)
         means = [observation.estimate for observation in observations]
         with np.errstate(invalid="ignore"):  # a broken model's scores may be inf or NaN
             value = float(of(*means))

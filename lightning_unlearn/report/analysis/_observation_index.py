@@ -32,12 +32,13 @@ class ObservationIndex:
         step: int | None = None,
         attack: str = NOT_ATTACKED,
         point: float | None = None,
+        layer: str = "",
     ) -> Observation | None:
         """The latest observation that fits; ``step`` and ``point`` are free if None."""
-        wanted = (metric, split, subject, attack)
+        wanted = (metric, split, subject, attack, layer)
         # From the end: a resumed or repeated check observes the same thing again, and the later one counts.
         for o in reversed(self.observations):
-            fits = (o.metric, o.split, o.subject, o.attack) == wanted
+            fits = (o.metric, o.split, o.subject, o.attack, o.layer) == wanted
             if fits and step in (None, o.step) and point in (None, o.point):
                 return o
         return None
@@ -45,7 +46,8 @@ class ObservationIndex:
     @cached_property
     def metrics(self) -> list[str]:
         """Metrics whose recovery is reported: all on the forget set except specificity, in order of appearance."""
-        return _unique(o.metric for o in self.observations if o.split == "forget" and o.metric != SPECIFICITY)
+        of_output = [o for o in self.observations if o.split == "forget" and not o.layer]
+        return _unique(o.metric for o in of_output if o.metric != SPECIFICITY)
 
     @cached_property
     def every_metric(self) -> list[str]:

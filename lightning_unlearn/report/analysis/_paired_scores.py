@@ -6,6 +6,20 @@ from lightning_unlearn.observation import Observation
 from lightning_unlearn.report.analysis._statistics import Floats
 
 
+def of_common_examples(observations: Sequence[Observation]) -> list[Observation]:
+    """Each observation, of the examples that all of them have; as they are if none names its examples.
+
+    Example:
+        >>> whole = Observation(metric="p", split="forget", value=0.5, scores=[0.25, 0.75])
+        >>> [o.scores for o in of_common_examples([whole, whole.at({1})])]
+        [[0.75], [0.75]]
+    """
+    if not any(observation.examples for observation in observations):
+        return list(observations)
+    common = set.intersection(*(set(observation.numbers) for observation in observations))
+    return [observation.at(common) for observation in observations]
+
+
 def paired_scores(observations: Sequence[Observation]) -> Floats | None:
     """Scores of several observations as columns, ``[n, k]``; None unless all are finite and of the same examples.
 

@@ -17,7 +17,10 @@ def to_observation(row: Mapping[str, Any]) -> Observation:
     """Build an observation from its JSON."""
     bounds = None if row["bounds"] is None else tuple(row["bounds"])
     scores = [float(score) for score in row["scores"]]  # `float` also reads "nan" and "inf", as strict JSON holds them
-    return Observation(**{**row, "value": float(row["value"]), "scores": scores, "bounds": bounds})
+    interval = None if row["interval"] is None else tuple(map(float, row["interval"]))
+    return Observation(
+        **{**row, "value": float(row["value"]), "scores": scores, "bounds": bounds, "interval": interval}
+    )
 
 
 def to_failure(row: Mapping[str, Any]) -> Failure:

@@ -19,8 +19,9 @@ from lightning_unlearn.report.schema._json import parse_json, to_strict_json
 from lightning_unlearn.report.schema._level import Level
 from lightning_unlearn.report.schema._recovery import Recovery
 
-SCHEMA_VERSION = 3
-"""Version of ``report.json``. 3 added failures and the gate on them; 2 price, specificity and further splits."""
+SCHEMA_VERSION = 4
+"""Version of ``report.json``. 4 added layers, intervals, numbers of examples and texts to observations; 3 failures and the
+gate on them; 2 price, specificity and further splits."""
 
 
 @dataclass(frozen=True)

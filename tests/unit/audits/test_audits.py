@@ -14,7 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_unlearn import Encoding, FileRecords, QuestionAnswerData, TinyCausalLM
-from lightning_unlearn.audits import Audit, Generation, Measure, Probe, Specificity, load_probe
+from lightning_unlearn.audits import Audit, Generation, Measure, Specificity
+from lightning_unlearn.data import Probe, load_probe
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.readouts import PackedCausalLMReadout

@@ -18,8 +18,9 @@ from lightning_unlearn import (
     QuestionAnswerData,
     TinyCausalLM,
 )
-from lightning_unlearn.audits import Probe, Specificity, load_probe
+from lightning_unlearn.audits import Specificity
 from lightning_unlearn.audits._alternates import choose_alternates
+from lightning_unlearn.data import Probe, load_probe
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.readouts import Exchange, Readout

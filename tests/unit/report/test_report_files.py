@@ -82,11 +82,11 @@ def test_a_crash_while_writing_leaves_the_old_report_whole(small, tmp_path, monk
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ('{"schema_version": 3, "run', r"should be complete JSON\. Found `.*line 1 column"),
+        ('{"schema_version": 4, "run', r"should be complete JSON\. Found `.*line 1 column"),
         ("", "should be complete JSON"),
         ("[]", "should be a JSON object. Found a list"),
-        ('{"schema_version": 1}', r"`schema_version` should be 3\. Found `1`"),
-        ('{"schema_version": 3, "run": {}}', "Missing: `models, data"),
+        ('{"schema_version": 1}', r"`schema_version` should be 4\. Found `1`"),
+        ('{"schema_version": 4, "run": {}}', "Missing: `models, data"),
     ],
 )
 def test_a_broken_file_gives_one_clear_error(text, match, tmp_path):

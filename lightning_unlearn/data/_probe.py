@@ -1,14 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from lightning_unlearn.data import in_order, shared_batches
+from lightning_unlearn.data._loaders import in_order
+from lightning_unlearn.data._question_answer_dataset import QuestionAnswerDataset
+from lightning_unlearn.data._stream import shared_batches
+from lightning_unlearn.data.records import QuestionAnswer
 from lightning_unlearn.readouts import Exchange, Readout
 
 
@@ -24,6 +28,10 @@ class Probe:
         content_hash: Of all examples, in order.
         size: Number of examples of the whole data.
         exchanges: Question and answer of each example of the whole data; ``None`` if the readout does not give them.
+        loader: Where the batches came from.
+        readout: What read them.
+        rank: Number of this process.
+        world_size: Number of processes.
     """
 
     batches: list[tuple[Any, Tensor, bool]]
@@ -31,6 +39,34 @@ class Probe:
     content_hash: str
     size: int
     exchanges: list[Exchange] | None = None
+    loader: Any = None
+    readout: Readout | None = None
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def rows(self) -> Sequence[QuestionAnswer] | None:
+        """Questions and answers in words, if the data set is a :class:`QuestionAnswerDataset`; else ``None``."""
+        dataset = getattr(self.loader, "dataset", None)
+        return dataset.rows if isinstance(dataset, QuestionAnswerDataset) else None
+
+    def asked(self, rows: Sequence[QuestionAnswer]) -> Probe:
+        """The same probe with other words: as many rows, in the same order, encoded in the same way.
+
+        Raises:
+            ValueError: If the probe has no rows of its own, or another number of them.
+        """
+        if self.rows is None or self.readout is None:
+            raise ValueError(
+                "A probe should hold questions and answers in words to be asked in other words. Found "
+                f"`{type(self.loader).__name__}` over `{type(getattr(self.loader, 'dataset', None)).__name__}`. Give it as "
+                "`QuestionAnswerData`."
+            )
+        if len(rows) != len(self.rows):
+            raise ValueError(f"A probe of {len(self.rows)} rows should be asked in as many. Found {len(rows)}.")
+        dataset = QuestionAnswerDataset(rows, self.loader.dataset.encoding)
+        loader = DataLoader(dataset, self.loader.batch_size or 1, collate_fn=self.loader.collate_fn)
+        return load_probe(loader, self.readout, self.rank, self.world_size)
 
     @property
     def clusters(self) -> list[str]:
@@ -67,4 +103,5 @@ def load_probe(loader: Iterable[Any], readout: Readout, rank: int = 0, world_siz
         exchanges = None if exchanges is None or told is None else [*exchanges, *told]
     shared = [(batch, index, own) for (batch, index), own in shared_batches(numbered, rank, world_size)]
     entities = list(getattr(getattr(loader, "dataset", None), "entities", []))
-    return Probe(shared, entities, blake2b("".join(keys).encode(), digest_size=8).hexdigest(), len(keys), exchanges)
+    content_hash = blake2b("".join(keys).encode(), digest_size=8).hexdigest()
+    return Probe(shared, entities, content_hash, len(keys), exchanges, loader, readout, rank, world_size)
