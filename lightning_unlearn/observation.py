@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
+
+_T = TypeVar("_T")
 
 Subject = Literal["original", "unlearned", "control"]
 """Whose knowledge: the model before unlearning, the model during or after it, or a model that never knew."""
@@ -112,12 +114,21 @@ class Observation:
         """
         numbers = self.numbers
         chosen = [place for place, number in enumerate(numbers) if number in examples]
-        parallel = {
-            name: [each[i] for i in chosen] for name in ("scores", "entities", "texts") if (each := getattr(self, name))
-        }
-        scores = parallel.get("scores", [])
+
+        def of(each: list[_T]) -> list[_T]:
+            return [each[place] for place in chosen] if each else []
+
+        scores = of(self.scores)
         value = sum(scores) / len(scores) if scores else float("nan")
-        return replace(self, **parallel, value=value, interval=None, examples=[numbers[i] for i in chosen])
+        return replace(
+            self,
+            value=value,
+            scores=scores,
+            entities=of(self.entities),
+            texts=of(self.texts),
+            examples=[numbers[place] for place in chosen],
+            interval=None,
+        )
 
     @property
     def numbers(self) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,8 +31,11 @@ def without_old_scores(observations: Iterable[Observation], step: int) -> list[O
 
     Those of the original and of the control are kept. Otherwise reports and checkpoints would grow with every check.
     """
-    none: dict[str, list[Any]] = {"scores": [], "entities": [], "examples": [], "texts": []}
-    return [o if o.subject != "unlearned" or o.step == step else replace(o, **none) for o in observations]
+    return [o if o.subject != "unlearned" or o.step == step else _without_scores(o) for o in observations]
+
+
+def _without_scores(observation: Observation) -> Observation:
+    return replace(observation, scores=[], entities=[], examples=[], texts=[])
 
 
 def at_most_known(observations: Sequence[Observation]) -> dict[str, Tensor]:
