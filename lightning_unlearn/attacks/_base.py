@@ -77,6 +77,10 @@ class Attack(ABC):
         """
         return rows
 
+    def planned(self) -> tuple[int, int]:
+        """How many points it will yield, and how many training steps it will take, to forecast the time of an audit."""
+        return 1, 0
+
     def drawn(self, generator: torch.Generator) -> Attack:
         """This attack at one of its strengths, drawn at random: what ``Unlearn(under=...)`` meets in one step.
 

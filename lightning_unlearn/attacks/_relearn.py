@@ -91,6 +91,10 @@ class Relearn(Attack):
         spaced = [m * 10**e for e in range(len(str(self.steps))) for m in (1, 2, 5)]
         return [0, *(s for s in spaced if s < self.steps), *([self.steps] if self.steps else [])]
 
+    @override
+    def planned(self) -> tuple[int, int]:
+        return len(self.grid()), self.steps
+
     @property
     def realised_share(self) -> float:
         """How much of the way that the last attack went in float32 arrived in the weights, from 0 to 1.

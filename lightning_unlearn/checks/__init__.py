@@ -1,5 +1,17 @@
 """Observing the network during a fit, without and under attack, and leaving the fit as it was."""
 
+from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined, unchanged
+from lightning_unlearn.checks._control import OtherModel
+from lightning_unlearn.checks._failures import recorder
+from lightning_unlearn.checks._records import merged
 from lightning_unlearn.checks._recovery_check import RecoveryCheck
 
-__all__ = ["RecoveryCheck"]
+__all__ = [
+    "AuditsUnderAttack",
+    "Examined",
+    "OtherModel",
+    "RecoveryCheck",
+    "merged",
+    "recorder",
+    "unchanged",
+]

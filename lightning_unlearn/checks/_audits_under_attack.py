@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -106,44 +106,48 @@ class AuditsUnderAttack:
         attacks: The attacks, by the name in logs and reports.
         audits: The audits.
         record: Is told of each attack and each audit that fails.
+        watch: Is told the attack and the point that is looked at next.
     """
 
     attacks: Mapping[str, Attack]
     audits: Sequence[Audit]
     record: Callable[[Failure], None]
+    watch: Callable[[str, float], None] = lambda attack, point: None
 
-    def __call__(self, examined: Examined) -> Iterator[list[Observation]]:
-        """The observations without an attack, then those of each attack. Collective: every rank must call it.
+    def __call__(self, examined: Examined, done: Collection[str] = ()) -> Iterator[tuple[str, list[Observation]]]:
+        """The observations without an attack, then those of each attack, by its name. Collective: every rank must call it.
 
-        An attack that failed gives the observations it made before. An audit that failed without an attack is left out
+        What is ``done`` already (attacks, or :data:`NOT_ATTACKED`) is not looked at again. An attack that failed gives the observations it made before. An audit that failed without an attack is left out
         under attacks. What ends the fit (Ctrl-C, SIGTERM, ranks that disagree) is raised after what was observed until then.
         """
         with termination_held():
-            yield from self._looks(examined)
+            yield from self._looks(examined, done)
 
-    def _looks(self, examined: Examined) -> Iterator[list[Observation]]:
+    def _looks(self, examined: Examined, done: Collection[str]) -> Iterator[tuple[str, list[Observation]]]:
         alone: list[Observation] = []
-        working: list[Audit] = []
-        try:
-            self._alone(examined, alone, working)
-        except BaseException:
-            yield alone
-            raise
-        yield alone
+        working: list[Audit] = list(self.audits) if NOT_ATTACKED in done else []
+        if NOT_ATTACKED not in done:
+            try:
+                self._alone(examined, alone, working)
+            except BaseException:
+                yield NOT_ATTACKED, alone
+                raise
+            yield NOT_ATTACKED, alone
         if self.audits and not working:
             return  # there is nobody left who could tell what an attack brings back
-        for name, attack in self.attacks.items():
+        for name, attack in ((name, attack) for name, attack in self.attacks.items() if name not in done):
             progress = _Progress()
             try:
                 agreement = self._under(name, attack, working, examined, progress)
             except BaseException as error:
                 self._record(Ended(type(error).__name__, str(error)), progress, about(name, attack))
-                yield progress.observations
+                yield name, progress.observations
                 raise
-            yield progress.observations
+            yield name, progress.observations
             _end_if_asked(agreement)
 
     def _alone(self, examined: Examined, observations: list[Observation], working: list[Audit]) -> None:
+        self.watch(NOT_ATTACKED, 0)
         with uninterrupted(), unchanged(examined.module, "Audits"), isolated(examined.trainer, examined.module):
             shared = _shared(self.audits, examined)
             for audit in self.audits:
@@ -190,6 +194,7 @@ class AuditsUnderAttack:
             with attack(network, batches=batches, loss=examined.loss, engine=engine) as points, interruptible():
                 for point in points:
                     progress.point = point
+                    self.watch(name, point)
                     asked = examined.asked_by(attack, point)
                     shared = _shared(audits, asked)
                     made = [o for audit in audits for o in self._audited(audit, asked, shared, progress)]

@@ -1,4 +1,4 @@
-"""Finding the weights of a control: a model that never learned what must go."""
+"""The weights of other models, to compare with: above all a control, which never learned what must go."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lightning_unlearn.runtime import Agreement
 
 
 @dataclass(frozen=True)
-class Control:
-    """Weights of a model that never learned what must go.
+class OtherModel:
+    """Weights of another model of the same kind.
 
     Args:
         weights: A path, or tensors by name.
@@ -29,7 +29,7 @@ class Control:
     def load(self, network: nn.Module) -> dict[str, Tensor]:
         """The weights, by the names of ``network``, on the CPU. Collective: every rank must call it."""
         # A file may be missing on one machine only, while the others would go on and wait.
-        with Agreement("Loading the control") as agreement:
+        with Agreement("Loading the weights to compare with") as agreement:
             try:
                 weights, error = self._load(network), None
             except Exception as failed:
@@ -45,7 +45,7 @@ class Control:
         return match_weights(self.weights, network, source=self.source)
 
 
-def find_control(trainer: pl.Trainer, given: str | None) -> Control | None:
+def find_control(trainer: pl.Trainer, given: str | None) -> OtherModel | None:
     """The control at the path ``given``, else one that a callback offers, else none.
 
     A callback offers one through two attributes: ``control_weights``, a path or tensors by name, and ``control_source``, in
@@ -53,10 +53,10 @@ def find_control(trainer: pl.Trainer, given: str | None) -> Control | None:
     cannot be imported here.
     """
     if given is not None:
-        return Control(given, f"the weights in {given}")
+        return OtherModel(given, f"the weights in {given}")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if (weights := getattr(callback, "control_weights", None)) is not None:
-            return Control(weights, callback.control_source)
+            return OtherModel(weights, callback.control_source)
     return None
 
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit
 from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined, unchanged
-from lightning_unlearn.checks._control import Control, find_control
+from lightning_unlearn.checks._control import OtherModel, find_control
 from lightning_unlearn.checks._failures import recorder
 from lightning_unlearn.checks._looks import Look, floats, weights_on_every_rank
 from lightning_unlearn.checks._probes import (
@@ -125,7 +125,7 @@ class ObservingCallback(pl.Callback):
         values: dict[str, Tensor] = {}
         record = recorder(self.failures, subject, step, epoch)
         try:
-            for observations in AuditsUnderAttack(self.attacks, self.audits, record)(examined):
+            for _, observations in AuditsUnderAttack(self.attacks, self.audits, record)(examined):
                 values |= at_most_known(observations)
                 made = [replace(o, subject=subject, step=step, epoch=epoch) for o in observations]
                 refuse_undefined(made)
@@ -140,7 +140,7 @@ class ObservingCallback(pl.Callback):
 
     def _observe_control(self, examined: Examined, step: int, epoch: int) -> None:
         """Observe the control, once in a run, interruptions included: it does not change, and neither would the results."""
-        control: Control | None = find_control(examined.trainer, self.control)
+        control: OtherModel | None = find_control(examined.trainer, self.control)
         if control is None or any(o.subject == "control" for o in self.observations):
             return
         weights = control.load(examined.network)
@@ -151,7 +151,8 @@ class ObservingCallback(pl.Callback):
             unchanged(examined.module, "The control"),
             swapped_weights(examined.network, weights),
         ):
-            observations = [o for each in AuditsUnderAttack(self.attacks, self.audits, record)(examined) for o in each]
+            looks = AuditsUnderAttack(self.attacks, self.audits, record)(examined)
+            observations = [o for _, made in looks for o in made]
         made = [replace(o, subject="control", step=step, epoch=epoch) for o in observations]
         self.observations = merged(self.observations, made)
         self.control_source = control.source

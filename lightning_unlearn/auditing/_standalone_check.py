@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import nn
+from typing_extensions import override
+
+from lightning_unlearn.attacks import Attack, Relearn
+from lightning_unlearn.auditing._progress import Progress
+from lightning_unlearn.auditing._progress_file import ProgressFile
+from lightning_unlearn.audits import Audit
+from lightning_unlearn.checks import AuditsUnderAttack, Examined, OtherModel, RecoveryCheck, merged, unchanged
+from lightning_unlearn.models import swapped_weights
+from lightning_unlearn.observation import Failure, Subject
+from lightning_unlearn.runtime import checksum, uninterrupted
+
+
+class StandaloneCheck(RecoveryCheck):
+    """Observes finished models: the original, the control, and then the audited one. Goes on where it was interrupted.
+
+    The original is observed without attacks, the other two under each. What was observed is written to ``store`` after
+    each attack; at the start, what it holds of the same weights, attack, audits and data is not done again.
+
+    Args:
+        attacks: As in :class:`RecoveryCheck`.
+        audits: As in :class:`RecoveryCheck`.
+        others: The weights of the original and of the control, as far as there are any.
+        store: Where the observations are kept meanwhile.
+        progress: Shows how far it is.
+        **data: ``probes``, ``attack_data`` and ``readout``, as in :class:`RecoveryCheck`.
+    """
+
+    def __init__(
+        self,
+        attacks: dict[str, Attack],
+        audits: list[Audit],
+        others: Mapping[Subject, OtherModel],
+        store: Path,
+        progress: Progress,
+        **data: Any,
+    ) -> None:
+        super().__init__(attacks, audits, every_n_epochs=0, **data)
+        self.others, self.store, self.progress = dict(others), store, progress
+
+    @override
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Observe every model."""
+        examined = self._examined(trainer, pl_module)
+        questions = {split: probe.content_hash for split, probe in examined.probes.items()}
+        file = ProgressFile(self.store, repr((list(map(repr, self.audits)), questions)))
+        before = checksum(pl_module)
+        self._forecast(examined)
+        try:
+            for subject, attacks in self.plan().items():
+                with self._as(subject, examined):
+                    self._observe(subject, attacks, examined, file)
+        finally:
+            self.restored = checksum(pl_module) == before
+
+    def _forecast(self, examined: Examined) -> None:
+        """Say how long it will take, from one look and one training step of an attacker."""
+        started = time.monotonic()
+        for _ in AuditsUnderAttack({}, self.audits, _ignored)(examined):
+            look = time.monotonic() - started
+        started = time.monotonic()
+        if any(attack.planned()[1] for attack in self.attacks.values()):
+            for _ in AuditsUnderAttack({"rehearsal": Relearn(steps=1)}, [], _ignored)(examined):
+                pass
+        self.progress.plan(self.plan(), look, time.monotonic() - started)
+
+    def plan(self) -> dict[Subject, dict[str, Attack]]:
+        """Which attacks are made on which model, in this order."""
+        plan: dict[Subject, dict[str, Attack]] = {}
+        if "original" in self.others:
+            plan["original"] = {}  # nothing was taken from it that an attack could bring back
+        if "control" in self.others:
+            plan["control"] = self.attacks
+        return {**plan, "unlearned": self.attacks}
+
+    @contextmanager
+    def _as(self, subject: Subject, examined: Examined) -> Iterator[None]:
+        """Put the weights of ``subject`` into the network."""
+        if (other := self.others.get(subject)) is None:
+            yield
+            return
+        weights = other.load(examined.network)
+        with uninterrupted(), unchanged(examined.module, other.source), swapped_weights(examined.network, weights):
+            if subject == "original":
+                self._show_original(examined.network)
+            if subject == "control":
+                self.control_source = other.source
+            yield
+
+    def _show_original(self, network: nn.Module) -> None:
+        for attack in self.attacks.values():
+            attack.see_original(network)
+
+    def _observe(self, subject: Subject, attacks: dict[str, Attack], examined: Examined, file: ProgressFile) -> None:
+        part = file.part(subject, checksum(examined.module), attacks)
+        self._add(part.observations)
+        self.failures += part.failures
+
+        def record(failure: Failure) -> None:
+            part.failures.append(replace(failure, subject=subject))
+            self.failures.append(part.failures[-1])
+
+        def watch(name: str, point: float) -> None:
+            self.progress.at(subject, name, attacks.get(name), point)
+
+        looks = AuditsUnderAttack(attacks, self.audits, record, watch)
+        for name, observations in looks(examined, done=list(part.done)):
+            made = [replace(o, subject=subject) for o in observations]
+            self._add(made)
+            part.observations += made
+            part.finish(name)
+            if examined.trainer.is_global_zero:
+                file.write()
+
+    def _add(self, observations: list[Any]) -> None:
+        self.observations = merged(self.observations, observations)
+
+
+def _ignored(failure: Failure) -> None:
+    """A failure of the rehearsal: it will be seen, and kept, when it counts."""
