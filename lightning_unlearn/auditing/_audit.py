@@ -23,6 +23,7 @@ from lightning_unlearn.data import (
     QuestionAnswerData,
     Records,
 )
+from lightning_unlearn.models import load_tokenizer
 from lightning_unlearn.module import UnlearningModule
 from lightning_unlearn.report import RobustnessReport
 
@@ -53,8 +54,8 @@ def audit(
 ) -> RobustnessReport:
     """Attack a finished model, and write the report: no training set-up is needed.
 
-    The original is observed as it is, the control and the audited model under each attack. An audit that was interrupted goes
-    on after the last finished attack when it is started again with the same arguments and the same ``folder``.
+    The original is observed as it is, the control and the audited model under each attack. An audit that was interrupted
+    goes on after the last finished attack when it is started again with the same arguments and the same ``folder``.
 
     Args:
         model: The model to audit: a Hugging Face folder, a hub id, a GGUF file, an adapter of PEFT (merged into its base),
@@ -93,7 +94,7 @@ def audit(
     """
     pl.seed_everything(seed, verbose=False)
     subjects = open_subjects(model, original=original, control=control, network=network)
-    sources = [s for s in (model, original, control) if isinstance(s, str)]
+    sources = [subjects.source, *(other.source for other in subjects.others.values())]
     loaded = {
         name: _source(examples, encoding, sources, batch_size)
         for name, examples in {"forget": forget, "retain": retain, **(further or {})}.items()
@@ -137,7 +138,7 @@ def _encoding(sources: list[str]) -> Encoding:
     failed: Exception | None = None
     for source in sources:
         try:
-            return Encoding(source)
+            return Encoding(load_tokenizer(source))
         except Exception as error:
             failed = failed or error
     raise ValueError(

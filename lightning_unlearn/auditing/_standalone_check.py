@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from lightning_unlearn.auditing._progress_file import ProgressFile
 from lightning_unlearn.audits import Audit
 from lightning_unlearn.checks import AuditsUnderAttack, Examined, OtherModel, RecoveryCheck, merged, unchanged
 from lightning_unlearn.models import swapped_weights
-from lightning_unlearn.observation import Failure, Subject
+from lightning_unlearn.observation import Failure, Observation, Subject
 from lightning_unlearn.runtime import checksum, uninterrupted
 
 
@@ -114,17 +114,32 @@ class StandaloneCheck(RecoveryCheck):
             self.progress.at(subject, name, attacks.get(name), point)
 
         looks = AuditsUnderAttack(attacks, self.audits, record, watch)
-        for name, observations in looks(examined, done=list(part.done)):
-            made = [replace(o, subject=subject) for o in observations]
-            self._add(made)
-            part.observations += made
+        for name, observations in _ended(looks(examined, done=list(part.done)), self._add, subject):
+            part.observations += observations
             part.finish(name)
             if examined.trainer.is_global_zero:
                 file.write()
 
-    def _add(self, observations: list[Any]) -> None:
+    def _add(self, observations: list[Observation]) -> None:
         self.observations = merged(self.observations, observations)
 
 
 def _ignored(failure: Failure) -> None:
     """A failure of the rehearsal: it will be seen, and kept, when it counts."""
+
+
+def _ended(
+    looks: Iterable[tuple[str, list[Observation]]], add: Callable[[list[Observation]], None], subject: Subject
+) -> Iterator[tuple[str, list[Observation]]]:
+    """Each look, once it is known that it came to its end: what ends the audit is raised after the look it has cut short.
+
+    The report gets all that was observed, ``add``, also of one that was cut short.
+    """
+    last: tuple[str, list[Observation]] | None = None
+    for name, observations in looks:
+        if last is not None:
+            yield last
+        last = name, [replace(o, subject=subject) for o in observations]
+        add(last[1])
+    if last is not None:
+        yield last

@@ -117,8 +117,9 @@ class AuditsUnderAttack:
     def __call__(self, examined: Examined, done: Collection[str] = ()) -> Iterator[tuple[str, list[Observation]]]:
         """The observations without an attack, then those of each attack, by its name. Collective: every rank must call it.
 
-        What is ``done`` already (attacks, or :data:`NOT_ATTACKED`) is not looked at again. An attack that failed gives the observations it made before. An audit that failed without an attack is left out
-        under attacks. What ends the fit (Ctrl-C, SIGTERM, ranks that disagree) is raised after what was observed until then.
+        What is ``done`` already (attacks, or :data:`NOT_ATTACKED`) is not looked at again. An attack that failed gives the
+        observations it made before. An audit that failed without an attack is left out under attacks. What ends the fit
+        (Ctrl-C, SIGTERM, ranks that disagree) is raised after what was observed until then.
         """
         with termination_held():
             yield from self._looks(examined, done)

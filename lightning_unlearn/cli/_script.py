@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -10,7 +11,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType
 
 import lightning_unlearn
+from lightning_unlearn.cli._audit_command import run_audit
 from lightning_unlearn.cli._cli import SaveConfig, UnlearnCLI
+from lightning_unlearn.cli._compare_command import run_compare
 from lightning_unlearn.cli._configs_command import show_configs
 from lightning_unlearn.cli._parser import Parser
 from lightning_unlearn.functional.text import visible
@@ -18,8 +21,16 @@ from lightning_unlearn.functional.text import visible
 _DESCRIPTION = (
     "Make a model forget inside a PyTorch Lightning fit, and prove it. For example: "
     "lightning-unlearn fit --config bundled:quickstart --unlearn.objective.beta=0.2. "
-    "`lightning-unlearn configs` lists the configurations that come with the package, and prints them."
+    "`lightning-unlearn configs` lists the configurations that come with the package, and prints them; "
+    "`lightning-unlearn audit` attacks a finished model, and `lightning-unlearn compare` sets reports side by side; each "
+    "has its own --help."
 )
+# LightningCLI's subcommands are methods of the trainer, and these need no trainer of the user's.
+_OWN_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "audit": run_audit,
+    "compare": run_compare,
+    "configs": show_configs,
+}
 _PACKAGE = Path(str(lightning_unlearn.__file__)).parent
 
 
@@ -52,8 +63,8 @@ def main(args: ArgsType = None, *, run: bool = True) -> UnlearnCLI:
 def script() -> None:
     """The command ``lightning-unlearn``. Errors meant for the user are one message, without a traceback."""
     try:
-        # LightningCLI's subcommands are methods of the trainer, and this one needs no trainer.
-        show_configs(sys.argv[2:]) if sys.argv[1:2] == ["configs"] else main()
+        own = _OWN_COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+        main() if own is None else own(sys.argv[2:])
     except Exception as error:
         meant = _meant_for_user(error)
         if meant is None or os.environ.get("LIGHTNING_UNLEARN_TRACEBACK"):

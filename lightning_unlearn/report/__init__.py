@@ -10,11 +10,14 @@ from lightning_unlearn.report.analysis import (
     resampled_means,
     retained_knowledge,
 )
+from lightning_unlearn.report.comparison import Compared, Comparison, compare, print_comparison, save_comparison
 from lightning_unlearn.report.render import print_table, save, to_page
 from lightning_unlearn.report.schema import DEPLOYMENTS, Gate, Interval, Level, Recovery, RobustnessReport
 
 __all__ = [
     "add_point",
+    "Compared",
+    "Comparison",
     "DEPLOYMENTS",
     "Gate",
     "Interval",
@@ -23,12 +26,15 @@ __all__ = [
     "RobustnessReport",
     "adjusted_recovery_rate",
     "assess",
+    "compare",
     "environment",
     "percentile_interval",
+    "print_comparison",
     "print_table",
     "recovery_rate",
     "resampled_means",
     "retained_knowledge",
     "save",
+    "save_comparison",
     "to_page",
 ]

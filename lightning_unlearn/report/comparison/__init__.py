@@ -1,0 +1,6 @@
+"""Several reports side by side."""
+
+from lightning_unlearn.report.comparison._compare import Compared, Comparison, compare
+from lightning_unlearn.report.comparison._show import print_comparison, save_comparison
+
+__all__ = ["Compared", "Comparison", "compare", "print_comparison", "save_comparison"]

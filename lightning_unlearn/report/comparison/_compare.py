@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lightning_unlearn.observation import strength
+from lightning_unlearn.report.analysis._worst import strongest
+from lightning_unlearn.report.schema import Interval, Recovery, RobustnessReport
+
+Place = tuple[str, float]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One report in a comparison.
+
+    Args:
+        name: Of the report.
+        forgotten: The leading metric on the forget set, not attacked.
+        kept: Utility on the retain set over the original's; None if one of the two was not measured.
+        worst: The largest recovery by an adversary's attack that all reports have; None if no number is a verdict.
+        worst_attack: Which attack, at which point.
+        deployed: The same of deployments.
+        deployed_attack: Which deployment, at which point.
+        on_front: Whether no other report keeps at least as much and gives back at most as much, and is better in one.
+    """
+
+    name: str
+    forgotten: Interval | None
+    kept: float | None
+    worst: Interval | None
+    worst_attack: str
+    deployed: Interval | None
+    deployed_attack: str
+    on_front: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Reports of the same questions, compared by the attacks that all of them have.
+
+    Args:
+        metric: What knowledge is measured by.
+        attacks: The attacks and points in common.
+        rows: The reports, least recovery first.
+        warnings: What makes the comparison unfair, or less than the reports themselves say.
+    """
+
+    metric: str
+    attacks: list[Place]
+    rows: list[Compared]
+    warnings: list[str]
+
+
+def compare(reports: Mapping[str, RobustnessReport]) -> Comparison:
+    """Compare reports on the same questions.
+
+    The worst case of each is taken over the attacks, with equal settings, and the points that all reports have: who was
+    attacked less would else look better.
+
+    Args:
+        reports: By the name in the table.
+
+    Raises:
+        ValueError: If there are fewer than two, or they lead with different metrics, or are of other questions.
+    """
+    if len(reports) < 2:
+        raise ValueError(f"At least two reports should be compared. Found {len(reports)}.")
+    metric = _same("lead with the same metric", {n: str(r.summary["headline_metric"]) for n, r in reports.items()})
+    for split in ("forget", "retain"):
+        hashes = {name: str(report.data.get(split, {}).get("content_hash", "")) for name, report in reports.items()}
+        _same(f"be of the same {split} examples", hashes)
+    settings = {name: _attacks(report, metric) for name, report in reports.items()}
+    first = next(iter(settings.values()))
+    common = [place for place, words in first.items() if all(each.get(place) == words for each in settings.values())]
+    rows = [_row(name, report, metric, common) for name, report in reports.items()]
+    rows = [replace(row, on_front=not any(_beats(other, row) for other in rows)) for row in rows]
+    rows.sort(key=lambda row: math.inf if row.worst is None else row.worst.value)
+    return Comparison(metric, common, rows, list(_warnings(reports, settings, common)))
+
+
+def _same(what: str, found: Mapping[str, str]) -> str:
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{name}: {value or 'unknown'}" for name, value in found.items())
+        raise ValueError(f"Reports to compare should {what}. Found {listed}. Audit the models on the same data.")
+    return next(iter(found.values()))
+
+
+def _attacks(report: RobustnessReport, metric: str) -> dict[Place, str]:
+    """The settings of each attack at each point."""
+    return {(r.attack, r.point): str(sorted(r.attack_config.items())) for r in report.recoveries if r.metric == metric}
+
+
+def _row(name: str, report: RobustnessReport, metric: str, common: Sequence[Place]) -> Compared:
+    counted = [r for r in report.recoveries if r.metric == metric and (r.attack, r.point) in common]
+    worst = strongest([r for r in counted if not r.is_deployment])
+    deployed = strongest([r for r in counted if r.is_deployment])
+    utility = str(report.summary["utility_metric"])
+    before, after = (_level(report, who, utility, "retain") for who in ("original", "unlearned"))
+    kept = None if before is None or after is None or not before.value else after.value / before.value
+    return Compared(
+        name,
+        _level(report, "unlearned", metric, "forget"),
+        kept,
+        None if worst is None else worst.shown,
+        _where(worst),
+        None if deployed is None else deployed.shown,
+        _where(deployed),
+    )
+
+
+def _level(report: RobustnessReport, model: str, metric: str, split: str) -> Interval | None:
+    found = [each for each in report.levels if (each.model, each.metric, each.split) == (model, metric, split)]
+    return found[0].interval if found else None
+
+
+def _where(recovery: Recovery | None) -> str:
+    return "" if recovery is None else f"{recovery.attack}, {strength(recovery.point, recovery.unit)}"
+
+
+def _beats(one: Compared, other: Compared) -> bool:
+    """Whether ``one`` is at least as good in both, and better in one. A number that is no verdict beats nothing."""
+    if one.worst is None or one.kept is None:
+        return False
+    if other.worst is None or other.kept is None:
+        return True
+    pairs = ((one.kept, other.kept), (-one.worst.value, -other.worst.value))
+    return all(mine >= theirs for mine, theirs in pairs) and any(mine > theirs for mine, theirs in pairs)
+
+
+def _warnings(
+    reports: Mapping[str, RobustnessReport], settings: Mapping[str, Mapping[Place, str]], common: Sequence[Place]
+) -> list[str]:
+    found = []
+    if not common:
+        found.append("No attack with the same settings is in all reports: nothing that comes back is compared.")
+    for name, report in reports.items():
+        left_out = sorted({attack for attack, _ in settings[name]} - {attack for attack, _ in common})
+        if left_out:
+            found.append(f"{name}: {', '.join(left_out)} left out, since not all reports have it with equal settings.")
+        if report.failures:
+            found.append(f"{name}: {len(report.failures)} attacks or audits failed; see its own page.")
+    controlled = {name: any(r.adjusted is not None for r in report.recoveries) for name, report in reports.items()}
+    if len(set(controlled.values())) > 1:
+        without = ", ".join(name for name, has in controlled.items() if not has)
+        found.append(f"No control in {without}: there, what an attack taught anew counts as recovered.")
+    return found
