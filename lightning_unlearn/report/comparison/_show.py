@@ -69,14 +69,11 @@ def draw_front(comparison: Comparison, path: Path) -> None:
     for row in comparison.rows:
         if row.worst is None or row.kept is None:
             continue
-        low, high = row.worst.low, row.worst.high
-        error = (
-            None if low is None or high is None else [[100 * (row.worst.value - low)], [100 * (high - row.worst.value)]]
-        )
+        colour = "#26588c" if row.on_front else "#737b86"
         x, y = 100 * row.kept, 100 * row.worst.value
-        axes.errorbar(
-            x, y, yerror=error, fmt="o" if row.on_front else "x", color="#26588c" if row.on_front else "#737b86"
-        )
+        if row.worst.low is not None and row.worst.high is not None:
+            axes.vlines(x, 100 * row.worst.low, 100 * row.worst.high, color=colour)
+        axes.plot(x, y, "o" if row.on_front else "x", color=colour)
         axes.annotate(visible(row.name), (x, y), xytext=(6, 4), textcoords="offset points", fontsize=9)
     axes.set_xlabel("kept: retain utility, % of the original's")
     axes.set_ylabel("brought back by the worst attack, %")

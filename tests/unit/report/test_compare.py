@@ -1,0 +1,118 @@
+"""Reports side by side: only the same questions, only attacks in common, and a front that nothing on it is beaten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lightning_unlearn.observation import Failure, Observation
+from lightning_unlearn.report import (
+    Comparison,
+    RobustnessReport,
+    assess,
+    compare,
+    print_comparison,
+    save_comparison,
+)
+
+WHO = ["Ada", "Ada", "Bo", "Bo", "Cy", "Cy"]
+SPREAD = [0.04, -0.04, 0.02, -0.02, 0.01, -0.01]
+
+
+def observed(subject: Any, mean: float, split: str = "forget", **attack: Any) -> Observation:
+    scores = [mean + each for each in SPREAD]
+    return Observation("probability", split, mean, 9, subject, scores=scores, entities=WHO, bounds=(0, 1), **attack)
+
+
+def attacked(name: str, mean: float, family: str = "relearn", point: float = 20, **config: Any) -> list[Observation]:
+    about = {"attack": name, "family": family, "point": point, "unit": "step", "attack_config": config}
+    return [observed("unlearned", mean, **about), observed("unlearned", 0.8, "retain", **about)]
+
+
+def report(*attacks: list[Observation], kept: float = 0.8, content: str = "a", **about: Any) -> RobustnessReport:
+    models = [
+        observed("original", 0.9),
+        observed("original", 0.8, "retain"),
+        observed("unlearned", 0.1),
+        observed("unlearned", kept, "retain"),
+    ]
+    data = {"forget": {"content_hash": content}, "retain": {"content_hash": "b"}}
+    return assess([*models, *(o for each in attacks for o in each)], data=data, restored=True, **about)
+
+
+def rows(comparison: Comparison) -> dict[str, Any]:
+    return {row.name: row for row in comparison.rows}
+
+
+def test_worst_cases_are_of_the_attacks_that_all_have() -> None:
+    strong = attacked("hard", 0.7)
+    found = compare({"one": report(attacked("soft", 0.3), strong), "other": report(attacked("soft", 0.5))})
+    assert found.attacks == [("soft", 20)]
+    assert rows(found)["one"].worst.value == pytest.approx(0.25)
+    assert rows(found)["other"].worst.value == pytest.approx(0.5)
+    assert [row.name for row in found.rows] == ["one", "other"]
+    assert any("one: hard left out" in warning for warning in found.warnings)
+
+
+def test_attacks_of_one_name_and_other_settings_are_not_compared() -> None:
+    found = compare(
+        {"one": report(attacked("relearn", 0.3, lr=1e-3)), "other": report(attacked("relearn", 0.5, lr=1e-4))}
+    )
+    assert found.attacks == []
+    assert rows(found)["one"].worst is None
+    assert "No attack with the same settings is in all reports" in found.warnings[0]
+
+
+def test_the_front_is_who_nobody_beats_in_both() -> None:
+    found = compare(
+        {
+            "gives little": report(attacked("relearn", 0.2), kept=0.7),
+            "keeps much": report(attacked("relearn", 0.5), kept=0.8),
+            "beaten": report(attacked("relearn", 0.5), kept=0.7),
+            "broken": report(attacked("relearn", 0.1), kept=0.1),  # misses G2: no verdict
+        }
+    )
+    front = {name: row.on_front for name, row in rows(found).items()}
+    assert front == {"gives little": True, "keeps much": True, "beaten": False, "broken": False}
+    assert rows(found)["keeps much"].kept == pytest.approx(1.0)
+    assert rows(found)["broken"].worst is None
+
+
+def test_deployments_have_their_own_column() -> None:
+    int4 = attacked("int4", 0.6, family="quant")
+    row = rows(compare({"one": report(int4, attacked("relearn", 0.3)), "other": report(int4)}))["one"]
+    assert row.deployed_attack == "int4, step 20"
+    assert row.worst is None  # relearning is not in both
+
+
+def test_reports_of_other_questions_are_refused() -> None:
+    with pytest.raises(ValueError, match="should be of the same forget examples.*Audit the models on the same data"):
+        compare({"one": report(), "other": report(content="other")})
+
+
+def test_one_report_is_nothing_to_compare() -> None:
+    with pytest.raises(ValueError, match="At least two reports"):
+        compare({"one": report()})
+
+
+def test_a_failure_is_said() -> None:
+    failed = report(failures=[Failure("RuntimeError", "no memory", attack="relearn", step=9)])
+    assert any("other: 1 attacks or audits failed" in w for w in compare({"one": report(), "other": failed}).warnings)
+
+
+def test_the_files_hold_what_the_terminal_shows(tmp_path: Path) -> None:
+    found = compare({"a|b": report(attacked("relearn", 0.3)), "\u202eother": report(attacked("relearn", 0.5))})
+    save_comparison(found, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["comparison.json", "comparison.md", "front.png"]
+    assert (tmp_path / "front.png").read_bytes()[:4] == b"\x89PNG"
+    markdown = (tmp_path / "comparison.md").read_text()
+    assert "a\\|b" in markdown
+    assert "\u202e" not in markdown
+    console = Console(width=200, record=True, file=(tmp_path / "terminal").open("w"))
+    print_comparison(found, console)
+    shown = console.export_text()
+    assert "25 %" in shown
+    assert "25 %" in markdown
