@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,7 @@ def test_the_files_hold_what_the_terminal_shows(tmp_path: Path) -> None:
     markdown = (tmp_path / "comparison.md").read_text()
     assert "a\\|b" in markdown
     assert "\u202e" not in markdown
-    console = Console(width=200, record=True, file=(tmp_path / "terminal").open("w"))
-    print_comparison(found, console)
-    shown = console.export_text()
-    assert "25 %" in shown
-    assert "25 %" in markdown
+    terminal = StringIO()
+    print_comparison(found, Console(width=200, file=terminal))
+    assert "25.0 %" in terminal.getvalue()
+    assert "25.0 %" in markdown
