@@ -44,7 +44,7 @@ WITHOUT_LIGHTNING = {
     "metrics",
     "references",
 }
-ROOMS_OF_CALLBACKS = ("callbacks", "budgets", "finetuning", "forgetting", "guards", "checks", "transforms")
+ROOMS_OF_CALLBACKS = ("callbacks", "budgets", "finetuning", "forgetting", "guards", "checks", "transforms", "auditing")
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 
 UPWARD: dict[tuple[str, str], str] = {

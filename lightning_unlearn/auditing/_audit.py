@@ -43,7 +43,7 @@ def audit(
     attacks: dict[str, Attack] | None = None,
     audits: list[Audit] | None = None,
     encoding: Encoding | None = None,
-    network: nn.Module | None = None,
+    network: str | nn.Module | None = None,
     batch_size: int = 8,
     folder: str = "runs/audit",
     accelerator: str = "auto",
@@ -71,7 +71,8 @@ def audit(
         attacks: Instead of those of the preset.
         audits: Instead of those of the preset.
         encoding: How questions and answers become tokens. Defaults to the tokenizer of the first whole model.
-        network: What weights in files belong to, where none of the models says how it is built.
+        network: What weights in files belong to, where none of the models says how it is built: a whole model of the same
+            kind, such as the base model's hub id, or a network.
         batch_size: Rows per forward pass.
         folder: Where ``report.json`` and ``report.html`` go, and ``progress.json`` meanwhile.
         accelerator: As in Lightning's ``Trainer``.
@@ -95,6 +96,7 @@ def audit(
     pl.seed_everything(seed, verbose=False)
     subjects = open_subjects(model, original=original, control=control, network=network)
     sources = [subjects.source, *(other.source for other in subjects.others.values())]
+    sources += [network] if isinstance(network, str) else []
     loaded = {
         name: _source(examples, encoding, sources, batch_size)
         for name, examples in {"forget": forget, "retain": retain, **(further or {})}.items()

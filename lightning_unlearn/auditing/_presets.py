@@ -8,6 +8,7 @@ from lightning_unlearn.attacks import Attack, Prune, Quantize, Relearn
 from lightning_unlearn.audits import Audit, Measure, Specificity
 
 Preset = Literal["quick", "standard", "thorough"]
+"""How much is tried: for minutes, for an hour, or for as long as it takes."""
 
 
 def preset_attacks(preset: Preset) -> dict[str, Attack]:

@@ -33,7 +33,11 @@ class Subjects:
 
 
 def open_subjects(
-    model: str | nn.Module, *, original: str | None = None, control: str | None = None, network: nn.Module | None = None
+    model: str | nn.Module,
+    *,
+    original: str | None = None,
+    control: str | None = None,
+    network: str | nn.Module | None = None,
 ) -> Subjects:
     """Build the network once, and read the weights of the others.
 
@@ -42,7 +46,8 @@ def open_subjects(
             merged), a file of weights (a Lightning checkpoint, ``.safetensors``), or a network.
         original: The model before unlearning, likewise. Defaults to the base, if ``model`` is an adapter.
         control: A model that never knew, likewise.
-        network: What weights in files belong to. Not needed where one of the three is a whole model.
+        network: What weights in files belong to, or a whole model of the same kind. Not needed where one of the three is a
+            whole model.
 
     Raises:
         ValueError: If nothing says how the network is built.
@@ -59,10 +64,10 @@ def open_subjects(
     return Subjects(opened, source, {s: _other(path, opened) for s, path in named.items() if path is not None})
 
 
-def _network_for(model: str, others: tuple[str | None, ...], network: nn.Module | None) -> nn.Module:
-    if network is not None:
+def _network_for(model: str, others: tuple[str | None, ...], network: str | nn.Module | None) -> nn.Module:
+    if isinstance(network, nn.Module):
         return network
-    whole = [source for source in others if source is not None and _is_whole(source)]
+    whole = [source for source in (network, *others) if source is not None and _is_whole(source)]
     if not whole:
         raise ValueError(
             "One of `model`, `original` and `control` should be a whole model, such as a Hugging Face folder or a hub id: "

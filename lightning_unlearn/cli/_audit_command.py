@@ -46,7 +46,7 @@ def run_audit(arguments: Sequence[str]) -> None:
     parser.add_argument("--encoding", type=str | Encoding | None, help="A tokenizer. Defaults to that of the model.")
     parser.add_class_arguments(Columns, "columns")
     parser.add_function_arguments(audit, skip={"model", "forget", "retain", "further", "encoding"})
-    chosen: Any = parser.instantiate_classes(parser.parse_args(arguments))
+    chosen: Any = parser.instantiate(parser.parse_args(arguments))
     given: dict[str, Any] = {key: value for key, value in vars(chosen).items() if key not in ("config", "columns")}
     for name in ("forget", "retain"):
         given[name] = _records(given[name], chosen.columns)

@@ -152,7 +152,8 @@ def test_a_lightning_checkpoint_and_a_huggingface_folder_are_found(weights: dict
     original: Any = network(SEEDS["original"])
     original.save_pretrained(tmp_path / "hub")
     torch.save({"state_dict": UnlearningModule(network(SEEDS["unlearned"])).state_dict()}, tmp_path / "last.ckpt")
-    expected = audited(weights, tmp_path / "plain")
+    expected = audited(weights, tmp_path / "plain", network=str(tmp_path / "hub"))
+    assert levels(expected) == levels(audited(weights, tmp_path / "given"))
     found = audited(
         weights, tmp_path / "report", model=str(tmp_path / "last.ckpt"), original=str(tmp_path / "hub"), network=None
     )

@@ -75,7 +75,7 @@ def compare(reports: Mapping[str, RobustnessReport]) -> Comparison:
     first = next(iter(settings.values()))
     common = [place for place, words in first.items() if all(each.get(place) == words for each in settings.values())]
     rows = [_row(name, report, metric, common) for name, report in reports.items()]
-    rows = [replace(row, on_front=not any(_beats(other, row) for other in rows)) for row in rows]
+    rows = [replace(row, on_front=_shown(row) and not any(_beats(other, row) for other in rows)) for row in rows]
     rows.sort(key=lambda row: math.inf if row.worst is None else row.worst.value)
     return Comparison(metric, common, rows, list(_warnings(reports, settings, common)))
 
@@ -117,6 +117,10 @@ def _level(report: RobustnessReport, model: str, metric: str, split: str) -> Int
 
 def _where(recovery: Recovery | None) -> str:
     return "" if recovery is None else f"{recovery.attack}, {strength(recovery.point, recovery.unit)}"
+
+
+def _shown(row: Compared) -> bool:
+    return row.worst is not None and row.kept is not None
 
 
 def _beats(one: Compared, other: Compared) -> bool:

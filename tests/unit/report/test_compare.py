@@ -82,6 +82,11 @@ def test_the_front_is_who_nobody_beats_in_both() -> None:
     assert rows(found)["broken"].worst is None
 
 
+def test_what_is_no_verdict_is_on_no_front() -> None:
+    found = compare({"one": report(attacked("relearn", 0.2), kept=0.1), "other": report(kept=0.1)})
+    assert not any(row.on_front for row in found.rows)
+
+
 def test_deployments_have_their_own_column() -> None:
     int4 = attacked("int4", 0.6, family="quant")
     row = rows(compare({"one": report(int4, attacked("relearn", 0.3)), "other": report(int4)}))["one"]
