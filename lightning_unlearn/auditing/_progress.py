@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -10,8 +10,6 @@ from rich.progress import Progress as Bar
 
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.observation import Subject, strength
-
-Plan = Mapping[Subject, Mapping[str, Attack]]
 
 
 class Progress:
@@ -42,25 +40,24 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.stop()
 
-    def plan(self, plan: Plan, look: float, step: float) -> None:
-        """Say what is to be done, and about how long it will take.
+    def plan(self, attacks: Sequence[Attack], looks: int, *, look: float, step: float) -> None:
+        """Say what is left to do, and about how long it will take.
 
         Args:
-            plan: The attacks on each model.
+            attacks: Each attack on each model.
+            looks: At how many models without an attack.
             look: Seconds that one run of all audits takes.
             step: Seconds that one training step of an attacker takes.
         """
         self._look, self._step = look, step
-        attacks = [attack for of_subject in plan.values() for attack in of_subject.values()]
-        points, steps = (
-            (sum(each) for each in zip(*(attack.planned() for attack in attacks), strict=True)) if attacks else (0, 0)
-        )
-        looks = len(plan) + points
+        planned = [attack.planned() for attack in attacks]
+        looks += sum(points for points, _ in planned)
+        steps = sum(steps for _, steps in planned)
         seconds = looks * look + steps * step
         self._bar.update(self._task, total=seconds)
         if self._shown:
-            words = f"{len(plan)} models, {len(attacks)} attacks on them, {looks} looks, {steps} training steps"
-            self._bar.console.print(f"About {duration(seconds)}: {words}.", highlight=False)
+            words = f"About {duration(seconds)}: {len(attacks)} attacks, {looks} looks, {steps} training steps."
+            self._bar.console.print(words, highlight=False)
 
     def at(self, subject: Subject, attack: str, of: Attack | None, point: float) -> None:
         """The next look is at ``subject``, at ``point`` of ``attack``."""

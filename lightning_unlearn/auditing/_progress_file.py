@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +69,14 @@ class ProgressFile:
         if path.is_file() and (state := _read(path)).get("identity") == identity:
             self._parts = {subject: _part(row) for subject, row in state["parts"].items()}
 
+    def done(self, subject: str, attacks: Mapping[str, Attack]) -> set[str]:
+        """What need not be done again, if the weights of ``subject`` are still the same."""
+        old = self._parts.get(subject)
+        return set() if old is None else set(replace(old, settings=_every_setting(attacks)).only_current().done)
+
     def part(self, subject: str, weights: int, attacks: Mapping[str, Attack]) -> Part:
         """What was observed of ``subject``, if it has the same weights; else an empty part."""
-        settings = {NOT_ATTACKED: "", **{name: _settings(attack) for name, attack in attacks.items()}}
+        settings = _every_setting(attacks)
         old = self._parts.get(subject)
         new = Part(weights, settings)
         if old is not None and old.weights == weights:
@@ -102,6 +107,10 @@ def _part(row: dict[str, Any]) -> Part:
     ]
     failures = [Failure(**failure) for failure in row["failures"]]
     return Part(row["weights"], row["settings"], row["done"], observations, failures)
+
+
+def _every_setting(attacks: Mapping[str, Attack]) -> dict[str, str]:
+    return {NOT_ATTACKED: "", **{name: _settings(attack) for name, attack in attacks.items()}}
 
 
 def _settings(attack: Attack) -> str:

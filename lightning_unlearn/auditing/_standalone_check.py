@@ -17,7 +17,7 @@ from lightning_unlearn.auditing._progress_file import ProgressFile
 from lightning_unlearn.audits import Audit
 from lightning_unlearn.checks import AuditsUnderAttack, Examined, OtherModel, RecoveryCheck, merged, unchanged
 from lightning_unlearn.models import swapped_weights
-from lightning_unlearn.observation import Failure, Observation, Subject
+from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation, Subject
 from lightning_unlearn.runtime import checksum, uninterrupted
 
 
@@ -55,7 +55,7 @@ class StandaloneCheck(RecoveryCheck):
         questions = {split: probe.content_hash for split, probe in examined.probes.items()}
         file = ProgressFile(self.store, repr((list(map(repr, self.audits)), questions)))
         before = checksum(pl_module)
-        self._forecast(examined)
+        self._forecast(examined, file)
         try:
             for subject, attacks in self.plan().items():
                 with self._as(subject, examined):
@@ -63,16 +63,22 @@ class StandaloneCheck(RecoveryCheck):
         finally:
             self.restored = checksum(pl_module) == before
 
-    def _forecast(self, examined: Examined) -> None:
+    def _forecast(self, examined: Examined, file: ProgressFile) -> None:
         """Say how long it will take, from one look and one training step of an attacker."""
-        started = time.monotonic()
-        for _ in AuditsUnderAttack({}, self.audits, _ignored)(examined):
-            look = time.monotonic() - started
-        started = time.monotonic()
-        if any(attack.planned()[1] for attack in self.attacks.values()):
-            for _ in AuditsUnderAttack({"rehearsal": Relearn(steps=1)}, [], _ignored)(examined):
-                pass
-        self.progress.plan(self.plan(), look, time.monotonic() - started)
+        done = {subject: file.done(subject, attacks) for subject, attacks in self.plan().items()}
+        left = {
+            subject: {name: attack for name, attack in attacks.items() if name not in done[subject]}
+            for subject, attacks in self.plan().items()
+        }
+        looks = sum(NOT_ATTACKED not in names for names in done.values())
+        attacks = [attack for each in left.values() for attack in each.values()]
+        if not looks and not attacks:
+            return
+        look = _seconds(AuditsUnderAttack({}, self.audits, _ignored)(examined))
+        trains = any(attack.planned()[1] for attack in attacks)
+        rehearsal = {"rehearsal": Relearn(steps=1)} if trains else {}
+        step = _seconds(AuditsUnderAttack(rehearsal, [], _ignored)(examined))
+        self.progress.plan(attacks, looks, look=look, step=step)
 
     def plan(self) -> dict[Subject, dict[str, Attack]]:
         """Which attacks are made on which model, in this order."""
@@ -122,6 +128,13 @@ class StandaloneCheck(RecoveryCheck):
 
     def _add(self, observations: list[Observation]) -> None:
         self.observations = merged(self.observations, observations)
+
+
+def _seconds(looks: Iterable[Any]) -> float:
+    started = time.monotonic()
+    for _ in looks:
+        pass
+    return time.monotonic() - started
 
 
 def _ignored(failure: Failure) -> None:

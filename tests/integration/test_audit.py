@@ -39,7 +39,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def audited(weights: dict[str, str], folder: Path, **arguments: Any) -> RobustnessReport:
-    given = {"attacks": {"int4": Quantize(bits=4)}, "audits": [Measure()], "network": network(), **arguments}
+    given = {
+        "attacks": {"int4": Quantize(bits=4)},
+        "audits": [Measure()],
+        "network": network(),
+        "progress": False,
+        **arguments,
+    }
     model = given.pop("model", weights["unlearned"])
     return audit(
         model,
@@ -47,7 +53,6 @@ def audited(weights: dict[str, str], folder: Path, **arguments: Any) -> Robustne
         people("retain"),
         **{"original": weights["original"], "control": weights["control"], "encoding": Encoding("bundled"), **given},
         folder=str(folder),
-        progress=False,
         accelerator="cpu",
     )
 
@@ -119,6 +124,17 @@ def test_an_interrupted_audit_goes_on_after_the_last_finished_attack(weights: di
     whole = audited(weights, tmp_path / "one", attacks=both([], interrupts=False))
     assert resumed.observations == whole.observations
     assert resumed.recoveries == whole.recoveries
+
+
+def test_how_long_it_takes_is_said_of_what_is_left(
+    weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audited(weights, tmp_path, attacks={"int4": Quantize(bits=4)}, progress=True)
+    assert "1 minute: 2 attacks, 5 looks, 0 training steps." in capsys.readouterr().out
+    audited(weights, tmp_path, attacks={"int4": Quantize(bits=4), "relearn": Relearn(steps=2)}, progress=True)
+    assert "1 minute: 2 attacks, 6 looks, 4 training steps." in capsys.readouterr().out
+    audited(weights, tmp_path, attacks={"int4": Quantize(bits=4), "relearn": Relearn(steps=2)}, progress=True)
+    assert "About" not in capsys.readouterr().out
 
 
 def test_what_has_changed_is_observed_again_and_nothing_else_is(weights: dict[str, str], tmp_path: Path) -> None:
