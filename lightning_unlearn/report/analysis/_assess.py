@@ -57,16 +57,16 @@ def assess(
         failures: Attacks and audits that ended with an error. One that failed on the final model is never a verdict.
 
     Example:
-        >>> who = ["Ada", "Ada", "Bo", "Bo"]
+        >>> who = ["Ada", "Ada", "Ada", "Bo", "Bo", "Bo"]
         >>> def observed(subject, scores, split="forget", **attack):
         ...     value = sum(scores) / len(scores)
         ...     return Observation("probability", split, value, 9, subject, scores=scores, entities=who, **attack)
         >>> int4 = {"attack": "int4", "family": "quant", "point": 4, "unit": "bits"}
-        >>> kept = [0.75, 0.75, 0.75, 0.75]
+        >>> kept = [0.75] * 6
         >>> report = assess([
-        ...     observed("original", kept, "retain"), observed("original", [0.75, 1.0, 0.5, 0.75]),
-        ...     observed("unlearned", kept, "retain"), observed("unlearned", [0.25, 0.5, 0.0, 0.25]),
-        ...     observed("unlearned", kept, "retain", **int4), observed("unlearned", [0.5, 0.75, 0.25, 0.5], **int4)])
+        ...     observed("original", kept, "retain"), observed("original", [0.75, 1.0, 0.5] * 2),
+        ...     observed("unlearned", kept, "retain"), observed("unlearned", [0.25, 0.5, 0.0] * 2),
+        ...     observed("unlearned", kept, "retain", **int4), observed("unlearned", [0.5, 0.75, 0.25] * 2, **int4)])
         >>> report.recoveries[0].rho.value, report.recoveries[0].is_verdict
         (0.5, True)
     """
