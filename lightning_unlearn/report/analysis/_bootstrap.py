@@ -16,7 +16,7 @@ from lightning_unlearn.report.analysis._totals import Totals, weighted_totals
 from lightning_unlearn.report.schema import Interval
 
 MIN_ENTITIES = 5
-"""Below this no interval over entities holds what it promises (``benchmarks/coverage.py``): rows are used instead."""
+"""With fewer no interval over entities holds what it promises (``benchmarks/interval_coverage.py``): rows are used."""
 RECOVERED, GAP = (0, -1, 1), (1, -1, 0)
 """What is recovered, and what was removed, of (original, unlearned, attacked)."""
 

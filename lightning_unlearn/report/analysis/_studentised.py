@@ -27,7 +27,7 @@ def studentised_interval(
     and resampled entities give the distribution of :math:`t^* = (r^* - r) / s^*`. Each end is at the larger of its
     quantile and that of Student's t with ``n - 1`` degrees of freedom: the one knows how skewed the scores are, the other
     how few entities there are. A percentile interval knows neither, and is far too narrow for fewer than 50 entities:
-    ``benchmarks/coverage.py`` has the evidence.
+    ``benchmarks/interval_coverage.py`` has the evidence.
 
     Args:
         over: The numerators :math:`N_i`, ``[n]``.
@@ -47,7 +47,7 @@ def studentised_interval(
     """
     number, tail = len(over), (1 - level) / 2
     value = over.sum() / under.sum()
-    error = _error(over - value * under, under)
+    error = standard_error(over - value * under, under)
     low = high = stats.t.ppf(1 - tail, number - 1)
     if number <= MANY:
         drawn = np.quantile(_studentised_draws(over - value * under, under, draws, seed), [tail, 1 - tail])
@@ -56,7 +56,13 @@ def studentised_interval(
     return float(value - low * error), float(value + high * error)
 
 
-def _error(residuals: Floats, under: Floats) -> float:
+def standard_error(residuals: Floats, under: Floats) -> float:
+    """The standard error of a ratio from what is left of each numerator, :math:`N_i - r D_i`.
+
+    Example:
+        >>> round(standard_error(np.array([-1.0, 0.0, 1.0]), np.ones(3)), 4)  # 1 / sqrt(3)
+        0.5774
+    """
     number = len(residuals)
     return float(np.sqrt(number / (number - 1) * np.sum(residuals**2)) / abs(under.sum()))
 
