@@ -38,6 +38,10 @@ class Design:
     columns: Callable[[Floats, Floats, np.random.Generator], list[Floats]]
     is_share: bool = False
 
+    @property
+    def divides(self) -> bool:
+        return self.weights[1] is not None
+
     def scores(self, particular: Floats, icc: float, generator: np.random.Generator) -> Floats:
         """Scores of rows, ``[n, k]``; ``icc`` is the share of the logit's variance that is the entity's."""
         own = generator.normal(size=len(particular))
@@ -45,7 +49,7 @@ class Design:
         return np.stack(self.columns(particular, logit, generator), axis=1)
 
     def totals(self, scores: Floats, entity: NDArray[np.int64]) -> Totals:
-        return weighted_totals(scores, [f"{number:04}" for number in entity], *self.weights)
+        return weighted_totals(scores, entity, *self.weights)
 
     def truth(self, particular: Floats, icc: float, generator: np.random.Generator) -> float:
         """The number that endless rows about these entities would give."""

@@ -40,7 +40,7 @@ def coverage_over_seeds(
             "one seed alone": studentised_interval(over[0], under[0], draws=draws),
         }
         for name, (low, high) in found.items():
-            held[name] += low <= truth <= high
+            held[name] += bool(low <= truth <= high)
     shares = {name: {"held": number / studies} for name, number in held.items()}
     return {"seeds": seeds, "entities": entities, "spread": spread, "truth": round(truth, 4), **shares}
 
@@ -63,13 +63,13 @@ def choosing(attacks: int, entities: int, *, studies: int, draws: int, seed: int
         worst = int(np.argmax(over.sum(1) / under.sum(1)))
         naive.append(over[worst].sum() / under[worst].sum())
         low, high = studentised_interval(over[worst], under[worst], draws=draws)
-        held_naive += low <= truth <= high
+        held_naive += bool(low <= truth <= high)
         candidates = [dict(zip(names, zip(*pair, strict=True), strict=True)) for pair in zip(over, under, strict=True)]
         found = held_out_worst(candidates, seed=study)
         assert found is not None
         honest.append(found.totals.over.sum() / found.totals.under.sum())
         low, high = studentised_interval(found.totals.over, found.totals.under, draws=draws)
-        held += low <= truth <= high
+        held += bool(low <= truth <= high)
     return {
         "attacks": attacks,
         "entities": entities,

@@ -1,9 +1,10 @@
 """Intervals of a share of yes among yes and no."""
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from lightning_unlearn.report.analysis._statistics import Floats
+from lightning_unlearn.report.analysis._studentised import students_t
 
 
 def share_interval(yes: Floats, counts: Floats, *, level: float = 0.95) -> tuple[float, float]:
@@ -30,8 +31,8 @@ def share_interval(yes: Floats, counts: Floats, *, level: float = 0.95) -> tuple
     share = float(yes.sum() / counts.sum())
     trials = float(len(counts)) if share in (0.0, 1.0) or (counts == 1).all() else _worth(yes, counts, share, level)
     tail, hits = (1 - level) / 2, share * trials
-    low = 0.0 if share == 0 else float(stats.beta.ppf(tail, hits, trials - hits + 1))
-    high = 1.0 if share == 1 else float(stats.beta.ppf(1 - tail, hits + 1, trials - hits))
+    low = 0.0 if share == 0 else float(special.betaincinv(hits, trials - hits + 1, tail))
+    high = 1.0 if share == 1 else float(special.betaincinv(hits + 1, trials - hits, 1 - tail))
     return low, high
 
 
@@ -39,5 +40,5 @@ def _worth(yes: Floats, counts: Floats, share: float, level: float) -> float:
     entities, rows = len(counts), counts.sum()
     variance = entities / (entities - 1) * np.sum((yes - share * counts) ** 2) / rows**2
     worth = min(share * (1 - share) / variance, rows) if variance > 0 else rows
-    few = stats.t.ppf((1 + level) / 2, rows - 1) / stats.t.ppf((1 + level) / 2, entities - 1)
+    few = students_t(level, rows - 1) / students_t(level, entities - 1)
     return float(worth * few**2)

@@ -110,7 +110,8 @@ class Bootstrap:
         return replace(bare, low=low, high=high)
 
     def _ends(self, over: Floats, under: Floats) -> tuple[float, float]:
-        return studentised_interval(over, under, draws=self.draws, seed=self.seed)
+        low, high = studentised_interval(over, under, draws=self.draws, seed=self.seed)
+        return float(low), float(high)
 
 
 def _within(interval: Interval, bounds: tuple[float, float] | None) -> Interval:

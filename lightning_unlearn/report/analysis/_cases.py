@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.report.analysis._case import Case
 from lightning_unlearn.report.analysis._observation_index import ObservationIndex
+from lightning_unlearn.report.analysis._paired_scores import of_common_examples
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,11 @@ class Cases:
         subject, step = self.index.attacked_subject, self.index.last_step(attack)
         return self.index.find(metric, split, subject=subject, step=step, attack=attack, point=point)
 
-    def unattacked(self, metric: str, split: str, attack: str) -> Observation | None:
+    def unattacked(self, metric: str, split: str, attack: str, layer: str = "") -> Observation | None:
         """The unlearned model at the step of the attack; if it was not observed then, its last observation."""
-        step = self.index.last_step(attack)
-        return self.index.find(metric, split, subject="unlearned", step=step) or self.index.find(
-            metric, split, subject="unlearned"
-        )
+        step, find = self.index.last_step(attack), self.index.find
+        at_that_step = find(metric, split, subject="unlearned", step=step, layer=layer)
+        return at_that_step or find(metric, split, subject="unlearned", layer=layer)
 
     def _control_under(self, attack: str, metric: str, point: float) -> Observation | None:
         # If the attack failed on the control, none of its points is taken off: the worst point of a curve would else be the
@@ -45,3 +45,15 @@ class Cases:
         if self.index.failure_on_control(attack) is not None:
             return None
         return self.index.find(metric, "forget", subject="control", attack=attack, point=point)
+
+    def changed(self, attack: str) -> bool | None:
+        """Whether anything that was observed is another number under the attack; None if nothing can be compared."""
+        own = [o for o in self.index.of(attack) if o.step == self.index.last_step(attack)]
+        pairs = [(o, self.unattacked(o.metric, o.split, attack, o.layer)) for o in own]
+        compared = [of_common_examples([o, before]) for o, before in pairs if before is not None]
+        return any(_differ(after, before) for after, before in compared) if compared else None
+
+
+def _differ(after: Observation, before: Observation) -> bool:
+    # NaN differs from itself: a model that was broken was changed.
+    return after.scores != before.scores or after.estimate != before.estimate

@@ -2,10 +2,8 @@
 
 import math
 
-from scipy import stats
-
 from lightning_unlearn.report.analysis._statistics import Floats
-from lightning_unlearn.report.analysis._studentised import standard_error, studentised_interval
+from lightning_unlearn.report.analysis._studentised import standard_error, studentised_interval, students_t
 
 
 def two_way_interval(
@@ -41,6 +39,6 @@ def two_way_interval(
     """
     value = over.sum() / under.sum()
     by_seed, gaps = over.sum(1), under.sum(1)
-    seeds = stats.t.ppf((1 + level) / 2, len(over) - 1) * standard_error(by_seed - value * gaps, gaps)
+    seeds = students_t(level, len(over) - 1) * float(standard_error(by_seed - value * gaps, gaps))
     low, high = studentised_interval(over.sum(0), under.sum(0), draws=draws, seed=seed, level=level)
-    return value - math.hypot(value - low, seeds), value + math.hypot(high - value, seeds)
+    return float(value - math.hypot(value - low, seeds)), float(value + math.hypot(high - value, seeds))
