@@ -63,16 +63,30 @@ def held_out_worst(candidates: Sequence[Shares], *, seed: int = 0) -> HeldOut | 
         >>> held_out_worst([weak, strong]).choices
         (1, 1)
     """
-    parts = halves([name for shares in candidates for name in shares], seed)
-    enough = [
-        place for place, shares in enumerate(candidates) if all(len(half & shares.keys()) >= MIN_HALF for half in parts)
-    ]
+    enough, parts = can_be_halved(candidates, seed), _halves_of(candidates, seed)
     if not enough:
         return None
     worst = [max(enough, key=lambda place, half=half: _recovery(half, candidates[place])) for half in parts]
     chosen = (worst[0], worst[1])
     judged = [_of(half, candidates[by]) for half, by in zip(parts, reversed(chosen), strict=True)]
     return HeldOut(chosen, Totals(*np.concatenate(judged).T, divides=True))
+
+
+def can_be_halved(candidates: Sequence[Shares], seed: int) -> list[int]:
+    """Which candidates are about five entities or more of each half.
+
+    Example:
+        >>> can_be_halved([{f"author {n}": (0.25, 1.0) for n in range(number)} for number in (10, 9)], seed=0)
+        [0]
+    """
+    parts = _halves_of(candidates, seed)
+    return [
+        place for place, shares in enumerate(candidates) if all(len(half & shares.keys()) >= MIN_HALF for half in parts)
+    ]
+
+
+def _halves_of(candidates: Sequence[Shares], seed: int) -> tuple[set[str], set[str]]:
+    return halves([name for shares in candidates for name in shares], seed)
 
 
 def _of(half: set[str], shares: Shares) -> Floats:
