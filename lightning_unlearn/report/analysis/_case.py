@@ -1,7 +1,8 @@
 """One attack at one point: the observations from which its recovery is computed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -50,6 +51,11 @@ class Case:
         """The control and the attacked control; empty if not both were observed."""
         found = [o for o in (self.control, self.control_attacked) if o is not None]
         return found if len(found) == 2 else []
+
+    @property
+    def raw(self) -> Self:
+        """The same without a control."""
+        return replace(self, control=None, control_attacked=None)
 
     def rho(self, bootstrap: Bootstrap) -> Interval:
         """The recovery; NaN without all three models, which the gates explain."""

@@ -80,4 +80,4 @@ def _levels(index: ObservationIndex, metric: str, split: str) -> list[float | No
 
 def _is_bounded(index: ObservationIndex, metric: str) -> bool:
     own = [o for o in index.observations if o.metric == metric]
-    return bool(own) and all(o.bounds == (0, 1) and o.higher_means_known for o in own)
+    return bool(own) and all(o.bounds == (0.0, 1.0) and o.higher_means_known for o in own)

@@ -66,10 +66,9 @@ def held_out_worst(candidates: Sequence[Shares], *, seed: int = 0) -> HeldOut | 
     enough, parts = can_be_halved(candidates, seed), _halves_of(candidates, seed)
     if not enough:
         return None
-    worst = [max(enough, key=lambda place, half=half: _recovery(half, candidates[place])) for half in parts]
-    chosen = (worst[0], worst[1])
-    judged = [_of(half, candidates[by]) for half, by in zip(parts, reversed(chosen), strict=True)]
-    return HeldOut(chosen, Totals(*np.concatenate(judged).T, divides=True))
+    one, other = (_worst_on(half, candidates, enough) for half in parts)
+    over, under = np.concatenate([_of(parts[0], candidates[other]), _of(parts[1], candidates[one])]).T
+    return HeldOut((one, other), Totals(over, under, divides=True))
 
 
 def can_be_halved(candidates: Sequence[Shares], seed: int) -> list[int]:
@@ -91,6 +90,10 @@ def _halves_of(candidates: Sequence[Shares], seed: int) -> tuple[set[str], set[s
 
 def _of(half: set[str], shares: Shares) -> Floats:
     return np.array([shares[name] for name in sorted(half) if name in shares])
+
+
+def _worst_on(half: set[str], candidates: Sequence[Shares], places: Sequence[int]) -> int:
+    return max(places, key=lambda place: _recovery(half, candidates[place]))
 
 
 def _recovery(half: set[str], shares: Shares) -> float:

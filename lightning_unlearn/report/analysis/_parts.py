@@ -26,9 +26,10 @@ def given(observation: Observation) -> Interval:
         >>> given(Observation("auc", "forget", 0.5, interval=(0.25, 0.75))).low
         0.25
     """
+    assert observation.interval is not None
+    low, high = observation.interval
     entities = len(set(observation.clusters))
-    bounds = observation.interval or (None, None)
-    return Interval(observation.value, *bounds, examples=len(observation.scores), entities=entities, method=GIVEN)
+    return Interval(observation.value, low, high, examples=len(observation.scores), entities=entities, method=GIVEN)
 
 
 def is_share(scores: Sequence[float]) -> bool:

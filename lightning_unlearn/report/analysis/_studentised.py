@@ -93,7 +93,8 @@ def _studentised_draws(residuals: Floats, under: Floats, draws: int, seed: int) 
     # Draws of one entity alone, or of equal ones, have no spread but rounding errors.
     certain = spread <= 1e-12 * np.sum(residuals**2, -1)[..., None]
     away = np.divide(moved * np.abs(gap), error, out=FAR * np.sign(moved), where=~certain)
-    return np.clip(away, -FAR, FAR)
+    clipped: Floats = np.clip(away, -FAR, FAR)
+    return clipped
 
 
 @lru_cache(maxsize=8)

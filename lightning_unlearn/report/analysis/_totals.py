@@ -41,7 +41,7 @@ def totals_by_entity(scores: Floats, entities: Sequence[str]) -> tuple[Floats, F
         ([[2.0], [5.0]], [1.0, 2.0])
     """
     cluster = np.unique(np.asarray(entities), return_inverse=True)[1]
-    totals = np.stack([np.bincount(cluster, weights=column) for column in scores.T], axis=1)
+    totals: Floats = np.stack([np.bincount(cluster, weights=column) for column in scores.T], axis=1)
     return totals, np.bincount(cluster).astype(float)
 
 
