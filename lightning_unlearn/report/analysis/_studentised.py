@@ -10,8 +10,8 @@ from lightning_unlearn.report.analysis._statistics import Floats
 MANY = 1000
 """With more entities Student's t is used alone: the bootstrap agrees with it, and its table of draws would be large."""
 
-FAR = 1e3
-"""A studentised draw without any spread of its own lies this many standard errors away."""
+FAR = 10.0
+"""The most standard errors that a draw lies away; a draw of entities that are all alike, without spread, lies there."""
 
 
 def studentised_interval(
