@@ -101,9 +101,9 @@ class Observation:
 
     @property
     def estimate(self) -> float:
-        """The mean of the scores, which intervals are for; the value, if there are no scores."""
+        """The mean of the scores, which intervals are for; the value, if there are no scores, or it has its own interval."""
         # A metric's value may be something else than this mean, a ratio of sums for instance. Intervals resample scores.
-        return sum(self.scores) / len(self.scores) if self.scores else self.value
+        return sum(self.scores) / len(self.scores) if self.scores and self.interval is None else self.value
 
     def at(self, examples: Collection[int]) -> Observation:
         """The same, of some examples only. Its value is the mean of their scores.

@@ -5,14 +5,11 @@ from lightning_unlearn.observation import Failure, Observation
 from lightning_unlearn.report.analysis._assessment import Assessment
 from lightning_unlearn.report.analysis._bootstrap import Bootstrap
 from lightning_unlearn.report.analysis._environment import environment
-from lightning_unlearn.report.analysis._headline import adversary_words, deployment_words, failed_attacks
 from lightning_unlearn.report.analysis._leading_metrics import headline_metric, utility_metric
 from lightning_unlearn.report.analysis._limits import limits
 from lightning_unlearn.report.analysis._observation_index import ObservationIndex
-from lightning_unlearn.report.analysis._utility import LOSS
-from lightning_unlearn.report.analysis._worst import strongest
-from lightning_unlearn.report.schema import Recovery, RobustnessReport
-from lightning_unlearn.report.schema._words import name
+from lightning_unlearn.report.analysis._summary import summary
+from lightning_unlearn.report.schema import RobustnessReport
 
 
 def assess(
@@ -57,16 +54,16 @@ def assess(
         failures: Attacks and audits that ended with an error. One that failed on the final model is never a verdict.
 
     Example:
-        >>> who = ["Ada", "Ada", "Bo", "Bo"]
+        >>> who = ["Ada", "Ada", "Ada", "Bo", "Bo", "Bo"]
         >>> def observed(subject, scores, split="forget", **attack):
         ...     value = sum(scores) / len(scores)
         ...     return Observation("probability", split, value, 9, subject, scores=scores, entities=who, **attack)
         >>> int4 = {"attack": "int4", "family": "quant", "point": 4, "unit": "bits"}
-        >>> kept = [0.75, 0.75, 0.75, 0.75]
+        >>> kept = [0.75] * 6
         >>> report = assess([
-        ...     observed("original", kept, "retain"), observed("original", [0.75, 1.0, 0.5, 0.75]),
-        ...     observed("unlearned", kept, "retain"), observed("unlearned", [0.25, 0.5, 0.0, 0.25]),
-        ...     observed("unlearned", kept, "retain", **int4), observed("unlearned", [0.5, 0.75, 0.25, 0.5], **int4)])
+        ...     observed("original", kept, "retain"), observed("original", [0.75, 1.0, 0.5] * 2),
+        ...     observed("unlearned", kept, "retain"), observed("unlearned", [0.25, 0.5, 0.0] * 2),
+        ...     observed("unlearned", kept, "retain", **int4), observed("unlearned", [0.5, 0.75, 0.25] * 2, **int4)])
         >>> report.recoveries[0].rho.value, report.recoveries[0].is_verdict
         (0.5, True)
     """
@@ -88,47 +85,9 @@ def assess(
         levels=levels,
         gates=gates,
         recoveries=recoveries,
-        summary=_summary(index, headline, utility, leading, interrupted),
+        summary=summary(assessment, headline, recoveries),
         warnings=[*warnings, *limits(index, levels, gates, leading)],
         config=config,
         definitions=dict(definitions or {}),
         failures=list(failures),
     )
-
-
-def _summary(
-    index: ObservationIndex, headline: str, utility: str, leading: Sequence[Recovery], interrupted: str
-) -> dict[str, Any]:
-    """The headline, as plain values."""
-    early = f"Incomplete: the run was ended before its time by {interrupted}. " if interrupted else ""
-    in_words = _utility_words(index, utility)
-    return {
-        "headline_metric": headline,
-        "utility_metric": utility,
-        "unlearned_step": index.final_step(),
-        "verdict": early + adversary_words(headline, in_words, leading, index.standing),
-        "deployment": deployment_words(headline, in_words, leading, index.standing),
-        "worst": _worst(index, leading, deployment=False),
-        "worst_deployment": _worst(index, leading, deployment=True),
-    }
-
-
-def _worst(index: ObservationIndex, leading: Sequence[Recovery], *, deployment: bool) -> dict[str, Any] | None:
-    """Place of the worst case. None if an attack of this kind failed: what it would have brought back may be worse."""
-    if failed_attacks(index.standing, deployment=deployment):
-        return None
-    return _place(strongest([recovery for recovery in leading if recovery.is_deployment is deployment]))
-
-
-def _utility_words(index: ObservationIndex, utility: str) -> str:
-    """A metric's name. For a loss, its likelihood: a price is a share of a utility, of which more is better."""
-    if utility == LOSS:
-        return "1 / loss"
-    falls = any(o.metric == utility and not o.higher_means_known for o in index.observations)
-    return f"likelihood (by {name(utility)})" if falls else name(utility)
-
-
-def _place(recovery: Recovery | None) -> dict[str, Any] | None:
-    if recovery is None:
-        return None
-    return {"attack": recovery.attack, "point": recovery.point, "unit": recovery.unit}

@@ -1,14 +1,18 @@
 """From observations to levels, gates and recoveries."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
 from typing import get_args
 
 from lightning_unlearn.observation import Observation, Subject
 from lightning_unlearn.report.analysis._bootstrap import Bootstrap
+from lightning_unlearn.report.analysis._cases import Cases
+from lightning_unlearn.report.analysis._discoveries import with_q_values
 from lightning_unlearn.report.analysis._gates import (
     gate_baseline,
+    gate_changed,
     gate_complete,
     gate_control,
     gate_gap,
@@ -19,7 +23,6 @@ from lightning_unlearn.report.analysis._gates import (
     gate_utility,
 )
 from lightning_unlearn.report.analysis._observation_index import SPECIFICITY, ObservationIndex
-from lightning_unlearn.report.analysis._statistics import retained_knowledge
 from lightning_unlearn.report.analysis._utility import price_of
 from lightning_unlearn.report.analysis._worst import mark_worst
 from lightning_unlearn.report.schema import DEPLOYMENTS, Gate, Interval, Level, Recovery
@@ -45,14 +48,19 @@ class Assessment:
     floors: Mapping[str, float]
     interrupted: str = ""
 
+    @cached_property
+    def cases(self) -> Cases:
+        """The models behind each recovery."""
+        return Cases(self.index)
+
     def levels(self) -> list[Level]:
-        """The original, the unlearned and the control model, on each metric and split."""
+        """The original, the unlearned and the control model, on each metric and split: of the output, then of layers."""
+        index = self.index
         return [
-            Level(o.subject, o.step, o.metric, o.split, self.bootstrap.level(o))
-            for metric in self.index.every_metric
-            for subject in get_args(Subject)
-            for split in self.index.splits
-            if (o := self.index.find(metric, split, subject=subject)) is not None
+            Level(o.subject, o.step, o.metric, o.split, self.bootstrap.level(o), layer)
+            for layer, metric in product(index.layers, index.every_metric)
+            for subject, split in product(get_args(Subject), index.splits)
+            if (o := index.find(metric, split, subject=subject, layer=layer)) is not None
         ]
 
     def gates(self) -> list[Gate]:
@@ -70,7 +78,7 @@ class Assessment:
                 # Gates come first: the worst point is the worst of those that may be a verdict.
                 if recoveries:
                     marked += mark_worst([_gated(recovery, gates) for recovery in recoveries])
-        return marked
+        return with_q_values(marked)
 
     def _utility_gate(self) -> Gate:
         original = self.index.find(self.utility, "retain", subject="original")
@@ -89,6 +97,8 @@ class Assessment:
         yield gate_control(attack, found=failed is None and self._control_was_attacked(attack), failed=failed)
         if (share := self.index.share_reached(attack)) is not None:
             yield gate_reach(attack, share)
+        if not self._is_deployment(attack):
+            yield gate_changed(attack, self.cases.changed(attack))
         for point in self.index.points(attack):
             if self._is_deployment(attack):
                 yield gate_intact(attack, point, *self._utilities(attack, point))
@@ -103,68 +113,36 @@ class Assessment:
         attacked = [self.index.find(m, "forget", subject="control", attack=attack) for m in self.index.metrics]
         return any(o is not None for o in attacked)
 
-    def _control_under(self, attack: str, metric: str, point: float) -> Observation | None:
-        # If the attack failed on the control, none of its points is taken off: the worst point of a curve would else be the
-        # one that the control happened not to reach.
-        if self.index.failure_on_control(attack) is not None:
-            return None
-        return self.index.find(metric, "forget", subject="control", attack=attack, point=point)
-
     def _recovery(self, metric: str, attack: str, point: float) -> Recovery:
-        attacked = self._attacked(metric, "forget", attack, point)
-        assert attacked is not None  # the point was read from it
-        original = self.index.find(metric, "forget", subject="original")
-        unlearned = self._unattacked(metric, "forget", attack)
-        control = self.index.find(metric, "forget", subject="control")
-        control_attacked = self._control_under(attack, metric, point)
-        student = [o for o in (original, unlearned, attacked) if o is not None]
-        controls = [o for o in (control, control_attacked) if o is not None]
-        # A rate needs all three; what is missing otherwise is said by the gates, and the number stays NaN.
-        complete = len(student) == 3
+        case = self.cases.at(metric, attack, point)
         further = {split: self._level(metric, split, attack, point) for split in self.index.further_splits}
         return Recovery(
             attack=attack,
-            attack_config=attacked.attack_config,
-            family=attacked.family,
+            attack_config=case.attacked.attack_config,
+            family=case.attacked.family,
             point=point,
-            unit=attacked.unit,
-            step=attacked.step,
+            unit=case.attacked.unit,
+            step=case.attacked.step,
             metric=metric,
-            forget=self.bootstrap.level(attacked),
+            forget=self.bootstrap.level(case.attacked),
             retain=self._level(metric, "retain", attack, point),
-            rho=self.bootstrap.recovery(*student) if complete else Interval(math.nan),
-            adjusted=self.bootstrap.adjusted(student, controls) if complete and len(controls) == 2 else None,
-            kappa=self._kappa(original, attacked, control),
+            rho=case.rho(self.bootstrap),
+            adjusted=case.adjusted(self.bootstrap),
+            kappa=case.kappa(self.floors.get(metric)),
             price=price_of(*self._utilities(attack, point)),
             specificity=self._level(SPECIFICITY, "forget", attack, point),
             others={split: level for split, level in further.items() if level is not None},
+            p_value=case.p_value(),
         )
 
     def _utilities(self, attack: str, point: float) -> tuple[Observation | None, Observation | None]:
         """The utility of the unlearned model, without the attack and under it."""
-        return self._unattacked(self.utility, "retain", attack), self._attacked(self.utility, "retain", attack, point)
-
-    def _attacked(self, metric: str, split: str, attack: str, point: float) -> Observation | None:
-        subject, step = self.index.attacked_subject, self.index.last_step(attack)
-        return self.index.find(metric, split, subject=subject, step=step, attack=attack, point=point)
-
-    def _unattacked(self, metric: str, split: str, attack: str) -> Observation | None:
-        """The unlearned model at the step of the attack; if it was not observed then, its last observation."""
-        step = self.index.last_step(attack)
-        return self.index.find(metric, split, subject="unlearned", step=step) or self.index.find(
-            metric, split, subject="unlearned"
-        )
+        cases = self.cases
+        return cases.unattacked(self.utility, "retain", attack), cases.attacked(self.utility, "retain", attack, point)
 
     def _level(self, metric: str, split: str, attack: str, point: float) -> Interval | None:
-        observation = self._attacked(metric, split, attack, point)
+        observation = self.cases.attacked(metric, split, attack, point)
         return None if observation is None else self.bootstrap.level(observation)
-
-    def _kappa(self, original: Observation | None, attacked: Observation, control: Observation | None) -> float | None:
-        # A single number, without an interval: a floor from the user has no scores to resample.
-        floor = control.estimate if control else self.floors.get(attacked.metric)
-        if floor is None or original is None:
-            return None
-        return retained_knowledge(original.estimate, attacked.estimate, floor)
 
 
 def _gated(recovery: Recovery, gates: Sequence[Gate]) -> Recovery:

@@ -29,6 +29,7 @@ CLAIMS = {
     "G7": "Under the attack, the right answer is ahead of others' answers",
     "G8": "Everything that was to be tried ran to its end",
     "G9": "The attack reached at least half of the weights",
+    "G10": "The attack changed the model, or what it says",
 }
 
 
@@ -92,6 +93,20 @@ def gate_reach(attack: str, share: float) -> Gate:
     status: Status = "pass" if share >= LEAST_REACHED else "fail"
     reason += f"; at least {_percent(LEAST_REACHED)} is needed" if status == "fail" else ""
     return Gate("G9", CLAIMS["G9"], status, reason, attack=attack)
+
+
+def gate_changed(attack: str, changed: bool | None) -> Gate:
+    """G10, of adversaries: something that was observed is another number under the attack.
+
+    An attack without effect brings nothing back, and shows nothing: its rate was too low, or it reached nothing.
+    """
+    reasons = {
+        True: "what was observed is not the same under the attack",
+        False: f"under {attack}, every score is what it was without it: an attack that does nothing shows nothing",
+        None: "nothing was observed both with and without the attack",
+    }
+    states: dict[bool | None, Status] = {True: "pass", False: "fail", None: "warning"}
+    return Gate("G10", CLAIMS["G10"], states[changed], reasons[changed], attack=attack)
 
 
 def gate_baseline(attack: str, *, step: int, final: int) -> Gate:

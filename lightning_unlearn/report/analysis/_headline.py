@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_unlearn.observation import Failure
+from lightning_unlearn.report.analysis._fair_worst import FairWorst
 from lightning_unlearn.report.analysis._worst import highest, strongest
 from lightning_unlearn.report.schema import DEPLOYMENTS, Recovery
 from lightning_unlearn.report.schema._words import attack_words, name, percent, recovery_words, rough
 
 REASONS_SHOWN = 3
 """How many reasons a sentence names; more would be a list."""
+
+LUCK = "the largest of several noisy numbers, which errs upwards"
+"""What is wrong with a worst case that was chosen by the entities it is about."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,13 @@ DEPLOYMENT = Group(
 )
 
 
-def adversary_words(metric: str, utility: str, recoveries: Sequence[Recovery], failures: Sequence[Failure] = ()) -> str:
+def adversary_words(
+    metric: str,
+    utility: str,
+    recoveries: Sequence[Recovery],
+    failures: Sequence[Failure] = (),
+    fair: FairWorst | None = None,
+) -> str:
     """The headline: the worst case over all points of all attacks of an adversary, with its price.
 
     A number that misses a gate is never the headline. A high price does not exclude a number: an adversary does not care.
@@ -62,21 +72,26 @@ def adversary_words(metric: str, utility: str, recoveries: Sequence[Recovery], f
         utility: What the retain set is measured by, in words.
         recoveries: Of all attacks and points, on that metric.
         failures: Of attacks and audits on the final model.
+        fair: The worst case judged by other entities than those that chose it, if there are enough.
     """
     if not recoveries and not any(failure.attacked for failure in failures):
         return "No attack was run on the unlearned model, so nothing is known about what would come back."
     adversarial = [recovery for recovery in recoveries if not recovery.is_deployment]
-    words = _group_words(ADVERSARY, metric, utility, adversarial, failed_attacks(failures, deployment=False))
+    words = _group_words(ADVERSARY, metric, utility, adversarial, failed_attacks(failures, deployment=False), fair)
     return words if strongest(adversarial) is None else f"{words} Attacks that were not tried may bring back more."
 
 
 def deployment_words(
-    metric: str, utility: str, recoveries: Sequence[Recovery], failures: Sequence[Failure] = ()
+    metric: str,
+    utility: str,
+    recoveries: Sequence[Recovery],
+    failures: Sequence[Failure] = (),
+    fair: FairWorst | None = None,
 ) -> str:
     """The second sentence: the worst that rounding, pruning and merging bring back, where they leave a working model."""
     deployed = [recovery for recovery in recoveries if recovery.is_deployment]
     failed = failed_attacks(failures, deployment=True)
-    return _group_words(DEPLOYMENT, metric, utility, deployed, failed) if recoveries or failed else ""
+    return _group_words(DEPLOYMENT, metric, utility, deployed, failed, fair) if recoveries or failed else ""
 
 
 def failed_attacks(failures: Sequence[Failure], *, deployment: bool) -> list[Failure]:
@@ -85,7 +100,12 @@ def failed_attacks(failures: Sequence[Failure], *, deployment: bool) -> list[Fai
 
 
 def _group_words(
-    group: Group, metric: str, utility: str, recoveries: Sequence[Recovery], failures: Sequence[Failure]
+    group: Group,
+    metric: str,
+    utility: str,
+    recoveries: Sequence[Recovery],
+    failures: Sequence[Failure],
+    fair: FairWorst | None,
 ) -> str:
     worst = strongest(recoveries)
     if failures:
@@ -97,7 +117,34 @@ def _group_words(
         return group.absent
     if worst is None:
         return _no_verdict(group, metric, recoveries)
-    return _worst_words(group, metric, utility, worst, recoveries, group.lead)
+    if fair is not None and not fair.is_one:
+        return _fair_words(group, metric, utility, worst, fair)
+    words = _worst_words(group, metric, utility, worst, recoveries, group.lead)
+    return f"{words} {_chosen_words(recoveries, fair)}".strip()
+
+
+def _fair_words(group: Group, metric: str, utility: str, worst: Recovery, fair: FairWorst) -> str:
+    """Where the two halves of the entities chose different attacks, the number is of both."""
+    one, other = map(attack_words, fair.choices)
+    beyond = f". {group.no_control}"
+    if worst.adjusted is not None:
+        beyond = " and is beyond what the same attack teaches a model that never knew."
+    parts = [
+        f"{group.lead} brings back {recovery_words(fair.recovery)} of what was removed",
+        f"({name(metric)} on the forget set){beyond}",
+        f"One half of the entities chose {one}, the other half {other}; each was judged by the half that did not choose it.",
+        f"On all entities {attack_words(worst)} brings back most, {recovery_words(worst.shown)}: {LUCK}.",
+        price_sentence(worst, utility),
+    ]
+    return " ".join(parts)
+
+
+def _chosen_words(recoveries: Sequence[Recovery], fair: FairWorst | None) -> str:
+    if sum(recovery.is_verdict for recovery in recoveries) < 2:
+        return ""
+    if fair is not None:
+        return "It was chosen by one half of the entities and judged by the other, both ways round."
+    return f"There are too few entities for one half to choose and the other to judge: this is {LUCK}."
 
 
 def _worst_words(

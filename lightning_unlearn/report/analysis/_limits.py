@@ -3,13 +3,15 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from lightning_unlearn.report.analysis._bootstrap import OVER_ENTITIES, OVER_ROWS
 from lightning_unlearn.report.analysis._observation_index import ObservationIndex
+from lightning_unlearn.report.analysis._parts import EXACT_OVER_ROWS
 from lightning_unlearn.report.analysis._worst import strongest
 from lightning_unlearn.report.schema import Gate, Level, Recovery
 from lightning_unlearn.report.schema._words import attack_words, recovery_words
 
 FEW = 10
-"""With fewer entities, bootstrap intervals are known to be too narrow."""
+"""With fewer entities, intervals of skewed scores hold the truth less often than they say."""
 
 
 def limits(
@@ -92,10 +94,7 @@ def _of_observations(index: ObservationIndex, levels: Sequence[Level]) -> Iterat
     original = [level.step for level in levels if level.model == "original"]
     if original and min(original) > 0:
         yield f"The original was observed at step {min(original)}, not before the first step."
-    # Levels without scores have 0 entities and no interval, so nothing about them can be too narrow.
-    few = min((level.interval.entities for level in levels if level.interval.entities), default=FEW)
-    if few < FEW:
-        yield f"Only {few} entities were resampled somewhere: with fewer than {FEW}, intervals are too narrow."
+    yield from _few_entities(levels)
     if any(o.scores and not o.entities for o in index.observations):
         yield "Some examples name no entity: they were treated as independent, so intervals may be too narrow."
     odd = {o.metric for o in index.observations if o.scores and not _close(o.value, o.estimate)}
@@ -103,6 +102,23 @@ def _of_observations(index: ObservationIndex, levels: Sequence[Level]) -> Iterat
         yield (
             f"The value of {', '.join(sorted(odd))} is not the mean of its scores; "
             "this report shows the mean of the scores."
+        )
+
+
+def _few_entities(levels: Sequence[Level]) -> Iterator[str]:
+    over_rows = [level for level in levels if level.interval.method in (OVER_ROWS, EXACT_OVER_ROWS)]
+    if over_rows:
+        few = min(level.interval.entities for level in over_rows)
+        where = ", ".join(dict.fromkeys(level.split for level in over_rows))
+        yield (
+            f"Only {few} {'entity is' if few == 1 else 'entities are'} in {where}: no interval over so few holds what it "
+            "promises. Intervals there are over questions, and say nothing of other entities."
+        )
+    resampled = [level.interval.entities for level in levels if level.interval.method == OVER_ENTITIES]
+    if min(resampled, default=FEW) < FEW:
+        yield (
+            f"Only {min(resampled)} entities were resampled somewhere: with fewer than {FEW}, intervals of skewed scores "
+            "are too narrow, and what only a rare entity gives back may be missed."
         )
 
 

@@ -55,6 +55,11 @@ class ObservationIndex:
         return _unique([*self.metrics, *(o.metric for o in self.observations)])
 
     @cached_property
+    def layers(self) -> list[str]:
+        """Where it was observed: the output first, which has no name, then layers in order of appearance."""
+        return _unique(["", *(o.layer for o in self.observations)])
+
+    @cached_property
     def splits(self) -> list[str]:
         """Names of all splits: forget, retain, then the others in order of appearance."""
         names = {o.split for o in self.observations}
@@ -93,21 +98,22 @@ class ObservationIndex:
 
     def last_step(self, attack: str) -> int:
         """Step at which an attack last ran on that model."""
-        return self._of(attack)[-1].step
+        return self.of(attack)[-1].step
 
     def share_reached(self, attack: str) -> float | None:
         """The share of the weights that the attack's last run reached; None if nobody said so."""
-        share = self._of(attack)[-1].attack_config.get(SHARE_REACHED)
+        share = self.of(attack)[-1].attack_config.get(SHARE_REACHED)
         return share if isinstance(share, int | float) else None
 
     def points(self, attack: str, metric: str | None = None) -> list[float]:
         """Points of the attack's last run, ascending. If a metric is given, only points at which it was observed."""
         # Earlier runs of the attack are for the curves; points of the last run alone make the verdict.
         last = self.last_step(attack)
-        observed = [o for o in self._of(attack) if o.step == last and o.split == "forget"]
+        observed = [o for o in self.of(attack) if o.step == last and o.split == "forget" and not o.layer]
         return sorted({o.point for o in observed if metric in (None, o.metric)})
 
-    def _of(self, attack: str) -> list[Observation]:
+    def of(self, attack: str) -> list[Observation]:
+        """Everything observed under an attack on that model."""
         return [o for o in self.observations if o.attack == attack and o.subject == self.attacked_subject]
 
 

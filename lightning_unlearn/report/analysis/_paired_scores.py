@@ -14,10 +14,16 @@ def of_common_examples(observations: Sequence[Observation]) -> list[Observation]
         >>> [o.scores for o in of_common_examples([whole, whole.at({1})])]
         [[0.75], [0.75]]
     """
-    if not any(observation.examples for observation in observations):
+    numbered = [set(observation.numbers) for observation in observations if _is_mean(observation)]
+    if not any(observation.examples for observation in observations if _is_mean(observation)):
         return list(observations)
-    common = set.intersection(*(set(observation.numbers) for observation in observations))
-    return [observation.at(common) for observation in observations]
+    common = set.intersection(*numbered)
+    return [observation.at(common) if _is_mean(observation) else observation for observation in observations]
+
+
+def _is_mean(observation: Observation) -> bool:
+    # An AUC, which brings its own interval, is of all its examples together.
+    return bool(observation.scores) and observation.interval is None
 
 
 def paired_scores(observations: Sequence[Observation]) -> Floats | None:

@@ -7,12 +7,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-UNSTABLE_SHARE = 0.025
-"""If a larger share of resampled gaps has the wrong sign, a ratio over the gap has no finite interval.
-
-It is one tail of a 95 % interval: beyond it, the interval of the gap itself reaches 0.
-"""
-
 
 def resampled_means(scores: Floats, entities: Sequence[str], *, draws: int = 2000, seed: int = 0) -> Floats:
     r"""Means of each column over entities drawn with replacement: the paired cluster bootstrap.
@@ -117,15 +111,3 @@ def retained_knowledge(original: float, attacked: float, floor: float) -> float:
         0.5
     """
     return float(recovery_rate(original, floor, attacked))
-
-
-def is_unstable(gaps: Floats, gap: float) -> bool:
-    """Whether more than 2.5 % of the resampled gaps, ``[B]``, vanish or have the other sign than ``gap``.
-
-    A ratio over such a gap has an interval that runs through infinity (Fieller's case), so none is given.
-
-    Example:
-        >>> is_unstable(np.array([0.1, 0.2, -0.1, 0.1]), 0.1)
-        True
-    """
-    return float(np.mean(gaps * np.sign(gap) <= 0)) > UNSTABLE_SHARE

@@ -3,6 +3,7 @@
 import math
 
 from lightning_unlearn.observation import Observation
+from lightning_unlearn.report.analysis._paired_scores import of_common_examples
 
 LOSS = "loss"
 """Name of the user's own loss: its units are not known, so two of them are compared by their ratio."""
@@ -30,6 +31,7 @@ def kept_share(before: Observation | None, after: Observation | None) -> float |
     """
     if before is None or after is None:
         return None
+    before, after = of_common_examples([before, after])
     if before.metric == LOSS:  # e^-loss would depend on its units
         return before.estimate / after.estimate if min(before.estimate, after.estimate) > 0 else None
     had = as_utility(before)

@@ -43,17 +43,19 @@ DEFINITIONS = {
         "listed, but is no verdict: what failed might have brought back more."
     ),
     "worst case": (
-        "The largest number over all points of all attacks that pass their gates. It is the largest of several noisy "
-        "numbers, so it errs towards recovery."
+        "The largest number over all points of all attacks that pass their gates. The largest of several noisy numbers errs "
+        "towards recovery. So, where there are ten entities or more, one half of them chooses the worst attack and the "
+        "other half says what it brings back, both ways round; that number leads."
     ),
     "still known": (
         "(attacked - floor) / (original - floor), where the floor is what a model that never knew scores: the control, if "
         "there is one."
     ),
     "interval": (
-        "In square brackets: a 95 % percentile interval from a paired bootstrap that resamples whole entities (authors, "
-        "documents, classes), because questions about one entity are not independent. It covers the choice of examples, "
-        "not the randomness of training."
+        "In square brackets: a 95 % interval from a paired, studentised bootstrap that resamples whole entities (authors, "
+        "documents, classes), because questions about one entity are not independent; never narrower than Student's t. "
+        "Shares of yes and no have exact (Clopper-Pearson) intervals. With fewer than five entities questions are resampled "
+        "instead, and nothing is said of other entities. It covers the choice of examples, not the randomness of training."
     ),
     "gates": (
         "Conditions without which a number is not a verdict. A number that misses one is shown in grey, with the reason. "
@@ -62,7 +64,16 @@ DEFINITIONS = {
         "warning). G5: the attack was run on the final model. G6: the attack left no trace in the weights. G7: "
         "specificity is above chance. G8: the run was not ended before its time, and no attack and no audit failed on the "
         "final model. G9, of attacks that round or change single weights: they reached half of the weights that they are "
-        "for (embeddings, and an output head left in full, are not counted)."
+        "for (embeddings, and an output head left in full, are not counted). G10, of adversaries: the attack changed what "
+        "the model says; one without effect shows nothing."
+    ),
+    "q-value": (
+        "The chance of being wrong, over all attacks: of the attacks with a q-value up to 5 %, one in twenty is expected to "
+        "have brought back nothing beyond the control (Benjamini-Hochberg)."
+    ),
+    "steps to recover": (
+        "How many steps of an attack bring back half (or 90 %) of what was removed. If so much did not come back within the "
+        "steps tried, this is said to be more than them (> 100), never 100."
     ),
 }
 
@@ -73,6 +84,8 @@ def definitions_for(report: RobustnessReport) -> dict[str, str]:
         "control": any(level.model == "control" for level in report.levels),
         "beyond control": any(recovery.adjusted is not None for recovery in report.recoveries),
         "not shown": bool(report.failures or report.run.get("interrupted")),
+        "q-value": any(recovery.q_value is not None for recovery in report.recoveries),
+        "steps to recover": bool(report.summary.get("effort")),
         "still known": any(recovery.kappa is not None for recovery in report.recoveries),
     }
     return {word: meaning for word, meaning in DEFINITIONS.items() if used.get(word, True)}

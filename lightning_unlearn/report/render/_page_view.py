@@ -82,7 +82,10 @@ class PageView:
     @property
     def metrics(self) -> list[str]:
         """All metrics, of models with and without an attack."""
-        names = [*(r.metric for r in self.report.recoveries), *(level.metric for level in self.report.levels)]
+        names = [
+            *(r.metric for r in self.report.recoveries),
+            *(level.metric for level in self.report.levels if not level.layer),
+        ]
         return list(dict.fromkeys(names))
 
     @property

@@ -83,7 +83,7 @@ class Columns:
 
     def of_model(self, levels: Sequence[Level], metric: str, model: str) -> Row | None:
         """A model without an attack; None if it was not observed."""
-        own_levels = [level for level in levels if (level.metric, level.model) == (metric, model)]
+        own_levels = [level for level in levels if (level.metric, level.model, level.layer) == (metric, model, "")]
         if not own_levels:
             return None
         cells = [Cell(level_words(level_of(levels, metric, model, split))) for split in self.splits]
@@ -94,7 +94,7 @@ class Columns:
 
 def columns_of(report: RobustnessReport) -> Columns:
     """The columns for which a report has numbers."""
-    splits = dict.fromkeys(level.split for level in report.levels)
+    splits = dict.fromkeys(level.split for level in report.levels if not level.layer)
     further = [split for split in splits if split not in ("forget", "retain")]
     return Columns(("forget", "retain", *further), any(r.adjusted is not None for r in report.recoveries))
 
@@ -139,9 +139,10 @@ def _failed_rows(report: RobustnessReport, metric: str) -> Iterator[Row]:
 
 
 def level_of(levels: Sequence[Level], metric: str, model: str, split: str) -> Interval | None:
-    """The level of a model without an attack; None if it was not measured."""
-    wanted = (metric, model, split)
-    return next((level.interval for level in levels if (level.metric, level.model, level.split) == wanted), None)
+    """The level of a model without an attack, at its output; None if it was not measured."""
+    wanted = (metric, model, split, "")
+    found = (level.interval for level in levels if (level.metric, level.model, level.split, level.layer) == wanted)
+    return next(found, None)
 
 
 NOT_SHOWN = Cell("not shown")

@@ -11,7 +11,8 @@ class Interval:
         high: Upper end; None if there is no finite interval.
         unbounded: Whether the interval runs through infinity, because the gap it divides by may be 0.
         examples: Number of examples behind it; 0 if there were no scores.
-        entities: Number of distinct entities behind it, the ones that were resampled.
+        entities: Number of distinct entities behind it.
+        method: How the interval was made, in words; empty if there is none.
     """
 
     value: float
@@ -20,3 +21,4 @@ class Interval:
     unbounded: bool = False
     examples: int = 0
     entities: int = 0
+    method: str = ""

@@ -14,6 +14,7 @@ class Level:
         metric: The metric.
         split: Name of the examples: ``"forget"``, ``"retain"`` or any other.
         interval: What was found.
+        layer: Where in the network; empty for the output.
     """
 
     model: Subject
@@ -21,3 +22,4 @@ class Level:
     metric: str
     split: str
     interval: Interval
+    layer: str = ""

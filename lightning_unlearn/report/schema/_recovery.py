@@ -28,6 +28,9 @@ class Recovery:
         specificity: How often the right answer is ahead of others' answers under attack; chance is 0.5.
         others: The metric under attack on every further split, by its name.
         worst: Whether this is the point of its attack and metric that brought back most.
+        p_value: How probable so much recovery (beyond the control's, if there is one) would be if nothing came back.
+        q_value: The same for the attack as a whole, all its points and all attacks considered: among attacks up to a
+            q-value of 0.05, one in twenty is expected to have brought back nothing.
         reasons: The gates it does not pass, in words. A number with reasons is not a verdict.
     """
 
@@ -47,6 +50,8 @@ class Recovery:
     specificity: Interval | None = None
     others: dict[str, Interval] = field(default_factory=dict)
     worst: bool = False
+    p_value: float | None = None
+    q_value: float | None = None
     reasons: list[str] = field(default_factory=list)
 
     @property

@@ -20,8 +20,9 @@ from lightning_unlearn.report.schema._level import Level
 from lightning_unlearn.report.schema._recovery import Recovery
 
 SCHEMA_VERSION = 4
-"""Version of ``report.json``. 4 added layers, intervals, numbers of examples and texts to observations; 3 failures and the
-gate on them; 2 price, specificity and further splits."""
+"""Version of ``report.json``. 4 added layers, intervals, numbers of examples and texts to observations, methods to
+intervals, layers to levels, p- and q-values, and more to the summary; 3 failures and the gate on them; 2 price, specificity
+and further splits."""
 
 
 @dataclass(frozen=True)

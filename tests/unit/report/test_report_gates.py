@@ -186,3 +186,45 @@ def test_only_a_deployment_is_excused_for_breaking_the_model(family):
     excused = family in ("quant", "prune", "merge")
     assert status(made, "G3") == (["fail"] if excused else [])
     assert made.recoveries[0].is_verdict is not excused
+
+
+def test_an_attack_without_effect_is_no_evidence():
+    made = report_of(study(back=(0.1, 0.1)))
+    assert status(made, "G10") == ["fail"]
+    assert "an attack that does nothing shows nothing" in made.recoveries[0].reasons[-1]
+    assert made.summary["verdict"].startswith("No verdict on an adversary")
+
+
+@pytest.mark.parametrize(("back", "left"), [((0.1, 0.1001), 0.8), ((0.1,), 0.79)], ids=["forget", "retain"])
+def test_an_attack_that_changed_anything_at_all_counts(back, left):
+    assert status(report_of(study(back=back, left=left)), "G10") == ["pass"]
+
+
+def test_a_deployment_may_change_nothing():
+    made = report_of(study(back=(0.1,), family="quant"))
+    assert status(made, "G10") == []
+    assert made.recoveries[0].is_verdict
+
+
+def test_levels_of_layers_are_told_and_recover_nothing():
+    layer = {"metric": "probe", "layer": "layers.3"}
+    inside = [observed(0.9, 0, subject="original", **layer), observed(0.6, 9, **layer)]
+    made = report_of([*study(), *inside, observed(0.7, 9, attack="relearn", point=1, unit="step", **layer)])
+    found = {(level.model, level.layer): level.interval.value for level in made.levels if level.metric == "probe"}
+    assert found == pytest.approx({("original", "layers.3"): 0.9, ("unlearned", "layers.3"): 0.6})
+    assert {recovery.metric for recovery in made.recoveries} == {"probability"}
+    assert all(level.layer == "" for level in made.levels if level.metric == "probability")
+
+
+def test_who_is_judged_by_a_part_is_compared_on_that_part():
+    # the second half of the retain set is worth twice as much, before and under the attack: nothing was lost on it
+    def uneven(o):
+        scores = [score * (1 + (row >= 12)) / 2 for row, score in enumerate(o.scores)]
+        return replace(o, scores=scores, value=sum(scores) / len(scores)) if o.split == "retain" else o
+
+    observations = [uneven(o) for o in study(family="quant")]
+    part = [o.at(range(12, 24)) if o.attacked else o for o in observations]
+    made = report_of(part)
+    assert made.recoveries[0].price == pytest.approx(0, abs=1e-9)
+    assert status(made, "G3") == ["pass"]
+    assert made.recoveries[0].rho.examples == 12

@@ -11,7 +11,6 @@ from lightning_unlearn.report import (
     retained_knowledge,
 )
 from lightning_unlearn.report.analysis._bootstrap import Bootstrap
-from lightning_unlearn.report.analysis._statistics import is_unstable
 
 
 def rows(scores):
@@ -118,10 +117,14 @@ def test_what_is_still_known_is_counted_from_the_floor():
     assert retained_knowledge(original=0.85, attacked=0.4, floor=0.25) == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize(("crossing", "unstable"), [(25, False), (26, True)])
-def test_a_gap_that_crosses_zero_in_more_than_one_in_forty_draws_is_unstable(crossing, unstable):
-    gaps = np.concatenate([np.full(crossing, 0.1), np.full(1000 - crossing, -0.1)])
-    assert is_unstable(gaps, gap=-0.1) is unstable
+@pytest.mark.parametrize(("shift", "unbounded"), [(-0.2, True), (1.0, False)])
+def test_a_ratio_is_unbounded_exactly_if_the_interval_of_its_gap_holds_zero(shift, unbounded):
+    generator = np.random.default_rng(0)
+    less = generator.normal(0.0, 1.0, 30)
+    full, less, attacked = scored(less + generator.normal(shift, 1.0, 30)), scored(less), scored(less + 0.1)
+    gap = Bootstrap().gap(full, less)
+    assert (gap.low <= 0 <= gap.high) is unbounded
+    assert Bootstrap().recovery(full, less, attacked).unbounded is unbounded
 
 
 def test_over_an_unstable_gap_there_is_no_finite_interval():
