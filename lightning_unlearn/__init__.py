@@ -1,9 +1,13 @@
 """Make a model forget inside the PyTorch Lightning fit you already have, and prove it."""
 
 from lightning_unlearn.attacks import (
+    GGUF,
+    GPTQ,
     Attack,
+    BitsAndBytes,
     Interpolate,
     LatentPerturbation,
+    Merge,
     Noise,
     Prune,
     Quantize,
@@ -13,8 +17,9 @@ from lightning_unlearn.attacks import (
     Sharpen,
     TokenwisePerturbation,
     TruncateUpdate,
+    Wanda,
 )
-from lightning_unlearn.audits import Audit
+from lightning_unlearn.audits import Audit, BucketFlips
 from lightning_unlearn.callbacks import (
     ApplyEdit,
     BilevelUnlearn,
@@ -103,7 +108,9 @@ __all__ = [
     "Attack",
     "Audit",
     "BilevelUnlearn",
+    "BitsAndBytes",
     "Bounded",
+    "BucketFlips",
     "BucketMargin",
     "CachedLogLikelihood",
     "CausalLMReadout",
@@ -123,6 +130,8 @@ __all__ = [
     "FinetuneFirst",
     "ForgetRetainData",
     "FrozenCopy",
+    "GGUF",
+    "GPTQ",
     "GradientAscent",
     "GradientTransform",
     "HalfSpace",
@@ -134,6 +143,7 @@ __all__ = [
     "LiveProbe",
     "LoRA",
     "LoaderSettings",
+    "Merge",
     "NGDiff",
     "NPO",
     "NegateTaskVector",
@@ -188,6 +198,7 @@ __all__ = [
     "TruncateUpdate",
     "Unlearn",
     "UnlearningModule",
+    "Wanda",
     "WeightedSum",
     "WithinBudget",
     "WriteReport",

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from lightning_unlearn.attacks._base import BatchLoss
 from lightning_unlearn.attacks._on_grid import OnGrid
-from lightning_unlearn.attacks._on_matrices import OnMatrices
+from lightning_unlearn.attacks._on_matrices import EachAlone, refuse_cut_rows
 from lightning_unlearn.attacks._rounding import Rounding
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.grids import Grid
@@ -19,7 +19,7 @@ from lightning_unlearn.functional.settings import check_between, check_whole
 from lightning_unlearn.models.layers import Matrix
 
 
-class Quantize(OnMatrices):
+class Quantize(EachAlone):
     r"""Deploy the network in few bits: what was unlearned by small weight changes is rounded back.
 
     Rounded is every weight matrix of a layer of torch or transformers: of linear layers, convolutions (transposed ones,
@@ -154,15 +154,7 @@ class Quantize(OnMatrices):
         weight = matrix.tensor
         if not isinstance(weight, DTensor):
             return
-        # A scale is shared within an output channel. Sharded along another axis, no process would see a whole channel.
-        rows = matrix.layout.row_axes
-        if not all(p.is_replicate() or any(p.is_shard(axis) for axis in rows) for p in weight.placements):
-            channels = matrix.layout.output_axis
-            raise ValueError(
-                f"The weight of `{matrix.layer}` should be replicated, or sharded by its output channels (dimension "
-                f"{channels}), so that each scale belongs to one process. Found {weight.placements}. Name it in `skip`, or "
-                "attack a consolidated checkpoint after the fit."
-            )
+        refuse_cut_rows(matrix)
         # Blocks of a codebook go through the flattened weight, and may run on from one channel into the next.
         inputs = matrix.layout.inputs(weight)
         sharded = any(p.is_shard() for p in weight.placements)
