@@ -12,6 +12,8 @@ from lightning_unlearn.functional.settings import check_not_negative
 from lightning_unlearn.models._extras import require
 
 _BITS = {"int8": 8, "nf4": 4, "fp4": 4}
+_NO_NUMBERS = "meta"
+"""Where layers are made, so that their first weights are not drawn."""
 
 
 class BitsAndBytes(OnKernels):
@@ -84,7 +86,10 @@ def _int8(weight: Tensor, bias: Tensor | None, threshold: float) -> Kernel:
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
     outputs, inputs = weight.shape
-    layer: Any = Linear8bitLt(inputs, outputs, bias is not None, has_fp16_weights=False, threshold=threshold)
+    has_bias = bias is not None
+    layer: Any = Linear8bitLt(
+        inputs, outputs, has_bias, has_fp16_weights=False, threshold=threshold, device=_NO_NUMBERS
+    )
     # It rounds what comes from the CPU.
     layer.weight = Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
     _finish(layer, weight, None if bias is None else bias.half())
@@ -97,12 +102,9 @@ def _four_bits(weight: Tensor, bias: Tensor | None, kind: str) -> Kernel:
 
     outputs, inputs = weight.shape
     dtype = weight.dtype if weight.element_size() <= 4 else torch.float32  # no kernel knows float64
-    layer: Any = Linear4bit(
-        inputs, outputs, bias is not None, compute_dtype=dtype, compress_statistics=False, quant_type=kind
-    )
-    layer.weight = Params4bit(
-        weight.to("cpu", dtype), requires_grad=False, compress_statistics=False, quant_type=kind, module=layer
-    )
+    has_bias, settings = bias is not None, {"compress_statistics": False, "quant_type": kind}
+    layer: Any = Linear4bit(inputs, outputs, has_bias, compute_dtype=dtype, device=_NO_NUMBERS, **settings)
+    layer.weight = Params4bit(weight.to("cpu", dtype), requires_grad=False, module=layer, **settings)
     # On some CPUs it would repack weights for a kernel without a gradient.
     layer.support_avx512bf16_for_cpu = False
     _finish(layer, weight, None if bias is None else bias.to(dtype))
