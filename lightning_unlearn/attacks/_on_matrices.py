@@ -108,6 +108,14 @@ class OnMatrices(Attack):
             ValueError: If there are none, or one cannot be changed as it is: flattened, sharded across what belongs
                 together, or under an adapter that cannot be merged.
         """
+        found = self.whole_matrices(network)
+        for matrix in found:
+            if not matrix.is_computed:  # else the layer itself sees to it that its forward pass computes a whole one
+                self.check_placement(matrix)
+        return found
+
+    def whole_matrices(self, network: nn.Module) -> list[Matrix]:
+        """As :meth:`matrices`, for who gathers each of them: however they are sharded."""
         found = self._deployed(network)
         if not found.matrices:
             others = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items()) or "none"
@@ -122,15 +130,11 @@ class OnMatrices(Attack):
                 "their adapters, if any, stay in full precision."
             )
         for matrix in found.matrices:
-            self._check(matrix)
+            if not matrix.is_computed:
+                _check_shape(matrix)
+            if self.merge_adapters:
+                _check_mergeable(matrix)
         return found.matrices
-
-    def _check(self, matrix: Matrix) -> None:
-        if not matrix.is_computed:  # else the layer itself sees to it that its forward pass computes a whole one
-            _check_shape(matrix)
-            self.check_placement(matrix)
-        if self.merge_adapters:
-            _check_mergeable(matrix)
 
     def check_placement(self, matrix: Matrix) -> None:
         """Refuse a weight whose shards cannot be changed one by one. Defaults to none."""

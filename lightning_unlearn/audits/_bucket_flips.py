@@ -97,7 +97,9 @@ class BucketFlips(KnowsOriginal, Audit):
         return [o for name, of_layers in found for o in _observed(name, of_layers)]
 
     def _flips(self, grid: Quantize, network: nn.Module, originals: dict[int, Any]) -> dict[str, _Flips]:
-        return {matrix.name: self._of_matrix(grid, matrix, network, originals) for matrix in grid.matrices(network)}
+        return {
+            matrix.name: self._of_matrix(grid, matrix, network, originals) for matrix in grid.whole_matrices(network)
+        }
 
     def _of_matrix(self, grid: Quantize, matrix: Matrix, network: nn.Module, originals: dict[int, Any]) -> _Flips:
         adapters = grid.adapters_of(matrix)
