@@ -81,11 +81,12 @@ class OnKernels(OnMatrices):
 def _computed_by(layer: Any, kernel: Kernel) -> Iterator[None]:
     given, forward = vars(layer).get("forward"), layer.forward
 
-    def run(inputs: Tensor) -> Tensor:
+    def run(*args: Tensor, **named: Tensor) -> Tensor:
+        inputs = args[0] if args else next(iter(named.values()))
         outputs = kernel(inputs)
         if not torch.is_grad_enabled() or not any(p.requires_grad for p in layer.parameters()):
             return outputs
-        straight = forward(inputs.detach()).to(outputs.dtype)
+        straight: Tensor = forward(inputs.detach()).to(outputs.dtype)
         return outputs + (straight - straight.detach())  # exact: zero is added
 
     try:

@@ -114,14 +114,15 @@ class BucketFlips(KnowsOriginal, Audit):
             before = merged_rows(matrix, adapters)
         noise = self._noise(matrix, before) * (now.double() - before).norm()
         disturbed = (before + noise).to(in_full(before))
-        flipped = (flipped_fraction(before, after, codes=grid.codes) for after in (now, disturbed))
-        return _Flips(*(float(share) for share in flipped), now.numel())
+        flipped, by_noise = (float(flipped_fraction(before, w, codes=grid.codes)) for w in (now, disturbed))
+        return _Flips(flipped, by_noise, now.numel())
 
     def _noise(self, matrix: Matrix, like: Tensor) -> Tensor:
         """Noise of the shape of ``like``, float64, of norm 1."""
         generator = torch.Generator(like.device).manual_seed(hash_of(self.seed, *matrix.name.encode()))
         noise = torch.randn(like.shape, generator=generator, device=like.device, dtype=torch.float64)
-        return noise / noise.norm().clamp_min(torch.finfo(torch.float64).tiny)
+        length: Tensor = noise.norm().clamp_min(torch.finfo(torch.float64).tiny)
+        return noise / length
 
 
 class _Flips(NamedTuple):

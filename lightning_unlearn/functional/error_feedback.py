@@ -72,4 +72,5 @@ def _inverse_factor(hessian: Tensor, damp: float) -> Tensor:
     diagonal[diagonal == 0] = 1  # an input that never occurred: nothing is to be made up for
     diagonal += damp * diagonal.mean()
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-    return torch.linalg.cholesky(inverse, upper=True)
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor

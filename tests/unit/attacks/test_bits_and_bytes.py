@@ -94,6 +94,12 @@ def test_no_module_name_hook_or_tie_is_touched_even_while_it_runs(kernel: Any) -
     assert network.transformer.h[0].attn.c_attn.forward == forward
 
 
+def test_a_layer_may_be_called_by_the_name_of_its_argument() -> None:
+    layer, x = nn.Linear(64, 4), torch.randn(2, 64)
+    with BitsAndBytes()(layer):
+        assert torch.equal(layer(input=x), layer(x))
+
+
 def test_a_forward_that_somebody_set_on_a_layer_is_put_back() -> None:
     layer = nn.Linear(64, 4)
     layer.forward = own = lambda x: x  # type: ignore[assignment]
