@@ -16,6 +16,7 @@ from lightning_unlearn.attacks import (
     RoundingNoise,
     Sharpen,
     TokenwisePerturbation,
+    TorchAO,
     TruncateUpdate,
     Wanda,
 )
@@ -192,6 +193,7 @@ __all__ = [
     "TinyCausalLM",
     "TokenNLL",
     "TokenwisePerturbation",
+    "TorchAO",
     "TorchJD",
     "TrainOnly",
     "TrainingStepReadout",

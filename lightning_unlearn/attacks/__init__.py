@@ -17,6 +17,7 @@ from lightning_unlearn.attacks._relearn import Relearn
 from lightning_unlearn.attacks._rounding_noise import RoundingNoise
 from lightning_unlearn.attacks._sharpen import Sharpen
 from lightning_unlearn.attacks._tokenwise_perturbation import TokenwisePerturbation
+from lightning_unlearn.attacks._torch_ao import TorchAO
 from lightning_unlearn.attacks._truncate_update import TruncateUpdate
 from lightning_unlearn.attacks._wanda import Wanda
 
@@ -39,6 +40,7 @@ __all__ = [
     "RoundingNoise",
     "Sharpen",
     "TokenwisePerturbation",
+    "TorchAO",
     "TruncateUpdate",
     "Wanda",
     "code_flips",

@@ -29,7 +29,8 @@ class OnKernels(OnMatrices):
     Reached are linear layers that are called with their inputs. Where several parts read one weight, as the output
     projection of ``nn.MultiheadAttention``, and in other layers, no such kernel exists, and the weight stays as it is.
 
-    Gradients go straight through: to inputs through the kernel, to weights as if they were not rounded.
+    Gradients go straight through: to weights as if they were not rounded, and to inputs through the kernel, if it has a
+    gradient.
     """
 
     verb: ClassVar[str] = "store in few bits"
@@ -84,9 +85,10 @@ def _computed_by(layer: Any, kernel: Kernel) -> Iterator[None]:
     def run(*args: Tensor, **named: Tensor) -> Tensor:
         inputs = args[0] if args else next(iter(named.values()))
         outputs = kernel(inputs)
-        if not torch.is_grad_enabled() or not any(p.requires_grad for p in layer.parameters()):
+        is_frozen = outputs.requires_grad and not any(p.requires_grad for p in layer.parameters())
+        if is_frozen or not torch.is_grad_enabled():
             return outputs
-        straight: Tensor = forward(inputs.detach()).to(outputs.dtype)
+        straight: Tensor = forward(inputs.detach() if outputs.requires_grad else inputs).to(outputs.dtype)
         return outputs + (straight - straight.detach())  # exact: zero is added
 
     try:
