@@ -52,6 +52,11 @@ class KnowsOriginal:
         if self.original is None:
             self._seen = copied(network, moves, on_cpu=True)
 
+    def share_original(self, other: KnowsOriginal) -> None:
+        """Keep what ``other`` was shown, unless there is a path: one copy in memory serves all."""
+        if self.original is None:
+            self._seen = other._seen
+
     def hashes(self) -> dict[str, int]:
         """Of each parameter of the original that was shown, in this process, in the precision that the network has now."""
         return {o.path: o.checksum() for o in self._seen if o.is_parameter}

@@ -91,4 +91,5 @@ class TorchAO(OnKernels):
             return ao.Int8WeightOnlyConfig()
         if self.kernel == "int8-dynamic":
             return ao.Int8DynamicActivationInt8WeightConfig()
-        return ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=ao.PerGroup(self.group_size))
+        four_bits: Any = torch.int4  # type: ignore[attr-defined]
+        return ao.IntxWeightOnlyConfig(weight_dtype=four_bits, granularity=ao.PerGroup(self.group_size))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 
@@ -84,5 +84,11 @@ class ShownOriginal:
         return on_every_rank(shown[0]) if shown else []
 
     def _show(self, module: pl.LightningModule) -> None:
+        first: KnowsOriginal | None = None
         for part in self._parts:
+            if first is not None and type(part).see_original is KnowsOriginal.see_original:
+                cast(KnowsOriginal, part).share_original(first)
+                continue
             part.see_original(module)
+            if isinstance(part, KnowsOriginal) and part.original is None:
+                first = part

@@ -20,9 +20,11 @@ from lightning_unlearn import (
     Bounded,
     BucketFlips,
     GradientAscent,
+    Interpolate,
     Quantize,
     RecoveryCheck,
     RobustnessReport,
+    TruncateUpdate,
     Unlearn,
     WriteReport,
 )
@@ -89,6 +91,17 @@ def test_a_resumed_fit_goes_on_with_the_original_of_the_interrupted_one(kind: st
             assert at_end == pytest.approx(by_hand, abs=1e-7)
             assert at_end["head.weight"] > 0
         assert new[0].items() <= resumed[0].items()
+
+
+def test_all_who_compare_with_the_original_share_one_copy_of_it() -> None:
+    attacks = {"merge": Interpolate(0.5), "rank": TruncateUpdate(1), "file": Interpolate(0.5, original="original.ckpt")}
+    module, audit = SomebodysModule(), BucketFlips()
+    torch.save({"state_dict": module.state_dict()}, "original.ckpt")
+    fitted(forgetting(), module, callbacks=[RecoveryCheck(attacks, audits=[Measure(), audit])])
+    held = [{id(o.value) for o in part._seen} for part in (*attacks.values(), audit)]
+    assert held[0] == held[1] == held[3]
+    assert held[0]
+    assert not held[2]
 
 
 def test_outside_of_a_fit_it_fails_by_name_and_is_shown_by_a_file() -> None:

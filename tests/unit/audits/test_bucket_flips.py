@@ -46,9 +46,12 @@ def observe(audit: BucketFlips, net: nn.Module) -> dict[tuple[str, str], float]:
     return {(o.metric, o.layer): o.value for o in found}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", GRIDS)
-def test_shares_are_those_of_the_codes_of_each_matrix_and_of_all_together(name: str, tmp_path: Any) -> None:
-    audit, net = BucketFlips({name: GRIDS[name]()}), network()
+def test_shares_are_those_of_the_codes_of_each_matrix_and_of_all_together(
+    name: str, dtype: torch.dtype, tmp_path: Any
+) -> None:
+    audit, net = BucketFlips({name: GRIDS[name]()}), network().to(dtype)
     audit.see_original(net)
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
     move(net, 3e-3)
