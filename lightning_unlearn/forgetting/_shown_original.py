@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
 
@@ -85,10 +85,13 @@ class ShownOriginal:
 
     def _show(self, module: pl.LightningModule) -> None:
         first: KnowsOriginal | None = None
+        inherited: Any = KnowsOriginal.see_original
         for part in self._parts:
-            if first is not None and type(part).see_original is KnowsOriginal.see_original:
-                cast(KnowsOriginal, part).share_original(first)
+            # A class with a way of its own to look has it called.
+            knowing = part if isinstance(part, KnowsOriginal) and type(part).see_original is inherited else None
+            if first is not None and knowing is not None:
+                knowing.share_original(first)
                 continue
             part.see_original(module)
-            if isinstance(part, KnowsOriginal) and part.original is None:
-                first = part
+            if knowing is not None and knowing.original is None:
+                first = knowing
