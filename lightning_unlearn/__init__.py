@@ -1,9 +1,13 @@
 """Make a model forget inside the PyTorch Lightning fit you already have, and prove it."""
 
 from lightning_unlearn.attacks import (
+    GGUF,
+    GPTQ,
     Attack,
+    BitsAndBytes,
     Interpolate,
     LatentPerturbation,
+    Merge,
     Noise,
     Prune,
     Quantize,
@@ -12,9 +16,11 @@ from lightning_unlearn.attacks import (
     RoundingNoise,
     Sharpen,
     TokenwisePerturbation,
+    TorchAO,
     TruncateUpdate,
+    Wanda,
 )
-from lightning_unlearn.audits import Audit
+from lightning_unlearn.audits import Audit, BucketFlips
 from lightning_unlearn.callbacks import (
     ApplyEdit,
     BilevelUnlearn,
@@ -103,7 +109,9 @@ __all__ = [
     "Attack",
     "Audit",
     "BilevelUnlearn",
+    "BitsAndBytes",
     "Bounded",
+    "BucketFlips",
     "BucketMargin",
     "CachedLogLikelihood",
     "CausalLMReadout",
@@ -123,6 +131,8 @@ __all__ = [
     "FinetuneFirst",
     "ForgetRetainData",
     "FrozenCopy",
+    "GGUF",
+    "GPTQ",
     "GradientAscent",
     "GradientTransform",
     "HalfSpace",
@@ -134,6 +144,7 @@ __all__ = [
     "LiveProbe",
     "LoRA",
     "LoaderSettings",
+    "Merge",
     "NGDiff",
     "NPO",
     "NegateTaskVector",
@@ -182,12 +193,14 @@ __all__ = [
     "TinyCausalLM",
     "TokenNLL",
     "TokenwisePerturbation",
+    "TorchAO",
     "TorchJD",
     "TrainOnly",
     "TrainingStepReadout",
     "TruncateUpdate",
     "Unlearn",
     "UnlearningModule",
+    "Wanda",
     "WeightedSum",
     "WithinBudget",
     "WriteReport",

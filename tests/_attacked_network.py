@@ -10,7 +10,15 @@ from torch.nn import functional as F
 
 
 def network() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+    return nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 3))
+
+
+def sibling_file() -> str:
+    """The path of the weights of another such network, in the folder of the test."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        torch.save(network().state_dict(), "sibling.pt")
+    return "sibling.pt"
 
 
 def batches(n: int = 3) -> list[Any]:

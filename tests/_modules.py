@@ -83,7 +83,7 @@ class HostileModule(pl.LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(2)
             self.net = nn.Sequential(
-                nn.Linear(8, 16), nn.BatchNorm1d(16), nn.GELU(), nn.Dropout(0.2), nn.Linear(16, CLASSES)
+                nn.Linear(8, 32), nn.BatchNorm1d(32), nn.GELU(), nn.Dropout(0.2), nn.Linear(32, CLASSES)
             )
         self.mean_loss = torchmetrics.MeanMetric()
         self.calls = 0

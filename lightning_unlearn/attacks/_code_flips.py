@@ -59,7 +59,7 @@ def code_flips(network: nn.Module, original: Mapping[str, Tensor] | str, attack:
     weights = without_prefix(weights, dict(network.named_parameters()))
     found = {}
     with torch.no_grad():
-        for matrix in attack.matrices(network):
+        for matrix in attack.whole_matrices(network):
             after = gathered(matrix.tensor.detach())
             old, new = (
                 matrix.layout.view(t).flatten(0, matrix.layout.stacked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,13 +37,22 @@ class Deployed:
     share: float
 
 
-def deployed(network: nn.Module, *, skip: Sequence[str], head: bool) -> Deployed:
+def deployed(
+    network: nn.Module,
+    *,
+    skip: Sequence[str],
+    head: bool,
+    unfit: Callable[[Matrix], str] = lambda matrix: "",
+    each_layer: bool = False,
+) -> Deployed:
     """Find the weights that quantised loaders convert.
 
     Args:
         network: Where to look, itself included.
         skip: Names of layers to leave out, as ``fnmatch`` patterns of a full name or of any part between dots.
         head: Whether the output head belongs to them.
+        unfit: Why a further weight does not belong to them; empty if it does.
+        each_layer: Whether a weight that two layers share is needed once for each of them.
     """
     replaced = set(replaced_modules(network))
     placed = [matrix for matrix in placed_matrices(network) if matrix.module not in replaced]
@@ -53,9 +62,9 @@ def deployed(network: nn.Module, *, skip: Sequence[str], head: bool) -> Deployed
     missed: list[Matrix] = []
     left_out: Counter[str] = Counter()
     for matrix in placed:
-        reason = _reason(matrix, heads, embeddings, skip)
+        reason = _reason(matrix, heads, embeddings, skip) or unfit(matrix)
         if not reason:
-            chosen.setdefault(_place(matrix), matrix)
+            chosen.setdefault(_place(matrix, each_layer), matrix)
             continue
         left_out[reason] += 1
         if reason not in AS_IN_DEPLOYMENTS:
@@ -78,6 +87,6 @@ def _reason(matrix: Matrix, heads: set[nn.Module], embeddings: set[Any], skip: S
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def _place(matrix: Matrix) -> Any:
+def _place(matrix: Matrix, each_layer: bool) -> Any:
     # Two layers may share a parameter, which is rounded once. A weight that is computed is rounded in each of its layers.
-    return (matrix.module, matrix.storage.name) if matrix.is_computed else matrix.key
+    return (matrix.module, matrix.storage.name) if matrix.is_computed or each_layer else matrix.key

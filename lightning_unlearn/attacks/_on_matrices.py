@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, ClassVar, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._deployed import Deployed, deployed
+from lightning_unlearn.attacks._places import places
 from lightning_unlearn.attacks._rounding import Rounding, rounded_weight
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.models.layers import Matrix, only_adds
@@ -18,31 +20,27 @@ from lightning_unlearn.runtime import reshard
 
 
 class OnMatrices(Attack):
-    """An attack on the weights that a deployment changes one matrix at a time: what rounding and pruning share.
+    """An attack on the weights that a deployment changes one matrix at a time.
 
     Args:
         head: Whether the output head is changed, too, if it is not tied to an embedding.
         skip: Names of further layers to leave out: patterns of a full name or of any part between dots.
         merge_adapters: Whether active adapters are merged into the base first.
-        store: ``"cpu"`` or ``"device"``, where the original weights are kept.
 
     Attributes:
         verb: What is done to a weight, for messages.
+        each_layer: Whether two layers that share a weight are changed one by one.
     """
 
     verb: ClassVar[str]
+    each_layer: ClassVar[bool] = False
 
-    def __init__(
-        self, *, head: bool, skip: Sequence[str], merge_adapters: bool, store: Literal["device", "cpu"]
-    ) -> None:
-        if store not in ("device", "cpu"):
-            raise ValueError(f"`store` should be 'device' or 'cpu'. Found `store = {store!r}`.")
+    def __init__(self, *, head: bool, skip: Sequence[str], merge_adapters: bool) -> None:
         if isinstance(skip, str):
             raise TypeError(f"`skip` should be a sequence of patterns. Found a string; write `skip = [{skip!r}]`.")
         self.head = head
         self.skip = tuple(skip)
         self.merge_adapters = merge_adapters
-        self.store = store
 
     @property
     @abstractmethod
@@ -50,8 +48,10 @@ class OnMatrices(Attack):
         """The strength of the attack."""
 
     @abstractmethod
-    def change_of(self, matrix: Matrix) -> Rounding:
-        """From the values of a matrix, one row for each output, to what they become."""
+    def changes(
+        self, network: nn.Module, found: Sequence[Matrix], batches: Iterable[Any], loss: BatchLoss | None, engine: Any
+    ) -> Iterator[AbstractContextManager[None]]:
+        """What changes one matrix after the other of ``found``; each is entered before the next one is made."""
 
     @override
     @contextmanager
@@ -65,11 +65,10 @@ class OnMatrices(Attack):
     ) -> Iterator[Iterator[float]]:
         # FSDP2 may still hold gathered weights, and would use them instead of the shards that are changed here.
         reshard(network)
-        matrices = self.matrices(network)
+        engine = GradientEngine(network) if engine is None else engine
         with ExitStack() as undo:
-            for matrix in matrices:
-                adapters = matrix.adapters if self.merge_adapters else ()
-                undo.enter_context(rounded_weight(matrix, self.change_of(matrix), adapters=adapters, store=self.store))
+            for change in self.changes(network, self.matrices(network), batches, loss, engine):
+                undo.enter_context(change)
             # Undone in reverse order: first the gathered copies of changed weights go, then the shards are restored.
             undo.callback(reshard, network)
             yield iter((self.point,))
@@ -89,8 +88,18 @@ class OnMatrices(Attack):
         """
         return self._deployed(network).share
 
+    def adapters_of(self, matrix: Matrix) -> Sequence[Any]:
+        """The adapters that are merged into it."""
+        return matrix.adapters if self.merge_adapters else ()
+
     def _deployed(self, network: nn.Module) -> Deployed:
-        return deployed(network, skip=self.skip, head=self.head)
+        return deployed(
+            network, skip=self.skip, head=self.head, unfit=self.unfit_in(network), each_layer=self.each_layer
+        )
+
+    def unfit_in(self, network: nn.Module) -> Callable[[Matrix], str]:
+        """Why a matrix that deployments change is not changed by this attack; empty, the default, if it is."""
+        return lambda matrix: ""
 
     def matrices(self, network: nn.Module) -> list[Matrix]:
         """The weights that are changed, each once.
@@ -99,6 +108,14 @@ class OnMatrices(Attack):
             ValueError: If there are none, or one cannot be changed as it is: flattened, sharded across what belongs
                 together, or under an adapter that cannot be merged.
         """
+        found = self.whole_matrices(network)
+        for matrix in found:
+            if not matrix.is_computed:  # else the layer itself sees to it that its forward pass computes a whole one
+                self.check_placement(matrix)
+        return found
+
+    def whole_matrices(self, network: nn.Module) -> list[Matrix]:
+        """As :meth:`matrices`, for who gathers each of them: however they are sharded."""
         found = self._deployed(network)
         if not found.matrices:
             others = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items()) or "none"
@@ -113,18 +130,76 @@ class OnMatrices(Attack):
                 "their adapters, if any, stay in full precision."
             )
         for matrix in found.matrices:
-            self._check(matrix)
+            if not matrix.is_computed:
+                _check_shape(matrix)
+            if self.merge_adapters:
+                _check_mergeable(matrix)
         return found.matrices
-
-    def _check(self, matrix: Matrix) -> None:
-        if not matrix.is_computed:  # else the layer itself sees to it that its forward pass computes a whole one
-            _check_shape(matrix)
-            self.check_placement(matrix)
-        if self.merge_adapters:
-            _check_mergeable(matrix)
 
     def check_placement(self, matrix: Matrix) -> None:
         """Refuse a weight whose shards cannot be changed one by one. Defaults to none."""
+
+
+class InPlace(OnMatrices):
+    """An attack that gives matrices other values.
+
+    Args:
+        head: As in :class:`OnMatrices`; so are ``skip`` and ``merge_adapters``.
+        skip: Names of further layers to leave out.
+        merge_adapters: Whether active adapters are merged into the base first.
+        store: ``"cpu"`` or ``"device"``, where the original weights are kept.
+    """
+
+    def __init__(
+        self, *, head: bool, skip: Sequence[str], merge_adapters: bool, store: Literal["device", "cpu"]
+    ) -> None:
+        if store not in ("device", "cpu"):
+            raise ValueError(f"`store` should be 'device' or 'cpu'. Found `store = {store!r}`.")
+        super().__init__(head=head, skip=skip, merge_adapters=merge_adapters)
+        self.store = store
+
+    def changed(self, matrix: Matrix, change: Rounding) -> AbstractContextManager[None]:
+        """Merge adapters into a matrix, and change it, until the block is left."""
+        return rounded_weight(matrix, change, adapters=self.adapters_of(matrix), store=self.store)
+
+
+class EachAlone(InPlace):
+    """An attack that changes each matrix by its own values alone: what rounding and pruning share."""
+
+    @abstractmethod
+    def change_of(self, matrix: Matrix) -> Rounding:
+        """From the values of a matrix, one row for each output, to what they become."""
+
+    @override
+    def changes(
+        self, network: nn.Module, found: Sequence[Matrix], *given: Any
+    ) -> Iterator[AbstractContextManager[None]]:
+        return (self.changed(matrix, self.change_of(matrix)) for matrix in found)
+
+
+def called_linear(network: nn.Module) -> Callable[[Matrix], str]:
+    """For attacks on linear layers that are called with their inputs: why another matrix is left out."""
+    called = {place.matrix.module for place in places(network) if place.has_hook}
+    return lambda matrix: "" if matrix.module in called else "no linear layer that is called"
+
+
+def refuse_cut_rows(matrix: Matrix) -> None:
+    """Refuse shards that cut through the weights of one output.
+
+    Raises:
+        ValueError: If the weight is sharded along another axis than its outputs.
+    """
+    weight = matrix.tensor
+    if not isinstance(weight, DTensor):
+        return
+    rows = matrix.layout.row_axes
+    if not all(p.is_replicate() or any(p.is_shard(axis) for axis in rows) for p in weight.placements):
+        channels = matrix.layout.output_axis
+        raise ValueError(
+            f"The weight of `{matrix.layer}` should be replicated, or sharded by its output channels (dimension "
+            f"{channels}), so that all weights of an output belong to one process. Found {weight.placements}. Name it in "
+            "`skip`, or attack a consolidated checkpoint after the fit."
+        )
 
 
 def _check_shape(matrix: Matrix) -> None:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.attacks._on_matrices import OnMatrices
+from lightning_unlearn.attacks._on_matrices import EachAlone
 from lightning_unlearn.attacks._rounding import Rounding
 from lightning_unlearn.engine import sum_by_scope
 from lightning_unlearn.functional.magnitude import smallest_bound
@@ -14,7 +14,7 @@ from lightning_unlearn.functional.settings import check_between
 from lightning_unlearn.models.layers import Matrix
 
 
-class Prune(OnMatrices):
+class Prune(EachAlone):
     r"""Deploy the network with its smallest weights set to zero: what was unlearned by small weight changes is cut off.
 
     .. math:: w \leftarrow w \cdot [\, |w| > t \,]

@@ -10,16 +10,22 @@ from typing_extensions import override
 
 from lightning_unlearn.attacks._base import BatchLoss
 from lightning_unlearn.attacks._on_grid import OnGrid
-from lightning_unlearn.attacks._on_matrices import OnMatrices
+from lightning_unlearn.attacks._on_matrices import EachAlone, refuse_cut_rows
 from lightning_unlearn.attacks._rounding import Rounding
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.grids import Grid
-from lightning_unlearn.functional.quantization import codebook_codes, integer_codes, round_to_codebook, round_to_nearest
+from lightning_unlearn.functional.quantization import (
+    GroupSize,
+    codebook_codes,
+    integer_codes,
+    round_to_codebook,
+    round_to_nearest,
+)
 from lightning_unlearn.functional.settings import check_between, check_whole
 from lightning_unlearn.models.layers import Matrix
 
 
-class Quantize(OnMatrices):
+class Quantize(EachAlone):
     r"""Deploy the network in few bits: what was unlearned by small weight changes is rounded back.
 
     Rounded is every weight matrix of a layer of torch or transformers: of linear layers, convolutions (transposed ones,
@@ -40,7 +46,7 @@ class Quantize(OnMatrices):
     Args:
         bits: From 2 to 16; 4 for a codebook.
         group_size: Weights that share a scale. Defaults to a scale per output channel for integers and to blocks of 64,
-            as in bitsandbytes, for codebooks.
+            as in bitsandbytes, for codebooks. ``"tensor"`` is one scale for a whole matrix, of integers.
         codebook: ``"int"`` for evenly spaced levels; ``"nf4"`` or ``"fp4"`` (what ``load_in_4bit=True`` alone means) for
             those of bitsandbytes, bit for bit.
         head: Whether the output head is rounded too, if it is not tied to an embedding.
@@ -72,7 +78,7 @@ class Quantize(OnMatrices):
         self,
         bits: int = 8,
         *,
-        group_size: int | None = None,
+        group_size: GroupSize = None,
         codebook: Literal["int", "nf4", "fp4"] = "int",
         head: bool = False,
         skip: Sequence[str] = (),
@@ -85,7 +91,9 @@ class Quantize(OnMatrices):
             raise ValueError(f"`codebook` should be 'int', 'nf4' or 'fp4'. Found `codebook = {codebook!r}`.")
         if codebook != "int" and bits != 4:
             raise ValueError(f"`bits` should be 4 for the codebook {codebook!r}. Found `bits = {bits}`.")
-        if group_size is not None:
+        if group_size == "tensor" and codebook != "int":
+            raise ValueError(f"`group_size` should be a number for the codebook {codebook!r}. Found 'tensor'.")
+        if group_size not in (None, "tensor"):
             check_whole("group_size", group_size, why=", or `None` for a scale per row")
         super().__init__(head=head, skip=skip, merge_adapters=merge_adapters, store=store)
         self.bits = bits
@@ -146,7 +154,7 @@ class Quantize(OnMatrices):
 
     @property
     def _block_size(self) -> int:
-        return self.group_size or 64  # as in bitsandbytes
+        return self.group_size if isinstance(self.group_size, int) else 64  # as in bitsandbytes
 
     @override
     def check_placement(self, matrix: Matrix) -> None:
@@ -154,18 +162,15 @@ class Quantize(OnMatrices):
         weight = matrix.tensor
         if not isinstance(weight, DTensor):
             return
-        # A scale is shared within an output channel. Sharded along another axis, no process would see a whole channel.
-        rows = matrix.layout.row_axes
-        if not all(p.is_replicate() or any(p.is_shard(axis) for axis in rows) for p in weight.placements):
-            channels = matrix.layout.output_axis
+        refuse_cut_rows(matrix)
+        sharded = any(p.is_shard() for p in weight.placements)
+        if sharded and self.group_size == "tensor":
             raise ValueError(
-                f"The weight of `{matrix.layer}` should be replicated, or sharded by its output channels (dimension "
-                f"{channels}), so that each scale belongs to one process. Found {weight.placements}. Name it in `skip`, or "
-                "attack a consolidated checkpoint after the fit."
+                f"The weight of `{matrix.layer}` should be whole in each process to have one scale. Found "
+                f"{weight.placements}. Leave `group_size` out, for a scale per output channel."
             )
         # Blocks of a codebook go through the flattened weight, and may run on from one channel into the next.
         inputs = matrix.layout.inputs(weight)
-        sharded = any(p.is_shard() for p in weight.placements)
         if self.codebook != "int" and sharded and inputs % self._block_size:
             raise ValueError(
                 f"Blocks of {self._block_size} should divide the {inputs} inputs of `{matrix.layer}`, so that each belongs "

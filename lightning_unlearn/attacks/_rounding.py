@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils.parametrize import is_parametrized
 from typing_extensions import override
 
+from lightning_unlearn.engine import gathered, with_local
 from lightning_unlearn.models.layers import Layout, Matrix
 from lightning_unlearn.runtime import local, uninterrupted
 
@@ -29,29 +30,49 @@ def rounded_weight(matrix: Matrix, rounding: Rounding, *, adapters: Sequence[Any
         adapters: Active adapters to merge before rounding, as in such a deployment: what is rounded is the sum.
         store: ``"cpu"`` or ``"device"``, where the original is kept.
     """
+    with (
+        scales_kept(adapters),
+        _computed(matrix, rounding, adapters) if matrix.is_computed else _plain(matrix, rounding, adapters, store),
+    ):
+        yield
+
+
+@contextmanager
+def scales_kept(adapters: Sequence[Any]) -> Iterator[None]:
+    """Afterwards the scale of each adapter is what it was."""
     scalings = [(adapter, dict(adapter.scaling)) for adapter in adapters]
     try:
-        with _computed(matrix, rounding, adapters) if matrix.is_computed else _plain(matrix, rounding, adapters, store):
-            yield
+        yield
     finally:
         with uninterrupted():
             for adapter, scaling in scalings:
                 adapter.scaling.update(scaling)
 
 
+def merged_rows(matrix: Matrix, adapters: Sequence[Any]) -> Tensor:
+    """The whole weight with ``adapters`` merged into it, a copy, ``[out, ...]``. Collective under FSDP2."""
+    with editing():
+        weight = matrix.tensor.detach()
+        part = local(weight).clone()
+        for delta in added_by(adapters, weight):
+            part.add_(delta)
+        return matrix.layout.view(gathered(with_local(weight, part))).flatten(0, matrix.layout.stacked)
+
+
 @contextmanager
 def _plain(matrix: Matrix, rounding: Rounding, adapters: Sequence[Any], store: str) -> Iterator[None]:
     weight = local(matrix.tensor)
-    with _editing():
+    with editing():
         original = weight.to("cpu", copy=True) if store == "cpu" else weight.clone()
     try:
-        with _editing():
-            for delta in _merged(adapters, matrix.tensor):
+        with editing():
+            for delta in added_by(adapters, matrix.tensor):
                 weight.add_(delta)
+            silence_(adapters)
             _round_(weight, matrix.layout, rounding)
         yield
     finally:
-        with uninterrupted(), _editing():
+        with uninterrupted(), editing():
             weight.copy_(original)
             # PEFT's layer around `nn.MultiheadAttention` puts new parameters in the place of the base's in a forward pass.
             local(matrix.tensor).copy_(original)
@@ -60,8 +81,9 @@ def _plain(matrix: Matrix, rounding: Rounding, adapters: Sequence[Any], store: s
 @contextmanager
 def _computed(matrix: Matrix, rounding: Rounding, adapters: Sequence[Any]) -> Iterator[None]:
     module, name = matrix.module, matrix.storage.name
-    with _editing():
-        step = _Rounded(matrix.layout, rounding, list(_merged(adapters, matrix.tensor)) if adapters else [])
+    with editing():
+        step = _Rounded(matrix.layout, rounding, list(added_by(adapters, matrix.tensor)) if adapters else [])
+        silence_(adapters)
     is_parametrization = is_parametrized(module, name)
     with _last_parametrization(module, name, step) if is_parametrization else _last_hook(module, name, step):
         yield
@@ -121,8 +143,8 @@ def _round_(weight: Tensor, layout: Layout, rounding: Rounding) -> None:
     ordered.copy_(rounding(ordered.flatten(0, layout.stacked)).reshape(ordered.shape))
 
 
-def _merged(adapters: Sequence[Any], weight: Tensor) -> Iterator[Tensor]:
-    """What adapters add to ``weight`` in a forward pass. Their scales are set to zero, so that they add nothing more."""
+def added_by(adapters: Sequence[Any], weight: Tensor) -> Iterator[Tensor]:
+    """What adapters add to ``weight`` in a forward pass; of a sharded weight, to the local shard."""
     for adapter in adapters:
         if adapter.merged or adapter.disable_adapters:
             continue
@@ -132,11 +154,18 @@ def _merged(adapters: Sequence[Any], weight: Tensor) -> Iterator[Tensor]:
                 if isinstance(weight, DTensor):
                     delta = delta.redistribute(placements=weight.placements)
                 yield local(delta)
-                adapter.scaling[name] = 0.0
+
+
+def silence_(adapters: Sequence[Any]) -> None:
+    """Let adapters that were merged add nothing more: a scale of zero."""
+    for adapter in adapters:
+        if not adapter.merged and not adapter.disable_adapters:
+            adapter.scaling.update({name: 0.0 for name in adapter.active_adapters if name in adapter.scaling})
 
 
 @contextmanager
-def _editing() -> Iterator[None]:
+def editing() -> Iterator[None]:
+    """Weights may be written, and copies of them are ordinary tensors."""
     # Tensors made in inference mode (checks run in validation, too) could not be used outside of it.
     with torch.inference_mode(False), torch.no_grad():
         yield

@@ -11,6 +11,7 @@ from lightning_unlearn.attacks._quantize import Quantize
 from lightning_unlearn.attacks._rounding import Rounding
 from lightning_unlearn.engine import sharded_like
 from lightning_unlearn.functional.grids import widths
+from lightning_unlearn.functional.quantization import GroupSize
 from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.models.layers import Matrix
 from lightning_unlearn.runtime import hash_of, local
@@ -51,7 +52,7 @@ class RoundingNoise(Quantize):
         self,
         bits: int = 8,
         *,
-        group_size: int | None = None,
+        group_size: GroupSize = None,
         codebook: Literal["int", "nf4", "fp4"] = "int",
         head: bool = False,
         skip: Sequence[str] = (),

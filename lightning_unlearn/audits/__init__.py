@@ -1,6 +1,7 @@
 """Observing what a network knows, and changing nothing: checks run audits without an attack and under each one."""
 
 from lightning_unlearn.audits._base import Audit
+from lightning_unlearn.audits._bucket_flips import BucketFlips
 from lightning_unlearn.audits._decodability import Decodability, decodability
 from lightning_unlearn.audits._generation import Generation
 from lightning_unlearn.audits._measure import Measure
@@ -10,6 +11,7 @@ from lightning_unlearn.audits._states import read_states, stacked_states
 
 __all__ = [
     "Audit",
+    "BucketFlips",
     "Decodability",
     "Generation",
     "Measure",

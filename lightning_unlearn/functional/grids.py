@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_unlearn.functional.quantization import cut, glue, largest_code, levels_of
+from lightning_unlearn.functional.quantization import GroupSize, cut, glue, grouped, largest_code, levels_of
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Grid:
 
     Args:
         bits: As in :func:`~lightning_unlearn.functional.quantization.round_to_nearest`; 4 for a codebook.
-        group_size: Weights that share a scale; ``None`` for all inputs of a channel, and for 64 with a codebook.
+        group_size: Weights that share a scale; ``None`` for all inputs of a channel, and for 64 with a codebook;
+            ``"tensor"`` for all weights.
         codebook: ``"int"`` for evenly spaced levels, or ``"nf4"`` or ``"fp4"``.
 
     Example:
@@ -31,7 +32,7 @@ class Grid:
     """
 
     bits: int = 4
-    group_size: int | None = None
+    group_size: GroupSize = None
     codebook: Literal["int", "nf4", "fp4"] = "int"
 
     def levels(self, like: Tensor) -> Tensor:
@@ -45,11 +46,9 @@ class Grid:
 
     def scales(self, weight: Tensor) -> Tensor:
         """The largest absolute value of each weight's group, in the shape of ``weight``, ``[out, ...]``."""
-        if self.codebook != "int":
-            blocks, absmax = cut(weight.reshape(1, -1), self.group_size or 64)
-        else:
-            channels = torch.atleast_2d(weight).flatten(1)
-            blocks, absmax = cut(channels, self.group_size or max(channels.shape[1], 1))
+        size = 64 if self.codebook != "int" and self.group_size is None else self.group_size
+        rows, size = grouped(weight if self.codebook == "int" else weight.reshape(1, -1), size)
+        blocks, absmax = cut(rows, size)
         return glue(absmax.expand_as(blocks), weight)
 
     def codes(self, weight: Tensor, scales: Tensor) -> Tensor:

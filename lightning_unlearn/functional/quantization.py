@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Codebook = Literal["nf4", "fp4"]
+GroupSize = int | Literal["tensor"] | None
+"""Inputs of a channel that share a scale; ``None`` for all of them, ``"tensor"`` for all weights of the tensor."""
 
 _FP4 = [0.0625 / 12, 2 / 12, 3 / 12, 4 / 12, 6 / 12, 8 / 12, 1.0]
 _NF4 = [
@@ -19,7 +21,7 @@ _NF4 = [
 _LEVELS = {"nf4": _NF4, "fp4": [-level for level in reversed(_FP4)] + [0.0] + _FP4}
 
 
-def round_to_nearest(weight: Tensor, *, bits: int, group_size: int | None = None) -> Tensor:
+def round_to_nearest(weight: Tensor, *, bits: int, group_size: GroupSize = None) -> Tensor:
     r"""Round each weight to the nearest of ``2 ** bits - 1`` evenly spaced levels, symmetric around zero.
 
     .. math:: Q(w) = \frac{a}{q} \, \mathrm{round}\Bigl(\frac{q \, w}{a}\Bigr), \quad
@@ -33,7 +35,7 @@ def round_to_nearest(weight: Tensor, *, bits: int, group_size: int | None = None
             one channel.
         bits: From 2 to 16.
         group_size: Number of inputs that share a scale. The last group of a channel may be shorter. Defaults to one scale
-            per output channel.
+            per output channel; ``"tensor"`` for a single one.
 
     Returns:
         A new tensor of the shape and dtype of ``weight``.
@@ -73,7 +75,7 @@ def round_to_codebook(weight: Tensor, codebook: Codebook, *, block_size: int = 6
     return glue(levels_of(codebook, absmax)[codes] * absmax, weight).to(weight.dtype)
 
 
-def integer_codes(weight: Tensor, *, bits: int, group_size: int | None = None) -> Tensor:
+def integer_codes(weight: Tensor, *, bits: int, group_size: GroupSize = None) -> Tensor:
     """The level that :func:`round_to_nearest` rounds each weight to, counted from zero.
 
     Example:
@@ -128,13 +130,10 @@ def flipped_fraction(before: Tensor, after: Tensor, *, codes: Callable[[Tensor],
     return flipped.float().sum() / max(flipped.numel(), 1)
 
 
-def _integer_blocks(weight: Tensor, bits: int, group_size: int | None) -> tuple[Tensor, Tensor]:
+def _integer_blocks(weight: Tensor, bits: int, group_size: GroupSize) -> tuple[Tensor, Tensor]:
     if not 2 <= bits <= 16:
         raise ValueError(f"`bits` should be between 2 and 16. Found `bits = {bits}`.")
-    if group_size is not None and group_size < 1:
-        raise ValueError(f"`group_size` should be positive, or None for a scale per row. Found {group_size}.")
-    channels = torch.atleast_2d(weight).flatten(1)
-    blocks, absmax = cut(channels, group_size or max(channels.shape[1], 1))
+    blocks, absmax = cut(*grouped(weight, group_size))
     # A block of zeros has absmax 0. It is divided by 1 instead, which gives the codes 0.
     return (blocks / absmax.masked_fill(absmax == 0, 1) * largest_code(bits)).round(), absmax
 
@@ -152,6 +151,19 @@ def _codebook_blocks(weight: Tensor, codebook: Codebook, block_size: int) -> tup
     scaled = blocks * absmax.clamp_min(1e-38).reciprocal()
     levels = levels_of(codebook, absmax)
     return torch.bucketize(scaled, (levels[1:] + levels[:-1]) / 2, out_int32=True), absmax
+
+
+def grouped(weight: Tensor, group_size: GroupSize) -> tuple[Tensor, int]:
+    """``weight [out, ...]`` as rows in which every so many elements share a scale, and how many that are.
+
+    Example:
+        >>> [(rows.shape, size) for rows, size in (grouped(torch.ones(2, 3, 2), n) for n in (4, None, "tensor"))]
+        [(torch.Size([2, 6]), 4), (torch.Size([2, 6]), 6), (torch.Size([1, 12]), 12)]
+    """
+    if isinstance(group_size, int) and group_size < 1:
+        raise ValueError(f"`group_size` should be positive, or None for a scale per row. Found {group_size}.")
+    rows = weight.reshape(1, -1) if group_size == "tensor" else torch.atleast_2d(weight).flatten(1)
+    return rows, group_size if isinstance(group_size, int) else max(rows.shape[1], 1)
 
 
 def largest_code(bits: int) -> int:

@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_unlearn import (
+    GPTQ,
     ApplyEdit,
     Attack,
+    BitsAndBytes,
     Interpolate,
     LatentPerturbation,
+    Merge,
     NegateTaskVector,
     Noise,
     Prune,
@@ -30,12 +33,24 @@ from lightning_unlearn import (
     Sharpen,
     TokenwisePerturbation,
     TruncateUpdate,
+    Wanda,
     WeightedSum,
 )
 from lightning_unlearn.data import ForgetStream
 
+
+def sibling() -> str:
+    torch.save(SomebodysModule().state_dict(), "sibling.pt")
+    return "sibling.pt"
+
+
 VANTAGE_POINTS: dict[str, Callable[[], Attack]] = {
+    "gptq": lambda: GPTQ(3, head=True),
+    "int8-kernel": lambda: BitsAndBytes("int8", head=True),
     "interpolate": lambda: Interpolate(0.5),
+    "merge": lambda: Merge(sibling(), 0.5),
+    "nf4-kernel": lambda: BitsAndBytes("nf4", head=True),
+    "wanda": lambda: Wanda(0.3),
     "latent": lambda: LatentPerturbation(r"body\.0", eps=0.3, steps=2),
     "noise": lambda: Noise(0.1),
     "prune": lambda: Prune(0.3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any
 
 import pytest
@@ -17,10 +18,13 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_unlearn import (
+    GPTQ,
     NPO,
     AdapterDisabled,
+    BitsAndBytes,
     Interpolate,
     LatentPerturbation,
+    Merge,
     Noise,
     PackedCausalLMReadout,
     Prune,
@@ -31,8 +35,16 @@ from lightning_unlearn import (
     TruncateUpdate,
     Unlearn,
     UnlearningModule,
+    Wanda,
 )
 from lightning_unlearn.data import ForgetStream
+
+
+def sibling() -> str:
+    """Each process writes its own file."""
+    torch.save(SomebodysModule().state_dict(), path := f"sibling-{os.getpid()}.pt")
+    return path
+
 
 ATTACKS: dict[str, Any] = {
     "full": lambda: Relearn(steps=3, lr=1e-3, mode="full"),
@@ -43,6 +55,10 @@ ATTACKS: dict[str, Any] = {
     "prune": lambda: Prune(0.3),
     "interpolate": lambda: Interpolate(0.5),
     "truncate": lambda: TruncateUpdate(1),
+    "gptq": lambda: GPTQ(4, head=True),
+    "wanda": lambda: Wanda(0.3, head=True),
+    "nf4-kernel": lambda: BitsAndBytes("nf4", head=True),
+    "merge": lambda: Merge(sibling(), 0.5),
     "latent": lambda: LatentPerturbation(r"body\.0", eps=0.3, steps=3),
     "tokenwise": lambda: TokenwisePerturbation(r"body\.0", eps=0.3, steps=3),
 }

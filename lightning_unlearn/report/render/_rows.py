@@ -94,7 +94,10 @@ class Columns:
 
 def columns_of(report: RobustnessReport) -> Columns:
     """The columns for which a report has numbers."""
-    splits = dict.fromkeys(level.split for level in report.levels if not level.layer)
+    # What is asked of weights alone is on a split without questions, and no column of knowledge.
+    of_knowledge = {level.metric for level in report.levels if level.split == "forget"}
+    shown = [level for level in report.levels if level.metric in of_knowledge and not level.layer]
+    splits = dict.fromkeys(level.split for level in shown)
     further = [split for split in splits if split not in ("forget", "retain")]
     return Columns(("forget", "retain", *further), any(r.adjusted is not None for r in report.recoveries))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any
 
 import pytest
@@ -14,11 +15,38 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from lightning_unlearn import Interpolate, LatentPerturbation, Noise, Prune, Relearn, Sharpen, TruncateUpdate
+from lightning_unlearn import (
+    GGUF,
+    GPTQ,
+    BitsAndBytes,
+    Interpolate,
+    LatentPerturbation,
+    Merge,
+    Noise,
+    Prune,
+    Relearn,
+    Sharpen,
+    TruncateUpdate,
+    Wanda,
+)
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.runtime import local, reshard
 
+
+def sibling() -> str:
+    """Each process writes its own file."""
+    with torch.random.fork_rng(devices=[]):
+        torch.save(build().state_dict(), path := f"sibling-{os.getpid()}.pt")
+    return path
+
+
 ATTACKS: dict[str, Any] = {
+    "gptq": lambda: GPTQ(3, group_size=2, head=True),
+    "wanda": lambda: Wanda(0.4, head=True),
+    "nf4-kernel": lambda: BitsAndBytes("nf4", head=True),
+    "int8-kernel": lambda: BitsAndBytes("int8", head=True),
+    "gguf": lambda: GGUF("Q4_0", head=True),
+    "merge": lambda: Merge(sibling(), 0.4),
     "noise": lambda: Noise(0.5, seed=3),
     "prune": lambda: Prune(0.4, head=True),
     "interpolate": lambda: Interpolate(0.5),
@@ -32,7 +60,7 @@ ATTACKS: dict[str, Any] = {
 def build() -> nn.Module:
     """Five and three rows do not divide by two: shards are uneven, and one is larger."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(8, 5), nn.GELU(), nn.Linear(5, 3))
+    return nn.Sequential(nn.Linear(32, 5), nn.GELU(), nn.Linear(5, 3))
 
 
 class Experts(nn.Module):
@@ -61,7 +89,7 @@ def said(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def attack_shards(rank: int, world_size: int) -> list[str]:
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     generator = torch.Generator().manual_seed(1)
-    batch = torch.randn(6, 8, generator=generator), torch.randint(0, 3, (6,), generator=generator)
+    batch = torch.randn(6, 32, generator=generator), torch.randint(0, 3, (6,), generator=generator)
     compared = []
     for name, make in ATTACKS.items():
         on_whole, on_shards = make(), make()
@@ -135,7 +163,7 @@ def test_an_attack_on_shards_is_the_attack_on_the_whole() -> None:
     assert run_ranks(attack_shards) == [list(ATTACKS)] * 2
 
 
-@pytest.mark.parametrize("name", ["interpolate", "noise", "truncate"])
+@pytest.mark.parametrize("name", ["interpolate", "merge", "noise", "truncate"])
 @pytest.mark.parametrize(("kind", "words"), [("fsdp1", "FSDP1"), ("deepspeed", "DeepSpeed")])
 def test_flattened_parameters_are_refused_by_name(name: str, kind: Any, words: str) -> None:
     network, attack = build(), ATTACKS[name]()

@@ -9,13 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from _attacked_network import assert_same_state, batches, loss_of, network, state
+from _attacked_network import assert_same_state, batches, loss_of, network, sibling_file, state
 from torch import Tensor, nn
 
 from lightning_unlearn import (
+    GGUF,
+    GPTQ,
     Attack,
+    BitsAndBytes,
     Interpolate,
     LatentPerturbation,
+    Merge,
     Noise,
     Prune,
     Quantize,
@@ -24,11 +28,22 @@ from lightning_unlearn import (
     Sharpen,
     TokenwisePerturbation,
     TruncateUpdate,
+    Wanda,
 )
 
 ALL_ATTACKS: dict[str, Callable[[], Attack]] = {
+    "bitsandbytes-fp4": lambda: BitsAndBytes("fp4", head=True),
+    "bitsandbytes-int8": lambda: BitsAndBytes("int8", head=True),
+    "bitsandbytes-nf4": lambda: BitsAndBytes("nf4", head=True),
+    "gguf-q4_0": lambda: GGUF("Q4_0", head=True),
+    "gguf-q4_k": lambda: GGUF("Q4_K", head=True, store="cpu"),
+    "gguf-q8_0": lambda: GGUF("Q8_0", head=True),
+    "gptq": lambda: GPTQ(3, group_size=None, head=True),
+    "gptq-cpu": lambda: GPTQ(3, group_size=2, head=True, store="cpu"),
     "interpolate": lambda: Interpolate(0.5),
     "latent": lambda: LatentPerturbation("0", eps=0.5, steps=3),
+    "merge": lambda: Merge(sibling_file(), 0.5),
+    "merge-away": lambda: Merge(sibling_file(), -0.5),
     "noise": lambda: Noise(0.5),
     "prune": lambda: Prune(0.5, head=True),
     "prune-cpu": lambda: Prune(0.5, head=True, store="cpu"),
@@ -40,6 +55,7 @@ ALL_ATTACKS: dict[str, Callable[[], Attack]] = {
     "sharpen": lambda: Sharpen(0.5),
     "tokenwise": lambda: TokenwisePerturbation("0", eps=0.5, steps=3),
     "truncate": lambda: TruncateUpdate(1),
+    "wanda": lambda: Wanda(0.5, head=True),
 }
 every_attack = pytest.mark.parametrize("name", ALL_ATTACKS)
 
@@ -103,7 +119,7 @@ def test_it_is_undone_after_an_exception_and_when_left_early(name: str, consumed
     assert_same_state(before, state(net))
 
 
-@pytest.mark.parametrize("name", [n for n, build in ALL_ATTACKS.items() if build().needs_data])
+@pytest.mark.parametrize("name", [n for n, build in ALL_ATTACKS.items() if "merge" not in n and build().needs_data])
 def test_it_is_undone_when_its_own_loss_fails(name: str) -> None:
     attack = ALL_ATTACKS[name]()
     net, own = moved(attack), data(attack)
@@ -155,7 +171,7 @@ def test_what_is_drawn_is_an_attack_of_its_kind_and_the_same_from_the_same_state
     assert random == (not torch.equal(seen[0], seen[2]) or not torch.equal(seen[0], seen[3]))
 
 
-@pytest.mark.parametrize("name", ["latent", "relearn-full", "sharpen", "tokenwise"])
+@pytest.mark.parametrize("name", ["gptq", "latent", "relearn-full", "sharpen", "tokenwise", "wanda"])
 def test_it_is_refused_without_data(name: str) -> None:
     attack, net = ALL_ATTACKS[name](), network()
     with pytest.raises(ValueError, match=rf"`{type(attack).__name__}` should get batches and a loss.*Found 0 batches"):
@@ -179,6 +195,16 @@ def test_it_is_refused_where_nothing_trains(name: str) -> None:
         (lambda: Prune(store="disk"), "`store` should be 'device' or 'cpu'"),  # type: ignore[arg-type]
         (lambda: Relearn(store="disk"), "`store` should be 'device' or 'cpu'"),  # type: ignore[arg-type]
         (lambda: Interpolate(alpha=-0.1), "`alpha` should be between 0 and 1"),
+        (lambda: BitsAndBytes("int4"), "`kernel` should be 'int8', 'nf4' or 'fp4'"),  # type: ignore[arg-type]
+        (lambda: BitsAndBytes("int8", threshold=-1.0), "`threshold` should be finite and not negative"),
+        (lambda: GGUF("Q2_K"), "`kind` should be 'Q4_K', 'Q4_0' or 'Q8_0'"),  # type: ignore[arg-type]
+        (lambda: GPTQ(bits=1), "`bits` should be between 2 and 16"),
+        (lambda: GPTQ(damp=0.0), "`damp` should be positive"),
+        (lambda: GPTQ(group_size=0), "`group_size` should be at least 1"),
+        (lambda: GPTQ(batches=0), "`batches` should be at least 1"),
+        (lambda: GPTQ(store="disk"), "`store` should be 'device' or 'cpu'"),  # type: ignore[arg-type]
+        (lambda: Merge("sibling.pt", alpha=2.0), "`alpha` should be between -1 and 1"),
+        (lambda: Wanda(fraction=1.5), "`fraction` should be between 0 and 1"),
         (lambda: TruncateUpdate(rank=-1), "`rank` should be at least 0"),
         (lambda: LatentPerturbation("0", eps=-1.0), "`eps` should be finite and not negative"),
         (lambda: TokenwisePerturbation("0", steps=0), "`steps` should be at least 1"),
@@ -193,3 +219,5 @@ def test_wrong_settings_are_refused(build: Callable[[], Attack], match: str) -> 
 def test_a_path_that_is_none_is_refused() -> None:
     with pytest.raises(TypeError, match="`original` should be the path of weights"):
         Interpolate(original="")
+    with pytest.raises(TypeError, match="`sibling` should be the path of weights"):
+        Merge("")

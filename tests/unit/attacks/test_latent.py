@@ -112,7 +112,7 @@ def test_where_the_loss_is_linear_the_best_vector_of_the_ball_is_found() -> None
 def test_flags_and_gradients_of_the_fit_are_as_they_were_inside_too(kind: Any) -> None:
     net, own = network(), batches(1)
     net[0].weight.requires_grad_(False)
-    net[4](torch.zeros(2, 8)).sum().backward()
+    net[4](torch.zeros(2, 32)).sum().backward()
     before = [(p.requires_grad, p.grad) for p in net.parameters()]
     modes = [m.training for m in net.modules()]
     with kind("0", eps=0.5, steps=2)(net, batches=own, loss=loss_of(net)):
@@ -131,7 +131,7 @@ def test_other_data_than_it_was_trained_on_is_refused_by_name() -> None:
         net(own[0])
         with pytest.raises(ValueError, match=r"should run on the batch it was trained on. Found other inputs"):
             net(other[0])
-        with pytest.raises(ValueError, match=r"instead of \[6, 8\], in `0`. Use it as a vantage point"):
+        with pytest.raises(ValueError, match=r"instead of \[6, 32\], in `0`. Use it as a vantage point"):
             net[0](other[0][:3])  # not through the whole network, which alone knows its inputs
     with pytest.raises(ValueError, match="the one batch that is judged. Found 2. Use it as a vantage point"):
         attack(net, batches=[own, other], loss=loss_of(net)).__enter__()

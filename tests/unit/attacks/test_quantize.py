@@ -91,6 +91,7 @@ ATTACKS = {
     "int8": Quantize(bits=8),
     "int2-g16": Quantize(bits=2, group_size=16),
     "nf4": Quantize(bits=4, codebook="nf4"),
+    "int6-tensor": Quantize(bits=6, group_size="tensor"),
     "fp4": Quantize(bits=4, codebook="fp4", group_size=32, head=True),
     "cpu": Quantize(bits=3, store="cpu"),
     "base": Quantize(bits=3, merge_adapters=False),
@@ -380,6 +381,10 @@ def test_flattened_parameters_are_refused(weight):
         ({"bits": 8, "codebook": "nf4"}, "`bits` should be 4 for the codebook 'nf4'. Found `bits = 8`"),
         ({"codebook": "af4"}, "`codebook` should be 'int', 'nf4' or 'fp4'. Found `codebook = 'af4'`"),
         ({"group_size": 0}, "`group_size` should be at least 1, or `None` for a scale per row. Found `group_size = 0`"),
+        (
+            {"bits": 4, "codebook": "nf4", "group_size": "tensor"},
+            "`group_size` should be a number for the codebook 'nf4'. Found 'tensor'",
+        ),
         ({"store": "disk"}, "`store` should be 'device' or 'cpu'. Found `store = 'disk'`"),
     ],
 )
@@ -436,6 +441,8 @@ def attack_shards(rank, world_size):
         with Quantize(bits=4, codebook="nf4", group_size=block)(network):
             assert torch.equal(network[0].weight.full_tensor(), rounded[0])
             assert torch.equal(network[1].weight.full_tensor(), rounded[2])
+    with pytest.raises(ValueError, match=r"should be whole in each process to have one scale.*Leave `group_size` out"):
+        Quantize(bits=4, group_size="tensor")(network).__enter__()
     by_input = fully_shard(nn.Linear(8, 8), shard_placement_fn=lambda parameter: Shard(parameter.dim() - 1))
     with pytest.raises(ValueError, match=r"replicated, or sharded by its output channels \(dimension 0\)"):
         Quantize(bits=4)(by_input).__enter__()

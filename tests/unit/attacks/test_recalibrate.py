@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from lightning_unlearn import Recalibrate, RecoveryCheck
-from lightning_unlearn.audits import Measure
+from lightning_unlearn.audits import Audit, Measure
 
 
 def network(norm: nn.Module) -> nn.Sequential:
@@ -172,12 +172,15 @@ class Classifier(pl.LightningModule):
 def test_a_check_gives_it_what_the_fit_trains_on() -> None:
     """Forget data is of another mean: the statistics found tell which data it got."""
 
-    class Statistics(Measure):
+    class Statistics(Audit):
         means: list[float] = []
+
+        def definitions(self) -> dict[str, str]:
+            return Measure().definitions()
 
         def __call__(self, net: Any, **kwargs: Any) -> Any:
             self.means.append(float(net.net[1].running_mean.mean()))
-            return super().__call__(net, **kwargs)
+            return Measure()(net, **kwargs)
 
     module, audit = Classifier(), Statistics()
     retain, forget = loader(seed=1, shuffle=True), [(x + 100, y) for x, y in loader(seed=2)]

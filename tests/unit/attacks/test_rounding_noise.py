@@ -25,6 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "int4-g32": {"bits": 4, "group_size": 32},
     "nf4": {"bits": 4, "codebook": "nf4"},
     "int8": {"bits": 8},
+    "int6-tensor": {"bits": 6, "group_size": "tensor"},
 }
 every_setting = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 

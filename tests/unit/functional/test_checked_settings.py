@@ -15,7 +15,7 @@ from lightning_unlearn import Corrupt, GradientAscent, LoRA
 from lightning_unlearn.data import Encoding, FileRecords
 from lightning_unlearn.functional.settings import check_kind, check_positive, check_whole
 
-NUMBERS = {f"{kind}{rest}" for kind in ("float", "int") for rest in ("", " | None")}
+NUMBERS = {f"{kind}{rest}" for kind in ("float", "int") for rest in ("", " | None")} | {"GroupSize"}
 # Seeds are hashed: any value is one. The others are values that we make ourselves, or torch's own arguments.
 NO_SETTINGS = {"seed", "size", "rank_of_process", "index", "stacked", "groups", "world_size"}
 MADE_BY_US = {
@@ -38,6 +38,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "Encoding": {"tokenizer": "bundled"},
     "TextWindows": {"tokenizer": "bundled"},
     "NegateTaskVector": {"base": "weights.safetensors"},
+    "Merge": {"sibling": "weights.safetensors"},
     "SubspaceGuard": {"subspace": lightning_unlearn.guards.InputSubspace()},
     "PrimalDual": {"eps": 0.1},
     "LinearSchedule": {"steps": 2},

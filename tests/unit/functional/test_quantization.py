@@ -64,11 +64,18 @@ def codebook_by_hand(flat, levels, block_size):
     return rounded
 
 
-@pytest.mark.parametrize("group_size", [None, 16, 48, 500])
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group_size", [None, 16, 32, 48, 64, 128, 500])
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 def test_integers_equal_a_loop_in_double_precision(weight, bits, group_size):
     expected = [nearest_by_hand(row, bits, group_size or len(row)) for row in weight.tolist()]
     assert_close(round_to_nearest(weight, bits=bits, group_size=group_size), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 6])
+def test_one_scale_for_all_is_that_of_one_long_row(weight, bits):
+    expected = torch.tensor(nearest_by_hand(weight.flatten().tolist(), bits, weight.numel())).view_as(weight)
+    assert_close(round_to_nearest(weight, bits=bits, group_size="tensor"), expected)
+    assert len(integer_codes(weight, bits=bits, group_size="tensor").unique()) <= 2**bits - 1
 
 
 @pytest.mark.parametrize("block_size", [16, 64])
