@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, ScoringAudit, SharedScores
+from lightning_unlearn.checks._attackers_data import AttackersData
 from lightning_unlearn.checks._failures import about, failed
-from lightning_unlearn.checks._probes import find_retain
+from lightning_unlearn.checks._judged import judged
 from lightning_unlearn.checks._refusals import refuse_probes
-from lightning_unlearn.data import Probe, in_order
+from lightning_unlearn.data import Probe
 from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation
@@ -33,7 +34,7 @@ class Examined:
         network: The network to attack and audit.
         readout: How to run it.
         probes: Questions for the audits, by split.
-        attack_batches: Returns the batches that an attacker trains on, on the device.
+        attackers_data: What attackers train on.
     """
 
     trainer: pl.Trainer
@@ -41,7 +42,7 @@ class Examined:
     network: nn.Module
     readout: Readout
     probes: Mapping[str, Probe]
-    attack_batches: Callable[[], list[Any]]
+    attackers_data: AttackersData
 
     def __post_init__(self) -> None:
         refuse_probes(self.probes, self.network)
@@ -53,10 +54,11 @@ class Examined:
 
     def batches_for(self, attack: Attack) -> Iterable[Any]:
         """What an attack is to be given, on the device."""
-        if attack.needs_data == "retain":
-            # One by one: this may be all that the fit trains on.
-            return map(self.engine.to_device, in_order(find_retain(self.trainer)))
-        return self.attack_batches() if attack.needs_data else ()
+        return self.attackers_data.batches(self.trainer, self.engine, attack, self.probes.get("forget"))
+
+    def overlap_of(self, attack: Attack) -> dict[str, Any]:
+        """How much of what an attack is judged by stands in its data."""
+        return self.attackers_data.overlap(self.trainer, self.readout, attack, self.probes.get("forget"))
 
     def asked_by(self, attack: Attack, point: float) -> Examined:
         """The same network, asked in the words of an attack by prompt."""
@@ -186,14 +188,16 @@ class AuditsUnderAttack:
         try:
             with interruptible():
                 batches = examined.batches_for(attack)
-                described = about(name, attack, attack.share_reached(network))
+                described = about(name, attack, attack.share_reached(network), examined.overlap_of(attack))
             with attack(network, batches=batches, loss=examined.loss, engine=engine) as points, interruptible():
                 for point in points:
                     progress.point = point
                     asked = examined.asked_by(attack, point)
                     shared = _shared(audits, asked)
                     made = [o for audit in audits for o in self._audited(audit, asked, shared, progress)]
-                    progress.observations += [replace(o, point=point, **described) for o in made]
+                    progress.observations += [
+                        replace(o, point=point, **described) for o in judged(made, attack, examined.probes)
+                    ]
         except Exception as error:
             return error
         return None
