@@ -20,10 +20,13 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_unlearn import (
     Attack,
+    ConceptShift,
+    FactSplit,
     GradientAscent,
     Interpolate,
     LatentPerturbation,
     Noise,
+    PassiveRecovery,
     Prune,
     Quantize,
     Recalibrate,
@@ -90,6 +93,10 @@ ATTACKS: dict[str, Any] = {
     "quantize": lambda: Quantize(bits=3, skip=()),
     "relearn_adapter": lambda: Relearn(steps=3, lr=1e-2),
     "relearn_full": lambda: Relearn(steps=3, lr=1e-2, mode="full"),
+    "relearn_some_layers": lambda: Relearn(steps=2, lr=1e-2, mode="full", layers=["4"], data="other", repeats=2),
+    "relearn_some_facts": lambda: Relearn(steps=2, lr=1e-2, facts=FactSplit(by="fact"), order_seed=1),
+    "passive": lambda: PassiveRecovery(0.5, steps=3, lr=1e-2),
+    "concept_shift": lambda: ConceptShift("other", every=1, steps=3, lr=1e-2),
     "recalibrate": Recalibrate,
     "noise": Noise,
     "sharpen": Sharpen,
@@ -163,8 +170,13 @@ def fit(check: RecoveryCheck | None, **kwargs: Any) -> list[str]:
     return [*watch.steps, fingerprint(trainer, module)]
 
 
+PROBES = {"retain": loader(seed=1)}
+
+
 def check_with(attack: str) -> RecoveryCheck:
-    return RecoveryCheck({attack: ATTACKS[attack]()}, every_n_steps=1, probes={"retain": loader(seed=1)})
+    return RecoveryCheck(
+        {attack: ATTACKS[attack]()}, every_n_steps=1, probes=PROBES, attack_data={"other": loader(seed=4)}
+    )
 
 
 @cache
