@@ -211,9 +211,9 @@ class Relearn(Attack):
         named: list[tuple[str, Tensor]] = list(network.named_parameters())
         chosen = [p for name, p in named if name_fits(plain_name(name), self.layers)]
         if not chosen:
-            there = ", ".join(f"`{plain_name(name)}`" for name, _ in named[:20])
+            there = ", ".join(f"`{plain_name(name)}`" for name, _ in named[:8])
             raise ValueError(
-                f"`layers` should fit names of the network. Found none with `layers = {self.layers}`. There are {there}."
+                f"`layers` should fit names of the network. Found none with `layers = {self.layers}`. There are {there} and so on."
             )
         return chosen
 
