@@ -213,7 +213,8 @@ class Relearn(Attack):
         if not chosen:
             there = ", ".join(f"`{plain_name(name)}`" for name, _ in named[:8])
             raise ValueError(
-                f"`layers` should fit names of the network. Found none with `layers = {self.layers}`. There are {there} and so on."
+                f"`layers` should fit names of the network. Found none with `layers = {self.layers}`. There are {there} and "
+                "so on."
             )
         return chosen
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, ScoringAudit, SharedScores
 from lightning_unlearn.checks._attackers_data import AttackersData
 from lightning_unlearn.checks._failures import about, failed
+from lightning_unlearn.checks._intact import Intact
 from lightning_unlearn.checks._judged import judged
 from lightning_unlearn.checks._refusals import refuse_probes
 from lightning_unlearn.data import Probe
@@ -21,7 +21,7 @@ from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import Agreement, Ended, Misfit, checksum, interruptible, termination_held, uninterrupted
+from lightning_unlearn.runtime import Agreement, Ended, Misfit, interruptible, termination_held, uninterrupted
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,8 @@ class AuditsUnderAttack:
     audits: Sequence[Audit]
     record: Callable[[Failure], None]
 
+    _intact: Intact = field(default_factory=Intact)
+
     def __call__(self, examined: Examined) -> Iterator[list[Observation]]:
         """The observations without an attack, then those of each attack. Collective: every rank must call it.
 
@@ -146,7 +148,7 @@ class AuditsUnderAttack:
             _end_if_asked(agreement)
 
     def _alone(self, examined: Examined, observations: list[Observation], working: list[Audit]) -> None:
-        with uninterrupted(), unchanged(examined.module, "Audits"), isolated(examined.trainer, examined.module):
+        with uninterrupted(), self._intact(examined.module, "Audits"), isolated(examined.trainer, examined.module):
             shared = _shared(self.audits, examined)
             for audit in self.audits:
                 kind = type(audit).__name__
@@ -171,7 +173,7 @@ class AuditsUnderAttack:
             # Each under its own `isolated`: the second attack starts from the same buffers and random numbers as the first.
             # The checksum is computed outside of `isolated`, which restores buffers, so that it covers these, too.
             who = f"Attack `{name}`"
-            with uninterrupted(), unchanged(examined.module, who), isolated(examined.trainer, examined.module):
+            with uninterrupted(), self._intact(examined.module, who), isolated(examined.trainer, examined.module):
                 error = self._attacked(name, attack, audits, examined, progress)
             ended = agreement.settle(error, f"{progress.point} {progress.audit}")
         # Any error of an attack: the fit is worth more than one measurement. Restoring weights is checked by `unchanged`.
@@ -240,20 +242,3 @@ def _observed(audit: Audit, examined: Examined, shared: SharedScores) -> list[Ob
     else:
         made = audit(examined.network, readout=examined.readout, probes=examined.probes, engine=examined.engine)
     return [replace(observation, attack=NOT_ATTACKED) for observation in made]
-
-
-@contextmanager
-def unchanged(module: nn.Module, who: str) -> Iterator[None]:
-    """Make sure that every weight is the same afterwards.
-
-    Raises:
-        RuntimeError: If a weight or buffer has changed.
-    """
-    # Bits of the local shards: no collective, and a rank that differs raises for itself.
-    before = checksum(module)
-    yield
-    if checksum(module) != before:
-        raise RuntimeError(
-            f"{who} should leave every weight as it was. Found weights that differ: the fit would go on from a changed "
-            "model. Restore the last checkpoint, and leave out the culprit."
-        )

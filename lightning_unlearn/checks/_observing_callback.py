@@ -11,9 +11,10 @@ from typing_extensions import override
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit
 from lightning_unlearn.checks._attackers_data import AttackersData
-from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined, unchanged
+from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined
 from lightning_unlearn.checks._control import Control, find_control
 from lightning_unlearn.checks._failures import recorder
+from lightning_unlearn.checks._intact import Intact
 from lightning_unlearn.checks._looks import Look, floats, weights_on_every_rank
 from lightning_unlearn.checks._probes import (
     about_probes,
@@ -28,7 +29,7 @@ from lightning_unlearn.engine import callbacks_of
 from lightning_unlearn.models import swapped_weights
 from lightning_unlearn.observation import Failure, Observation, Subject
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import checksum, uninterrupted
+from lightning_unlearn.runtime import checksum, own_rank, uninterrupted
 
 
 class ObservingCallback(pl.Callback):
@@ -122,7 +123,8 @@ class ObservingCallback(pl.Callback):
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, subject: Subject) -> dict[str, Tensor]:
         examined = self._examined(trainer, pl_module)
         step, epoch = self._when(trainer)
-        weights, before = weights_on_every_rank(pl_module), checksum(pl_module)
+        weights = weights_on_every_rank(pl_module)
+        before = weights[own_rank()]
         values: dict[str, Tensor] = {}
         record = recorder(self.failures, subject, step, epoch)
         try:
@@ -149,7 +151,7 @@ class ObservingCallback(pl.Callback):
         record = recorder(self.failures, "control", step, epoch)
         with (
             uninterrupted(),
-            unchanged(examined.module, "The control"),
+            Intact()(examined.module, "The control"),
             swapped_weights(examined.network, weights),
         ):
             observations = [o for each in AuditsUnderAttack(self.attacks, self.audits, record)(examined) for o in each]

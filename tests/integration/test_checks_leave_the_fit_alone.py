@@ -226,7 +226,7 @@ def test_the_comparison_notices_each_kind_of_state(left_out: Any, monkeypatch: p
     whole = undisturbed("fp32")
     kept = [remember for remember in _isolation.REMEMBERED if remember is not left_out]
     monkeypatch.setattr(_isolation, "REMEMBERED", kept)
-    monkeypatch.setattr("lightning_unlearn.checks._audits_under_attack.checksum", lambda module: 0)
+    monkeypatch.setattr("lightning_unlearn.checks._intact.checksum", lambda module: 0)
     if left_out is _isolation.remember_gradients:
         # Vandal leaves no parameter trainable, so that training itself fails.
         with pytest.raises(RuntimeError, match="does not require grad"):
