@@ -1,19 +1,23 @@
 """What an adversary, or a deployment, does to a network."""
 
+from lightning_unlearn.attacks._attack_grid import AttackGrid, expanded
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._bits_and_bytes import BitsAndBytes
 from lightning_unlearn.attacks._code_flips import CodeFlips, code_flips
 from lightning_unlearn.attacks._gguf import GGUF
 from lightning_unlearn.attacks._gptq import GPTQ
+from lightning_unlearn.attacks._concept_shift import ConceptShift
 from lightning_unlearn.attacks._interpolate import Interpolate
 from lightning_unlearn.attacks._knows_original import KnowsOriginal
 from lightning_unlearn.attacks._latent_perturbation import LatentPerturbation
 from lightning_unlearn.attacks._merge import Merge
 from lightning_unlearn.attacks._noise import Noise
+from lightning_unlearn.attacks._passive_recovery import PassiveRecovery
 from lightning_unlearn.attacks._prune import Prune
 from lightning_unlearn.attacks._quantize import Quantize
 from lightning_unlearn.attacks._recalibrate import Recalibrate
 from lightning_unlearn.attacks._relearn import Relearn
+from lightning_unlearn.attacks._relearn_in_turn import RelearnInTurn
 from lightning_unlearn.attacks._rounding_noise import RoundingNoise
 from lightning_unlearn.attacks._sharpen import Sharpen
 from lightning_unlearn.attacks._tokenwise_perturbation import TokenwisePerturbation
@@ -23,9 +27,11 @@ from lightning_unlearn.attacks._wanda import Wanda
 
 __all__ = [
     "Attack",
+    "AttackGrid",
     "BatchLoss",
     "BitsAndBytes",
     "CodeFlips",
+    "ConceptShift",
     "GGUF",
     "GPTQ",
     "Interpolate",
@@ -33,10 +39,12 @@ __all__ = [
     "LatentPerturbation",
     "Merge",
     "Noise",
+    "PassiveRecovery",
     "Prune",
     "Quantize",
     "Recalibrate",
     "Relearn",
+    "RelearnInTurn",
     "RoundingNoise",
     "Sharpen",
     "TokenwisePerturbation",
@@ -44,4 +52,5 @@ __all__ = [
     "TruncateUpdate",
     "Wanda",
     "code_flips",
+    "expanded",
 ]

@@ -51,16 +51,21 @@ def attached_adapter(
 
 
 @contextmanager
-def unpacked(network: nn.Module) -> Iterator[list[Change]]:
+def unpacked(network: nn.Module, weights: Collection[Tensor] | None = None) -> Iterator[list[Change]]:
     """Let linear layers in few bits be trained in full: to each is added a float32 matrix, zero at first.
 
     An optimizer without decay then does to the sum what it would do to a float32 copy of the dequantised weight, and the
     weight in few bits stays as it is.
 
+    Args:
+        network: Whose layers they are.
+        weights: Only matrices that are one of these parameters, or are computed from one; defaults to all.
+
     Yields:
         The changes, one for each such layer.
     """
-    changes = [Whole(place) for place in places(network) if place.has_hook and place.matrix.is_low_bit]
+    packed = (place for place in places(network) if place.has_hook and place.matrix.is_low_bit)
+    changes = [Whole(place) for place in packed if weights is None or _is_of(place.matrix, weights)]
     with added(changes):
         yield list(changes)
 

@@ -8,11 +8,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.data import FactSplit
 from lightning_unlearn.data.records import QuestionAnswer
 from lightning_unlearn.engine import GradientEngine
 
 BatchLoss = Callable[[Any], Tensor]
 """From a batch to the scalar an attacker minimises."""
+
+Need = Literal["attack", "forget", "judged", "retain", "both"]
+"""Which batches an attack is given: see :class:`Attack`."""
 
 
 class Attack(ABC):
@@ -30,7 +34,12 @@ class Attack(ABC):
         needs_data: Which ``batches`` it should be given: ``"attack"``, an attacker's own, which in a fit share no example
             with those whose forget gradient is taken; ``"judged"``, in a fit these very batches; ``"forget"``, in a fit
             these and those that follow (in a check, both are the attacker's own); ``"retain"``, what the fit keeps;
-            ``None``, the default, for none.
+            ``"both"``, a mapping with the attacker's own as ``"attack"`` and others as ``"beside"``; ``None``, the default,
+            for none.
+        data: Name of the attacker's data, in a check that has several; ``None`` for those it takes otherwise.
+        beside: Of ``"both"``, what the others are: ``"retain"``, or a name as in ``data``.
+        facts: Which facts the attacker has, if he is judged by the others; ``None`` if he may have all.
+        of_grid: Name of the :class:`AttackGrid` that it is a cell of; empty for none.
 
     Example:
         >>> import torch
@@ -44,7 +53,11 @@ class Attack(ABC):
 
     family: ClassVar[str]
     unit: ClassVar[str]
-    needs_data: Literal["attack", "forget", "judged", "retain"] | None = None
+    needs_data: Need | None = None
+    data: str | None = None
+    beside: str = "retain"
+    facts: FactSplit | None = None
+    of_grid: str = ""
 
     @abstractmethod
     def __call__(
@@ -63,6 +76,10 @@ class Attack(ABC):
             loss: What the attacker minimises on a batch.
             engine: How gradients are computed under the strategy in use. Defaults to plain autograd.
         """
+
+    def batches_read(self) -> int | None:
+        """How many of its batches it reads at most, the first ones; ``None``, the default, for all of them."""
+        return None
 
     def asks(self, rows: Sequence[QuestionAnswer], *, split: str, point: float) -> Sequence[QuestionAnswer]:
         """In which words the model is asked at ``point``, for attacks by prompt; as many rows, in the same order.

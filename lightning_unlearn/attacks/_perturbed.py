@@ -13,13 +13,15 @@ from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.runtime import KeptTensors, local, reshard, uninterrupted
 
 
-def trainable(network: nn.Module, who: str, way_out: str = "Unfreeze some") -> list[Tensor]:
-    """The parameters that are not frozen, each once.
+def trainable(
+    network: nn.Module, who: str, way_out: str = "Unfreeze some", *, among: Sequence[Tensor] | None = None
+) -> list[Tensor]:
+    """The parameters that are not frozen, each once; only those ``among`` some, if these are given.
 
     Raises:
         ValueError: If there are none.
     """
-    params: list[Tensor] = [p for p in network.parameters() if p.requires_grad]
+    params: list[Tensor] = [p for p in (network.parameters() if among is None else among) if p.requires_grad]
     if not params:
         raise ValueError(f"{who} should find trainable parameters. Found none. {way_out}.")
     return params

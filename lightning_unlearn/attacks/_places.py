@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -16,8 +16,10 @@ from lightning_unlearn.models.layers import (
     adapters,
     covered_share,
     is_trained,
+    name_fits,
     own_matrices,
     placed_matrices,
+    plain_name,
     sizes,
 )
 
@@ -73,31 +75,42 @@ def places(network: nn.Module) -> list[Place]:
     return [Place(m, "none" if m.module in remade else _way(m, read)) for m in mine]
 
 
-def adapted_share(network: nn.Module) -> float:
+def adapted_share(network: nn.Module, layers: Sequence[str] | None = None) -> float:
     """The share of the weights of matrices, embeddings and adapters aside, that an adapter sits on; 1 if there are none.
 
+    Of ``layers`` whose names these patterns fit, if they are given.
     It is 0 if FSDP1 has taken a weight away that would have to be another: how large it is is not known.
 
     Example:
         >>> adapted_share(nn.Sequential(nn.Conv1d(1, 3, 1), nn.Linear(3, 3)))
         1.0
     """
-    found = places(network)
+    found = [p for p in places(network) if _fits(p.matrix, layers)]
     if any(not p.is_reached and not p.matrix.parameters for p in found):
         return 0.0
-    return covered_share(network, (p.matrix for p in found if p.is_reached), among=own_matrices(network))
+    return covered_share(network, (p.matrix for p in found if p.is_reached), among=_own(network, layers))
 
 
-def full_share(network: nn.Module) -> float:
+def full_share(network: nn.Module, layers: Sequence[str] | None = None) -> float:
     """The share of them that full training reaches: what trains, and linear layers in few bits; 1 if there are none.
+
+    Of ``layers``, as in :func:`adapted_share`.
 
     Example:
         >>> full_share(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1).requires_grad_(False)))
         0.75
     """
-    unpacked = (p.matrix for p in places(network) if p.has_hook and p.matrix.is_low_bit)
-    own = own_matrices(network)
+    own = _own(network, layers)
+    unpacked = (p.matrix for p in places(network) if p.has_hook and p.matrix.is_low_bit and _fits(p.matrix, layers))
     return covered_share(network, [*filter(is_trained, own), *unpacked], among=own)
+
+
+def _own(network: nn.Module, layers: Sequence[str] | None) -> list[Matrix]:
+    return [matrix for matrix in own_matrices(network) if _fits(matrix, layers)]
+
+
+def _fits(matrix: Matrix, layers: Sequence[str] | None) -> bool:
+    return layers is None or name_fits(plain_name(matrix.name), layers)
 
 
 def _way(matrix: Matrix, read: set[nn.Module]) -> Literal["hook", "shift", "none"]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import cycle, islice
+from itertools import count, islice
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,14 +10,17 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.attacks._adapter import attached_adapter, unpacked
-from lightning_unlearn.attacks._base import Attack, BatchLoss
+from lightning_unlearn.attacks._base import Attack, BatchLoss, Need
 from lightning_unlearn.attacks._changes import Change, realised_share, warn_of_unused
 from lightning_unlearn.attacks._masters import Masters
 from lightning_unlearn.attacks._perturbed import restored, trainable
 from lightning_unlearn.attacks._places import adapted_share, full_share
+from lightning_unlearn.attacks._replaced import replaced
+from lightning_unlearn.data import FactSplit
 from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.functional.settings import check_positive, check_whole
-from lightning_unlearn.runtime import eval_mode
+from lightning_unlearn.functional.settings import check_kind, check_positive, check_whole
+from lightning_unlearn.models.layers import name_fits, plain_name
+from lightning_unlearn.runtime import eval_mode, hash_of
 
 
 class Relearn(Attack):
@@ -42,9 +45,26 @@ class Relearn(Attack):
             judged in that step and those that follow; ``"others"``, only examples that are not judged. A network that was
             trained against ``"others"`` alone gives back the very facts that an attacker has. In checks it trains on what
             it is given.
+        data: In checks, the name of its data in ``RecoveryCheck(attack_data={name: data})``, or in a datamodule; ``None``
+            for those that attacks take otherwise.
+        facts: In checks, train on some of the facts only, and be judged by the others.
+        layers: Train only layers whose full names, or parts of them between dots, one of these ``fnmatch`` patterns fits:
+            ``["mlp"]``, ``["*layers.3.*"]``. ``None`` for all.
+        repeats: How often each batch is shown in a row before the next one is: 1 is spaced presentation; ``steps`` over the
+            number of batches is massed, as many steps on the same data.
+        order_seed: Of the order of batches, another in each pass; ``None`` for that of the data.
 
     Raises:
-        ValueError: If there is no data to relearn from.
+        ValueError: If there is no data to relearn from, or no layer fits.
+
+    Example:
+        >>> network, batch = nn.Linear(2, 2), (torch.ones(4, 2), torch.zeros(4, dtype=torch.int64))
+        >>> def loss(batch):
+        ...     return nn.functional.cross_entropy(network(batch[0]), batch[1])
+        >>> with Relearn(steps=2, lr=0.1)(network, batches=[batch], loss=loss) as points:
+        ...     losses = [loss(batch).item() for _ in points]
+        >>> losses[0] > losses[1] > losses[2]
+        True
 
     References:
         Hu et al., `Jogging the Memory of Unlearned LLMs <https://arxiv.org/abs/2406.13356>`_, 2024.
@@ -63,6 +83,11 @@ class Relearn(Attack):
         seed: int = 0,
         store: Literal["device", "cpu"] = "device",
         knows: Literal["judged", "others"] = "judged",
+        data: str | None = None,
+        facts: FactSplit | None = None,
+        layers: list[str] | None = None,
+        repeats: int = 1,
+        order_seed: int | None = None,
     ) -> None:
         check_whole("steps", steps, least=0)
         check_positive("lr", lr)
@@ -75,10 +100,18 @@ class Relearn(Attack):
             raise ValueError(f"`store` should be 'device' or 'cpu'. Found `store = {store!r}`.")
         if knows not in ("judged", "others"):
             raise ValueError(f'`knows` should be "judged" or "others". Found `knows = {knows!r}`.')
+        check_whole("repeats", repeats)
+        if order_seed is not None:
+            check_whole("order_seed", order_seed, least=0, why=", or `None` for the order of the data")
+        if facts is not None:
+            check_kind("facts", facts, FactSplit, example="FactSplit(share=0.5)")
+        if isinstance(layers, str) or layers == []:
+            raise ValueError(f'`layers` should be a list of patterns, such as ["mlp"]. Found `layers = {layers!r}`.')
         self.steps, self.lr, self.batches, self.mode, self.rank, self.seed = steps, lr, batches, mode, rank, seed
         self.store: Literal["device", "cpu"] = store
         self.knows: Literal["judged", "others"] = knows
-        self.needs_data = "forget" if knows == "judged" else "attack"
+        self.data, self.facts, self.layers, self.repeats, self.order_seed = data, facts, layers, repeats, order_seed
+        self.needs_data: Need | None = "forget" if knows == "judged" else "attack"
         self._realised = 1.0
 
     def grid(self) -> list[int]:
@@ -108,16 +141,45 @@ class Relearn(Attack):
     def drawn(self, generator: torch.Generator) -> Relearn:
         """From 1 to ``steps`` steps, each number as likely, with another start of the adapter."""
         number, seed = torch.randint(2**31, (2,), generator=generator).tolist()
-        steps = 1 + number % self.steps if self.steps else 0
-        return Relearn(steps, self.lr, self.batches, self.mode, self.rank, seed, self.store, self.knows)
+        return replaced(self, steps=1 + number % self.steps if self.steps else 0, seed=seed)
+
+    @override
+    def batches_read(self) -> int | None:
+        """One for each step, if each is shown once."""
+        most = max(1, -(-self.steps // self.repeats))
+        return self.batches if self.order_seed is not None else min(self.batches or most, most)
 
     @override
     def share_reached(self, network: nn.Module) -> float:
-        """The share of the weights of matrices, embeddings aside, that the attack changes.
+        """The share of the weights of matrices, embeddings aside, that the attack changes; of ``layers``, if it has these.
 
         With ``"full"`` those that train, themselves or through an adapter, and those of linear layers in few bits.
         """
-        return adapted_share(network) if self.mode == "adapter" else full_share(network)
+        return (adapted_share if self.mode == "adapter" else full_share)(network, self.layers)
+
+    def stream(self, batches: Iterable[Any], loss: BatchLoss | None) -> Iterator[Any]:
+        """What is trained on, step after step, without end.
+
+        Args:
+            batches: What the attack was given.
+            loss: What it minimises.
+
+        Raises:
+            ValueError: If there are no batches, or there is no loss.
+        """
+        own = list(islice(batches, self.batches))
+        if not own or loss is None:
+            raise ValueError(
+                f"`{type(self).__name__}` should get batches and a loss to relearn from. Found {len(own)} batches and "
+                f"`loss = {loss}`. Give `ForgetRetainData` forget or attack data."
+            )
+        return (batch for number in count() for batch in self._pass(own, number) for _ in range(self.repeats))
+
+    def _pass(self, batches: Sequence[Any], number: int) -> Sequence[Any]:
+        if self.order_seed is None:
+            return batches
+        generator = torch.Generator().manual_seed(hash_of(self.order_seed, number))
+        return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
 
     @override
     @contextmanager
@@ -129,24 +191,36 @@ class Relearn(Attack):
         loss: BatchLoss | None = None,
         engine: GradientEngine | None = None,
     ) -> Iterator[Iterator[int]]:
-        batches = list(islice(batches, self.batches))
-        if not batches or loss is None:
-            raise ValueError(
-                f"`Relearn` should get batches and a loss to relearn from. Found {len(batches)} batches and "
-                f"`loss = {loss}`. Give `ForgetRetainData` forget or attack data."
-            )
+        data, chosen = self.stream(batches, loss), self._chosen(network)
+        assert loss is not None  # else there is no stream
         engine = GradientEngine(network) if engine is None else engine
         # A check may run in validation, where Lightning is in inference mode: parameters made there get no gradients.
         with ExitStack() as stack, torch.inference_mode(False), torch.enable_grad():
             own: list[Tensor] = []
             if self.mode == "adapter":
-                changes = stack.enter_context(attached_adapter(network, rank=self.rank, seed=self.seed))
+                changes = stack.enter_context(attached_adapter(network, rank=self.rank, seed=self.seed, weights=chosen))
             else:
-                changes = stack.enter_context(unpacked(network))
+                changes = stack.enter_context(unpacked(network, chosen))
                 if not changes or any(p.requires_grad for p in network.parameters()):
-                    own = trainable(network, '`Relearn(mode="full")`', 'Use `mode="adapter"`, or unfreeze')
+                    own = trainable(
+                        network, '`Relearn(mode="full")`', 'Use `mode="adapter"`, or unfreeze', among=chosen
+                    )
             starts = stack.enter_context(restored(network, own, store=self.store)).pairs() if own else []
-            yield self._train(network, own, changes, starts, batches, loss, engine)
+            yield self._train(network, own, changes, starts, data, loss, engine)
+
+    def _chosen(self, network: nn.Module) -> list[Tensor] | None:
+        """The parameters of ``layers``; ``None`` for all."""
+        if self.layers is None:
+            return None
+        named: list[tuple[str, Tensor]] = list(network.named_parameters())
+        chosen = [p for name, p in named if name_fits(plain_name(name), self.layers)]
+        if not chosen:
+            there = ", ".join(f"`{plain_name(name)}`" for name, _ in named[:8])
+            raise ValueError(
+                f"`layers` should fit names of the network. Found none with `layers = {self.layers}`. There are {there} and "
+                "so on."
+            )
+        return chosen
 
     def _train(
         self,
@@ -154,13 +228,12 @@ class Relearn(Attack):
         own: list[Tensor],
         changes: list[Change],
         starts: list[tuple[Tensor, Tensor]],
-        batches: Sequence[Any],
+        data: Iterator[Any],
         loss: BatchLoss,
         engine: GradientEngine,
     ) -> Iterator[int]:
         params = [*own, *(p for change in changes for p in change.params)]
         masters = Masters(params, lr=self.lr)
-        data = cycle(batches)
         done = 0
         for stop in self.grid():
             for batch in islice(data, stop - done):

@@ -15,7 +15,7 @@ from lightning_unlearn.attacks import Attack, Relearn
 from lightning_unlearn.auditing._progress import Progress
 from lightning_unlearn.auditing._progress_file import ProgressFile
 from lightning_unlearn.audits import Audit
-from lightning_unlearn.checks import AuditsUnderAttack, Examined, OtherModel, RecoveryCheck, merged, unchanged
+from lightning_unlearn.checks import AuditsUnderAttack, Examined, Intact, OtherModel, RecoveryCheck, merged
 from lightning_unlearn.models import swapped_weights
 from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation, Subject
 from lightning_unlearn.runtime import checksum, uninterrupted
@@ -96,7 +96,7 @@ class StandaloneCheck(RecoveryCheck):
             yield
             return
         weights = other.load(examined.network)
-        with uninterrupted(), unchanged(examined.module, other.source), swapped_weights(examined.network, weights):
+        with uninterrupted(), Intact()(examined.module, other.source), swapped_weights(examined.network, weights):
             if subject == "original":
                 self._show_original(examined.network)
             if subject == "control":

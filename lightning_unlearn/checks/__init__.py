@@ -1,17 +1,18 @@
 """Observing the network during a fit, without and under attack, and leaving the fit as it was."""
 
-from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined, unchanged
+from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined
 from lightning_unlearn.checks._control import OtherModel
 from lightning_unlearn.checks._failures import recorder
+from lightning_unlearn.checks._intact import Intact
 from lightning_unlearn.checks._records import merged
 from lightning_unlearn.checks._recovery_check import RecoveryCheck
 
 __all__ = [
     "AuditsUnderAttack",
     "Examined",
+    "Intact",
     "OtherModel",
     "RecoveryCheck",
     "merged",
     "recorder",
-    "unchanged",
 ]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,15 +11,17 @@ from torch import Tensor, nn
 
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, ScoringAudit, SharedScores
+from lightning_unlearn.checks._attackers_data import AttackersData
 from lightning_unlearn.checks._failures import about, failed
-from lightning_unlearn.checks._probes import find_retain
+from lightning_unlearn.checks._intact import Intact
+from lightning_unlearn.checks._judged import judged
 from lightning_unlearn.checks._refusals import refuse_probes
-from lightning_unlearn.data import Probe, in_order
+from lightning_unlearn.data import Probe
 from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import Agreement, Ended, Misfit, checksum, interruptible, termination_held, uninterrupted
+from lightning_unlearn.runtime import Agreement, Ended, Misfit, interruptible, termination_held, uninterrupted
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Examined:
         network: The network to attack and audit.
         readout: How to run it.
         probes: Questions for the audits, by split.
-        attack_batches: Returns the batches that an attacker trains on, on the device.
+        attackers_data: What attackers train on.
     """
 
     trainer: pl.Trainer
@@ -41,7 +42,7 @@ class Examined:
     network: nn.Module
     readout: Readout
     probes: Mapping[str, Probe]
-    attack_batches: Callable[[], list[Any]]
+    attackers_data: AttackersData
 
     def __post_init__(self) -> None:
         refuse_probes(self.probes, self.network)
@@ -53,10 +54,11 @@ class Examined:
 
     def batches_for(self, attack: Attack) -> Iterable[Any]:
         """What an attack is to be given, on the device."""
-        if attack.needs_data == "retain":
-            # One by one: this may be all that the fit trains on.
-            return map(self.engine.to_device, in_order(find_retain(self.trainer)))
-        return self.attack_batches() if attack.needs_data else ()
+        return self.attackers_data.batches(self.trainer, self.engine, attack, self.probes.get("forget"))
+
+    def overlap_of(self, attack: Attack) -> dict[str, Any]:
+        """How much of what an attack is judged by stands in its data."""
+        return self.attackers_data.overlap(self.trainer, self.readout, attack, self.probes.get("forget"))
 
     def asked_by(self, attack: Attack, point: float) -> Examined:
         """The same network, asked in the words of an attack by prompt."""
@@ -113,6 +115,7 @@ class AuditsUnderAttack:
     audits: Sequence[Audit]
     record: Callable[[Failure], None]
     watch: Callable[[str, float], None] = lambda attack, point: None
+    _intact: Intact = field(default_factory=Intact)
 
     def __call__(self, examined: Examined, done: Collection[str] = ()) -> Iterator[tuple[str, list[Observation]]]:
         """The observations without an attack, then those of each attack, by its name. Collective: every rank must call it.
@@ -150,7 +153,7 @@ class AuditsUnderAttack:
 
     def _alone(self, examined: Examined, observations: list[Observation], working: list[Audit]) -> None:
         self.watch(NOT_ATTACKED, 0)
-        with uninterrupted(), unchanged(examined.module, "Audits"), isolated(examined.trainer, examined.module):
+        with uninterrupted(), self._intact(examined.module, "Audits"), isolated(examined.trainer, examined.module):
             shared = _shared(self.audits, examined)
             for audit in self.audits:
                 kind = type(audit).__name__
@@ -175,7 +178,7 @@ class AuditsUnderAttack:
             # Each under its own `isolated`: the second attack starts from the same buffers and random numbers as the first.
             # The checksum is computed outside of `isolated`, which restores buffers, so that it covers these, too.
             who = f"Attack `{name}`"
-            with uninterrupted(), unchanged(examined.module, who), isolated(examined.trainer, examined.module):
+            with uninterrupted(), self._intact(examined.module, who), isolated(examined.trainer, examined.module):
                 error = self._attacked(name, attack, audits, examined, progress)
             ended = agreement.settle(error, f"{progress.point} {progress.audit}")
         # Any error of an attack: the fit is worth more than one measurement. Restoring weights is checked by `unchanged`.
@@ -192,7 +195,7 @@ class AuditsUnderAttack:
         try:
             with interruptible():
                 batches = examined.batches_for(attack)
-                described = about(name, attack, attack.share_reached(network))
+                described = about(name, attack, attack.share_reached(network), examined.overlap_of(attack))
             with attack(network, batches=batches, loss=examined.loss, engine=engine) as points, interruptible():
                 for point in points:
                     progress.point = point
@@ -200,7 +203,9 @@ class AuditsUnderAttack:
                     asked = examined.asked_by(attack, point)
                     shared = _shared(audits, asked)
                     made = [o for audit in audits for o in self._audited(audit, asked, shared, progress)]
-                    progress.observations += [replace(o, point=point, **described) for o in made]
+                    progress.observations += [
+                        replace(o, point=point, **described) for o in judged(made, attack, examined.probes)
+                    ]
         except Exception as error:
             return error
         return None
@@ -243,20 +248,3 @@ def _observed(audit: Audit, examined: Examined, shared: SharedScores) -> list[Ob
     else:
         made = audit(examined.network, readout=examined.readout, probes=examined.probes, engine=examined.engine)
     return [replace(observation, attack=NOT_ATTACKED) for observation in made]
-
-
-@contextmanager
-def unchanged(module: nn.Module, who: str) -> Iterator[None]:
-    """Make sure that every weight is the same afterwards.
-
-    Raises:
-        RuntimeError: If a weight or buffer has changed.
-    """
-    # Bits of the local shards: no collective, and a rank that differs raises for itself.
-    before = checksum(module)
-    yield
-    if checksum(module) != before:
-        raise RuntimeError(
-            f"{who} should leave every weight as it was. Found weights that differ: the fit would go on from a changed "
-            "model. Restore the last checkpoint, and leave out the culprit."
-        )

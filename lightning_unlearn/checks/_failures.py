@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from lightning_unlearn.attacks import Attack
@@ -42,11 +42,21 @@ def refuse_blind_start(failures: Sequence[Failure], observations: Sequence[Obser
         )
 
 
-def about(name: str, attack: Attack, share: float | None = None) -> dict[str, Any]:
-    """What observations and failures say of an attack: with its settings, the ``share`` of the weights that it reached."""
-    plain = (bool, int, float, str, type(None))
+def about(
+    name: str, attack: Attack, share: float | None = None, overlap: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What observations and failures say of an attack.
+
+    Args:
+        name: As it is called in logs and reports.
+        attack: Its plain settings, and which facts it has, are told.
+        share: Of the weights that it reached.
+        overlap: How much of what it is judged by stands in its data: see :func:`answer_overlap`.
+    """
+    plain = (bool, int, float, str, type(None), list)
     settings = {k: v for k, v in vars(attack).items() if isinstance(v, plain) and k[0] != "_"}
-    config = {"attack": type(attack).__name__, **settings}
+    facts = {} if attack.facts is None else {f"facts_{k}": v for k, v in asdict(attack.facts).items()}
+    config = {"attack": type(attack).__name__, **settings, **facts, **(overlap or {})}
     config |= {} if share is None else {SHARE_REACHED: share}
     return {"attack": name, "attack_config": config, "family": attack.family, "unit": attack.unit}
 

@@ -10,25 +10,26 @@ from typing_extensions import override
 
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit
-from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined, unchanged
+from lightning_unlearn.checks._attackers_data import AttackersData
+from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined
 from lightning_unlearn.checks._control import OtherModel, find_control
 from lightning_unlearn.checks._failures import recorder
+from lightning_unlearn.checks._intact import Intact
 from lightning_unlearn.checks._looks import Look, floats, weights_on_every_rank
 from lightning_unlearn.checks._probes import (
     about_probes,
-    find_attack_data,
     find_probes,
     measuring_readout,
     warn_of_other_probes,
 )
 from lightning_unlearn.checks._records import at_most_known, merged, without_old_scores
 from lightning_unlearn.checks._refusals import refuse_same_names, refuse_undefined
-from lightning_unlearn.data import DataSource, Probe, in_order, load_probe
-from lightning_unlearn.engine import GradientEngine, callbacks_of
+from lightning_unlearn.data import DataSource, Probe, load_probe
+from lightning_unlearn.engine import callbacks_of
 from lightning_unlearn.models import swapped_weights
 from lightning_unlearn.observation import Failure, Observation, Subject
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import checksum, uninterrupted
+from lightning_unlearn.runtime import checksum, own_rank, uninterrupted
 
 
 class ObservingCallback(pl.Callback):
@@ -44,7 +45,7 @@ class ObservingCallback(pl.Callback):
         control: str | None,
         readout: Readout | None,
         probes: Mapping[str, DataSource],
-        attack_data: DataSource | None,
+        attack_data: DataSource | Mapping[str, DataSource] | None,
     ) -> None:
         self.attacks, self.audits = dict(attacks), list(audits)
         self.control = control
@@ -61,6 +62,7 @@ class ObservingCallback(pl.Callback):
         self._last = Look()
         self._about: dict[str, dict[str, Any]] = {}
         self._opened: dict[str, Probe] | None = None
+        self._overlaps: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     @property
     @override
@@ -121,7 +123,8 @@ class ObservingCallback(pl.Callback):
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, subject: Subject) -> dict[str, Tensor]:
         examined = self._examined(trainer, pl_module)
         step, epoch = self._when(trainer)
-        weights, before = weights_on_every_rank(pl_module), checksum(pl_module)
+        weights = weights_on_every_rank(pl_module)
+        before = weights[own_rank()]
         values: dict[str, Tensor] = {}
         record = recorder(self.failures, subject, step, epoch)
         try:
@@ -148,7 +151,7 @@ class ObservingCallback(pl.Callback):
         record = recorder(self.failures, "control", step, epoch)
         with (
             uninterrupted(),
-            unchanged(examined.module, "The control"),
+            Intact()(examined.module, "The control"),
             swapped_weights(examined.network, weights),
         ):
             looks = AuditsUnderAttack(self.attacks, self.audits, record)(examined)
@@ -159,13 +162,10 @@ class ObservingCallback(pl.Callback):
 
     def _examined(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Examined:
         readout = measuring_readout(trainer, pl_module, self.readout, self.probes)
-        engine = GradientEngine(pl_module, trainer)
-
-        def attack_batches() -> list[Any]:
-            return [engine.to_device(batch) for batch in in_order(find_attack_data(trainer, self.attack_data))]
-
         network, probes = readout.find_network(pl_module), self._open(trainer, readout)
-        return Examined(trainer, pl_module, network, readout, probes, attack_batches)
+        data = AttackersData(self.attack_data, self._overlaps)
+        data.refuse_facts(self.attacks, probes.get("forget"))
+        return Examined(trainer, pl_module, network, readout, probes, data)
 
     def _open(self, trainer: pl.Trainer, readout: Readout) -> dict[str, Probe]:
         # Opened once: every check of a run asks the same questions, and their hash is in the report.

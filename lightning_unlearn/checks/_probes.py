@@ -1,4 +1,4 @@
-"""Finding in a trainer what a check needs: the readout, the probes, the attacker's data."""
+"""Finding in a trainer what a check needs: the readout and the probes."""
 
 from __future__ import annotations
 
@@ -92,14 +92,6 @@ def _training_loader(trainer: pl.Trainer) -> Any:
         return data.train_dataloader()
     except Exception:  # the user's datamodule may be set up for validation only, and raise anything
         return None
-
-
-def find_attack_data(trainer: pl.Trainer, given: DataSource | None) -> Iterable[Any]:
-    """The data that an attacker relearns from: ``given``, else the datamodule's, else the forget data."""
-    if given is not None:
-        return loader_of(given, "attack", trainer)
-    data: Any = getattr(trainer, "datamodule", None)
-    return data.attack_dataloader() if hasattr(data, "attack_dataloader") else find_forget(trainer, "RecoveryCheck")
 
 
 def find_retain(trainer: pl.Trainer) -> Iterable[Any]:

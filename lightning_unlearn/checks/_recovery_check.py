@@ -8,8 +8,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.attacks import Attack
+from lightning_unlearn.attacks import Attack, AttackGrid, expanded
 from lightning_unlearn.audits import Audit, Measure, Specificity
+from lightning_unlearn.checks._attackers_data import AttackersData
 from lightning_unlearn.checks._control import find_control, refuse_control
 from lightning_unlearn.checks._failures import refuse_blind_start
 from lightning_unlearn.checks._looks import floats, on_its_device, weights_will_change
@@ -54,7 +55,7 @@ class RecoveryCheck(ObservingCallback):
     A trainer can have several of these, with attacks of different names.
 
     Args:
-        attacks: The attacks, by their names in the log.
+        attacks: The attacks, by their names in the log. An :class:`AttackGrid` stands for each of its cells.
         audits: The audits. Defaults to ``Measure()`` and ``Specificity()``.
         control: Weights of a model of the same kind that never learned what must go: a Lightning checkpoint, a
             ``.safetensors`` file, or a Hugging Face folder. Defaults to what ``FinetuneFirst(control=True)`` made, if it is
@@ -65,10 +66,12 @@ class RecoveryCheck(ObservingCallback):
         probes: Data for the audits, by split. ``forget`` and ``retain`` default to the datamodule's probes, else to the
             forget data and the first batches of what the fit trains on.
         attack_data: Data that an attacker relearns from. Defaults to the datamodule's attack data, else to the forget data.
+            Several by name, ``{"paraphrase": data, ...}``, beside that default are for attacks that say which they take:
+            ``Relearn(data="paraphrase")``. Names of the datamodule's, ``ForgetRetainData(attack={...})``, can be said, too.
 
     Raises:
         ValueError: If two metrics would be logged under one name, a name is empty or has a ``/``, or an attack is called
-            ``none``. In ``setup``, if ``control`` holds no weights.
+            ``none``. In ``setup``, if ``control`` holds no weights, or an attack names data that are not there.
         NotImplementedError: In ``setup``, under tensor parallelism, and with a control under FSDP1.
 
     Example:
@@ -80,16 +83,17 @@ class RecoveryCheck(ObservingCallback):
 
     def __init__(
         self,
-        attacks: dict[str, Attack] | None = None,
+        attacks: dict[str, Attack | AttackGrid] | None = None,
         audits: list[Audit] | None = None,
         control: str | None = None,
         every_n_epochs: int = 1,
         every_n_steps: int = 0,
         readout: Readout | None = None,
         probes: dict[str, DataSource] | None = None,
-        attack_data: DataSource | None = None,
+        attack_data: DataSource | dict[str, DataSource] | None = None,
     ) -> None:
         every = {"every_n_epochs": every_n_epochs, "every_n_steps": every_n_steps}
+        attacks = expanded(attacks) if isinstance(attacks, Mapping) else attacks
         refuse_settings(attacks, audits, probes, readout, control, every)
         audits = [Measure(), Specificity()] if audits is None else audits
         refuse_same_names(audits, ["forget", "retain", *(probes or {})])
@@ -104,6 +108,7 @@ class RecoveryCheck(ObservingCallback):
         self._fit_has_ended = False
         refuse_tensor_parallel(trainer, "RecoveryCheck")
         refuse_twins(self, callbacks_of(trainer, RecoveryCheck))
+        AttackersData(self.attack_data).refuse_unknown(trainer, self.attacks)
         if find_control(trainer, self.control) is not None:
             refuse_control(trainer, pl_module, self.control)
         if stage == "fit":

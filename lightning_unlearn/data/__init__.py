@@ -1,7 +1,9 @@
 """What must stay and what must go, and in which order they are visited."""
 
+from lightning_unlearn.data._answer_overlap import answer_overlap
 from lightning_unlearn.data._combined import one_loader
 from lightning_unlearn.data._encoded_data import EncodedData
+from lightning_unlearn.data._fact_split import FactSplit
 from lightning_unlearn.data._first_batches import first_batches
 from lightning_unlearn.data._forget_retain_data import ForgetRetainData
 from lightning_unlearn.data._loader_settings import LoaderSettings
@@ -12,7 +14,7 @@ from lightning_unlearn.data._probe import Probe, load_probe
 from lightning_unlearn.data._question_answer_data import QuestionAnswerData
 from lightning_unlearn.data._question_answer_dataset import QuestionAnswerDataset
 from lightning_unlearn.data._resumable_loader import ResumableLoader
-from lightning_unlearn.data._source import DataSource, OpenedSource, build, loader_of
+from lightning_unlearn.data._source import DataSource, OpenedSource, build, loader_of, sources_by_name
 from lightning_unlearn.data._stream import ForgetStream, RowsByEpoch, empty_set, shared_batches
 from lightning_unlearn.data._text_data import TextData
 from lightning_unlearn.data._text_dataset import TextDataset
@@ -36,6 +38,16 @@ from lightning_unlearn.data.records import (
     Records,
     Turn,
 )
+from lightning_unlearn.data.relearning import (
+    Levenshtein,
+    RandomText,
+    Related,
+    Rephrased,
+    SameShape,
+    Similarity,
+    SwappedAnswers,
+    TfIdf,
+)
 
 __all__ = [
     "Alternates",
@@ -48,10 +60,12 @@ __all__ = [
     "EncodedData",
     "Encoding",
     "EpochRows",
+    "FactSplit",
     "FileRecords",
     "ForgetRetainData",
     "ForgetStream",
     "InMemoryRecords",
+    "Levenshtein",
     "LoaderSettings",
     "MarkedAnswer",
     "OpenedSource",
@@ -63,18 +77,26 @@ __all__ = [
     "QuestionAnswerData",
     "QuestionAnswerDataset",
     "RandomOrder",
+    "RandomText",
     "Record",
     "Records",
     "Refusals",
+    "Related",
+    "Rephrased",
     "ResumableLoader",
     "RewrittenTrace",
     "RowSet",
     "RowsByEpoch",
+    "SameShape",
     "SequentialOrder",
+    "Similarity",
+    "SwappedAnswers",
     "TextData",
     "TextDataset",
     "TextWindows",
+    "TfIdf",
     "Turn",
+    "answer_overlap",
     "build",
     "empty_set",
     "first_batches",
@@ -84,4 +106,5 @@ __all__ = [
     "one_loader",
     "rows_of",
     "shared_batches",
+    "sources_by_name",
 ]

@@ -20,7 +20,7 @@ from lightning_unlearn.data._loaders import (
 )
 from lightning_unlearn.data._ordered_sampler import OrderedSampler
 from lightning_unlearn.data._resumable_loader import ResumableLoader
-from lightning_unlearn.data._source import DataSource, OpenedSource
+from lightning_unlearn.data._source import DataSource, OpenedSource, sources_by_name
 from lightning_unlearn.data._stream import RowsByEpoch, empty_set
 from lightning_unlearn.data.orders import EpochRows, Order, RowSet
 from lightning_unlearn.functional.settings import check_kind
@@ -56,6 +56,7 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
         probe: How forgetting is measured. Defaults to the forget data.
         attack: What an attacker has to relearn from. Defaults to the forget data: the strongest attack, but the network
             may learn them afresh instead of remembering them. Say so in a report, or give other data about the same things.
+            Several by name, ``{"paraphrase": data, ...}``, are for attacks that say which: ``Relearn(data="paraphrase")``.
         order: Which retain rows go with which forget rows, and how long an epoch is: see :class:`RandomOrder`,
             :class:`CyclicOrder`, :class:`SequentialOrder`. Where a loader has ``drop_last=True``, whole batches of both are
             visited. With an order, a fit that is resumed inside an epoch goes on where it was; a plain ``DataLoader``
@@ -79,7 +80,7 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
         retain: DataSource,
         forget: DataSource,
         probe: DataSource | None = None,
-        attack: DataSource | None = None,
+        attack: DataSource | dict[str, DataSource] | None = None,
         order: Order | None = None,
         seed: int = 0,
     ) -> None:
@@ -88,7 +89,9 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
             check_kind("order", order, Order, example="RandomOrder()")
         self.retain, self.forget = OpenedSource(retain, "retain"), OpenedSource(forget, "forget")
         self.probe = self.forget if probe is None else OpenedSource(probe, "probe")
-        self.attack = self.forget if attack is None else OpenedSource(attack, "attack")
+        named = sources_by_name(attack)
+        self.attack = self.forget if attack is None or named else OpenedSource(attack, "attack")
+        self.named_attacks = {name: OpenedSource(source, f"`{name}` attack") for name, source in named.items()}
         self.order = order
         self._prepared = False  # whether `order.prepare` was called since the last `setup`
         self.seed = seed
@@ -102,7 +105,7 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
     @property
     def parts(self) -> list[OpenedSource]:
         """The distinct parts."""
-        return list(dict.fromkeys([self.retain, self.forget, self.probe, self.attack]))
+        return list(dict.fromkeys([self.retain, self.forget, self.probe, self.attack, *self.named_attacks.values()]))
 
     @property
     def batch_size(self) -> Any:
@@ -166,6 +169,10 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
     def attack_dataloader(self) -> Iterable[Any]:
         """The data that an attacker relearns from."""
         return in_order(self.attack.loader())
+
+    def attack_dataloaders(self) -> dict[str, Iterable[Any]]:
+        """Further data of attackers, by name."""
+        return {name: in_order(part.loader()) for name, part in self.named_attacks.items()}
 
     def _rows_by_epoch(self, order: Order, part: Literal["forget", "retain"]) -> RowsByEpoch:
         forget, retain = self._row_set(self.forget), self._row_set(self.retain)

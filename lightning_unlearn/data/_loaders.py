@@ -159,3 +159,9 @@ class _Selected(Subset[Any]):
         """The entity of each selected row, if the whole data set names entities."""
         entities = self.dataset.entities  # type: ignore[attr-defined]
         return [entities[i] for i in self.indices]
+
+    @property
+    def texts(self) -> list[str]:
+        """The text of each selected row, if the whole data set has texts."""
+        texts = self.dataset.texts  # type: ignore[attr-defined]
+        return [texts[i] for i in self.indices]

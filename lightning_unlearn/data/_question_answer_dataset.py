@@ -37,3 +37,8 @@ class QuestionAnswerDataset(Dataset[dict[str, Any]]):
     def entities(self) -> list[str]:
         """The entity that each row is about."""
         return [row.entity for row in self.rows]
+
+    @property
+    def texts(self) -> list[str]:
+        """Each row as it is read: question and answer."""
+        return [f"{row.question} {row.answer}" for row in self.rows]

@@ -134,6 +134,16 @@ def loader_of(source: DataSource, name: str, trainer: pl.Trainer | None) -> Iter
     return opened.loader()
 
 
+def sources_by_name(given: DataSource | Mapping[str, DataSource] | None) -> dict[str, DataSource]:
+    """Several sources, by name: a mapping without a ``class_path``. Empty for one source, and for none.
+
+    Example:
+        >>> sources_by_name({"paraphrase": [1]}), sources_by_name({"class_path": "x.Data"}), sources_by_name([1])
+        ({'paraphrase': [1]}, {}, {})
+    """
+    return dict(given) if isinstance(given, Mapping) and "class_path" not in given else {}
+
+
 def _merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` updated by ``override``, recursively where both hold a mapping."""
     both = {name for name in base if isinstance(base[name], Mapping) and isinstance(override.get(name), Mapping)}

@@ -26,6 +26,7 @@ class TextDataset(Dataset[Batch]):
 
     def __init__(self, documents: Sequence[Document], windows: TextWindows) -> None:
         self.documents = tuple(documents)
+        self.windows = windows
         cut = [(document, windows(document.text)) for document in self.documents]
         self.left_out = tuple(document for document, found in cut if not found)
         """Documents too short for any window."""
@@ -46,3 +47,8 @@ class TextDataset(Dataset[Batch]):
     def entities(self) -> list[str]:
         """The entity that each window is about."""
         return [document.entity for document, _ in self._windows]
+
+    @property
+    def texts(self) -> list[str]:
+        """The text of each window."""
+        return [str(self.windows.tokenizer.decode(window["input_ids"])) for _, window in self._windows]

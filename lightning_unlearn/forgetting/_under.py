@@ -37,6 +37,7 @@ class Under:
             if not isinstance(name, str) or not name or "/" in name:
                 raise ValueError(f"Names of attacks in `under` should be words without `/`. Found {name!r}.")
             check_kind(f"under[{name!r}]", attack, Attack, "Relearn(steps=20)")
+            _refuse_data_of_checks(name, attack)
         check_whole("under_every", self.every)
         if self.retain and not self.attacks:
             raise ValueError(
@@ -54,9 +55,20 @@ class Under:
     @property
     def reach(self) -> int:
         """How many forget micro-batches an attacker may be given; 0 if none needs any."""
-        return _REACH if any(attack.needs_data in ("attack", "forget") for attack in self.each()) else 0
+        return _REACH if any(attack.needs_data in ("attack", "forget", "both") for attack in self.each()) else 0
 
     @property
     def needs_retain(self) -> bool:
         """Whether anything runs on retain data."""
-        return self.retain or any(attack.needs_data == "retain" for attack in self.each())
+        return self.retain or any(attack.needs_data in ("retain", "both") for attack in self.each())
+
+
+def _refuse_data_of_checks(name: str, attack: Attack) -> None:
+    """Refuse an attack on data that a fit does not have: in its loop an attacker has forget and retain batches."""
+    named = {"data": attack.data, "facts": attack.facts, "beside": None if attack.beside == "retain" else attack.beside}
+    for setting, value in named.items():
+        if value is not None:
+            raise ValueError(
+                f"`under[{name!r}]` should take the data of the fit. Found `{setting} = {value!r}`, which is for attacks of "
+                "`RecoveryCheck`. Leave it out."
+            )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -183,12 +183,13 @@ class VantagePoints:
                         retain.append(self._engine.row(self._attackers_loss, self._retain, params, divisor=divisor)[0])
         return _sum(forget), _sum(retain) if retain else [None] * len(params), torch.cat(losses).mean()
 
-    def _data(self, attack: Attack, judged: Sequence[NumberedBatch]) -> list[Any]:
-        given: dict[Any, Callable[[], list[Any]]] = {
+    def _data(self, attack: Attack, judged: Sequence[NumberedBatch]) -> Iterable[Any]:
+        given: dict[Any, Callable[[], Iterable[Any]]] = {
             "attack": self._batches.others,
             "forget": lambda: [*(batch for _, batch in judged), *self._batches.following()],
             "judged": lambda: [batch for _, batch in judged],
             "retain": lambda: list(self._retain),
+            "both": lambda: {"attack": given["forget"](), "beside": given["retain"]()},
         }
         return given[attack.needs_data]() if attack.needs_data else []
 

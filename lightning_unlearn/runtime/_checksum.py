@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lightning_unlearn.runtime._sharding import local, reshard
 
-_BLOCK = 1 << 20
+_BLOCK, _BLOCK_ON_CPU = 1 << 20, 1 << 16
+"""Words that are hashed at once: as many as fit a CPU's cache; elsewhere more, since each block waits for the device."""
 _MIX = -7046029254386353131  # 0x9E3779B97F4A7C15, odd
 
 
@@ -46,10 +47,13 @@ def tensor_checksum(tensor: Tensor) -> int:
     # Bits, not values: NaN would differ from itself, and -0.0 would equal 0.0.
     integers = tensor.contiguous().reshape(-1).view(torch.uint8)
     total = 0
-    for start in range(0, integers.numel(), 8 * _BLOCK):  # in blocks, so that the 64-bit copies stay small
-        block = integers[start : start + 8 * _BLOCK]
+    size = 8 * (_BLOCK_ON_CPU if tensor.device.type == "cpu" else _BLOCK)
+    for start in range(0, integers.numel(), size):  # in blocks, so that the 64-bit copies stay small
+        block = integers[start : start + size]
         words = torch.nn.functional.pad(block, (0, -block.numel() % 8)).view(torch.int64)
-        total += int(_mixed(words + _mixed(torch.arange(start, start + words.numel(), device=words.device))).sum())
+        # By the number of the word, so that the sum does not depend on the size of blocks.
+        places = _mixed_(torch.arange(start // 8, start // 8 + words.numel(), device=words.device))
+        total += int(_mixed_(places.add_(words)).sum())
     return total % (1 << 64)
 
 
@@ -64,7 +68,7 @@ def _scales(network: nn.Module) -> Iterator[Tensor]:
         yield from (holder.SCB for holder in holders if getattr(holder, "SCB", None) is not None)
 
 
-def _mixed(words: Tensor) -> Tensor:
+def _mixed_(words: Tensor) -> Tensor:
     # In a plain sum modulo 2^64, two flips of the highest bit (a sign) cancel. Mixing spreads each bit over the word.
-    words = (words ^ (words >> 30)) * _MIX
-    return words ^ (words >> 27)
+    words.bitwise_xor_(words >> 30).mul_(_MIX)
+    return words.bitwise_xor_(words >> 27)

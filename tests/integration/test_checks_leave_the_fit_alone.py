@@ -23,11 +23,14 @@ from lightning_unlearn import (
     GPTQ,
     Attack,
     BitsAndBytes,
+    ConceptShift,
+    FactSplit,
     GradientAscent,
     Interpolate,
     LatentPerturbation,
     Merge,
     Noise,
+    PassiveRecovery,
     Prune,
     Quantize,
     Recalibrate,
@@ -100,6 +103,10 @@ ATTACKS: dict[str, Any] = {
     "quantize": lambda: Quantize(bits=3, skip=()),
     "relearn_adapter": lambda: Relearn(steps=3, lr=1e-2),
     "relearn_full": lambda: Relearn(steps=3, lr=1e-2, mode="full"),
+    "relearn_some_layers": lambda: Relearn(steps=2, lr=1e-2, mode="full", layers=["4"], data="other", repeats=2),
+    "relearn_some_facts": lambda: Relearn(steps=2, lr=1e-2, facts=FactSplit(by="fact"), order_seed=1),
+    "passive": lambda: PassiveRecovery(0.5, steps=3, lr=1e-2),
+    "concept_shift": lambda: ConceptShift("other", every=1, steps=3, lr=1e-2),
     "recalibrate": Recalibrate,
     "noise": Noise,
     "sharpen": Sharpen,
@@ -180,8 +187,13 @@ def fit(check: RecoveryCheck | None, **kwargs: Any) -> list[str]:
     return [*watch.steps, fingerprint(trainer, module)]
 
 
+PROBES = {"retain": loader(seed=1)}
+
+
 def check_with(attack: str) -> RecoveryCheck:
-    return RecoveryCheck({attack: ATTACKS[attack]()}, every_n_steps=1, probes={"retain": loader(seed=1)})
+    return RecoveryCheck(
+        {attack: ATTACKS[attack]()}, every_n_steps=1, probes=PROBES, attack_data={"other": loader(seed=4)}
+    )
 
 
 @cache
@@ -232,7 +244,7 @@ def test_the_comparison_notices_each_kind_of_state(left_out: Any, monkeypatch: p
     whole = undisturbed("fp32")
     kept = [remember for remember in _isolation.REMEMBERED if remember is not left_out]
     monkeypatch.setattr(_isolation, "REMEMBERED", kept)
-    monkeypatch.setattr("lightning_unlearn.checks._audits_under_attack.checksum", lambda module: 0)
+    monkeypatch.setattr("lightning_unlearn.checks._intact.checksum", lambda module: 0)
     if left_out is _isolation.remember_gradients:
         # Vandal leaves no parameter trainable, so that training itself fails.
         with pytest.raises(RuntimeError, match="does not require grad"):

@@ -23,6 +23,7 @@ from lightning_unlearn import (
     LatentPerturbation,
     Merge,
     Noise,
+    PassiveRecovery,
     Prune,
     Relearn,
     Sharpen,
@@ -53,6 +54,8 @@ ATTACKS: dict[str, Any] = {
     "truncate": lambda: TruncateUpdate(1),
     "sharpen": lambda: Sharpen(0.5),
     "relearn": lambda: Relearn(steps=2, lr=0.01, mode="full"),
+    "layers": lambda: Relearn(steps=2, lr=0.01, mode="full", layers=["2"]),
+    "passive": lambda: PassiveRecovery(0.5, steps=2, lr=0.01, mode="full"),
     "latent": lambda: LatentPerturbation("0", eps=0.5, steps=3),
 }
 
@@ -107,11 +110,12 @@ def attack_shards(rank: int, world_size: int) -> list[str]:
         original = said(network, batch[0])  # after which the root holds a gathered copy
 
         def loss_of(net: nn.Module) -> Any:
-            return lambda own: F.cross_entropy(net(own[0]), own[1])
+            return lambda b: F.cross_entropy(net(b[0]), b[1])
 
+        own: Any = {"attack": [batch], "beside": [(-batch[0], batch[1])]} if make().needs_data == "both" else [batch]
         with (
-            on_whole(whole, batches=[batch], loss=loss_of(whole)) as a,
-            on_shards(network, batches=[batch], loss=loss_of(network)) as b,
+            on_whole(whole, batches=own, loss=loss_of(whole)) as a,
+            on_shards(network, batches=own, loss=loss_of(network)) as b,
         ):
             assert list(a) == list(b)
             attacked = said(network, batch[0])

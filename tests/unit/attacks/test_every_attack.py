@@ -17,10 +17,12 @@ from lightning_unlearn import (
     GPTQ,
     Attack,
     BitsAndBytes,
+    ConceptShift,
     Interpolate,
     LatentPerturbation,
     Merge,
     Noise,
+    PassiveRecovery,
     Prune,
     Quantize,
     Recalibrate,
@@ -40,17 +42,22 @@ ALL_ATTACKS: dict[str, Callable[[], Attack]] = {
     "gguf-q8_0": lambda: GGUF("Q8_0", head=True),
     "gptq": lambda: GPTQ(3, group_size=None, head=True),
     "gptq-cpu": lambda: GPTQ(3, group_size=2, head=True, store="cpu"),
+    "concept-shift": lambda: ConceptShift("swapped", every=1, steps=3, lr=0.1),
     "interpolate": lambda: Interpolate(0.5),
     "latent": lambda: LatentPerturbation("0", eps=0.5, steps=3),
     "merge": lambda: Merge(sibling_file(), 0.5),
     "merge-away": lambda: Merge(sibling_file(), -0.5),
     "noise": lambda: Noise(0.5),
+    "passive-adapter": lambda: PassiveRecovery(0.5, steps=3, lr=0.1),
+    "passive-full": lambda: PassiveRecovery(0.5, steps=3, lr=0.1, mode="full"),
     "prune": lambda: Prune(0.5, head=True),
     "prune-cpu": lambda: Prune(0.5, head=True, store="cpu"),
     "quantize": lambda: Quantize(2, head=True),
     "recalibrate": Recalibrate,
     "relearn-adapter": lambda: Relearn(steps=3, lr=0.1),
     "relearn-full": lambda: Relearn(steps=3, lr=0.1, mode="full"),
+    "relearn-layers": lambda: Relearn(steps=3, lr=0.1, mode="full", layers=["4"]),
+    "relearn-massed": lambda: Relearn(steps=4, lr=0.1, repeats=2, order_seed=1),
     "relearn-cpu": lambda: Relearn(steps=3, lr=0.1, mode="full", store="cpu"),
     "sharpen": lambda: Sharpen(0.5),
     "tokenwise": lambda: TokenwisePerturbation("0", eps=0.5, steps=3),
@@ -73,12 +80,15 @@ def moved(attack: Attack, dtype: torch.dtype = torch.float32) -> nn.Module:
     return net
 
 
-def data(attack: Attack, dtype: torch.dtype = torch.float32) -> list[Any]:
+def data(attack: Attack, dtype: torch.dtype = torch.float32) -> Any:
     own = [(x.to(dtype), y) for x, y in batches()]
+    if attack.needs_data == "both":
+        return {"attack": own, "beside": [(-x, y) for x, y in own]}
     return own[:1] if isinstance(attack, TokenwisePerturbation) else own
 
 
-def said(net: nn.Module, batch: Any) -> Tensor:
+def said(net: nn.Module, own: Any) -> Tensor:
+    batch = (own["attack"] if isinstance(own, dict) else own)[0]
     with torch.no_grad():
         return net.eval()(batch[0])
 
@@ -89,18 +99,18 @@ def said(net: nn.Module, batch: Any) -> Tensor:
 def test_it_changes_what_the_network_says_and_leaves_it_the_same_to_the_bit(name: str, dtype: torch.dtype) -> None:
     attack = ALL_ATTACKS[name]()
     net, own = moved(attack, dtype), data(attack, dtype)
-    before, undisturbed = state(net), said(copy.deepcopy(net), own[0])
+    before, undisturbed = state(net), said(copy.deepcopy(net), own)
     modes = [m.training for m in net.modules()]
     with attack(net, batches=own, loss=loss_of(net)) as points:
         seen = list(points)
-        attacked = said(net, own[0])
+        attacked = said(net, own)
     for module, mode in zip(net.modules(), modes, strict=True):  # `said` set them
         module.training = mode
     assert seen
     assert seen == sorted(seen)
     assert not torch.equal(attacked, undisturbed)
     assert_same_state(before, state(net))
-    assert torch.equal(said(net, own[0]), undisturbed)
+    assert torch.equal(said(net, own), undisturbed)
 
 
 @every_attack
@@ -144,12 +154,12 @@ def test_it_is_the_same_attack_in_validation_too(name: str, mode: Any) -> None:
     net, own = moved(attack), data(attack)
     with attack(net, batches=own, loss=loss_of(net)) as points:
         list(points)
-        expected = said(net, own[0])
+        expected = said(net, own)
     net = moved(attack)
     before = state(net)
     with mode(), attack(net, batches=own, loss=loss_of(net)) as points:
         list(points)
-        seen = said(net, own[0])
+        seen = said(net, own)
     assert torch.equal(seen, expected)
     assert all(torch.equal(a, b) for a, b in zip(before[0], state(net)[0], strict=True))
     assert not any(t.is_inference() for t in [*net.parameters(), *net.buffers()])
@@ -165,7 +175,7 @@ def test_what_is_drawn_is_an_attack_of_its_kind_and_the_same_from_the_same_state
         assert type(drawn) is type(attack)
         with drawn(net, batches=own, loss=loss_of(net)) as points:
             list(points)
-            seen.append(said(net, own[0]))
+            seen.append(said(net, own))
     assert torch.equal(seen[0], seen[1])
     random = isinstance(attack, Noise | Relearn)
     assert random == (not torch.equal(seen[0], seen[2]) or not torch.equal(seen[0], seen[3]))

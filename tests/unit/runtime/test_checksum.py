@@ -28,7 +28,13 @@ class Mixed(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checksum_file, "_BLOCK", 3)
+    monkeypatch.setattr(checksum_file, "_BLOCK_ON_CPU", 3)
+
+
+def test_the_size_of_blocks_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_blocks = checksum(Mixed())
+    monkeypatch.setattr(checksum_file, "_BLOCK_ON_CPU", 1 << 16)
+    assert checksum(Mixed()) == in_blocks
 
 
 def test_every_single_bit_counts() -> None:
