@@ -1,6 +1,5 @@
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -21,6 +20,7 @@ class MinK(KnowledgeMetric):
         k: Share of the tokens, in (0, 1]. MUSE and open-unlearning take 0.4, the authors 0.2.
 
     Example:
+        >>> import torch
         >>> from lightning_unlearn.prediction import KnownLikelihood
         >>> metric = MinK(k=0.5)
         >>> metric.update(KnownLikelihood(torch.tensor([1.0, 4.0, 2.0, 0.0]), torch.tensor([0, 0, 0, 0]), 1))

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_unlearn.audits._base import observations_of
 from lightning_unlearn.data import Probe
@@ -136,5 +135,3 @@ def clusters(probe: Probe, count: int) -> list[str]:
     """The entity of each of ``count`` scores. If there are others than examples, nobody knows whose they are."""
     return probe.clusters if probe.size == count else [f"example {number}" for number in range(count)]
 
-
-Array = NDArray[np.float64]

@@ -1,0 +1,7 @@
+"""Membership: whether a network gives away which examples it was trained on, or was made to forget."""
+
+from lightning_unlearn.audits.membership._blind import BlindBaseline, blind_baseline
+from lightning_unlearn.audits.membership._comparison import Comparison
+from lightning_unlearn.audits.membership._membership import Membership
+
+__all__ = ["BlindBaseline", "Comparison", "Membership", "blind_baseline"]
