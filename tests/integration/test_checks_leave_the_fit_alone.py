@@ -33,7 +33,7 @@ from lightning_unlearn import (
     TruncateUpdate,
     Unlearn,
 )
-from lightning_unlearn.audits import Audit, Measure, Specificity
+from lightning_unlearn.audits import Audit, Measure, Membership, Specificity
 from lightning_unlearn.engine import _isolation
 from lightning_unlearn.observation import Observation
 
@@ -102,6 +102,7 @@ ATTACKS: dict[str, Any] = {
 }
 AUDITS: dict[str, Any] = {
     "measure": Measure,
+    "membership": lambda: Membership(holdout="retain"),
     "specificity": Specificity,
     "vandal": lambda: VandalAudit(),
 }
