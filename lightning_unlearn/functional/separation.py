@@ -14,6 +14,9 @@ Floats = NDArray[np.float64]
 SMALLEST_DENOMINATOR = 0.02
 """PrivLeak divides by ``1 - AUC`` of the control. Below this it says more about the control than about the model."""
 
+_BLOCK = 100
+"""Resamples at a time: their counts take as many times the memory of the scores."""
+
 
 def places(members: ArrayLike, others: ArrayLike) -> Floats:
     r"""For each member, the share of the others that it scores higher than; a tie counts half.
@@ -84,13 +87,16 @@ def auc_interval(
     order = t.argsort()
     below, up_to = (np.searchsorted(t[order], s, side) for side in ("left", "right"))
     generator = np.random.default_rng(seed)
-    values = np.empty(draws)
-    for draw in range(draws):
-        times = np.bincount(generator.integers(number, size=number), minlength=number)[of_s]
-        behind = np.bincount(generator.integers(other_number, size=other_number), minlength=other_number)[of_t[order]]
-        counted = np.concatenate([[0], behind.cumsum()])
-        values[draw] = times @ (counted[below] + counted[up_to]) / (2.0 * times.sum() * counted[-1])
-    low, high = np.quantile(values, [0.025, 0.975])
+    values = []
+    for start in range(0, draws, _BLOCK):
+        block = min(_BLOCK, draws - start)
+        # How often each cluster is drawn, in each resample: as many as there are, with replacement.
+        times, behind = (generator.multinomial(k, np.full(k, 1 / k), size=block) for k in (number, other_number))
+        counted = np.zeros((block, len(t) + 1), dtype=np.int64)
+        behind[:, of_t[order]].cumsum(1, out=counted[:, 1:])
+        won = (times[:, of_s] * (counted[:, below] + counted[:, up_to])).sum(1)
+        values.append(won / (2.0 * times[:, of_s].sum(1) * counted[:, -1]))
+    low, high = np.quantile(np.concatenate(values), [0.025, 0.975])
     return float(low), float(high)
 
 

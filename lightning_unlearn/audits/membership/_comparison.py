@@ -100,7 +100,9 @@ class Comparison:
         )
         for rate in self.false_positive_rates:
             hits = recognised(forget, holdout, rate)
-            (share,) = observations_of(self.both, of_forget, rate_name(rate, name), hits.astype(float).tolist(), **about)
+            (share,) = observations_of(
+                self.both, of_forget, rate_name(rate, name), hits.astype(float).tolist(), **about
+            )
             found.append(replace(share, interval=clopper_pearson(int(hits.sum()), len(hits))))
         return found
 
@@ -134,4 +136,3 @@ def rate_name(rate: float, name: str) -> str:
 def clusters(probe: Probe, count: int) -> list[str]:
     """The entity of each of ``count`` scores. If there are others than examples, nobody knows whose they are."""
     return probe.clusters if probe.size == count else [f"example {number}" for number in range(count)]
-

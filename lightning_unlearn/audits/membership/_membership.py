@@ -15,9 +15,6 @@ from lightning_unlearn.observation import BLIND, Observation
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import Misfit
 
-FEW = 10
-"""With fewer entities the blind baseline may separate two sets by chance, and refuses none."""
-
 
 class Membership(ScoringAudit):
     r"""Whether the network gives away which examples were to go: membership inference against a holdout.
@@ -144,7 +141,7 @@ class Membership(ScoringAudit):
         return [Observation(BLIND, self._compare.both, blind.auc, **about)]  # type: ignore[arg-type]
 
     def _refuse_recognised(self, blind: BlindBaseline | None) -> None:
-        if blind is None or blind.interval is None or blind.entities < FEW or blind.interval[0] <= self.most_blind:
+        if blind is None or blind.interval[0] <= self.most_blind:
             return
         raise Misfit(
             f"`{self.holdout}` should hold examples of the same kind as the forget split: the same form, length and time. "

@@ -57,8 +57,9 @@ def test_the_interval_is_that_of_resampled_clusters_written_out() -> None:
     who = [f"m{i // 3}" for i in range(9)], [f"o{i // 2}" for i in range(8)]
     generator = np.random.default_rng(5)
     values = []
-    for _ in range(200):
-        chosen = [generator.integers(count, size=count) for count in (3, 4)]
+    blocks = [[generator.multinomial(k, [1 / k] * k, size=100) for k in (3, 4)] for _ in range(2)]
+    for times, behind in (pair for block in blocks for pair in zip(*block, strict=True)):
+        chosen = [np.repeat(np.arange(len(counts)), counts) for counts in (times, behind)]
         values.append(
             by_pairs(
                 np.concatenate([members[3 * c : 3 * c + 3] for c in chosen[0]]),
