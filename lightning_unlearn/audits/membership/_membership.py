@@ -113,8 +113,8 @@ class Membership(ScoringAudit):
         for name, metric in self._given.items():
             if metric.needs_logits and not readout.gives_logits:
                 raise Misfit(
-                    f"`{type(metric).__name__}`, the score `{name}`, should get logits. Found `{readout!r}`, which gives the "
-                    "loss of `training_step` and nothing else. Leave `scores` out, or write a `Readout` of your own."
+                    f"`{type(metric).__name__}`, the score `{name}`, should get logits. Found `{readout!r}`, which gives "
+                    "the loss of `training_step` and nothing else. Leave `scores` out, or write a `Readout` of your own."
                 )
         return self._given
 

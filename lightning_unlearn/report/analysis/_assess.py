@@ -8,6 +8,7 @@ from lightning_unlearn.report.analysis._environment import environment
 from lightning_unlearn.report.analysis._headline import adversary_words, deployment_words, failed_attacks
 from lightning_unlearn.report.analysis._leading_metrics import headline_metric, utility_metric
 from lightning_unlearn.report.analysis._limits import limits
+from lightning_unlearn.report.analysis._membership import membership_rows
 from lightning_unlearn.report.analysis._observation_index import ObservationIndex
 from lightning_unlearn.report.analysis._utility import LOSS
 from lightning_unlearn.report.analysis._worst import strongest
@@ -78,6 +79,7 @@ def assess(
     assessment = Assessment(index, utility, Bootstrap(draws, seed), restored, floors or {}, interrupted)
     levels, gates = assessment.levels(), assessment.gates()
     recoveries = assessment.recoveries(gates)
+    membership = membership_rows(index, assessment.bootstrap)
     leading = [recovery for recovery in recoveries if recovery.metric == headline]
     return RobustnessReport(
         run={**environment(), **(run or {})},
@@ -88,7 +90,10 @@ def assess(
         levels=levels,
         gates=gates,
         recoveries=recoveries,
-        summary=_summary(index, headline, utility, leading, interrupted),
+        summary={
+            **_summary(index, headline, utility, leading, interrupted),
+            **({"membership": membership} if membership else {}),
+        },
         warnings=[*warnings, *limits(index, levels, gates, leading)],
         config=config,
         definitions=dict(definitions or {}),

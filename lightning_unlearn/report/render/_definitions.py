@@ -62,7 +62,8 @@ DEFINITIONS = {
         "warning). G5: the attack was run on the final model. G6: the attack left no trace in the weights. G7: "
         "specificity is above chance. G8: the run was not ended before its time, and no attack and no audit failed on the "
         "final model. G9, of attacks that round or change single weights: they reached half of the weights that they are "
-        "for (embeddings, and an output head left in full, are not counted)."
+        "for (embeddings, and an output head left in full, are not counted). G10: nobody can tell from the model which "
+        "examples were to go (if one can: a warning)."
     ),
 }
 

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom, binomtest, mannwhitneyu
+from scipy.stats import binom, binomtest, mannwhitneyu, norm
+from scipy.stats import t as student
 from torchmetrics.functional.classification import binary_auroc, binary_roc
 
 from lightning_unlearn.functional.separation import (
@@ -53,11 +54,11 @@ def by_pairs(members: np.ndarray, others: np.ndarray) -> float:
 
 def test_the_interval_is_that_of_resampled_clusters_written_out() -> None:
     """Each resample as lists of examples, compared pair by pair."""
-    members, others = drawn(1, n=9, m=8)
-    who = [f"m{i // 3}" for i in range(9)], [f"o{i // 2}" for i in range(8)]
+    members, others = drawn(1, n=18, m=10)
+    who = [f"m{i // 3}" for i in range(18)], [f"o{i // 2}" for i in range(10)]
     generator = np.random.default_rng(5)
     values = []
-    blocks = [[generator.multinomial(k, [1 / k] * k, size=100) for k in (3, 4)] for _ in range(2)]
+    blocks = [[generator.multinomial(k, [1 / k] * k, size=100) for k in (6, 5)] for _ in range(2)]
     for times, behind in (pair for block in blocks for pair in zip(*block, strict=True)):
         chosen = [np.repeat(np.arange(len(counts)), counts) for counts in (times, behind)]
         values.append(
@@ -66,12 +67,17 @@ def test_the_interval_is_that_of_resampled_clusters_written_out() -> None:
                 np.concatenate([others[2 * c : 2 * c + 2] for c in chosen[1]]),
             )
         )
-    expected = np.quantile(values, [0.025, 0.975]).tolist()
+    # Wider than 2.5 % at each end, as Student's distribution is.
+    tail = norm.sf(student.ppf(0.975, 4) * (5 / 4) ** 0.5)
+    expected = np.quantile(values, [tail, 1 - tail]).tolist()
     assert auc_interval(members, others, who, draws=200, seed=5) == pytest.approx(expected)
 
 
-def test_one_cluster_has_no_interval() -> None:
-    assert auc_interval([1.0, 2.0], [0.0, 1.5], (["a", "a"], ["b", "c"])) is None
+def test_few_clusters_are_left_out_of_account_and_one_example_has_no_interval() -> None:
+    members, others = drawn(2, n=8, m=8)
+    few, each = [f"{i // 2}" for i in range(8)], [f"{i}" for i in range(8)]
+    assert auc_interval(members, others, (few, few)) == auc_interval(members, others, (each, each))
+    assert auc_interval([1.0], [0.0, 1.5], (["a"], ["b", "c"])) is None
 
 
 def test_sets_that_do_not_overlap_are_not_certain() -> None:
@@ -96,11 +102,12 @@ def covers(truth: float, seed: int, *, shift: float, entities: int = 30, each: i
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("entities", [8, 30])
 @pytest.mark.parametrize("shift", [0.0, 1.5])
-def test_intervals_cover_the_truth_about_as_often_as_they_say(shift: float) -> None:
+def test_intervals_cover_the_truth_about_as_often_as_they_say(shift: float, entities: int) -> None:
     truth = 0.5 * (1 + math.erf(shift / math.sqrt(2 * 2) / math.sqrt(2)))  # two normals of variance 2
     trials = 300
-    hits = sum(covers(truth, seed, shift=shift) for seed in range(trials))
+    hits = sum(covers(truth, seed, shift=shift, entities=entities) for seed in range(trials))
     # 99 % of the counts that a coverage of 92 % to 97 % gives.
     assert binom.ppf(0.005, trials, 0.92) <= hits <= binom.ppf(0.995, trials, 0.97)
 
