@@ -7,12 +7,13 @@ from lightning_unlearn.audits._measure import Measure
 from lightning_unlearn.audits._scoring_audit import Scores, ScoringAudit, SharedScores
 from lightning_unlearn.audits._specificity import Specificity
 from lightning_unlearn.audits._states import read_states, stacked_states
-from lightning_unlearn.audits.membership import Membership
+from lightning_unlearn.audits.membership import GradientNorm, Membership
 
 __all__ = [
     "Audit",
     "Decodability",
     "Generation",
+    "GradientNorm",
     "Measure",
     "Membership",
     "Scores",

@@ -33,7 +33,7 @@ from lightning_unlearn import (
     TruncateUpdate,
     Unlearn,
 )
-from lightning_unlearn.audits import Audit, Measure, Membership, Specificity
+from lightning_unlearn.audits import Audit, GradientNorm, Measure, Membership, Specificity
 from lightning_unlearn.engine import _isolation
 from lightning_unlearn.observation import Observation
 
@@ -103,6 +103,7 @@ ATTACKS: dict[str, Any] = {
 AUDITS: dict[str, Any] = {
     "measure": Measure,
     "membership": lambda: Membership(holdout="retain"),
+    "gradient_norm": lambda: GradientNorm(holdout="retain"),
     "specificity": Specificity,
     "vandal": lambda: VandalAudit(),
 }
