@@ -56,6 +56,8 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
         probe: How forgetting is measured. Defaults to the forget data.
         attack: What an attacker has to relearn from. Defaults to the forget data: the strongest attack, but the network
             may learn them afresh instead of remembering them. Say so in a report, or give other data about the same things.
+        probes: Further data on which knowledge is measured, by the name of their split: ``{"holdout": ...}`` are examples of
+            the same kind that nobody was trained on, for :class:`Membership`.
         order: Which retain rows go with which forget rows, and how long an epoch is: see :class:`RandomOrder`,
             :class:`CyclicOrder`, :class:`SequentialOrder`. Where a loader has ``drop_last=True``, whole batches of both are
             visited. With an order, a fit that is resumed inside an epoch goes on where it was; a plain ``DataLoader``
@@ -82,13 +84,20 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
         attack: DataSource | None = None,
         order: Order | None = None,
         seed: int = 0,
+        probes: dict[str, DataSource] | None = None,
     ) -> None:
         super().__init__()
+        if taken := {"forget", "retain"} & set(probes or {}):
+            raise ValueError(
+                f"`probes` should name further splits, such as `holdout`. Found `{'`, `'.join(sorted(taken))}`: give what "
+                "is asked of the forget data as `probe`."
+            )
         if order is not None:
             check_kind("order", order, Order, example="RandomOrder()")
         self.retain, self.forget = OpenedSource(retain, "retain"), OpenedSource(forget, "forget")
         self.probe = self.forget if probe is None else OpenedSource(probe, "probe")
         self.attack = self.forget if attack is None else OpenedSource(attack, "attack")
+        self.probes = {name: OpenedSource(source, name) for name, source in (probes or {}).items()}
         self.order = order
         self._prepared = False  # whether `order.prepare` was called since the last `setup`
         self.seed = seed
@@ -102,7 +111,7 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
     @property
     def parts(self) -> list[OpenedSource]:
         """The distinct parts."""
-        return list(dict.fromkeys([self.retain, self.forget, self.probe, self.attack]))
+        return list(dict.fromkeys([self.retain, self.forget, self.probe, self.attack, *self.probes.values()]))
 
     @property
     def batch_size(self) -> Any:
@@ -158,10 +167,11 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
         return None if self.order is None else self._rows_by_epoch(self.order, "forget")
 
     def probe_dataloaders(self) -> dict[str, Iterable[Any]]:
-        """The data on which knowledge is measured, by split: probe data, as ``forget``, and retain data."""
+        """The data on which knowledge is measured, by split: probe data, as ``forget``, retain data, and ``probes``."""
         # In order and with nothing dropped (where the rows are known), whatever the loaders do in training: each example
         # is measured once.
-        return {"forget": in_order(self.probe.loader()), "retain": in_order(self.retain.loader())}
+        parts = {"forget": self.probe, "retain": self.retain, **self.probes}
+        return {split: in_order(part.loader()) for split, part in parts.items()}
 
     def attack_dataloader(self) -> Iterable[Any]:
         """The data that an attacker relearns from."""

@@ -7,6 +7,7 @@ from typing_extensions import override
 from lightning_unlearn.audits._scoring_audit import Scores, ScoringAudit
 from lightning_unlearn.audits.membership._blind import BlindBaseline, blind_baseline
 from lightning_unlearn.audits.membership._comparison import Comparison
+from lightning_unlearn.audits.membership._logits import refuse_without_logits
 from lightning_unlearn.data import Probe
 from lightning_unlearn.functional.settings import check_between, check_named
 from lightning_unlearn.metrics import KnowledgeMetric, Loss, MinK, MinKPlusPlus, TokenNLL, ZlibRatio
@@ -35,16 +36,14 @@ class Membership(ScoringAudit):
     that differ, such as articles from before and after a date, are told apart without any model. So a classifier that sees
     tokens and lengths only is tested on both first (``blind_auc``), and a holdout that it recognises is refused.
 
-    The holdout is a split among the probes, in code or in YAML::
+    It is a split among the probes, in code or in YAML: ``RecoveryCheck(probes={"holdout": ...})``, or
+    ``ForgetRetainData(probes={"holdout": ...})``, or what another datamodule's ``probe_dataloaders`` gives::
 
-        RecoveryCheck(audits=[Measure(), Membership()], probes={"holdout": QuestionAnswerData(...)})
-
-        probes:
-          holdout:
-            class_path: lightning_unlearn.QuestionAnswerData
-            init_args: ...
-
-    or one of those that a datamodule's ``probe_dataloaders`` gives.
+        recovery:
+          probes:
+            holdout:
+              class_path: lightning_unlearn.QuestionAnswerData
+              init_args: {records: {path: never_trained_on.jsonl}, encoding: {tokenizer: ...}}
 
     Args:
         scores: By name. Defaults to ``loss``, ``zlib``, ``min_k`` and ``min_k_plus_plus``; to ``loss`` alone where the
@@ -110,12 +109,7 @@ class Membership(ScoringAudit):
         if self._given is None:
             self._seen = self._likelihoods if readout.gives_logits else self._own_loss
             return self._seen
-        for name, metric in self._given.items():
-            if metric.needs_logits and not readout.gives_logits:
-                raise Misfit(
-                    f"`{type(metric).__name__}`, the score `{name}`, should get logits. Found `{readout!r}`, which gives "
-                    "the loss of `training_step` and nothing else. Leave `scores` out, or write a `Readout` of your own."
-                )
+        refuse_without_logits(self._given, readout)
         return self._given
 
     @override
