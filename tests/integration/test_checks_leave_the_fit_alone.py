@@ -33,7 +33,7 @@ from lightning_unlearn import (
     TruncateUpdate,
     Unlearn,
 )
-from lightning_unlearn.audits import Audit, GradientNorm, Measure, Membership, Specificity
+from lightning_unlearn.audits import AnswerRank, Audit, GradientNorm, Measure, Membership, Specificity
 from lightning_unlearn.engine import _isolation
 from lightning_unlearn.observation import Observation
 
@@ -104,6 +104,7 @@ AUDITS: dict[str, Any] = {
     "measure": Measure,
     "membership": lambda: Membership(holdout="retain"),
     "gradient_norm": lambda: GradientNorm(holdout="retain"),
+    "answer_rank": lambda: AnswerRank(alternates=2, holdout="retain"),
     "specificity": Specificity,
     "vandal": lambda: VandalAudit(),
 }

@@ -1,9 +1,10 @@
 """Membership: whether a network gives away which examples it was trained on, or was made to forget."""
 
+from lightning_unlearn.audits.membership._answer_rank import AnswerRank
 from lightning_unlearn.audits.membership._blind import BlindBaseline, blind_baseline
 from lightning_unlearn.audits.membership._comparison import Comparison
 from lightning_unlearn.audits.membership._dose_response import DoseResponse
 from lightning_unlearn.audits.membership._gradient_norm import GradientNorm
 from lightning_unlearn.audits.membership._membership import Membership
 
-__all__ = ["BlindBaseline", "Comparison", "DoseResponse", "GradientNorm", "Membership", "blind_baseline"]
+__all__ = ["AnswerRank", "BlindBaseline", "Comparison", "DoseResponse", "GradientNorm", "Membership", "blind_baseline"]

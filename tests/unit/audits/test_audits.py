@@ -14,7 +14,16 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_unlearn import Encoding, FileRecords, QuestionAnswerData, TinyCausalLM
-from lightning_unlearn.audits import Audit, Generation, GradientNorm, Measure, Membership, SharedScores, Specificity
+from lightning_unlearn.audits import (
+    AnswerRank,
+    Audit,
+    Generation,
+    GradientNorm,
+    Measure,
+    Membership,
+    SharedScores,
+    Specificity,
+)
 from lightning_unlearn.data import Probe, load_probe
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization
@@ -26,6 +35,7 @@ AUDITS: dict[str, Callable[[], Audit]] = {
     "measure": Measure,
     "membership": Membership,
     "gradient_norm": GradientNorm,
+    "answer_rank": lambda: AnswerRank(alternates=99),
     "generation": lambda: Generation("bundled", max_new_tokens=5),
     "specificity": lambda: Specificity(alternates=99),  # all others, so that the order of the data decides nothing
 }
