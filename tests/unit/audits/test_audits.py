@@ -17,6 +17,7 @@ from lightning_unlearn import Encoding, FileRecords, QuestionAnswerData, TinyCau
 from lightning_unlearn.audits import (
     AnswerRank,
     Audit,
+    Familiarity,
     Generation,
     GradientNorm,
     Measure,
@@ -35,6 +36,7 @@ AUDITS: dict[str, Callable[[], Audit]] = {
     "measure": Measure,
     "membership": Membership,
     "gradient_norm": GradientNorm,
+    "familiarity": lambda: Familiarity(stored="holdout"),
     "answer_rank": lambda: AnswerRank(alternates=99),
     "generation": lambda: Generation("bundled", max_new_tokens=5),
     "specificity": lambda: Specificity(alternates=99),  # all others, so that the order of the data decides nothing
