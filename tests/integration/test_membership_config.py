@@ -18,6 +18,7 @@ HOLDOUT = {
         "encoding": {"tokenizer": "bundled"},
     },
 }
+RETAIN = {"init_args": {"retain": {"init_args": {"records": {"rows": [0, 60]}}}}}
 WHERE = {
     "check": {"recovery": {"probes": {"holdout": HOLDOUT}}},
     "datamodule": {"data": {"init_args": {"probes": {"holdout": HOLDOUT}}}},
@@ -40,6 +41,7 @@ def test_a_holdout_from_yaml_is_compared_with_the_forget_set(
         "trainer": {"max_epochs": 1, "limit_train_batches": 1},
         **WHERE[where],
     }
+    mine["data"] = {"init_args": {**RETAIN["init_args"], **mine.get("data", {}).get("init_args", {})}}
     mine["recovery"] = {"audits": AUDITS, **mine.get("recovery", {})}
     Path("mine.yaml").write_text(yaml.safe_dump(mine))
     main(["fit", "--config", "mine.yaml"])

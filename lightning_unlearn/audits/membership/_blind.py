@@ -126,11 +126,12 @@ def _features(exchanges: Sequence[Exchange]) -> Array:
 def _fits(features: Array, folds: Numbers) -> list[tuple[Flags, Array]]:
     """For each fold, which examples are in it, and the matrix from labels of the others to predictions for it."""
     similar = features @ features.T
-    found = []
+    found: list[tuple[Flags, Array]] = []
     for fold in np.unique(folds):
-        out = folds == fold
+        out: Flags = folds == fold
         inner, across = similar[np.ix_(~out, ~out)], similar[np.ix_(out, ~out)]
-        found.append((out, np.linalg.solve(inner + np.eye(len(inner)), across.T).T))
+        fit: Array = np.linalg.solve(inner + np.eye(len(inner)), across.T).T.astype(np.float64)
+        found.append((out, fit))
     return found
 
 

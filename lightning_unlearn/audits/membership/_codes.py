@@ -66,7 +66,8 @@ class Codes:
         """The winners, ``[n, L, Q]``."""
         above = (states.values - self.mean) / self.scale
         whole = above.shape[-1] // self.units * self.units
-        return above[..., :whole].unflatten(-1, (-1, self.units)).argmax(-1).to(torch.int16)
+        modules = above[..., :whole].reshape(*above.shape[:-1], -1, self.units)
+        return modules.argmax(-1).to(torch.int16)
 
 
 def overlap_with_closest(codes: Tensor, who: Sequence[str], stored: Tensor, whose: Sequence[str]) -> Tensor:

@@ -77,7 +77,7 @@ class DoseResponse(ScoringAudit):
 
     @override
     def definitions(self) -> dict[str, str]:
-        words = {}
+        words: dict[str, str] = {}
         for name, metric in self._scores.items():
             by = f"Judged by: {metric.in_words[0].lower()}{metric.in_words[1:]}"
             words |= {

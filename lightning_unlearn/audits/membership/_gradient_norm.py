@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class GradientNorm(Audit):
 
 
 def _norms(
-    network: nn.Module, readout: Readout, probe: Probe, engine: GradientEngine, params: list[Tensor]
+    network: nn.Module, readout: Readout, probe: Probe, engine: GradientEngine, params: Sequence[Tensor]
 ) -> Iterator[float]:
     """One for each example that has an answer."""
     read = 0

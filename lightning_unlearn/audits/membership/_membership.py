@@ -8,6 +8,7 @@ from lightning_unlearn.audits._scoring_audit import Scores, ScoringAudit
 from lightning_unlearn.audits.membership._blind import BlindBaseline, blind_baseline
 from lightning_unlearn.audits.membership._comparison import Comparison
 from lightning_unlearn.audits.membership._logits import refuse_without_logits
+from lightning_unlearn.audits.membership._trained_on import refuse_trained_on
 from lightning_unlearn.data import Probe
 from lightning_unlearn.functional.settings import check_between, check_named
 from lightning_unlearn.metrics import KnowledgeMetric, Loss, MinK, MinKPlusPlus, TokenNLL, ZlibRatio
@@ -55,7 +56,8 @@ class Membership(ScoringAudit):
             none.
 
     Raises:
-        Misfit: If there is no holdout, or the blind classifier recognises it. It ends the fit before the first step.
+        Misfit: If there is no holdout, it shares examples with the forget or the retain split, or the blind classifier
+            recognises it. It ends the fit before the first step.
 
     Example:
         >>> sorted(Membership({"loss": TokenNLL()}, false_positive_rates=[0.01]).definitions())
@@ -115,6 +117,8 @@ class Membership(ScoringAudit):
     @override
     def conclude(self, scores: Mapping[str, Scores], probes: Mapping[str, Probe]) -> list[Observation]:
         self._compare.refuse_missing(probes, "Membership")
+        if not self._blind:  # at the first look; later ones may be in the words of an attack by prompt
+            refuse_trained_on(self.holdout, probes)
         found = self._seen_blindly(probes["forget"], probes[self.holdout])
         for name, metric in (self._given or self._seen).items():
             of_splits = {split: of_split[name] for split, of_split in scores.items()}
@@ -124,7 +128,6 @@ class Membership(ScoringAudit):
     def _seen_blindly(self, forget: Probe, holdout: Probe) -> list[Observation]:
         key = forget.content_hash, holdout.content_hash
         if key not in self._blind:
-            # Refused at the first look only: later ones may be in the words of an attack by prompt.
             is_first = not self._blind
             self._blind[key] = blind_baseline(forget, holdout)
             if is_first:

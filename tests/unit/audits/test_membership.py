@@ -192,6 +192,15 @@ def test_a_holdout_is_judged_once_and_not_in_the_words_of_an_attack() -> None:
     assert max(o.value for o in found if o.metric == "blind_auc") > 0.9  # said, and not refused
 
 
+@pytest.mark.parametrize("split", ["forget", "retain"])
+def test_a_holdout_that_was_trained_on_is_refused(split: str) -> None:
+    empty = {name: {"loss": [1.0] * 60} for name in ("forget", "holdout")}
+    of = {"forget": texts(0), "holdout": texts(1), "retain": texts(2)}
+    of[split].exchanges[7] = of["holdout"].exchanges[8]  # type: ignore[index]
+    with pytest.raises(Misfit, match=rf"that nobody was trained on. Found 1 of 60 that are in `{split}` as well"):
+        Membership({"loss": TokenNLL()}).conclude(empty, of)
+
+
 def test_few_entities_are_not_enough_to_refuse_and_one_is_not_enough_to_judge() -> None:
     assert blind_baseline(texts(0, entities=1), texts(1)) is None
     assert blind_baseline(replace(texts(0), exchanges=None), texts(1)) is None
