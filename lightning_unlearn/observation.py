@@ -17,6 +17,12 @@ NOT_ATTACKED = "none"
 SHARE_REACHED = "share_reached"
 """Key in an ``attack_config``: the share of the weights that the attack reached, from 0 to 1."""
 
+MEMBERSHIP = "membership_auc_"
+"""Beginning of the names of metrics that say how well what must go is told from examples that nobody was trained on."""
+
+BLIND = "blind_auc"
+"""Name of the metric that says the same of a classifier that never saw the model."""
+
 
 def strength(point: float, unit: str) -> str:
     """The strength of an attack in words: a unit in the plural is counted, any other one is a name.

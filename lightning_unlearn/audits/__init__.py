@@ -8,13 +8,19 @@ from lightning_unlearn.audits._measure import Measure
 from lightning_unlearn.audits._scoring_audit import Scores, ScoringAudit, SharedScores
 from lightning_unlearn.audits._specificity import Specificity
 from lightning_unlearn.audits._states import read_states, stacked_states
+from lightning_unlearn.audits.membership import AnswerRank, DoseResponse, Familiarity, GradientNorm, Membership
 
 __all__ = [
+    "AnswerRank",
     "Audit",
     "BucketFlips",
     "Decodability",
+    "DoseResponse",
+    "Familiarity",
     "Generation",
+    "GradientNorm",
     "Measure",
+    "Membership",
     "Scores",
     "ScoringAudit",
     "SharedScores",

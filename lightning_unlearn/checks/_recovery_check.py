@@ -64,7 +64,8 @@ class RecoveryCheck(ObservingCallback):
         every_n_steps: Check after every n-th optimizer step as well; 0 for none of them.
         readout: How to run the network. Defaults to what fits the module, as in :class:`Unlearn`.
         probes: Data for the audits, by split. ``forget`` and ``retain`` default to the datamodule's probes, else to the
-            forget data and the first batches of what the fit trains on.
+            forget data and the first batches of what the fit trains on. ``holdout``, examples of the same kind that nobody
+            was trained on, is what :class:`Membership` compares with.
         attack_data: Data that an attacker relearns from. Defaults to the datamodule's attack data, else to the forget data.
             Several by name, ``{"paraphrase": data, ...}``, beside that default are for attacks that say which they take:
             ``Relearn(data="paraphrase")``. Names of the datamodule's, ``ForgetRetainData(attack={...})``, can be said, too.

@@ -57,6 +57,8 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
         attack: What an attacker has to relearn from. Defaults to the forget data: the strongest attack, but the network
             may learn them afresh instead of remembering them. Say so in a report, or give other data about the same things.
             Several by name, ``{"paraphrase": data, ...}``, are for attacks that say which: ``Relearn(data="paraphrase")``.
+        probes: Further data on which knowledge is measured, by the name of their split: ``{"holdout": ...}`` are examples of
+            the same kind that nobody was trained on, for :class:`Membership`.
         order: Which retain rows go with which forget rows, and how long an epoch is: see :class:`RandomOrder`,
             :class:`CyclicOrder`, :class:`SequentialOrder`. Where a loader has ``drop_last=True``, whole batches of both are
             visited. With an order, a fit that is resumed inside an epoch goes on where it was; a plain ``DataLoader``
@@ -83,8 +85,14 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
         attack: DataSource | dict[str, DataSource] | None = None,
         order: Order | None = None,
         seed: int = 0,
+        probes: dict[str, DataSource] | None = None,
     ) -> None:
         super().__init__()
+        if taken := {"forget", "retain"} & set(probes or {}):
+            raise ValueError(
+                f"`probes` should name further splits, such as `holdout`. Found `{'`, `'.join(sorted(taken))}`: give what "
+                "is asked of the forget data as `probe`."
+            )
         if order is not None:
             check_kind("order", order, Order, example="RandomOrder()")
         self.retain, self.forget = OpenedSource(retain, "retain"), OpenedSource(forget, "forget")
@@ -92,6 +100,7 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
         named = sources_by_name(attack)
         self.attack = self.forget if attack is None or named else OpenedSource(attack, "attack")
         self.named_attacks = {name: OpenedSource(source, f"`{name}` attack") for name, source in named.items()}
+        self.probes = {name: OpenedSource(source, name) for name, source in (probes or {}).items()}
         self.order = order
         self._prepared = False  # whether `order.prepare` was called since the last `setup`
         self.seed = seed
@@ -105,7 +114,8 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
     @property
     def parts(self) -> list[OpenedSource]:
         """The distinct parts."""
-        return list(dict.fromkeys([self.retain, self.forget, self.probe, self.attack, *self.named_attacks.values()]))
+        further = [*self.named_attacks.values(), *self.probes.values()]
+        return list(dict.fromkeys([self.retain, self.forget, self.probe, self.attack, *further]))
 
     @property
     def batch_size(self) -> Any:
@@ -161,10 +171,11 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
         return None if self.order is None else self._rows_by_epoch(self.order, "forget")
 
     def probe_dataloaders(self) -> dict[str, Iterable[Any]]:
-        """The data on which knowledge is measured, by split: probe data, as ``forget``, and retain data."""
+        """The data on which knowledge is measured, by split: probe data, as ``forget``, retain data, and ``probes``."""
         # In order and with nothing dropped (where the rows are known), whatever the loaders do in training: each example
         # is measured once.
-        return {"forget": in_order(self.probe.loader()), "retain": in_order(self.retain.loader())}
+        parts = {"forget": self.probe, "retain": self.retain, **self.probes}
+        return {split: in_order(part.loader()) for split, part in parts.items()}
 
     def attack_dataloader(self) -> Iterable[Any]:
         """The data that an attacker relearns from."""

@@ -71,3 +71,29 @@ def place_in_example(example: Tensor) -> Tensor:
     first = torch.searchsorted(grouped, grouped)  # index in `grouped` of the first row of the same example
     place = torch.arange(len(example), device=example.device) - first
     return torch.empty_like(place).scatter(0, order, place)
+
+
+def mean_of_lowest(values: Tensor, example: Tensor, batch_size: int, share: float) -> Tensor:
+    """Mean of the lowest values of each example: a share of its rows, rounded down, and at least one.
+
+    Args:
+        values: One value per row, ``[N]``.
+        example: Which example of the batch a row belongs to, ``[N]``, in ``[0, batch_size)``.
+        batch_size: Number of examples, ``B``.
+        share: In [0, 1].
+
+    Returns:
+        ``[B]``; an example without rows gets 0.
+
+    Example:
+        >>> mean_of_lowest(torch.tensor([1.0, -1.0, -3.0, 5.0]), torch.tensor([0, 0, 0, 1]), 2, share=0.7)
+        tensor([-2.,  5.])
+    """
+    order = values.argsort(stable=True)
+    rank = torch.empty_like(order).scatter(0, order, place_in_example(example[order]))
+    # A small part is added: a share such as 0.29 of 100 rows is a little less than 29.
+    rows = torch.bincount(example, minlength=batch_size)
+    taken = (rows.double() * share + 1e-9).floor().clamp_min(1)
+    low = rank < taken[example]
+    total = sum_per_example(torch.where(low, values, 0.0), example, batch_size)
+    return total / taken.to(total.dtype)

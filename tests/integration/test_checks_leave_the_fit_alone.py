@@ -42,6 +42,7 @@ from lightning_unlearn import (
     Wanda,
 )
 from lightning_unlearn.audits import Audit, BucketFlips, Measure, Specificity
+from lightning_unlearn.audits import AnswerRank, Audit, GradientNorm, Measure, Membership, Specificity
 from lightning_unlearn.engine import _isolation
 from lightning_unlearn.observation import Observation
 
@@ -125,6 +126,9 @@ ATTACKS: dict[str, Any] = {
 }
 AUDITS: dict[str, Any] = {
     "measure": Measure,
+    "membership": lambda: Membership(holdout="retain"),
+    "gradient_norm": lambda: GradientNorm(holdout="retain"),
+    "answer_rank": lambda: AnswerRank(alternates=2, holdout="retain"),
     "specificity": Specificity,
     "bucket_flips": BucketFlips,
     "vandal": lambda: VandalAudit(),

@@ -7,6 +7,7 @@ from lightning_unlearn.report.analysis._bootstrap import Bootstrap
 from lightning_unlearn.report.analysis._environment import environment
 from lightning_unlearn.report.analysis._leading_metrics import headline_metric, utility_metric
 from lightning_unlearn.report.analysis._limits import limits
+from lightning_unlearn.report.analysis._membership import membership_rows
 from lightning_unlearn.report.analysis._observation_index import ObservationIndex
 from lightning_unlearn.report.analysis._summary import summary
 from lightning_unlearn.report.schema import RobustnessReport
@@ -75,6 +76,7 @@ def assess(
     assessment = Assessment(index, utility, Bootstrap(draws, seed), restored, floors or {}, interrupted)
     levels, gates = assessment.levels(), assessment.gates()
     recoveries = assessment.recoveries(gates)
+    membership = membership_rows(index, assessment.bootstrap)
     leading = [recovery for recovery in recoveries if recovery.metric == headline]
     return RobustnessReport(
         run={**environment(), **(run or {})},
@@ -85,7 +87,10 @@ def assess(
         levels=levels,
         gates=gates,
         recoveries=recoveries,
-        summary=summary(assessment, headline, recoveries),
+        summary={
+            **summary(assessment, headline, recoveries),
+            **({"membership": membership} if membership else {}),
+        },
         warnings=[*warnings, *limits(index, levels, gates, leading)],
         config=config,
         definitions=dict(definitions or {}),

@@ -22,6 +22,7 @@ from lightning_unlearn.report.analysis._gates import (
     gate_specificity,
     gate_utility,
 )
+from lightning_unlearn.report.analysis._membership import membership_gates
 from lightning_unlearn.report.analysis._observation_index import SPECIFICITY, ObservationIndex
 from lightning_unlearn.report.analysis._utility import price_of
 from lightning_unlearn.report.analysis._worst import mark_worst
@@ -67,6 +68,7 @@ class Assessment:
         """Every gate: those of all numbers first, then those of each attack."""
         general = [self._utility_gate(), gate_restored(self.restored), *map(self._gap_gate, self.index.metrics)]
         general += gate_complete(self.index.standing, self.interrupted)
+        general += membership_gates(self.index, self.bootstrap)
         return general + [gate for attack in self.index.attacks for gate in self._gates_of(attack)]
 
     def recoveries(self, gates: Sequence[Gate]) -> list[Recovery]:

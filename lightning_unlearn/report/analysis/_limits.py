@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from lightning_unlearn.report.analysis._bootstrap import OVER_ENTITIES, OVER_ROWS
+from lightning_unlearn.report.analysis._membership import membership_limits
 from lightning_unlearn.report.analysis._observation_index import ObservationIndex
 from lightning_unlearn.report.analysis._parts import EXACT_OVER_ROWS
 from lightning_unlearn.report.analysis._worst import strongest
@@ -32,6 +33,7 @@ def limits(
         *_not_finite(recoveries),
         *_warnings(gates),
         *_partial(index),
+        *membership_limits(index),
         *_of_observations(index, levels),
         "One training run: intervals cover the choice of examples, not the randomness of training.",
     ]

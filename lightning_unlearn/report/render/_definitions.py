@@ -65,7 +65,8 @@ DEFINITIONS = {
         "specificity is above chance. G8: the run was not ended before its time, and no attack and no audit failed on the "
         "final model. G9, of attacks that round or change single weights: they reached half of the weights that they are "
         "for (embeddings, and an output head left in full, are not counted). G10, of adversaries: the attack changed what "
-        "the model says; one without effect shows nothing."
+        "the model says; one without effect shows nothing. G11: nobody can tell from the model which "
+        "examples were to go (if one can: a warning)."
     ),
     "q-value": (
         "The chance of being wrong, over all attacks: of the attacks with a q-value up to 5 %, one in twenty is expected to "

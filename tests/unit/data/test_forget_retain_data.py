@@ -347,3 +347,18 @@ def test_a_fit_draws_the_same_random_numbers_with_and_without_forget_data() -> N
 
     forget = loader(seed=2, shuffle=True)
     assert drawn([Unlearn(GradientAscent(), forget=forget)]) == drawn([])
+
+
+def test_further_probes_are_splits_of_their_own_in_order_and_nothing_is_renamed() -> None:
+    data = ForgetRetainData(
+        retain=numbered(4),
+        forget=numbered(2),
+        probes={"holdout": DataLoader(range(7, 12), 2, shuffle=True, drop_last=True)},
+    )
+    data.prepare_data()
+    data.setup("fit")
+    splits = data.probe_dataloaders()
+    assert list(splits) == ["forget", "retain", "holdout"]
+    assert rows(splits["holdout"]) == [7, 8, 9, 10, 11]
+    with pytest.raises(ValueError, match=r"`probes` should name further splits, such as `holdout`. Found `forget`"):
+        ForgetRetainData(retain=numbered(4), forget=numbered(2), probes={"forget": numbered(2)})
