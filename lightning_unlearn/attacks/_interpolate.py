@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from lightning_unlearn.attacks._base import BatchLoss
+from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._knows_original import KnowsOriginal
 from lightning_unlearn.attacks._perturbed import in_full, refuse_flattened, restored
 from lightning_unlearn.engine import GradientEngine
@@ -17,7 +17,7 @@ from lightning_unlearn.models.layers import in_adapter
 from lightning_unlearn.runtime import local
 
 
-class Interpolate(KnowsOriginal):
+class Interpolate(KnowsOriginal, Attack):
     r"""Merge the network with the original: what people do with fine-tuned siblings, which never forgot.
 
     .. math:: \theta \leftarrow (1 - \alpha) \, \theta + \alpha \, \theta_0

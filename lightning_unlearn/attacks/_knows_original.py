@@ -5,9 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import override
 
-from lightning_unlearn.attacks._base import Attack
 from lightning_unlearn.engine import sharded_like
 from lightning_unlearn.models import load_weights
 from lightning_unlearn.models.layers import starts_at_zero
@@ -32,8 +30,8 @@ class Moved(NamedTuple):
     original: Tensor
 
 
-class KnowsOriginal(Attack):
-    """An attack that moves back towards the original, of which it keeps what training changes, on the CPU.
+class KnowsOriginal:
+    """What an attack or an audit is, too, if it compares with the original: it keeps what training changes, on the CPU.
 
     A fit shows it the original. Outside of one, and for another original, there is ``original``. A fresh LoRA adapter needs
     neither: without it the network is the original, so its second factor was zero, and the first one is left as it is.
@@ -49,7 +47,6 @@ class KnowsOriginal(Attack):
         self._seen: list[Original] = []
         self._read: tuple[nn.Module, dict[str, Tensor]] | None = None
 
-    @override
     def see_original(self, network: nn.Module) -> None:
         """Keep what training changes, unless there is a path."""
         if self.original is None:

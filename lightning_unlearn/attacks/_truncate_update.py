@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_unlearn.attacks._base import BatchLoss
+from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._knows_original import KnowsOriginal
 from lightning_unlearn.attacks._perturbed import in_full, refuse_flattened, restored
 from lightning_unlearn.engine import GradientEngine, gathered, sharded_like, with_local
@@ -18,7 +18,7 @@ from lightning_unlearn.models.layers import Layout, low_rank_factors, matrices
 from lightning_unlearn.runtime import local
 
 
-class TruncateUpdate(KnowsOriginal):
+class TruncateUpdate(KnowsOriginal, Attack):
     r"""Keep only the largest directions of what training has changed, as in storing a fine-tune as a low-rank difference.
 
     .. math:: W \leftarrow W_0 + U_r \Sigma_r V_r^\top, \qquad U \Sigma V^\top = W - W_0

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -18,6 +18,10 @@ class Audit(ABC):
     :class:`RecoveryCheck` runs it without an attack, and at each point of each attack. It adds to each observation what the
     audit cannot know: the subject, the step, and the attack.
 
+    Attributes:
+        under_attack: Whether it is run at each point of each attack, too. What asks the weights alone has nothing new to
+            say there.
+
     Example:
         >>> import torch
         >>> from lightning_unlearn import ClassificationReadout
@@ -29,6 +33,8 @@ class Audit(ABC):
         >>> [(o.metric, o.split, len(o.scores)) for o in found]
         [('probability', 'forget', 4), ('token_nll', 'forget', 4)]
     """
+
+    under_attack: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(
@@ -50,6 +56,15 @@ class Audit(ABC):
     @abstractmethod
     def definitions(self) -> dict[str, str]:
         """The meaning of each of its metrics, by name, for a reader of the report."""
+
+    def see_original(self, network: nn.Module) -> None:
+        """Called while ``network`` is the original: before the first step, and before a checkpoint is restored.
+
+        For audits that compare with it. Defaults to nothing.
+
+        Args:
+            network: The network, or a module around it.
+        """
 
     def __repr__(self) -> str:
         """The audit and its plain settings."""

@@ -130,12 +130,13 @@ class AuditsUnderAttack:
             yield alone
             raise
         yield alone
-        if self.audits and not working:
+        attacked = [audit for audit in working if audit.under_attack]
+        if self.audits and not attacked:
             return  # there is nobody left who could tell what an attack brings back
         for name, attack in self.attacks.items():
             progress = _Progress()
             try:
-                agreement = self._under(name, attack, working, examined, progress)
+                agreement = self._under(name, attack, attacked, examined, progress)
             except BaseException as error:
                 self._record(Ended(type(error).__name__, str(error)), progress, about(name, attack))
                 yield progress.observations

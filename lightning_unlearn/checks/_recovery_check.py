@@ -96,7 +96,7 @@ class RecoveryCheck(ObservingCallback):
         super().__init__(attacks or {}, audits, control, readout, probes or {}, attack_data)
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self._fit_has_ended = False
-        self._original = ShownOriginal(self.attacks.values())
+        self._original = ShownOriginal([*self.attacks.values(), *self.audits])
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -111,7 +111,7 @@ class RecoveryCheck(ObservingCallback):
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show attacks the original of a fit that is resumed under a strategy that shards."""
+        """Show attacks and audits the original of a fit that is resumed under a strategy that shards."""
         self._original.start(trainer, pl_module)
 
     @override

@@ -6,12 +6,13 @@ from typing import Any
 import lightning.pytorch as pl
 
 from lightning_unlearn.attacks import Attack, KnowsOriginal
+from lightning_unlearn.audits import Audit
 from lightning_unlearn.engine import before_restore
 from lightning_unlearn.runtime import on_every_rank
 
 
 class ShownOriginal:
-    """Shows attacks the original of a fit: those that move back towards it.
+    """Shows attacks and audits the original of a fit: those that move back towards it, or compare with it.
 
     When that is depends on whether the fit is new, which is not known before a checkpoint is read::
 
@@ -22,11 +23,12 @@ class ShownOriginal:
     Strategies that shard restore after ``on_fit_start``: there it is shown in that hook.
 
     Args:
-        attacks: The attacks to show it to.
+        parts: The attacks and audits to show it to.
     """
 
-    def __init__(self, attacks: Collection[Attack]) -> None:
-        self._attacks = [a for a in attacks if type(a).see_original is not Attack.see_original]
+    def __init__(self, parts: Collection[Attack | Audit]) -> None:
+        unmoved = (Attack.see_original, Audit.see_original)
+        self._parts = [part for part in parts if type(part).see_original not in unmoved]
         self._watch: Any = None
         self._hashes: list[dict[str, int]] = []
         self._is_resumed = False
@@ -34,7 +36,7 @@ class ShownOriginal:
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """A fit is set up."""
         self.end_watch()
-        if self._attacks and not trainer.strategy.restore_checkpoint_after_setup:
+        if self._parts and not trainer.strategy.restore_checkpoint_after_setup:
             self._watch = before_restore(trainer, module, lambda: self._show(module))
 
     def start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -50,14 +52,14 @@ class ShownOriginal:
             self._hashes = self._hashes_on_every_rank()
 
     def training_starts(self) -> None:
-        """Let attacks forget what they were shown in a resumed fit, if it was not the original. Collective."""
+        """Let them forget what they were shown in a resumed fit, if it was not the original. Collective."""
         if self._is_resumed:
             self._is_resumed = False
             now = self._hashes_on_every_rank()
             # Shards that are cut in another way cannot be compared.
             if len(now) == len(self._hashes) and now != self._hashes:
-                for attack in self._knowing():
-                    attack.forget_original()
+                for part in self._knowing():
+                    part.forget_original()
 
     def state_dict(self) -> list[dict[str, int]]:
         """Hashes of the original, by rank."""
@@ -74,13 +76,13 @@ class ShownOriginal:
             self._watch = None
 
     def _knowing(self) -> list[KnowsOriginal]:
-        return [attack for attack in self._attacks if isinstance(attack, KnowsOriginal)]
+        return [part for part in self._parts if isinstance(part, KnowsOriginal)]
 
     def _hashes_on_every_rank(self) -> list[dict[str, int]]:
         # All were shown the same, but for those that have a path.
-        shown = [hashes for attack in self._knowing() if (hashes := attack.hashes())]
+        shown = [hashes for part in self._knowing() if (hashes := part.hashes())]
         return on_every_rank(shown[0]) if shown else []
 
     def _show(self, module: pl.LightningModule) -> None:
-        for attack in self._attacks:
-            attack.see_original(module)
+        for part in self._parts:
+            part.see_original(module)

@@ -105,7 +105,10 @@ def resampled_areas(
         tensor([1., 1.], dtype=torch.float64)
     """
     wins, sizes = [], []
-    groups = [sorted({name for name, label in zip(clusters, labels, strict=True) if bool(label) is kind}) for kind in (True, False)]
+    groups = [
+        sorted({name for name, label in zip(clusters, labels, strict=True) if bool(label) is kind})
+        for kind in (True, False)
+    ]
     members = {name: torch.tensor([own == name for own in clusters]) for group in groups for name in group}
     for positive in groups[0]:
         # Pairs are counted once by pairs of clusters: a sample then only weighs these.
@@ -114,11 +117,16 @@ def resampled_areas(
         sizes.append([float(p.numel()) for p in pairs])
     drawn = [
         torch.zeros(count, len(g), dtype=torch.float64).scatter_add_(
-            1, torch.randint(len(g), (count, len(g)), generator=generator), torch.ones(count, len(g), dtype=torch.float64)
+            1,
+            torch.randint(len(g), (count, len(g)), generator=generator),
+            torch.ones(count, len(g), dtype=torch.float64),
         )
         for g in groups
     ]
-    won, of = (torch.einsum("bi,ij,bj->b", drawn[0], torch.tensor(each, dtype=torch.float64), drawn[1]) for each in (wins, sizes))
+    won, of = (
+        torch.einsum("bi,ij,bj->b", drawn[0], torch.tensor(each, dtype=torch.float64), drawn[1])
+        for each in (wins, sizes)
+    )
     return won / of
 
 
@@ -197,4 +205,5 @@ def ridge_scores(fit: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
     y = targets.double() - targets.double().mean(0)
     products = x @ x.T
     penalty = (products.trace() / len(x)).clamp_min(1e-12) * torch.eye(len(x), dtype=torch.float64)
-    return new @ x.T @ torch.linalg.solve(products + penalty, y)
+    weights: Tensor = torch.linalg.solve(products + penalty, y)
+    return new @ x.T @ weights

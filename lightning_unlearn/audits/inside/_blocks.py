@@ -44,18 +44,20 @@ def every_block(names: list[str]) -> LayersReadout:
     return LayersReadout([re.escape(name) for name in names])
 
 
-def states_at_prompt_ends(network: nn.Module, probe: Probe, engine: GradientEngine, names: list[str]) -> dict[int, Tensor]:
+def states_at_prompt_ends(
+    network: nn.Module, probe: Probe, engine: GradientEngine, names: list[str]
+) -> dict[int, Tensor]:
     """Hidden states where each answer is about to begin, ``[L, D]`` float32 on the CPU, by the number of the example.
 
     Of all processes, in the order of the data; none of an example without an answer. Collective.
     """
     readout = PromptEndReadout(every_block(names))
-    read = read_states(network, readout=readout, batches=[batch for batch, _, _ in probe.batches], engine=engine)
     own: dict[int, Tensor] = {}
-    for (_, index, counts), prediction in zip(probe.batches, read, strict=True):
-        assert prediction.features is not None  # else it would have been refused
-        numbers = index[prediction.example.cpu()].tolist() if counts else []
-        own |= dict(zip(numbers, prediction.features.float().cpu(), strict=bool(counts)))
+    for batch, index, counts in probe.batches:
+        (read,) = read_states(network, readout=readout, batches=[batch], engine=engine)
+        assert read.features is not None  # else it would have been refused
+        if counts:  # else these examples belong to another rank, and are run here only to keep in step
+            own |= dict(zip(index[read.example.cpu()].tolist(), read.features.float().cpu(), strict=True))
     shares = on_every_rank(own)
     found = {number: states for share in shares for number, states in share.items()}
     return {number: found[number] for number in sorted(found)}

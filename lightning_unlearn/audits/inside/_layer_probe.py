@@ -77,8 +77,8 @@ class LayerProbe(Audit):
     @override
     def definitions(self) -> dict[str, str]:
         return {
-            "probe_auc": "How well a simple classifier tells, from the inside of the model, questions about what must go from "
-            "questions about people or things it never saw; 0.5 is chance, 1 is always.",
+            "probe_auc": "How well a simple classifier tells, from the inside of the model, questions about what must go "
+            "from questions about people or things it never saw; 0.5 is chance, 1 is always.",
             "probe_mlp_auc": "The same with a small neural network as the classifier.",
             "probe_selectivity": "How much of that is more than the classifier reaches on labels drawn at random.",
             "probe_beyond_random": "How much of that is more than can be read from a model with random weights.",
@@ -98,8 +98,8 @@ class LayerProbe(Audit):
         if self.against not in probes:
             raise Misfit(
                 f"`LayerProbe` should find the split `{self.against}`, of entities that the model never saw. Found "
-                f'`{"`, `".join(probes)}`. Give it as `RecoveryCheck(probes={{"{self.against}": ...}})`, or name another one '
-                "as `against`."
+                f'`{"`, `".join(probes)}`. Give it as `RecoveryCheck(probes={{"{self.against}": ...}})`, or name '
+                "another one as `against`."
             )
         sides = [probes["forget"], probes[self.against]]
         read = [states_at_prompt_ends(network, probe, engine, names) for probe in sides]
@@ -115,7 +115,8 @@ class LayerProbe(Audit):
         )
         random = self._of_random_weights(network, sides, engine, labels, entities) if self.random_start else []
         # The same everywhere: processes on other machines may round in another way.
-        return on_every_rank(_observations(names, found, random))[0]
+        agreed: list[Observation] = on_every_rank(_observations(names, found, random))[0]
+        return agreed
 
     def _of_random_weights(
         self, network: nn.Module, sides: list[Probe], engine: GradientEngine, labels: Tensor, entities: list[str]
@@ -136,9 +137,9 @@ def _observations(names: list[str], found: ProbedLayers, random: list[float]) ->
     sound = [layer for layer in found.layers if layer.verdict != _INVALID]
     if len(sound) < len(found.layers):
         rank_zero_warn(
-            f"`LayerProbe` found {len(found.layers) - len(sound)} of {len(found.layers)} blocks {_INVALID}: the means of both "
-            "classes are equal on the questions that it probes with, closer than chance would have them. Nothing follows from "
-            "a probe there, least of all that it is erased. Probe with questions that no edit has seen."
+            f"`LayerProbe` found {len(found.layers) - len(sound)} of {len(found.layers)} blocks {_INVALID}: the means of "
+            "both classes are equal on the questions that it probes with, closer than chance would have them. Nothing follows "
+            "from a probe there, least of all that it is erased. Probe with questions that no edit has seen."
         )
     if sound:
         best = max(sound, key=lambda layer: layer.auc)

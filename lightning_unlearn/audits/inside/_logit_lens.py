@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.audits._base import Audit, observations_of
+from lightning_unlearn.audits.inside._as_original import refuse_flat
 from lightning_unlearn.audits.inside._blocks import ALL_BLOCKS, every_block, named_blocks
 from lightning_unlearn.audits.inside._way_out import WayOut, find_way_out
 from lightning_unlearn.data import Probe
@@ -18,10 +19,9 @@ from lightning_unlearn.functional.overwriting import pretends
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.readouts import PredictingReadout, Readout
-from lightning_unlearn.runtime import Misfit, eval_without_grad, on_every_rank
+from lightning_unlearn.runtime import eval_without_grad, on_every_rank
 
 _WORTH_A_WARNING = 0.1
-_SHARDED_AS_A_WHOLE = ("fsdp1", "deepspeed")
 
 
 class LogitLens(Audit):
@@ -75,7 +75,7 @@ class LogitLens(Audit):
         self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
     ) -> list[Observation]:
         names = named_blocks(network, "LogitLens")
-        _refuse_flat(engine)
+        refuse_flat(engine, "LogitLens")
         first = next((batch for probe in probes.values() for batch, _, _ in probe.batches), None)
         if first is None:
             return []
@@ -94,7 +94,8 @@ class LogitLens(Audit):
 
         def lens(batch: Any) -> tuple[Tensor, Tensor]:
             read = readout(network, batch)
-            assert isinstance(read, Prediction) and read.features is not None  # a `LayersReadout` gives these
+            assert isinstance(read, Prediction)  # as of every `LayersReadout`
+            assert read.features is not None
             nll = [
                 sum_per_example(token_nll(way_out(states), read.labels), read.example, read.batch_size)
                 for states in read.features.unbind(1)
@@ -126,16 +127,8 @@ def _observed(split: str, probe: Probe, names: list[str], by_layer: Tensor) -> l
     found += observations_of(split, probe, "lens_pretending", pretending, layer=ALL_BLOCKS, **about)
     if split == "forget" and found[-1].value > _WORTH_A_WARNING:
         rank_zero_warn(
-            f"The model pretends to forget: {found[-1].value:.0%} of the right answers of the forget split stand in an inner "
-            f"block, most plainly in `{names[best]}`, and are overwritten before the output. Whoever reads, prunes or "
+            f"The model pretends to forget: {found[-1].value:.0%} of the right answers of the forget split stand in an "
+            f"inner block, most plainly in `{names[best]}`, and are overwritten before the output. Whoever reads, prunes or "
             "fine-tunes its last blocks has them."
         )
     return found
-
-
-def _refuse_flat(engine: GradientEngine) -> None:
-    if engine.kind in _SHARDED_AS_A_WHOLE:
-        raise Misfit(
-            "`LogitLens` should run the head by itself, on weights that have their own shapes. Found "
-            f"`{engine.kind}`, which flattens them. Use DDP or `ModelParallelStrategy` (FSDP2), or leave it out of `audits`."
-        )

@@ -84,8 +84,8 @@ def probe_layers(
         states: ``[L, n, D]``.
         labels: Class of each row, ``[n]`` bool.
         entities: Entity of each row; each is of one class.
-        permutations: Shuffled labellings. The smallest p-value is one over their number plus one, and with few entities there
-            are few different ones.
+        permutations: Shuffled labellings. The smallest p-value is one over their number plus one; few entities have few
+            different ones.
         hidden: Width of the second probe's hidden layer.
         seed: Of halves, labellings and start values. Global random numbers are left alone.
 
@@ -116,7 +116,9 @@ def probe_layers(
         layers.append(
             ProbedLayer(
                 auc=float(area[layer]),
-                interval=_interval(resampled, below=bool(areas_under_curves(scores[layer : layer + 1], judged[None]) < 0.5)),
+                interval=_interval(
+                    resampled, below=bool(areas_under_curves(scores[layer : layer + 1], judged[None]) < 0.5)
+                ),
                 mlp_auc=_mlp_area(of_layer, labels, pools, hidden, seed),
                 selectivity=float(area[layer]) - _mean_area(by_task[layer], tasks[:, pools.judged]),
                 q_value=float(q_values[layer]),

@@ -73,8 +73,8 @@ def find_way_out(network: nn.Module, batch: Any) -> WayOut:
     problems = [each for each in on_every_rank(problem if way_out is None or problem else "") if each]
     if problems or way_out is None:
         raise Misfit(
-            "The logit lens should find what turns the output of the last block into logits: a final norm, and a head. Found "
-            f"{(problems or [problem])[0]} in `{type(base_model(network)).__name__}`. Leave `LogitLens` out of `audits`; "
+            "The logit lens should find what turns the output of the last block into logits: a final norm, and a head. "
+            f"Found {(problems or [problem])[0]} in `{type(base_model(network)).__name__}`. Leave `LogitLens` out of `audits`; "
             "`LayerProbe` does not need them."
         )
     return way_out
@@ -113,7 +113,9 @@ def _chain(passes: dict[nn.Module, tuple[Any, Any]], last: nn.Module, head: nn.M
     states, chain = passes[last][1], []
     while not _same(states, passes.get(head, (None, None))[0]):
         # The outermost: a wrapper of PEFT, and not the norm inside of it.
-        after = [m for m, (given, out) in passes.items() if m is not last and _same(states, given) and not _same(given, out)]
+        after = [
+            m for m, (given, out) in passes.items() if m is not last and _same(states, given) and not _same(given, out)
+        ]
         if not after or after[0] in chain:
             return None
         chain.append(after[0])
