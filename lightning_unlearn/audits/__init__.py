@@ -7,17 +7,31 @@ from lightning_unlearn.audits._measure import Measure
 from lightning_unlearn.audits._scoring_audit import Scores, ScoringAudit, SharedScores
 from lightning_unlearn.audits._specificity import Specificity
 from lightning_unlearn.audits._states import read_states, stacked_states
+from lightning_unlearn.audits.inside import (
+    Calibration,
+    IdempotenceDrift,
+    KnowledgeDepth,
+    LayerProbe,
+    LogitLens,
+    probe_layers,
+)
 
 __all__ = [
     "Audit",
+    "Calibration",
     "Decodability",
     "Generation",
+    "IdempotenceDrift",
+    "KnowledgeDepth",
+    "LayerProbe",
+    "LogitLens",
     "Measure",
     "Scores",
     "ScoringAudit",
     "SharedScores",
     "Specificity",
     "decodability",
+    "probe_layers",
     "read_states",
     "stacked_states",
 ]

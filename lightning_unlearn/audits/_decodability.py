@@ -58,7 +58,7 @@ def decodability(
     x, new = ((each.detach().double() - mean) / scale for each in (states, new_states))
     count = int(classes.max()) + 1
     weight, bias = fit_logistic(x, classes, count)
-    mlp = fit_mlp(x.float(), classes, count, hidden, seed)
+    mlp = _fit_mlp(x.float(), classes, count, hidden, seed)
     with torch.no_grad():
         said = {"linear": F.linear(new, weight, bias).argmax(1), "mlp": mlp(new.float()).argmax(1)}
     commonest = classes.bincount().argmax().expand_as(new_classes)
@@ -66,8 +66,7 @@ def decodability(
     return Decodability(**{name: float((c == new_classes).float().mean()) for name, c in said.items()})
 
 
-def fit_mlp(states: Tensor, classes: Tensor, count: int, hidden: int, seed: int) -> nn.Module:
-    """A network with one hidden layer, trained from scratch to name the classes of ``states [N, D]``, float32."""
+def _fit_mlp(states: Tensor, classes: Tensor, count: int, hidden: int, seed: int) -> nn.Module:
     with seeded(seed):
         probe = nn.Sequential(nn.Linear(states.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, count)).to(states.device)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-2, weight_decay=1e-2)

@@ -138,7 +138,7 @@ def _observations(names: list[str], found: ProbedLayers, random: list[float]) ->
     if len(sound) < len(found.layers):
         rank_zero_warn(
             f"`LayerProbe` found {len(found.layers) - len(sound)} of {len(found.layers)} blocks {_INVALID}: the means of "
-            "both classes are equal on the questions that it probes with, closer than chance would have them. Nothing follows "
+            "both classes are equal on the questions that it probes with, closer than chance has them. Nothing follows "
             "from a probe there, least of all that it is erased. Probe with questions that no edit has seen."
         )
     if sound:

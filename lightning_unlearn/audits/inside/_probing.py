@@ -8,9 +8,8 @@ import torch
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
-from lightning_unlearn.audits._decodability import fit_mlp
+from lightning_unlearn.audits.inside._mlps import mlp_scores
 from lightning_unlearn.audits.inside._pools import Pools, disjoint_pools
-from lightning_unlearn.functional.logistic import standardise
 from lightning_unlearn.functional.probing import (
     are_equalised,
     areas_under_curves,
@@ -109,6 +108,8 @@ def probe_layers(
     area = folded(areas_under_curves(scores, judged[None]))[0]
     p_values, largest = permutation_p_values(area, folded(areas_under_curves(scores, shuffled)))
     q_values = false_discovery_control(p_values.numpy())
+    fit = mlp_scores(states[:, pools.fit], labels[pools.fit], states[:, pools.judged], hidden=hidden, seed=seed)
+    by_mlp = folded(areas_under_curves(fit, judged[None]))[0]
     layers = []
     for layer, of_layer in enumerate(states):
         edited = are_equalised(of_layer[pools.judged], judged, shuffled) or are_equalised(of_layer, labels, everywhere)
@@ -119,7 +120,7 @@ def probe_layers(
                 interval=_interval(
                     resampled, below=bool(areas_under_curves(scores[layer : layer + 1], judged[None]) < 0.5)
                 ),
-                mlp_auc=_mlp_area(of_layer, labels, pools, hidden, seed),
+                mlp_auc=float(by_mlp[layer]),
                 selectivity=float(area[layer]) - _mean_area(by_task[layer], tasks[:, pools.judged]),
                 q_value=float(q_values[layer]),
                 verdict=_verdict(float(q_values[layer]), edited),
@@ -141,16 +142,6 @@ def _linear_scores(states: Tensor, labellings: Tensor, pools: Pools) -> tuple[Te
     targets = labellings[:, pools.fit].T.double()
     found = [ridge_scores(of_layer[pools.fit], targets, of_layer[pools.judged]).T for of_layer in states]
     return torch.stack([of_layer[0] for of_layer in found]), [of_layer[1:] for of_layer in found]
-
-
-def _mlp_area(states: Tensor, labels: Tensor, pools: Pools, hidden: int, seed: int) -> float:
-    mean, scale = standardise(states[pools.fit].double())
-    fit, judged = (((states[rows].double() - mean) / scale).float() for rows in (pools.fit, pools.judged))
-    probe = fit_mlp(fit, labels[pools.fit].long(), 2, hidden, seed)
-    with torch.no_grad():
-        logits = probe(judged)
-    score = (logits[:, 1] - logits[:, 0])[None]
-    return float(folded(areas_under_curves(score, labels[pools.judged][None])))
 
 
 def _mean_area(scores: Tensor, tasks: Tensor) -> float:

@@ -74,8 +74,8 @@ def find_way_out(network: nn.Module, batch: Any) -> WayOut:
     if problems or way_out is None:
         raise Misfit(
             "The logit lens should find what turns the output of the last block into logits: a final norm, and a head. "
-            f"Found {(problems or [problem])[0]} in `{type(base_model(network)).__name__}`. Leave `LogitLens` out of `audits`; "
-            "`LayerProbe` does not need them."
+            f"Found {(problems or [problem])[0]} in `{type(base_model(network)).__name__}`. Leave `LogitLens` out of "
+            "`audits`; `LayerProbe` does not need them."
         )
     return way_out
 

@@ -29,13 +29,15 @@ def unlearning_depth(observations: Sequence[Observation], attack: str = NOT_ATTA
         >>> unlearning_depth([lost("control", 2.0), lost("unlearned", 0.5)])
         0.25
     """
-    lost, most = (_by_layer(observations, s, a) for s, a in (("unlearned", attack), ("control", NOT_ATTACKED)))
+    lost, most = _by_layer(observations, "unlearned", attack), _by_layer(observations, "control", NOT_ATTACKED)
     layers = [layer for layer in most if layer in lost]
     if not layers or any(set(lost[layer]) != set(most[layer]) for layer in layers):
         return None
     numbers = sorted(most[layers[0]])
-    tables = [torch.tensor([[of[layer][n] for layer in layers] for n in numbers]).double() for of in (lost, most)]
-    scores = depth_scores(*tables)
+    of_lost, of_most = (
+        torch.tensor([[of[layer][n] for layer in layers] for n in numbers]).double() for of in (lost, most)
+    )
+    scores = depth_scores(of_lost, of_most)
     known = scores[~scores.isnan()]
     return float(known.mean()) if len(known) else None
 

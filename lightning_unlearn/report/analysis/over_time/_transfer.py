@@ -59,11 +59,11 @@ def transfer(observations: Sequence[Observation], metric: str, floor: float | No
             continue
         levels = [_by_entity(o) if o is not None else {} for o in (before, after, control)]
         rows = [
-            _row(split, entity, *(level.get(entity, []) for level in levels), floor)
+            _row(split, entity, [level.get(entity, []) for level in levels], floor)
             for entity in levels[0]
             if entity in levels[1]
         ]
-        whole = _row(split, "", *([o.estimate] if o is not None else [] for o in (before, after, control)), floor)
+        whole = _row(split, "", [[o.estimate] if o is not None else [] for o in (before, after, control)], floor)
         found += [_counted(whole, len(before.scores)), *sorted(rows, key=lambda row: -(row.forget_ratio or 0.0))]
     return found
 
@@ -101,9 +101,9 @@ def transfer_matrix(
     return TransferMatrix(list(found), splits, [[row.get(split) for split in splits] for row in found.values()])
 
 
-def _row(
-    split: str, entity: str, before: list[float], after: list[float], control: list[float], floor: float | None
-) -> Transfer:
+def _row(split: str, entity: str, levels: Sequence[list[float]], floor: float | None) -> Transfer:
+    """Of the levels of the original, the unlearned model and the control."""
+    before, after, control = levels
     original, unlearned = (sum(scores) / len(scores) for scores in (before, after))
     lowest = sum(control) / len(control) if control else floor
     # Levels of which less is more, such as losses, give the same ratio: both differences change their sign.
