@@ -13,7 +13,6 @@ from _ranks import run_ranks
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from torch.utils.data import DataLoader
 
 from lightning_unlearn import Bounded, GradientAscent, LoRA, Quantize, RecoveryCheck, Unlearn, UnlearningModule
 from lightning_unlearn.audits import (
@@ -87,8 +86,8 @@ def fit(*checks: RecoveryCheck, lora: LoRA | None = None, make: Any = Unlearning
     watch = Watching()
     unlearn = Unlearn(Bounded(GradientAscent(), bound=9.0), forget=rows(FORGET))
     trainer = quiet(callbacks=[unlearn, *checks, watch], max_steps=4, limit_val_batches=0, **kwargs)
-    retain = rows(RETAIN)
-    trainer.fit(make(network), DataLoader(retain.dataset, 6, collate_fn=retain.val_dataloader().collate_fn))
+    loader = rows(RETAIN).val_dataloader()  # not shuffled
+    trainer.fit(make(network), loader, loader)
     return watch.steps
 
 
