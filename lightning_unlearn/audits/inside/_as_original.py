@@ -9,7 +9,7 @@ from torch import nn
 from lightning_unlearn.attacks import KnowsOriginal
 from lightning_unlearn.attacks._perturbed import restored
 from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.runtime import Misfit, local
+from lightning_unlearn.runtime import Misfit, local, reshard
 
 
 @contextmanager
@@ -18,6 +18,7 @@ def as_original(knows: KnowsOriginal, network: nn.Module) -> Iterator[None]:
 
     What no training changes is taken as it is: under an attack on frozen weights the original is attacked there as well.
     """
+    reshard(network)  # FSDP2 may still hold weights that it has gathered, which are other parameters
     with torch.inference_mode(False):
         moved = knows.moved(network)
     with restored(network, [each.tensor for each in moved], store="cpu"):

@@ -53,4 +53,5 @@ def mlp_scores(fit: Tensor, labels: Tensor, judged: Tensor, *, hidden: int, seed
             # A sum over layers: otherwise a layer's own gradient would depend on their number.
             F.binary_cross_entropy_with_logits(scores(x), target, reduction="none").mean(1).sum().backward()
             optimizer.step()
-        return scores(new.clone()).detach()
+        found: Tensor = scores(new.clone()).detach()
+        return found
