@@ -33,7 +33,7 @@ from lightning_unlearn import (
     TruncateUpdate,
     Unlearn,
 )
-from lightning_unlearn.audits import Audit, Measure, Specificity
+from lightning_unlearn.audits import Audit, Calibration, Measure, Specificity
 from lightning_unlearn.engine import _isolation
 from lightning_unlearn.observation import Observation
 
@@ -103,6 +103,7 @@ ATTACKS: dict[str, Any] = {
 AUDITS: dict[str, Any] = {
     "measure": Measure,
     "specificity": Specificity,
+    "calibration": Calibration,
     "vandal": lambda: VandalAudit(),
 }
 FITS: dict[str, Any] = {

@@ -34,7 +34,8 @@ class LayerProbe(Audit):
     **What it is compared with.** Labels of whole entities are shuffled for p-values; the best block is compared with the
     best under each shuffle. ``probe_selectivity`` takes off what the same probe reaches on random labels,
     ``probe_beyond_random`` what it reaches on a network of the same configuration with random weights: that part is in the
-    words of the questions. ``probe_auc`` without a layer is that of the best block. The control and the original are probed in the same way wherever a check has them.
+    words of the questions. ``probe_auc`` without a layer is that of the best block. The control and the original are
+    probed in the same way wherever a check has them.
 
     **What it does not say.** That a probe finds nothing does not show that nothing is left. If the means of the two classes
     are made equal on the rows that the probe is judged by, it falls to chance or below whatever is left: then there is no

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_unlearn import Encoding, FileRecords, QuestionAnswerData, TinyCausalLM
-from lightning_unlearn.audits import Audit, Generation, Measure, SharedScores, Specificity
+from lightning_unlearn.audits import Audit, Generation, LogitLens, Measure, SharedScores, Specificity
 from lightning_unlearn.data import Probe, load_probe
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization
@@ -24,6 +24,7 @@ from lightning_unlearn.runtime import checksum
 
 AUDITS: dict[str, Callable[[], Audit]] = {
     "measure": Measure,
+    "lens": LogitLens,
     "generation": lambda: Generation("bundled", max_new_tokens=5),
     "specificity": lambda: Specificity(alternates=99),  # all others, so that the order of the data decides nothing
 }

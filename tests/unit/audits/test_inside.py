@@ -359,3 +359,13 @@ def test_entities_may_not_stand_on_both_sides_of_a_probe() -> None:
     same = load_probe(rows(HOLDOUT).val_dataloader(), CausalLMReadout())
     with pytest.raises(ValueError, match="different entities"):
         observe(LayerProbe(), untaught(), {"forget": same, "holdout": same})
+
+
+@pytest.mark.parametrize("kind", ["lens", "depth", "idempotence"])
+@pytest.mark.parametrize("flat", ["fsdp1", "deepspeed"])
+def test_strategies_that_flatten_weights_are_refused_by_name(kind: str, flat: str) -> None:
+    net = untaught()
+    engine = GradientEngine(net)
+    engine.kind = flat
+    with pytest.raises(ValueError, match=f"weights that have their own shapes. Found the strategy `{flat}`"):
+        MAKE[kind]()(net, readout=CausalLMReadout(), probes=probes(), engine=engine)
