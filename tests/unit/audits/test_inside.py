@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from _families import FAMILIES_OF_MODELS, SHORT, of_family
+from _families import rows as family_rows
 from _insides import (
     FORGET,
     HOLDOUT,
@@ -39,6 +41,7 @@ MAKE: dict[str, Callable[[], Audit]] = {
     "calibration": Calibration,
 }
 every_audit = pytest.mark.parametrize("kind", MAKE)
+BEHIND_THE_HEAD = {"gemma2, soft caps", "cohere, scaled head", "granite, scaled head", "bert as decoder"}
 BLOCKS = ["model.layers.0", "model.layers.1"]
 
 
@@ -234,6 +237,26 @@ def test_the_lens_finds_its_way_through_tied_heads_adapters_and_other_families()
     for net in (gpt2, opt, adapted):
         found = observe(LogitLens(), net.eval(), {"forget": probes()["forget"]})
         assert len(levels(found, "lens_probability")) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES_OF_MODELS)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_in_every_family_the_lens_ends_in_the_models_own_output_or_is_refused_by_name(name: str, side: str) -> None:
+    net, batch, readout = of_family(name), family_rows(**SHORT, side=side), CausalLMReadout()
+    of = {"forget": load_probe([batch], readout)}
+    if name in BEHIND_THE_HEAD:
+        with pytest.raises(
+            ValueError, match="a final norm, and a head. Found (logits that differ|no chain of modules)"
+        ):
+            observe(LogitLens(), net, of)
+        return
+    found = [o for o in observe(LogitLens(), net, of) if o.metric == "lens_probability"]
+    prediction = readout(net, batch)
+    expected = (-prediction.example_nll() / prediction.rows_per_example()).exp()
+    assert found[-1].scores == pytest.approx(expected.tolist(), rel=1e-3)
+    unmoved = observe(shown("depth", net, net), net, of)
+    assert {o.value for o in unmoved if o.metric == "depth_lost"} == {0.0}
 
 
 def test_the_probe_finds_nothing_in_who_never_was_taught() -> None:
