@@ -103,6 +103,7 @@ def keys_of(observations: list[Observation]) -> set[tuple[Any, ...]]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*says nothing here")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("lora", [None, LoRA(r=2, target_modules=["q_proj", "v_proj"])], ids=["full", "lora"])
 def test_a_fit_is_the_same_to_the_bit(lora: LoRA | None, precision: Any) -> None:
@@ -116,6 +117,8 @@ def test_a_fit_is_the_same_to_the_bit(lora: LoRA | None, precision: Any) -> None
     by_metric = {(o.metric, o.layer, o.split): o.value for o in start}
     assert by_metric["depth_kept", "", "forget"] == 1.0  # it was shown the original, which is this
     assert by_metric["idempotence_drift", "", "retain"] == 0.0
+    rounded = {o.metric for o in check.observations if o.attack == "int4"}
+    assert ("depth_lost" in rounded) is (lora is None)  # a frozen base that was rounded is no longer the original's
 
 
 def test_the_control_is_the_model_that_never_knew_of_the_published_depth_score() -> None:
@@ -134,6 +137,26 @@ def test_the_control_is_the_model_that_never_knew_of_the_published_depth_score()
     assert found["unlearning_depth"] == depth
     by_split = {row["split"]: row["forget_ratio"] for row in found["transfer"] if not row["entity"]}
     assert by_split["forget"] > by_split["retain"]
+
+
+def test_a_control_with_another_base_is_not_taken_for_the_original() -> None:
+    """Its base is swapped in under the adapter. Of the original's a fit has a hash only; a file has the values."""
+    torch.save(untaught().state_dict(), "control.pt")
+    torch.save(taught().state_dict(), "original.pt")
+
+    def kept(original: str | None) -> dict[str, float]:
+        of = {"forget": rows(FORGET), "retain": rows(RETAIN)}
+        check = RecoveryCheck(audits=[Measure(), KnowledgeDepth(original)], control="control.pt", probes=of)
+        fit(check, lora=LoRA(r=2, target_modules=["q_proj", "v_proj"]))
+        assert not check.failures
+        return {o.subject: o.value for o in check.observations if o.metric == "depth_kept"}
+
+    with pytest.warns(UserWarning, match="`KnowledgeDepth` says nothing here"):
+        shown = kept(None)
+    assert set(shown) == {"original", "unlearned"}
+    read = kept("original.pt")
+    assert read == {**shown, "control": read["control"]}
+    assert read["control"] < 0.2
 
 
 @pytest.mark.slow

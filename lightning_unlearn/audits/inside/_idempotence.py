@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_unlearn.attacks import KnowsOriginal
-from lightning_unlearn.audits._base import Audit
-from lightning_unlearn.audits.inside._as_original import as_original, refuse_flat
+from lightning_unlearn.audits.inside._as_original import AuditByOriginal, refuse_flat
 from lightning_unlearn.audits.inside._numbered import numbered_observation
 from lightning_unlearn.data import Probe
 from lightning_unlearn.engine import GradientEngine
@@ -20,7 +18,7 @@ from lightning_unlearn.readouts import Readout, greedy_answers, has_answer, is_l
 from lightning_unlearn.runtime import Misfit, eval_without_grad, on_every_rank
 
 
-class IdempotenceDrift(KnowsOriginal, Audit):
+class IdempotenceDrift(AuditByOriginal):
     r"""Hand what the model says back to the original: would it have said so?
 
     .. math:: \frac1T \sum_t \log p_\theta(a_t) - \log p_0(a_t), \qquad a = \text{the model's own greedy answer}
@@ -29,7 +27,7 @@ class IdempotenceDrift(KnowsOriginal, Audit):
     about what should have stayed: of every split but ``forget``. It sees drift that scores of the right answers do not:
     other words, another style, sudden refusals.
 
-    A fit shows it the original. Outside of one there is ``original``.
+    A fit shows it the original, as :class:`KnowledgeDepth`. Outside of one there is ``original``.
 
     Args:
         original: Weights of the original, where no fit shows it, as for :class:`KnowledgeDepth`.
@@ -70,6 +68,8 @@ class IdempotenceDrift(KnowsOriginal, Audit):
                 "it out of `audits`."
             )
         refuse_flat(engine, "IdempotenceDrift")
+        if not self.can_be_original(network):
+            return []
         kept = {split: probe for split, probe in probes.items() if split != "forget"}
         said = {
             split: [self._said(network, readout, batch, engine) for batch, _, _ in p.batches]
@@ -82,7 +82,7 @@ class IdempotenceDrift(KnowsOriginal, Audit):
                 return (prediction.example_nll() / prediction.rows_per_example()).double().cpu()
 
         now = {split: [nll(batch) for batch in batches] for split, batches in said.items()}
-        with as_original(self, network):
+        with self.as_original(network):
             before = {split: [nll(batch) for batch in batches] for split, batches in said.items()}
         return [o for split, probe in kept.items() for o in _observed(split, probe, now[split], before[split])]
 

@@ -7,10 +7,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_unlearn.attacks import KnowsOriginal
-from lightning_unlearn.audits._base import Audit
 from lightning_unlearn.audits._states import read_states
-from lightning_unlearn.audits.inside._as_original import as_original, refuse_flat
+from lightning_unlearn.audits.inside._as_original import AuditByOriginal, refuse_flat
 from lightning_unlearn.audits.inside._blocks import every_block, named_blocks
 from lightning_unlearn.audits.inside._numbered import numbered_observation
 from lightning_unlearn.audits.inside._patched import answer_nll
@@ -23,7 +21,7 @@ from lightning_unlearn.readouts import PredictingReadout, Readout
 from lightning_unlearn.runtime import eval_without_grad, on_every_rank
 
 
-class KnowledgeDepth(KnowsOriginal, Audit):
+class KnowledgeDepth(AuditByOriginal):
     r"""Give the original the hidden states of this model, block by block: does it still know the answer?
 
     .. math:: d_l = \frac1T \sum_t \log p_0(y_t) - \log p_0(y_t \mid h_l \leftarrow h_l^\theta)
@@ -38,8 +36,9 @@ class KnowledgeDepth(KnowsOriginal, Audit):
     where a check has a control, its ``depth_lost`` is in the report, and
     :func:`~lightning_unlearn.report.analysis.unlearning_depth` takes it.
 
-    A fit shows it the original. Outside of one there is ``original``. It costs two passes for each block, and three more,
-    over the forget split.
+    A fit shows it the original. Outside of one there is ``original``. Of weights that are frozen the fit keeps hashes only:
+    under an attack on these, and on a control with others, it observes nothing, and warns; with ``original`` it does not
+    depend on that. It costs two passes for each block, and three more, over the forget split.
 
     Args:
         original: Weights of the original, where no fit shows it: a Lightning checkpoint, a ``.safetensors`` file, or a
@@ -65,9 +64,6 @@ class KnowledgeDepth(KnowsOriginal, Audit):
         `Unlearning Depth Score <https://arxiv.org/abs/2605.24614>`_, 2026. The mean in place of a retain model is ours.
     """
 
-    def __init__(self, original: str | None = None) -> None:
-        super().__init__(original)
-
     @override
     def definitions(self) -> dict[str, str]:
         return {
@@ -83,7 +79,7 @@ class KnowledgeDepth(KnowsOriginal, Audit):
     ) -> list[Observation]:
         names = named_blocks(network, "KnowledgeDepth")
         refuse_flat(engine, "KnowledgeDepth")
-        if "forget" not in probes:
+        if "forget" not in probes or not self.can_be_original(network):
             return []
         probe = probes["forget"]
         reader = PredictingReadout(every_block(names))
@@ -95,7 +91,7 @@ class KnowledgeDepth(KnowsOriginal, Audit):
             return [features.cpu() for features in read if features is not None]
 
         live = states()
-        with as_original(self, network):
+        with self.as_original(network):
             mean = _mean(states(), [counts for _, _, counts in probe.batches])
             found = [_of_batch(network, engine, b, live[i], mean) for i, b in enumerate(batches)]
         own = {
