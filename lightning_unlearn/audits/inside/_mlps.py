@@ -45,7 +45,8 @@ def mlp_scores(fit: Tensor, labels: Tensor, judged: Tensor, *, hidden: int, seed
         biases = [torch.zeros(layers, 1, columns, requires_grad=True) for columns in (hidden, 1)]
 
         def scores(states: Tensor) -> Tensor:
-            return ((states @ first + biases[0]).relu() @ second + biases[1])[..., 0]
+            logits: Tensor = (states @ first + biases[0]).relu() @ second + biases[1]
+            return logits[..., 0]
 
         optimizer = torch.optim.AdamW([first, second, *biases], lr=1e-2, weight_decay=1e-2)
         for _ in range(_STEPS):

@@ -184,6 +184,20 @@ def test_transfer_is_zero_where_nothing_fell_and_one_where_all_did_those_that_fe
     assert found == [("", pytest.approx(0.5)), ("Bo", 1.0), ("Cy", pytest.approx(0.5)), ("Ada", 0.0)]
 
 
+@pytest.mark.parametrize("control", [0.001, 0.002, 0.049])
+def test_of_what_was_never_known_no_share_is_given(control: float) -> None:
+    """A ratio of two differences of noise would look like a result."""
+    run = [seen("holdout", 0.05, "original"), seen("holdout", 0.02, step=9), seen("holdout", control, "control")]
+    assert [row.forget_ratio for row in transfer(run, "p")] == [None]
+    assert [(curve.shares, curve.decay) for curve in retention_curves(run, "p")] == [([], None)]
+
+
+def test_a_loss_that_rises_is_forgetting() -> None:
+    run = [Observation("nll", "retain", v, subject=s, higher_means_known=False)
+           for v, s in ((1.0, "original"), (2.0, "unlearned"), (5.0, "control"))]  # fmt: skip
+    assert [row.forget_ratio for row in transfer(run, "nll")] == [0.25]
+
+
 def test_a_matrix_has_a_row_for_each_request_and_a_column_for_each_split() -> None:
     def run(**after: float) -> list[Observation]:
         return [o for s, v in after.items() for o in (seen(s, 1.0, "original"), seen(s, v, step=1))]

@@ -19,6 +19,7 @@ from lightning_unlearn.report.analysis.over_time._series import (
     during_the_fit,
     under_attack,
 )
+from lightning_unlearn.report.analysis.over_time._transfer import LEAST_KNOWN
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Retention:
 
     Args:
         series: The levels.
-        shares: Share of what the original knew beyond the floor, parallel to ``series.times``; empty if that is not known.
+        shares: Share of what the original knew beyond the floor, parallel to ``series.times``; empty if there is no floor,
+            or the original was not ahead of it by at least ``LEAST_KNOWN``.
         floor: The level of the control, or what was given; ``None`` if neither.
         effectivity: The best gain within fifty steps of the start: what an attack brings back soon. ``None`` if nothing was
             measured there.
@@ -68,10 +70,12 @@ def retention_curves(observations: Sequence[Observation], metric: str, floor: fl
 
 
 def _retention(series: Series, top: float | None, floor: float | None) -> Retention:
-    known = top is not None and floor is not None and top > floor
+    known = top is not None and floor is not None and top - floor >= LEAST_KNOWN
     shares = [(value - floor) / (top - floor) for value in series.values] if known else []  # type: ignore[operator]
     peak = series.times[max(range(len(series.values)), key=series.values.__getitem__)]
-    kept = retainability(series.times, series.values, floor, peak) if floor is not None else []
+    top_of_series = max(series.values)
+    lasting = floor is not None and top_of_series - floor >= LEAST_KNOWN
+    kept = retainability(series.times, series.values, floor, peak) if lasting else []  # type: ignore[arg-type]
     return Retention(series, shares, floor, effectivity(series.times, series.values), log_time_decay(kept))
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from lightning_unlearn.observation import Observation, Subject
 
+LEAST_KNOWN = 0.05
+"""How far the original must be ahead of who never knew, in units of the metric: else a share of it would be noise."""
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -19,7 +22,7 @@ class Transfer:
         unlearned: Level of the last model.
         floor: Level of the control, or what was given; ``None`` if neither.
         forget_ratio: ``(original - unlearned) / (original - floor)``: 0 for nothing lost, 1 for all that was known. ``None``
-            if there is no floor, or nothing was known.
+            if there is no floor, or the original was not ahead of it by at least :data:`LEAST_KNOWN`.
         n: Number of examples.
     """
 
@@ -57,13 +60,14 @@ def transfer(observations: Sequence[Observation], metric: str, floor: float | No
         before, after, control = of["original"], of["unlearned"], of["control"]
         if before is None or after is None:
             continue
+        sign = 1.0 if before.higher_means_known else -1.0
         levels = [_by_entity(o) if o is not None else {} for o in (before, after, control)]
         rows = [
-            _row(split, entity, [level.get(entity, []) for level in levels], floor)
+            _row(split, entity, [level.get(entity, []) for level in levels], sign, floor)
             for entity in levels[0]
             if entity in levels[1]
         ]
-        whole = _row(split, "", [[o.estimate] if o is not None else [] for o in (before, after, control)], floor)
+        whole = _row(split, "", [[o.estimate] if o is not None else [] for o in (before, after, control)], sign, floor)
         found += [_counted(whole, len(before.scores)), *sorted(rows, key=lambda row: -(row.forget_ratio or 0.0))]
     return found
 
@@ -101,14 +105,13 @@ def transfer_matrix(
     return TransferMatrix(list(found), splits, [[row.get(split) for split in splits] for row in found.values()])
 
 
-def _row(split: str, entity: str, levels: Sequence[list[float]], floor: float | None) -> Transfer:
+def _row(split: str, entity: str, levels: Sequence[list[float]], sign: float, floor: float | None) -> Transfer:
     """Of the levels of the original, the unlearned model and the control."""
     before, after, control = levels
     original, unlearned = (sum(scores) / len(scores) for scores in (before, after))
     lowest = sum(control) / len(control) if control else floor
-    # Levels of which less is more, such as losses, give the same ratio: both differences change their sign.
-    known = lowest is not None and original != lowest
-    ratio = (original - unlearned) / (original - lowest) if known else None  # type: ignore[operator]
+    lead = 0.0 if lowest is None else sign * (original - lowest)
+    ratio = sign * (original - unlearned) / lead if lead >= LEAST_KNOWN else None
     return Transfer(split, entity, original, unlearned, lowest, ratio, len(before))
 
 
