@@ -37,7 +37,8 @@ def mlp_scores(fit: Tensor, labels: Tensor, judged: Tensor, *, hidden: int, seed
 
     def start(rows: int, columns: int) -> Tensor:
         one = (2 * torch.rand(rows, columns, generator=generator) - 1) / rows**0.5
-        return one.expand(layers, rows, columns).clone().requires_grad_()
+        weights: Tensor = one.expand(layers, rows, columns).clone()
+        return weights.requires_grad_(True)
 
     with torch.inference_mode(False), torch.enable_grad():
         x, target = x.clone(), labels.float().expand(layers, -1).clone()
