@@ -9,16 +9,29 @@ from lightning_unlearn.audits._scoring_audit import Scores, ScoringAudit, Shared
 from lightning_unlearn.audits._specificity import Specificity
 from lightning_unlearn.audits._states import read_states, stacked_states
 from lightning_unlearn.audits.membership import AnswerRank, DoseResponse, Familiarity, GradientNorm, Membership
+from lightning_unlearn.audits.inside import (
+    Calibration,
+    IdempotenceDrift,
+    KnowledgeDepth,
+    LayerProbe,
+    LogitLens,
+    probe_layers,
+)
 
 __all__ = [
     "AnswerRank",
     "Audit",
     "BucketFlips",
+    "Calibration",
     "Decodability",
     "DoseResponse",
     "Familiarity",
     "Generation",
     "GradientNorm",
+    "IdempotenceDrift",
+    "KnowledgeDepth",
+    "LayerProbe",
+    "LogitLens",
     "Measure",
     "Membership",
     "Scores",
@@ -26,6 +39,7 @@ __all__ = [
     "SharedScores",
     "Specificity",
     "decodability",
+    "probe_layers",
     "read_states",
     "stacked_states",
 ]

@@ -16,6 +16,7 @@ from lightning_unlearn.readouts._layers import LayersReadout
 from lightning_unlearn.readouts._own_loss import how_close, own_loss
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
 from lightning_unlearn.readouts._paired import PairedReadout
+from lightning_unlearn.readouts._predicting import PredictingReadout
 from lightning_unlearn.readouts._prompt_end import PromptEndReadout
 from lightning_unlearn.readouts._refusals import refuse_foreign_labels, refuse_foreign_tokens
 from lightning_unlearn.readouts._training_step import TrainingStepReadout
@@ -37,6 +38,7 @@ __all__ = [
     "PackedCausalLMReadout",
     "PairedPrediction",
     "PairedReadout",
+    "PredictingReadout",
     "PromptEndReadout",
     "Readout",
     "TrainingStepReadout",

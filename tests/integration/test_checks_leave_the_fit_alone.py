@@ -43,6 +43,7 @@ from lightning_unlearn import (
 )
 from lightning_unlearn.audits import Audit, BucketFlips, Measure, Specificity
 from lightning_unlearn.audits import AnswerRank, Audit, GradientNorm, Measure, Membership, Specificity
+from lightning_unlearn.audits import Audit, Calibration, Measure, Specificity
 from lightning_unlearn.engine import _isolation
 from lightning_unlearn.observation import Observation
 
@@ -131,6 +132,7 @@ AUDITS: dict[str, Any] = {
     "answer_rank": lambda: AnswerRank(alternates=2, holdout="retain"),
     "specificity": Specificity,
     "bucket_flips": BucketFlips,
+    "calibration": Calibration,
     "vandal": lambda: VandalAudit(),
 }
 FITS: dict[str, Any] = {

@@ -26,6 +26,7 @@ from lightning_unlearn.audits import (
     SharedScores,
     Specificity,
 )
+from lightning_unlearn.audits import Audit, Generation, LogitLens, Measure, SharedScores, Specificity
 from lightning_unlearn.data import Probe, load_probe
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization
@@ -39,6 +40,7 @@ AUDITS: dict[str, Callable[[], Audit]] = {
     "gradient_norm": GradientNorm,
     "familiarity": lambda: Familiarity(stored="holdout"),
     "answer_rank": lambda: AnswerRank(alternates=99),
+    "lens": LogitLens,
     "generation": lambda: Generation("bundled", max_new_tokens=5),
     "specificity": lambda: Specificity(alternates=99),  # all others, so that the order of the data decides nothing
 }
