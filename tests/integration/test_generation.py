@@ -34,6 +34,7 @@ from lightning_unlearn import (
     UnlearningModule,
 )
 from lightning_unlearn.audits import Generation
+from lightning_unlearn.audits.leakage import Refuses
 from lightning_unlearn.data import Refusals
 from lightning_unlearn.metrics import RefusalRate
 from lightning_unlearn.readouts import CompanionReadout
@@ -81,7 +82,9 @@ def module(taught: dict[str, Tensor]) -> UnlearningModule:
 
 
 def asking(judge: RefusalRate | None = None, max_new_tokens: int = 64, **kwargs: Any) -> RecoveryCheck:
-    return RecoveryCheck(audits=[Generation("bundled", judge, max_new_tokens)], **kwargs)
+    return RecoveryCheck(
+        audits=[Generation("bundled", {"refusals": Refuses(judge)}, max_new_tokens=max_new_tokens)], **kwargs
+    )
 
 
 class Heard(RefusalRate):
@@ -122,7 +125,7 @@ def test_questions_may_be_given_and_it_is_the_share_of_them(taught: Any) -> None
 def test_an_answer_ends_where_those_of_the_data_do_whatever_the_tokenizer_calls_its_end(taught: Any, eos: Any) -> None:
     judge, learned = Heard(), module(taught)
     learned.network.generation_config.eos_token_id = None
-    audit = Generation("bundled", judge, max_new_tokens=40)
+    audit = Generation("bundled", {"refusals": Refuses(judge)}, max_new_tokens=40)
     audit.tokenizer = deepcopy(audit.tokenizer)
     audit.tokenizer.eos_token = eos
     quiet(callbacks=[RecoveryCheck(audits=[audit])]).validate(learned, datamodule=split(), verbose=False)

@@ -14,7 +14,17 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_unlearn import Encoding, FileRecords, QuestionAnswerData, TinyCausalLM
-from lightning_unlearn.audits import Audit, Generation, Measure, SharedScores, Specificity
+from lightning_unlearn.audits import (
+    Audit,
+    ExactLeak,
+    Generation,
+    HalfRecall,
+    Measure,
+    SampledLeak,
+    SharedScores,
+    Specificity,
+    Verbatim,
+)
 from lightning_unlearn.data import Probe, load_probe
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization
@@ -24,8 +34,12 @@ from lightning_unlearn.runtime import checksum
 
 AUDITS: dict[str, Callable[[], Audit]] = {
     "measure": Measure,
+    "exact_leak": ExactLeak,
     "generation": lambda: Generation("bundled", max_new_tokens=5),
+    "half_recall": lambda: HalfRecall("bundled"),
+    "sampled_leak": lambda: SampledLeak("bundled", k=(1, 2), per_round=2, samples=4, max_new_tokens=3),
     "specificity": lambda: Specificity(alternates=99),  # all others, so that the order of the data decides nothing
+    "verbatim": lambda: Verbatim("bundled", prefixes=(1, 2), continuation=3),
 }
 every_audit = pytest.mark.parametrize("audit", [make() for make in AUDITS.values()], ids=AUDITS)
 ROWS = (0, 7)
