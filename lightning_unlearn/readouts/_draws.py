@@ -65,7 +65,7 @@ class Draws:
 
 def _nucleus(p: Tensor, top_p: float) -> Tensor:
     """``p``, with 0 in place of tokens beyond the likeliest that reach ``top_p``."""
-    ordered, places = p.sort(-1, descending=True, stable=True)
+    ordered, places = p.sort(stable=True, dim=-1, descending=True)
     beyond = ordered.cumsum(-1) - ordered >= top_p
     return p.masked_fill(torch.zeros_like(beyond).scatter(-1, places, beyond), 0.0)
 
