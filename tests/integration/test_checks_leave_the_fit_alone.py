@@ -33,7 +33,7 @@ from lightning_unlearn import (
     TruncateUpdate,
     Unlearn,
 )
-from lightning_unlearn.audits import Audit, Measure, Specificity
+from lightning_unlearn.audits import Audit, ExactLeak, Measure, Specificity
 from lightning_unlearn.engine import _isolation
 from lightning_unlearn.observation import Observation
 
@@ -101,6 +101,7 @@ ATTACKS: dict[str, Any] = {
     "vandal_raises": lambda: Vandal(raises=True),
 }
 AUDITS: dict[str, Any] = {
+    "exact_leak": ExactLeak,
     "measure": Measure,
     "specificity": Specificity,
     "vandal": lambda: VandalAudit(),

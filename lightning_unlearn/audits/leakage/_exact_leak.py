@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from lightning_unlearn.audits._base import observations_of
 from lightning_unlearn.audits._scoring_audit import Scores, ScoringAudit
-from lightning_unlearn.audits.leakage._numbers_of_answers import check_ks
+from lightning_unlearn.audits.leakage._checked_numbers import checked_numbers
 from lightning_unlearn.data import Probe
 from lightning_unlearn.functional.leakage import pass_at_k
 from lightning_unlearn.metrics import AnswerLogProbability, KnowledgeMetric
@@ -42,7 +42,7 @@ class ExactLeak(ScoringAudit):
     """
 
     def __init__(self, k: Sequence[int] = (1, 128)) -> None:
-        self.k = check_ks(k)
+        self.k = checked_numbers("k", k)
         self._log_p = AnswerLogProbability()
 
     @override

@@ -8,7 +8,7 @@ from typing_extensions import override
 from lightning_unlearn.audits._base import Audit
 from lightning_unlearn.audits._replies import refuse_mute
 from lightning_unlearn.audits._scores import observed
-from lightning_unlearn.audits.leakage._numbers_of_answers import check_ks
+from lightning_unlearn.audits.leakage._checked_numbers import checked_numbers
 from lightning_unlearn.audits.leakage._sampling import Sampling
 from lightning_unlearn.audits.leakage.scores import AnswerScore, ContainsAnswer
 from lightning_unlearn.data import Probe
@@ -84,7 +84,7 @@ class SampledLeak(Audit):
             raise ValueError(f"`name` should be text without a `/`. Found `name = {name!r}`.")
         Draws((), temperature, top_p)  # refuses what is out of range
         self.tokenizer = load_tokenizer(tokenizer)
-        self.k = check_ks(k)
+        self.k = checked_numbers("k", k)
         self.plan = SamplingPlan(self.k[-1], per_round, samples, width)
         self.temperature, self.top_p = temperature, top_p
         self.max_new_tokens, self.at_once, self.seed, self.name = max_new_tokens, at_once, seed, name

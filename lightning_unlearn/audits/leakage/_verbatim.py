@@ -9,8 +9,8 @@ from typing_extensions import override
 from lightning_unlearn.audits._base import Audit
 from lightning_unlearn.audits._replies import refuse_mute
 from lightning_unlearn.audits._scores import observed
+from lightning_unlearn.audits.leakage._checked_numbers import checked_numbers
 from lightning_unlearn.audits.leakage._continued import Continuation, continued, refuse_without_beginnings
-from lightning_unlearn.audits.leakage._numbers_of_answers import check_ks
 from lightning_unlearn.audits.leakage.scores import recall
 from lightning_unlearn.data import Probe
 from lightning_unlearn.engine import GradientEngine
@@ -51,7 +51,7 @@ class Verbatim(Audit):
     def __init__(self, tokenizer: str, prefixes: Sequence[int] = (25, 50, 75, 100), continuation: int = 50) -> None:
         check_whole("continuation", continuation)
         self.tokenizer = load_tokenizer(tokenizer)
-        self.prefixes = check_ks(prefixes)
+        self.prefixes = checked_numbers("prefixes", prefixes)
         self.continuation = continuation
 
     @override
