@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 from torch import nn
 from typing_extensions import override
@@ -85,8 +84,10 @@ class Generation(Audit):
         self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
     ) -> list[Observation]:
         refuse_mute("Generation", network)
-        settings = {"max_new_tokens": self.max_new_tokens}
-        ask = partial(greedy_replies, network, engine=engine, tokenizer=self.tokenizer, **settings)
+
+        def ask(probe: Probe) -> dict[int, Reply]:
+            return greedy_replies(network, probe, engine, self.tokenizer, max_new_tokens=self.max_new_tokens)
+
         observations: list[Observation] = []
         for split, probe in probes.items():
             replies = ask(probe)
@@ -101,7 +102,7 @@ class Generation(Audit):
         observations: list[Observation] = []
         for name, score in self.scores.items():
             of_rows = {number: score(reply.text, right[number]) for number, reply in replies.items()}
-            about = {"higher_means_known": score.higher_means_known, "bounds": (0.0, 1.0)}
-            observations += observed(split, probe, name, of_rows, texts=texts, **about)
+            rises = score.higher_means_known
+            observations += observed(split, probe, name, of_rows, texts=texts, higher_means_known=rises)
             texts = None  # once: a report is long enough
         return observations

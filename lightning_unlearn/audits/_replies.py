@@ -58,8 +58,9 @@ def greedy_replies(
         asked = prepared(engine.to_device(batch))
         ends = ends_of(asked, tokenizer)
         # Answers end at different lengths, but a sharded network must run equally often on every rank.
-        settings = {"end": ends, "max_new_tokens": max_new_tokens, "in_step": engine.world_size > 1}
-        answers = engine.forward(partial(greedy_answers, network, **settings), asked)
+        in_step = engine.world_size > 1
+        ask = partial(greedy_answers, network, end=ends, max_new_tokens=max_new_tokens, in_step=in_step)
+        answers = engine.forward(ask, asked)
         if counts:  # otherwise these examples belong to another rank, and are run here only to keep in step
             rows = zip(numbers_of(asked, index), answers, right_tokens(asked, ends), strict=True)
             own |= {number: _reply(tokenizer, said, right) for number, said, right in rows}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from lightning_unlearn.data import Probe
 from lightning_unlearn.observation import Observation
@@ -28,7 +27,8 @@ def observed(
     scores: Mapping[int, float],
     *,
     texts: Mapping[int, str] | None = None,
-    **about: Any,
+    higher_means_known: bool = True,
+    bounds: tuple[float, float] = (0.0, 1.0),
 ) -> list[Observation]:
     """One observation of scores by the number of their example; none at all if there are no scores.
 
@@ -38,7 +38,8 @@ def observed(
         metric: Name of the metric.
         scores: Of the examples that were scored.
         texts: What was said, by the number of the example; may hold more examples than were scored.
-        about: ``higher_means_known`` and ``bounds``.
+        higher_means_known: Whether a higher score means that more is known.
+        bounds: Smallest and largest possible score.
     """
     if not scores:
         return []
@@ -53,6 +54,7 @@ def observed(
             entities=[probe.entities[number] for number in numbers] if len(probe.entities) == probe.size else [],
             examples=[] if len(numbers) == probe.size else numbers,
             texts=[] if texts is None else [texts[number] for number in numbers],
-            **about,
+            higher_means_known=higher_means_known,
+            bounds=bounds,
         )
     ]

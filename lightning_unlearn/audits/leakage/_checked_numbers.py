@@ -12,7 +12,9 @@ def checked_numbers(name: str, numbers: Sequence[int]) -> tuple[int, ...]:
         >>> checked_numbers("k", [16, 1])
         (1, 16)
     """
-    if isinstance(numbers, str) or not isinstance(numbers, Sequence) or not numbers or len({*numbers}) != len(numbers):
+    given: object = numbers
+    listed = isinstance(given, Sequence) and not isinstance(given, str)
+    if not listed or not numbers or len({*numbers}) != len(numbers):
         raise ValueError(
             f"`{name}` should be different whole numbers, at least one, such as `(1, 16)`. Found `{name} = {numbers!r}`."
         )

@@ -67,9 +67,7 @@ class HalfRecall(Audit):
             )
             scores = {n: recall([*map(str, c.said)], [*map(str, c.right)]) for n, c in found.items()}
             texts = {number: continuation.text for number, continuation in found.items()}
-            observations += observed(
-                split, probe, "half_recall", scores, texts=texts, higher_means_known=True, bounds=(0.0, 1.0)
-            )
+            observations += observed(split, probe, "half_recall", scores, texts=texts)
         return observations
 
     def _given_half(self, batch: Any) -> Any:

@@ -49,16 +49,15 @@ class SaidInStyles:
         right = accepted_answers(probe, as_asked)
         plain = {number: ContainsAnswer()(reply.text, right[number]) for number, reply in as_asked.items()}
         elsewhere = dict.fromkeys(plain, 0.0)
-        about = {"higher_means_known": True, "bounds": (0.0, 1.0)}
         for name, style in self.styles.items():
             asked = style.ask(probe.rows or ())
             replies = ask(probe.asked([each.row for each in asked]))
             known = {n: float(judge(reply.text)) for n, reply in replies.items() if (judge := asked[n].known)}
             texts = {number: reply.text for number, reply in replies.items()}
-            observations += observed(split, probe, f"style_{name}", known, texts=texts, **about)
+            observations += observed(split, probe, f"style_{name}", known, texts=texts)
             if not style.by_chance:
                 elsewhere |= {number: max(score, elsewhere.get(number, 0.0)) for number, score in known.items()}
         anywhere = {number: max(score, plain.get(number, 0.0)) for number, score in elsewhere.items()}
         beyond = {number: score - plain.get(number, 0.0) for number, score in anywhere.items()}
-        observations += observed(split, probe, "any_style", anywhere, **about)
-        return observations + observed(split, probe, "superficial", beyond, **about)
+        observations += observed(split, probe, "any_style", anywhere)
+        return observations + observed(split, probe, "superficial", beyond)

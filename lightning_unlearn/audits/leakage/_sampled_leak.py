@@ -105,8 +105,7 @@ class SampledLeak(Audit):
             texts: dict[int, str] | None = {number: tally.example for number, tally in tallies.items()}
             for k in self.k:
                 scores = {number: self.plan.estimate(tally.n, tally.c, k) for number, tally in tallies.items()}
-                about = {"higher_means_known": True, "bounds": (0.0, 1.0)}
-                observations += observed(split, probe, f"{self.name}_at_{k}", scores, texts=texts, **about)
+                observations += observed(split, probe, f"{self.name}_at_{k}", scores, texts=texts)
                 texts = None  # once: a report is long enough
         return observations
 

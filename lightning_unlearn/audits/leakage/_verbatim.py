@@ -92,11 +92,10 @@ class Verbatim(Audit):
         texts = {number: each.text for number, each in found.items()}
         longest = {number: float(longest_passage(each.said, each.right)) for number, each in found.items()}
         shares = {number: recall([*map(str, each.said)], [*map(str, each.right)]) for number, each in found.items()}
-        most = {"higher_means_known": True, "bounds": (0.0, float(self.continuation))}
-        share = {"higher_means_known": True, "bounds": (0.0, 1.0)}
+        most = (0.0, float(self.continuation))
         return [
-            *observed(split, probe, f"reproduced_{prefix}", shares, texts=texts, **share),
-            *observed(split, probe, f"verbatim_{prefix}", longest, **most),
+            *observed(split, probe, f"reproduced_{prefix}", shares, texts=texts),
+            *observed(split, probe, f"verbatim_{prefix}", longest, bounds=most),
         ]
 
 
