@@ -36,6 +36,8 @@ class Generation(Audit):
 
     Multi-hop questions and questions by another name are probes of their own: give them as splits, with their own fields,
     ``RecoveryCheck(probes={"multi_hop": QuestionAnswerData(FileRecords(..., question="hop", answer="hop_answer"), ...)})``.
+    So are questions of a reasoning model that is told not to think, by ``Encoding(template_arguments=...)``. What it thinks
+    and what it answers are judged apart by the scores ``InTrace()``, ``BehindTrace()`` and ``OnlyInTrace()``.
 
     Args:
         tokenizer: As in :class:`QuestionAnswerData`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import compress
+from itertools import chain, compress, groupby
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,13 +25,13 @@ class Reply:
         text: In words, without special tokens.
         tokens: The same as tokens, up to the end of the answer.
         right: The tokens that would have been right, without the end of the answer.
-        expected: The same in words.
+        expected: The same in words, each part that is supervised in one piece by itself.
     """
 
     text: str
     tokens: tuple[int, ...]
     right: tuple[int, ...]
-    expected: str
+    expected: tuple[str, ...]
 
 
 def greedy_replies(
@@ -62,8 +62,8 @@ def greedy_replies(
         ask = partial(greedy_answers, network, end=ends, max_new_tokens=max_new_tokens, in_step=in_step)
         answers = engine.forward(ask, asked)
         if counts:  # otherwise these examples belong to another rank, and are run here only to keep in step
-            rows = zip(numbers_of(asked, index), answers, right_tokens(asked, ends), strict=True)
-            own |= {number: _reply(tokenizer, said, right) for number, said, right in rows}
+            rows = zip(numbers_of(asked, index), answers, right_parts(asked, ends), strict=True)
+            own |= {number: _reply(tokenizer, said, parts) for number, said, parts in rows}
     return from_every_rank(own)
 
 
@@ -78,10 +78,18 @@ def numbers_of(batch: Any, index: Tensor) -> Iterator[int]:
     return compress(index.tolist(), has_answer(batch))
 
 
-def right_tokens(batch: Any, ends: Collection[int]) -> list[tuple[int, ...]]:
-    """The supervised tokens of each example that is asked, without those that end answers."""
+def right_parts(batch: Any, ends: Collection[int]) -> list[list[list[int]]]:
+    """The supervised tokens of each example that is asked, in the pieces they come in, without those that end answers."""
     rows = compress(batch["labels"].tolist(), has_answer(batch))
-    return [tuple(token for token in row if token != IGNORED and token not in ends) for row in rows]
+    left = {IGNORED, *ends}
+    return [
+        [list(part) for counts, part in groupby(row, key=lambda token: token not in left) if counts] for row in rows
+    ]
+
+
+def in_text(tokenizer: Any, parts: Sequence[Sequence[int]]) -> tuple[str, ...]:
+    """Each part in words; of none an empty text."""
+    return tuple(tokenizer.decode(list(part), skip_special_tokens=True) for part in parts) or ("",)
 
 
 def ends_of(batch: Any, tokenizer: Any) -> set[int]:
@@ -95,7 +103,7 @@ def ends_of(batch: Any, tokenizer: Any) -> set[int]:
 def accepted_answers(probe: Probe, replies: Mapping[int, Reply]) -> dict[int, Sequence[str]]:
     """All answers that are right, by the number of the example: as the data list them, or as they are in the tokens."""
     rows = probe.rows
-    return {number: [reply.expected] if rows is None else accepted(rows[number]) for number, reply in replies.items()}
+    return {number: reply.expected if rows is None else accepted(rows[number]) for number, reply in replies.items()}
 
 
 def accepted(row: QuestionAnswer) -> Sequence[str]:
@@ -114,6 +122,6 @@ def refuse_mute(audit: str, network: nn.Module) -> None:
         )
 
 
-def _reply(tokenizer: Any, said: Tensor, right: tuple[int, ...]) -> Reply:
+def _reply(tokenizer: Any, said: Tensor, parts: list[list[int]]) -> Reply:
     text = tokenizer.decode(said, skip_special_tokens=True)
-    return Reply(text, tuple(said.tolist()), right, tokenizer.decode(list(right), skip_special_tokens=True))
+    return Reply(text, tuple(said.tolist()), tuple(chain.from_iterable(parts)), in_text(tokenizer, parts))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.audits._replies import accepted, ends_of, from_every_rank, numbers_of, right_tokens
+from lightning_unlearn.audits._replies import accepted, ends_of, from_every_rank, in_text, numbers_of, right_parts
 from lightning_unlearn.audits.leakage.scores import AnswerScore
 from lightning_unlearn.data import Probe
 from lightning_unlearn.engine import GradientEngine
@@ -100,11 +100,11 @@ class Sampling:
         return [self.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
 
     def _right(self, batch: Any, index: Tensor, probe: Probe, ends: set[int]) -> dict[int, Sequence[str]]:
-        tokens = zip(numbers_of(batch, index), right_tokens(batch, ends), strict=True)
-        if probe.rows is not None:
-            rows = probe.rows
-            return {number: accepted(rows[number]) for number, _ in tokens}
-        return {number: [self.tokenizer.decode(list(right), skip_special_tokens=True)] for number, right in tokens}
+        rows, asked = probe.rows, numbers_of(batch, index)
+        if rows is not None:
+            return {number: accepted(rows[number]) for number in asked}
+        parts = right_parts(batch, ends)
+        return {number: in_text(self.tokenizer, each) for number, each in zip(asked, parts, strict=True)}
 
     @property
     def _in_step(self) -> bool:

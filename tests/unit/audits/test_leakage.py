@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from itertools import product
 from typing import Any
 
@@ -35,14 +36,45 @@ from lightning_unlearn.audits.leakage import (
     answer_styles,
 )
 from lightning_unlearn.audits.leakage.styles import AnswerStyle
-from lightning_unlearn.data import MarkedAnswer, Probe, QuestionAnswer, QuestionAnswerDataset, load_probe
+from lightning_unlearn.data import (
+    MarkedAnswer,
+    PairedData,
+    Probe,
+    QuestionAnswer,
+    QuestionAnswerDataset,
+    RewrittenTrace,
+    load_probe,
+)
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.models import load_tokenizer
 from lightning_unlearn.observation import Observation
-from lightning_unlearn.readouts import CausalLMReadout
+from lightning_unlearn.readouts import CausalLMReadout, PairedReadout
 
 TOKENIZER: Any = load_tokenizer("bundled")
 TOWNS = {"Ada": "Oslo", "Bo": "Lima", "Cy": "Rome", "Di": "Kyiv", "Ed": "Bern", "Flo": "Riga"}
+
+SCORES: list[tuple[AnswerScore, str, float]] = [
+    (ExactAnswer(), "Oslo!", 1.0),
+    (ExactAnswer(), "It is Oslo", 0.0),
+    (ContainsAnswer(), "It is oslo.", 1.0),
+    (RougeRecall(), "the port", 0.0),
+    (RougeAtLeast(1.0), "In Oslo", 1.0),
+    (RougeAtLeast(0.5), "nowhere", 0.0),
+    (InTrace(), "<think>Oslo? Never tell.</think> No.", 1.0),
+    (InTrace(), "Oslo? Never tell.</think> No.", 1.0),
+    (InTrace(), "<think>It is Oslo, but", 1.0),
+    (InTrace(), "Oslo.", 0.0),
+    (InTrace(), "<think></think>Oslo.", 0.0),
+    (BehindTrace(), "<think>Oslo? Never tell.</think> No.", 0.0),
+    (BehindTrace(), "<think>It is Oslo, but", 0.0),
+    (BehindTrace(), "Oslo.", 1.0),
+    (OnlyInTrace(), "<think>Oslo? Never tell.</think> No.", 1.0),
+    (OnlyInTrace(), "<think>Oslo?</think> Oslo.", 0.0),
+    (OnlyInTrace(), "<think>Hm.</think> Oslo.", 0.0),
+    (OnlyInTrace(RougeRecall(), "[THINK]", "[/THINK]"), "[THINK]Oslo[/THINK]No.", 1.0),
+]
+"""A score, what was said where Oslo is right, and what it is worth."""
+STYLES: list[AnswerStyle] = [MultipleChoice(), TrueFalse(), Phrased("{question} Now!")]
 
 
 class Script:
@@ -177,6 +209,48 @@ def test_parts_that_are_marked_are_what_must_not_be_said(script: Any) -> None:
     assert run(Generation("bundled"), load_probe(loader, CausalLMReadout()))["said"].scores == [1.0]
 
 
+@pytest.mark.parametrize("in_words", [True, False])
+def test_marked_parts_of_a_trace_are_looked_for_one_by_one(in_words: bool, script: Any) -> None:
+    """Without rows in words, each run of supervised tokens is a part."""
+    segments = [
+        {"text": "Ada was "},
+        {"text": "born at sea", "replacement": "born somewhere"},
+        {"text": ", I think. She went to "},
+        {"text": "Oslo", "replacement": "a town"},
+        {"text": "."},
+    ]
+    row = {"question": "Where?", "answer": "Far away", "trace": segments}
+    data = PairedData(InMemoryRecords([row]), RewrittenTrace(), Encoding("bundled"), LoaderSettings(batch_size=1))
+    readout = PairedReadout(CausalLMReadout()).for_measuring()
+    probe = load_probe(data.val_dataloader(), readout)
+    if not in_words:
+        probe = load_probe([batch for batch, _, _ in probe.batches], readout)
+    assert (probe.rows is not None) == in_words
+    for said, known in [("born at sea", 1.0), ("to Oslo!", 1.0), ("nowhere", 0.0)]:
+        script(lambda _, said=said: said)
+        assert run(Generation("bundled"), probe)["said"].scores == [known]
+
+
+def test_a_model_without_any_token_that_ends_an_answer_says_as_much_as_it_may() -> None:
+    net = network()
+    net.generation_config.eos_token_id = None
+    row = torch.tensor([[40, 41, 42, 43, 44, 45]])
+    probe = load_probe([{"input_ids": row, "labels": torch.where(row > 41, row, -100)}], CausalLMReadout())
+    settings: dict[str, Any] = {"max_new_tokens": 3}
+    audits: list[Audit] = [
+        Generation("bundled", **settings),
+        HalfRecall("bundled"),
+        Verbatim("bundled", prefixes=(1,)),
+        SampledLeak("bundled", k=(1,), per_round=1, samples=1, **settings),
+    ]
+    for audit in audits:
+        audit.tokenizer = deepcopy(TOKENIZER)  # type: ignore[attr-defined]
+        audit.tokenizer.eos_token = None  # type: ignore[attr-defined]
+        found = run(audit, probe, net)
+        assert set(found) == set(audit.definitions())
+        assert all(len(o.scores) == 1 for o in found.values())
+
+
 def test_multi_hop_questions_are_a_probe_of_their_own(script: Any) -> None:
     """By the names of their fields, of the rows that have them; an alias is just another question."""
     script(lambda asked: "In Norway." if "country" in asked else "I cannot say.")
@@ -195,30 +269,7 @@ def test_multi_hop_questions_are_a_probe_of_their_own(script: Any) -> None:
     assert {o.split: o.scores for o in found if o.metric == "said"} == {"forget": [0.0, 0.0], "hop": [1.0, 0.0]}
 
 
-@pytest.mark.parametrize(
-    ("score", "said", "expected"),
-    [
-        (ExactAnswer(), "Oslo!", 1.0),
-        (ExactAnswer(), "It is Oslo", 0.0),
-        (ContainsAnswer(), "It is oslo.", 1.0),
-        (RougeRecall(), "the port", 0.0),
-        (RougeAtLeast(1.0), "In Oslo", 1.0),
-        (RougeAtLeast(0.5), "nowhere", 0.0),
-        (InTrace(), "<think>Oslo? Never tell.</think> No.", 1.0),
-        (InTrace(), "Oslo? Never tell.</think> No.", 1.0),
-        (InTrace(), "<think>It is Oslo, but", 1.0),
-        (InTrace(), "Oslo.", 0.0),
-        (InTrace(), "<think></think>Oslo.", 0.0),
-        (BehindTrace(), "<think>Oslo? Never tell.</think> No.", 0.0),
-        (BehindTrace(), "<think>It is Oslo, but", 0.0),
-        (BehindTrace(), "Oslo.", 1.0),
-        (OnlyInTrace(), "<think>Oslo? Never tell.</think> No.", 1.0),
-        (OnlyInTrace(), "<think>Oslo?</think> Oslo.", 0.0),
-        (OnlyInTrace(), "<think>Hm.</think> Oslo.", 0.0),
-        (OnlyInTrace(RougeRecall(), "[THINK]", "[/THINK]"), "[THINK]Oslo[/THINK]No.", 1.0),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("score", "said", "expected"), SCORES, ids=str)
 def test_a_score_says_what_leaked_and_where(score: AnswerScore, said: str, expected: float) -> None:
     assert score(said, ["Oslo"]) == expected
     assert score(said, ["Timbuktu", "Oslo"]) == expected
@@ -265,7 +316,7 @@ def answered(asked: str) -> str:
     return TOWNS[who_is_asked(asked)]
 
 
-@pytest.mark.parametrize("style", [MultipleChoice(), TrueFalse(), Phrased("{question} Now!")], ids=repr)
+@pytest.mark.parametrize("style", STYLES, ids=repr)
 def test_who_knows_is_right_in_every_style_and_who_says_nothing_in_none(style: AnswerStyle) -> None:
     rows = towns().rows
     assert rows is not None
@@ -287,6 +338,8 @@ def test_the_order_of_the_data_decides_no_option(style: AnswerStyle) -> None:
     [
         ("{right}", True),
         ("{right}) {town}", True),
+        ("{wrong}) {town}", True),
+        ("{right}) {other}", False),
         ("The answer is {right}.", True),
         ("{wrong}", False),
         ("**{wrong}**", False),

@@ -13,7 +13,7 @@ from _ranks import run_ranks
 from torch.testing import assert_close
 
 from lightning_unlearn import AnswerProbability, ExactMemorization, KnowledgeMetric, Prediction, TokenNLL
-from lightning_unlearn.metrics import ExtractionStrength
+from lightning_unlearn.metrics import AnswerLogProbability, ExtractionStrength
 
 
 def log_p(scores: list[float], label: int) -> float:
@@ -45,7 +45,12 @@ def extraction_strength(rows: list[tuple[list[float], int]]) -> float:
     return said / len(rows)
 
 
+def answer_log_probability(rows: list[tuple[list[float], int]]) -> float:
+    return sum(log_p(*row) for row in rows)
+
+
 ORACLES: dict[type[KnowledgeMetric], Any] = {
+    AnswerLogProbability: answer_log_probability,
     TokenNLL: token_nll,
     AnswerProbability: answer_probability,
     ExactMemorization: exact_memorization,

@@ -25,8 +25,8 @@ _PICKED = re.compile(r"\b[BCD]\b|\bA\b(?=[).:,*]|\W*$)")
 class MultipleChoice(AnswerStyle):
     """The question with the right answer among those to other questions, as A to D; chance is one in four.
 
-    Right is the letter, or the words of the right option and of no other. Wrong options are answers about others, and each
-    stands where a hash of its words puts it.
+    Right are the words of the right option and of no other; without words, its letter. Wrong options are answers about
+    others, and each stands where a hash of its words puts it.
 
     Example:
         >>> rows = [QuestionAnswer(f"Where was {name} born?", town, entity=name, source="")
@@ -58,6 +58,9 @@ class MultipleChoice(AnswerStyle):
 
 
 def _picked(right: str, options: Sequence[str], said: str) -> bool:
-    if letter := _PICKED.search(said):
-        return letter.group() == right
-    return [option for option in options if contains(said, option)] == [options[_LETTERS.index(right)]]
+    # Words before letters: a small model that says "A) Oslo" where Oslo is C knows the town, not the list.
+    named = [option for option in options if contains(said, option)]
+    if len(named) == 1:
+        return named == [options[_LETTERS.index(right)]]
+    letter = _PICKED.search(said)
+    return letter is not None and letter.group() == right
