@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from lightning_unlearn import (
     Bounded,
+    CausalLMReadout,
     CrossEntropy,
     GradientAscent,
     LoRA,
@@ -26,6 +27,7 @@ from lightning_unlearn import (
 )
 from lightning_unlearn.audits import Audit, ExactLeak, Generation, HalfRecall, SampledLeak, Verbatim
 from lightning_unlearn.audits.leakage import Phrased, TrueFalse
+from lightning_unlearn.runtime import checksum
 
 STYLES = {"brief": Phrased("{question} Be brief."), "yes_no": TrueFalse()}
 
@@ -140,3 +142,32 @@ def test_two_processes_find_what_one_does(kind: str) -> None:
     assert 0 < expected["recovery/none/leak_at_1"] < 1  # some rows are done after a round
     for found in run_ranks(lambda rank, world_size: logged(make, strategy=strategy(), devices=world_size)):
         assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_no_fit_of_two_processes_notices(kind: str) -> None:
+    make, strategy = STRATEGIES[kind]
+
+    def fit(*checks: RecoveryCheck) -> tuple[int, list[int]]:
+        torch.manual_seed(0)
+        # Plain rows: whether sharded rows are packed depends on what was asked before, by audits too.
+        unlearn = Unlearn(Bounded(GradientAscent(), bound=9.0), forget=rows(FORGET), readout=CausalLMReadout())
+        settings = {"use_distributed_sampler": False, "limit_train_batches": 2}
+        trainer = quiet(strategy=strategy(), devices=2, callbacks=[unlearn, *checks], **settings)
+        fitted = make(network(), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3))
+        loader = DataLoader(rows(RETAIN).dataset, 3, collate_fn=rows(RETAIN).val_dataloader().collate_fn)
+        trainer.fit(fitted, loader)
+        return checksum(fitted), torch.get_rng_state().tolist()
+
+    def on_rank(rank: int, world_size: int) -> tuple[Any, Any, int]:
+        few = {"forget": rows((0, 3)), "retain": rows((6, 7))}
+        check = RecoveryCheck(audits=audits(3), every_n_steps=1, probes=few)
+        without, with_checks = fit(), fit(check)
+        assert not check.failures
+        return without, with_checks, len({o.step for o in check.observations})
+
+    for without, with_checks, looks in run_ranks(on_rank):
+        assert with_checks == without
+        assert looks == 3
