@@ -8,6 +8,7 @@ from functools import partial
 from itertools import chain, compress, groupby
 from typing import Any
 
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from lightning_unlearn.data import MarkedAnswer, Probe, QuestionAnswer
@@ -55,6 +56,7 @@ def greedy_replies(
     """
     own: dict[int, Reply] = {}
     for batch, index, counts in probe.batches:
+        heed_sigterm(engine)
         asked = prepared(engine.to_device(batch))
         ends = ends_of(asked, tokenizer)
         # Answers end at different lengths, but a sharded network must run equally often on every rank.
@@ -65,6 +67,15 @@ def greedy_replies(
             rows = zip(numbers_of(asked, index), answers, right_parts(asked, ends), strict=True)
             own |= {number: _reply(tokenizer, said, parts) for number, said, parts in rows}
     return from_every_rank(own)
+
+
+def heed_sigterm(engine: GradientEngine) -> None:
+    """End now if the process was asked to end: saying many answers takes long.
+
+    Several processes have to end together, and do so when the audit is over.
+    """
+    if engine.trainer is not None and engine.world_size == 1 and engine.trainer.received_sigterm:
+        raise SIGTERMException
 
 
 def from_every_rank(own: Mapping[int, Any]) -> dict[int, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import lightning.pytorch as pl
@@ -26,7 +28,7 @@ from lightning_unlearn import (
     UnlearningModule,
 )
 from lightning_unlearn.audits import Audit, ExactLeak, Generation, HalfRecall, SampledLeak, Verbatim
-from lightning_unlearn.audits.leakage import Phrased, TrueFalse
+from lightning_unlearn.audits.leakage import ContainsAnswer, Phrased, TrueFalse
 from lightning_unlearn.runtime import checksum
 
 STYLES = {"brief": Phrased("{question} Be brief."), "yes_no": TrueFalse()}
@@ -171,3 +173,22 @@ def test_no_fit_of_two_processes_notices(kind: str) -> None:
     for without, with_checks, looks in run_ranks(on_rank):
         assert with_checks == without
         assert looks == 3
+
+
+def test_sigterm_is_heeded_between_generations() -> None:
+    class Killing(ContainsAnswer):
+        judged = 0
+
+        def __call__(self, said: str, right: Any) -> float:
+            self.judged += 1
+            if self.judged == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__call__(said, right)
+
+    judge = Killing()
+    audit = SampledLeak("bundled", judge, k=(1,), per_round=100, samples=100, max_new_tokens=1, at_once=1)
+    unlearn, few = Unlearn(Bounded(GradientAscent(), bound=9.0)), {"forget": rows((0, 2))}
+    trainer = quiet(callbacks=[unlearn, RecoveryCheck(audits=[audit], probes=few)], max_epochs=1)
+    with pytest.raises(SystemExit):
+        trainer.fit(UnlearningModule(network()), datamodule=split())
+    assert judge.judged == 3

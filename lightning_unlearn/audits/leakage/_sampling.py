@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.audits._replies import accepted, ends_of, from_every_rank, in_text, numbers_of, right_parts
+from lightning_unlearn.audits._replies import (
+    accepted,
+    ends_of,
+    from_every_rank,
+    heed_sigterm,
+    in_text,
+    numbers_of,
+    right_parts,
+)
 from lightning_unlearn.audits.leakage.scores import AnswerScore
 from lightning_unlearn.data import Probe
 from lightning_unlearn.engine import GradientEngine
@@ -80,6 +88,7 @@ class Sampling:
                 return tallies
             # A rank that is done runs its first row for nothing, while another one goes on.
             for chunk in [*chunks, *([[]] * (passes - len(chunks)))]:
+                heed_sigterm(self.engine)
                 said = self._said(batch, [(place[number], number, draw) for number, draw in chunk] or [(0, 0, 0)], ends)
                 for (number, _), text in zip(chunk, said, strict=False):
                     tallies[number].count(text, self.judge(text, right[number]) >= 1)
