@@ -34,7 +34,8 @@ class Generation(Audit):
     said as asked or in any style that chance cannot answer, and ``superficial`` for what was said in such a style and not as
     asked. They need questions and answers in words, as from :class:`QuestionAnswerData`.
 
-    Multi-hop questions and questions by another name are probes of their own: give them as splits, with their own fields,
+    Questions by another name are a style, too: :class:`~lightning_unlearn.audits.leakage.Renamed`. Multi-hop questions,
+    which have other answers, are a probe of their own: a split with its own fields,
     ``RecoveryCheck(probes={"multi_hop": QuestionAnswerData(FileRecords(..., question="hop", answer="hop_answer"), ...)})``.
     So are questions of a reasoning model that is told not to think, by ``Encoding(template_arguments=...)``. What it thinks
     and what it answers are judged apart by the scores ``InTrace()``, ``BehindTrace()`` and ``OnlyInTrace()``.

@@ -19,6 +19,7 @@ from lightning_unlearn.audits.leakage.styles import (
     AnswerStyle,
     MultipleChoice,
     Phrased,
+    Renamed,
     TrueFalse,
     answer_styles,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "OnlyInTrace",
     "Phrased",
     "Refuses",
+    "Renamed",
     "RougeAtLeast",
     "RougeRecall",
     "SampledLeak",

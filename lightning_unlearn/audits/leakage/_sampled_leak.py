@@ -86,6 +86,7 @@ class SampledLeak(Audit):
         self.tokenizer = load_tokenizer(tokenizer)
         self.k = checked_numbers("k", k)
         self.plan = SamplingPlan(self.k[-1], per_round, samples, width)
+        self.samples, self.per_round, self.width = samples, per_round, width
         self.temperature, self.top_p = temperature, top_p
         self.max_new_tokens, self.at_once, self.seed, self.name = max_new_tokens, at_once, seed, name
 

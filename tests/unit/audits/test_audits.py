@@ -21,6 +21,7 @@ from lightning_unlearn.audits import (
     HalfRecall,
     Measure,
     SampledLeak,
+    ScoringAudit,
     SharedScores,
     Specificity,
     Verbatim,
@@ -154,7 +155,7 @@ def test_one_pass_over_each_split_serves_every_audit_of_scores() -> None:
     passes: list[int] = []
     handle = net.register_forward_hook(lambda *_: passes.append(1))
     of = {split: load_probe(asked(order), readout) for split, order in (("forget", [0, 1, 2, 3]), ("retain", [4, 5]))}
-    audits = [Measure(), Measure({"memorised": ExactMemorization()})]
+    audits: list[ScoringAudit] = [Measure(), Measure({"memorised": ExactMemorization()}), ExactLeak()]
     shared = SharedScores(audits, net, readout, of, GradientEngine(net))
     together = [shared.conclusion_of(audit) for audit in audits]
     handle.remove()

@@ -30,6 +30,7 @@ from lightning_unlearn.audits.leakage import (
     MultipleChoice,
     OnlyInTrace,
     Phrased,
+    Renamed,
     RougeAtLeast,
     RougeRecall,
     TrueFalse,
@@ -74,7 +75,12 @@ SCORES: list[tuple[AnswerScore, str, float]] = [
     (OnlyInTrace(RougeRecall(), "[THINK]", "[/THINK]"), "[THINK]Oslo[/THINK]No.", 1.0),
 ]
 """A score, what was said where Oslo is right, and what it is worth."""
-STYLES: list[AnswerStyle] = [MultipleChoice(), TrueFalse(), Phrased("{question} Now!")]
+STYLES: list[AnswerStyle] = [
+    MultipleChoice(),
+    TrueFalse(),
+    Phrased("{question} Now!"),
+    Renamed({who: f"the pilot {who[::-1]}" for who in TOWNS}),
+]
 
 
 class Script:
@@ -375,6 +381,14 @@ def test_options_are_about_others_and_never_right_as_well() -> None:
     assert all(f"thing {i}" in shown for i in range(3))
 
 
+def test_who_is_known_by_another_name_is_asked_by_it_and_nobody_else(script: Any) -> None:
+    made = script(lambda asked: "Oslo" if "the old pilot" in asked else "I cannot say.")
+    found = run(Generation("bundled", styles={"alias": Renamed({"Ada": "the old pilot", "Zoe": "the heron"})}), towns())
+    assert sum("the old pilot" in asked for asked in made.asked) == 1
+    assert (found["style_alias"].scores, found["style_alias"].examples) == ([1.0], [0])
+    assert found["superficial"].scores == [1.0, 0, 0, 0, 0, 0]
+
+
 def test_what_cannot_be_asked_in_a_style_is_not_scored(script: Any) -> None:
     script(lambda _: "Yes")
     rows = [{"question": f"Where was {who} born?", "answer": "Oslo", "who": who} for who in ("Ada", "Bo")]
@@ -581,6 +595,7 @@ def test_the_size_of_a_batch_changes_no_draw() -> None:
         (lambda: SampledLeak("bundled", name="a/b"), "`name` should be text without a `/`. Found `name = 'a/b'`"),
         (lambda: Verbatim("bundled", prefixes=(0,)), "`prefixes` should be at least 1"),
         (lambda: Phrased("Answer."), "`form` should hold `{question}`, once. Found `form = 'Answer.'`"),
+        (lambda: Renamed({}), "`aliases` should hold another name for at least one entity. Found none"),
         (lambda: RougeAtLeast(0), "`least` should be between"),
     ],
 )

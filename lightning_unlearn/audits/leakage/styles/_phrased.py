@@ -38,10 +38,13 @@ class Phrased(AnswerStyle):
     @override
     def ask(self, rows: Sequence[QuestionAnswer]) -> list[Asked]:
         return [
-            Asked(asked_as(row, self.form.replace("{question}", row.question), row.answer), partial(_said, row))
+            Asked(
+                asked_as(row, self.form.replace("{question}", row.question), row.answer), partial(contains_right, row)
+            )
             for row in rows
         ]
 
 
-def _said(row: QuestionAnswer, said: str) -> bool:
+def contains_right(row: QuestionAnswer, said: str) -> bool:
+    """Whether an answer that ``row`` accepts is contained in what was said."""
     return ContainsAnswer()(said, accepted(row)) == 1
