@@ -17,6 +17,7 @@ from lightning_unlearn.audits.inside import (
     LogitLens,
     probe_layers,
 )
+from lightning_unlearn.audits.leakage import ExactLeak, HalfRecall, SampledLeak, Verbatim
 
 __all__ = [
     "AnswerRank",
@@ -25,19 +26,23 @@ __all__ = [
     "Calibration",
     "Decodability",
     "DoseResponse",
+    "ExactLeak",
     "Familiarity",
     "Generation",
     "GradientNorm",
+    "HalfRecall",
     "IdempotenceDrift",
     "KnowledgeDepth",
     "LayerProbe",
     "LogitLens",
     "Measure",
     "Membership",
+    "SampledLeak",
     "Scores",
     "ScoringAudit",
     "SharedScores",
     "Specificity",
+    "Verbatim",
     "decodability",
     "probe_layers",
     "read_states",

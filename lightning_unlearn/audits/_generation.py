@@ -1,94 +1,111 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from itertools import compress
-from typing import Any
 
 from torch import nn
 from typing_extensions import override
 
-from lightning_unlearn.audits._base import Audit, observations_of
-from lightning_unlearn.audits._scores import in_data_order
+from lightning_unlearn.audits._base import Audit
+from lightning_unlearn.audits._replies import Reply, accepted_answers, greedy_replies, refuse_mute
+from lightning_unlearn.audits._scores import observed
+from lightning_unlearn.audits.leakage._said_in_styles import SaidInStyles
+from lightning_unlearn.audits.leakage.scores import AnswerScore, ContainsAnswer, Refuses, RougeRecall
+from lightning_unlearn.audits.leakage.styles import AnswerStyle
 from lightning_unlearn.data import Probe
 from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.functional.settings import check_whole
-from lightning_unlearn.metrics import RefusalRate
+from lightning_unlearn.functional.settings import check_named, check_whole
 from lightning_unlearn.models import load_tokenizer
 from lightning_unlearn.observation import Observation
-from lightning_unlearn.prediction import IGNORED
-from lightning_unlearn.readouts import Readout, greedy_answers, has_answer, is_language_model
-from lightning_unlearn.runtime import Misfit
+from lightning_unlearn.readouts import Readout
 
 
 class Generation(Audit):
-    """Let the network answer by itself, and count refusals: ``refusals``, 1 for a refusal and 0 for any other answer.
+    """Let the network answer by itself, once, and score what it said in several ways.
 
     The question of a row is all that stands before its first label. Answers are decoded greedily, up to the model's own
-    end token, the tokenizer's, or the special token that ends the answers of the data. On harmless questions
-    of the same form as those that must go, as from :class:`DecoupledQuestion`, the mean is the safe-answer refusal rate
-    (SARR).
+    end token, the tokenizer's, or the special token that ends the answers of the data. Every answer that a row accepts is
+    right. The first score carries the texts.
+
+    On harmless questions of the same form as those that must go, as from :class:`DecoupledQuestion`, the mean of
+    ``refusals`` is the safe-answer refusal rate (SARR).
+
+    With ``styles`` the same facts are asked in other styles too, each with one more generation per row. A model that has
+    only forgotten to answer in the style of the data is caught: ``style_<name>`` for each style, ``any_style`` for what was
+    said as asked or in any style that chance cannot answer, and ``superficial`` for what was said in such a style and not as
+    asked. They need questions and answers in words, as from :class:`QuestionAnswerData`.
+
+    Questions by another name are a style, too: :class:`~lightning_unlearn.audits.leakage.Renamed`. Multi-hop questions,
+    which have other answers, are a probe of their own: a split with its own fields,
+    ``RecoveryCheck(probes={"multi_hop": QuestionAnswerData(FileRecords(..., question="hop", answer="hop_answer"), ...)})``.
+    So are questions of a reasoning model that is told not to think, by ``Encoding(template_arguments=...)``. What it thinks
+    and what it answers are judged apart by the scores ``InTrace()``, ``BehindTrace()`` and ``OnlyInTrace()``.
 
     Args:
         tokenizer: As in :class:`QuestionAnswerData`.
-        judge: What counts as a refusal. Defaults to ``RefusalRate()``.
+        scores: How answers are scored, by the name under which the mean is logged. Defaults to ``rouge_l``, ``said`` (the
+            right answer is contained) and ``refusals``.
+        styles: Other styles, by name, such as :func:`answer_styles`.
         max_new_tokens: Longer answers are cut off there.
 
     Raises:
-        ValueError: When it is run, if the network is no language model.
+        ValueError: If there is no score; when it is run, if the network is no language model.
 
     Example:
         >>> audit = Generation("bundled", max_new_tokens=24)  # RecoveryCheck(audits=[Measure(), audit])
         >>> audit
         Generation(max_new_tokens=24)
+        >>> sorted(audit.definitions())
+        ['refusals', 'rouge_l', 'said']
     """
 
-    def __init__(self, tokenizer: str, judge: RefusalRate | None = None, max_new_tokens: int = 64) -> None:
+    def __init__(
+        self,
+        tokenizer: str,
+        scores: dict[str, AnswerScore] | None = None,
+        styles: dict[str, AnswerStyle] | None = None,
+        max_new_tokens: int = 64,
+    ) -> None:
         check_whole("max_new_tokens", max_new_tokens)
+        if scores is not None:
+            check_named("scores", scores, AnswerScore, example='{"said": ContainsAnswer()}')
+            if not scores:
+                raise ValueError(
+                    "`scores` should hold at least one score. Found none. Leave it out for the three defaults."
+                )
         self.tokenizer = load_tokenizer(tokenizer)
-        self.judge = RefusalRate() if judge is None else judge
+        self.scores = scores or {"rouge_l": RougeRecall(), "said": ContainsAnswer(), "refusals": Refuses()}
         self.max_new_tokens = max_new_tokens
+        self._styles = None if styles is None else SaidInStyles(styles)
 
     @override
     def definitions(self) -> dict[str, str]:
-        return {"refusals": self.judge.in_words}
+        in_styles = {} if self._styles is None else self._styles.definitions()
+        return {**{name: score.in_words for name, score in self.scores.items()}, **in_styles}
 
     @override
     def __call__(
         self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
     ) -> list[Observation]:
-        if not is_language_model(network):
-            raise Misfit(
-                "`Generation` should get a language model, which can answer. Found "
-                f"`{type(network).__name__}`. Leave it out of `audits`."
-            )
-        ask = partial(
-            greedy_answers,
-            network,
-            max_new_tokens=self.max_new_tokens,
-            # Answers end at different lengths, but a sharded network must run equally often on every rank.
-            in_step=engine.world_size > 1,
-        )
+        refuse_mute("Generation", network)
+
+        def ask(probe: Probe) -> dict[int, Reply]:
+            return greedy_replies(network, probe, engine, self.tokenizer, max_new_tokens=self.max_new_tokens)
+
         observations: list[Observation] = []
-        about = {"higher_means_known": self.judge.higher_means_known, "bounds": (0.0, 1.0)}
         for split, probe in probes.items():
-            observations += observations_of(split, probe, "refusals", self._verdicts(ask, probe, engine), **about)
+            replies = ask(probe)
+            observations += self._scored(split, probe, replies)
+            if self._styles is not None and probe.rows is not None:
+                observations += self._styles.observe(split, probe, replies, ask)
         return observations
 
-    def _verdicts(self, ask: Any, probe: Probe, engine: GradientEngine) -> list[float]:
-        verdicts: dict[int, float] = {}
-        for batch, index, counts in probe.batches:
-            on_device = engine.to_device(batch)
-            answers = engine.forward(partial(ask, end=self._ends(batch)), on_device)
-            if counts:  # otherwise these examples belong to another rank, and are run here only to keep in step
-                texts = [self.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
-                asked = compress(index.tolist(), has_answer(on_device))
-                verdicts |= {i: float(self.judge.is_refusal(text)) for i, text in zip(asked, texts, strict=True)}
-        return in_data_order(verdicts)
-
-    def _ends(self, batch: Any) -> set[int]:
-        """The special tokens that end the answers of ``batch``, which may be a template's own, and the tokenizer's end."""
-        added = self.tokenizer.added_tokens_decoder
-        special = {*self.tokenizer.all_special_ids, *(token for token, about in added.items() if about.special)}
-        last = {int(row[row != IGNORED][-1]) for row in batch["labels"] if (row != IGNORED).any()}
-        return (last & special) | ({self.tokenizer.eos_token_id} - {None})
+    def _scored(self, split: str, probe: Probe, replies: Mapping[int, Reply]) -> list[Observation]:
+        right = accepted_answers(probe, replies)
+        texts: dict[int, str] | None = {number: reply.text for number, reply in replies.items()}
+        observations: list[Observation] = []
+        for name, score in self.scores.items():
+            of_rows = {number: score(reply.text, right[number]) for number, reply in replies.items()}
+            rises = score.higher_means_known
+            observations += observed(split, probe, name, of_rows, texts=texts, higher_means_known=rises)
+            texts = None  # once: a report is long enough
+        return observations

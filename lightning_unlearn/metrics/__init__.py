@@ -1,5 +1,6 @@
 """What is still known: torchmetrics whose ``update`` takes a Prediction, or a Likelihood."""
 
+from lightning_unlearn.metrics._answer_log_probability import AnswerLogProbability
 from lightning_unlearn.metrics._answer_probability import AnswerProbability
 from lightning_unlearn.metrics._base import KnowledgeMetric
 from lightning_unlearn.metrics._exact_memorization import ExactMemorization
@@ -13,6 +14,7 @@ from lightning_unlearn.metrics._zlib_ratio import ZlibRatio
 
 __all__ = [
     "KnowledgeMetric",
+    "AnswerLogProbability",
     "AnswerProbability",
     "ExactMemorization",
     "ExtractionStrength",

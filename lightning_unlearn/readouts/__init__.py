@@ -1,12 +1,14 @@
 """How to run a network on a batch."""
 
-from lightning_unlearn.readouts._answers import greedy_answers, has_answer
+from lightning_unlearn.readouts._answers import greedy_answers, has_answer, sampled_answers
 from lightning_unlearn.readouts._base import Exchange, Readout, content_key
+from lightning_unlearn.readouts._begun import answer_tokens, begun_by
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout
 from lightning_unlearn.readouts._choice import choose_readout
 from lightning_unlearn.readouts._classification import ClassificationReadout
 from lightning_unlearn.readouts._companion import CompanionReadout
 from lightning_unlearn.readouts._cutting import CUTS
+from lightning_unlearn.readouts._draws import Draws
 from lightning_unlearn.readouts._encoder_decoder import EncoderDecoderReadout
 from lightning_unlearn.readouts._every_position import EveryPositionReadout
 from lightning_unlearn.readouts._halves import Halves, PairedPrediction, halves_of_examples, halves_of_rows
@@ -28,6 +30,7 @@ __all__ = [
     "CausalLMReadout",
     "ClassificationReadout",
     "CompanionReadout",
+    "Draws",
     "EncoderDecoderReadout",
     "EveryPositionReadout",
     "Exchange",
@@ -44,6 +47,8 @@ __all__ = [
     "TrainingStepReadout",
     "UnshiftedReadout",
     "WrappingReadout",
+    "answer_tokens",
+    "begun_by",
     "choose_readout",
     "content_key",
     "greedy_answers",
@@ -55,4 +60,5 @@ __all__ = [
     "own_loss",
     "refuse_foreign_labels",
     "refuse_foreign_tokens",
+    "sampled_answers",
 ]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from lightning_unlearn.models.layers import base_model
 from lightning_unlearn.prediction import IGNORED
 from lightning_unlearn.readouts._causal_lm import _labels, _supervised
-from lightning_unlearn.readouts._decoding import first_choices
+from lightning_unlearn.readouts._decoding import drawn_choices, first_choices
+from lightning_unlearn.readouts._draws import DrawnTokens, Draws
 from lightning_unlearn.readouts._language_model import inputs_of, is_encoder_decoder
 from lightning_unlearn.readouts._padding import present_in
 from lightning_unlearn.runtime import eval_without_grad
@@ -41,24 +42,77 @@ def greedy_answers(
         >>> [len(answer) for answer in greedy_answers(TinyCausalLM(hidden_size=32), batch, end=[3], max_new_tokens=4)]
         [4]
     """
-    answered = has_answer(batch)
     ends = sorted({*end, *_own_ends(network)})
     with eval_without_grad(network):
         if is_encoder_decoder(network):
             answers = _of_encoder_decoder(network, batch, ends, max_new_tokens, in_step)
         else:
-            asked = [question if len(question) else question.new_zeros(1) for question in _questions(batch)]
-            answers = first_choices(network, asked, ends=ends, max_new_tokens=max_new_tokens, in_step=in_step)
+            answers = first_choices(network, _asked(batch), ends=ends, max_new_tokens=max_new_tokens, in_step=in_step)
+    return _of_labelled(batch, answers, ends)
+
+
+def sampled_answers(
+    network: nn.Module,
+    batch: Any,
+    draws: Draws,
+    *,
+    end: Collection[int],
+    max_new_tokens: int = 64,
+    in_step: bool = False,
+) -> list[Tensor]:
+    """As :func:`greedy_answers`, with each token drawn at random.
+
+    The global random generators stay as they are, and the same seeds draw the same answers, on every process and in every
+    batch; logits that differ by rounding may change a token now and then.
+
+    Args:
+        network: A Hugging Face model, bare or with a PEFT adapter.
+        batch: As for :class:`CausalLMReadout` or :class:`EncoderDecoderReadout`.
+        draws: How tokens are drawn; a seed for each row of ``batch``.
+        end: Tokens that end an answer, in addition to those of the model's own ``generation_config``.
+        max_new_tokens: Longer answers are cut off.
+        in_step: Whether all ranks should run the network equally often, as a sharded one must be.
+
+    Example:
+        >>> from lightning_unlearn import TinyCausalLM
+        >>> batch = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([[-100, -100, 7]])}
+        >>> network = TinyCausalLM(hidden_size=32)
+        >>> first, again = (sampled_answers(network, batch, Draws([8]), end=[3], max_new_tokens=4) for _ in range(2))
+        >>> torch.equal(first[0], again[0])
+        True
+    """
+    ends = sorted({*end, *_own_ends(network)})
+    with eval_without_grad(network):
+        if is_encoder_decoder(network):
+            answers = _of_encoder_decoder(network, batch, ends, max_new_tokens, in_step, [DrawnTokens(draws)])
+        else:
+            answers = drawn_choices(
+                network, _asked(batch), draws, ends=ends, max_new_tokens=max_new_tokens, in_step=in_step
+            )
+    return _of_labelled(batch, answers, ends)
+
+
+def _asked(batch: Any) -> list[Tensor]:
+    return [question if len(question) else question.new_zeros(1) for question in _questions(batch)]
+
+
+def _of_labelled(batch: Any, answers: list[Tensor], ends: list[int]) -> list[Tensor]:
+    """The answers to rows that have a label, up to their first end token."""
     at_end = torch.tensor(ends, dtype=torch.int64, device=answers[0].device)
-    rows = zip(answers, answered, strict=True)
+    rows = zip(answers, has_answer(batch), strict=True)
     return [answer[~torch.isin(answer, at_end)] for answer, has_label in rows if has_label]
 
 
-def _of_encoder_decoder(network: Any, batch: Any, ends: list[int], max_new_tokens: int, in_step: bool) -> list[Tensor]:
+def _of_encoder_decoder(
+    network: Any, batch: Any, ends: list[int], max_new_tokens: int, in_step: bool, choosing: Sequence[Any] = ()
+) -> list[Tensor]:
+    from transformers import LogitsProcessorList
+
     inputs = {k: v for k, v in inputs_of(network, batch).items() if not k.startswith("decoder_") and k != "use_cache"}
     # Answers that are shorter than the longest are filled up with an end token, and are cut there.
     own = {"max_new_tokens": max_new_tokens, "eos_token_id": ends, "pad_token_id": ends[0], "synced_gpus": in_step}
-    generated: Tensor = network.generate(**inputs, **own, **_FIRST_CHOICE)
+    chosen = {"logits_processor": LogitsProcessorList(choosing)}
+    generated: Tensor = network.generate(**inputs, **own, **chosen, **_FIRST_CHOICE)
     return list(generated[:, 1:])  # the first token is that with which every answer starts
 
 

@@ -1,4 +1,4 @@
-"""Greedy decoding: by ``generate``, where that gives a network's first choices, and by whole passes where it does not."""
+"""Decoding: by ``generate``, where that chooses the tokens that it should, and by whole passes where it does not."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from lightning_unlearn.functional.likelihood import token_nll
 from lightning_unlearn.prediction import IGNORED
 from lightning_unlearn.readouts._causal_lm import CausalLMReadout
+from lightning_unlearn.readouts._draws import DrawnTokens, Draws
 from lightning_unlearn.runtime import on_every_rank
 
 
@@ -30,17 +32,51 @@ def first_choices(
         max_new_tokens: Longer answers are cut off.
         in_step: Whether all ranks should run the network equally often. Collective then.
     """
+    max_new_tokens = _longest(max_new_tokens, in_step)
     answers = _generated(network, questions, ends, max_new_tokens, in_step)
     if _everywhere(answers is not None, in_step) and _everywhere(_are_first(network, questions, answers), in_step):
         return answers or []
     return _by_whole_passes(network, questions, ends, max_new_tokens, in_step)
 
 
+def drawn_choices(
+    network: nn.Module,
+    questions: Sequence[Tensor],
+    draws: Draws,
+    *,
+    ends: Sequence[int],
+    max_new_tokens: int,
+    in_step: bool,
+) -> list[Tensor]:
+    """A token drawn after each question, again and again, up to and including an end token. See :func:`first_choices`.
+
+    Args:
+        network: In evaluation mode.
+        questions: Token ids, ``[n]`` each, at least one.
+        draws: How tokens are drawn, a row per question.
+        ends: Tokens that end an answer.
+        max_new_tokens: Longer answers are cut off.
+        in_step: Whether all ranks should run the network equally often. Collective then.
+    """
+    max_new_tokens = _longest(max_new_tokens, in_step)
+    drawn = DrawnTokens(draws)
+    answers = _generated(network, questions, ends, max_new_tokens, in_step, [drawn])
+    right = answers is not None and drawn.gave(answers)
+    if _everywhere(right, in_step) and _everywhere(_as_likely(network, questions, answers, drawn), in_step):
+        return answers or []
+    return _by_whole_passes(network, questions, ends, max_new_tokens, in_step, draws)
+
+
 def _generated(
-    network: nn.Module, questions: Sequence[Tensor], ends: Sequence[int], max_new_tokens: int, in_step: bool
+    network: nn.Module,
+    questions: Sequence[Tensor],
+    ends: Sequence[int],
+    max_new_tokens: int,
+    in_step: bool,
+    choosing: Sequence[Any] = (),
 ) -> list[Tensor] | None:
     """What ``generate`` answers; ``None`` if it cannot run this network."""
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, LogitsProcessorList
 
     # Padded on the left, all questions end in the same column, and all answers begin in the next one.
     # Any token will do as padding, since the mask hides it.
@@ -60,6 +96,7 @@ def _generated(
                     [torch.ones_like(q) for q in questions], batch_first=True, padding_side="left"
                 ),
                 generation_config=settings,
+                logits_processor=LogitsProcessorList(choosing),
                 synced_gpus=in_step,
             )
         except Exception:  # a network without a cache, or with one of its own, may refuse with any error
@@ -90,23 +127,45 @@ def _without_own_settings(network: nn.Module) -> Iterator[None]:
 def _are_first(network: nn.Module, questions: Sequence[Tensor], answers: Sequence[Tensor] | None) -> bool:
     """Whether no token of an answer has another one clearly ahead of it, in one pass over all of them."""
     logits, tokens = _predicted(network, questions, answers or [])
-    # Other shapes are summed in another order: allow rounding, relative to the largest logit.
-    tolerance = 1e-4 if logits.dtype in (torch.float32, torch.float64) else 5e-2
     behind = logits.amax(-1) - logits.gather(1, tokens[:, None])[:, 0]
-    return bool((behind <= tolerance * logits.abs().amax()).all())
+    return bool((behind <= _rounding(logits)).all())
+
+
+def _as_likely(
+    network: nn.Module, questions: Sequence[Tensor], answers: Sequence[Tensor] | None, drawn: DrawnTokens
+) -> bool:
+    """Whether each token was as likely when it was drawn as it is in one pass over all of them."""
+    logits, tokens = _predicted(network, questions, answers or [])
+    apart = token_nll(logits, tokens) - drawn.nll_of(answers or []).to(logits.device)
+    return bool((apart.abs() <= _rounding(logits)).all())
+
+
+def _rounding(logits: Tensor) -> Tensor:
+    """How far equal logits may be apart: other shapes are summed in another order. Relative to the largest one."""
+    return (1e-4 if logits.dtype in (torch.float32, torch.float64) else 5e-2) * logits.abs().amax()
+
+
+def _longest(max_new_tokens: int, in_step: bool) -> int:
+    """The most that any rank wants: whole passes are as many as that."""
+    return max(on_every_rank(max_new_tokens)) if in_step else max_new_tokens
 
 
 def _by_whole_passes(
-    network: nn.Module, questions: Sequence[Tensor], ends: Sequence[int], max_new_tokens: int, in_step: bool
+    network: nn.Module,
+    questions: Sequence[Tensor],
+    ends: Sequence[int],
+    max_new_tokens: int,
+    in_step: bool,
+    draws: Draws | None = None,
 ) -> list[Tensor]:
     answers = [question[:0] for question in questions]
     open_ = [True] * len(answers)
-    for _ in range(max_new_tokens):
+    for step in range(max_new_tokens):
         asked = [torch.cat(pair) for pair in zip(questions, answers, strict=True)]
         logits, _ = _predicted(
             network, asked, [row[-1:] for row in asked]
         )  # any token stands for the one that is sought
-        chosen = logits.argmax(-1)
+        chosen = logits.argmax(-1) if draws is None else draws.choose(logits, step)
         answers = [torch.cat([a, c[None]]) if o else a for a, c, o in zip(answers, chosen, open_, strict=True)]
         open_ = [o and int(c) not in ends for o, c in zip(open_, chosen, strict=True)]
         if not any(open_) and not in_step:

@@ -44,6 +44,7 @@ from lightning_unlearn import (
 from lightning_unlearn.audits import Audit, BucketFlips, Measure, Specificity
 from lightning_unlearn.audits import AnswerRank, Audit, GradientNorm, Measure, Membership, Specificity
 from lightning_unlearn.audits import Audit, Calibration, Measure, Specificity
+from lightning_unlearn.audits import Audit, ExactLeak, Measure, Specificity
 from lightning_unlearn.engine import _isolation
 from lightning_unlearn.observation import Observation
 
@@ -126,6 +127,7 @@ ATTACKS: dict[str, Any] = {
     "vandal_raises": lambda: Vandal(raises=True),
 }
 AUDITS: dict[str, Any] = {
+    "exact_leak": ExactLeak,
     "measure": Measure,
     "membership": lambda: Membership(holdout="retain"),
     "gradient_norm": lambda: GradientNorm(holdout="retain"),

@@ -10,68 +10,32 @@ import pytest
 import torch
 from _modules import SomebodysModule, loader, quiet
 from _ranks import run_ranks
+from _taught_language_models import FORGET, RETAIN, network, refused, rows, split, taught_weights
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from lightning_unlearn import (
     Bounded,
-    CausalLMReadout,
     CrossEntropy,
-    Encoding,
-    FileRecords,
     ForgetRetainData,
     GradientAscent,
-    LoaderSettings,
     LoRA,
-    PairedData,
-    QuestionAnswerData,
     RecoveryCheck,
     SequentialOrder,
-    TinyCausalLM,
     Unlearn,
     UnlearningModule,
 )
 from lightning_unlearn.audits import Generation
-from lightning_unlearn.data import Refusals
+from lightning_unlearn.audits.leakage import Refuses
 from lightning_unlearn.metrics import RefusalRate
 from lightning_unlearn.readouts import CompanionReadout
-
-LOADER = LoaderSettings(batch_size=3, shuffle=False)
-FORGET, RETAIN = (0, 6), (6, 15)
-
-
-def rows(which: tuple[int, int]) -> QuestionAnswerData:
-    return QuestionAnswerData(FileRecords("bundled:people", rows=which), Encoding("bundled"), LOADER)
-
-
-def refused() -> PairedData:
-    return PairedData(FileRecords("bundled:people", rows=FORGET), Refusals(), Encoding("bundled"), LOADER)
-
-
-def split() -> ForgetRetainData:
-    return ForgetRetainData(retain=rows(RETAIN), forget=rows(FORGET), order=SequentialOrder())
-
-
-def network() -> nn.Module:
-    return TinyCausalLM(hidden_size=64, num_hidden_layers=2)
 
 
 @pytest.fixture(scope="module")
 def taught() -> dict[str, Tensor]:
-    """Weights that refuse what must go, and answer the rest."""
-    taught, loss = network(), CrossEntropy()
-    refusals = list(refused().val_dataloader())
-    answers = list(rows(RETAIN).val_dataloader())
-    optimizer = torch.optim.AdamW(taught.parameters(), lr=3e-3, weight_decay=0.0)
-    readouts = [(CompanionReadout(), batch) for batch in refusals] + [(CausalLMReadout(), batch) for batch in answers]
-    for _ in range(60):
-        for readout, batch in readouts:
-            loss(readout(taught, batch)).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    return taught.state_dict()
+    return taught_weights()
 
 
 def module(taught: dict[str, Tensor]) -> UnlearningModule:
@@ -81,7 +45,9 @@ def module(taught: dict[str, Tensor]) -> UnlearningModule:
 
 
 def asking(judge: RefusalRate | None = None, max_new_tokens: int = 64, **kwargs: Any) -> RecoveryCheck:
-    return RecoveryCheck(audits=[Generation("bundled", judge, max_new_tokens)], **kwargs)
+    return RecoveryCheck(
+        audits=[Generation("bundled", {"refusals": Refuses(judge)}, max_new_tokens=max_new_tokens)], **kwargs
+    )
 
 
 class Heard(RefusalRate):
@@ -122,7 +88,7 @@ def test_questions_may_be_given_and_it_is_the_share_of_them(taught: Any) -> None
 def test_an_answer_ends_where_those_of_the_data_do_whatever_the_tokenizer_calls_its_end(taught: Any, eos: Any) -> None:
     judge, learned = Heard(), module(taught)
     learned.network.generation_config.eos_token_id = None
-    audit = Generation("bundled", judge, max_new_tokens=40)
+    audit = Generation("bundled", {"refusals": Refuses(judge)}, max_new_tokens=40)
     audit.tokenizer = deepcopy(audit.tokenizer)
     audit.tokenizer.eos_token = eos
     quiet(callbacks=[RecoveryCheck(audits=[audit])]).validate(learned, datamodule=split(), verbose=False)

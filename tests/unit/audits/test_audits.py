@@ -27,6 +27,11 @@ from lightning_unlearn.audits import (
     Specificity,
 )
 from lightning_unlearn.audits import Audit, Generation, LogitLens, Measure, SharedScores, Specificity
+    ExactLeak,
+    HalfRecall,
+    SampledLeak,
+    ScoringAudit,
+    Verbatim,
 from lightning_unlearn.data import Probe, load_probe
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization
@@ -41,8 +46,12 @@ AUDITS: dict[str, Callable[[], Audit]] = {
     "familiarity": lambda: Familiarity(stored="holdout"),
     "answer_rank": lambda: AnswerRank(alternates=99),
     "lens": LogitLens,
+    "exact_leak": ExactLeak,
     "generation": lambda: Generation("bundled", max_new_tokens=5),
+    "half_recall": lambda: HalfRecall("bundled"),
+    "sampled_leak": lambda: SampledLeak("bundled", k=(1, 2), per_round=2, samples=4, max_new_tokens=3),
     "specificity": lambda: Specificity(alternates=99),  # all others, so that the order of the data decides nothing
+    "verbatim": lambda: Verbatim("bundled", prefixes=(1, 2), continuation=3),
 }
 WITHOUT_SCORES: dict[str, Callable[[], Audit]] = {"bucket_flips": BucketFlips}
 every_audit = pytest.mark.parametrize("audit", [make() for make in AUDITS.values()], ids=AUDITS)
@@ -167,7 +176,8 @@ def test_one_pass_over_each_split_serves_every_audit_of_scores() -> None:
     passes: list[int] = []
     handle = net.register_forward_hook(lambda *_: passes.append(1))
     of = {split: load_probe(asked(order), readout) for split, order in (("forget", [0, 1, 2, 3]), ("retain", [4, 5]))}
-    audits = [Measure(), Measure({"memorised": ExactMemorization()}), Membership(holdout="retain")]
+    memorised = Measure({"memorised": ExactMemorization()})
+    audits: list[ScoringAudit] = [Measure(), memorised, Membership(holdout="retain"), ExactLeak()]
     shared = SharedScores(audits, net, readout, of, GradientEngine(net))
     together = [shared.conclusion_of(audit) for audit in audits]
     handle.remove()

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 from lightning_unlearn import AnswerProbability, ExactMemorization, KnowledgeMetric, Prediction, TokenNLL
 from lightning_unlearn.metrics import ExtractionStrength, MinK, MinKPlusPlus, ZlibRatio
+from lightning_unlearn.metrics import AnswerLogProbability, ExtractionStrength
 
 
 def log_p(scores: list[float], label: int) -> float:
@@ -69,7 +70,12 @@ def min_k_plus_plus(rows: list[tuple[list[float], int]]) -> float:
     return lowest([standardised(*row) for row in rows])
 
 
+def answer_log_probability(rows: list[tuple[list[float], int]]) -> float:
+    return sum(log_p(*row) for row in rows)
+
+
 ORACLES: dict[type[KnowledgeMetric], Any] = {
+    AnswerLogProbability: answer_log_probability,
     TokenNLL: token_nll,
     AnswerProbability: answer_probability,
     ExactMemorization: exact_memorization,
