@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn.data.records import QuestionAnswer
 from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.observation import Observation
 
 BatchLoss = Callable[[Any], Tensor]
 """From a batch to the scalar an attacker minimises."""
@@ -64,11 +65,13 @@ class Attack(ABC):
             engine: How gradients are computed under the strategy in use. Defaults to plain autograd.
         """
 
-    def asks(self, rows: Sequence[QuestionAnswer], *, split: str, point: float) -> Sequence[QuestionAnswer]:
+    def asks(self, rows: Sequence[QuestionAnswer], *, split: str, point: float) -> Sequence[QuestionAnswer | None]:
         """In which words the model is asked at ``point``, for attacks by prompt; as many rows, in the same order.
 
-        Defaults to the rows themselves. Other words need audits of questions and answers, as :class:`QuestionAnswerData`
-        gives them; on data without words such an attack fails by name, and the report says that it is not shown.
+        Answers and entities stay; ``None`` stands for a row that does not count at this point. Neither does one whose prompt
+        holds its answer, whatever the attack says. Defaults to the rows themselves. Other words need audits of questions and
+        answers, as :class:`QuestionAnswerData` gives them; on data without words such an attack fails by name, and the
+        report says that it is not shown.
 
         Args:
             rows: What the audits ask otherwise.
@@ -76,6 +79,14 @@ class Attack(ABC):
             point: The strength at which it is asked.
         """
         return rows
+
+    def about(self, point: float) -> dict[str, Any]:
+        """What the report should say of ``point`` beside the settings, as plain values: by default nothing."""
+        return {}
+
+    def conclude(self, seen: Sequence[Sequence[Observation]]) -> list[Observation]:
+        """What is reported at a point, from what was observed at each point so far; by default the last of them."""
+        return list(seen[-1])
 
     def drawn(self, generator: torch.Generator) -> Attack:
         """This attack at one of its strengths, drawn at random: what ``Unlearn(under=...)`` meets in one step.

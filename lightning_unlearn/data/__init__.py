@@ -34,6 +34,7 @@ from lightning_unlearn.data.records import (
     QuestionAnswer,
     Record,
     Records,
+    StealthyForgetRequest,
     Turn,
 )
 
@@ -71,6 +72,7 @@ __all__ = [
     "RowSet",
     "RowsByEpoch",
     "SequentialOrder",
+    "StealthyForgetRequest",
     "TextData",
     "TextDataset",
     "TextWindows",

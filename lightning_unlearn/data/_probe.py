@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
@@ -43,6 +43,7 @@ class Probe:
     readout: Readout | None = None
     rank: int = 0
     world_size: int = 1
+    _asked: dict[tuple[QuestionAnswer, ...], Probe] = field(default_factory=dict, repr=False)
 
     @property
     def rows(self) -> Sequence[QuestionAnswer] | None:
@@ -51,7 +52,7 @@ class Probe:
         return dataset.rows if isinstance(dataset, QuestionAnswerDataset) else None
 
     def asked(self, rows: Sequence[QuestionAnswer]) -> Probe:
-        """The same probe with other words: as many rows, in the same order, encoded in the same way.
+        """The same probe with other words: as many rows, in the same order, encoded in the same way, once for all looks.
 
         Raises:
             ValueError: If the probe has no rows of its own, or another number of them.
@@ -64,9 +65,11 @@ class Probe:
             )
         if len(rows) != len(self.rows):
             raise ValueError(f"A probe of {len(self.rows)} rows should be asked in as many. Found {len(rows)}.")
-        dataset = QuestionAnswerDataset(rows, self.loader.dataset.encoding)
-        loader = DataLoader(dataset, self.loader.batch_size or 1, collate_fn=self.loader.collate_fn)
-        return load_probe(loader, self.readout, self.rank, self.world_size)
+        if (key := tuple(rows)) not in self._asked:
+            dataset = QuestionAnswerDataset(rows, self.loader.dataset.encoding)
+            loader = DataLoader(dataset, self.loader.batch_size or 1, collate_fn=self.loader.collate_fn)
+            self._asked[key] = load_probe(loader, self.readout, self.rank, self.world_size)
+        return self._asked[key]
 
     @property
     def clusters(self) -> list[str]:
