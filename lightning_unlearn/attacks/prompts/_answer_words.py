@@ -79,7 +79,10 @@ class AnswerWords:
         )
 
     def _told(self, row: QuestionAnswer, answer: str, prompt: str) -> Told:
-        own, before, now = content_words(answer), content_words(prompt_of(row)), content_words(prompt)
+        own = content_words(answer)
+        # An answer of stop words alone, such as "No", is looked for among all words.
+        read = spelled if _STOP.issuperset(own) else content_words
+        before, now = read(prompt_of(row)), read(prompt)
         known, here = set(before), set(now)
         news = dict.fromkeys(word for word in own if word not in known)
         news = {word: None for word in news if not self._is_common(word, row.entity)} or news
@@ -112,8 +115,13 @@ def content_words(text: str) -> Words:
         >>> content_words("She maps caves, beneath Glaciers!"), content_words("Not yet"), content_words("No")
         (('map', 'cave', 'beneath', 'glacier'), ('yet',), ('no',))
     """
-    words = [_stem(word) for word in re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold())]
-    return tuple(word for word in words if word not in _STOP) or tuple(words)
+    words = spelled(text)
+    return tuple(word for word in words if word not in _STOP) or words
+
+
+def spelled(text: str) -> Words:
+    """All words of ``text``, in lower case and without the ``s`` of a plural."""
+    return tuple(_stem(word) for word in re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold()))
 
 
 def _stem(word: str) -> str:

@@ -48,8 +48,8 @@ class KeywordEmphasis(PromptAttack):
         True
 
     References:
-        `Understanding the Dilemma of Unlearning for LLMs <https://arxiv.org/abs/2509.24675>`_, 2025: contribution tracking and
-        the emphasis on key tokens; how many of them count is rebuilt from a summary.
+        `Understanding the Dilemma of Unlearning for LLMs <https://arxiv.org/abs/2509.24675>`_, 2025: contribution tracking
+        and the emphasis on key tokens; how many of them count is rebuilt from a summary.
     """
 
     unit = "words"
