@@ -18,7 +18,7 @@ from lightning_unlearn.attacks.prompts import (
     KeywordEmphasis,
     OtherFacts,
     Paraphrase,
-    Prefix,
+    PrefixInjection,
     PromptAttack,
     RolePlay,
     SeveralTurns,
@@ -46,7 +46,7 @@ def surroundings() -> InMemoryRecords:
 
 PROMPTS: dict[str, Callable[[], PromptAttack]] = {
     "affirmative": AffirmativeStart,
-    "any": lambda: AnyWording([Paraphrase(), Prefix()]),
+    "any": lambda: AnyWording([Paraphrase(), PrefixInjection()]),
     "combined": lambda: CombinedQuery(records(FORGET), records(RETAIN)),
     "emphasis": lambda: KeywordEmphasis(Encoding("bundled"), [2]),
     "few-shot": lambda: FewShot(records((66, 90)), [1, 3]),
@@ -55,7 +55,7 @@ PROMPTS: dict[str, Callable[[], PromptAttack]] = {
     "noise": lambda: CharacterNoise([0.2, 0.4]),
     "other-facts": lambda: OtherFacts([1, 3]),
     "paraphrase": Paraphrase,
-    "prefix": Prefix,
+    "prefix": PrefixInjection,
     "role-play": RolePlay,
     "templates": lambda: Templates(["{question} Think of {entity}."]),
     "trigger": BenignTrigger,

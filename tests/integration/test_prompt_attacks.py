@@ -34,7 +34,14 @@ from lightning_unlearn import (
     UnlearningModule,
     WriteReport,
 )
-from lightning_unlearn.attacks.prompts import AnyWording, KeywordEmphasis, OtherFacts, Paraphrase, Prefix, Templates
+from lightning_unlearn.attacks.prompts import (
+    AnyWording,
+    KeywordEmphasis,
+    OtherFacts,
+    Paraphrase,
+    PrefixInjection,
+    Templates,
+)
 from lightning_unlearn.audits import Generation, Measure, Specificity
 from lightning_unlearn.data import QuestionAnswer
 from lightning_unlearn.observation import Observation
@@ -116,14 +123,14 @@ def recovery(who: str, attacks: dict[str, Attack], name: str) -> Any:
 
 
 def test_a_model_that_refuses_one_wording_gives_all_of_it_back_in_another() -> None:
-    attacks: dict[str, Attack] = {"paraphrase": Paraphrase(), "prefix": Prefix()}
+    attacks: dict[str, Attack] = {"paraphrase": Paraphrase(), "prefix": PrefixInjection()}
     worst = recovery("refuses", attacks, "paraphrase")
     assert worst.rho.value > 0.9
     assert worst.adjusted.value > 0.9
 
 
 def test_one_that_never_knew_gives_nothing_beyond_the_control_in_any_wording() -> None:
-    attacks: dict[str, Attack] = {"any": AnyWording([Paraphrase(), Prefix(), OtherFacts([1])])}
+    attacks: dict[str, Attack] = {"any": AnyWording([Paraphrase(), PrefixInjection(), OtherFacts([1])])}
     worst = recovery("never knew", attacks, "any")
     assert abs(worst.adjusted.value) < 0.05
 
@@ -214,10 +221,10 @@ def test_what_is_asked_is_encoded_once_for_all_looks(monkeypatch: pytest.MonkeyP
         return encode(self, row)
 
     monkeypatch.setattr(Encoding, "encode", counted)
-    trainer, own = quiet(callbacks=[RecoveryCheck({"prefix": Prefix()}, audits=[Measure()])]), people()
+    trainer, own = quiet(callbacks=[RecoveryCheck({"prefix": PrefixInjection()}, audits=[Measure()])]), people()
     for _ in range(2):
         trainer.validate(module(), datamodule=own, verbose=False)
-    assert len(asked) == (1 + len(Prefix.default)) * 12
+    assert len(asked) == (1 + len(PrefixInjection.default)) * 12
 
 
 # The fit does not notice
@@ -298,3 +305,16 @@ def test_two_processes_ask_and_hear_what_one_does(kind: str) -> None:
         for mine, theirs in zip(alone, found, strict=True):
             assert theirs.scores == pytest.approx(mine.scores, abs=1e-3)
             assert replace(theirs, value=0.0, scores=mine.scores) == replace(mine, value=0.0)
+
+
+def test_a_prompt_so_long_that_an_answer_is_cut_is_not_shown_by_the_length_to_give() -> None:
+    long = Templates([f"{'Well then. ' * 40}{{question}}"])
+    check = RecoveryCheck({"long": long}, audits=[Measure()])
+    short = QuestionAnswerData(records(FORGET), Encoding("bundled", max_length=214), LOADER)
+    own = ForgetRetainData(retain=data(RETAIN), forget=short)
+    with (
+        pytest.warns(UserWarning, match="`max_length = 214` cuts the answers of"),
+        pytest.warns(UserWarning, match="`max_length` should leave room for the whole answer of row 0"),
+    ):
+        quiet(callbacks=[check]).validate(module(), datamodule=own, verbose=False)
+    assert [failure.attack for failure in check.failures] == ["long"]

@@ -7,7 +7,7 @@ from lightning_unlearn.attacks.prompts._character_noise import CharacterNoise
 from lightning_unlearn.attacks.prompts._combined_query import CombinedQuery
 from lightning_unlearn.attacks.prompts._context_ladder import ContextLadder
 from lightning_unlearn.attacks.prompts._few_shot import FewShot
-from lightning_unlearn.attacks.prompts._frames import BenignTrigger, ForeignFrame, Prefix, RolePlay
+from lightning_unlearn.attacks.prompts._frames import BenignTrigger, ForeignFrame, PrefixInjection, RolePlay
 from lightning_unlearn.attacks.prompts._in_context import InContext
 from lightning_unlearn.attacks.prompts._keyword_emphasis import KeywordEmphasis
 from lightning_unlearn.attacks.prompts._other_facts import OtherFacts
@@ -31,7 +31,7 @@ __all__ = [
     "KeywordEmphasis",
     "OtherFacts",
     "Paraphrase",
-    "Prefix",
+    "PrefixInjection",
     "PromptAttack",
     "RolePlay",
     "SeveralTurns",

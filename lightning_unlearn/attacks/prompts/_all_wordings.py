@@ -86,7 +86,7 @@ class AllWordings(PromptAttack):
     @override
     def wording(self, point: float) -> str:
         attack, own = self._wordings[int(point) - 1]
-        return f"{type(attack).__name__}: {attack.wording(own)}"
+        return f"{int(point)} wordings; the last of them, {type(attack).__name__}: {attack.wording(own)}"
 
     @override
     def about(self, point: float) -> dict[str, Any]:
@@ -153,8 +153,8 @@ class AnyWording(AllWordings):
         attacks: The attacks by prompt, in the order in which they are tried.
 
     Example:
-        >>> from lightning_unlearn.attacks.prompts import Prefix, RolePlay
-        >>> AnyWording([Prefix(), RolePlay()]).points
+        >>> from lightning_unlearn.attacks.prompts import PrefixInjection, RolePlay
+        >>> AnyWording([PrefixInjection(), RolePlay()]).points
         range(1, 9)
 
     References:

@@ -115,10 +115,11 @@ class ChatTemplate:
 
 def _led(written: str, row: QuestionAnswer) -> tuple[str, str]:
     """What the answer begins with, and the rest of it, with the space between them."""
-    _, lead, rest = written.partition(row.lead) if row.lead else ("", "", written)
-    if row.lead and (not lead or written.index(lead)):
+    # Some templates change white space.
+    lead = re.match(r"\s*".join(map(re.escape, "".join(row.lead.split()))), written)
+    if lead is None:
         raise ValueError(
             f"The chat template should leave what the answer of {row.source} begins with as it is. Found {written!r} for "
             f"`lead = {row.lead!r}`. Use other words, or `template='plain'`."
         )
-    return lead, rest
+    return lead.group(), written[lead.end() :]

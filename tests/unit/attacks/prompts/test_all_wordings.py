@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lightning_unlearn.attacks.prompts import AnyWording, Paraphrase, Prefix, TypicalWording
+from lightning_unlearn.attacks.prompts import AnyWording, Paraphrase, PrefixInjection, TypicalWording
 from lightning_unlearn.observation import Observation
 
 WHO = ["Ada", "Ada", "Bo"]
@@ -19,7 +19,7 @@ def seen(scores: list[float], texts: str = "", metric: str = "probability", **ab
 
 
 def best(*observations: Observation) -> Observation:
-    (found,) = AnyWording([Prefix()]).conclude([[o] for o in observations])
+    (found,) = AnyWording([PrefixInjection()]).conclude([[o] for o in observations])
     return found
 
 
@@ -71,7 +71,7 @@ def test_a_value_without_scores_is_the_best_of_the_wordings_with_its_interval() 
 
 def test_metrics_splits_and_layers_are_kept_apart() -> None:
     groups = [seen([0.1]), seen([0.9], metric="rouge"), Observation("probability", "retain", 0.4, scores=[0.4])]
-    found = AnyWording([Prefix()]).conclude([groups, [seen([0.3])]])
+    found = AnyWording([PrefixInjection()]).conclude([groups, [seen([0.3])]])
     assert {(o.metric, o.split): o.scores for o in found} == {
         ("probability", "forget"): [0.3],
         ("rouge", "forget"): [0.9],
@@ -80,16 +80,16 @@ def test_metrics_splits_and_layers_are_kept_apart() -> None:
 
 
 def test_the_typical_wording_is_the_mean_and_says_nothing_itself() -> None:
-    (found,) = TypicalWording([Prefix()]).conclude([[seen([0.1, 0.8], "ab")], [seen([0.5, 0.2], "cd")]])
+    (found,) = TypicalWording([PrefixInjection()]).conclude([[seen([0.1, 0.8], "ab")], [seen([0.5, 0.2], "cd")]])
     assert found.scores == pytest.approx([0.3, 0.5])
     assert found.texts == ["", ""]
 
 
 def test_its_points_are_the_wordings_of_its_attacks_in_their_order() -> None:
-    attack = AnyWording([Paraphrase(2), Prefix()])
+    attack = AnyWording([Paraphrase(2), PrefixInjection()])
     told = [attack.about(k)["wording"] for k in attack.points]
     assert told == [
-        *(f"Paraphrase: {Paraphrase(2).wording(k)}" for k in (1, 2)),
-        *(f"Prefix: {text}" for text in Prefix.default),
+        *(f"{k} wordings; the last of them, Paraphrase: {Paraphrase(2).wording(k)}" for k in (1, 2)),
+        *(f"{k} wordings; the last of them, PrefixInjection: {t}" for k, t in enumerate(PrefixInjection.default, 3)),
     ]
     assert attack.unit == "wordings"
