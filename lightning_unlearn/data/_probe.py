@@ -82,9 +82,9 @@ class Probe:
 
 def _refuse_cut_answers(before: Sequence[QuestionAnswer], asked: QuestionAnswerDataset) -> None:
     encoding = asked.encoding
-    for own, row, tokens in zip(before, asked.rows, asked, strict=True):
+    for number, (own, row) in enumerate(zip(before, asked.rows, strict=True)):
         # Only a full row can have been cut; encoding it again tells.
-        full = len(tokens["input_ids"]) >= encoding.max_length
+        full = len(asked[number]["input_ids"]) >= encoding.max_length
         if full and encoding.encode(row).cut > encoding.encode(own).cut:
             raise ValueError(
                 f"`max_length` should leave room for the whole answer of {row.source} in other words, or its scores could "

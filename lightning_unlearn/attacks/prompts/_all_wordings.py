@@ -119,7 +119,7 @@ class AllWordings(PromptAttack):
         for o in observations:
             texts = o.texts or [""] * len(o.scores)
             for number, *one in zip(o.numbers, o.scores, texts, o.clusters, strict=True):
-                told.setdefault(number, []).append(_Score(*one))
+                told.setdefault(number, []).append(_Score._make(one))
         of_example = dict(sorted(told.items()))
         scores = [combine([one.score for one in each]) for each in of_example.values()]
         texts = [_text(each, score) for each, score in zip(of_example.values(), scores, strict=True)]

@@ -18,8 +18,8 @@ _STOP = frozenset(
     """.split()  # noqa: SIM905  # one a line would fill three pages
 )
 """Words that say nothing by themselves."""
-_COMMON = 2
-"""A word in the answers about so many other entities is how such answers are put, and gives nothing away."""
+_COMMON, _COMMON_SHARE = 2, 0.1
+"""A word in the answers about so many other entities, and this share of all, is how such answers are put."""
 
 Words = tuple[str, ...]
 
@@ -40,15 +40,16 @@ class Told:
 class AnswerWords:
     """Tells whether a prompt is free of the answers of a row: of ``answer``, and of all that are ``accepted``.
 
-    Compared are words without case, punctuation, plural endings and stop words. Words that the row's own
-    question holds already are no news, and neither are words that stand in the answers about two or more other entities:
-    they are how such answers are put. A prompt is refused if it holds
+    Compared are words without case, punctuation, plural endings and stop words. Words that the row's own question holds
+    already are no news, and neither are words that stand in the answers about at least two other entities and a tenth of
+    all: they are how such answers are put. A prompt is refused if it holds
 
     - the answer as a whole, also with other spaces or punctuation; or
     - two neighbouring words of it; or
     - at least ``share`` of its words: of an answer of five words, one.
 
-    This is a check of words. It does not notice a synonym, a translation or a riddle.
+    This is a check of words. It does not notice a synonym, a translation or a riddle. Its stop words are English: in other
+    languages more is refused.
 
     Args:
         rows: All that are asked; answers about other entities come from here.
@@ -66,10 +67,13 @@ class AnswerWords:
     def __init__(self, rows: Iterable[QuestionAnswer], share: float = 0.2) -> None:
         self.share = share
         self._said_of: dict[str | Words, set[str]] = {}
+        rows = list(rows)
+        self._least = max(_COMMON, _COMMON_SHARE * len({row.entity for row in rows}))
         for row in rows:
             for answer in answers_of(row):
                 words = content_words(answer)
-                for said in (*words, *pairwise(words)):
+                each: list[str | Words] = [*words, *pairwise(words)]
+                for said in each:
                     self._said_of.setdefault(said, set()).add(row.entity)
 
     def told(self, row: QuestionAnswer, prompt: str) -> Told:
@@ -95,7 +99,7 @@ class AnswerWords:
         return Told(share, " ".join(pair) if pair else " ".join(told) if share >= self.share and told else "")
 
     def _is_common(self, said: str | Words, entity: str) -> bool:
-        return len(self._said_of.get(said, set()) - {entity}) >= _COMMON
+        return len(self._said_of.get(said, set()) - {entity}) >= self._least
 
 
 def answers_of(row: QuestionAnswer) -> list[str]:

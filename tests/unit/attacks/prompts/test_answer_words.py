@@ -63,6 +63,14 @@ def test_words_of_the_answers_about_two_others_are_how_such_answers_are_put(othe
     assert leak("Which novel called Lanterns did Ada write?", row, *more)
 
 
+def test_among_many_entities_two_are_not_enough_to_make_a_name_common() -> None:
+    row = replace(ROW, answer="New York City")
+    two = [replace(ROW, answer="In New York", entity=name) for name in ("Bo", "Cy")]
+    many = [replace(ROW, answer=f"w{i}", entity=f"E{i}") for i in range(30)]
+    assert not leak("Was it New York?", row, *two)
+    assert leak("Was it New York?", row, *two, *many)
+
+
 def test_one_entity_asked_about_often_is_one_other() -> None:
     row = replace(ROW, answer="A novel called Lanterns")
     assert leak("Which novel?", row, *[replace(ROW, answer="A novel", entity="Bo")] * 5)

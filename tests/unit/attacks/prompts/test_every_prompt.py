@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from _prompts import FORGET, PROMPTS, RETAIN, asked, records, rows, surroundings
+from jsonargparse import ArgumentParser
 
-from lightning_unlearn import CausalLMReadout, Encoding, InMemoryRecords, TinyCausalLM
+from lightning_unlearn import Attack, CausalLMReadout, Encoding, InMemoryRecords, TinyCausalLM
 from lightning_unlearn.attacks.prompts import (
     AffirmativeStart,
     AnyWording,
@@ -315,6 +316,32 @@ def test_it_has_no_words_outside_of_the_attack() -> None:
 
 
 # Settings
+
+RECORDS = {"path": "bundled:people", "entity": "entity", "paraphrase": "paraphrase", "rows": [0, 12]}
+YAML: dict[str, dict[str, Any]] = {
+    "AnyWording": {
+        "attacks": [{"class_path": "Paraphrase"}, {"class_path": "CharacterNoise", "init_args": {"shares": [0.1]}}]
+    },
+    "CombinedQuery": {"forget": RECORDS, "retain": RECORDS},
+    "ContextLadder": {"records": RECORDS, "levels": ["group"]},
+    "FewShot": {"records": {**RECORDS, "rows": [60, 66]}, "numbers": [1]},
+    "ForeignFrame": {"frames": {"Danish": "Svar venligst: {question}"}},
+    "KeywordEmphasis": {"encoding": {"tokenizer": "bundled"}},
+    "SeveralTurns": {"script": [["Hello", "Hi"]]},
+    "Templates": {"templates": ["Well: {question}"]},
+}
+
+
+@pytest.mark.parametrize("name", YAML)
+def test_it_is_built_from_yaml(name: str) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Attack, "attack")
+    config = parser.parse_object(
+        {"attack": {"class_path": f"lightning_unlearn.attacks.{name}", "init_args": YAML[name]}}
+    )
+    built = parser.instantiate_classes(config).attack
+    assert type(built).__name__ == name
+    assert any(row for each in asked(built, rows()).values() for row in each)
 
 
 @pytest.mark.parametrize(
