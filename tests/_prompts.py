@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lightning_unlearn import Encoding, FileRecords, InMemoryRecords, TinyCausalLM
+from torch import Tensor
+
+from lightning_unlearn import CausalLMReadout, CrossEntropy, Encoding, FileRecords, InMemoryRecords, TinyCausalLM
 from lightning_unlearn.attacks.prompts import (
     AffirmativeStart,
     AnyWording,
@@ -22,6 +24,7 @@ from lightning_unlearn.attacks.prompts import (
     PromptAttack,
     RolePlay,
     SeveralTurns,
+    SoftPrompt,
     Templates,
     TypicalWording,
 )
@@ -57,6 +60,7 @@ PROMPTS: dict[str, Callable[[], PromptAttack]] = {
     "paraphrase": Paraphrase,
     "prefix": PrefixInjection,
     "role-play": RolePlay,
+    "soft": lambda: SoftPrompt(records((66, 78)), Encoding("bundled"), steps=[1, 3], tokens=3),
     "templates": lambda: Templates(["{question} Think of {entity}."]),
     "trigger": BenignTrigger,
     "turns": SeveralTurns,
@@ -69,5 +73,11 @@ Asked = dict[float, list[QuestionAnswer | None]]
 
 def asked(attack: PromptAttack, given: list[QuestionAnswer], split: str = "forget") -> Asked:
     """What an attack asks at each of its points."""
-    with attack(TinyCausalLM(hidden_size=32)) as points:
+    network = TinyCausalLM(hidden_size=32)
+    with attack(network, loss=loss_of(network)) as points:
         return {point: list(attack.asks(given, split=split, point=point)) for point in points}
+
+
+def loss_of(network: Any) -> Callable[[Any], Tensor]:
+    """What an attacker minimises."""
+    return lambda batch: CrossEntropy()(CausalLMReadout()(network, batch))

@@ -30,6 +30,7 @@ from lightning_unlearn.attacks.prompts import (
     PromptAttack,
     RolePlay,
     SeveralTurns,
+    SoftPrompt,
     Templates,
     TypicalWording,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "RolePlay",
     "RoundingNoise",
     "SeveralTurns",
+    "SoftPrompt",
     "Sharpen",
     "Templates",
     "TokenwisePerturbation",

@@ -40,6 +40,7 @@ from lightning_unlearn.attacks.prompts import (
     OtherFacts,
     Paraphrase,
     PrefixInjection,
+    SoftPrompt,
     Templates,
 )
 from lightning_unlearn.audits import Generation, Measure, Specificity
@@ -97,9 +98,9 @@ def models() -> dict[str, Weights]:
     }
 
 
-def module(weights: Weights | None = None) -> UnlearningModule:
+def module(weights: Weights | None = None, width: int = 64) -> UnlearningModule:
     torch.manual_seed(0)
-    built = network()
+    built = TinyCausalLM(hidden_size=width, num_hidden_layers=2)
     if weights is not None:
         built.load_state_dict(weights)
     return UnlearningModule(built, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3))
@@ -232,7 +233,7 @@ def test_what_is_asked_is_encoded_once_for_all_looks(monkeypatch: pytest.MonkeyP
 
 def fit(check: RecoveryCheck | None, **kwargs: Any) -> list[Tensor]:
     """Weights, optimizer and random state afterwards."""
-    fitted = module()
+    fitted = module(width=32)
     callbacks = [Unlearn(Bounded(GradientAscent(), bound=9.0)), *([check] if check else [])]
     trainer = quiet(callbacks=callbacks, max_epochs=2, limit_val_batches=0, **kwargs)
     trainer.fit(fitted, datamodule=people())
@@ -243,7 +244,7 @@ def fit(check: RecoveryCheck | None, **kwargs: Any) -> list[Tensor]:
 @pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)])
 def test_a_fit_that_is_asked_in_every_way_at_every_step_is_the_same_to_the_bit(precision: Any) -> None:
     attacks: dict[str, Attack] = {name: build() for name, build in PROMPTS.items()}
-    check = RecoveryCheck(attacks, audits=[Measure(), Specificity()], every_n_steps=1)
+    check = RecoveryCheck(attacks, audits=[Measure(), Specificity(1)], every_n_steps=1)
     without, with_checks = fit(None, precision=precision), fit(check, precision=precision)
     assert not check.failures
     assert {o.attack for o in check.observations} == {"none", *PROMPTS}
@@ -284,6 +285,7 @@ def test_two_processes_ask_and_hear_what_one_does(kind: str) -> None:
         attacks: dict[str, Attack] = {
             "any": AnyWording([Paraphrase(), OtherFacts([1])]),
             "emphasis": KeywordEmphasis(Encoding("bundled"), [1]),
+            "soft": SoftPrompt(records(RETAIN), Encoding("bundled"), [2], tokens=3),
             "leaky": Templates(["Is it smoked trout? {question}"]),
         }
         check = RecoveryCheck(attacks, audits=[Measure()], probes={"forget": data((0, 5)), "retain": data(RETAIN)})

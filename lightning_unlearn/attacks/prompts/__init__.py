@@ -14,6 +14,7 @@ from lightning_unlearn.attacks.prompts._other_facts import OtherFacts
 from lightning_unlearn.attacks.prompts._paraphrase import Paraphrase
 from lightning_unlearn.attacks.prompts._prompt_attack import PromptAttack
 from lightning_unlearn.attacks.prompts._several_turns import SeveralTurns
+from lightning_unlearn.attacks.prompts._soft_prompt import SoftPrompt
 from lightning_unlearn.attacks.prompts._templates import Templates
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "PromptAttack",
     "RolePlay",
     "SeveralTurns",
+    "SoftPrompt",
     "Templates",
     "Told",
     "TypicalWording",

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -21,6 +22,20 @@ from lightning_unlearn.observation import Observation
 
 _COMPARISON = "specificity"
 """A comparison of the right answer with wrong ones. Its best would be ahead of chance for a model that answers at random."""
+
+
+class _AsItIs(PromptAttack):
+    """The question in its own words."""
+
+    points = (1,)
+
+    @override
+    def reword(self, row: QuestionAnswer, point: float) -> QuestionAnswer:
+        return row
+
+    @override
+    def wording(self, point: float) -> str:
+        return "The question as it is."
 
 
 class _Score(NamedTuple):
@@ -67,9 +82,10 @@ class AllWordings(PromptAttack):
         engine: GradientEngine | None = None,
     ) -> Iterator[Iterator[float]]:
         with ExitStack() as stack:
-            for attack in self.attacks:
-                stack.enter_context(attack(network, batches=batches, loss=loss, engine=engine))
-            yield iter(self.points)
+            given: dict[str, Any] = {"batches": batches, "loss": loss, "engine": engine}
+            # One after another to the end: some attacks train on their way from point to point.
+            tried = chain.from_iterable([stack.enter_context(attack(network, **given)) for attack in self.attacks])
+            yield (number for number, _ in enumerate(tried, 1))
 
     @override
     def reword(self, row: QuestionAnswer, point: float) -> QuestionAnswer | None:
@@ -86,7 +102,7 @@ class AllWordings(PromptAttack):
     @override
     def wording(self, point: float) -> str:
         attack, own = self._wordings[int(point) - 1]
-        return f"{int(point)} wordings; the last of them, {type(attack).__name__}: {attack.wording(own)}"
+        return f"Wording {int(point)} is the last so far, {type(attack).__name__.strip('_')}: {attack.wording(own)}"
 
     @override
     def about(self, point: float) -> dict[str, Any]:
@@ -144,10 +160,11 @@ class AnyWording(AllWordings):
 
     .. math:: \frac{1}{n} \sum_i \max_{w \le k} s_i^w
 
-    with the minimum where a smaller score means that more is known. Point ``k`` takes the best of the first ``k`` wordings,
-    so the curve never falls; scores and texts of an example are of its best wording. A maximum over many noisy scores is
-    high by chance alone: the control is asked in the same words, with the same statistic, and taken off. ``specificity``, a
-    comparison with chance, is the mean of the wordings.
+    with the minimum where a smaller score means that more is known. The first wording is the question as it is, which an
+    adversary may always ask. Point ``k`` takes the best of the first ``k`` wordings, so the curve never falls; scores and
+    texts of an example are of its best wording. A maximum over many noisy scores is high by chance alone: the control is
+    asked in the same words, with the same statistic, and taken off. ``specificity``, a comparison with chance, is the mean
+    of the wordings.
 
     Args:
         attacks: The attacks by prompt, in the order in which they are tried.
@@ -155,13 +172,17 @@ class AnyWording(AllWordings):
     Example:
         >>> from lightning_unlearn.attacks.prompts import PrefixInjection, RolePlay
         >>> AnyWording([PrefixInjection(), RolePlay()]).points
-        range(1, 9)
+        range(1, 10)
 
     References:
         Singh et al., `Unlearning That Lasts <https://arxiv.org/abs/2509.02820>`_, 2025: the worst case over formulations.
     """
 
     statistic = "for each example, the wording of those so far at which it is known best"
+
+    def __init__(self, attacks: Sequence[PromptAttack]) -> None:
+        super().__init__(attacks)
+        self.attacks = (_AsItIs(), *self.attacks)
 
     @override
     def of_scores(self, scores: Sequence[float], *, higher_means_known: bool) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lightning_unlearn.attacks.prompts import AnyWording, Paraphrase, PrefixInjection, TypicalWording
+from lightning_unlearn.data import QuestionAnswer
 from lightning_unlearn.observation import Observation
 
 WHO = ["Ada", "Ada", "Bo"]
@@ -85,11 +86,19 @@ def test_the_typical_wording_is_the_mean_and_says_nothing_itself() -> None:
     assert found.texts == ["", ""]
 
 
+def test_any_wording_begins_with_the_question_as_it_is_which_may_always_be_asked() -> None:
+    row = QuestionAnswer("Who employs Ada?", "The post office", entity="Ada", source="row 0")
+    attack = AnyWording([PrefixInjection()])
+    assert list(attack.points) == [1, 2, 3, 4, 5]
+    assert attack.asks([row], split="forget", point=1) == [row]
+    assert "as it is" in attack.wording(1)
+
+
 def test_its_points_are_the_wordings_of_its_attacks_in_their_order() -> None:
-    attack = AnyWording([Paraphrase(2), PrefixInjection()])
+    attack = TypicalWording([Paraphrase(2), PrefixInjection()])
     told = [attack.about(k)["wording"] for k in attack.points]
     assert told == [
-        *(f"{k} wordings; the last of them, Paraphrase: {Paraphrase(2).wording(k)}" for k in (1, 2)),
-        *(f"{k} wordings; the last of them, PrefixInjection: {t}" for k, t in enumerate(PrefixInjection.default, 3)),
+        *(f"Wording {k} is the last so far, Paraphrase: {Paraphrase(2).wording(k)}" for k in (1, 2)),
+        *(f"Wording {k} is the last so far, PrefixInjection: {t}" for k, t in enumerate(PrefixInjection.default, 3)),
     ]
     assert attack.unit == "wordings"

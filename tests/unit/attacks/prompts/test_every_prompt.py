@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from _prompts import FORGET, PROMPTS, RETAIN, asked, records, rows, surroundings
+from _prompts import FORGET, PROMPTS, RETAIN, asked, loss_of, records, rows, surroundings
 from jsonargparse import ArgumentParser
 
 from lightning_unlearn import Attack, CausalLMReadout, Encoding, InMemoryRecords, TinyCausalLM
@@ -24,9 +24,11 @@ from lightning_unlearn.attacks.prompts import (
     KeywordEmphasis,
     OtherFacts,
     Paraphrase,
+    PrefixInjection,
     PromptAttack,
     RolePlay,
     SeveralTurns,
+    SoftPrompt,
     Templates,
 )
 from lightning_unlearn.data import QuestionAnswer, Turn
@@ -56,7 +58,8 @@ def test_it_asks_for_the_same_answers_about_the_same_entities_in_words_of_its_ow
         assert len(kept) >= len(own) - 1
         for row, other in kept:
             assert replace(other, question=row.question, before=row.before, lead=row.lead) == row
-        assert any(read(other) != read(row) for row, other in kept)
+    as_it_is = 1 if name == "any" else 0  # where it begins with the question itself
+    assert all(any(row not in (None, *own) for row in each) for each in list(found.values())[as_it_is:])
 
 
 @every_prompt
@@ -74,7 +77,8 @@ def test_no_prompt_holds_its_answer_nor_two_words_of_it(name: str) -> None:
 def test_it_asks_the_same_whatever_the_random_state_and_leaves_that_alone(name: str) -> None:
     attack = PROMPTS[name]()
     torch.manual_seed(1)
-    with attack(network := TinyCausalLM(hidden_size=32)) as points:
+    network = TinyCausalLM(hidden_size=32)
+    with attack(network, loss=loss_of(network)) as points:
         places = list(points)
         first = [attack.asks(rows(), split="forget", point=p) for p in places]
         random.seed(5)
@@ -92,6 +96,7 @@ def test_it_asks_the_same_whatever_the_random_state_and_leaves_that_alone(name: 
 def test_each_point_is_told_in_words(name: str) -> None:
     attack = PROMPTS[name]()
     told = [attack.about(point) for point in attack.points]
+    assert told
     assert all(isinstance(value, str) and value.strip() for each in told for value in each.values())
     assert len({each["wording"] for each in told}) == len(told)
 
@@ -315,6 +320,62 @@ def test_it_has_no_words_outside_of_the_attack() -> None:
         KeywordEmphasis(Encoding("bundled")).asks([ADA], split="forget", point=1)
 
 
+# A trained prompt
+
+
+def taught() -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    network = TinyCausalLM(hidden_size=32)
+    return network, loss_of(network)
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_a_soft_prompt_teaches_its_questions_more_with_each_step_and_leaves_no_trace(template: Any) -> None:
+    network, loss = taught()
+    encoding = Encoding("bundled", template=template)
+    attack = SoftPrompt(records(RETAIN), encoding, [1, 5, 25], tokens=4)
+    behind = encoding.collate()([encoding(attack.reword(row, 1)) for row in rows(RETAIN)])
+    plain = encoding.collate()([encoding(row) for row in rows(RETAIN)])
+    weights, before, alone = [p.clone() for p in network.parameters()], loss(behind).item(), loss(plain).item()
+    seen = []
+    with attack(network, loss=loss) as points:
+        for _ in points:
+            seen.append(loss(behind).item())
+            assert loss(plain).item() == alone  # where there is no prompt, nothing is added
+            assert all(p.requires_grad for p in network.parameters())
+    assert [before, *seen] == sorted([before, *seen], reverse=True)
+    assert seen[-1] < before - 0.01
+    assert loss(behind).item() == before
+    assert all(torch.equal(p, q) and p.grad is None for p, q in zip(network.parameters(), weights, strict=True))
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_a_soft_prompt_works_among_several_wordings() -> None:
+    network, loss = taught()
+    soft = SoftPrompt(records(RETAIN), Encoding("bundled"), [5], tokens=4)
+    behind = Encoding("bundled").collate()([Encoding("bundled")(soft.reword(row, 1)) for row in rows(RETAIN)])
+    before, seen = loss(behind).item(), {}
+    with AnyWording([PrefixInjection(), soft])(network, loss=loss) as points:
+        for point in points:
+            seen[point] = loss(behind).item()
+    assert seen[5] == before > seen[6]
+
+
+def test_a_soft_prompt_is_never_trained_on_what_is_judged() -> None:
+    attack = SoftPrompt(records(FORGET), Encoding("bundled"))
+    with pytest.raises(
+        ValueError, match="should not be judged as `forget`: a prompt may hold their answers. Found row 0"
+    ):
+        attack.asks(rows(), split="forget", point=10)
+
+
+def test_a_soft_prompt_is_refused_without_a_loss_and_without_an_embedding() -> None:
+    attack, network = SoftPrompt(records(RETAIN), Encoding("bundled")), TinyCausalLM(hidden_size=32)
+    for net, loss in ((network, None), (torch.nn.Linear(2, 2), loss_of(network))):
+        with pytest.raises(ValueError, match="should get a network that shows the embedding of its tokens, and a loss"):
+            attack(net, loss=loss).__enter__()
+
+
 # Settings
 
 RECORDS = {"path": "bundled:people", "entity": "entity", "paraphrase": "paraphrase", "rows": [0, 12]}
@@ -362,6 +423,8 @@ def test_it_is_built_from_yaml(name: str) -> None:
         (lambda: SeveralTurns([("a", "b", "c")]), ValueError, "`script` should hold exchanges of two texts"),
         (lambda: ContextLadder(surroundings(), []), ValueError, "`levels` should hold at least one text"),
         (lambda: KeywordEmphasis("bundled"), TypeError, "`encoding` should be an `Encoding`"),  # type: ignore[arg-type]
+        (lambda: SoftPrompt(surroundings(), Encoding("bundled"), []), ValueError, "`steps` should hold at least one"),
+        (lambda: SoftPrompt(surroundings(), Encoding("bundled"), lr=0.0), ValueError, "`lr` should be positive"),
         (lambda: AnyWording([]), ValueError, "`attacks` should hold at least one attack by prompt"),
         (lambda: AnyWording([object()]), TypeError, r"`attacks\[0\]` should be a `PromptAttack`"),  # type: ignore[list-item]
     ],
