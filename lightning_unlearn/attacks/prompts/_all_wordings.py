@@ -197,7 +197,8 @@ class TypicalWording(AllWordings):
 
     .. math:: \frac{1}{n} \sum_i \frac{1}{k} \sum_{w \le k} s_i^w
 
-    over the wordings in which an example was asked.
+    over the wordings in which an example was asked. It is told once, after the last of them: the worst of several means
+    would be none.
 
     Args:
         attacks: The attacks by prompt.
@@ -208,7 +209,11 @@ class TypicalWording(AllWordings):
         0.5
     """
 
-    statistic = "for each example, the mean over the wordings so far"
+    statistic = "for each example, the mean over all wordings"
+
+    @override
+    def conclude(self, seen: Sequence[Sequence[Observation]]) -> list[Observation]:
+        return super().conclude(seen) if len(seen) == len(self.points) else []
 
     @override
     def of_scores(self, scores: Sequence[float], *, higher_means_known: bool) -> float:

@@ -45,7 +45,7 @@ class AnswerWords:
     all: they are how such answers are put. A prompt is refused if it holds
 
     - the answer as a whole, also with other spaces or punctuation; or
-    - two neighbouring words of it; or
+    - two neighbouring words of it that are news; or
     - at least ``share`` of its words: of an answer of five words, one.
 
     This is a check of words. It does not notice a synonym, a translation or a riddle. Its stop words are English: in other
@@ -66,15 +66,13 @@ class AnswerWords:
 
     def __init__(self, rows: Iterable[QuestionAnswer], share: float = 0.2) -> None:
         self.share = share
-        self._said_of: dict[str | Words, set[str]] = {}
+        self._said_of: dict[str, set[str]] = {}
         rows = list(rows)
         self._least = max(_COMMON, _COMMON_SHARE * len({row.entity for row in rows}))
         for row in rows:
             for answer in answers_of(row):
-                words = content_words(answer)
-                each: list[str | Words] = [*words, *pairwise(words)]
-                for said in each:
-                    self._said_of.setdefault(said, set()).add(row.entity)
+                for word in content_words(answer):
+                    self._said_of.setdefault(word, set()).add(row.entity)
 
     def told(self, row: QuestionAnswer, prompt: str) -> Told:
         """What ``prompt`` gives away of the answers of ``row``; of several answers, of the one that it tells most of."""
@@ -92,14 +90,14 @@ class AnswerWords:
         news = {word: None for word in news if not self._is_common(word, row.entity)} or news
         told = [word for word in news if word in here]
         share = len(told) / len(news) if news else 0.0
-        pairs = set(pairwise(now)) - set(pairwise(before))
-        pair = next((p for p in pairwise(own) if p in pairs and not self._is_common(p, row.entity)), ())
+        side_by_side = set(pairwise(now))
+        pair = next((p for p in pairwise(own) if p in side_by_side and news.keys() >= {*p}), ())
         if _holds(prompt, now, answer, own) and not _holds(prompt_of(row), before, answer, own):
             return Told(share, answer)
         return Told(share, " ".join(pair) if pair else " ".join(told) if share >= self.share and told else "")
 
-    def _is_common(self, said: str | Words, entity: str) -> bool:
-        return len(self._said_of.get(said, set()) - {entity}) >= self._least
+    def _is_common(self, word: str, entity: str) -> bool:
+        return len(self._said_of.get(word, set()) - {entity}) >= self._least
 
 
 def answers_of(row: QuestionAnswer) -> list[str]:

@@ -66,7 +66,7 @@ class FewShot(InContext):
 
     @override
     def wording(self, point: float) -> str:
-        return f"{int(point)} questions about others, with their answers, then the question."
+        return f"Questions about others, with their answers, before the question: {int(point)}."
 
 
 def _mentions(shot: QuestionAnswer, names: set[str]) -> bool:

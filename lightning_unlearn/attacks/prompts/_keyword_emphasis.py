@@ -95,7 +95,7 @@ class KeywordEmphasis(PromptAttack):
 
     @override
     def wording(self, point: float) -> str:
-        return f"The {int(point)} words on which the answer hangs most, named again behind the question."
+        return f"Words on which the answer hangs most, named again behind the question: {int(point)}."
 
     def contributions(self, row: QuestionAnswer) -> Tensor:
         """What the mean log-likelihood of the answer loses without each word of the question, ``[words]`` on the CPU."""

@@ -38,4 +38,4 @@ class OtherFacts(InContext):
 
     @override
     def wording(self, point: float) -> str:
-        return f"{int(point)} other facts about the same entity, then the question."
+        return f"Other facts about the same entity before the question: {int(point)}."

@@ -47,7 +47,7 @@ class SoftPrompt(PromptAttack):
         >>> others = FileRecords("bundled:people", entity="entity", where={"group": ["retain"]})
         >>> attack = SoftPrompt(others, Encoding("bundled"), steps=[5], tokens=3)
         >>> attack.wording(5)
-        '3 trained marks behind the question, after 5 steps on questions about others.'
+        '3 trained marks behind the question; steps on questions about others: 5.'
 
     References:
         Schwinn et al., `Soft Prompt Threats <https://arxiv.org/abs/2402.09063>`_, 2024, the universal attack; `Soft Token
@@ -98,9 +98,7 @@ class SoftPrompt(PromptAttack):
 
     @override
     def wording(self, point: float) -> str:
-        return (
-            f"{self.tokens} trained embeddings behind the question, after {int(point)} steps on questions about others."
-        )
+        return f"{self.tokens} trained marks behind the question; steps on questions about others: {int(point)}."
 
     @override
     @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lightning_unlearn.attacks.prompts import AnyWording, Paraphrase, PrefixInjection, TypicalWording
+from lightning_unlearn.attacks.prompts import AnyWording, Paraphrase, PrefixInjection, Templates, TypicalWording
 from lightning_unlearn.data import QuestionAnswer
 from lightning_unlearn.observation import Observation
 
@@ -81,9 +81,11 @@ def test_metrics_splits_and_layers_are_kept_apart() -> None:
 
 
 def test_the_typical_wording_is_the_mean_and_says_nothing_itself() -> None:
-    (found,) = TypicalWording([PrefixInjection()]).conclude([[seen([0.1, 0.8], "ab")], [seen([0.5, 0.2], "cd")]])
+    attack = TypicalWording([Templates(["A {question}", "B {question}"])])
+    (found,) = attack.conclude([[seen([0.1, 0.8], "ab")], [seen([0.5, 0.2], "cd")]])
     assert found.scores == pytest.approx([0.3, 0.5])
     assert found.texts == ["", ""]
+    assert attack.conclude([[seen([0.1, 0.8])]]) == []  # not yet: the worst of several means would be none
 
 
 def test_any_wording_begins_with_the_question_as_it_is_which_may_always_be_asked() -> None:

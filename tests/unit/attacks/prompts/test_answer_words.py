@@ -45,6 +45,13 @@ def test_what_the_question_says_itself_is_no_news() -> None:
     assert leak("In Lima or in Oslo, where was Ada born?", replace(row, question="Where was Ada born?"))
 
 
+def test_a_word_of_the_answer_beside_one_of_the_question_is_one_word() -> None:
+    words = " ".join(f"w{i}" for i in range(10))
+    row = replace(ROW, question="When was Ada born?", answer=f"Ada came to life in {words}")
+    assert not leak("When did Ada, who came from afar, begin?", row)
+    assert leak("When did Ada, who came to life, begin?", row) == "came life"
+
+
 def test_what_an_earlier_turn_of_the_row_says_is_no_news_either() -> None:
     row = replace(ROW, answer="Lima", before=(Turn("user", "I have been to Lima."),))
     assert not leak("I have been to Lima. Where was Ada born?", row)
