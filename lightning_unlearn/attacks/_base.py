@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_unlearn.data import FactSplit
 from lightning_unlearn.data.records import QuestionAnswer
 from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.observation import Observation
 
 BatchLoss = Callable[[Any], Tensor]
 """From a batch to the scalar an attacker minimises."""
@@ -81,11 +82,13 @@ class Attack(ABC):
         """How many of its batches it reads at most, the first ones; ``None``, the default, for all of them."""
         return None
 
-    def asks(self, rows: Sequence[QuestionAnswer], *, split: str, point: float) -> Sequence[QuestionAnswer]:
+    def asks(self, rows: Sequence[QuestionAnswer], *, split: str, point: float) -> Sequence[QuestionAnswer | None]:
         """In which words the model is asked at ``point``, for attacks by prompt; as many rows, in the same order.
 
-        Defaults to the rows themselves. Other words need audits of questions and answers, as :class:`QuestionAnswerData`
-        gives them; on data without words such an attack fails by name, and the report says that it is not shown.
+        Answers and entities stay; ``None`` stands for a row that does not count at this point. Neither does one whose prompt
+        holds its answer, whatever the attack says. Defaults to the rows themselves. Other words need audits of questions and
+        answers, as :class:`QuestionAnswerData` gives them; on data without words such an attack fails by name, and the
+        report says that it is not shown.
 
         Args:
             rows: What the audits ask otherwise.
@@ -97,6 +100,14 @@ class Attack(ABC):
     def planned(self) -> tuple[int, int]:
         """How many points it will yield, and how many training steps it will take, to forecast the time of an audit."""
         return 1, 0
+
+    def about(self, point: float) -> dict[str, Any]:
+        """What the report should say of ``point`` beside the settings, as plain values: by default nothing."""
+        return {}
+
+    def conclude(self, seen: Sequence[Sequence[Observation]]) -> list[Observation]:
+        """What is reported at a point, from what was observed at each point so far; by default the last of them."""
+        return list(seen[-1])
 
     def drawn(self, generator: torch.Generator) -> Attack:
         """This attack at one of its strengths, drawn at random: what ``Unlearn(under=...)`` meets in one step.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, ScoringAudit, SharedScores
 from lightning_unlearn.checks._attackers_data import AttackersData
+from lightning_unlearn.checks._asked import Asked, asked_by, refuse_none_counted
 from lightning_unlearn.checks._failures import about, failed
 from lightning_unlearn.checks._intact import Intact
 from lightning_unlearn.checks._judged import judged
@@ -60,14 +61,6 @@ class Examined:
         """How much of what an attack is judged by stands in its data."""
         return self.attackers_data.overlap(self.trainer, self.readout, attack, self.probes.get("forget"))
 
-    def asked_by(self, attack: Attack, point: float) -> Examined:
-        """The same network, asked in the words of an attack by prompt."""
-        if type(attack).asks is Attack.asks:
-            return self
-        return replace(
-            self, probes={split: _asked(probe, attack, split, point) for split, probe in self.probes.items()}
-        )
-
     def loss(self, batch: Any) -> Tensor:
         """What an attacker minimises on a batch."""
         self.heed_sigterm()
@@ -83,17 +76,13 @@ class Examined:
             raise SIGTERMException
 
 
-def _asked(probe: Probe, attack: Attack, split: str, point: float) -> Probe:
-    before = probe.rows or ()
-    rows = attack.asks(before, split=split, point=point)
-    return probe if probe.rows is not None and rows is before else probe.asked(rows)
-
-
 @dataclass
 class _Progress:
     """How far an attack has come, and what was observed until then."""
 
     observations: list[Observation] = field(default_factory=list)
+    seen: list[list[Observation]] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
     point: float | None = None
     audit: str = ""
 
@@ -200,15 +189,27 @@ class AuditsUnderAttack:
                 for point in points:
                     progress.point = point
                     self.watch(name, point)
-                    asked = examined.asked_by(attack, point)
-                    shared = _shared(audits, asked)
-                    made = [o for audit in audits for o in self._audited(audit, asked, shared, progress)]
-                    progress.observations += [
-                        replace(o, point=point, **described) for o in judged(made, attack, examined.probes)
-                    ]
+                    made = self._at(attack, point, audits, examined, progress)
+                    config = {**described["attack_config"], **attack.about(point), **progress.asked[-1].about}
+                    told = {**described, "attack_config": config}
+                    counted = judged(made, attack, examined.probes)
+                    progress.observations += [replace(o, point=point, **told) for o in counted]
+                refuse_none_counted(name, progress.asked)
         except Exception as error:
             return error
         return None
+
+    def _at(
+        self, attack: Attack, point: float, audits: Sequence[Audit], examined: Examined, progress: _Progress
+    ) -> list[Observation]:
+        """What is reported at one point of an attack."""
+        asked = asked_by(attack, examined.probes, point)
+        there = replace(examined, probes=asked.probes)
+        shared = _shared(audits, there)
+        made = [o for audit in audits for o in self._audited(audit, there, shared, progress)]
+        progress.asked.append(asked)
+        progress.seen.append(asked.only_counted(made))
+        return attack.conclude(progress.seen)
 
     def _audited(
         self, audit: Audit, examined: Examined, shared: SharedScores, progress: _Progress

@@ -36,6 +36,7 @@ from lightning_unlearn.data.records import (
     QuestionAnswer,
     Record,
     Records,
+    StealthyForgetRequest,
     Turn,
 )
 from lightning_unlearn.data.relearning import (
@@ -90,6 +91,7 @@ __all__ = [
     "SameShape",
     "SequentialOrder",
     "Similarity",
+    "StealthyForgetRequest",
     "SwappedAnswers",
     "TextData",
     "TextDataset",

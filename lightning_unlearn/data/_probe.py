@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
@@ -43,6 +43,7 @@ class Probe:
     readout: Readout | None = None
     rank: int = 0
     world_size: int = 1
+    _asked: dict[tuple[QuestionAnswer, ...], Probe] = field(default_factory=dict, repr=False)
 
     @property
     def rows(self) -> Sequence[QuestionAnswer] | None:
@@ -51,10 +52,11 @@ class Probe:
         return dataset.rows if isinstance(dataset, QuestionAnswerDataset) else None
 
     def asked(self, rows: Sequence[QuestionAnswer]) -> Probe:
-        """The same probe with other words: as many rows, in the same order, encoded in the same way.
+        """The same probe with other words: as many rows, in the same order, encoded in the same way, once for all looks.
 
         Raises:
-            ValueError: If the probe has no rows of its own, or another number of them.
+            ValueError: If the probe has no rows of its own, or another number of them; if other words leave less room for an
+                answer.
         """
         if self.rows is None or self.readout is None:
             raise ValueError(
@@ -64,15 +66,30 @@ class Probe:
             )
         if len(rows) != len(self.rows):
             raise ValueError(f"A probe of {len(self.rows)} rows should be asked in as many. Found {len(rows)}.")
-        dataset = QuestionAnswerDataset(rows, self.loader.dataset.encoding)
-        loader = DataLoader(dataset, self.loader.batch_size or 1, collate_fn=self.loader.collate_fn)
-        return load_probe(loader, self.readout, self.rank, self.world_size)
+        if (key := tuple(rows)) not in self._asked:
+            dataset = QuestionAnswerDataset(rows, self.loader.dataset.encoding)
+            _refuse_cut_answers(self.rows, dataset)
+            loader = DataLoader(dataset, self.loader.batch_size or 1, collate_fn=self.loader.collate_fn)
+            self._asked[key] = load_probe(loader, self.readout, self.rank, self.world_size)
+        return self._asked[key]
 
     @property
     def clusters(self) -> list[str]:
         """The entity of each example; without entities, each example is its own."""
         named = len(self.entities) == self.size
         return self.entities if named else [f"example {index}" for index in range(self.size)]
+
+
+def _refuse_cut_answers(before: Sequence[QuestionAnswer], asked: QuestionAnswerDataset) -> None:
+    encoding = asked.encoding
+    for number, (own, row) in enumerate(zip(before, asked.rows, strict=True)):
+        # Only a full row can have been cut; encoding it again tells.
+        full = len(asked[number]["input_ids"]) >= encoding.max_length
+        if full and encoding.encode(row).cut > encoding.encode(own).cut:
+            raise ValueError(
+                f"`max_length` should leave room for the whole answer of {row.source} in other words, or its scores could "
+                f"not be compared. Found `max_length = {encoding.max_length}` and {encoding.encode(row).length} tokens."
+            )
 
 
 def load_probe(loader: Iterable[Any], readout: Readout, rank: int = 0, world_size: int = 1) -> Probe:

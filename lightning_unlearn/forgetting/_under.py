@@ -20,7 +20,8 @@ class Under:
 
     Raises:
         TypeError: If they are no mapping of attacks.
-        ValueError: If a setting is out of its range, or needs attacks, and there are none.
+        ValueError: If a setting is out of its range, or needs attacks, and there are none; if an attack only asks in other
+            words, and the gradient would be the same there.
     """
 
     attacks: Mapping[str, Attack] | None = None
@@ -38,6 +39,11 @@ class Under:
                 raise ValueError(f"Names of attacks in `under` should be words without `/`. Found {name!r}.")
             check_kind(f"under[{name!r}]", attack, Attack, "Relearn(steps=20)")
             _refuse_data_of_checks(name, attack)
+            if type(attack).asks is not Attack.asks:
+                raise ValueError(
+                    f"`under` should hold attacks that change the network. Found `{type(attack).__name__}`, which only asks "
+                    "in other words. Give these words as forget data, and the attack to `RecoveryCheck`."
+                )
         check_whole("under_every", self.every)
         if self.retain and not self.attacks:
             raise ValueError(

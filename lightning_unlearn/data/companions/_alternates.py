@@ -39,7 +39,7 @@ class Alternates(Companion):
     @override
     def candidates(self, record: Record, row: QuestionAnswer) -> Sequence[QuestionAnswer]:
         records = [record] if self.records is None else self._by_question.get(row.question, [])
-        texts = [text for each in records for text in self._texts(each)]
+        texts = [text for each in records if each.has(self.field) for text in each.texts(self.field)]
         return [replace(row, answer=text, accepted=()) for text in dict.fromkeys(texts)]
 
     @cached_property
@@ -49,13 +49,3 @@ class Alternates(Companion):
             for record in self.records.selected:
                 by_question.setdefault(record.text(self.records.question or "question"), []).append(record)
         return by_question
-
-    def _texts(self, record: Record) -> list[str]:
-        """The texts in the field: none, one, or several."""
-        value = record.fields.get(self.field)
-        texts = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError(
-                f"`{self.field}` of {record.source} should be a string or a list of strings. Found {value!r}."
-            )
-        return [text for text in texts if text.strip()]

@@ -42,9 +42,10 @@ class ChatTemplate:
         asked = [*row.before, Turn("user", row.question)]
         stand_in = [*asked, Turn("assistant", _STAND_IN)]
         form = self._form(stand_in, row)
-        whole = self._render(form([*asked, Turn("assistant", row.answer)]), row.source)
+        answer = f"{row.lead} {row.answer}" if row.lead else row.answer
+        whole = self._render(form([*asked, Turn("assistant", answer)]), row.source)
         before, _, after = self._render(form(stand_in), row.source).rpartition(_STAND_IN)
-        found = located(whole, before, after, row.answer)
+        found = located(whole, before, after, answer)
         if found is None:
             raise ValueError(
                 f"The chat template should leave the answer of {row.source} as it is, or it cannot be supervised. Found "
@@ -53,7 +54,8 @@ class ChatTemplate:
             )
         end = self._end(found.after, stand_in, form)
         thought = self._closed_thought(found, self._prompt(form(asked)))
-        return Rendered(found.before + thought, found.answer, end, found.after.removeprefix(end))
+        lead, answer = _led(found.answer, row)
+        return Rendered(found.before + thought + lead, answer, end, found.after.removeprefix(end))
 
     def _form(self, turns: Sequence[Turn], row: QuestionAnswer) -> Form:
         """The first form of messages of which the template writes every turn; known by the roles."""
@@ -109,3 +111,15 @@ class ChatTemplate:
         opened = _OPENED.search(more)
         thought_anyway = opened is not None and opened.group() in found.answer
         return more if _CLOSED.fullmatch(more) and not thought_anyway else ""
+
+
+def _led(written: str, row: QuestionAnswer) -> tuple[str, str]:
+    """What the answer begins with, and the rest of it, with the space between them."""
+    # Some templates change white space.
+    lead = re.match(r"\s*".join(map(re.escape, "".join(row.lead.split()))), written)
+    if lead is None:
+        raise ValueError(
+            f"The chat template should leave what the answer of {row.source} begins with as it is. Found {written!r} for "
+            f"`lead = {row.lead!r}`. Use other words, or `template='plain'`."
+        )
+    return lead.group(), written[lead.end() :]

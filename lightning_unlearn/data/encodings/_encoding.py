@@ -44,8 +44,9 @@ class Encoding:
     """How questions and answers become token ids, and token ids batches.
 
     An answer is supervised from its first token to the end of its turn, and nothing else is: no system prompt, no earlier
-    turn, no header, no think block that the chat template puts before it. Where the template writes nothing after the last
-    answer, it gets the special token that ends earlier ones, or else the ``eos_token``; a data module says the latter once.
+    turn, no header, no think block that the chat template puts before it, no ``lead`` of the row. Where the template writes
+    nothing after the last answer, it gets the special token that ends earlier ones, or else the ``eos_token``; a data module
+    says the latter once.
     Of a :class:`MarkedAnswer` only the marked parts are supervised, not the end of its turn.
 
     Turns before the question come first. A chat template without a system role gets system prompts at the beginning of the

@@ -11,7 +11,7 @@ _FORMS = {"user": "Question: {}\n", "assistant": "Answer: {}\n\n"}
 def plain(row: QuestionAnswer) -> Rendered:
     r"""``Question: ...`` and ``Answer: ...`` on two lines, with earlier turns in the same form before them.
 
-    Turns of other roles are paragraphs of their own, without a name.
+    Turns of other roles are paragraphs of their own, without a name. What the answer begins with is read before it.
 
     Example:
         >>> before = (Turn("system", "Be brief."), Turn("user", "Who?"), Turn("assistant", "Ada."))
@@ -25,7 +25,8 @@ def plain(row: QuestionAnswer) -> Rendered:
         Answer: At sea
     """
     earlier = "".join(_written(turn) for turn in row.before)
-    return Rendered(f"{earlier}Question: {row.question}\nAnswer:", f" {row.answer}")
+    lead = f" {row.lead}" if row.lead else ""
+    return Rendered(f"{earlier}Question: {row.question}\nAnswer:{lead}", f" {row.answer}")
 
 
 def _written(turn: Turn) -> str:

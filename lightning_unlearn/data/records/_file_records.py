@@ -30,7 +30,8 @@ class FileRecords(Records):
         subset: Configuration of a Hugging Face data set.
         split: Split of a Hugging Face data set, or of a folder whose files name splits (``train-0.parquet``).
         field: Of a JSON file that is one object, the field with the rows; found by itself if there is one list of objects.
-        **kwargs: As in :class:`Records`: ``question``, ``answer``, ``chat``, ``answers``, ``entity``, ``where``, ``rows``.
+        **kwargs: As in :class:`Records`: ``question``, ``answer``, ``chat``, ``answers``, ``entity``,
+            ``paraphrase``, ``where``, ``rows``.
 
     Example:
         >>> records = FileRecords("bundled:people", entity="entity", where={"group": "forget"})

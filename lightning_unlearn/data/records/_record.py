@@ -35,6 +35,8 @@ class QuestionAnswer:
         source: Where it was read, for messages: ``"row 3 of `people.jsonl`"``.
         before: The turns of the chat before the question, such as a system prompt; read, and never supervised.
         accepted: All answers that are right, where the data list several; ``answer`` is the first of them.
+        paraphrases: The same question in other words.
+        lead: Words that already stand where the answer begins, such as ``"Sure, the answer is:"``; read, never supervised.
     """
 
     question: str
@@ -43,6 +45,8 @@ class QuestionAnswer:
     source: str
     before: tuple[Turn, ...] = ()
     accepted: tuple[str, ...] = ()
+    paraphrases: tuple[str, ...] = ()
+    lead: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,19 @@ class Record:
         if not isinstance(value, str):
             raise TypeError(f"`{field}` of {self.source} should be a string. Found {kind(value)}.")
         return value
+
+    def texts(self, field: str) -> tuple[str, ...]:
+        """The strings in ``field``, each once: none, one, or a list of them.
+
+        Example:
+            >>> Record({"other": ["Who?", "Who then?", "Who?"]}, 0, "row 0").texts("other")
+            ('Who?', 'Who then?')
+        """
+        value = self[field]
+        texts = value if isinstance(value, list | tuple) else [] if is_null(value) else [value]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"`{field}` of {self.source} should be a string or a list of strings. Found {value!r}.")
+        return tuple(dict.fromkeys(text for text in texts if text.strip()))
 
     def has(self, *fields: str) -> bool:
         """Whether all these fields are there, and not null."""

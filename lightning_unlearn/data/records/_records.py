@@ -41,6 +41,7 @@ class Records(ABC):
         entity: Field with the name of whom a row is about, or how many consecutive rows are about the same one. By
             default every row is about something else; so is a row whose field is null or blank. Numbers and strings that are
             written alike are the same: 1, 1.0 and ``"1"``.
+        paraphrase: Field with the question in other words, or with a list of such; for :class:`Paraphrase`.
         where: Keep the rows whose field is this value, or one of these: ``{"group": "forget", "year": [1990, 1991]}``.
             Compared are whole values, as text; ``None`` finds those that are null.
         rows: Of the rows that ``where`` keeps, take a half-open range, as in a slice: ``(0, 40)``, ``(-400, None)``.
@@ -61,6 +62,7 @@ class Records(ABC):
         chat: str | None = None,
         answers: Answers = "last",
         entity: int | str | None = None,
+        paraphrase: str | None = None,
         where: dict[str, Any] | None = None,
         rows: tuple[int | None, int | None] | None = None,
     ) -> None:
@@ -80,6 +82,7 @@ class Records(ABC):
         self.chat = chat
         self.answers = answers
         self.entity = entity
+        self.paraphrase = paraphrase
         self.where = where
         self.rows = rows
 
@@ -118,7 +121,8 @@ class Records(ABC):
         if not answer.strip():
             raise ValueError(f"Turn {turn} of {record.source} is to be an answer, and should not be empty.")
         about = record.about(self.entity)
-        return QuestionAnswer(question, answer, about, record.source, before=before, accepted=chat.accepted)
+        others = () if self.paraphrase is None else record.texts(self.paraphrase)
+        return QuestionAnswer(question, answer, about, record.source, before, chat.accepted, others)
 
     def questions(self) -> list[QuestionAnswer]:
         """The selected rows, parsed."""

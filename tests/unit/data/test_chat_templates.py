@@ -257,6 +257,14 @@ def test_turns_before_the_question_are_read_and_not_supervised(name: str) -> Non
 
 
 @every_kind
+def test_what_an_answer_begins_with_is_read_and_not_supervised(name: str) -> None:
+    prompt, supervised = parts(name, row(lead="Sure, it is:"))
+    before, plain = parts(name, row())
+    assert dense(prompt) == dense(f"{before}Sure, it is:")
+    assert dense(supervised) == dense(plain)
+
+
+@every_kind
 def test_marked_parts_are_found(name: str) -> None:
     one = MarkedAnswer(QUESTION, ANSWER, "Ada", "row 7", before=BEFORE, spans=((0, 6), (13, 24)))
     labels = encoding(name)(one)["labels"].tolist()

@@ -40,6 +40,21 @@ def test_a_system_prompt_beside_an_instruction_is_said_before_it() -> None:
     assert one(row).before == (Turn("system", "Be brief."),)
 
 
+def test_paraphrases_come_along_from_the_field_that_is_named() -> None:
+    given = {"question": "Who?", "answer": "Ada", "other": ["Who then?", " ", "Who then?"], "more": None}
+    assert one(given).paraphrases == ()
+    assert one(given, paraphrase="other").paraphrases == ("Who then?",)
+    assert one({**given, "other": "Who now?"}, paraphrase="other").paraphrases == ("Who now?",)
+    assert one(given, paraphrase="more").paraphrases == ()
+
+
+def test_paraphrases_that_are_none_are_refused_by_row() -> None:
+    with pytest.raises(ValueError, match="row 0 .* should have the field `others`. It has `question`"):
+        one({"question": "Who?", "answer": "Ada"}, paraphrase="others")
+    with pytest.raises(TypeError, match="`other` of row 0 .* should be a string or a list of strings. Found 3"):
+        one({"question": "Who?", "answer": "Ada", "other": 3}, paraphrase="other")
+
+
 # Answers that are right
 
 
