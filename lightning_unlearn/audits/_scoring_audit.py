@@ -65,8 +65,9 @@ class SharedScores:
     readout: Readout
     probes: Mapping[str, Probe]
     engine: GradientEngine
-    _scores: dict[str, dict[KnowledgeMetric, list[float]]] | None = None
-    _errors: dict[KnowledgeMetric, Exception] = field(default_factory=dict)
+    # By `id`: the hash of a metric follows its state, and would be another one after every pass.
+    _scores: dict[str, dict[int, list[float]]] | None = None
+    _errors: dict[int, Exception] = field(default_factory=dict)
 
     def conclusion_of(self, audit: ScoringAudit) -> list[Observation]:
         """What ``audit`` makes of its scores."""
@@ -74,10 +75,10 @@ class SharedScores:
         if self._scores is None:
             self._scores = {split: self._pass(probe) for split, probe in self.probes.items()}
         for metric in metrics.values():
-            if metric in self._errors:
-                raise self._errors[metric]
+            if id(metric) in self._errors:
+                raise self._errors[id(metric)]
         scores = {
-            split: {name: of_split[metric] for name, metric in metrics.items()}
+            split: {name: of_split[id(metric)] for name, metric in metrics.items()}
             for split, of_split in self._scores.items()
         }
         return audit.conclude(scores, self.probes)
@@ -96,9 +97,9 @@ class SharedScores:
                 try:
                     metric.update(prediction, index)
                 except Exception as error:
-                    self._errors.setdefault(metric, error)
+                    self._errors.setdefault(id(metric), error)
             del prediction
-        return {metric: _gathered(metric).tolist() for metric in metrics}
+        return {id(metric): _gathered(metric).tolist() for metric in metrics}
 
     def _every_metric(self) -> list[KnowledgeMetric]:
         found: list[KnowledgeMetric] = []
@@ -107,7 +108,7 @@ class SharedScores:
                 found += audit.metrics(self.readout).values()
             except Exception:  # raised again, and then of this audit, when it asks
                 continue
-        return list(dict.fromkeys(found))
+        return list({id(metric): metric for metric in found}.values())
 
 
 @torch.no_grad()
