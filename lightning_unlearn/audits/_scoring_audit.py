@@ -65,7 +65,7 @@ class SharedScores:
     readout: Readout
     probes: Mapping[str, Probe]
     engine: GradientEngine
-    # By `id`: the hash of a metric follows its state, and would be another one after every pass.
+    # By identity: the hash of a torchmetrics metric changes with its state.
     _scores: dict[str, dict[int, list[float]]] | None = None
     _errors: dict[int, Exception] = field(default_factory=dict)
 
@@ -83,7 +83,7 @@ class SharedScores:
         }
         return audit.conclude(scores, self.probes)
 
-    def _pass(self, probe: Probe) -> dict[KnowledgeMetric, list[float]]:
+    def _pass(self, probe: Probe) -> dict[int, list[float]]:
         metrics = self._every_metric()
         for metric in metrics:
             metric.reset()

@@ -14,9 +14,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_unlearn import Encoding, FileRecords, QuestionAnswerData, TinyCausalLM
-from lightning_unlearn.audits import Audit, Generation, Measure, Specificity
+from lightning_unlearn.audits import Audit, Generation, Measure, SharedScores, Specificity
 from lightning_unlearn.data import Probe, load_probe
 from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.metrics import AnswerProbability, ExactMemorization
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.readouts import PackedCausalLMReadout
 from lightning_unlearn.runtime import checksum
@@ -144,3 +145,29 @@ def test_a_split_says_the_same_whatever_splits_are_asked_beside_it(audit: Audit)
     alone = observe(audit, net, {"forget": forget})
     assert alone
     assert [o for o in beside if o.split == "forget"] == alone
+
+
+def test_one_pass_over_each_split_serves_every_audit_of_scores() -> None:
+    net, readout = network(), PackedCausalLMReadout()
+    passes: list[int] = []
+    handle = net.register_forward_hook(lambda *_: passes.append(1))
+    of = {split: load_probe(asked(order), readout) for split, order in (("forget", [0, 1, 2, 3]), ("retain", [4, 5]))}
+    audits = [Measure(), Measure({"memorised": ExactMemorization()})]
+    shared = SharedScores(audits, net, readout, of, GradientEngine(net))
+    together = [shared.conclusion_of(audit) for audit in audits]
+    handle.remove()
+    assert len(passes) == sum(len(probe.batches) for probe in of.values())
+    assert together == [observe(audit, net, of) for audit in audits]
+
+
+def test_a_metric_that_fails_takes_only_its_own_audit_with_it() -> None:
+    class Failing(AnswerProbability):
+        def scores_of(self, prediction: Any) -> Any:
+            raise RuntimeError("no memory")
+
+    net, readout = network(), PackedCausalLMReadout()
+    working, failing = Measure(), Measure({"other": Failing()})
+    shared = SharedScores([failing, working], net, readout, probes(), GradientEngine(net))
+    with pytest.raises(RuntimeError, match="no memory"):
+        shared.conclusion_of(failing)
+    assert shared.conclusion_of(working) == observe(working, net, probes())
