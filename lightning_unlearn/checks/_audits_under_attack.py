@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, ScoringAudit, SharedScores
+from lightning_unlearn.checks._costs import Meter
 from lightning_unlearn.checks._failures import about, failed
 from lightning_unlearn.checks._probes import find_retain
 from lightning_unlearn.checks._refusals import refuse_probes
 from lightning_unlearn.data import Probe, in_order
 from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.objectives import CrossEntropy
-from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation
+from lightning_unlearn.observation import NOT_ATTACKED, Cost, Failure, Observation
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import Agreement, Ended, Misfit, checksum, interruptible, termination_held, uninterrupted
 
@@ -94,6 +95,7 @@ class _Progress:
     observations: list[Observation] = field(default_factory=list)
     point: float | None = None
     audit: str = ""
+    meter: Meter = field(default_factory=Meter)
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,13 @@ class AuditsUnderAttack:
         attacks: The attacks, by the name in logs and reports.
         audits: The audits.
         record: Is told of each attack and each audit that fails.
+        spend: Is told what each attack cost, and what the audits cost without one.
     """
 
     attacks: Mapping[str, Attack]
     audits: Sequence[Audit]
     record: Callable[[Failure], None]
+    spend: Callable[[Cost], None]
 
     def __call__(self, examined: Examined) -> Iterator[list[Observation]]:
         """The observations without an attack, then those of each attack. Collective: every rank must call it.
@@ -124,11 +128,13 @@ class AuditsUnderAttack:
     def _looks(self, examined: Examined) -> Iterator[list[Observation]]:
         alone: list[Observation] = []
         working: list[Audit] = []
+        meter = Meter()
         try:
             self._alone(examined, alone, working)
         except BaseException:
             yield alone
             raise
+        self.spend(meter.read(NOT_ATTACKED))
         yield alone
         if self.audits and not working:
             return  # there is nobody left who could tell what an attack brings back
@@ -140,6 +146,7 @@ class AuditsUnderAttack:
                 self._record(Ended(type(error).__name__, str(error)), progress, about(name, attack))
                 yield progress.observations
                 raise
+            self.spend(progress.meter.read(name))
             yield progress.observations
             _end_if_asked(agreement)
 
@@ -187,7 +194,8 @@ class AuditsUnderAttack:
             with interruptible():
                 batches = examined.batches_for(attack)
                 described = about(name, attack, attack.share_reached(network))
-            with attack(network, batches=batches, loss=examined.loss, engine=engine) as points, interruptible():
+            loss = progress.meter.counted(examined.loss)
+            with attack(network, batches=batches, loss=loss, engine=engine) as points, interruptible():
                 for point in points:
                     progress.point = point
                     asked = examined.asked_by(attack, point)

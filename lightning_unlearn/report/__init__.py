@@ -6,12 +6,22 @@ from lightning_unlearn.report.analysis import (
     assess,
     environment,
     percentile_interval,
+    recorded,
     recovery_rate,
     resampled_means,
     retained_knowledge,
 )
-from lightning_unlearn.report.render import print_table, save, to_page
-from lightning_unlearn.report.schema import DEPLOYMENTS, Gate, Interval, Level, Recovery, RobustnessReport
+from lightning_unlearn.report.render import print_table, save, to_model_card, to_page
+from lightning_unlearn.report.schema import (
+    DEPLOYMENTS,
+    Gate,
+    Interval,
+    Level,
+    Method,
+    Record,
+    Recovery,
+    RobustnessReport,
+)
 
 __all__ = [
     "add_point",
@@ -19,16 +29,20 @@ __all__ = [
     "Gate",
     "Interval",
     "Level",
+    "Method",
+    "Record",
     "Recovery",
     "RobustnessReport",
     "adjusted_recovery_rate",
     "assess",
     "environment",
     "percentile_interval",
+    "recorded",
     "print_table",
     "recovery_rate",
     "resampled_means",
     "retained_knowledge",
     "save",
+    "to_model_card",
     "to_page",
 ]

@@ -2,6 +2,7 @@
 
 from lightning_unlearn.report.analysis._assess import assess
 from lightning_unlearn.report.analysis._environment import environment
+from lightning_unlearn.report.analysis._recorded import recorded
 from lightning_unlearn.report.analysis._statistics import (
     adjusted_recovery_rate,
     percentile_interval,
@@ -17,6 +18,7 @@ __all__ = [
     "assess",
     "environment",
     "percentile_interval",
+    "recorded",
     "recovery_rate",
     "resampled_means",
     "retained_knowledge",

@@ -9,6 +9,7 @@ from lightning_unlearn.report.analysis._headline import adversary_words, deploym
 from lightning_unlearn.report.analysis._leading_metrics import headline_metric, utility_metric
 from lightning_unlearn.report.analysis._limits import limits
 from lightning_unlearn.report.analysis._observation_index import ObservationIndex
+from lightning_unlearn.report.analysis._recorded import recorded
 from lightning_unlearn.report.analysis._utility import LOSS
 from lightning_unlearn.report.analysis._worst import strongest
 from lightning_unlearn.report.schema import Recovery, RobustnessReport
@@ -79,7 +80,7 @@ def assess(
     levels, gates = assessment.levels(), assessment.gates()
     recoveries = assessment.recoveries(gates)
     leading = [recovery for recovery in recoveries if recovery.metric == headline]
-    return RobustnessReport(
+    made = RobustnessReport(
         run={**environment(), **(run or {})},
         models=dict(models or {}),
         data=dict(data or {}),
@@ -94,6 +95,7 @@ def assess(
         definitions=dict(definitions or {}),
         failures=list(failures),
     )
+    return recorded(made)
 
 
 def _summary(
