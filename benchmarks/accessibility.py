@@ -3,8 +3,8 @@
     npm install axe-core
     python benchmarks/accessibility.py runs/quickstart/report.html --axe node_modules/axe-core/axe.min.js --json out.json
 
-It needs a Chromium and axe-core, which are no dependencies of the package. The page forbids scripts: axe is put into a copy of
-it, whose policy is taken out, with everything unfolded.
+It needs a Chromium and axe-core, which are no dependencies of the package. The page forbids scripts: axe is put into a
+copy of it, whose policy is taken out, with everything unfolded.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def _run() -> str:
     const told = all => all.map(r => r.id + ' (' + r.impact + '): ' + r.help + ': '
       + r.nodes.slice(0, 3).map(n => n.target.join(' ')).join(', '));
     axe.run({{runOnly: {json.dumps(RULES)}}}).then(
-      r => ({{axe: r.testEngine.version, passes: r.passes.length, incomplete: told(r.incomplete), violations: told(r.violations)}}),
+      r => ({{axe: r.testEngine.version, passes: r.passes.length,
+              incomplete: told(r.incomplete), violations: told(r.violations)}}),
       e => ({{error: String(e)}})
     ).then(r => document.body.setAttribute('{_MARK}', JSON.stringify(r)));
     """
