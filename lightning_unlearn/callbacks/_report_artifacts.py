@@ -39,8 +39,8 @@ def send_artifacts(loggers: Iterable[Any], report: RobustnessReport, folder: Pat
 
 def _sender(logger: Any) -> Callable[[Any, RobustnessReport, Sequence[Path]], None]:
     # By name: none of these packages has to be installed, and each logger exists in two packages of Lightning's.
-    kinds = {kind.__name__ for kind in type(logger).__mro__}
-    return next((send for name, send in _SENDERS.items() if name in kinds), _send_nothing)
+    kinds = (kind.__name__ for kind in type(logger).__mro__)
+    return next((_SENDERS[name] for name in kinds if name in _SENDERS), _send_nothing)
 
 
 def _to_wandb(logger: Any, report: RobustnessReport, files: Sequence[Path]) -> None:

@@ -33,6 +33,11 @@ class Effort:
     control: Points
     original: float | None
 
+    @property
+    def has_curve(self) -> bool:
+        """Whether there are several points, not counting the model before the attack."""
+        return sum(point != 0 for point, _ in self.unlearned) > 1
+
 
 def efforts(report: RobustnessReport) -> dict[str, Effort]:
     """Attacks with several points, on the forget set and the metric the report leads with."""
@@ -40,7 +45,7 @@ def efforts(report: RobustnessReport) -> dict[str, Effort]:
     index = ObservationIndex(report.observations)
     original = index.find(metric, "forget", subject="original")
     found = {attack: _effort(index, metric, attack, original) for attack in index.attacks}
-    return {attack: effort for attack, effort in found.items() if len(effort.unlearned) > 1 and effort.unit != "bits"}
+    return {attack: effort for attack, effort in found.items() if effort.has_curve and effort.unit != "bits"}
 
 
 def _effort(index: ObservationIndex, metric: str, attack: str, original: Observation | None) -> Effort:

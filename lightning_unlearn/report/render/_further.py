@@ -31,4 +31,4 @@ def _words(value: Any) -> str:
         return "; ".join(map(_words, value))
     if isinstance(value, float):
         return number(value) if math.isfinite(value) else "undefined"
-    return plain(value)
+    return "-" if value is None else plain(value)

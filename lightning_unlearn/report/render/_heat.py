@@ -8,7 +8,7 @@ from lightning_unlearn.observation import Change, Observation, strength
 from lightning_unlearn.report.schema import RobustnessReport
 from lightning_unlearn.report.schema._words import name, number, percent
 
-DARKEST = 55
+DARKEST = 48
 """Percent of colour in the fullest cell: more, and the number in it could not be read."""
 
 

@@ -8,7 +8,6 @@ from _studies import control, observed, report_of, specificity, study
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.report import RobustnessReport, assess, environment, save
 
-
 FILES = {"curves.png", "model_card.md", "report.html", "report.json", "scores.jsonl"}
 
 
