@@ -1,4 +1,4 @@
-"""The values that checks produce and reports consume: what was observed, and what failed."""
+"""The values that checks produce and reports consume: what was observed, what failed, what changed and what it cost."""
 
 from __future__ import annotations
 
@@ -207,3 +207,73 @@ class Failure:
         in_audit = f"in the audit {self.audit}" if self.attacked and self.audit else ""
         error = f"{self.error}: {self.message}" if self.message else self.error
         return " ".join(part for part in ("failed", self.where, in_audit, f"({error})") if part)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What looking at a model cost: under one attack, with all audits at all of its points, or without an attack.
+
+    Args:
+        attack: The attack's label in the report, or ``"none"``.
+        subject: Whose knowledge was looked at.
+        looks: How often it was done.
+        seconds: How long that took in all, on the first process.
+        losses: How many batches the attacker computed its loss on in all; after almost each of these forward passes comes
+            a backward pass.
+
+    Example:
+        >>> Cost("relearn", "unlearned", looks=2, seconds=3.0, losses=40).per_look
+        1.5
+    """
+
+    attack: str
+    subject: Subject
+    looks: int = 1
+    seconds: float = 0.0
+    losses: int = 0
+
+    @property
+    def per_look(self) -> float:
+        """Seconds of one look."""
+        return self.seconds / self.looks
+
+    def plus(self, other: Cost) -> Cost:
+        """Both together."""
+        return replace(
+            self,
+            looks=self.looks + other.looks,
+            seconds=self.seconds + other.seconds,
+            losses=self.losses + other.losses,
+        )
+
+
+@dataclass(frozen=True)
+class Change:
+    """How far a tensor of weights is from the original's.
+
+    Args:
+        tensor: Its name in the network.
+        elements: How many weights it has.
+        trainable: Whether the fit declared that it would change it.
+        changed: Whether any bit of it differs.
+        share: The share of its weights that differ, estimated from a sample.
+        relative: Length of the difference over length of the original, from the same sample; None if it is not known.
+
+    Example:
+        >>> Change("model.layers.3.mlp.up_proj.weight", 64, True, True, 0.5).layer
+        'model.layers.3'
+    """
+
+    tensor: str
+    elements: int
+    trainable: bool
+    changed: bool
+    share: float
+    relative: float | None = None
+
+    @property
+    def layer(self) -> str:
+        """The layer that it belongs to: its name up to the first number, else its module's name."""
+        parts = self.tensor.split(".")
+        numbers = [place for place, part in enumerate(parts[:-1]) if part.isdigit()]
+        return ".".join(parts[: numbers[0] + 1] if numbers else parts[:-1] or parts)

@@ -11,6 +11,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from typing_extensions import override
 
+from lightning_unlearn.callbacks._fit_record import with_fit
+from lightning_unlearn.callbacks._report_artifacts import send_artifacts
 from lightning_unlearn.checks._records import merged
 from lightning_unlearn.checks._recovery_check import RecoveryCheck
 from lightning_unlearn.engine import callbacks_of
@@ -23,7 +25,11 @@ _CURVES = ("forget", "retain", "cosine", "forget_norm", "retain_norm", "realised
 
 
 class WriteReport(pl.Callback):
-    """Write the report, ``report.json``, ``report.html`` and ``curves.png``, and show its table in the terminal.
+    """Write the report, hand it to the trainer's loggers, and show its table in the terminal.
+
+    ``report.html`` is the page, ``report.json`` all that stands behind it, ``scores.jsonl`` the scores of single examples,
+    ``model_card.md`` a section for a model's page, ``curves.png`` all plots. W&B and MLflow keep these files, TensorBoard
+    the tables as text. They may hold what the model says of what was to be forgotten.
 
     It is made from the observations of ``RecoveryCheck`` and the log of ``Unlearn``: after ``fit``, of the weights that it
     hands back, and after ``validate`` or ``test`` alone. If an error, Ctrl-C or SIGTERM ends the run before, what was
@@ -32,6 +38,7 @@ class WriteReport(pl.Callback):
     Args:
         folder: Where the files go; it is made if need be.
         notes: Sentences shown among the limits, for a reader who was not there.
+        to_loggers: Whether loggers get the report, too.
 
     Attributes:
         report: The last report that was made, also if it could not be written.
@@ -42,14 +49,15 @@ class WriteReport(pl.Callback):
             so, and the result of the fit is not lost.
     """
 
-    def __init__(self, folder: str = "runs/report", notes: list[str] | None = None) -> None:
+    def __init__(self, folder: str = "runs/report", notes: list[str] | None = None, to_loggers: bool = True) -> None:
         _refuse_settings(folder, notes)
         self.folder = folder
         self.notes = list(notes or [])
+        self.to_loggers = to_loggers
         self.config = ""
         self.training: list[dict[str, float]] = []
         self.report: RobustnessReport | None = None
-        self._seconds = 0.0
+        self._seconds, self._batches = 0.0, 0
         self._started = time.monotonic()
         self._fit_has_ended = False
 
@@ -66,13 +74,14 @@ class WriteReport(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drop the curves of another fit."""
         if self.training and self.training[-1]["step"] > trainer.global_step:
-            self.training, self._seconds = [], 0.0
+            self.training, self._seconds, self._batches = [], 0.0, 0
 
     @override
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the training curves, thinned: every checkpoint carries them."""
+        self._batches += 1
         # Once per optimizer step: with accumulated gradients several batches make one, and nothing is logged before.
         values = {name: trainer.callback_metrics.get(f"unlearn/{name}") for name in _CURVES}
         if values["forget"] is not None and (not self.training or self.training[-1]["step"] < trainer.global_step):
@@ -117,12 +126,14 @@ class WriteReport(pl.Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         """The curves so far, and how long they took."""
-        return {"training": list(self.training), "seconds": self._seconds + time.monotonic() - self._started}
+        seconds = self._seconds + time.monotonic() - self._started
+        return {"training": list(self.training), "seconds": seconds, "batches": self._batches}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the curves of the interrupted run back."""
         self.training, self._seconds = list(state_dict["training"]), state_dict["seconds"]
+        self._batches = state_dict["batches"]
         self._started = time.monotonic()
 
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, **about_run: str) -> None:
@@ -132,7 +143,7 @@ class WriteReport(pl.Callback):
         if not trainer.is_global_zero or not (observations or failures):
             return
         last = max([o.step for o in observations] + [failure.step for failure in failures])
-        self.report = assess(
+        report = assess(
             observations,
             run={**self._run(trainer, last), **about_run},
             models={"student": {"class": _network_name(pl_module), "n_params": _count(pl_module)}},
@@ -143,15 +154,31 @@ class WriteReport(pl.Callback):
             restored=None if any(c.restored is None for c in checks) else all(c.restored for c in checks),
             definitions={name: words for c in checks for name, words in c.definitions().items()},
         )
+        self.report = with_fit(report, trainer, self._budget(trainer, last))
+        self._save(trainer)
+        print_table(self.report, Console(), page=Path(self.folder) / "report.html")
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        assert self.report is not None
         try:
             save(self.report, self.folder)
+            if self.to_loggers and "interrupted" not in self.report.run:  # who is told to end has no time for uploads
+                send_artifacts(trainer.loggers, self.report, Path(self.folder))
         except OSError as error:
             rank_zero_warn(
                 f"The report should be written to `{self.folder}`. Found: {error}. It is kept as the `report` of this "
                 "`WriteReport`. Make room, then `lightning_unlearn.report.save(callback.report, folder)`; or resume from "
                 "the last checkpoint, which makes it again."
             )
-        print_table(self.report, Console(), page=Path(self.folder) / "report.html")
+
+    def _budget(self, trainer: pl.Trainer, step: int) -> dict[str, float]:
+        """What the fit spent; of a run that only looked, nothing."""
+        batches = {"retain_batches": float(self._batches)} if self._batches else {}
+        seconds = {"fit_and_checks_s": self._spent()} if step else {}
+        return {"steps": float(step), "epochs": float(trainer.current_epoch), **batches, **seconds}
+
+    def _spent(self) -> float:
+        return round(self._seconds + time.monotonic() - self._started, 1)
 
     def _run(self, trainer: pl.Trainer, step: int) -> dict[str, Any]:
         taught = bool(callbacks_of(trainer, FinetuneFirst))
@@ -166,7 +193,7 @@ class WriteReport(pl.Callback):
             "precision": str(trainer.precision),
             "device": str(trainer.strategy.root_device),
             "steps": step,
-            "wall_s": round(self._seconds + time.monotonic() - self._started, 1),
+            "wall_s": self._spent(),
             "notes": [*([note] if taught else []), *self.notes],
         }
 

@@ -13,6 +13,7 @@ from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, ScoringAudit, SharedScores
 from lightning_unlearn.checks._attackers_data import AttackersData
 from lightning_unlearn.checks._asked import Asked, asked_by, refuse_none_counted
+from lightning_unlearn.checks._costs import Meter
 from lightning_unlearn.checks._failures import about, failed
 from lightning_unlearn.checks._intact import Intact
 from lightning_unlearn.checks._judged import judged
@@ -20,7 +21,7 @@ from lightning_unlearn.checks._refusals import refuse_probes
 from lightning_unlearn.data import Probe
 from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.objectives import CrossEntropy
-from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation
+from lightning_unlearn.observation import NOT_ATTACKED, Cost, Failure, Observation
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import Agreement, Ended, Misfit, interruptible, termination_held, uninterrupted
 
@@ -85,6 +86,7 @@ class _Progress:
     asked: list[Asked] = field(default_factory=list)
     point: float | None = None
     audit: str = ""
+    meter: Meter = field(default_factory=Meter)
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,13 @@ class AuditsUnderAttack:
         audits: The audits.
         record: Is told of each attack and each audit that fails.
         watch: Is told the attack and the point that is looked at next.
+        spend: Is told what each attack cost, and what the audits cost without one.
     """
 
     attacks: Mapping[str, Attack]
     audits: Sequence[Audit]
     record: Callable[[Failure], None]
+    spend: Callable[[Cost], None]
     watch: Callable[[str, float], None] = lambda attack, point: None
     _intact: Intact = field(default_factory=Intact)
 
@@ -120,11 +124,13 @@ class AuditsUnderAttack:
         alone: list[Observation] = []
         working: list[Audit] = list(self.audits) if NOT_ATTACKED in done else []
         if NOT_ATTACKED not in done:
+            meter = Meter()
             try:
                 self._alone(examined, alone, working)
             except BaseException:
                 yield NOT_ATTACKED, alone
                 raise
+            self.spend(meter.read(NOT_ATTACKED))
             yield NOT_ATTACKED, alone
         attacked = [audit for audit in working if audit.under_attack]
         if self.audits and not attacked:
@@ -137,6 +143,7 @@ class AuditsUnderAttack:
                 self._record(Ended(type(error).__name__, str(error)), progress, about(name, attack))
                 yield name, progress.observations
                 raise
+            self.spend(progress.meter.read(name))
             yield name, progress.observations
             _end_if_asked(agreement)
 
@@ -185,7 +192,8 @@ class AuditsUnderAttack:
             with interruptible():
                 batches = examined.batches_for(attack)
                 described = about(name, attack, attack.share_reached(network), examined.overlap_of(attack))
-            with attack(network, batches=batches, loss=examined.loss, engine=engine) as points, interruptible():
+            loss = progress.meter.counted(examined.loss)
+            with attack(network, batches=batches, loss=loss, engine=engine) as points, interruptible():
                 for point in points:
                     progress.point = point
                     self.watch(name, point)

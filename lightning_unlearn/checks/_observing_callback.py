@@ -13,9 +13,11 @@ from lightning_unlearn.audits import Audit
 from lightning_unlearn.checks._attackers_data import AttackersData
 from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined
 from lightning_unlearn.checks._control import OtherModel, find_control
+from lightning_unlearn.checks._costs import ledger
 from lightning_unlearn.checks._failures import recorder
 from lightning_unlearn.checks._intact import Intact
 from lightning_unlearn.checks._looks import Look, floats, weights_on_every_rank
+from lightning_unlearn.checks._original_weights import OriginalWeights
 from lightning_unlearn.checks._probes import (
     about_probes,
     find_probes,
@@ -27,7 +29,7 @@ from lightning_unlearn.checks._refusals import refuse_same_names, refuse_undefin
 from lightning_unlearn.data import DataSource, Probe, load_probe
 from lightning_unlearn.engine import callbacks_of
 from lightning_unlearn.models import swapped_weights
-from lightning_unlearn.observation import Failure, Observation, Subject
+from lightning_unlearn.observation import Change, Cost, Failure, Observation, Subject
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import checksum, own_rank, uninterrupted
 
@@ -57,9 +59,13 @@ class ObservingCallback(pl.Callback):
     def _forget_observations(self) -> None:
         self.observations: list[Observation] = []
         self.failures: list[Failure] = []
+        self.costs: list[Cost] = []
+        self.changes: list[Change] = []
+        self.weights: dict[str, list[int]] = {}
         self.restored: bool | None = None
         self.control_source: str | None = None
         self._last = Look()
+        self._original_weights = OriginalWeights()
         self._about: dict[str, dict[str, Any]] = {}
         self._opened: dict[str, Probe] | None = None
         self._overlaps: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -95,6 +101,10 @@ class ObservingCallback(pl.Callback):
         return {
             "observations": [asdict(observation) for observation in self.observations],
             "failures": [asdict(failure) for failure in self.failures],
+            "costs": [asdict(cost) for cost in self.costs],
+            "changes": [asdict(change) for change in self.changes],
+            "weights": dict(self.weights),
+            "original_weights": self._original_weights.state_dict(),
             "last": asdict(self._last),
             "restored": self.restored,
             "data": self.about_data(),
@@ -106,6 +116,10 @@ class ObservingCallback(pl.Callback):
         """Load the observations of the interrupted run, also those of the control, which is not checked again."""
         self.observations = [Observation(**observation) for observation in state_dict["observations"]]
         self.failures = [Failure(**failure) for failure in state_dict["failures"]]
+        self.costs = [Cost(**cost) for cost in state_dict["costs"]]
+        self.changes = [Change(**change) for change in state_dict["changes"]]
+        self.weights = dict(state_dict["weights"])
+        self._original_weights.load_state_dict(state_dict["original_weights"])
         self._last, self.restored = Look(**state_dict["last"]), state_dict["restored"]
         self._about, self.control_source = dict(state_dict["data"]), state_dict["control_source"]
 
@@ -126,9 +140,10 @@ class ObservingCallback(pl.Callback):
         weights = weights_on_every_rank(pl_module)
         before = weights[own_rank()]
         values: dict[str, Tensor] = {}
-        record = recorder(self.failures, subject, step, epoch)
+        record, spend = recorder(self.failures, subject, step, epoch), ledger(self.costs, subject)
+        self._weigh(pl_module, subject, weights)
         try:
-            for _, observations in AuditsUnderAttack(self.attacks, self.audits, record)(examined):
+            for _, observations in AuditsUnderAttack(self.attacks, self.audits, record, spend)(examined):
                 values |= at_most_known(observations)
                 made = [replace(o, subject=subject, step=step, epoch=epoch) for o in observations]
                 refuse_undefined(made)
@@ -141,6 +156,13 @@ class ObservingCallback(pl.Callback):
         self._last = Look(step, weights, floats(values))
         return values
 
+    def _weigh(self, pl_module: pl.LightningModule, subject: Subject, weights: list[int]) -> None:
+        """Which weights these are, and how far they are from the original's. Collective."""
+        self.weights[subject] = weights
+        if subject == "original":
+            self._original_weights.see(pl_module)
+        self.changes = self._original_weights.changes(pl_module)
+
     def _observe_control(self, examined: Examined, step: int, epoch: int) -> None:
         """Observe the control, once in a run, interruptions included: it does not change, and neither would the results."""
         control: OtherModel | None = find_control(examined.trainer, self.control)
@@ -148,14 +170,15 @@ class ObservingCallback(pl.Callback):
             return
         weights = control.load(examined.network)
         # `unchanged` outside: it sees the weights before the swap and after the swap back.
-        record = recorder(self.failures, "control", step, epoch)
+        record, spend = recorder(self.failures, "control", step, epoch), ledger(self.costs, "control")
+        under_attack = AuditsUnderAttack(self.attacks, self.audits, record, spend)
         with (
             uninterrupted(),
             Intact()(examined.module, "The control"),
             swapped_weights(examined.network, weights),
         ):
-            looks = AuditsUnderAttack(self.attacks, self.audits, record)(examined)
-            observations = [o for _, made in looks for o in made]
+            self.weights["control"] = weights_on_every_rank(examined.module)
+            observations = [o for _, made in under_attack(examined) for o in made]
         made = [replace(o, subject="control", step=step, epoch=epoch) for o in observations]
         self.observations = merged(self.observations, made)
         self.control_source = control.source

@@ -18,6 +18,7 @@ from lightning_unlearn.report.analysis import (
     median_steps_across,
     pareto_front,
     percentile_interval,
+    recorded,
     recovery_rate,
     resampled_means,
     retained_knowledge,
@@ -28,8 +29,17 @@ from lightning_unlearn.report.analysis import (
     two_way_interval,
 )
 from lightning_unlearn.report.comparison import Compared, Comparison, compare, print_comparison, save_comparison
-from lightning_unlearn.report.render import print_table, save, to_page
-from lightning_unlearn.report.schema import DEPLOYMENTS, Gate, Interval, Level, Recovery, RobustnessReport
+from lightning_unlearn.report.render import print_table, save, to_model_card, to_page
+from lightning_unlearn.report.schema import (
+    DEPLOYMENTS,
+    Gate,
+    Interval,
+    Level,
+    Method,
+    Record,
+    Recovery,
+    RobustnessReport,
+)
 
 __all__ = [
     "AcrossSeeds",
@@ -40,6 +50,8 @@ __all__ = [
     "HeldOut",
     "Interval",
     "Level",
+    "Method",
+    "Record",
     "Recovery",
     "RobustnessReport",
     "Steps",
@@ -60,6 +72,7 @@ __all__ = [
     "percentile_interval",
     "print_comparison",
     "print_table",
+    "recorded",
     "recovery_rate",
     "resampled_means",
     "retained_knowledge",
@@ -69,6 +82,7 @@ __all__ = [
     "steps_to_recover",
     "studentised_interval",
     "symmetric_degree",
+    "to_model_card",
     "to_page",
     "two_way_interval",
 ]

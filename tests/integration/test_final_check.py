@@ -225,6 +225,7 @@ def last_saved(folder: Path) -> ModelCheckpoint:
 def comparable(report: RobustnessReport) -> dict[str, Any]:
     told = json.loads(report.to_json())
     told["run"] = {name: told["run"][name] for name in ("steps", "objective", "notes")}
+    del told["record"]["costs"], told["record"]["budget"]  # seconds, and looks that a killed run made for nothing
     return {name: value for name, value in told.items() if name not in ("created", "id")}
 
 

@@ -8,6 +8,7 @@ from lightning_unlearn.report.analysis._effort import Steps, area_under_recovery
 from lightning_unlearn.report.analysis._environment import environment
 from lightning_unlearn.report.analysis._front import pareto_front
 from lightning_unlearn.report.analysis._held_out import HeldOut, held_out_worst
+from lightning_unlearn.report.analysis._recorded import recorded
 from lightning_unlearn.report.analysis._statistics import (
     adjusted_recovery_rate,
     percentile_interval,
@@ -38,6 +39,7 @@ __all__ = [
     "median_steps_across",
     "pareto_front",
     "percentile_interval",
+    "recorded",
     "recovery_rate",
     "resampled_means",
     "retained_knowledge",

@@ -9,6 +9,7 @@ from lightning_unlearn.report.analysis._leading_metrics import headline_metric, 
 from lightning_unlearn.report.analysis._limits import limits
 from lightning_unlearn.report.analysis._membership import membership_rows
 from lightning_unlearn.report.analysis._observation_index import ObservationIndex
+from lightning_unlearn.report.analysis._recorded import recorded
 from lightning_unlearn.report.analysis._summary import summary
 from lightning_unlearn.report.schema import RobustnessReport
 
@@ -78,7 +79,7 @@ def assess(
     recoveries = assessment.recoveries(gates)
     membership = membership_rows(index, assessment.bootstrap)
     leading = [recovery for recovery in recoveries if recovery.metric == headline]
-    return RobustnessReport(
+    made = RobustnessReport(
         run={**environment(), **(run or {})},
         models=dict(models or {}),
         data=dict(data or {}),
@@ -96,3 +97,4 @@ def assess(
         definitions=dict(definitions or {}),
         failures=list(failures),
     )
+    return recorded(made)

@@ -1,6 +1,6 @@
 """Drawing on matplotlib axes, in the palette's light colours; all other style is in ``report.mplstyle``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -31,13 +31,13 @@ def draw_steps(
     if bounds:
         margin = 0.04 * (bounds[1] - bounds[0])
         axes.set_ylim(bounds[0] - margin, bounds[1] + margin)
-    _label(axes, x=STEP_OF_RUN, y=label)
+    label_axes(axes, x=STEP_OF_RUN, y=label)
 
 
 def draw_recovery(axes: Any, *, curves: Mapping[str, Curve], styles: Mapping[str, LineStyle]) -> None:
     _lines(axes, curves, styles)
-    _recovery_axis(axes)
-    _label(axes, x=STEP_OF_RUN, y="recovery")
+    recovery_axis(axes)
+    label_axes(axes, x=STEP_OF_RUN, y="recovery")
 
 
 def draw_points(
@@ -45,16 +45,9 @@ def draw_points(
 ) -> None:
     for attack, recoveries in attacks.items():
         _draw_attack(axes, attack, recoveries, styles[attack], start=unit == "step")
-    _recovery_axis(axes)
-    ticks = sorted({recovery.point for recoveries in attacks.values() for recovery in recoveries})
-    # Steps grow like 1, 2, 5, 10: a log axis spaces them evenly, and a symmetric one has room for 0.
-    if unit == "step":
-        ticks = sorted({0, *ticks})
-        axes.set_xscale("symlog", linthresh=1)
-        axes.set_xlim(-0.15, 1.2 * ticks[-1])
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    _label(axes, x="step of the attack" if unit == "step" else unit or "strength", y="recovery")
+    recovery_axis(axes)
+    point_axis(axes, [recovery.point for recoveries in attacks.values() for recovery in recoveries], unit)
+    label_axes(axes, x="step of the attack" if unit == "step" else unit or "strength", y="recovery")
 
 
 def _draw_attack(axes: Any, attack: str, recoveries: list[Recovery], style: LineStyle, *, start: bool) -> None:
@@ -86,7 +79,7 @@ def draw_training(axes: Any, *, curves: Mapping[str, Curve], label: str) -> None
     for what, curve in curves.items():
         role = "attack-0" if what == "forget" else "student"
         axes.plot(*zip(*curve, strict=True), label=what, color=LIGHT[role], linewidth=1.6)
-    _label(axes, x=STEP_OF_RUN, y=label)
+    label_axes(axes, x=STEP_OF_RUN, y=label)
 
 
 def _lines(axes: Any, curves: Mapping[str, Curve], styles: Mapping[str, LineStyle]) -> None:
@@ -115,7 +108,20 @@ def as_raw(style: LineStyle) -> LineStyle:
     return {**style, "linestyle": ":", "linewidth": 1.1, "marker": "none"}
 
 
-def _recovery_axis(axes: Any) -> None:
+def point_axis(axes: Any, points: Iterable[float], unit: str) -> None:
+    """An axis of the strength of attacks, with a tick at each point."""
+    ticks = sorted(set(points))
+    # Steps grow like 1, 2, 5, 10: a log axis spaces them evenly, and a symmetric one has room for 0.
+    if unit == "step":
+        ticks = sorted({0, *ticks})
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(-0.15, 1.2 * ticks[-1])
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def recovery_axis(axes: Any) -> None:
+    """An axis of recovery."""
     # 0: as forgotten as before the attack. 1, dashed: as known as before unlearning.
     for level, style in ((0.0, "-"), (1.0, (0, (4, 3)))):
         axes.axhline(level, color=LIGHT["grey"], linewidth=0.8, linestyle=style, zorder=1)
@@ -124,7 +130,8 @@ def _recovery_axis(axes: Any) -> None:
     axes.set_ylim(max(min(low, -0.1), SHOWN[0]), min(max(high, 1.1), SHOWN[1]))
 
 
-def _label(axes: Any, *, x: str, y: str) -> None:
+def label_axes(axes: Any, *, x: str, y: str) -> None:
+    """Names of both axes, and the legend."""
     axes.set_xlabel(literal(x))
     axes.set_ylabel(literal(y))
     if x == STEP_OF_RUN:

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_unlearn.report.render._definitions import definitions_for
+from lightning_unlearn.report.render._examples import WorstExamples, worst_examples
+from lightning_unlearn.report.render._further import further_facts
+from lightning_unlearn.report.render._heat import HeatMap, change_map, heat_maps
 from lightning_unlearn.report.render._panel import Panel
 from lightning_unlearn.report.render._panels import panels
+from lightning_unlearn.report.render._record_view import cost_rows, record_facts
 from lightning_unlearn.report.render._rows import Row, columns_of, every_row, verdict_rows
 from lightning_unlearn.report.render._tiles import Tile, tiles
+from lightning_unlearn.report.render._verdict import Verdict, verdict
 from lightning_unlearn.report.schema import RobustnessReport
 from lightning_unlearn.report.schema._words import name, plain
 
@@ -44,6 +49,16 @@ class PageView:
     def limits(self) -> list[str]:
         """What a reader should know before believing any number."""
         return [*[str(note) for note in self.report.run.get("notes", [])], *self.report.warnings]
+
+    @property
+    def not_claimed(self) -> list[str]:
+        """What the report says nothing about."""
+        return self.report.record.not_claimed
+
+    @property
+    def verdict(self) -> Verdict:
+        """One word, one sentence."""
+        return verdict(self.report)
 
     @property
     def tiles(self) -> list[Tile]:
@@ -92,6 +107,36 @@ class PageView:
     def panels(self) -> list[Panel]:
         """The plots."""
         return panels(self.report)
+
+    @property
+    def heat_maps(self) -> list[HeatMap]:
+        """What layers know."""
+        return heat_maps(self.report)
+
+    @property
+    def change_map(self) -> HeatMap | None:
+        """How much of each layer was changed."""
+        return change_map(self.report.record.changes)
+
+    @property
+    def worst_examples(self) -> WorstExamples | None:
+        """The examples that came back most."""
+        return worst_examples(self.report)
+
+    @property
+    def further(self) -> dict[str, str]:
+        """What the statistics found beside the verdict."""
+        return further_facts(self.report)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What identifies models, data and code."""
+        return record_facts(self.report.record)
+
+    @property
+    def costs(self) -> list[tuple[str, ...]]:
+        """What each attack cost."""
+        return list(cost_rows(self.report.record))
 
     @property
     def setting(self) -> dict[str, Mapping[str, Any]]:

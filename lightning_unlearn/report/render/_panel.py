@@ -28,10 +28,12 @@ class Panel:
     Args:
         title: What it shows.
         draw: Draws it on matplotlib axes.
+        words: The same in words, for those who do not see it.
     """
 
     title: str
     draw: Callable[[Any], None]
+    words: str = ""
 
     def to_svg(self) -> Markup:
         """Inline SVG in the page's own colours and type."""
@@ -39,7 +41,7 @@ class Panel:
             figure = Figure(figsize=SIZE)
             self.draw(figure.subplots())
             drawn = to_bytes(figure, format="svg", transparent=True, metadata=_NO_METADATA).decode()
-        return _inline(drawn, self.title)
+        return _inline(drawn, self.title, self.words)
 
 
 @contextmanager
@@ -56,11 +58,10 @@ def to_bytes(figure: Figure, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _inline(svg: str, title: str) -> Markup:
+def _inline(svg: str, title: str, words: str) -> Markup:
     head, body = svg[svg.index("<svg") :].split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)  # the size only: the font is the page's
     # matplotlib escapes the texts it draws, so what it wrote is markup already
-    return Markup(
-        themed(f'<svg class="plot" role="img" {box[0] if box else ""}><title>{escape(visible(title))}</title>{body}')
-    )
+    told = f"<title>{escape(visible(title))}</title><desc>{escape(visible(words))}</desc>"
+    return Markup(themed(f'<svg class="plot" role="img" {box[0] if box else ""}>{told}{body}'))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lightning_unlearn.observation import Failure
-from lightning_unlearn.report.analysis._observation_index import ObservationIndex
+from lightning_unlearn.report.render._leading import standing_failures
 from lightning_unlearn.report.schema import DEPLOYMENTS, Interval, Level, Recovery, RobustnessReport
 from lightning_unlearn.report.schema._words import level_words, percent, point_words, price_words, recovery_words
 
@@ -126,11 +126,6 @@ def every_row(report: RobustnessReport, metric: str) -> list[Row]:
         *map(columns_of(report).of_recovery, recoveries),
         *_failed_rows(report, metric),
     ]
-
-
-def standing_failures(report: RobustnessReport) -> list[Failure]:
-    """What failed on the model that the verdict is about."""
-    return ObservationIndex(report.observations, report.failures).standing
 
 
 def _failed_rows(report: RobustnessReport, metric: str) -> Iterator[Row]:

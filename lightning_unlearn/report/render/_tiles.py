@@ -3,9 +3,18 @@
 from dataclasses import dataclass
 
 from lightning_unlearn.report.analysis._headline import failed_attacks
-from lightning_unlearn.report.render._rows import level_of, standing_failures
+from lightning_unlearn.report.render._leading import recoveries_by, standing_failures, worst_place
+from lightning_unlearn.report.render._rows import level_of
 from lightning_unlearn.report.schema import Recovery, RobustnessReport
-from lightning_unlearn.report.schema._words import attack_words, name, number, percent, price_words, recovery_words
+from lightning_unlearn.report.schema._words import (
+    attack_words,
+    duration,
+    name,
+    number,
+    percent,
+    price_words,
+    recovery_words,
+)
 
 
 @dataclass(frozen=True)
@@ -45,13 +54,13 @@ def _change(title: str, report: RobustnessReport, metric: str, split: str, *, bl
 
 
 def _returned(title: str, report: RobustnessReport, which: str, *, deployment: bool) -> Tile:
-    worst = _at(report, report.summary[which])
+    worst = worst_place(report, report.summary[which])
     if failed := failed_attacks(standing_failures(report), deployment=deployment):
         names = ", ".join(dict.fromkeys(failure.attack for failure in failed))
         return Tile(title, "not shown", (f"{names} failed: what it would bring back is not known",), grey=True)
     if worst is None:
         return _nothing(title, recoveries_by(report, deployment=deployment))
-    lines = (*_recovered(worst), f"{attack_words(worst)}; price: {price_words(worst.price)}")
+    lines = (*_recovered(worst), f"effort: {_effort(report, worst)}", f"price: {price_words(worst.price)}")
     return Tile(title, percent(worst.shown.value), lines)
 
 
@@ -65,12 +74,6 @@ def _nothing(title: str, tried: list[Recovery]) -> Tile:
     return Tile(title, "no verdict", ("no number passes its gates",), grey=True)
 
 
-def recoveries_by(report: RobustnessReport, *, deployment: bool) -> list[Recovery]:
-    """Recoveries by adversaries, or by deployments, on the metric the report leads with."""
-    metric = report.summary["headline_metric"]
-    return [r for r in report.recoveries if r.metric == metric and r.is_deployment is deployment]
-
-
 def _recovered(worst: Recovery) -> tuple[str, ...]:
     if worst.adjusted is None:
         return (f"of what was removed: {recovery_words(worst.rho)}; no control",)
@@ -78,8 +81,7 @@ def _recovered(worst: Recovery) -> tuple[str, ...]:
     return beyond, f"control not taken off: {recovery_words(worst.rho)}"
 
 
-def _at(report: RobustnessReport, place: dict[str, object] | None) -> Recovery | None:
-    if place is None:
-        return None
-    wanted = (report.summary["headline_metric"], place["attack"], place["point"])
-    return next(r for r in report.recoveries if (r.metric, r.attack, r.point) == wanted)
+def _effort(report: RobustnessReport, worst: Recovery) -> str:
+    """The attack with its strength, and how long one run of it took here."""
+    spent = [c for c in report.record.costs if (c.attack, c.subject) == (worst.attack, "unlearned") and c.looks]
+    return f"{attack_words(worst)}{f' ({duration(spent[0].per_look)})' if spent else ''}"

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_unlearn.observation import Failure, Observation
+from lightning_unlearn.observation import Change, Cost, Failure, Observation
 from lightning_unlearn.report.schema._gate import Gate
 from lightning_unlearn.report.schema._interval import Interval
 from lightning_unlearn.report.schema._json import NOT_FINITE
 from lightning_unlearn.report.schema._level import Level
+from lightning_unlearn.report.schema._record import Method, Record
 from lightning_unlearn.report.schema._recovery import Recovery
 
 _INTERVALS = ("forget", "retain", "rho", "adjusted", "specificity")
@@ -44,6 +45,13 @@ def to_recovery(row: Mapping[str, Any]) -> Recovery:
     numbers = {name: _number(row[name]) for name in ("kappa", "price")}
     others = {split: _interval(interval) for split, interval in row["others"].items()}
     return Recovery(**{**row, **intervals, **numbers, "others": others})
+
+
+def to_record(row: Mapping[str, Any]) -> Record:
+    """Build the record from its JSON."""
+    changes = [Change(**{**change, "relative": _number(change["relative"])}) for change in row["changes"]]
+    costs = [Cost(**cost) for cost in row["costs"]]
+    return Record(**{**row, "method": Method(**row["method"]), "changes": changes, "costs": costs})
 
 
 def to_training_row(row: Mapping[str, Any]) -> dict[str, Any]:

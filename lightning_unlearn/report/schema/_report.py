@@ -11,17 +11,20 @@ from lightning_unlearn.report.schema._decode import (
     to_gate,
     to_level,
     to_observation,
+    to_record,
     to_recovery,
     to_training_row,
 )
 from lightning_unlearn.report.schema._gate import Gate
 from lightning_unlearn.report.schema._json import parse_json, to_strict_json
+from lightning_unlearn.report.schema._json_schema import schema_of
 from lightning_unlearn.report.schema._level import Level
+from lightning_unlearn.report.schema._record import Record
 from lightning_unlearn.report.schema._recovery import Recovery
 
-SCHEMA_VERSION = 4
-"""Version of ``report.json``. 4 added layers, intervals, numbers of examples and texts to observations, methods to
-intervals, layers to levels, p- and q-values, and more to the summary; 3 failures and the gate on them; 2 price, specificity
+SCHEMA_VERSION = 5
+"""Version of ``report.json``. 5 added the record; 4 layers, intervals, numbers of examples and texts to observations, methods
+to intervals, layers to levels, p- and q-values, and more to the summary; 3 failures and the gate on them; 2 price, specificity
 and further splits."""
 
 
@@ -46,6 +49,7 @@ class RobustnessReport:
         failures: Every attack and audit that ended with an error.
         config: The configuration of the run, as YAML text.
         definitions: What the user's metrics mean, by name, in plain words.
+        record: What somebody needs who wants to check it, or to make it again; and what it says nothing about.
         schema_version: Of the JSON.
     """
 
@@ -62,11 +66,22 @@ class RobustnessReport:
     failures: list[Failure] = field(default_factory=list)
     config: str = ""
     definitions: dict[str, str] = field(default_factory=dict)
+    record: Record = field(default_factory=Record)
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
         """The whole report as strict JSON; numbers that are not finite are strings."""
         return to_strict_json({"schema_version": self.schema_version, **asdict(self)})
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """The JSON Schema of :meth:`to_json`, as in the package's ``report/schema/report.schema.json``.
+
+        Example:
+            >>> RobustnessReport.json_schema()["title"]
+            'RobustnessReport, version 5'
+        """
+        return schema_of(cls, SCHEMA_VERSION)
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "the text") -> Self:
@@ -122,4 +137,6 @@ _ROWS: dict[str, Callable[[Any], Any]] = {
 
 
 def _decoded(name: str, value: Any) -> Any:
+    if name == "record":
+        return to_record(value)
     return [_ROWS[name](row) for row in value] if name in _ROWS else value

@@ -132,6 +132,20 @@ def price_words(price: float | None) -> str:
     return share if price >= 0 or share.startswith("0") else f"none ({share})"
 
 
+def duration(seconds: float) -> str:
+    """A time in words.
+
+    Example:
+        >>> duration(0.31), duration(93), duration(7000)
+        ('0.3 s', '93 s', '1.9 h')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
 def rough(price: float) -> str:
     """A share in words.
 

@@ -57,6 +57,7 @@ WITHOUT_SCORES: dict[str, Callable[[], Audit]] = {"bucket_flips": BucketFlips}
 every_audit = pytest.mark.parametrize("audit", [make() for make in AUDITS.values()], ids=AUDITS)
 ROWS = (0, 7)
 HOLDOUT = (60, 67)
+SPLITS = {"forget": None, "retain": [6, 5, 4, 3], "others": [0, 2]}
 
 
 class Turned(Dataset[Any]):
@@ -169,6 +170,17 @@ def test_two_processes_observe_what_one_does() -> None:
         assert [(o.metric, o.entities) for o in theirs] == [(o.metric, o.entities) for o in mine]
         for o, other in zip(mine, theirs, strict=True):
             assert other.scores == pytest.approx(o.scores, abs=1e-6)
+
+
+@every_audit
+def test_a_split_says_the_same_whatever_splits_are_asked_beside_it(audit: Audit) -> None:
+    # Several batches each: the hash of a torchmetrics metric follows its state, which changes from split to split.
+    net, forget = network(), probes()["forget"]
+    several = {name: load_probe(asked(order), PackedCausalLMReadout(), 0, 1) for name, order in SPLITS.items()}
+    beside = observe(audit, net, several)
+    alone = observe(audit, net, {"forget": forget})
+    assert alone
+    assert [o for o in beside if o.split == "forget"] == alone
 
 
 def test_one_pass_over_each_split_serves_every_audit_of_scores() -> None:

@@ -8,6 +8,8 @@ from _studies import control, observed, report_of, specificity, study
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.report import RobustnessReport, assess, environment, save
 
+FILES = {"curves.png", "model_card.md", "report.html", "report.json", "scores.jsonl"}
+
 
 def test_a_report_survives_json(report):
     assert RobustnessReport.from_json(report.to_json()) == report
@@ -15,7 +17,7 @@ def test_a_report_survives_json(report):
 
 def test_a_report_survives_its_folder(report, tmp_path):
     page = save(report, tmp_path / "new" / "folder")
-    assert sorted(path.name for path in page.parent.iterdir()) == ["curves.png", "report.html", "report.json"]
+    assert {path.name for path in page.parent.iterdir()} - {"scores.parquet"} == FILES
     assert RobustnessReport.load(page.parent) == RobustnessReport.load(page.with_name("report.json")) == report
     assert page.with_name("curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -29,7 +31,7 @@ def test_saving_again_replaces_the_report_and_leaves_nothing_behind(small, tmp_p
     save(small, tmp_path)
     save(replace(small, config="changed: true"), tmp_path)
     assert RobustnessReport.load(tmp_path).config == "changed: true"
-    assert len(list(tmp_path.iterdir())) == 3
+    assert {path.name for path in tmp_path.iterdir()} - {"scores.parquet"} == FILES
 
 
 def test_numbers_that_are_not_finite_are_strict_json_and_come_back():
@@ -76,17 +78,17 @@ def test_a_crash_while_writing_leaves_the_old_report_whole(small, tmp_path, monk
     with pytest.raises(OSError, match="No space left on device"):
         save(replace(small, config="changed: true"), tmp_path)
     assert RobustnessReport.load(tmp_path) == small
-    assert len(list(tmp_path.iterdir())) == 3
+    assert {path.name for path in tmp_path.iterdir()} - {"scores.parquet"} == FILES
 
 
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ('{"schema_version": 4, "run', r"should be complete JSON\. Found `.*line 1 column"),
+        ('{"schema_version": 5, "run', r"should be complete JSON\. Found `.*line 1 column"),
         ("", "should be complete JSON"),
         ("[]", "should be a JSON object. Found a list"),
-        ('{"schema_version": 1}', r"`schema_version` should be 4\. Found `1`"),
-        ('{"schema_version": 4, "run": {}}', "Missing: `models, data"),
+        ('{"schema_version": 1}', r"`schema_version` should be 5\. Found `1`"),
+        ('{"schema_version": 5, "run": {}}', "Missing: `models, data"),
     ],
 )
 def test_a_broken_file_gives_one_clear_error(text, match, tmp_path):

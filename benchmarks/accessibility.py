@@ -1,0 +1,130 @@
+"""Is the page of a report accessible? axe-core's verdict on it: wide, on a phone, in the dark and in print.
+
+    npm install axe-core
+    python benchmarks/accessibility.py runs/quickstart/report.html --axe node_modules/axe-core/axe.min.js --json out.json
+
+It needs a Chromium and axe-core, which are no dependencies of the package. The page forbids scripts: axe is put into a
+copy of it, whose policy is taken out, with everything unfolded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_MARK = "data-axe"
+
+
+@dataclass(frozen=True)
+class View:
+    """How somebody looks at the page: a width of the window, and what the style sheet is to believe."""
+
+    width: int
+    rewrites: Mapping[str, str]
+
+
+DARK = {"(prefers-color-scheme:dark)": "(min-width:0)"}
+LIGHT = {"(prefers-color-scheme:dark)": "(max-width:0)"}
+VIEWS = {
+    "wide": View(1280, LIGHT),
+    "phone": View(500, LIGHT),  # a headless window is not narrower; the page has its phone layout from 720 on
+    "dark": View(1280, DARK),
+    "dark phone": View(500, DARK),
+    "print": View(720, {**LIGHT, "@media screen": "@media speech", "@media print": "@media all"}),
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What axe found in one view."""
+
+    axe: str
+    passes: int
+    incomplete: list[str]
+    violations: list[str]
+
+
+def browser() -> str | None:
+    """A Chromium on this machine, if there is one."""
+    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+def examine(page: str, axe: str, view: View, chromium: str) -> Verdict:
+    """Run axe on a page.
+
+    Args:
+        page: Its HTML.
+        axe: The source of ``axe.min.js``.
+        view: How it is looked at.
+        chromium: The browser.
+    """
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "page.html"
+        file.write_text(prepared(page, axe, view), encoding="utf-8")
+        command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={view.width},900"]
+        command += [f"--user-data-dir={folder}/profile", "--virtual-time-budget=60000", "--dump-dom", file.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
+    found = re.search(rf'{_MARK}="([^"]*)"', done.stdout)
+    if found is None:
+        raise RuntimeError(f"axe should have written its results into the page. Found none. {done.stderr[-2000:]}")
+    results = json.loads(html.unescape(found[1]))
+    if "error" in results:
+        raise RuntimeError(f"axe ended with an error: {results['error']}")
+    return Verdict(**results)
+
+
+def prepared(page: str, axe: str, view: View) -> str:
+    """The page without its policy, unfolded, as the view has it, with axe behind it."""
+    for before, after in view.rewrites.items():
+        page = page.replace(before, after)
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    page = page.replace("<details", "<details open")
+    return page.replace("</body>", f"<script>{axe}</script><script>{_run()}</script></body>")
+
+
+def _run() -> str:
+    return f"""
+    const told = all => all.map(r => r.id + ' (' + r.impact + '): ' + r.help + ': '
+      + r.nodes.slice(0, 3).map(n => n.target.join(' ')).join(', '));
+    axe.run({{runOnly: {json.dumps(RULES)}}}).then(
+      r => ({{axe: r.testEngine.version, passes: r.passes.length,
+              incomplete: told(r.incomplete), violations: told(r.violations)}}),
+      e => ({{error: String(e)}})
+    ).then(r => document.body.setAttribute('{_MARK}', JSON.stringify(r)));
+    """
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--axe", type=Path, required=True)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    chromium = browser()
+    if chromium is None:
+        print("There is no Chromium on this machine.")
+        return 2
+    page, axe = arguments.page.read_text(encoding="utf-8"), arguments.axe.read_text(encoding="utf-8")
+    verdicts = {name: examine(page, axe, view, chromium) for name, view in VIEWS.items()}
+    for name, verdict in verdicts.items():
+        print(f"{name}: {verdict.passes} rules passed, {len(verdict.violations)} violated")
+        for each in [*verdict.violations, *(f"to be judged by a person: {each}" for each in verdict.incomplete)]:
+            print(f"  {each}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({n: asdict(v) for n, v in verdicts.items()}, indent=1) + "\n")
+    return int(any(verdict.violations for verdict in verdicts.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
