@@ -4,9 +4,9 @@ from lightning_unlearn.attacks._attack_grid import AttackGrid, expanded
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._bits_and_bytes import BitsAndBytes
 from lightning_unlearn.attacks._code_flips import CodeFlips, code_flips
+from lightning_unlearn.attacks._concept_shift import ConceptShift
 from lightning_unlearn.attacks._gguf import GGUF
 from lightning_unlearn.attacks._gptq import GPTQ
-from lightning_unlearn.attacks._concept_shift import ConceptShift
 from lightning_unlearn.attacks._interpolate import Interpolate
 from lightning_unlearn.attacks._knows_original import KnowsOriginal
 from lightning_unlearn.attacks._latent_perturbation import LatentPerturbation

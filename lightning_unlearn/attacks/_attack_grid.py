@@ -38,7 +38,7 @@ class AttackGrid:
             raise ValueError(
                 f"`over` should be lists of values by setting, such as `{{'lr': [1e-4, 1e-3]}}`. Found `{over!r}`."
             )
-        for name, values in over.items():
+        for name, values in dict[str, Any](over).items():
             if not isinstance(values, Sequence) or isinstance(values, str) or not values:
                 raise ValueError(f"`over[{name!r}]` should be a list of values. Found `{values!r}`.")
         self.attack, self.over = attack, over

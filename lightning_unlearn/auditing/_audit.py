@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import nn
 
-from lightning_unlearn.attacks import Attack
+from lightning_unlearn.attacks import Attack, AttackGrid
 from lightning_unlearn.auditing._presets import Preset, preset_attacks, preset_audits
 from lightning_unlearn.auditing._progress import Progress
 from lightning_unlearn.auditing._standalone_check import StandaloneCheck
@@ -40,7 +40,7 @@ def audit(
     control: str | None = None,
     further: Mapping[str, Examples] | None = None,
     preset: Preset = "standard",
-    attacks: dict[str, Attack] | None = None,
+    attacks: dict[str, Attack | AttackGrid] | None = None,
     audits: list[Audit] | None = None,
     encoding: Encoding | None = None,
     network: str | nn.Module | None = None,

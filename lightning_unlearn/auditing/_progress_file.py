@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_unlearn.attacks import Attack
-from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation
+from lightning_unlearn.observation import NOT_ATTACKED, Cost, Failure, Observation
 from lightning_unlearn.runtime import written_whole
 
 
@@ -23,6 +23,7 @@ class Part:
         done: The settings of each attack that has been made.
         observations: What was observed.
         failures: What failed.
+        costs: What each look cost.
     """
 
     weights: int
@@ -30,6 +31,7 @@ class Part:
     done: dict[str, str] = field(default_factory=dict)
     observations: list[Observation] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
 
     def finish(self, attack: str) -> None:
         """``attack`` has come to its end."""
@@ -42,7 +44,9 @@ class Part:
         if NOT_ATTACKED not in kept:
             return Part(self.weights, self.settings)
         done = {name: words for name, words in self.done.items() if name in kept}
-        return Part(self.weights, self.settings, done, [o for o in self.observations if o.attack in kept])
+        observations = [o for o in self.observations if o.attack in kept]
+        costs = [cost for cost in self.costs if cost.attack in kept]
+        return Part(self.weights, self.settings, done, observations, costs=costs)
 
 
 class ProgressFile:
@@ -80,7 +84,7 @@ class ProgressFile:
         old = self._parts.get(subject)
         new = Part(weights, settings)
         if old is not None and old.weights == weights:
-            new = Part(weights, settings, old.done, old.observations, old.failures).only_current()
+            new = Part(weights, settings, old.done, old.observations, old.failures, old.costs).only_current()
         self._parts[subject] = new
         return new
 
@@ -106,7 +110,8 @@ def _part(row: dict[str, Any]) -> Part:
         for o in row["observations"]
     ]
     failures = [Failure(**failure) for failure in row["failures"]]
-    return Part(row["weights"], row["settings"], row["done"], observations, failures)
+    costs = [Cost(**cost) for cost in row["costs"]]
+    return Part(row["weights"], row["settings"], row["done"], observations, failures, costs)
 
 
 def _every_setting(attacks: Mapping[str, Attack]) -> dict[str, str]:

@@ -8,16 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from torch import nn
 from typing_extensions import override
 
-from lightning_unlearn.attacks import Attack, Relearn
+from lightning_unlearn.attacks import Attack, AttackGrid, Relearn
 from lightning_unlearn.auditing._progress import Progress
 from lightning_unlearn.auditing._progress_file import ProgressFile
 from lightning_unlearn.audits import Audit
-from lightning_unlearn.checks import AuditsUnderAttack, Examined, Intact, OtherModel, RecoveryCheck, merged
+from lightning_unlearn.checks import (
+    AuditsUnderAttack,
+    Examined,
+    Intact,
+    OtherModel,
+    RecoveryCheck,
+    merged,
+    weights_on_every_rank,
+)
 from lightning_unlearn.models import swapped_weights
-from lightning_unlearn.observation import NOT_ATTACKED, Failure, Observation, Subject
+from lightning_unlearn.observation import NOT_ATTACKED, Cost, Failure, Observation, Subject
 from lightning_unlearn.runtime import checksum, uninterrupted
 
 
@@ -38,7 +45,7 @@ class StandaloneCheck(RecoveryCheck):
 
     def __init__(
         self,
-        attacks: dict[str, Attack],
+        attacks: dict[str, Attack | AttackGrid],
         audits: list[Audit],
         others: Mapping[Subject, OtherModel],
         store: Path,
@@ -98,28 +105,32 @@ class StandaloneCheck(RecoveryCheck):
         weights = other.load(examined.network)
         with uninterrupted(), Intact()(examined.module, other.source), swapped_weights(examined.network, weights):
             if subject == "original":
-                self._show_original(examined.network)
+                self._original.before_first_step(examined.trainer, examined.module)
             if subject == "control":
                 self.control_source = other.source
             yield
 
-    def _show_original(self, network: nn.Module) -> None:
-        for attack in self.attacks.values():
-            attack.see_original(network)
-
-    def _observe(self, subject: Subject, attacks: dict[str, Attack], examined: Examined, file: ProgressFile) -> None:
+    def _observe(
+        self, subject: Subject, attacks: dict[str, Attack | AttackGrid], examined: Examined, file: ProgressFile
+    ) -> None:
         part = file.part(subject, checksum(examined.module), attacks)
+        self._weigh(examined.module, subject, weights_on_every_rank(examined.module))
         self._add(part.observations)
         self.failures += part.failures
+        self.costs += part.costs
 
         def record(failure: Failure) -> None:
             part.failures.append(replace(failure, subject=subject))
             self.failures.append(part.failures[-1])
 
+        def spend(cost: Cost) -> None:
+            part.costs.append(replace(cost, subject=subject))
+            self.costs.append(part.costs[-1])
+
         def watch(name: str, point: float) -> None:
             self.progress.at(subject, name, attacks.get(name), point)
 
-        looks = AuditsUnderAttack(attacks, self.audits, record, watch)
+        looks = AuditsUnderAttack(attacks, self.audits, record, spend, watch)
         for name, observations in _ended(looks(examined, done=list(part.done)), self._add, subject):
             part.observations += observations
             part.finish(name)

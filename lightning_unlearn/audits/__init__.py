@@ -8,7 +8,6 @@ from lightning_unlearn.audits._measure import Measure
 from lightning_unlearn.audits._scoring_audit import Scores, ScoringAudit, SharedScores
 from lightning_unlearn.audits._specificity import Specificity
 from lightning_unlearn.audits._states import read_states, stacked_states
-from lightning_unlearn.audits.membership import AnswerRank, DoseResponse, Familiarity, GradientNorm, Membership
 from lightning_unlearn.audits.inside import (
     Calibration,
     IdempotenceDrift,
@@ -18,6 +17,7 @@ from lightning_unlearn.audits.inside import (
     probe_layers,
 )
 from lightning_unlearn.audits.leakage import ExactLeak, HalfRecall, SampledLeak, Verbatim
+from lightning_unlearn.audits.membership import AnswerRank, DoseResponse, Familiarity, GradientNorm, Membership
 
 __all__ = [
     "AnswerRank",

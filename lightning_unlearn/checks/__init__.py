@@ -2,8 +2,8 @@
 
 from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined
 from lightning_unlearn.checks._control import OtherModel
-from lightning_unlearn.checks._failures import recorder
 from lightning_unlearn.checks._intact import Intact
+from lightning_unlearn.checks._looks import weights_on_every_rank
 from lightning_unlearn.checks._records import merged
 from lightning_unlearn.checks._recovery_check import RecoveryCheck
 
@@ -14,5 +14,5 @@ __all__ = [
     "OtherModel",
     "RecoveryCheck",
     "merged",
-    "recorder",
+    "weights_on_every_rank",
 ]

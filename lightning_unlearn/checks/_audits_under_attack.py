@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, ScoringAudit, SharedScores
-from lightning_unlearn.checks._attackers_data import AttackersData
 from lightning_unlearn.checks._asked import Asked, asked_by, refuse_none_counted
+from lightning_unlearn.checks._attackers_data import AttackersData
 from lightning_unlearn.checks._costs import Meter
 from lightning_unlearn.checks._failures import about, failed
 from lightning_unlearn.checks._intact import Intact
@@ -99,14 +99,14 @@ class AuditsUnderAttack:
         attacks: The attacks, by the name in logs and reports.
         audits: The audits.
         record: Is told of each attack and each audit that fails.
-        watch: Is told the attack and the point that is looked at next.
         spend: Is told what each attack cost, and what the audits cost without one.
+        watch: Is told the attack and the point that is looked at next.
     """
 
     attacks: Mapping[str, Attack]
     audits: Sequence[Audit]
     record: Callable[[Failure], None]
-    spend: Callable[[Cost], None]
+    spend: Callable[[Cost], None] = lambda cost: None
     watch: Callable[[str, float], None] = lambda attack, point: None
     _intact: Intact = field(default_factory=Intact)
 

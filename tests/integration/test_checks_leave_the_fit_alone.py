@@ -41,10 +41,17 @@ from lightning_unlearn import (
     Unlearn,
     Wanda,
 )
-from lightning_unlearn.audits import Audit, BucketFlips, Measure, Specificity
-from lightning_unlearn.audits import AnswerRank, Audit, GradientNorm, Measure, Membership, Specificity
-from lightning_unlearn.audits import Audit, Calibration, Measure, Specificity
-from lightning_unlearn.audits import Audit, ExactLeak, Measure, Specificity
+from lightning_unlearn.audits import (
+    AnswerRank,
+    Audit,
+    BucketFlips,
+    Calibration,
+    ExactLeak,
+    GradientNorm,
+    Measure,
+    Membership,
+    Specificity,
+)
 from lightning_unlearn.engine import _isolation
 from lightning_unlearn.observation import Observation
 

@@ -23,9 +23,9 @@ from lightning_unlearn.report.schema._record import Record
 from lightning_unlearn.report.schema._recovery import Recovery
 
 SCHEMA_VERSION = 5
-"""Version of ``report.json``. 5 added the record; 4 layers, intervals, numbers of examples and texts to observations, methods
-to intervals, layers to levels, p- and q-values, and more to the summary; 3 failures and the gate on them; 2 price, specificity
-and further splits."""
+"""Version of ``report.json``. 5 added the record; 4 layers, intervals, numbers of examples and texts to observations, and
+methods to intervals, layers to levels, p- and q-values, and more to the summary; 3 failures and the gate on them; 2 price,
+specificity and further splits."""
 
 
 @dataclass(frozen=True)

@@ -14,24 +14,24 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_unlearn import Encoding, FileRecords, QuestionAnswerData, TinyCausalLM
-from lightning_unlearn.audits import Audit, BucketFlips, Generation, Measure, SharedScores, Specificity
 from lightning_unlearn.audits import (
     AnswerRank,
     Audit,
+    BucketFlips,
+    ExactLeak,
     Familiarity,
     Generation,
     GradientNorm,
+    HalfRecall,
+    LogitLens,
     Measure,
     Membership,
-    SharedScores,
-    Specificity,
-)
-from lightning_unlearn.audits import Audit, Generation, LogitLens, Measure, SharedScores, Specificity
-    ExactLeak,
-    HalfRecall,
     SampledLeak,
     ScoringAudit,
+    SharedScores,
+    Specificity,
     Verbatim,
+)
 from lightning_unlearn.data import Probe, load_probe
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization

@@ -15,8 +15,7 @@ from _ranks import run_ranks
 from torch.testing import assert_close
 
 from lightning_unlearn import AnswerProbability, ExactMemorization, KnowledgeMetric, Prediction, TokenNLL
-from lightning_unlearn.metrics import ExtractionStrength, MinK, MinKPlusPlus, ZlibRatio
-from lightning_unlearn.metrics import AnswerLogProbability, ExtractionStrength
+from lightning_unlearn.metrics import AnswerLogProbability, ExtractionStrength, MinK, MinKPlusPlus, ZlibRatio
 
 
 def log_p(scores: list[float], label: int) -> float:
