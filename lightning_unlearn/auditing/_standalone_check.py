@@ -110,9 +110,7 @@ class StandaloneCheck(RecoveryCheck):
                 self.control_source = other.source
             yield
 
-    def _observe(
-        self, subject: Subject, attacks: dict[str, Attack | AttackGrid], examined: Examined, file: ProgressFile
-    ) -> None:
+    def _observe(self, subject: Subject, attacks: dict[str, Attack], examined: Examined, file: ProgressFile) -> None:
         part = file.part(subject, checksum(examined.module), attacks)
         self._weigh(examined.module, subject, weights_on_every_rank(examined.module))
         self._add(part.observations)

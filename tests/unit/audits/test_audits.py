@@ -57,7 +57,7 @@ WITHOUT_SCORES: dict[str, Callable[[], Audit]] = {"bucket_flips": BucketFlips}
 every_audit = pytest.mark.parametrize("audit", [make() for make in AUDITS.values()], ids=AUDITS)
 ROWS = (0, 7)
 HOLDOUT = (60, 67)
-SPLITS = {"forget": None, "retain": [6, 5, 4, 3], "others": [0, 2]}
+SPLITS = {"forget": None, "retain": [6, 5, 4, 3], "holdout": [0, 2, 1]}
 
 
 class Turned(Dataset[Any]):
