@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
@@ -244,15 +244,21 @@ def _tried(audit: Audit, examined: Examined, shared: SharedScores) -> tuple[list
         return [], error
 
 
+def _shares(audit: Audit) -> TypeGuard[ScoringAudit]:
+    """Whether ``audit`` needs no more than scores. A class with a way of its own to look has it called."""
+    inherited: Any = ScoringAudit.__call__
+    return isinstance(audit, ScoringAudit) and type(audit).__call__ is inherited
+
+
 def _shared(audits: Sequence[Audit], examined: Examined) -> SharedScores:
     """One pass over the data for all audits that need no other."""
-    scoring = [audit for audit in audits if isinstance(audit, ScoringAudit)]
+    scoring = [audit for audit in audits if _shares(audit)]
     return SharedScores(scoring, examined.network, examined.readout, examined.probes, examined.engine)
 
 
 def _observed(audit: Audit, examined: Examined, shared: SharedScores) -> list[Observation]:
     examined.heed_sigterm()
-    if isinstance(audit, ScoringAudit):
+    if _shares(audit):
         made = shared.conclusion_of(audit)
     else:
         made = audit(examined.network, readout=examined.readout, probes=examined.probes, engine=examined.engine)
