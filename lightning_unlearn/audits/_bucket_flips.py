@@ -96,6 +96,12 @@ class BucketFlips(KnowsOriginal, Audit):
             found = [(name, self._flips(grid, network, originals)) for name, grid in self.grids.items()]
         return [o for name, of_layers in found for o in _observed(name, of_layers)]
 
+    @override
+    def __repr__(self) -> str:
+        """The grids, so that two audits with others under one name are told apart."""
+        grids = ", ".join(f"{name}={rounding.grid}" for name, rounding in self.grids.items())
+        return f"BucketFlips({grids}, original={self.original!r}, seed={self.seed})"
+
     def _flips(self, grid: Quantize, network: nn.Module, originals: dict[int, Any]) -> dict[str, _Flips]:
         return {
             matrix.name: self._of_matrix(grid, matrix, network, originals) for matrix in grid.whole_matrices(network)

@@ -16,7 +16,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_unlearn import Attack, GradientAscent, Quantize, RecoveryCheck, Relearn, Unlearn
+from lightning_unlearn import (
+    GPTQ,
+    Attack,
+    BitsAndBytes,
+    BucketFlips,
+    GradientAscent,
+    Quantize,
+    RecoveryCheck,
+    Relearn,
+    Unlearn,
+)
 from lightning_unlearn.audits import Measure
 
 # Lightning's own, about `OnExceptionCheckpoint`.
@@ -46,6 +56,8 @@ def control_file() -> str:
 
 ATTACKS: dict[str, Callable[[], Attack]] = {
     "quantize": lambda: Quantize(bits=3, skip=()),
+    "gptq": lambda: GPTQ(bits=3, batches=1),
+    "nf4_kernel": lambda: BitsAndBytes("nf4"),
     "relearn_adapter": lambda: Relearn(steps=2, lr=1e-2),
     "relearn_full": lambda: Relearn(steps=2, lr=1e-2, mode="full"),
 }
@@ -67,7 +79,7 @@ def fit(watch: Any) -> tuple[nn.Module, dict[str, Tensor], bool]:
     before = {name: value.clone() for name, value in module.state_dict().items()}
     check = Watched(
         {name: make() for name, make in ATTACKS.items()},
-        audits=[Measure()],
+        audits=[Measure(), BucketFlips()],
         control=control_file(),
         probes={"forget": loader(seed=2, n=4), "retain": loader(seed=1, n=4)},
         attack_data=loader(seed=2, n=4),
@@ -96,7 +108,7 @@ def assert_as_before(module: nn.Module, before: dict[str, Tensor], where: Any) -
     for state in (module.state_dict(), *saved):
         assert all(torch.equal(state[name], value) for name, value in before.items()), where
     assert all(p.requires_grad for p in module.parameters()), where
-    assert not any(m._forward_hooks for m in module.modules()), where
+    assert not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in module.modules()), where
 
 
 @contextmanager

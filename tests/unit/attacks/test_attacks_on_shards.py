@@ -12,6 +12,7 @@ import torch.distributed as dist
 from _ranks import run_ranks
 from torch import nn
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -127,6 +128,35 @@ def attack_shards(rank: int, world_size: int) -> list[str]:
         compared.append(name)
     dist.destroy_process_group()
     return compared
+
+
+def refuse_cut_rows(rank: int, world_size: int) -> list[str]:
+    """Shards along inputs hold parts of every row: no process could round or prune one."""
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    cut = fully_shard(nn.Linear(32, 32), shard_placement_fn=lambda parameter: Shard(parameter.dim() - 1))
+    batch, refused = torch.randn(2, 32), []
+    for name in ("gptq", "wanda", "gguf"):
+        with pytest.raises(ValueError, match=r"replicated, or sharded by its output channels \(dimension 0\).*`skip`"):
+            ATTACKS[name]()(cut, batches=[batch], loss=lambda x: cut(x).sum()).__enter__()
+        refused.append(name)
+    plain = said(cut, batch)
+    with ATTACKS["nf4-kernel"]()(cut):  # a kernel has the whole weight
+        assert not torch.equal(said(cut, batch), plain)
+    dist.destroy_process_group()
+    return refused
+
+
+def test_shards_that_cut_rows_are_refused_by_name_where_rows_are_needed() -> None:
+    assert run_ranks(refuse_cut_rows) == [["gptq", "wanda", "gguf"]] * 2
+
+
+@pytest.mark.parametrize("name", ["gptq", "wanda", "gguf", "nf4-kernel", "int8-kernel"])
+def test_weights_that_fsdp1_has_flattened_are_refused_by_name(name: str) -> None:
+    network = build()
+    for layer in (network[0], network[2]):
+        layer.weight = nn.Parameter(layer.weight.detach().flatten())
+    with pytest.raises(ValueError, match="should have 2 axes. Found .*FSDP1 and DeepSpeed.*Use FSDP2"):
+        ATTACKS[name]()(network, batches=[torch.randn(2, 32)], loss=lambda x: x.sum()).__enter__()
 
 
 def adapt_shards(rank: int, world_size: int) -> list[float]:
