@@ -35,6 +35,7 @@ class Examined:
         readout: How to run it.
         probes: Questions for the audits, by split.
         attack_batches: Returns the batches that an attacker trains on, on the device.
+        asked: What attacks by prompt have asked so far: all looks, and the control, are asked in the same words.
     """
 
     trainer: pl.Trainer
@@ -43,6 +44,7 @@ class Examined:
     readout: Readout
     probes: Mapping[str, Probe]
     attack_batches: Callable[[], list[Any]]
+    asked: dict[Any, Asked] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         refuse_probes(self.probes, self.network)
@@ -58,6 +60,13 @@ class Examined:
             # One by one: this may be all that the fit trains on.
             return map(self.engine.to_device, in_order(find_retain(self.trainer)))
         return self.attack_batches() if attack.needs_data else ()
+
+    def asked_by(self, attack: Attack, point: float) -> Asked:
+        """The probes in the words of an attack, found and encoded once."""
+        key = id(attack), point
+        if key not in self.asked:
+            self.asked[key] = asked_by(attack, self.probes, point)
+        return self.asked[key]
 
     def loss(self, batch: Any) -> Tensor:
         """What an attacker minimises on a batch."""
@@ -192,7 +201,7 @@ class AuditsUnderAttack:
         self, attack: Attack, point: float, audits: Sequence[Audit], examined: Examined, progress: _Progress
     ) -> list[Observation]:
         """What is reported at one point of an attack."""
-        asked = asked_by(attack, examined.probes, point)
+        asked = examined.asked_by(attack, point)
         there = replace(examined, probes=asked.probes)
         shared = _shared(audits, there)
         made = [o for audit in audits for o in self._audited(audit, there, shared, progress)]

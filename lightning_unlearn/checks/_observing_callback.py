@@ -61,6 +61,7 @@ class ObservingCallback(pl.Callback):
         self._last = Look()
         self._about: dict[str, dict[str, Any]] = {}
         self._opened: dict[str, Probe] | None = None
+        self._asked: dict[Any, Any] = {}
 
     @property
     @override
@@ -164,7 +165,7 @@ class ObservingCallback(pl.Callback):
             return [engine.to_device(batch) for batch in in_order(find_attack_data(trainer, self.attack_data))]
 
         network, probes = readout.find_network(pl_module), self._open(trainer, readout)
-        return Examined(trainer, pl_module, network, readout, probes, attack_batches)
+        return Examined(trainer, pl_module, network, readout, probes, attack_batches, self._asked)
 
     def _open(self, trainer: pl.Trainer, readout: Readout) -> dict[str, Probe]:
         # Opened once: every check of a run asks the same questions, and their hash is in the report.
