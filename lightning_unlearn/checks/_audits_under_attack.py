@@ -37,6 +37,7 @@ class Examined:
         readout: How to run it.
         probes: Questions for the audits, by split.
         attackers_data: What attackers train on.
+        asked: What attacks by prompt have asked so far: all looks, and the control, are asked in the same words.
     """
 
     trainer: pl.Trainer
@@ -45,6 +46,7 @@ class Examined:
     readout: Readout
     probes: Mapping[str, Probe]
     attackers_data: AttackersData
+    asked: dict[Any, Asked] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         refuse_probes(self.probes, self.network)
@@ -61,6 +63,13 @@ class Examined:
     def overlap_of(self, attack: Attack) -> dict[str, Any]:
         """How much of what an attack is judged by stands in its data."""
         return self.attackers_data.overlap(self.trainer, self.readout, attack, self.probes.get("forget"))
+
+    def asked_by(self, attack: Attack, point: float) -> Asked:
+        """The probes in the words of an attack, found and encoded once."""
+        key = id(attack), point
+        if key not in self.asked:
+            self.asked[key] = asked_by(attack, self.probes, point)
+        return self.asked[key]
 
     def loss(self, batch: Any) -> Tensor:
         """What an attacker minimises on a batch."""
@@ -211,7 +220,7 @@ class AuditsUnderAttack:
         self, attack: Attack, point: float, audits: Sequence[Audit], examined: Examined, progress: _Progress
     ) -> list[Observation]:
         """What is reported at one point of an attack."""
-        asked = asked_by(attack, examined.probes, point)
+        asked = examined.asked_by(attack, point)
         there = replace(examined, probes=asked.probes)
         shared = _shared(audits, there)
         made = [o for audit in audits for o in self._audited(audit, there, shared, progress)]

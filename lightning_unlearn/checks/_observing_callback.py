@@ -69,6 +69,7 @@ class ObservingCallback(pl.Callback):
         self._about: dict[str, dict[str, Any]] = {}
         self._opened: dict[str, Probe] | None = None
         self._overlaps: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._asked: dict[Any, Any] = {}
 
     @property
     @override
@@ -188,7 +189,7 @@ class ObservingCallback(pl.Callback):
         network, probes = readout.find_network(pl_module), self._open(trainer, readout)
         data = AttackersData(self.attack_data, self._overlaps)
         data.refuse_facts(self.attacks, probes.get("forget"))
-        return Examined(trainer, pl_module, network, readout, probes, data)
+        return Examined(trainer, pl_module, network, readout, probes, data, self._asked)
 
     def _open(self, trainer: pl.Trainer, readout: Readout) -> dict[str, Probe]:
         # Opened once: every check of a run asks the same questions, and their hash is in the report.

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -43,7 +43,6 @@ class Probe:
     readout: Readout | None = None
     rank: int = 0
     world_size: int = 1
-    _asked: dict[tuple[QuestionAnswer, ...], Probe] = field(default_factory=dict, repr=False)
 
     @property
     def rows(self) -> Sequence[QuestionAnswer] | None:
@@ -52,7 +51,7 @@ class Probe:
         return dataset.rows if isinstance(dataset, QuestionAnswerDataset) else None
 
     def asked(self, rows: Sequence[QuestionAnswer]) -> Probe:
-        """The same probe with other words: as many rows, in the same order, encoded in the same way, once for all looks.
+        """The same probe with other words: as many rows, in the same order, encoded in the same way.
 
         Raises:
             ValueError: If the probe has no rows of its own, or another number of them; if other words leave less room for an
@@ -66,12 +65,10 @@ class Probe:
             )
         if len(rows) != len(self.rows):
             raise ValueError(f"A probe of {len(self.rows)} rows should be asked in as many. Found {len(rows)}.")
-        if (key := tuple(rows)) not in self._asked:
-            dataset = QuestionAnswerDataset(rows, self.loader.dataset.encoding)
-            _refuse_cut_answers(self.rows, dataset)
-            loader = DataLoader(dataset, self.loader.batch_size or 1, collate_fn=self.loader.collate_fn)
-            self._asked[key] = load_probe(loader, self.readout, self.rank, self.world_size)
-        return self._asked[key]
+        dataset = QuestionAnswerDataset(rows, self.loader.dataset.encoding)
+        _refuse_cut_answers(self.rows, dataset)
+        loader = DataLoader(dataset, self.loader.batch_size or 1, collate_fn=self.loader.collate_fn)
+        return load_probe(loader, self.readout, self.rank, self.world_size)
 
     @property
     def clusters(self) -> list[str]:

@@ -228,6 +228,27 @@ def test_what_is_asked_is_encoded_once_for_all_looks(monkeypatch: pytest.MonkeyP
     assert len(asked) == (1 + len(PrefixInjection.default)) * 12
 
 
+def test_all_looks_and_the_control_are_asked_in_the_same_words() -> None:
+    """Whatever the attack: another number each time would be another question."""
+    numbers = iter(range(1000))
+    torch.save(models()["control"], "control.pt")
+    check = RecoveryCheck(
+        {"asks": Asks(lambda row, point: replace(row, question=f"{row.question} {next(numbers)}"))},
+        audits=[Measure()],
+        control="control.pt",
+    )
+    unlearn = Unlearn(Bounded(GradientAscent(), bound=9.0), weight=1e-9)
+    trainer = quiet(callbacks=[unlearn, check], max_epochs=2, limit_val_batches=0)
+    fitted = UnlearningModule(module(models()["control"]).network, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    trainer.fit(fitted, datamodule=people())
+    scores = [o.scores for o in check.observations if (o.attack, o.split, o.metric) == ("asks", "forget", "token_nll")]
+    of_model = [o.scores for o in check.observations if o.attack == "asks" and o.subject != "unlearned" and o.scores]
+    assert {o.subject for o in check.observations} == {"original", "control", "unlearned"}
+    assert of_model
+    assert len([each for each in scores if each]) >= 3 * 2
+    assert len({tuple(each) for each in scores if each}) == 2  # one at each point
+
+
 # The fit does not notice
 
 

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from lightning_unlearn.data import QuestionAnswer
@@ -110,6 +111,7 @@ def prompt_of(row: QuestionAnswer) -> str:
     return "\n".join([*(turn.content for turn in row.before), row.question, row.lead])
 
 
+@lru_cache(maxsize=2**15)
 def content_words(text: str) -> Words:
     """The words of ``text`` in one spelling, without stop words; with them, if there are no others.
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from lightning_unlearn import FileRecords
 from lightning_unlearn.attacks.prompts import AnswerWords, free_of_answers
 from lightning_unlearn.data import QuestionAnswer, Turn
 
+DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[5] / "shared" / "data"))
+TOFU = DATA / "tofu" / "forget10_perturbed.jsonl"
 ROW = QuestionAnswer("Where was Ada born?", "In the harbour village of Sandrel Point", entity="Ada", source="row 0")
 
 
@@ -113,6 +118,16 @@ def test_short_answers_are_found_as_words_and_scripts_without_spaces_by_letter(
     answer: str, prompt: str, noticed: bool
 ) -> None:
     assert bool(leak(prompt, replace(ROW, answer=answer))) == noticed
+
+
+@pytest.mark.skipif(not TOFU.exists(), reason=f"needs {TOFU.name} in `LIGHTNING_UNLEARN_DATA`")
+def test_published_paraphrases_that_give_the_answer_away_are_found() -> None:
+    """Of the 400 paraphrased questions of TOFU's forget10, 36: two of them name the author whose name is asked for."""
+    own = FileRecords(TOFU, entity=20, paraphrase="paraphrased_question").questions()
+    told = free_of_answers(own, [replace(row, question=row.paraphrases[0]) for row in own])
+    leaks = [t.leak for _, t in told if t.leak]
+    assert len(leaks) == 36
+    assert {"carmen montenegro", "moshe ben"} <= set(leaks)
 
 
 def test_prompts_that_are_not_free_are_taken_out_and_what_they_tell_is_kept() -> None:
