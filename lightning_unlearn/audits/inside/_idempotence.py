@@ -79,7 +79,7 @@ class IdempotenceDrift(AuditByOriginal):
         def nll(batch: Any) -> Tensor:
             with eval_without_grad(network):
                 prediction = engine.forward(lambda b: readout(network, b), engine.to_device(batch))
-                return (prediction.example_nll() / prediction.rows_per_example()).double().cpu()
+                return (prediction.example_nll() / prediction.rows_per_example()).cpu().double()
 
         now = {split: [nll(batch) for batch in batches] for split, batches in said.items()}
         with self.as_original(network):

@@ -108,7 +108,7 @@ class LogitLens(Audit):
             with eval_without_grad(network):
                 nll, supervised = engine.forward(lens, engine.to_device(batch))
             if counts:
-                found = (-nll.double()).exp().cpu()
+                found = (-nll.cpu().double()).exp()
                 own |= {int(i): found[row].tolist() for row, i in enumerate(index) if supervised[row]}
         shares = on_every_rank(own)
         by_number = {number: scores for share in shares for number, scores in share.items()}
