@@ -43,7 +43,7 @@ class IdempotenceDrift(AuditByOriginal):
 
     References:
         The distance of IDER, `Idempotent experience replay <https://github.com/YutingLi0606/Idempotent-Continual-Learning>`_,
-        2025, whose second pass goes through the old model; carried over to language models by us.
+        whose second pass goes through the old model; carried over to language models by us.
     """
 
     def __init__(self, original: str | None = None, max_new_tokens: int = 32) -> None:
