@@ -49,7 +49,7 @@ def calibration_errors(sums: Tensor) -> Tensor:
         tensor([0.3500])
 
     References:
-        Guo et al., `On Calibration of Modern Neural Networks <https://arxiv.org/abs/1706.04599>`_, 2017, eq. 3.
+        Guo et al., `On Calibration of Modern Neural Networks <https://arxiv.org/abs/1706.04599>`_, 2017.
     """
     return (sums[..., 2] - sums[..., 1]).abs().sum(-1) / sums[..., 0].sum(-1)
 

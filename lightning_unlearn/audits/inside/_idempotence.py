@@ -43,7 +43,7 @@ class IdempotenceDrift(AuditByOriginal):
 
     References:
         The distance of IDER, `Idempotent experience replay <https://github.com/YutingLi0606/Idempotent-Continual-Learning>`_,
-        2025, whose second pass goes through the old model; carried over to language models by us.
+        whose second pass goes through the old model; carried over to language models by us.
     """
 
     def __init__(self, original: str | None = None, max_new_tokens: int = 32) -> None:
@@ -79,7 +79,7 @@ class IdempotenceDrift(AuditByOriginal):
         def nll(batch: Any) -> Tensor:
             with eval_without_grad(network):
                 prediction = engine.forward(lambda b: readout(network, b), engine.to_device(batch))
-                return (prediction.example_nll() / prediction.rows_per_example()).double().cpu()
+                return (prediction.example_nll() / prediction.rows_per_example()).cpu().double()
 
         now = {split: [nll(batch) for batch in batches] for split, batches in said.items()}
         with self.as_original(network):

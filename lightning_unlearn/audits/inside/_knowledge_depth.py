@@ -110,7 +110,7 @@ def _of_batch(network: nn.Module, engine: GradientEngine, batch: Any, live: Tens
     def nll(block: nn.Module | None = None, states: Tensor | None = None) -> Tensor:
         run: Callable[[Any], Tensor] = lambda b: answer_nll(network, b, block, states)  # noqa: E731
         with eval_without_grad(network):
-            return engine.forward(run, on_device).double().cpu()
+            return engine.forward(run, on_device).cpu().double()
 
     own = nll()
     stack = list(blocks(network).values())

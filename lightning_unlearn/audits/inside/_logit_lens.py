@@ -55,10 +55,9 @@ class LogitLens(Audit):
         [('lens_probability', ''), ('lens_probability', 'model.layers.0')]
 
     References:
-        nostalgebraist, `interpreting GPT: the logit lens
-        <https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens>`_, 2020. Takashiro et al.,
-        `Answer When Needed, Forget When Not <https://arxiv.org/abs/2410.00382>`_, 2024, for "pretends to forget". The rule
-        here needs no refusal to compare with.
+        "Pretends to forget" is of `In-context Knowledge Unlearning
+        <https://github.com/seele1917/test-time-in-context-unlearning>`_, read in its code, where the answer is compared with
+        a refusal. The rule here needs none, and is ours.
     """
 
     @override
@@ -108,7 +107,7 @@ class LogitLens(Audit):
             with eval_without_grad(network):
                 nll, supervised = engine.forward(lens, engine.to_device(batch))
             if counts:
-                found = (-nll.double()).exp().cpu()
+                found = (-nll.cpu().double()).exp()
                 own |= {int(i): found[row].tolist() for row, i in enumerate(index) if supervised[row]}
         shares = on_every_rank(own)
         by_number = {number: scores for share in shares for number, scores in share.items()}

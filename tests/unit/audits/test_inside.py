@@ -119,12 +119,22 @@ def test_it_is_the_same_in_other_batches_and_each_metric_is_explained(kind: str)
 
 
 @every_audit
+def test_it_says_the_same_in_inference_mode_where_validation_runs(kind: str) -> None:
+    net = untaught()
+    asking = shown(kind, net, taught())
+    expected, before = observe(asking, net), state_of(net)[:3]
+    with torch.inference_mode():
+        assert observe(asking, net) == expected
+    assert state_of(net)[:3] == before
+
+
+@pytest.mark.parametrize("kind", ["probe", "lens", "depth"])
 def test_layers_come_in_the_order_of_the_network(kind: str) -> None:
     net = untaught(layers=11)  # where names in the order of text would go wrong
     asking = shown(kind, net, untaught(layers=11))
     of = {"forget": probes()["forget"], "holdout": probes()["retain"]}
     layers = list(dict.fromkeys(o.layer for o in observe(asking, net, of) if "layers" in o.layer))
-    assert layers == ([f"model.layers.{i}" for i in range(11)] if kind in ("probe", "lens", "depth") else [])
+    assert layers == [f"model.layers.{i}" for i in range(11)]
 
 
 @every_audit

@@ -46,8 +46,7 @@ def effectivity(
         Effectivity(gain=2.0, at=10)
 
     References:
-        Chang et al., `How Do Large Language Models Acquire Factual Knowledge During Pretraining?
-        <https://arxiv.org/abs/2406.11813>`_, 2024, definitions 1 and 2.
+        `How do LLMs acquire factual knowledge <https://arxiv.org/abs/2406.11813>`_, "effectivity".
     """
     by_time = dict(zip(times, values, strict=True))
     later = [time for time in times if start < time <= start + window]
@@ -80,7 +79,7 @@ def retainability(
         [(0, 1.0), (10, 0.75), (100, 0.5)]
 
     References:
-        As :func:`effectivity`, definition 3.
+        As :func:`effectivity`, "retainability".
     """
     by_time = dict(zip(times, values, strict=True))
     gained = by_time[peak] - before
@@ -122,7 +121,7 @@ def log_time_decay(points: Sequence[tuple[float, float]]) -> Decay | None:
         (0.2, 148.4)
 
     References:
-        As :func:`effectivity`, section 4.3.
+        As :func:`effectivity`, "decay constant".
     """
     usable = [(math.log(time), share) for time, share in points if time >= 1]
     if len({x for x, _ in usable}) < 3:

@@ -46,9 +46,8 @@ def brackets(
         [Bracket(split='retain', value=0.75, references={'joint': 1.0, 'sequential': 0.5}, place=0.5)]
 
     References:
-        Yi et al., `Towards General Purpose Medical AI: Continual Learning Medical Foundation Model
-        <https://arxiv.org/abs/2303.06580>`_, 2023, for the three points of reference. From its abstract; the place between
-        them is ours.
+        `Continual Learning Medical Foundation Model <https://arxiv.org/abs/2303.06580>`_, for the three points of reference.
+        From its abstract; the place between them is ours.
     """
     found = []
     for split in dict.fromkeys(o.split for o in observations if o.metric == metric and not o.layer):

@@ -46,8 +46,7 @@ def oscillation(times: Sequence[float], values: Sequence[float], target: float =
         Oscillation(residual=0.16666666666666666, swing=0.5, turns=1.0, n=3)
 
     References:
-        Lu et al., `Benign Oscillation of Stochastic Gradient Descent with Large Learning Rate
-        <https://arxiv.org/abs/2310.17074>`_, 2024. From its abstract and reviews.
+        `Benign Oscillation of SGD <https://arxiv.org/abs/2310.17074>`_, ICLR 2024. From its abstract and reviews.
     """
     middle = (times[0] + times[-1]) / 2 if times else 0.0
     late = [value for time, value in zip(times, values, strict=True) if time >= middle]

@@ -50,8 +50,8 @@ def transfer(observations: Sequence[Observation], metric: str, floor: float | No
         [('', 0.5), ('Ada', 0.5), ('Bo', 0.5)]
 
     References:
-        Zhang et al., `Unforgettable Generalization in Language Models <https://arxiv.org/abs/2409.02228>`_, 2024, for the
-        forget ratio and the matrix of tasks.
+        `Unforgettable Generalization <https://arxiv.org/abs/2409.02228>`_, COLM 2024, for the matrix of tasks, from its
+        abstract. The forget ratio was not looked up in the paper.
     """
     splits = list(dict.fromkeys(o.split for o in observations if o.metric == metric and not o.layer))
     found = []
