@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from lightning_unlearn.audits._scoring_audit import Scores, ScoringAudit
+from lightning_unlearn.audits.membership._blind import BlindBaseline, blind_baseline
 from lightning_unlearn.audits.membership._comparison import clusters
 from lightning_unlearn.audits.membership._logits import refuse_without_logits
 from lightning_unlearn.data import Probe
@@ -39,6 +41,9 @@ class DoseResponse(ScoringAudit):
     - ``dose_auc_<score>`` on the splits ``<split>_x<dose>``: how often an entity of this dose looks more like training data
       than one of dose 0.
 
+    - ``dose_blind_auc``: how well a classifier that never saw the model tells the highest dose from dose 0. It should be at
+      chance, 0.5: otherwise doses were not drawn at random, and the trend may be that of the texts.
+
     All with 95 % intervals, from whole entities resampled. Before unlearning, a trend shows that the test works. After it,
     what is left of the trend is what was not unlearned; a trend that has turned means that what was seen most is shunned.
 
@@ -53,7 +58,7 @@ class DoseResponse(ScoringAudit):
 
     Example:
         >>> sorted(DoseResponse({"Ada": 0, "Bo": 16}).definitions())
-        ['dose_auc_loss', 'dose_rise_loss', 'dose_trend_loss']
+        ['dose_auc_loss', 'dose_blind_auc', 'dose_rise_loss', 'dose_trend_loss']
 
     References:
         Wei et al., `Hubble <https://arxiv.org/abs/2510.19811>`_, 2025, for doses drawn at random.
@@ -73,11 +78,15 @@ class DoseResponse(ScoringAudit):
         for count in self.counts.values():
             check_whole("counts", count, least=0)
         self.split, self.draws = split, draws
+        self._blind: dict[str, BlindBaseline | None] = {}
         self._scores: dict[str, KnowledgeMetric] = {"loss": TokenNLL()} if scores is None else scores
 
     @override
     def definitions(self) -> dict[str, str]:
-        words: dict[str, str] = {}
+        words = {
+            "dose_blind_auc": "How well a classifier that sees the texts but not the model tells what was repeated most "
+            "from what was not trained on. It should be at chance, 0.5."
+        }
         for name, metric in self._scores.items():
             by = f"Judged by: {metric.in_words[0].lower()}{metric.in_words[1:]}"
             words |= {
@@ -102,13 +111,24 @@ class DoseResponse(ScoringAudit):
                 f"`DoseResponse` should get the entities of its doses as a split `{self.split}`. Found "
                 f'`{"`, `".join(probes)}`. Give them as `RecoveryCheck(probes={{"{self.split}": ...}})`.'
             )
-        found: list[Observation] = []
+        found = self._seen_blindly(probes[self.split])
         for name, metric in self._scores.items():
             values = np.asarray(scores[self.split][name], dtype=float)
             if len(values):
                 who = clusters(probes[self.split], len(values))
                 found += self._of(name, values if metric.higher_means_known else -values, who)
         return found
+
+    def _seen_blindly(self, probe: Probe) -> list[Observation]:
+        if probe.exchanges is None or not probe.size:
+            return []
+        key = probe.content_hash
+        if key not in self._blind:
+            doses = self._doses(probe.clusters)
+            self._blind[key] = blind_baseline(_rows(probe, doses == doses.max()), _rows(probe, doses == 0))
+        if (blind := self._blind[key]) is None:
+            return []
+        return [Observation("dose_blind_auc", self.split, blind.auc, interval=blind.interval, bounds=(0.0, 1.0))]
 
     def _of(self, name: str, known: Array, who: list[str]) -> list[Observation]:
         doses = self._doses(who)
@@ -159,3 +179,10 @@ class DoseResponse(ScoringAudit):
             values.append(of(doses[rows], known[rows]))
         low, high = np.nanquantile(values, [0.025, 0.975])
         return float(low), float(high)
+
+
+def _rows(probe: Probe, chosen: NDArray[np.bool_]) -> Probe:
+    """Some examples of a probe: what is asked, without batches."""
+    exchanges = [exchange for exchange, own in zip(probe.exchanges or (), chosen, strict=True) if own]
+    entities = [entity for entity, own in zip(probe.clusters, chosen, strict=True) if own]
+    return replace(probe, batches=[], exchanges=exchanges, entities=entities, size=len(exchanges))

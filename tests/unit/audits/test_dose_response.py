@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from _membership import probe
 from scipy.stats import spearmanr
 
@@ -15,7 +16,7 @@ from lightning_unlearn import CausalLMReadout
 from lightning_unlearn.audits import DoseResponse
 from lightning_unlearn.metrics import AnswerProbability
 from lightning_unlearn.observation import Observation
-from lightning_unlearn.readouts import TrainingStepReadout
+from lightning_unlearn.readouts import Exchange, TrainingStepReadout
 from lightning_unlearn.runtime import Misfit
 
 COUNTS = {f"author {i}": (0, 1, 4, 16)[i % 4] for i in range(80)}
@@ -68,6 +69,23 @@ def test_scores_of_any_direction_mean_the_same() -> None:
     known = [COUNTS[name] / 17 for name in WHO]
     found = audit.conclude({"doses": {"p": known}}, {"doses": probe(WHO)})
     assert found[0].value == pytest.approx(spearmanr(known, known).statistic)
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_doses_that_were_not_drawn_at_random_show(marked: bool) -> None:
+    """Where a word stands in all texts of the highest dose, it is told from dose 0 without a model."""
+    generator = np.random.default_rng(0)
+    exchanges = []
+    for name in WHO:
+        words = generator.integers(0, 40, size=8).tolist()
+        sign = [99] if marked and COUNTS[name] == 16 else []
+        exchanges.append(Exchange(torch.tensor(words[:4]), torch.tensor(words[4:] + sign)))
+    audit = DoseResponse(COUNTS, draws=20)
+    found = audit.conclude({"doses": {"loss": [1.0] * 240}}, {"doses": probe(WHO, exchanges)})
+    (blind,) = [o for o in found if o.metric == "dose_blind_auc"]
+    assert blind.interval is not None
+    assert (blind.interval[0] > 0.6) is marked
+    assert (blind.interval[0] <= 0.5 <= blind.interval[1]) is not marked
 
 
 def test_counts_may_stand_in_a_file(tmp_path: Path) -> None:
