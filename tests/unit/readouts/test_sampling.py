@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
-from lightning_unlearn.readouts import Draws, sampled_answers
+from lightning_unlearn.readouts import Draws, _draws, sampled_answers
 from lightning_unlearn.runtime import checksum
 
 END = 2
@@ -146,6 +146,20 @@ def test_temperature_and_top_p_are_those_of_transformers(temperature: float, top
     shares = chosen.bincount(minlength=8) / n
     assert (shares[expected == 0] == 0).all()
     assert (shares - expected).abs().max() < 4.5 * 0.5 / n**0.5
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9])
+def test_a_large_vocabulary_is_not_sorted_and_draws_the_same(top_p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once peaked, so that a few tokens reach the share, and once so flat that they do not."""
+    for spread in (4.0, 0.01):
+        logits = spread * torch.randn(5, 2000, generator=torch.Generator().manual_seed(0))
+        draws = Draws(range(5), top_p=top_p)
+        chosen = draws.choose(logits, 0)
+        with monkeypatch.context() as patched:
+            patched.setattr(_draws, "_LIKELIEST", 2000)
+            assert torch.equal(draws.choose(logits, 0), chosen)
+        kept = TopPLogitsWarper(top_p)(None, logits).softmax(-1).gather(1, chosen[:, None])
+        assert (kept > 0).all()
 
 
 def test_numbers_differ_by_row_and_token_and_are_the_same_again() -> None:
