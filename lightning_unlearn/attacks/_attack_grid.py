@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -38,8 +38,9 @@ class AttackGrid:
             raise ValueError(
                 f"`over` should be lists of values by setting, such as `{{'lr': [1e-4, 1e-3]}}`. Found `{over!r}`."
             )
-        for name, values in dict[str, Any](over).items():
-            if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        for name, values in over.items():
+            given: object = values
+            if not isinstance(given, list | tuple) or not given:
                 raise ValueError(f"`over[{name!r}]` should be a list of values. Found `{values!r}`.")
         self.attack, self.over = attack, over
         self.named("")  # refuses what an attack refuses, here and not in a fit

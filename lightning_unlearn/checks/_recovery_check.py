@@ -94,11 +94,11 @@ class RecoveryCheck(ObservingCallback):
         attack_data: DataSource | dict[str, DataSource] | None = None,
     ) -> None:
         every = {"every_n_epochs": every_n_epochs, "every_n_steps": every_n_steps}
-        cells = expanded(attacks) if isinstance(attacks, Mapping) else attacks
-        refuse_settings(cells, audits, probes, readout, control, every)
+        single: Any = expanded(attacks) if isinstance(attacks, Mapping) else attacks
+        refuse_settings(single, audits, probes, readout, control, every)
         audits = [Measure(), Specificity()] if audits is None else audits
         refuse_same_names(audits, ["forget", "retain", *(probes or {})])
-        super().__init__(cells or {}, audits, control, readout, probes or {}, attack_data)
+        super().__init__(single or {}, audits, control, readout, probes or {}, attack_data)
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self._fit_has_ended = False
         self._original = ShownOriginal([*self.attacks.values(), *self.audits])

@@ -17,10 +17,12 @@ from lightning_unlearn import (
     NPO,
     Bounded,
     CyclicOrder,
+    FactSplit,
     ForgetRetainData,
     FrozenCopy,
     GradientAscent,
     KLToReference,
+    PassiveRecovery,
     Quantize,
     RecoveryCheck,
     Relearn,
@@ -44,12 +46,14 @@ def fit(kind: str | None, objective: str, accumulate: int, world_size: int, rank
     check = RecoveryCheck(
         {
             "int4": Quantize(bits=4),
-            "adapter": Relearn(steps=2, lr=1e-2),
-            "full": Relearn(steps=2, lr=1e-2, mode="full"),
+            "adapter": Relearn(steps=2, lr=1e-2, data="rows"),
+            "full": Relearn(steps=2, lr=1e-2, mode="full", data="rows"),
+            "facts": Relearn(steps=2, lr=1e-2, data="rows", facts=FactSplit(by="fact")),
+            "passive": PassiveRecovery(0.5, steps=2, lr=1e-2, mode="full", data="rows", beside="kept"),
         },
         every_n_steps=1,
         probes={"retain": DataLoader(retain, 8)},
-        attack_data=DataLoader(examples(2, n=12), 8),
+        attack_data={"rows": DataLoader(examples(2, n=12), 8), "kept": DataLoader(retain, 8)},
     )
     trainer = quiet(
         strategy=strategy(),
@@ -90,7 +94,7 @@ def test_checks_disturb_no_rank_and_agree_with_one_process(kind: str) -> None:
         assert all(torch.equal(a[name], b[name]) for name in a)
     _, logged = fit(None, "cache", 1, 1, 0, checks=True)
     names = [name for name in logged if name.startswith("recovery/")]
-    assert {name.split("/")[1] for name in names} == {"none", "int4", "adapter", "full"}
+    assert {name.split("/")[1] for name in names} == {"none", "int4", "adapter", "full", "facts", "passive"}
     for _, there in within:
         for name in names:
             assert there[name] == pytest.approx(logged[name], abs=1e-5), name

@@ -62,8 +62,8 @@ class TfIdf(Similarity):
         rare = {word: math.log((1 + len(counts)) / (1 + n)) + 1 for word, n in having.items()}
         size = len(numbers)
         first, second = (_unit_rows(some, numbers, rare, size) for some in (counts[: len(texts)], counts[len(texts) :]))
-        alike: Tensor = torch.sparse.mm(first, second.to_dense().T)
-        return alike
+        cosines: Tensor = torch.sparse.mm(first, second.to_dense().T)
+        return cosines
 
 
 def _unit_rows(counts: Sequence[Counter[str]], numbers: dict[str, int], rare: dict[str, float], size: int) -> Tensor:
