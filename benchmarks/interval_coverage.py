@@ -37,7 +37,7 @@ def measured(studies: int, draws: int) -> dict[str, Any]:
             cells += [coverage(design, entities, rows, icc, **size) for rows, icc in ROWS]
             print(design.name, entities, cells[-1]["ours"], flush=True)
     few = [
-        coverage_of_these(design, entities, rows, 0.5, studies=studies // 8, draws=draws)
+        coverage_of_these(design, entities, rows, 0.5, studies=studies // 4, draws=draws)
         for design in DESIGNS
         if design.name in OF_THESE
         for entities in (2, 3, 4)
@@ -49,13 +49,13 @@ def measured(studies: int, draws: int) -> dict[str, Any]:
         "entities": cells,
         "rows": few,
         "seeds": [
-            coverage_over_seeds(seeds, entities, spread, studies=studies // 4, draws=draws)
+            coverage_over_seeds(seeds, entities, spread, studies=studies // 2, draws=draws)
             for seeds in (2, 3, 5)
             for entities in (5, 10, 20)
             for spread in (0.0, 0.3, 1.0)
         ],
         "choosing": [
-            choosing(attacks, entities, studies=studies // 4, draws=draws)
+            choosing(attacks, entities, studies=studies // 2, draws=draws)
             for attacks in (2, 8, 32)
             for entities in (10, 20, 50)
         ],
@@ -70,7 +70,7 @@ def _commit() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=4000, help="of each kind")
+    parser.add_argument("--studies", type=int, default=1600, help="of each kind")
     parser.add_argument("--draws", type=int, default=1000, help="resamples of each study")
     parser.add_argument("--show", action="store_true", help="print the tables of what is committed")
     arguments = parser.parse_args()

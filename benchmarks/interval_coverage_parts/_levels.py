@@ -56,7 +56,7 @@ def choosing(attacks: int, entities: int, *, studies: int, draws: int, seed: int
     """What the largest of equally strong attacks reads as, on the entities that chose it and on the others."""
     generator = np.random.default_rng(seed)
     names = [f"{number:03}" for number in range(entities)]
-    large = np.array(_attacks(attacks, 200_000, generator)).sum((1, 2))
+    large = np.array(_attacks(attacks, 100_000, generator)).sum((1, 2))
     truth, naive, honest, held_naive, held = float(large[0] / large[1]), [], [], 0, 0
     for study in range(studies):
         over, under = _attacks(attacks, entities, generator)

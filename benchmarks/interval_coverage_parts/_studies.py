@@ -17,7 +17,7 @@ from lightning_unlearn.report.analysis._studentised import (
 )
 
 Ends = tuple[Floats, Floats]
-LARGE = 200_000  # rows that a truth is computed from
+LARGE = 100_000  # rows that a truth is computed from
 
 
 def ours(over: Floats, under: Floats, design: Design, draws: int) -> Ends:

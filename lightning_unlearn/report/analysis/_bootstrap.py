@@ -107,7 +107,8 @@ class Bootstrap:
         if totals.divides and holds_zero(self._ends(totals.under, np.ones_like(totals.under))):
             return replace(bare, unbounded=True)
         low, high = self._ends(totals.over, totals.under)
-        return replace(bare, low=low, high=high)
+        # The number was summed in another order: where nothing varies it may lie beside its interval by a rounding error.
+        return replace(bare, low=min(low, bare.value), high=max(high, bare.value))
 
     def _ends(self, over: Floats, under: Floats) -> tuple[float, float]:
         low, high = studentised_interval(over, under, draws=self.draws, seed=self.seed)

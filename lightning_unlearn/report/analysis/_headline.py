@@ -143,7 +143,7 @@ def _chosen_words(recoveries: Sequence[Recovery], fair: FairWorst | None) -> str
     if sum(recovery.is_verdict for recovery in recoveries) < 2:
         return ""
     if fair is not None:
-        return "It was chosen by one half of the entities and judged by the other, both ways round."
+        return "The attack was chosen by one half of the entities and judged by the other, both ways round."
     return f"There are too few entities for one half to choose and the other to judge: this is {LUCK}."
 
 

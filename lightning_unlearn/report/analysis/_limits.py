@@ -99,7 +99,8 @@ def _of_observations(index: ObservationIndex, levels: Sequence[Level]) -> Iterat
     yield from _few_entities(levels)
     if any(o.scores and not o.entities for o in index.observations):
         yield "Some examples name no entity: they were treated as independent, so intervals may be too narrow."
-    odd = {o.metric for o in index.observations if o.scores and not _close(o.value, o.estimate)}
+    means = [o for o in index.observations if o.scores and o.interval is None]
+    odd = {o.metric for o in means if not _close(o.value, o.estimate)}
     if odd:
         yield (
             f"The value of {', '.join(sorted(odd))} is not the mean of its scores; "

@@ -35,13 +35,18 @@ class ObservationIndex:
         layer: str = "",
     ) -> Observation | None:
         """The latest observation that fits; ``step`` and ``point`` are free if None."""
-        wanted = (metric, split, subject, attack, layer)
         # From the end: a resumed or repeated check observes the same thing again, and the later one counts.
-        for o in reversed(self.observations):
-            fits = (o.metric, o.split, o.subject, o.attack, o.layer) == wanted
-            if fits and step in (None, o.step) and point in (None, o.point):
+        for o in reversed(self._grouped.get((metric, split, subject, attack, layer), [])):
+            if step in (None, o.step) and point in (None, o.point):
                 return o
         return None
+
+    @cached_property
+    def _grouped(self) -> dict[tuple[str, ...], list[Observation]]:
+        groups: dict[tuple[str, ...], list[Observation]] = {}
+        for o in self.observations:
+            groups.setdefault((o.metric, o.split, o.subject, o.attack, o.layer), []).append(o)
+        return groups
 
     @cached_property
     def metrics(self) -> list[str]:

@@ -97,7 +97,7 @@ def _studentised_draws(residuals: Floats, under: Floats, draws: int, seed: int) 
     return clipped
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def drawn_entities(number: int, draws: int, seed: int) -> Floats:
     """How often each of ``number`` entities is in each resample, ``[draws, number]``.
 

@@ -61,7 +61,14 @@ def _returned(title: str, report: RobustnessReport, which: str, *, deployment: b
     if worst is None:
         return _nothing(title, recoveries_by(report, deployment=deployment))
     lines = (*_recovered(worst), f"effort: {_effort(report, worst)}", f"price: {price_words(worst.price)}")
-    return Tile(title, percent(worst.shown.value), lines)
+    held = report.summary[_HELD_OUT[which]]
+    if held is None or held["choices"][0] == held["choices"][1]:
+        return Tile(title, percent(worst.shown.value), lines)
+    # The number that leads the verdict; the largest one stands below it.
+    return Tile(title, percent(held["value"]), ("chosen by one half of the entities, judged by the other", *lines))
+
+
+_HELD_OUT = {"worst": "held_out", "worst_deployment": "held_out_deployment"}
 
 
 def _nothing(title: str, tried: list[Recovery]) -> Tile:

@@ -8,6 +8,8 @@ from _studies import WHO, attacked, control, observed, report_of, study
 from interval_coverage_parts._levels import choosing
 
 from lightning_unlearn.report import held_out_worst
+from lightning_unlearn.report.render._tiles import tiles
+from lightning_unlearn.report.schema._words import percent
 
 
 def shares(values):
@@ -93,6 +95,9 @@ def test_where_the_halves_disagree_the_number_is_of_both_and_lower_and_both_are_
     assert "odd" in said
     assert "the largest of several noisy numbers, which errs upwards" in said
     assert made.summary["front"]["robustness"] == pytest.approx(1 - held["value"])
+    tile = next(tile for tile in tiles(made) if tile.title == "What an adversary brings back")
+    assert tile.value == percent(held["value"])
+    assert tile.lines[0] == "chosen by one half of the entities, judged by the other"
 
 
 def test_with_too_few_entities_it_is_said_that_nothing_was_held_out():

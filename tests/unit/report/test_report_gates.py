@@ -4,6 +4,8 @@ from dataclasses import replace
 import pytest
 from _studies import control, observed, report_of, specificity, status, study
 
+from lightning_unlearn.observation import Observation
+
 
 def test_a_sound_study_passes_every_gate_but_the_missing_control_and_specificity():
     made = report_of(study(family="prune"))
@@ -139,11 +141,13 @@ def test_the_later_of_two_observations_of_the_same_thing_counts():
         (study(), {"restored": None}, "Nobody compared the weights"),
         ([replace(o, entities=[]) for o in study()], {}, "treated as independent"),
         ([replace(o, entities=[str(i % 3) for i in range(24)]) for o in study()], {}, "Only 3 entities"),
+        ([replace(o, entities=[str(i % 3) for i in range(24)]) for o in study()], {}, "say nothing of other entities"),
+        ([replace(o, entities=[str(i % 6) for i in range(24)]) for o in study()], {}, "Only 6 entities were resampled"),
         ([replace(o, value=0.0) for o in study()], {}, "not the mean of its scores"),
         ([replace(o, step=o.step + 1) for o in study()], {}, "The original was observed at step 1"),
         (study(), {}, "One training run"),
     ],
-    ids=["unchecked", "no entities", "few entities", "another mean", "late start", "one seed"],
+    ids=["unchecked", "no entities", "few entities", "of these alone", "six", "another mean", "late start", "one seed"],
 )
 def test_limits_are_said(observations, options, warning):
     assert any(warning in said for said in report_of(observations, **options).warnings)
@@ -228,3 +232,22 @@ def test_who_is_judged_by_a_part_is_compared_on_that_part():
     assert made.recoveries[0].price == pytest.approx(0, abs=1e-9)
     assert status(made, "G3") == ["pass"]
     assert made.recoveries[0].rho.examples == 12
+
+
+def test_an_auc_is_judged_by_its_own_interval_and_its_scores_are_no_levels_of_it():
+    shared = {"metric": "auc", "bounds": (0.0, 1.0), "scores": [3.0, 5.0] * 6}
+    how = {"attack": "relearn", "family": "relearn", "point": 1, "unit": "step"}
+    made = report_of(
+        [
+            *study(),
+            Observation(split="forget", value=0.9, step=0, subject="original", interval=(0.85, 0.95), **shared),
+            Observation(split="forget", value=0.5, step=9, interval=(0.45, 0.55), **shared),
+            Observation(split="forget", value=0.7, step=9, interval=(0.6, 0.8), **shared, **how),
+        ]
+    )
+    found = {level.model: level.interval for level in made.levels if level.metric == "auc"}
+    assert (found["original"].value, found["original"].low) == (0.9, 0.85)
+    (back,) = [recovery for recovery in made.recoveries if recovery.metric == "auc"]
+    assert (back.is_verdict, back.rho.value, back.forget.high) == (True, pytest.approx(0.5), 0.8)
+    assert back.rho.low < 0.5 < back.rho.high
+    assert not any("auc" in warning for warning in made.warnings)
