@@ -70,7 +70,7 @@ class Columns:
     def of_recovery(self, recovery: Recovery) -> Row:
         """One attack at one point."""
         levels = {"forget": recovery.forget, "retain": recovery.retain, **recovery.others}
-        known = () if recovery.kappa is None else (f"still known: {percent(recovery.kappa)}",)
+        known: tuple[str, ...] = () if recovery.kappa is None else (f"still known: {percent(recovery.kappa)}",)
         if (q_value := getattr(recovery, "q_value", None)) is not None:
             known += (f"q-value {number(q_value)}",)
         cells = [Cell(level_words(levels.get(split))) for split in self.splits]
