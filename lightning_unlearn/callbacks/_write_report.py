@@ -11,14 +11,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from typing_extensions import override
 
-from lightning_unlearn.callbacks._fit_record import with_fit
-from lightning_unlearn.callbacks._report_artifacts import send_artifacts
+from lightning_unlearn.callbacks._apply_edit import ApplyEdit
 from lightning_unlearn.checks._records import merged
 from lightning_unlearn.checks._recovery_check import RecoveryCheck
 from lightning_unlearn.engine import callbacks_of
 from lightning_unlearn.finetuning import FinetuneFirst
 from lightning_unlearn.forgetting import Unlearn
 from lightning_unlearn.report import RobustnessReport, add_point, assess, print_table, save
+from lightning_unlearn.report.analysis._fit_record import with_fit
+from lightning_unlearn.report.render._artifacts import send_artifacts
 from lightning_unlearn.runtime import ended_by, exit_as_terminated, writable_folder
 
 _CURVES = ("forget", "retain", "cosine", "forget_norm", "retain_norm", "realised")
@@ -154,7 +155,8 @@ class WriteReport(pl.Callback):
             restored=None if any(c.restored is None for c in checks) else all(c.restored for c in checks),
             definitions={name: words for c in checks for name, words in c.definitions().items()},
         )
-        self.report = with_fit(report, trainer, self._budget(trainer, last))
+        edits = [type(callback.edit).__name__ for callback in callbacks_of(trainer, ApplyEdit)]
+        self.report = with_fit(report, trainer, self._budget(trainer, last), edits)
         self._save(trainer)
         print_table(self.report, Console(), page=Path(self.folder) / "report.html")
 

@@ -53,7 +53,7 @@ def fit(folder: Path, module: Any = None, *, check: Any = None, **options: Any) 
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[RobustnessReport, Any, Path]:
     """One fit that many tests read."""
     folder = tmp_path_factory.mktemp("plain")
-    keep = ModelCheckpoint(folder, filename="kept", every_n_epochs=1, save_top_k=-1)
+    keep = ModelCheckpoint(folder / "kept", filename="{step}", every_n_epochs=1, save_top_k=-1)
     report, module, _ = fit(folder / "report", callbacks=[keep], enable_checkpointing=True)
     return report, module, folder
 
@@ -122,7 +122,7 @@ def test_several_looks_at_a_model_are_one_entry(tmp_path: Path) -> None:
 
 def test_a_checkpoint_still_knows_the_original(plain: Any) -> None:
     report, after, folder = plain
-    state = torch.load(sorted(folder.glob("*.ckpt"))[-1], weights_only=False)["callbacks"]
+    state = torch.load(folder / "kept" / "step=6.ckpt", weights_only=False)["callbacks"]
     (own,) = [value for key, value in state.items() if key.startswith("RecoveryCheck")]
     check = RecoveryCheck(every_n_epochs=0)
     check.load_state_dict(own)

@@ -3,6 +3,11 @@
 from lightning_unlearn.report.schema import RobustnessReport
 
 DEFINITIONS = {
+    "verdict": (
+        "It stayed forgotten: the worst that was tried brought back at most 5 % of what was removed, with its interval. It "
+        "came back: more than 20 %, with its interval. Some came back: between the two. The worst is the largest recovery "
+        "of an adversary or a deployment that passes its gates, beyond the control where there is one."
+    ),
     "original": "The model before the first step of this run: it still knows what it will be asked to forget.",
     "unlearned": "The model at the end of the run, before anyone attacks it.",
     "control": (

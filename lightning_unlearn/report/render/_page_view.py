@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning_unlearn.report.render._definitions import definitions_for
 from lightning_unlearn.report.render._examples import WorstExamples, worst_examples
-from lightning_unlearn.report.render._further import further_facts
+from lightning_unlearn.report.render._further import FurtherTable, further_facts, further_tables
 from lightning_unlearn.report.render._heat import HeatMap, change_map, heat_maps
 from lightning_unlearn.report.render._panel import Panel
 from lightning_unlearn.report.render._panels import panels
@@ -127,6 +127,11 @@ class PageView:
     def further(self) -> dict[str, str]:
         """What the statistics found beside the verdict."""
         return further_facts(self.report)
+
+    @property
+    def further_tables(self) -> list[FurtherTable]:
+        """The same, of what is a table."""
+        return further_tables(self.report)
 
     @property
     def record(self) -> dict[str, Any]:

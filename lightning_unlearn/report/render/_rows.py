@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from lightning_unlearn.observation import Failure
 from lightning_unlearn.report.render._leading import standing_failures
 from lightning_unlearn.report.schema import DEPLOYMENTS, Interval, Level, Recovery, RobustnessReport
-from lightning_unlearn.report.schema._words import level_words, percent, point_words, price_words, recovery_words
+from lightning_unlearn.report.schema._words import (
+    level_words,
+    number,
+    percent,
+    point_words,
+    price_words,
+    recovery_words,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,9 @@ class Columns:
     def of_recovery(self, recovery: Recovery) -> Row:
         """One attack at one point."""
         levels = {"forget": recovery.forget, "retain": recovery.retain, **recovery.others}
-        known = () if recovery.kappa is None else (f"still known: {percent(recovery.kappa)}",)
+        known: tuple[str, ...] = () if recovery.kappa is None else (f"still known: {percent(recovery.kappa)}",)
+        if (q_value := getattr(recovery, "q_value", None)) is not None:
+            known += (f"q-value {number(q_value)}",)
         cells = [Cell(level_words(levels.get(split))) for split in self.splits]
         cells.append(Cell(recovery_words(recovery.rho), recovery.rho, known))
         if self.controlled:

@@ -12,7 +12,7 @@ from lightning_unlearn.observation import Change, Cost, Observation
 from lightning_unlearn.report import RobustnessReport, recorded, to_model_card, to_page
 from lightning_unlearn.report.render._effort import efforts
 from lightning_unlearn.report.render._examples import LONGEST, SHOWN, worst_examples
-from lightning_unlearn.report.render._further import further_facts
+from lightning_unlearn.report.render._further import further_facts, further_tables
 from lightning_unlearn.report.render._heat import DARKEST, change_map, heat_maps
 from lightning_unlearn.report.render._ladder import ladder
 from lightning_unlearn.report.render._palette import DARK, LIGHT
@@ -177,14 +177,35 @@ def test_the_effort_of_the_worst_attack_is_told_in_seconds_of_one_run() -> None:
 
 def test_whatever_the_statistics_add_to_the_summary_is_shown() -> None:
     made = report_of(study())
-    assert further_facts(made) == {key: value for key, value in further_facts(made).items() if value}
     before = set(further_facts(made))
+    place = {"attack": "relearn", "point": 5, "unit": "step"}
     made.summary.update(
-        {"area_under_curve": {"relearn": 0.25}, "tau": {"value": 3.0, "low": 2.0, "high": None}, "x": None}
+        {
+            "held_out": {"value": 0.25, "low": 0.125, "high": None, "choices": [place]},
+            "least_effort": {"attack": "relearn", "steps": 100.0, "reached": False, "words": "> 100"},
+            "front": {"utility": 0.5, "robustness": 0.0},
+            "nothing": None,
+            "effort": [
+                {"attack": "relearn", "budget": 100, "to_half": {"words": "> 100"}, "never": None},
+                {"attack": "adapter", "budget": 10, "to_half": {"words": "7"}, "worst": place},
+            ],
+        }
     )
-    assert further_facts(made).keys() - before == {"area under curve", "tau"}
-    assert further_facts(made)["tau"] == "3.000 [2.000, -]"
-    assert "area under curve" in to_page(made)
+    facts = further_facts(made)
+    assert facts.keys() - before == {
+        "worst case, by entities that did not choose it",
+        "least effort for half of it",
+        "usefulness and robustness",
+    }
+    assert facts["worst case, by entities that did not choose it"] == "0.250 [0.125, -]"
+    assert facts["least effort for half of it"] == "relearn: > 100"
+    assert facts["usefulness and robustness"] == "utility: 0.500; robustness: 0"
+    (table,) = [found for found in further_tables(made) if found.title == "How many steps an attack needs"]
+    assert table.columns == ["attack", "budget", "steps to half", "worst"]
+    assert table.rows == [["relearn", "100", "> 100", "-"], ["adapter", "10", "7", "relearn at step 5"]]
+    html = to_page(made)
+    assert "How many steps an attack needs" in html
+    assert "relearn: &gt; 100" in html
 
 
 def test_the_model_card_is_plain_markdown_with_the_numbers_of_the_page() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_unlearn.report import RobustnessReport, to_model_card
+from lightning_unlearn.report.render._model_card import to_model_card
+from lightning_unlearn.report.schema import RobustnessReport
 
 FILES = ("report.html", "report.json", "scores.jsonl", "model_card.md", "curves.png")
 """Files of a report that loggers keep, where they keep files."""

@@ -8,21 +8,24 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from lightning_unlearn.callbacks._apply_edit import ApplyEdit
 from lightning_unlearn.checks._costs import totals
 from lightning_unlearn.checks._recovery_check import RecoveryCheck
 from lightning_unlearn.engine import callbacks_of
 from lightning_unlearn.forgetting import Unlearn
-from lightning_unlearn.report import RobustnessReport, recorded
+from lightning_unlearn.report.analysis._recorded import recorded
+from lightning_unlearn.report.schema import RobustnessReport
 
 
-def with_fit(report: RobustnessReport, trainer: pl.Trainer, budget: Mapping[str, float]) -> RobustnessReport:
+def with_fit(
+    report: RobustnessReport, trainer: pl.Trainer, budget: Mapping[str, float], edits: Sequence[str] = ()
+) -> RobustnessReport:
     """The report with what the trainer knows: weights, what changed, costs, seeds, the budget, the method.
 
     Args:
         report: What the checks of this trainer observed.
         trainer: Whose fit it was.
         budget: Steps, batches and seconds of the fit.
+        edits: Edits that were made at once, by their names.
     """
     checks = callbacks_of(trainer, RecoveryCheck)
     return recorded(
@@ -33,7 +36,7 @@ def with_fit(report: RobustnessReport, trainer: pl.Trainer, budget: Mapping[str,
         seeds=_seeds(checks),
         budget=budget,
         objective=", ".join(repr(callback.objective) for callback in callbacks_of(trainer, Unlearn)),
-        edits=[type(callback.edit).__name__ for callback in callbacks_of(trainer, ApplyEdit)],
+        edits=edits,
     )
 
 
