@@ -104,7 +104,7 @@ MOMENTS = [
     Moment("check at an epoch's end, rounding", f"{PACKAGE}.attacks._rounding:_round_", 5),
     Moment("check at an epoch's end, an audit", f"{PACKAGE}.audits._measure:Measure.__call__", 13),
     Moment("restore after relearning", f"{PACKAGE}.attacks._perturbed:reshard", 6),
-    Moment("restore after rounding", f"{PACKAGE}.attacks._rounding:_editing", 17),
+    Moment("restore after rounding", f"{PACKAGE}.attacks._rounding:editing", 17),
     Moment("restore of buffers", f"{PACKAGE}.runtime._kept_tensors:_write_", 40),
     Moment("observations are kept, the control is due", f"{CHECK}._observe_control", 2),
     Moment("final check, its beginning", f"{CHECK}.on_train_end", 1),

@@ -10,6 +10,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from lightning_unlearn.data import QuestionAnswer
+from lightning_unlearn.functional.settings import check_between
 
 _STOP = frozenset(
     """
@@ -66,6 +67,7 @@ class AnswerWords:
     """
 
     def __init__(self, rows: Iterable[QuestionAnswer], share: float = 0.2) -> None:
+        check_between("share", share, 1e-6, 1)
         self.share = share
         self._said_of: dict[str, set[str]] = {}
         rows = list(rows)

@@ -75,6 +75,7 @@ class SampledLeak(Audit):
         seed: int = 0,
         name: str = "leak",
     ) -> None:
+        check_whole("samples", samples)
         check_whole("max_new_tokens", max_new_tokens)
         check_whole("at_once", at_once)
         check_whole("seed", seed, least=0)

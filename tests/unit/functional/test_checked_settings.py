@@ -22,7 +22,10 @@ MADE_BY_US = {
     *("Gate", "Interval", "Level", "Recovery", "RobustnessReport", "EditRecord", "Observation", "Prediction"),
     *("Likelihood", "HiddenStates", "PairedPrediction", "Probe", "Record", "RowSet", "ResumableLoader"),
     *("ForgetStream", "ExampleGradients", "Examples", "Step", "Layout", "CodeFlips", "Decodability"),
+    *("AcrossSeeds", "BlindBaseline", "Bracket", "Change", "Compared", "Comparison", "Cost", "Decay", "Effectivity"),
+    *("FactsGained", "Method", "Oscillation", "ProbedLayer", "ProbedLayers", "Retention", "Steps", "Told", "Transfer"),
 }
+PEOPLE = FileRecords("bundled:people")
 REQUIRED: dict[str, dict[str, Any]] = {
     "Bounded": {"objective": GradientAscent()},
     "PromptDecouple": {"objective": GradientAscent()},
@@ -43,6 +46,17 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "PrimalDual": {"eps": 0.1},
     "LinearSchedule": {"steps": 2},
     "JensUn": {"target": [1]},
+    "AnswerWords": {"rows": []},
+    "Draws": {"seeds": [0]},
+    "ConceptShift": {"beside": "swapped"},
+    "DoseResponse": {"counts": {"Ada": 1}},
+    "HalfRecall": {"tokenizer": "bundled"},
+    "Related": {"pool": PEOPLE, "target": PEOPLE},
+    "SameShape": {"pool": PEOPLE, "target": PEOPLE},
+    "SampledLeak": {"tokenizer": "bundled"},
+    "SoftPrompt": {"records": PEOPLE, "encoding": Encoding("bundled")},
+    "StealthyForgetRequest": {"records": PEOPLE},
+    "Verbatim": {"tokenizer": "bundled"},
     "PairedData": {
         "records": FileRecords("bundled:people"),
         "companion": None,
