@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from torch import nn
 
 from lightning_unlearn.attacks import Attack, AttackGrid
-from lightning_unlearn.auditing._presets import Preset, preset_attacks, preset_audits
+from lightning_unlearn.auditing._presets import Given, Preset, preset_attacks, preset_audits
 from lightning_unlearn.auditing._progress import Progress
 from lightning_unlearn.auditing._standalone_check import StandaloneCheck
 from lightning_unlearn.auditing._subjects import Subjects, open_subjects
@@ -96,16 +96,17 @@ def audit(
     pl.seed_everything(seed, verbose=False)
     subjects = open_subjects(model, original=original, control=control, network=network)
     sources = [subjects.source, *(other.source for other in subjects.others.values())]
-    sources += [network] if isinstance(network, str) else []
-    loaded = {
-        name: _source(examples, encoding, sources, batch_size)
-        for name, examples in {"forget": forget, "retain": retain, **(further or {})}.items()
-    }
+    every = {"forget": forget, "retain": retain, **(further or {})}
+    records = {name: FileRecords(each) if isinstance(each, str) else each for name, each in every.items()}
+    words = all(isinstance(each, Records) for each in records.values())
+    encoding = encoding or (_encoding(sources) if any(isinstance(each, Records) for each in records.values()) else None)
+    loaded = {name: _source(each, encoding, batch_size) for name, each in records.items()}
+    given = Given(words, "original" in subjects.others, "holdout" in loaded, _tokenizer_name(encoding))
     data = ForgetRetainData(retain=loaded.pop("retain"), forget=loaded.pop("forget"))
     with Progress(shown=progress) as shown:
         check = StandaloneCheck(
-            attacks=preset_attacks(preset) if attacks is None else attacks,
-            audits=preset_audits(preset) if audits is None else audits,
+            attacks=preset_attacks(preset, given) if attacks is None else attacks,
+            audits=preset_audits(preset, given) if audits is None else audits,
             others=subjects.others,
             store=Path(folder) / "progress.json",
             progress=shown,
@@ -128,11 +129,18 @@ def audit(
     return report.report
 
 
-def _source(examples: Examples, encoding: Encoding | None, sources: list[str], batch_size: int) -> DataSource:
-    records = FileRecords(examples) if isinstance(examples, str) else examples
-    if not isinstance(records, Records):
-        return records
-    return QuestionAnswerData(records, encoding or _encoding(sources), LoaderSettings(batch_size=batch_size))
+def _source(examples: Any, encoding: Encoding | None, batch_size: int) -> DataSource:
+    if not isinstance(examples, Records) or encoding is None:
+        given: DataSource = examples
+        return given
+    return QuestionAnswerData(examples, encoding, LoaderSettings(batch_size=batch_size))
+
+
+def _tokenizer_name(encoding: Encoding | None) -> str | None:
+    """By what audits that generate load the tokenizer again; ``None`` if it was given as an object."""
+    tokenizer = None if encoding is None else encoding.tokenizer
+    name = getattr(tokenizer, "name_or_path", None)
+    return str(name) if name else None
 
 
 def _encoding(sources: list[str]) -> Encoding:
@@ -140,7 +148,8 @@ def _encoding(sources: list[str]) -> Encoding:
     failed: Exception | None = None
     for source in sources:
         try:
-            return Encoding(load_tokenizer(source))
+            load_tokenizer(source)
+            return Encoding(source)
         except Exception as error:
             failed = failed or error
     raise ValueError(

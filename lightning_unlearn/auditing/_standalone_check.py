@@ -62,10 +62,11 @@ class StandaloneCheck(RecoveryCheck):
         questions = {split: probe.content_hash for split, probe in examined.probes.items()}
         file = ProgressFile(self.store, repr((list(map(repr, self.audits)), questions)))
         before = checksum(pl_module)
-        self._forecast(examined, file)
         try:
-            for subject, attacks in self.plan().items():
+            for number, (subject, attacks) in enumerate(self.plan().items()):
                 with self._as(subject, examined):
+                    if number == 0:  # not earlier: some audits have to be shown the original first
+                        self._forecast(examined, file)
                     self._observe(subject, attacks, examined, file)
         finally:
             self.restored = checksum(pl_module) == before

@@ -8,6 +8,7 @@ from lightning_unlearn.audits._measure import Measure
 from lightning_unlearn.audits._scoring_audit import Scores, ScoringAudit, SharedScores
 from lightning_unlearn.audits._specificity import Specificity
 from lightning_unlearn.audits._states import read_states, stacked_states
+from lightning_unlearn.audits._unattacked import Unattacked
 from lightning_unlearn.audits.inside import (
     Calibration,
     IdempotenceDrift,
@@ -42,6 +43,7 @@ __all__ = [
     "ScoringAudit",
     "SharedScores",
     "Specificity",
+    "Unattacked",
     "Verbatim",
     "decodability",
     "probe_layers",

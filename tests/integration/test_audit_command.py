@@ -51,7 +51,7 @@ def test_two_audits_and_their_comparison(
 ) -> None:
     for model in ("unlearned", "another"):
         run(monkeypatch, *arguments(files, tmp_path / model, model))
-        assert "About 1 minute: 4 attacks, 17 looks, 40 training steps." in capsys.readouterr().out
+        assert "About 1 minute: 6 attacks, 19 looks, 40 training steps." in capsys.readouterr().out
     report = RobustnessReport.load(tmp_path / "unlearned")
     assert {o.subject for o in report.observations} == {"original", "control", "unlearned"}
     assert not report.failures

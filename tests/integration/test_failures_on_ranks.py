@@ -274,6 +274,6 @@ def test_a_control_that_is_missing_on_one_machine_ends_all() -> None:
         return error_of(lambda: fit("ddp", check))
 
     for words, seconds in run_ranks(work, timeout=60):
-        assert "Loading the control should fail on every rank or on none" in words
+        assert "Loading the weights to compare with should fail on every rank or on none" in words
         assert "failed on rank 1 (FileNotFoundError" in words
         assert seconds < 12
