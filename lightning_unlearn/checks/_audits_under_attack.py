@@ -22,7 +22,7 @@ from lightning_unlearn.data import Probe
 from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.observation import NOT_ATTACKED, Cost, Failure, Observation
-from lightning_unlearn.readouts import Readout
+from lightning_unlearn.readouts import Readout, packing_decided_apart
 from lightning_unlearn.runtime import Agreement, Ended, Misfit, interruptible, termination_held, uninterrupted
 
 
@@ -126,8 +126,11 @@ class AuditsUnderAttack:
         observations it made before. An audit that failed without an attack is left out under attacks. What ends the fit
         (Ctrl-C, SIGTERM, ranks that disagree) is raised after what was observed until then.
         """
+        looks = self._looks(examined, done)
         with termination_held():
-            yield from self._looks(examined, done)
+            # Not around the `yield`: the caller's own reading is not part of the check.
+            while (looked := _next_apart(looks)) is not None:
+                yield looked
 
     def _looks(self, examined: Examined, done: Collection[str]) -> Iterator[tuple[str, list[Observation]]]:
         alone: list[Observation] = []
@@ -238,6 +241,11 @@ class AuditsUnderAttack:
 
     def _record(self, ended: Ended, progress: _Progress, attack: Mapping[str, Any]) -> None:
         self.record(failed(ended, **attack, point=progress.point, audit=progress.audit))
+
+
+def _next_apart(looks: Iterator[tuple[str, list[Observation]]]) -> tuple[str, list[Observation]] | None:
+    with packing_decided_apart():
+        return next(looks, None)
 
 
 def _end_if_asked(agreement: Agreement) -> None:

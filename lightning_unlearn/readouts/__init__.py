@@ -17,6 +17,7 @@ from lightning_unlearn.readouts._language_model import is_language_model
 from lightning_unlearn.readouts._layers import LayersReadout
 from lightning_unlearn.readouts._own_loss import how_close, own_loss
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
+from lightning_unlearn.readouts._packing_check import packing_decided_apart
 from lightning_unlearn.readouts._paired import PairedReadout
 from lightning_unlearn.readouts._predicting import PredictingReadout
 from lightning_unlearn.readouts._prompt_end import PromptEndReadout
@@ -26,6 +27,7 @@ from lightning_unlearn.readouts._unshifted import UnshiftedReadout
 from lightning_unlearn.readouts._wrapping import WrappingReadout
 
 __all__ = [
+    "packing_decided_apart",
     "CUTS",
     "CausalLMReadout",
     "ClassificationReadout",

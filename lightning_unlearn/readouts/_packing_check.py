@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -68,9 +69,24 @@ class Verdict:
 _verdicts: WeakKeyDictionary[nn.Module, dict[str, Verdict]] = WeakKeyDictionary()
 
 
+# What checks ask. A check reads larger batches than the fit: found out by it, the fit would pack other ones than without it.
+_verdicts_of_checks: WeakKeyDictionary[nn.Module, dict[str, Verdict]] = WeakKeyDictionary()
+_in_check: ContextVar[bool] = ContextVar("in_check", default=False)
+
+
 def verdicts_of(network: nn.Module) -> dict[str, Verdict]:
     """What is known of ``network``, by its kind of attention."""
-    return _verdicts.setdefault(network, {})
+    return (_verdicts_of_checks if _in_check.get() else _verdicts).setdefault(network, {})
+
+
+@contextmanager
+def packing_decided_apart() -> Iterator[None]:
+    """What is read inside decides nothing about what is packed outside, and the other way round."""
+    before = _in_check.set(True)
+    try:
+        yield
+    finally:
+        _in_check.reset(before)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 
 from lightning_unlearn import (
     Bounded,
-    CausalLMReadout,
     CrossEntropy,
     GradientAscent,
     LoRA,
@@ -154,8 +153,8 @@ def test_no_fit_of_two_processes_notices(kind: str) -> None:
 
     def fit(*checks: RecoveryCheck) -> tuple[int, list[int]]:
         torch.manual_seed(0)
-        # Plain rows: whether sharded rows are packed depends on what was asked before, by audits too.
-        unlearn = Unlearn(Bounded(GradientAscent(), bound=9.0), forget=rows(FORGET), readout=CausalLMReadout())
+        # Sharded rows are packed if the first that were asked could be: those of audits do not count.
+        unlearn = Unlearn(Bounded(GradientAscent(), bound=9.0), forget=rows(FORGET))
         settings = {"use_distributed_sampler": False, "limit_train_batches": 2}
         trainer = quiet(strategy=strategy(), devices=2, callbacks=[unlearn, *checks], **settings)
         fitted = make(network(), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3))
