@@ -224,6 +224,9 @@ def in_a_process(task: Callable[[], None], log: Path) -> int:
 def result_of(folder: Path) -> dict[str, Any]:
     report = json.loads((folder / "report" / "report.json").read_text())
     report["run"] = {name: value for name, value in report["run"].items() if name not in TIMES}
+    # Seconds, looks that a killed run made for nothing, and the commit of the folder that it was started in.
+    for of_the_run in ("costs", "budget", "code"):
+        del report["record"][of_the_run]
     return {**torch.load(folder / "result.pt", weights_only=True), "report": report}
 
 
