@@ -25,7 +25,7 @@ from lightning_unlearn.data import (
 )
 from lightning_unlearn.models import load_tokenizer
 from lightning_unlearn.module import UnlearningModule
-from lightning_unlearn.report import RobustnessReport
+from lightning_unlearn.report import RobustnessReport, environment
 
 Examples = str | Records | DataSource
 """A file or a set of rows that :class:`FileRecords` reads by its defaults, records, or loaders and datamodules."""
@@ -110,6 +110,7 @@ def audit(
             others=subjects.others,
             store=Path(folder) / "progress.json",
             progress=shown,
+            settings=repr((environment()["package_version"], seed, str(precision), batch_size)),
             probes=loaded,
         )
         report = WriteReport(folder, notes=_notes(subjects))

@@ -40,6 +40,7 @@ class StandaloneCheck(RecoveryCheck):
         others: The weights of the original and of the control, as far as there are any.
         store: Where the observations are kept meanwhile.
         progress: Shows how far it is.
+        settings: Of the run: what was observed under others is done again.
         **data: ``probes``, ``attack_data`` and ``readout``, as in :class:`RecoveryCheck`.
     """
 
@@ -50,17 +51,18 @@ class StandaloneCheck(RecoveryCheck):
         others: Mapping[Subject, OtherModel],
         store: Path,
         progress: Progress,
+        settings: str = "",
         **data: Any,
     ) -> None:
         super().__init__(attacks, audits, every_n_epochs=0, **data)
-        self.others, self.store, self.progress = dict(others), store, progress
+        self.others, self.store, self.progress, self.settings = dict(others), store, progress, settings
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Observe every model."""
         examined = self._examined(trainer, pl_module)
         questions = {split: probe.content_hash for split, probe in examined.probes.items()}
-        file = ProgressFile(self.store, repr((list(map(repr, self.audits)), questions)))
+        file = ProgressFile(self.store, repr((self.settings, list(map(repr, self.audits)), questions)))
         before = checksum(pl_module)
         try:
             for number, (subject, attacks) in enumerate(self.plan().items()):

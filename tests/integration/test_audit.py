@@ -164,6 +164,14 @@ def test_other_questions_start_anew(weights: dict[str, str], tmp_path: Path) -> 
     assert log == ["first", "second"] * 2
 
 
+def test_another_seed_starts_anew(weights: dict[str, str], tmp_path: Path) -> None:
+    log: list[str] = []
+    audited(weights, tmp_path, attacks=both(log, interrupts=False))
+    log.clear()
+    audited(weights, tmp_path, attacks=both(log, interrupts=False), seed=1)
+    assert log == ["first", "second"] * 2
+
+
 def test_a_lightning_checkpoint_and_a_huggingface_folder_are_found(weights: dict[str, str], tmp_path: Path) -> None:
     original: Any = network(SEEDS["original"])
     original.save_pretrained(tmp_path / "hub")
