@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+from lightning_unlearn.functional.proportions import clopper_pearson
 from lightning_unlearn.functional.settings import check_between, check_whole
 
 
@@ -59,7 +59,7 @@ class SamplingPlan:
         """Whether ``n`` answers, ``c`` of them right, are enough."""
         if n >= self.most:
             return True
-        low, high = (1 - (1 - p) ** self.k for p in proportion_interval(n, c))
+        low, high = (1 - (1 - p) ** self.k for p in clopper_pearson(c, n))
         return self.width > 0 and high - low <= self.width
 
     def estimate(self, n: int, c: int, k: int | None = None) -> float:
@@ -90,36 +90,3 @@ def _orders(plan: SamplingPlan, n: int, without: int) -> dict[int, int]:
         for more in range(free + 1):
             reached[c + more] = reached.get(c + more, 0) + orders * math.comb(free, more)
     return reached
-
-
-@cache
-def proportion_interval(n: int, c: int, level: float = 0.95) -> tuple[float, float]:
-    """Clopper-Pearson interval of a share, of which ``c`` of ``n`` were seen.
-
-    Example:
-        >>> [round(end, 4) for end in proportion_interval(10, 2)]
-        [0.0252, 0.5561]
-    """
-    tail = (1 - level) / 2
-    low = 0.0 if c == 0 else _crossing(lambda p: 1 - _at_most(n, c - 1, p) > tail)
-    high = 1.0 if c == n else _crossing(lambda p: _at_most(n, c, p) < tail)
-    return low, high
-
-
-def _crossing(beyond: Callable[[float], bool]) -> float:
-    """Where a claim about a share starts to hold, by bisection."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if beyond(middle) else (middle, high)
-    return (low + high) / 2
-
-
-def _at_most(n: int, c: int, p: float) -> float:
-    """Probability of at most ``c`` in ``n`` that each come with probability ``p``."""
-    if not 0 < p < 1:
-        return 1.0 - p
-    # In logarithms: a binomial coefficient of a thousand is more than a float holds.
-    whole, log_p, log_not = math.lgamma(n + 1), math.log(p), math.log1p(-p)
-    terms = (i * log_p + (n - i) * log_not - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(c + 1))
-    return math.fsum(math.exp(whole + term) for term in terms)

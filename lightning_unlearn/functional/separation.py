@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv, ndtr, stdtrit
+from scipy.special import ndtr, stdtrit
+
+from lightning_unlearn.functional.proportions import clopper_pearson
 
 Floats = NDArray[np.float64]
 
@@ -147,22 +149,6 @@ def recognised(members: ArrayLike, others: ArrayLike, rate: float) -> NDArray[np
     allowed = min(math.floor(rate * len(t) + 1e-9), len(t) - 1)
     found: NDArray[np.bool_] = s > np.sort(t)[::-1][allowed]
     return found
-
-
-def clopper_pearson(successes: int, trials: int, *, level: float = 0.95) -> tuple[float, float]:
-    """The exact interval of a rate.
-
-    Example:
-        >>> [round(end, 3) for end in clopper_pearson(0, 20)]
-        [0.0, 0.168]
-
-    References:
-        Clopper and Pearson, *The use of confidence or fiducial limits illustrated in the case of the binomial*, 1934.
-    """
-    tail = (1 - level) / 2
-    low = 0.0 if successes == 0 else float(betaincinv(successes, trials - successes + 1, tail))
-    high = 1.0 if successes == trials else float(betaincinv(successes + 1, trials - successes, 1 - tail))
-    return low, high
 
 
 def advantage(auc: float) -> float:

@@ -9,11 +9,11 @@ import numpy as np
 
 from lightning_unlearn.audits._base import observations_of
 from lightning_unlearn.data import Probe
+from lightning_unlearn.functional.proportions import clopper_pearson
 from lightning_unlearn.functional.separation import (
     advantage,
     advantage_interval,
     auc_interval,
-    clopper_pearson,
     places,
     recognised,
 )

@@ -1,8 +1,8 @@
 """Intervals of a share of yes among yes and no."""
 
 import numpy as np
-from scipy import special
 
+from lightning_unlearn.functional.proportions import clopper_pearson
 from lightning_unlearn.report.analysis._statistics import Floats
 from lightning_unlearn.report.analysis._studentised import students_t
 
@@ -30,10 +30,8 @@ def share_interval(yes: Floats, counts: Floats, *, level: float = 0.95) -> tuple
     """
     share = float(yes.sum() / counts.sum())
     trials = float(len(counts)) if share in (0.0, 1.0) or (counts == 1).all() else _worth(yes, counts, share, level)
-    tail, hits = (1 - level) / 2, share * trials
-    low = 0.0 if share == 0 else float(special.betaincinv(hits, trials - hits + 1, tail))
-    high = 1.0 if share == 1 else float(special.betaincinv(hits + 1, trials - hits, 1 - tail))
-    return low, high
+    # Not by the product where it is certain: rounding would leave a trial over.
+    return clopper_pearson(trials if share == 1 else share * trials, trials, level=level)
 
 
 def _worth(yes: Floats, counts: Floats, share: float, level: float) -> float:

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from lightning_unlearn.functional.leakage import leak_at_k, pass_at_k
-from lightning_unlearn.functional.sampling_plan import SamplingPlan, proportion_interval
+from lightning_unlearn.functional.proportions import clopper_pearson
+from lightning_unlearn.functional.sampling_plan import SamplingPlan
 
 
 def leak(p: Fraction, k: int) -> Fraction:
@@ -105,7 +106,7 @@ def test_intervals_are_those_of_scipy(n: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     for c in sorted({0, 1, n // 3, n - 1, n}):
         theirs = stats.binomtest(c, n).proportion_ci(0.95, method="exact")
-        assert proportion_interval(n, c) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+        assert clopper_pearson(c, n) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
 @pytest.mark.parametrize(

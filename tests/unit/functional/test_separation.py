@@ -11,11 +11,11 @@ from scipy.stats import binom, binomtest, mannwhitneyu, norm
 from scipy.stats import t as student
 from torchmetrics.functional.classification import binary_auroc, binary_roc
 
+from lightning_unlearn.functional.proportions import clopper_pearson
 from lightning_unlearn.functional.separation import (
     advantage,
     advantage_interval,
     auc_interval,
-    clopper_pearson,
     places,
     privacy_leakage,
     recognised,
