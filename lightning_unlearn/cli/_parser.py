@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import warnings
 from typing import Any, NoReturn
 
 from jsonargparse import DefaultHelpFormatter
@@ -37,6 +38,13 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": Help, "parser_mode": use_unique_keys(), **kwargs})
+
+    @override
+    def format_help(self) -> str:
+        # jsonargparse lists each subclass that the process holds, also one whose module is gone, and warns of it.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"\s*Hit failing import")
+            return super().format_help()
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
