@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 _Rule = tuple[str, str, Callable[[str], bool]]
 
@@ -45,7 +46,7 @@ def _is_consonant(word: str, place: int) -> bool:
 def _measure(stem_: str) -> int:
     """How often a vowel is followed by a consonant."""
     kinds = [_is_consonant(stem_, place) for place in range(len(stem_))]
-    return sum(not before and after for before, after in zip(kinds, kinds[1:], strict=False))
+    return sum(not before and after for before, after in pairwise(kinds))
 
 
 def _has_vowel(stem_: str) -> bool:

@@ -13,7 +13,18 @@ from lightning_unlearn.audits.tofu._questions import TofuScores
 from lightning_unlearn.audits.tofu._summary import distances, tofu_summary
 from lightning_unlearn.data import Probe
 from lightning_unlearn.functional.truth_ratio import near_one, true_better, true_share
-from lightning_unlearn.metrics import ExactMemorization, ExtractionStrength
+from lightning_unlearn.metrics import (
+    AnswerProbability,
+    ExactMemorization,
+    ExtractionStrength,
+    Fluency,
+    OptionProbability,
+    RougeLF,
+    RougeLRecall,
+    TruthRatioNearOne,
+    TruthRatioTrueBetter,
+    TruthRatioTrueShare,
+)
 from lightning_unlearn.observation import Observation
 
 _RATIOS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -22,19 +33,19 @@ _RATIOS: dict[str, Callable[[Tensor], Tensor]] = {
     "truth_ratio_true_share": true_share,
 }
 _OF_QUESTIONS = {
-    "answer_probability": "The probability of the right answer, as the geometric mean over its tokens.",
-    "option_probability": "The right answer's share of its probability and that of wrong answers to the same question.",
-    "truth_ratio_near_one": "How little the model prefers the right answer to wrong ones, or wrong ones to it; 1 is not at all.",
-    "truth_ratio_true_better": "How far the right answer is ahead of wrong ones; 0 if it is not.",
-    "truth_ratio_true_share": "The right answer's share of its probability and the mean of wrong ones; 0.5 is no preference.",
+    "answer_probability": AnswerProbability.in_words,
+    "option_probability": OptionProbability.in_words,
+    "truth_ratio_near_one": TruthRatioNearOne.in_words,
+    "truth_ratio_true_better": TruthRatioTrueBetter.in_words,
+    "truth_ratio_true_share": TruthRatioTrueShare.in_words,
     "extraction_strength": ExtractionStrength.in_words,
     "exact_memorization": ExactMemorization.in_words,
-    "rouge_l_recall": "The share of the right answer's words, as stems, that the model says, in the same order.",
-    "rouge_l_f": "What the model says has in common with the right answer, in the same order, as a share of both.",
-    "fluency": "How little the model's own answers repeat pairs and triples of words; 0 is one word again and again.",
+    "rouge_l_recall": RougeLRecall.in_words,
+    "rouge_l_f": RougeLF.in_words,
+    "fluency": Fluency.in_words,
 }
 _OF_MODELS = {
-    "forget_quality": "Chance of truth ratios as different as these from a model's that never knew, if it were no different.",
+    "forget_quality": "Chance of truth ratios so far from those of a model that never knew, if there were no difference.",
     "forget_ks": "Largest distance between the distributions of its truth ratios and those of a model that never knew.",
     "forget_degree": "How near what it knows of what must go is to a model that never knew; less counts as more does.",
     "retain_utility": "How near what it knows of what must stay is to a model that never knew; less counts as more does.",
@@ -62,9 +73,7 @@ def found_in(scores: TofuScores, retained: TofuScores, probes: Mapping[str, Prob
 def _compared(scores: TofuScores, retained: TofuScores, probes: Mapping[str, Probe]) -> list[Observation]:
     values = tofu_summary(scores, retained)
     whole = [
-        Observation(
-            metric=name, split="retain" if name in _ON_RETAIN else "forget", value=values[name], **_about(name)
-        )
+        Observation(metric=name, split="retain" if name in _ON_RETAIN else "forget", value=values[name], **_about(name))
         for name in _OF_MODELS
         if name in values
     ]

@@ -77,9 +77,9 @@ def refuse_other_questions(scores: TofuScores, retained: TofuScores) -> None:
         own, theirs = (_entities(each, split) for each in (scores, retained))
         if theirs is not None and own != theirs:
             raise ValueError(
-                f"The retain model should be asked the same questions of `{split}` as the model. Found "
-                f"{len(theirs)} questions about {len(set(theirs))} entities, and {len(own or ())} about {len(set(own or ()))} "
-                "of the model. Make its scores anew, with the same probes."
+                f"The retain model should be asked the same questions of `{split}` as the model. Found {len(theirs)}, about "
+                f"{len(set(theirs))} entities; of the model {len(own or ())}, about {len(set(own or ()))}, or others. "
+                "Make its scores anew, with the same probes."
             )
 
 

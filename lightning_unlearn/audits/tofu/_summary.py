@@ -118,7 +118,7 @@ def refuse_missing(scores: TofuScores, retain_scores: TofuScores) -> None:
         if "truth_ratio" not in (of or {}).get("forget", {}):
             raise ValueError(
                 f"There should be scores of {whose} on `forget`, with truth ratios. Found "
-                f"{sorted((of or {}).get('forget', {})) or 'none'}. Make them by `tofu_scores`, with the probes `forget` and "
-                "`forget_perturbed`; a retain model is one that was trained without what must go."
+                f"{sorted((of or {}).get('forget', {})) or 'none'}. Make them by `tofu_scores`, with the probes `forget` "
+                "and `forget_perturbed`; a retain model is one that was trained without what must go."
             )
     refuse_other_questions(scores, retain_scores)

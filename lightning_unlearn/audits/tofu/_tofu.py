@@ -31,8 +31,8 @@ class TOFU(ScoringAudit):
     answer in other words: :func:`alternatives` makes all three. Of each question:
 
     - ``answer_probability``, per token, and ``option_probability`` among the wrong answers;
-    - ``truth_ratio_near_one``, ``truth_ratio_true_better`` and ``truth_ratio_true_share``, the three forms in which the truth
-      ratio is published;
+    - ``truth_ratio_near_one``, ``truth_ratio_true_better`` and ``truth_ratio_true_share``, the three forms in which
+      truth ratios are published;
     - ``extraction_strength`` and ``exact_memorization``;
     - of the answer that the network gives by itself, decoded greedily: ``rouge_l_recall``, ``rouge_l_f`` and ``fluency``
       (:func:`~lightning_unlearn.functional.fluency.ngram_entropy`).
@@ -43,8 +43,9 @@ class TOFU(ScoringAudit):
     All that is known of given answers comes from one forward pass per batch, which is shared with other audits of right
     answers. Answers are generated in passes of their own.
 
-    **The retain model** is the control of the :class:`RecoveryCheck`, which is asked once more for it, before anything
-    else. Without a control it is a file with the scores of such a model, as :func:`tofu_scores` gives them, by ``json.dump``.
+    **The retain model** is the control of the :class:`RecoveryCheck`, which is asked for it before anything else. Without a
+    control it is a file with the scores of such a model, as :func:`tofu_scores` gives them, by ``json.dump``. Attacked or
+    not, the network is compared with the retain model as it is.
 
     Args:
         tokenizer: As in :class:`QuestionAnswerData`.
@@ -125,8 +126,8 @@ class TOFU(ScoringAudit):
     def conclude(self, scores: Mapping[str, Scores], probes: Mapping[str, Probe]) -> list[Observation]:
         if self._retained is None:
             raise Misfit(
-                "`TOFU` should have a retain model to compare with. Found neither a control nor a file with its scores. Give "
-                '`RecoveryCheck(control="...")`, the weights of a model that was trained without what must go, or '
+                "`TOFU` should have a retain model to compare with. Found neither a control nor a file with its scores. "
+                'Give `RecoveryCheck(control="...")`, the weights of a model that was trained without what must go, or '
                 '`TOFU(..., retain="scores.json")`, its scores from `tofu_scores`. For probabilities and answers alone use '
                 "`Measure` and `Generation`."
             )
