@@ -17,8 +17,8 @@ from lightning_unlearn.observation import Observation
 from lightning_unlearn.readouts import Readout, refuse_foreign_labels
 from lightning_unlearn.runtime import eval_without_grad
 
-Scores = Mapping[str, list[float]]
-"""Scores by metric; one for each supervised example of a split, in the order of the data."""
+Scores = Mapping[str, list[Any]]
+"""Scores by metric; one for each supervised example of a split, in the order of the data. Numbers; of answers also texts."""
 
 
 class ScoringAudit(Audit):
@@ -42,7 +42,7 @@ class ScoringAudit(Audit):
 
     def besides(
         self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
-    ) -> Mapping[str, Mapping[str, list[Any]]]:
+    ) -> Mapping[str, Scores]:
         """Scores that take passes of their own, such as those of generated answers, by split. Defaults to none.
 
         :meth:`conclude` gets them with the others. Collective.

@@ -6,8 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-_WEIGHTS = {2: 1 / 3, 3: 2 / 3}
-
 
 def ngram_entropy(tokens: Sequence[str]) -> float:
     r"""Entropy of the pairs and triples of words, as a share of the largest possible one; in [0, 1].
@@ -30,7 +28,8 @@ def ngram_entropy(tokens: Sequence[str]) -> float:
         The weights are those of "generation entropy" in Meng et al., `ROME <https://arxiv.org/abs/2202.05262>`_, 2022;
         divided by the largest possible value here, since short answers would otherwise look worse than long ones.
     """
-    return sum(weight * _share_of_entropy(tokens, n) for n, weight in _WEIGHTS.items()) if tokens else 0.0
+    pairs, triples = (_share_of_entropy(tokens, n) for n in (2, 3))
+    return (pairs + 2 * triples) / 3 if tokens else 0.0
 
 
 def _share_of_entropy(tokens: Sequence[str], n: int) -> float:
@@ -38,5 +37,6 @@ def _share_of_entropy(tokens: Sequence[str], n: int) -> float:
     total = grams.total()
     if total <= 1:
         return 1.0
-    entropy = math.log2(total) - sum(count * math.log2(count) for count in grams.values()) / total
-    return entropy / math.log2(total)
+    entropy = sum(count / total * math.log2(total / count) for count in grams.values())
+    # Of n-grams that all differ, rounding may leave a little more than the largest entropy.
+    return min(entropy / math.log2(total), 1.0)

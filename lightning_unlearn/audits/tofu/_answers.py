@@ -27,7 +27,7 @@ def answered(
     compat: Compat | None,
 ) -> dict[str, dict[str, list[Any]]]:
     """ROUGE-L and fluency of greedy answers, by split, in the order of the data. Collective."""
-    found = {}
+    found: dict[str, dict[str, list[Any]]] = {}
     for split, probe in ((split, probes[split]) for split in SPLITS if split in probes):
         replies = greedy_replies(network, probe, engine, tokenizer, max_new_tokens=max_new_tokens)
         right = accepted_answers(probe, replies)

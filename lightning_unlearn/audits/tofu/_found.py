@@ -66,7 +66,9 @@ def found_in(scores: TofuScores, retained: TofuScores, probes: Mapping[str, Prob
     observations: list[Observation] = []
     for split in scores:
         for name, values in _by_name(scores[split]).items():
-            observations += observations_of(split, probes[split], name, values, **_about(name))
+            # The texts once: a report is long enough.
+            texts = {"texts": list(scores[split]["texts"])} if name == "rouge_l_recall" else {}
+            observations += observations_of(split, probes[split], name, values, **_about(name), **texts)
     return observations + (_compared(scores, retained, probes) if "forget" in scores else [])
 
 

@@ -118,9 +118,9 @@ class TOFU(ScoringAudit):
     @override
     def besides(
         self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
-    ) -> Mapping[str, Mapping[str, list[Any]]]:
-        about = {"max_new_tokens": self.max_new_tokens, "compat": self.compat}
-        return answered(network, probes, engine, self.tokenizer, **about)
+    ) -> Mapping[str, Scores]:
+        most = self.max_new_tokens
+        return answered(network, probes, engine, self.tokenizer, max_new_tokens=most, compat=self.compat)
 
     @override
     def conclude(self, scores: Mapping[str, Scores], probes: Mapping[str, Probe]) -> list[Observation]:
