@@ -26,7 +26,7 @@ from lightning_unlearn.checks._probes import (
 )
 from lightning_unlearn.checks._records import at_most_known, merged, without_old_scores
 from lightning_unlearn.checks._refusals import refuse_same_names, refuse_undefined
-from lightning_unlearn.checks._shown_control import show_control
+from lightning_unlearn.checks._shown_control import refuse_missing_control, show_control
 from lightning_unlearn.data import DataSource, Probe, load_probe
 from lightning_unlearn.engine import callbacks_of
 from lightning_unlearn.models import swapped_weights
@@ -173,8 +173,10 @@ class ObservingCallback(pl.Callback):
     def _show_control(self, examined: Examined) -> None:
         """Show it to audits that compare with it, once in a run: they need it before they observe anything."""
         comparing = [audit for audit in self.audits if audit.needs_control]
-        control = self._find_control(examined.trainer)
-        if comparing and control is not None and not self._control_is_shown:
+        if comparing and not self._control_is_shown:
+            control = self._find_control(examined.trainer)
+            refuse_missing_control(control, comparing)
+            assert control is not None
             show_control(control, comparing, examined)
             self._control_is_shown = True
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 from lightning_unlearn.attacks import Attack, AttackGrid, expanded
 from lightning_unlearn.audits import Audit, Measure, Specificity
 from lightning_unlearn.checks._attackers_data import AttackersData
-from lightning_unlearn.checks._control import refuse_control
+from lightning_unlearn.checks._control import may_come, refuse_control
 from lightning_unlearn.checks._failures import refuse_blind_start
 from lightning_unlearn.checks._looks import floats, on_its_device, weights_will_change
 from lightning_unlearn.checks._monitors import Monitors
@@ -113,7 +113,8 @@ class RecoveryCheck(ObservingCallback):
         refuse_twins(self, callbacks_of(trainer, RecoveryCheck))
         AttackersData(self.attack_data).refuse_unknown(trainer, self.attacks)
         control = self._find_control(trainer)
-        refuse_missing_control(control, self.audits)
+        if not may_come(trainer):
+            refuse_missing_control(control, self.audits)
         if control is not None:
             refuse_control(trainer, pl_module, self.control)
         if stage == "fit":

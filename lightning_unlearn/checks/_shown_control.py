@@ -12,7 +12,7 @@ from lightning_unlearn.checks._control import OtherModel
 from lightning_unlearn.checks._intact import Intact
 from lightning_unlearn.engine import isolated
 from lightning_unlearn.models import swapped_weights
-from lightning_unlearn.runtime import Agreement, interruptible, uninterrupted
+from lightning_unlearn.runtime import Agreement, Misfit, interruptible, uninterrupted
 
 
 def show_control(control: OtherModel, audits: Sequence[Audit], examined: Examined) -> None:
@@ -44,11 +44,11 @@ def _shown(weights: dict[str, Tensor], audits: Sequence[Audit], examined: Examin
 
 
 def refuse_missing_control(control: OtherModel | None, audits: Sequence[Audit]) -> None:
-    """Refuse, before the fit, audits that have nothing to compare with."""
+    """Refuse audits that have nothing to compare with."""
     comparing = [audit for audit in audits if audit.needs_control]
     if comparing and control is None:
         name = repr(comparing[0])
-        raise ValueError(
+        raise Misfit(
             f"`{name}` should have a model that never knew, to compare with. Found no control. Give "
             '`RecoveryCheck(control="...")`, the weights of such a model, or put `FinetuneFirst(control=True)` among the '
             'callbacks; or give the audit a file with its scores, as `TOFU(..., retain="scores.json")`.'

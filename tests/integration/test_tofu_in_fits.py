@@ -19,6 +19,7 @@ from lightning_unlearn import (
     CrossEntropy,
     Encoding,
     FileRecords,
+    FinetuneFirst,
     ForgetRetainData,
     LoaderSettings,
     Quantize,
@@ -169,6 +170,17 @@ def test_without_a_control_a_fit_does_not_begin() -> None:
     fit(checked)
     assert value(checked.observations, "original", "forget_quality") < 0.01
     assert not any(o.subject == "control" for o in checked.observations)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_control_that_is_made_in_the_fit_is_the_retain_model(first: bool) -> None:
+    checked = tofu_check(control=None)
+    made = FinetuneFirst(epochs=3, control=True)
+    fit(*([made, checked] if first else [checked, made]))
+    assert value(checked.observations, "control", "forget_quality") == 1
+    assert value(checked.observations, "control", "retain_model_distance") == 0
+    with pytest.raises(ValueError, match=r"TOFU.*Found no control"):
+        fit(FinetuneFirst(epochs=1), tofu_check(control=None))
 
 
 def test_an_audit_of_finished_models_compares_with_its_control() -> None:
