@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 import torch
 from _modules import quiet
+from _ranks import run_ranks
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from safetensors.torch import save_model
 from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import DataLoader
 
 from lightning_unlearn import (
     NPO,
@@ -170,6 +174,54 @@ def test_without_a_control_a_fit_does_not_begin() -> None:
     fit(checked)
     assert value(checked.observations, "original", "forget_quality") < 0.01
     assert not any(o.subject == "control" for o in checked.observations)
+
+
+class Sharded(UnlearningModule):
+    def configure_model(self) -> None:
+        if not any(hasattr(p, "device_mesh") for p in self.parameters()):
+            for layer in self.network.model.layers:
+                fully_shard(layer, mesh=self.device_mesh["data_parallel"])
+            fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
+
+
+STRATEGIES: dict[str, Any] = {
+    "ddp": (UnlearningModule, DDPStrategy),
+    "fsdp2": (
+        Sharded,
+        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
+    ),
+}
+
+
+def logged(make: type[UnlearningModule], **settings: Any) -> tuple[dict[str, float], dict[str, float]]:
+    """All that a fit that learns nothing logs, and what was observed of the control."""
+    net = network()
+    net.load_state_dict(models()["original"].state_dict())
+    few = {split: found[:4] for split, found in SPLITS.items()}
+    probes = {name: data(found) for split, of in few.items() for name, found in alternatives(split, of).items()}
+    check = RecoveryCheck(audits=[TOFU("bundled", max_new_tokens=4)], probes=probes, control="control.safetensors")
+    unlearn = Unlearn(CrossEntropy(), forget=data(SPLITS["forget"]), weight=1e-9)
+    trainer = quiet(use_distributed_sampler=False, callbacks=[unlearn, check], limit_train_batches=1, **settings)
+    loader = DataLoader(data(SPLITS["retain"]).dataset, 3, collate_fn=data([]).collate())
+    trainer.fit(make(net, optimizer=lambda p: torch.optim.SGD(p, lr=1e-9)), loader)
+    assert not check.failures
+    assert check.restored
+    values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("recovery/")}
+    return values, {f"{o.split} {o.metric}": o.value for o in check.observations if o.subject == "control"}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_two_processes_find_what_one_does(kind: str) -> None:
+    save_model(models()["control"], "control.safetensors")
+    make, strategy = STRATEGIES[kind]
+    expected, of_control = logged(UnlearningModule)
+    assert 0 < expected["recovery/none/forget_quality"] < 0.1  # with four questions 2 / C(8, 4) is the least
+    assert of_control["forget forget_quality"] == 1
+    both = run_ranks(lambda rank, world_size: logged(make, strategy=strategy(), devices=world_size), timeout=400)
+    for found, found_of_control in both:
+        assert found == pytest.approx(expected, abs=1e-4)
+        assert found_of_control == pytest.approx(of_control, abs=1e-4)
 
 
 @pytest.mark.parametrize("first", [True, False])
