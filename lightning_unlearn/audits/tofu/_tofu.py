@@ -41,7 +41,8 @@ class TOFU(ScoringAudit):
     ``model_utility`` and ``retain_utility``, on ``retain``. See :func:`tofu_summary`.
 
     All that is known of given answers comes from one forward pass per batch, which is shared with other audits of right
-    answers. Answers are generated in passes of their own.
+    answers. Answers are generated in passes of their own, and those are most of the time: ``Unattacked(TOFU(...))`` leaves
+    attacks out.
 
     **The retain model** is the control of the :class:`RecoveryCheck`, which is asked for it before anything else. Without a
     control it is a file with the scores of such a model, as :func:`tofu_scores` gives them, by ``json.dump``. Attacked or
