@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
 from lightning_unlearn.audits._scoring_audit import Scores, ScoringAudit, SharedScores
+from lightning_unlearn.audits.tofu._alternatives import PERTURBED
 from lightning_unlearn.audits.tofu._answers import answered
 from lightning_unlearn.audits.tofu._found import DEFINITIONS, found_in
 from lightning_unlearn.audits.tofu._questions import TofuScores, of_questions
@@ -97,6 +98,7 @@ class TOFU(ScoringAudit):
     def see_control(
         self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
     ) -> None:
+        _refuse_without_wrong(probes)
         if self.retain is None:
             self._retained = self.of_questions(network, readout=readout, probes=probes, engine=engine)
 
@@ -132,7 +134,17 @@ class TOFU(ScoringAudit):
                 '`TOFU(..., retain="scores.json")`, its scores from `tofu_scores`. For probabilities and answers alone use '
                 "`Measure` and `Generation`."
             )
+        _refuse_without_wrong(probes)
         return found_in(of_questions(scores, probes, self.compat), self._retained, probes)
+
+
+def _refuse_without_wrong(probes: Mapping[str, Probe]) -> None:
+    if "forget" in probes and f"forget{PERTURBED}" not in probes:
+        raise Misfit(
+            f"`TOFU` should have wrong answers to the questions of `forget`, as a split `forget{PERTURBED}`. Found the "
+            f"splits {sorted(probes)}. Make both by `alternatives`, and give them as `RecoveryCheck(probes={{...}})`; or use "
+            "`Measure` and `Generation`."
+        )
 
 
 def metrics_of_answers(compat: Compat | None) -> dict[str, KnowledgeMetric]:

@@ -170,7 +170,7 @@ def test_a_split_without_scores_has_no_observation(audit: Audit) -> None:
     unsupervised = {k: v if k != "labels" else torch.full_like(v, -100) for k, v in next(iter(asked())).items()}
     readout = PackedCausalLMReadout()
     for loader in ([], [unsupervised]):
-        nothing = {split: load_probe(loader, readout) for split in ("forget", "holdout")}
+        nothing = {split: load_probe(loader, readout) for split in ("forget", "forget_perturbed", "holdout")}
         assert observe(audit, network(), nothing) == []
 
 

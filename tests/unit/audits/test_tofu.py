@@ -287,6 +287,14 @@ def test_a_missing_retain_model_is_an_error_and_never_a_number() -> None:
         TOFU("bundled", max_new_tokens=1)(net, **about)
 
 
+def test_forget_questions_without_wrong_answers_are_refused() -> None:
+    net = network()
+    of = {split: probe for split, probe in probes().items() if split != "forget_perturbed"}
+    about: dict[str, Any] = {"readout": CausalLMReadout(), "probes": of, "engine": GradientEngine(net)}
+    with pytest.raises(Misfit, match=r"wrong answers to the questions of `forget`.*`forget_perturbed`.*`alternatives`"):
+        TOFU("bundled", max_new_tokens=1).see_control(net, **about)
+
+
 def test_a_retain_model_that_was_asked_something_else_is_refused() -> None:
     retained = made_up(1)
     retained["forget"]["entities"] = retained["forget"]["entities"][::-1]
