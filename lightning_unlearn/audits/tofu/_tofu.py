@@ -142,8 +142,8 @@ def _refuse_without_wrong(probes: Mapping[str, Probe]) -> None:
     if "forget" in probes and f"forget{PERTURBED}" not in probes:
         raise Misfit(
             f"`TOFU` should have wrong answers to the questions of `forget`, as a split `forget{PERTURBED}`. Found the "
-            f"splits {sorted(probes)}. Make both by `alternatives`, and give them as `RecoveryCheck(probes={{...}})`; or use "
-            "`Measure` and `Generation`."
+            f"splits {sorted(probes)}. Make both by `alternatives`, and give them as `RecoveryCheck(probes={{...}})`; or "
+            "use `Measure` and `Generation`."
         )
 
 
