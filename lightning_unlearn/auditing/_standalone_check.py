@@ -64,6 +64,7 @@ class StandaloneCheck(RecoveryCheck):
         questions = {split: probe.content_hash for split, probe in examined.probes.items()}
         file = ProgressFile(self.store, repr((self.settings, list(map(repr, self.audits)), questions)))
         before = checksum(pl_module)
+        self._show_control(examined)
         try:
             for number, (subject, attacks) in enumerate(self.plan().items()):
                 with self._as(subject, examined):
@@ -89,6 +90,10 @@ class StandaloneCheck(RecoveryCheck):
         rehearsal = {"rehearsal": Relearn(steps=1)} if trains else {}
         step = _seconds(AuditsUnderAttack(rehearsal, [], _ignored)(examined))
         self.progress.plan(attacks, looks, look=look, step=step)
+
+    @override
+    def _find_control(self, trainer: pl.Trainer) -> OtherModel | None:
+        return self.others.get("control")
 
     def plan(self) -> dict[Subject, dict[str, Attack]]:
         """Which attacks are made on which model, in this order."""

@@ -19,6 +19,7 @@ from lightning_unlearn.audits.inside import (
 )
 from lightning_unlearn.audits.leakage import ExactLeak, HalfRecall, SampledLeak, Verbatim
 from lightning_unlearn.audits.membership import AnswerRank, DoseResponse, Familiarity, GradientNorm, Membership
+from lightning_unlearn.audits.tofu import TOFU
 
 __all__ = [
     "AnswerRank",
@@ -42,6 +43,7 @@ __all__ = [
     "Scores",
     "ScoringAudit",
     "SharedScores",
+    "TOFU",
     "Specificity",
     "Unattacked",
     "Verbatim",

@@ -46,6 +46,17 @@ class Unattacked(Audit):
     def see_original(self, network: nn.Module) -> None:
         self.audit.see_original(network)
 
+    @property
+    @override
+    def needs_control(self) -> bool:
+        return self.audit.needs_control
+
+    @override
+    def see_control(
+        self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
+    ) -> None:
+        self.audit.see_control(network, readout=readout, probes=probes, engine=engine)
+
     @override
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.audit!r})"

@@ -60,6 +60,11 @@ def find_control(trainer: pl.Trainer, given: str | None) -> OtherModel | None:
     return None
 
 
+def may_come(trainer: pl.Trainer) -> bool:
+    """Whether a callback may still offer a control: one that is set up later than who asks."""
+    return any(hasattr(callback, "control_weights") for callback in trainer.callbacks)  # type: ignore[attr-defined]
+
+
 def refuse_control(trainer: pl.Trainer, network: nn.Module, path: str | None) -> None:
     """Refuse, before the fit, a control that cannot be swapped in.
 

@@ -26,6 +26,7 @@ from lightning_unlearn.checks._probes import (
 )
 from lightning_unlearn.checks._records import at_most_known, merged, without_old_scores
 from lightning_unlearn.checks._refusals import refuse_same_names, refuse_undefined
+from lightning_unlearn.checks._shown_control import refuse_missing_control, show_control
 from lightning_unlearn.data import DataSource, Probe, load_probe
 from lightning_unlearn.engine import callbacks_of
 from lightning_unlearn.models import swapped_weights
@@ -70,6 +71,7 @@ class ObservingCallback(pl.Callback):
         self._opened: dict[str, Probe] | None = None
         self._overlaps: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._asked: dict[Any, Any] = {}
+        self._control_is_shown = False
 
     @property
     @override
@@ -141,6 +143,7 @@ class ObservingCallback(pl.Callback):
         weights = weights_on_every_rank(pl_module)
         before = weights[own_rank()]
         values: dict[str, Tensor] = {}
+        self._show_control(examined)
         record, spend = recorder(self.failures, subject, step, epoch), ledger(self.costs, subject)
         self._weigh(pl_module, subject, weights)
         try:
@@ -164,9 +167,22 @@ class ObservingCallback(pl.Callback):
             self._original_weights.see(pl_module)
         self.changes = self._original_weights.changes(pl_module)
 
+    def _find_control(self, trainer: pl.Trainer) -> OtherModel | None:
+        return find_control(trainer, self.control)
+
+    def _show_control(self, examined: Examined) -> None:
+        """Show it to audits that compare with it, once in a run: they need it before they observe anything."""
+        comparing = [audit for audit in self.audits if audit.needs_control]
+        if comparing and not self._control_is_shown:
+            control = self._find_control(examined.trainer)
+            refuse_missing_control(control, comparing)
+            assert control is not None
+            show_control(control, comparing, examined)
+            self._control_is_shown = True
+
     def _observe_control(self, examined: Examined, step: int, epoch: int) -> None:
         """Observe the control, once in a run, interruptions included: it does not change, and neither would the results."""
-        control: OtherModel | None = find_control(examined.trainer, self.control)
+        control = self._find_control(examined.trainer)
         if control is None or any(o.subject == "control" for o in self.observations):
             return
         weights = control.load(examined.network)

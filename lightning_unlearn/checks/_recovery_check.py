@@ -11,12 +11,13 @@ from typing_extensions import override
 from lightning_unlearn.attacks import Attack, AttackGrid, expanded
 from lightning_unlearn.audits import Audit, Measure, Specificity
 from lightning_unlearn.checks._attackers_data import AttackersData
-from lightning_unlearn.checks._control import find_control, refuse_control
+from lightning_unlearn.checks._control import may_come, refuse_control
 from lightning_unlearn.checks._failures import refuse_blind_start
 from lightning_unlearn.checks._looks import floats, on_its_device, weights_will_change
 from lightning_unlearn.checks._monitors import Monitors
 from lightning_unlearn.checks._observing_callback import ObservingCallback
 from lightning_unlearn.checks._refusals import refuse_same_names, refuse_settings, refuse_twins
+from lightning_unlearn.checks._shown_control import refuse_missing_control
 from lightning_unlearn.data import DataSource
 from lightning_unlearn.engine import callbacks_of, refuse_tensor_parallel
 from lightning_unlearn.forgetting import ShownOriginal
@@ -72,7 +73,8 @@ class RecoveryCheck(ObservingCallback):
 
     Raises:
         ValueError: If two metrics would be logged under one name, a name is empty or has a ``/``, or an attack is called
-            ``none``. In ``setup``, if ``control`` holds no weights, or an attack names data that are not there.
+            ``none``. In ``setup``, if ``control`` holds no weights, an audit needs a control and there is none, or an attack
+            names data that are not there.
         NotImplementedError: In ``setup``, under tensor parallelism, and with a control under FSDP1.
 
     Example:
@@ -110,7 +112,10 @@ class RecoveryCheck(ObservingCallback):
         refuse_tensor_parallel(trainer, "RecoveryCheck")
         refuse_twins(self, callbacks_of(trainer, RecoveryCheck))
         AttackersData(self.attack_data).refuse_unknown(trainer, self.attacks)
-        if find_control(trainer, self.control) is not None:
+        control = self._find_control(trainer)
+        if not may_come(trainer):
+            refuse_missing_control(control, self.audits)
+        if control is not None:
             refuse_control(trainer, pl_module, self.control)
         if stage == "fit":
             self._original.setup(trainer, pl_module)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_unlearn import Encoding, FileRecords, QuestionAnswerData, TinyCausalLM
 from lightning_unlearn.audits import (
+    TOFU,
     AnswerRank,
     Audit,
     BucketFlips,
@@ -51,6 +52,7 @@ AUDITS: dict[str, Callable[[], Audit]] = {
     "half_recall": lambda: HalfRecall("bundled"),
     "sampled_leak": lambda: SampledLeak("bundled", k=(1, 2), per_round=2, samples=4, max_new_tokens=3),
     "specificity": lambda: Specificity(alternates=99),  # all others, so that the order of the data decides nothing
+    "tofu": lambda: TOFU("bundled", max_new_tokens=4),
     "verbatim": lambda: Verbatim("bundled", prefixes=(1, 2), continuation=3),
 }
 WITHOUT_SCORES: dict[str, Callable[[], Audit]] = {"bucket_flips": BucketFlips}
@@ -58,6 +60,8 @@ every_audit = pytest.mark.parametrize("audit", [make() for make in AUDITS.values
 ROWS = (0, 7)
 HOLDOUT = (60, 67)
 SPLITS = {"retain": [6, 5, 4, 3], "others": [0, 2]}
+WRONG = 2
+"""Wrong answers to each question."""
 
 
 class Turned(Dataset[Any]):
@@ -89,13 +93,26 @@ def asked(order: list[int] | None = None, rows: tuple[int, int] = ROWS) -> DataL
     return DataLoader(data_set, 3, collate_fn=data.val_dataloader().collate_fn)
 
 
-def probes(rank: int = 0, world_size: int = 1, order: list[int] | None = None) -> dict[str, Probe]:
+def wrong(order: list[int] | None = None) -> DataLoader[Any]:
+    """Two wrong answers to each question: right ones, to the same questions in their turn, will do."""
+    return asked([row for row in order or range(*ROWS) for _ in range(WRONG)])
+
+
+def probes(
+    rank: int = 0, world_size: int = 1, order: list[int] | None = None, audit: Audit | None = None
+) -> dict[str, Probe]:
     loaders = {"forget": asked(order), "holdout": asked(order, HOLDOUT)}
+    if isinstance(audit, TOFU):
+        loaders |= {split: asked(order) for split in ("retain", "real_authors", "world_facts")}
+        loaders |= {f"{split}_perturbed": wrong(order) for split in loaders if split != "holdout"}
     return {split: load_probe(each, PackedCausalLMReadout(), rank, world_size) for split, each in loaders.items()}
 
 
 def observe(audit: Audit, net: nn.Module, of: dict[str, Probe]) -> list[Observation]:
-    return audit(net, readout=PackedCausalLMReadout(), probes=of, engine=GradientEngine(net))
+    about: dict[str, Any] = {"readout": PackedCausalLMReadout(), "probes": of, "engine": GradientEngine(net)}
+    if audit.needs_control:
+        audit.see_control(net, **about)
+    return audit(net, **about)
 
 
 def state_of(net: nn.Module) -> tuple[Any, ...]:
@@ -119,14 +136,15 @@ def test_the_network_is_as_it_was(name: str) -> None:
     first = next(net.parameters())
     first.grad = torch.ones_like(first)
     before = state_of(net)
-    assert observe(audit, net, probes())
+    assert observe(audit, net, probes(audit=audit))
     assert state_of(net) == before
 
 
 @every_audit
 def test_a_score_for_each_example_in_the_order_of_the_data(audit: Audit) -> None:
     turned = list(reversed(range(*ROWS)))
-    found = observe(audit, network(), probes()), observe(audit, network(), probes(order=turned))
+    asked_of = probes(audit=audit), probes(order=turned, audit=audit)
+    found = [observe(audit, network(), each) for each in asked_of]
     scored = [[o for o in each if o.scores] for each in found]  # an AUC of two splits has none
     assert scored[0]
     for there, back in zip(*scored, strict=True):
@@ -137,7 +155,7 @@ def test_a_score_for_each_example_in_the_order_of_the_data(audit: Audit) -> None
 
 @every_audit
 def test_values_are_means_of_scores_within_bounds(audit: Audit) -> None:
-    found = observe(audit, network(), probes())
+    found = observe(audit, network(), probes(audit=audit))
     assert {o.metric for o in found} == set(audit.definitions())
     for o in found:
         low, high = o.bounds or (0.0, float("inf"))
@@ -152,7 +170,7 @@ def test_a_split_without_scores_has_no_observation(audit: Audit) -> None:
     unsupervised = {k: v if k != "labels" else torch.full_like(v, -100) for k, v in next(iter(asked())).items()}
     readout = PackedCausalLMReadout()
     for loader in ([], [unsupervised]):
-        nothing = {split: load_probe(loader, readout) for split in ("forget", "holdout")}
+        nothing = {split: load_probe(loader, readout) for split in ("forget", "forget_perturbed", "holdout")}
         assert observe(audit, network(), nothing) == []
 
 
@@ -161,9 +179,12 @@ def test_two_processes_observe_what_one_does() -> None:
 
     def on_rank(rank: int, world_size: int) -> list[list[Observation]]:
         torch.distributed.init_process_group("gloo")
-        return [observe(make(), network(), probes(rank, world_size)) for make in AUDITS.values()]
+        return [
+            observe(audit, network(), probes(rank, world_size, audit=audit))
+            for audit in (make() for make in AUDITS.values())
+        ]
 
-    alone = [observe(make(), network(), probes()) for make in AUDITS.values()]
+    alone = [observe(audit, network(), probes(audit=audit)) for audit in (make() for make in AUDITS.values())]
     first, second = run_ranks(on_rank)
     assert first == second
     for mine, theirs in zip(alone, first, strict=True):
@@ -175,7 +196,7 @@ def test_two_processes_observe_what_one_does() -> None:
 @every_audit
 def test_a_split_says_the_same_whatever_splits_are_asked_beside_it(audit: Audit) -> None:
     # Several batches each: the hash of a torchmetrics metric follows its state, which changes from split to split.
-    net, few = network(), probes()
+    net, few = network(), {**probes(), "forget_perturbed": load_probe(wrong(), PackedCausalLMReadout())}
     several = {name: load_probe(asked(order), PackedCausalLMReadout(), 0, 1) for name, order in SPLITS.items()}
     alone = observe(audit, net, few)
     assert alone

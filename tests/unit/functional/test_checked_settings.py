@@ -56,6 +56,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "SampledLeak": {"tokenizer": "bundled"},
     "SoftPrompt": {"records": PEOPLE, "encoding": Encoding("bundled")},
     "StealthyForgetRequest": {"records": PEOPLE},
+    "TOFU": {"tokenizer": "bundled"},
     "Verbatim": {"tokenizer": "bundled"},
     "PairedData": {
         "records": FileRecords("bundled:people"),
