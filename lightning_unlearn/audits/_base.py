@@ -66,6 +66,25 @@ class Audit(ABC):
             network: The network, or a module around it.
         """
 
+    @property
+    def needs_control(self) -> bool:
+        """Whether it compares with a model that never knew, and has nothing but a control for it. Defaults to no."""
+        return False
+
+    def see_control(
+        self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
+    ) -> None:
+        """Called while ``network`` has the weights of the control, before anything is observed, in each run.
+
+        For audits that compare with it. Defaults to nothing. Collective, as ``__call__`` is.
+
+        Args:
+            network: The live network.
+            readout: How it is run on a batch.
+            probes: The data, by split.
+            engine: Calls the network as the strategy needs it called.
+        """
+
     def __repr__(self) -> str:
         """The audit and its plain settings."""
         plain = {k: v for k, v in vars(self).items() if isinstance(v, (bool, int, float, str)) and k[0] != "_"}

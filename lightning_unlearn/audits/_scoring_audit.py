@@ -3,6 +3,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,15 @@ class ScoringAudit(Audit):
     def conclude(self, scores: Mapping[str, Scores], probes: Mapping[str, Probe]) -> list[Observation]:
         """Observations from the scores, by split. The same on every process, since the scores are."""
 
+    def besides(
+        self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
+    ) -> Mapping[str, Mapping[str, list[Any]]]:
+        """Scores that take passes of their own, such as those of generated answers, by split. Defaults to none.
+
+        :meth:`conclude` gets them with the others. Collective.
+        """
+        return {}
+
     @override
     def __call__(
         self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
@@ -71,17 +81,21 @@ class SharedScores:
 
     def conclusion_of(self, audit: ScoringAudit) -> list[Observation]:
         """What ``audit`` makes of its scores."""
+        return audit.conclude(self.scores_of(audit), self.probes)
+
+    def scores_of(self, audit: ScoringAudit) -> dict[str, dict[str, list[Any]]]:
+        """The scores of ``audit``, by split."""
         metrics = audit.metrics(self.readout)  # first: a misfit is its own, and is known before any pass
         if self._scores is None:
             self._scores = {split: self._pass(probe) for split, probe in self.probes.items()}
         for metric in metrics.values():
             if id(metric) in self._errors:
                 raise self._errors[id(metric)]
-        scores = {
-            split: {name: of_split[id(metric)] for name, metric in metrics.items()}
+        besides = audit.besides(self.network, readout=self.readout, probes=self.probes, engine=self.engine)
+        return {
+            split: {**{name: of_split[id(metric)] for name, metric in metrics.items()}, **besides.get(split, {})}
             for split, of_split in self._scores.items()
         }
-        return audit.conclude(scores, self.probes)
 
     def _pass(self, probe: Probe) -> dict[int, list[float]]:
         metrics = self._every_metric()

@@ -73,6 +73,25 @@ def place_in_example(example: Tensor) -> Tensor:
     return torch.empty_like(place).scatter(0, order, place)
 
 
+def without_last(example: Tensor, batch_size: int, skipped: int) -> tuple[Tensor, Tensor]:
+    """Which rows count if the last ones of each example do not, as long as one is left; and how many do, at least 1.
+
+    Args:
+        example: Which example of the batch a row belongs to, ``[N]``, in ``[0, batch_size)``.
+        batch_size: Number of examples, ``B``.
+        skipped: How many rows at the end of each example do not count.
+
+    Returns:
+        ``[N]`` bool and ``[B]`` int64.
+
+    Example:
+        >>> without_last(torch.tensor([0, 0, 2]), 3, skipped=1)
+        (tensor([ True, False,  True]), tensor([1, 1, 1]))
+    """
+    length = (torch.bincount(example, minlength=batch_size) - skipped).clamp_min(1)
+    return place_in_example(example) < length[example], length
+
+
 def mean_of_lowest(values: Tensor, example: Tensor, batch_size: int, share: float) -> Tensor:
     """Mean of the lowest values of each example: a share of its rows, rounded down, and at least one.
 

@@ -3,7 +3,9 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.functional.likelihood import sum_per_example
+from lightning_unlearn.functional.compat import Compat, check_compat
+from lightning_unlearn.functional.likelihood import sum_per_example, without_last
+from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.metrics._base import KnowledgeMetric
 from lightning_unlearn.prediction import Prediction
 
@@ -12,6 +14,11 @@ class ExactMemorization(KnowledgeMetric):
     """Share of the answer's tokens that are the network's first choice, given the right tokens before them, in [0, 1].
 
     For a classifier, its accuracy.
+
+    Args:
+        skip_last_tokens: Leave out this many rows at the end of each example, as long as one is left. A network that knows
+            nothing may still predict the end of turn. Defaults to 0.
+        compat: ``"open-unlearning"`` leaves the last token out by default, as its tables do.
 
     Example:
         >>> import torch
@@ -26,9 +33,15 @@ class ExactMemorization(KnowledgeMetric):
 
     in_words: ClassVar[str] = "The share of the right answer's tokens that are the model's first choice."
 
+    def __init__(self, skip_last_tokens: int | None = None, compat: Compat | None = None) -> None:
+        super().__init__()
+        check_compat(compat)
+        if skip_last_tokens is not None:
+            check_whole("skip_last_tokens", skip_last_tokens, least=0)
+        self.skip_last_tokens = int(compat is not None) if skip_last_tokens is None else skip_last_tokens
+
     @override
     def scores_of(self, prediction: Prediction) -> Tensor:
-        right = (prediction.logits.argmax(-1) == prediction.labels).float()
-        return sum_per_example(right, prediction.example, prediction.batch_size) / (
-            prediction.rows_per_example().clamp_min(1)
-        )
+        counted, length = without_last(prediction.example, prediction.batch_size, self.skip_last_tokens)
+        right = counted & (prediction.logits.argmax(-1) == prediction.labels)
+        return sum_per_example(right.float(), prediction.example, prediction.batch_size) / length

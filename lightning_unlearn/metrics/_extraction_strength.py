@@ -5,7 +5,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.functional.compat import Compat, check_compat
-from lightning_unlearn.functional.likelihood import place_in_example
+from lightning_unlearn.functional.likelihood import place_in_example, without_last
 from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.metrics._base import KnowledgeMetric
 from lightning_unlearn.prediction import Prediction
@@ -53,12 +53,10 @@ class ExtractionStrength(KnowledgeMetric):
     @override
     def scores_of(self, prediction: Prediction) -> Tensor:
         place = place_in_example(prediction.example)
-        rows = prediction.rows_per_example()
-        length = (rows - self.skip_last_tokens).clamp_min(1)
-        counted = place < length[prediction.example]
+        counted, length = without_last(prediction.example, prediction.batch_size, self.skip_last_tokens)
         wrong = counted & (prediction.logits.argmax(-1) != prediction.labels)
         # k of the formula: one more than the place of the last wrong row, since all that follow are right; 0 without any.
-        given = torch.zeros_like(rows).scatter_reduce(0, prediction.example, (place + 1) * wrong, "amax")
+        given = torch.zeros_like(length).scatter_reduce(0, prediction.example, (place + 1) * wrong, "amax")
         if self.compat is not None:
             given = given.clamp_max(length - 1)
         return 1 - given.double() / length
