@@ -62,9 +62,7 @@ def found_in(scores: TofuScores, retained: TofuScores, probes: Mapping[str, Prob
 def _compared(scores: TofuScores, retained: TofuScores, probes: Mapping[str, Probe]) -> list[Observation]:
     values = tofu_summary(scores, retained)
     whole = [
-        Observation(
-            metric=name, split="retain" if name in _ON_RETAIN else "forget", value=values[name], **_about(name)
-        )
+        Observation(metric=name, split="retain" if name in _ON_RETAIN else "forget", value=values[name], **_about(name))
         for name in _OF_MODELS
         if name in values
     ]
