@@ -13,7 +13,7 @@ each: `for i in $(seq 12); do python benchmarks/tofu.py audit --device cuda & sl
 
 **Setting** `smollm2`: SmolLM2-135M-Instruct, all weights. 20 authors of TOFU are taught, two are to go (forget01), 18
 stay, two further ones are told to nobody. Original and retain-only model are taught once for each seed, in files that are
-named by what they were taught. `stories260k` is the same in little, to see that it works.
+named by what they were taught. `bundled` is the same in little, to see that it works.
 
 **Equal budgets.** All methods have as many forget updates, as many trials of the learning rate, and one disruption
 budget: the mean KL divergence, in nats a token, from the original on WikiText. The last weights within it are kept. The

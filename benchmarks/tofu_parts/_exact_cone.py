@@ -9,7 +9,7 @@ from lightning_unlearn.functional.cone import cone_multipliers
 class ExactCone(DualConeProjector):
     """UPGrad's projections by our own active sets: no solver to install, and gradients of any length.
 
-    ``v = u + x`` with the least ``v' G v`` over ``x >= 0`` is what makes the merged gradient ``G v`` a descent of every loss.
+    ``v = u + x`` with the least ``v' G v`` over ``x >= 0`` makes the merged gradient a descent of every loss.
     """
 
     def __call__(self, U: Tensor, G: Tensor) -> Tensor:

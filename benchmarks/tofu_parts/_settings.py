@@ -8,10 +8,10 @@ from typing import Any
 
 from robustness_parts._judges import READOUT, Judge, relearn
 from robustness_parts._setting import Setting
-from robustness_parts._settings import DATA, STORIES, STORY, WIKI, layer_names
+from robustness_parts._settings import DATA, STORY, WIKI, layer_names
 from typing_extensions import override
 
-from lightning_unlearn import Encoding, PretrainedCausalLM, TOFUSplit
+from lightning_unlearn import Encoding, PretrainedCausalLM, TinyCausalLM, TOFUSplit
 from lightning_unlearn.audits.tofu import tofu_probes
 from lightning_unlearn.data import Probe
 from tofu_parts._world import TOFUWorld, reduced
@@ -99,25 +99,25 @@ SETTINGS = {
         cheap={"relearn full": relearn("forget", "full", 1e-4, 20)},
         seconds_on={"cpu": 2.0, "cuda": 0.08},
     ),
-    # To see that all of it works: a quarter of a million weights, five authors, one to forget.
-    "stories260k": TOFUSetting(
-        name="tofu-stories260k",
-        network=lambda seed: PretrainedCausalLM(STORIES),
-        encoding=lambda: Encoding(STORIES, template="plain", max_length=384),
+    # To see that all of it works, within a minute or so: three authors, of whom a tiny network learns next to nothing.
+    "bundled": TOFUSetting(
+        name="tofu-bundled",
+        network=lambda seed: TinyCausalLM(seed=seed),
+        encoding=lambda: Encoding("bundled", template="plain", max_length=160),
         worlds={
-            "test": lambda: reduced(DATA, TOFUSplit.reduced(5, 1, 1), STORY, 250, retain_asked=10, known=5),
-            "tune": lambda: reduced(DATA, TOFUSplit((197, 198), (20, 24)), STORY, 250, retain_asked=0, known=0),
+            "test": lambda: reduced(DATA, TOFUSplit.reduced(3, 1, 1), STORY, 60, retain_asked=6, known=4),
+            "tune": lambda: reduced(DATA, TOFUSplit((197, 198), (20, 22)), STORY, 60, retain_asked=0, known=0),
         },
-        teach={"epochs": 10, "lr": 4e-3, "batch_size": 16},
+        teach={"epochs": 2, "lr": 3e-3, "batch_size": 16},
         batch=(4, 8),
-        steps=10,
-        rates=(5e-4, 1e-3, 2e-3),
-        kl=0.5,
+        steps=4,
+        rates=(1e-3, 3e-3),
+        kl=5.0,
         every=2,
-        names=_names(STORIES, middle=2, window="[123]"),
-        judges=_panel(20, 1e-3, 1e-3),
-        cheap={"relearn full": relearn("forget", "full", 1e-3, 5)},
-        new_tokens=16,
-        seconds_on={"cpu": 0.12, "cuda": 0.02},
+        names=_names("bundled", middle=1, window="[01]"),
+        judges=_panel(5, 1e-3, 1e-3),
+        cheap={"relearn full": relearn("forget", "full", 1e-3, 2)},
+        new_tokens=4,
+        seconds_on={"cpu": 0.05, "cuda": 0.02},
     ),
 }

@@ -9,7 +9,7 @@ import numpy as np
 from tofu_parts._measures import TITLES
 
 Found = Mapping[str, Any]
-DASH = "–"
+DASH = "-"
 COMPARED = ("distance", "ks", "utility", "recovery 20", "recovery 100")
 
 

@@ -30,7 +30,7 @@ class TOFUData(ForgetRetainData):
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If the split does not exist, or ``full.jsonl`` has not the 4000 rows.
+        ValueError: If there is no such split.
 
     Example:
         >>> from lightning_unlearn import Encoding
