@@ -54,7 +54,9 @@ def entities(data: TOFUData, part: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("name", "percent"), [("forget01", 1), ("forget05", 5), ("forget10", 10)])
-def test_a_published_split_forgets_its_share_at_the_end_and_keeps_the_rest(folder: Path, name: str, percent: int) -> None:
+def test_a_published_split_forgets_its_share_at_the_end_and_keeps_the_rest(
+    folder: Path, name: str, percent: int
+) -> None:
     data = tofu(folder, name)
     forget, retain = entities(data, "forget"), entities(data, "retain")
     assert len(forget) == 40 * percent
