@@ -115,6 +115,8 @@ SETTINGS = {
         kl=5.0,
         every=2,
         names=_names("bundled", middle=1, window="[01]"),
+        clip=1.0,
+        precision="bf16-mixed",
         judges=_panel(5, 1e-3, 1e-3),
         cheap={"relearn full": relearn("forget", "full", 1e-3, 2)},
         new_tokens=4,

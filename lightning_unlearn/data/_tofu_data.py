@@ -5,6 +5,8 @@ from typing import Any
 from lightning_unlearn.data._forget_retain_data import ForgetRetainData
 from lightning_unlearn.data._loader_settings import LoaderSettings
 from lightning_unlearn.data._question_answer_data import QuestionAnswerData
+from lightning_unlearn.data._source import OpenedSource
+from lightning_unlearn.data._tofu_answers import ENDINGS, TOFUAnswers
 from lightning_unlearn.data._tofu_files import Rows, TOFUFiles
 from lightning_unlearn.data._tofu_split import QUESTIONS, Published, TOFUSplit
 from lightning_unlearn.data.encodings import Encoding
@@ -16,7 +18,10 @@ class TOFUData(ForgetRetainData):
     """TOFU: 200 fictional authors with 20 questions each, of whom some must go.
 
     Each author is an entity. Probes beside forget and retain data are ``real_authors`` and ``world_facts``, which the model
-    knew before, and ``holdout``, if the split has one: authors that nobody was told of.
+    knew before, and ``holdout``, if the split has one: authors that nobody was told of. For the audit :class:`TOFU` there
+    are right answers in other words (``forget_paraphrased``, ``retain_paraphrased``), and wrong ones
+    (``forget_perturbed`` and so on). So retain data are measured on those authors of whom TOFU has such answers, the first
+    twenty.
 
     Args:
         folder: With the published files: ``full.jsonl``, ``forget10_perturbed.jsonl``, ``retain_perturbed.jsonl``, and
@@ -29,7 +34,7 @@ class TOFUData(ForgetRetainData):
         seed: Of the order.
 
     Raises:
-        FileNotFoundError: If a file is missing.
+        FileNotFoundError: If a file is missing; of some, in ``setup``.
         ValueError: If there is no such split.
 
     Example:
@@ -61,10 +66,10 @@ class TOFUData(ForgetRetainData):
             records = self.files.records("full", entity=QUESTIONS, rows=self.split.rows(name))
             return QuestionAnswerData(records, encoding, settings)
 
-        def known(name: str) -> QuestionAnswerData:
-            return QuestionAnswerData(self.files.records(f"{name}_perturbed"), encoding, retain_loader or loader)
+        def asked(name: str) -> QuestionAnswerData:
+            return QuestionAnswerData(TOFUAnswers(self.files, self.split, name), encoding, retain_loader or loader)
 
-        probes: dict[str, Any] = {name: known(name) for name in ("real_authors", "world_facts")}
+        probes: dict[str, Any] = {name: asked(name) for name in self._asked()}
         if self.split.holdout is not None:
             probes["holdout"] = part("holdout", loader)
         super().__init__(
@@ -74,6 +79,14 @@ class TOFUData(ForgetRetainData):
             seed=seed,
             probes=probes,
         )
+        if self.files.has_perturbed(self.split, "retain"):
+            self.probes["retain"] = OpenedSource(asked("retain"), "retain")  # in the place of all retain data
+
+    def _asked(self) -> list[str]:
+        """Splits of questions, and of other answers to them, as far as TOFU has them."""
+        told = [part for part in ("forget", "retain") if self.files.has_perturbed(self.split, part)]
+        others = [f"{part}{ending}" for part in told for ending in ENDINGS if ending]
+        return others + [f"{name}{ending}" for name in ("real_authors", "world_facts") for ending in ("", "_perturbed")]
 
     def perturbed(self, part: str) -> Rows:
         """The rows of ``forget``, ``retain`` or ``holdout`` with a paraphrased and five perturbed answers.

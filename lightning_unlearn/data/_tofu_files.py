@@ -52,16 +52,24 @@ class TOFUFiles:
         """
         first, last = (row // QUESTIONS for row in split.rows(part))
         found: Rows = []
-        for name, (start, stop) in _PERTURBED.items():
-            low, high = max(first, start), min(last, stop)
-            if low < high:
-                found += self._read(name)[QUESTIONS * (low - start) : QUESTIONS * (high - start)]
+        for name, (low, high) in self._overlaps(split, part).items():
+            start = _PERTURBED[name][0]
+            found += self._read(name)[QUESTIONS * (low - start) : QUESTIONS * (high - start)]
         if not found:
             raise ValueError(
                 f"`{part}` should hold authors of whom TOFU has perturbed answers: 0 to 19, or 180 to 199. Found "
                 f"`{part} = ({first}, {last})`."
             )
         return found
+
+    def has_perturbed(self, split: TOFUSplit, part: str) -> bool:
+        """Whether TOFU has such answers of any of these authors."""
+        return bool(self._overlaps(split, part))
+
+    def _overlaps(self, split: TOFUSplit, part: str) -> dict[str, tuple[int, int]]:
+        first, last = (row // QUESTIONS for row in split.rows(part))
+        both = {name: (max(first, start), min(last, stop)) for name, (start, stop) in _PERTURBED.items()}
+        return {name: (low, high) for name, (low, high) in both.items() if low < high}
 
     def world(self, name: str) -> Rows:
         """``real_authors`` or ``world_facts``, with wrong answers as ``perturbed_answer``."""

@@ -95,8 +95,29 @@ def test_a_reduced_split_shares_no_author_and_has_wrong_answers_of_all(
 
 def test_what_the_model_knew_before_is_a_probe(folder: Path) -> None:
     data = tofu(folder, TOFUSplit.reduced())
-    assert set(data.probe_dataloaders()) == {"forget", "retain", "real_authors", "world_facts", "holdout"}
+    assert {"forget", "retain", "real_authors", "world_facts", "holdout"} <= set(data.probe_dataloaders())
     assert [len(row["perturbed_answer"]) for row in data.world("world_facts")] == [3] * 7
+
+
+@pytest.mark.parametrize("split", ["forget10", TOFUSplit.reduced(20, 2, 2)])
+def test_the_audit_of_tofu_finds_its_answers_question_by_question(folder: Path, split: Any) -> None:
+    loaders = tofu(folder, split).probe_dataloaders()
+    rows = {name: loader.dataset.rows for name, loader in loaders.items()}  # type: ignore[attr-defined]
+    for part, each in (("forget", 5), ("retain", 5), ("real_authors", 3), ("world_facts", 3)):
+        asked = [row.question for row in rows[part]]
+        assert [row.question for row in rows[f"{part}_perturbed"]] == [
+            question for question in asked for _ in range(each)
+        ]
+        if each == 5:
+            assert [row.question for row in rows[f"{part}_paraphrased"]] == asked
+            assert {row.answer for row in rows[f"{part}_paraphrased"]} == {"!"}
+    assert len(rows["retain"]) == (400 if split == "forget10" else 360)
+
+
+def test_without_wrong_answers_all_retain_data_are_measured(folder: Path) -> None:
+    loaders = tofu(folder, TOFUSplit((198, 200), (20, 24))).probe_dataloaders()
+    assert "retain_perturbed" not in loaders
+    assert len(loaders["retain"].dataset) == 80  # type: ignore[attr-defined]
 
 
 def test_retain_data_may_have_batches_of_their_own(folder: Path) -> None:
@@ -118,7 +139,7 @@ def test_yaml_builds_it(folder: Path, split: Any) -> None:
 def test_a_missing_file_is_named_with_the_way_out(folder: Path, name: str) -> None:
     (folder / f"{name}.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match=rf"should hold `{name}.jsonl` of TOFU.*Download the files"):
-        tofu(folder, TOFUSplit.reduced()).perturbed("forget" if name.startswith("forget") else "retain")
+        tofu(folder, TOFUSplit.reduced()).probe_dataloaders()
 
 
 def test_files_may_be_called_as_in_the_repository_of_the_paper(folder: Path) -> None:
