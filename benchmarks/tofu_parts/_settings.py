@@ -86,7 +86,7 @@ SETTINGS = {
             "test": lambda: reduced(DATA, TOFUSplit.reduced(20, 2, 2), WIKI, 300, retain_asked=60, known=50),
             "tune": lambda: reduced(DATA, TOFUSplit((196, 198), (20, 38)), WIKI, 300, retain_asked=0, known=0),
         },
-        teach={"epochs": 6, "lr": 2e-4, "batch_size": 16},
+        teach={"epochs": 6, "lr": 3e-4, "batch_size": 16},
         batch=(4, 4),
         steps=40,
         rates=(1e-5, 3e-5, 1e-4),
