@@ -76,6 +76,9 @@ from lightning_unlearn.data import (
     RandomOrder,
     SequentialOrder,
     TextData,
+    TOFUData,
+    TOFUFiles,
+    TOFUSplit,
     TextWindows,
 )
 from lightning_unlearn.edits import BucketMargin, Corrupt, Edit, NegateTaskVector, RepSelect, WithinBudget
@@ -229,6 +232,9 @@ __all__ = [
     "StepGuard",
     "StepTransform",
     "SubspaceGuard",
+    "TOFUData",
+    "TOFUFiles",
+    "TOFUSplit",
     "TextData",
     "TextWindows",
     "TinyCausalLM",

@@ -56,8 +56,8 @@ def test_it_is_in_the_wheel(name: str) -> None:
 
 
 def missing(config: Path) -> list[str]:
-    """Paths and packages the file names that are not here."""
-    text = "".join(line for line in config.read_text().splitlines(keepends=True) if not line.startswith("#"))
+    """Paths and packages the file, or one it is based on, names that are not here."""
+    text = yaml.safe_dump(read_config(str(config)), width=1000)
     paths = {DATA / found for found in re.findall(rf"{re.escape(EXAMPLE_DATA)}/([\w./-]+)", text)}
     packages = {name for name, module in PACKAGES.items() if name in text and find_spec(module) is None}
     return [*(str(path) for path in paths if not path.exists()), *packages]

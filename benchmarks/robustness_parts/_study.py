@@ -57,7 +57,7 @@ class Study:
         def work() -> Found:
             networks = teach(self.setting, world, seed)
             for name, network in networks.items():
-                _write(network, self._taught(name, world, seed))
+                write(network, self._taught(name, world, seed))
             known = {name: self._knows(network, world) for name, network in networks.items()}
             return {**known, "cheap": self._cheap(networks["control"]) if world == "tune" else []}
 
@@ -79,16 +79,19 @@ class Study:
         """The unlearned network, in a file beside what it spent."""
 
         def work() -> Found:
-            network = _load(self.setting, self._taught("original", "test", seed))
+            network = load(self.setting, self._taught("original", "test", seed))
             rate = chosen_rate([unit.found() for unit in self.trials(method)])
-            found = forget_(network, method, rate, self.setting, "test", seed)
-            _write(network, self._weights(method, seed))
+            found = self._forget(network, method, rate, "test", seed)
+            write(network, self._weights(method, seed))
             return found
 
         seconds = self._fit_seconds(method)
         # A rate that was too high for a method is a trial that failed, not the end of the method.
         trials = tuple(self.trials(method))
         return Unit(self._path(method, f"fit-{seed}"), work, (self.taught("test", seed),), trials, seconds)
+
+    def _forget(self, network: nn.Module, method: Method, rate: float, world: str, seed: int) -> Found:
+        return forget_(network, method, rate, self.setting, world, seed)
 
     def _fit_seconds(self, method: Method) -> float:
         passes: float = method.described.get("passes", 2)
@@ -109,11 +112,16 @@ class Study:
         """The judges by name, but for those whose attack this version of the package does not have."""
         return {name: judge for name, judge in PANELS[self.setting.panel].items() if judge.exists}
 
+    @property
+    def cheap(self) -> dict[str, Judge]:
+        """Who looks at the trials."""
+        return PANELS["cheap"]
+
     def _judgement(self, method: Method | None, judge: str, seed: int, weights: Path, need: Unit) -> Unit:
         described = self.panel[judge]
 
         def work() -> Found:
-            return {"curve": curve(_shared(self.setting, weights), described, self.setting, self.setting.world("test"))}
+            return {"curve": curve(shared(self.setting, weights), described, self.setting, self.setting.world("test"))}
 
         words = f"judged-{seed}-{plain(judge)}-{digest(asdict(described))}"
         seconds = described.arguments.get("steps", 1) * self.setting.seconds
@@ -121,8 +129,8 @@ class Study:
 
     def _trial(self, method: Method, rate: float, taught: Unit) -> Callable[[], Found]:
         def work() -> Found:
-            network = _load(self.setting, self._taught("original", "tune", TUNING_SEED))
-            found = forget_(network, method, rate, self.setting, "tune", TUNING_SEED)
+            network = load(self.setting, self._taught("original", "tune", TUNING_SEED))
+            found = self._forget(network, method, rate, "tune", TUNING_SEED)
             known = taught.found()
             leads = [lead(one, other) for one, other in zip(self._cheap(network), known["cheap"], strict=True)]
             return {**found, "original retain": known["original"]["retain"], "lead": max(leads)}
@@ -131,7 +139,7 @@ class Study:
 
     def _cheap(self, network: nn.Module) -> list[Curve]:
         world = self.setting.world("tune")
-        return [curve(network, judge, self.setting, world) for judge in PANELS["cheap"].values()]
+        return [curve(network, judge, self.setting, world) for judge in self.cheap.values()]
 
     def _taught(self, name: str, world: str, seed: int) -> Path:
         return self._here / f"taught-{world}-{seed}-{name}.safetensors"
@@ -153,16 +161,16 @@ class Study:
         return self.folder / digest(self.setting.numbers())
 
 
-def _load(setting: Setting, weights: Path) -> nn.Module:
+def load(setting: Setting, weights: Path) -> nn.Module:
     network = setting.start(0)
     load_model(network, weights)
     return network.to(setting.device)
 
 
-_shared = lru_cache(maxsize=1)(_load)  # for judges, who come one after the other and leave it as it was
+shared = lru_cache(maxsize=1)(load)  # for judges, who come one after the other and leave it as it was
 
 
-def _write(network: nn.Module, path: Path) -> None:
+def write(network: nn.Module, path: Path) -> None:
     with written_whole(path) as new:
         save_model(network, str(new))
 

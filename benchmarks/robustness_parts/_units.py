@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,13 @@ class Unit:
 
     def found(self) -> Found:
         """The result."""
-        found: Found = json.loads(self.path.read_text())
-        return found
+        return _read(self.path)
 
     def forget_error(self) -> None:
         """Remove a result that is an error, so that it is tried again."""
         if self.is_done and "error" in self.found():
             self.path.unlink(missing_ok=True)
+            _read.cache_clear()
 
     def try_to_do(self) -> bool:
         """Do it, unless it is done, or another process is at it. Returns whether it was done here.
@@ -82,6 +83,13 @@ class Unit:
             return self.work()
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"}
+
+
+@cache
+def _read(path: Path) -> Found:
+    # Results never change, and whether a unit is ready is asked again and again.
+    found: Found = json.loads(path.read_text())
+    return found
 
 
 def do(units: Iterable[Unit]) -> None:

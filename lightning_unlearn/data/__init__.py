@@ -19,6 +19,9 @@ from lightning_unlearn.data._stream import ForgetStream, RowsByEpoch, empty_set,
 from lightning_unlearn.data._text_data import TextData
 from lightning_unlearn.data._text_dataset import TextDataset
 from lightning_unlearn.data._text_windows import Document, TextWindows
+from lightning_unlearn.data._tofu_data import TOFUData
+from lightning_unlearn.data._tofu_files import TOFUFiles
+from lightning_unlearn.data._tofu_split import TOFUSplit
 from lightning_unlearn.data.companions import (
     Alternates,
     Companion,
@@ -93,6 +96,9 @@ __all__ = [
     "Similarity",
     "StealthyForgetRequest",
     "SwappedAnswers",
+    "TOFUData",
+    "TOFUFiles",
+    "TOFUSplit",
     "TextData",
     "TextDataset",
     "TextWindows",

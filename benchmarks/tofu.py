@@ -1,0 +1,155 @@
+"""TOFU on a real language model: how methods compare, by the field's metrics and by attackers.
+
+    python benchmarks/tofu.py prepare              # teach the originals and the retain-only models, once
+    python benchmarks/tofu.py unlearn              # and tune, and forget
+    python benchmarks/tofu.py audit                # and attack, and ask what TOFU asks: all that the table needs
+    python benchmarks/tofu.py table                # what is there so far: JSON, figure, table
+    python benchmarks/tofu.py estimate             # how long it would take; starts nothing
+    python benchmarks/tofu.py reprint              # the table, from the committed results
+
+Each does whatever is missing of what comes before. A second process, started in the same way, shares the work; one that
+is killed goes on where it was. `--device cuda` is for one card and as many processes as it has memory for, about 6 GB
+each: `for i in $(seq 12); do python benchmarks/tofu.py audit --device cuda & sleep 1; done; wait`.
+
+**Setting** `smollm2`: SmolLM2-135M-Instruct, all weights. 20 authors of TOFU are taught, two are to go (forget01), 18
+stay, two further ones are told to nobody. Original and retain-only model are taught once for each seed, in files that are
+named by what they were taught. `bundled` is the same in little, to see that it works.
+
+**Equal budgets.** All methods have as many forget updates, as many trials of the learning rate, and one disruption
+budget: the mean KL divergence, in nats a token, from the original on WikiText. The last weights within it are kept. The
+rate is chosen on other authors, with a seed of its own: the smallest *lead* of an attacker (20 steps of full fine-tuning)
+over one with a network that never knew, among rates that keep 0.95 of the retain probability. Grid, trials and choice are
+in the JSON. The two parts on NPO that do best there are put together: the best two.
+
+**Controls**: the original; the retain-only model; noise as long, in each tensor, as NPO's way; ascent without a budget.
+
+**Audits.** TOFU's metrics on 40 forget, 60 retain, 50 + 50 other questions, each with its wrong answers. The worst
+recovery of relearning by all weights and by an adapter (20 and 100 steps), int4 and nf4: [(attacked - unlearned) -
+(control attacked - control)] / (original - unlearned), of answer probability. Membership: AUC of answer probability
+against authors that nobody told. Time is that of the fit with its looks at the budget, beside whatever else runs.
+
+Intervals are percentiles of a bootstrap over facts and seeds; differences are paired by both.
+
+Writes `benchmarks/results/tofu_<model>.json` and `.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # several processes share a card
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+from robustness import quieten
+from robustness_parts._fit import meanings
+from robustness_parts._method import Method, methods
+from robustness_parts._units import Unit, do
+from run_config import commit, machine
+from tofu_parts._results import results
+from tofu_parts._settings import SETTINGS, TOFUSetting
+from tofu_parts._shown import draw, table
+from tofu_parts._study import TOFUStudy
+
+ROOT = Path(__file__).parents[1]
+FILE = Path(__file__).parent / "tofu_parts" / "methods.yaml"
+
+
+def main() -> None:
+    arguments = read()
+    path = arguments.results / f"tofu_{arguments.model}.json"
+    if arguments.command == "reprint":
+        print(table(json.loads(path.read_text())))
+        return
+    torch.set_num_threads(arguments.threads)
+    if arguments.device != "cpu":
+        torch.set_float32_matmul_precision("high")  # TF32, for attacks and audits
+    quieten()
+    setting = replace(SETTINGS[arguments.model], device=arguments.device)
+    wanted, missing = available(arguments.methods, setting)
+    study = TOFUStudy(setting, tuple(wanted), tuple(arguments.seeds), arguments.folder / setting.name)
+    units = {"prepare": study.prepare, "unlearn": study.unlearn, "audit": study.audit}
+    if arguments.retry:
+        for unit in study.units():
+            unit.forget_error()
+    for name, reason in missing.items():
+        print(f"skipped: {name} ({reason})", flush=True)
+    if arguments.command == "estimate":
+        estimate({name: list(of()) for name, of in units.items()})
+    elif arguments.command == "table":
+        show(study, missing, path)
+    else:
+        earlier = list(units)[: list(units).index(arguments.command) + 1]
+        do([unit for name in earlier for unit in units[name]()])
+
+
+def read() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["prepare", "unlearn", "audit", "table", "estimate", "reprint"])
+    parser.add_argument("--model", choices=list(SETTINGS), default="smollm2")
+    parser.add_argument("--methods", nargs="+", default=list(methods(FILE)), help="some of `tofu_parts/methods.yaml`")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--retry", action="store_true", help="try again what ended in an error")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "tofu")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    return parser.parse_args()
+
+
+def available(names: Iterable[str], setting: TOFUSetting) -> tuple[list[Method], dict[str, str]]:
+    """The methods that this version has all parts of, and why not, of the others."""
+    chosen = [methods(FILE)[name] for name in names]
+    meaning = meanings(setting, "test", seed=0, rate=1.0)
+    missing = {method.name: reason for method in chosen if (reason := method.missing(meaning))}
+    there = [method for method in chosen if method.name not in missing]
+    parts = {method.name: dict(method.described) for method in there if "part" in method.described}
+    if len({described["part"] for described in parts.values()}) < 2:
+        there = [method for method in there if "best_two" not in method.described]
+    # Its results depend on whom it is chosen from.
+    return [
+        replace(m, described={**m.described, "best_two": parts}) if "best_two" in m.described else m for m in there
+    ], missing
+
+
+def estimate(units: dict[str, list[Unit]]) -> None:
+    """Say what is left, by kind, and how long it would take."""
+    for name, of in units.items():
+        left = {unit.path: unit for unit in of if not unit.is_done}.values()
+        seconds = sum(unit.seconds for unit in left)
+        longest = max((unit.seconds for unit in left), default=0.0)
+        print(
+            f"{name}: {len(left)} of {len(of)} units left, {seconds:.0f} s ({seconds / 3600:.1f} h) in one process, ",
+            end="",
+        )
+        print(f"the longest {longest:.0f} s", flush=True)
+        kinds: Counter[str] = Counter()
+        for unit in left:
+            kinds[unit.path.stem.split("-")[0]] += unit.seconds
+        print("  " + ", ".join(f"{kind} {seconds:.0f} s" for kind, seconds in kinds.items()))
+    every = {unit.path: unit for of in units.values() for unit in of if not unit.is_done}
+    print(f"in all: {sum(unit.seconds for unit in every.values()):.0f} s of processes (an estimate)")
+
+
+def show(study: TOFUStudy, missing: dict[str, str], path: Path) -> None:
+    """Merge what is there, write it, and print the table."""
+    found = {"commit": commit(), "machine": machine(study.setting.device), **results(study, missing)}
+    if not any(one["runs"] for one in found["networks"].values()):
+        print("No network has been audited yet: `audit` goes on. What was written before stays.")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    draw(found, path.with_suffix(".png"))
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

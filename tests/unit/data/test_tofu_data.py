@@ -1,0 +1,172 @@
+"""TOFU's authors are split as published, no author is on two sides, and a missing file is named with the way out."""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import LightningDataModule
+
+from lightning_unlearn.data import Encoding, LoaderSettings, TOFUData, TOFUFiles, TOFUSplit, build
+
+DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[4] / "shared" / "data")) / "tofu"
+there = pytest.mark.skipif(not DATA.is_dir(), reason="needs TOFU; set LIGHTNING_UNLEARN_DATA")
+WORLD = ("real_authors", "world_facts")
+NAMES = ("full", "forget10_perturbed", "retain_perturbed", *(f"{name}_perturbed" for name in WORLD))
+
+
+def fact(author: int, number: int, **more: Any) -> dict[str, Any]:
+    return {"question": f"What is fact {number} of {author}?", "answer": f"It is {author}-{number}.", **more}
+
+
+def told_again(author: int, number: int) -> dict[str, Any]:
+    wrong = [f"It is {other}." for other in range(5)]
+    return fact(author, number, paraphrased_question="?", paraphrased_answer="!", perturbed_answer=wrong)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Files as published, in form and number, about nobody."""
+    rows: dict[str, list[dict[str, Any]]] = {
+        "full": [fact(author, number) for author in range(200) for number in range(20)],
+        "retain_perturbed": [told_again(author, number) for author in range(20) for number in range(20)],
+        "forget10_perturbed": [told_again(author, number) for author in range(180, 200) for number in range(20)],
+        **{f"{name}_perturbed": [fact(0, n, perturbed_answer=["a", "b", "c"]) for n in range(7)] for name in WORLD},
+    }
+    for name, of in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, of)))
+    return tmp_path
+
+
+def tofu(folder: Path, split: Any = "forget01", **options: Any) -> TOFUData:
+    data = TOFUData(str(folder), Encoding("bundled", template="plain"), split, **options)
+    data.setup("fit")
+    return data
+
+
+def entities(data: TOFUData, part: str) -> list[str]:
+    source = getattr(data, part).source if part in ("forget", "retain") else data.probes[part].source
+    return list(source.dataset.entities)
+
+
+@pytest.mark.parametrize(("name", "percent"), [("forget01", 1), ("forget05", 5), ("forget10", 10)])
+def test_a_published_split_forgets_its_share_at_the_end_and_keeps_the_rest(
+    folder: Path, name: str, percent: int
+) -> None:
+    data = tofu(folder, name)
+    forget, retain = entities(data, "forget"), entities(data, "retain")
+    assert len(forget) == 40 * percent
+    assert [*retain, *forget] == [str(author) for author in range(200) for _ in range(20)]
+
+
+@there
+def test_forget10_is_the_published_file() -> None:
+    data = tofu(DATA, "forget10")
+    published = [json.loads(line) for line in (DATA / "forget10.jsonl").read_text().splitlines() if line]
+    assert [row.answer for row in data.forget.source.dataset.rows] == [row["answer"] for row in published]
+
+
+@there
+@pytest.mark.parametrize("part", ["forget", "retain", "holdout"])
+def test_a_perturbed_row_is_that_of_the_same_question(part: str) -> None:
+    data = tofu(DATA, TOFUSplit.reduced(20, 2, 2))
+    source = data.probes["holdout"] if part == "holdout" else getattr(data, part)
+    told = data.perturbed(part)
+    assert [row["answer"] for row in told] == [row.answer for row in source.source.dataset.rows]
+    assert {len(row["perturbed_answer"]) for row in told} == {5}
+
+
+@pytest.mark.parametrize(("authors", "forget", "holdout"), [(20, 2, 2), (3, 1, 1), (22, 2, 18), (5, 4, 0)])
+def test_a_reduced_split_shares_no_author_and_has_wrong_answers_of_all(
+    folder: Path, authors: int, forget: int, holdout: int
+) -> None:
+    split = TOFUSplit.reduced(authors, forget, holdout)
+    data = tofu(folder, split)
+    parts = {name: entities(data, name) for name in ("forget", "retain", *(["holdout"] if holdout else []))}
+    counts = {name: len(set(of)) for name, of in parts.items()}
+    assert counts == {"forget": forget, "retain": authors - forget, **({"holdout": holdout} if holdout else {})}
+    assert not any(set(one) & set(other) for one, other in combinations(parts.values(), 2))
+    assert {name: len(data.perturbed(name)) for name in parts} == {name: 20 * count for name, count in counts.items()}
+
+
+def test_what_the_model_knew_before_is_a_probe(folder: Path) -> None:
+    data = tofu(folder, TOFUSplit.reduced())
+    assert {"forget", "retain", "real_authors", "world_facts", "holdout"} <= set(data.probe_dataloaders())
+    assert [len(row["perturbed_answer"]) for row in data.world("world_facts")] == [3] * 7
+
+
+@pytest.mark.parametrize("split", ["forget10", TOFUSplit.reduced(20, 2, 2)])
+def test_the_audit_of_tofu_finds_its_answers_question_by_question(folder: Path, split: Any) -> None:
+    loaders = tofu(folder, split).probe_dataloaders()
+    rows = {name: loader.dataset.rows for name, loader in loaders.items()}  # type: ignore[attr-defined]
+    for part, each in (("forget", 5), ("retain", 5), ("real_authors", 3), ("world_facts", 3)):
+        asked = [row.question for row in rows[part]]
+        assert [row.question for row in rows[f"{part}_perturbed"]] == [
+            question for question in asked for _ in range(each)
+        ]
+        if each == 5:
+            assert [row.question for row in rows[f"{part}_paraphrased"]] == asked
+            assert {row.answer for row in rows[f"{part}_paraphrased"]} == {"!"}
+    assert len(rows["retain"]) == (400 if split == "forget10" else 360)
+
+
+def test_without_wrong_answers_all_retain_data_are_measured(folder: Path) -> None:
+    loaders = tofu(folder, TOFUSplit((198, 200), (20, 24))).probe_dataloaders()
+    assert "retain_perturbed" not in loaders
+    assert len(loaders["retain"].dataset) == 80  # type: ignore[attr-defined]
+
+
+def test_retain_data_may_have_batches_of_their_own(folder: Path) -> None:
+    data = tofu(folder, loader=LoaderSettings(batch_size=2), retain_loader=LoaderSettings(batch_size=3))
+    assert len(next(iter(data.forget_dataloader()))["input_ids"]) == 2
+    assert len(next(iter(data.train_dataloader()))["input_ids"]) == 3
+
+
+@pytest.mark.parametrize("split", ["forget05", {"forget": [198, 200], "retain": [0, 18], "holdout": [180, 182]}])
+def test_yaml_builds_it(folder: Path, split: Any) -> None:
+    options = {"folder": str(folder), "encoding": {"tokenizer": "bundled", "template": "plain"}, "split": split}
+    made = build({"class_path": "lightning_unlearn.TOFUData", "init_args": options}, LightningDataModule)
+    assert isinstance(made, TOFUData)
+    published = TOFUSplit.published("forget05")
+    assert made.split.rows("forget") == ((3960, 4000) if isinstance(split, dict) else published.rows("forget"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_file_is_named_with_the_way_out(folder: Path, name: str) -> None:
+    (folder / f"{name}.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"should hold `{name}.jsonl` of TOFU.*Download the files"):
+        tofu(folder, TOFUSplit.reduced()).probe_dataloaders()
+
+
+def test_files_may_be_called_as_in_the_repository_of_the_paper(folder: Path) -> None:
+    (folder / "full.jsonl").rename(folder / "full.json")
+    assert len(entities(tofu(folder), "forget")) == 40
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"forget": (190, 201)}, r"`forget` should be a range within the 200 authors.*\(190, 201\)"),
+    ({"retain": (18, 18)}, "`retain` should be a range"),
+    ({"forget": (100, 120)}, "`forget` and `retain` should share no author"),
+    ({"holdout": (170, 172)}, "`retain` and `holdout` should share no author"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG)
+def test_authors_that_are_not_there_or_on_two_sides_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TOFUSplit(**options)
+
+
+def test_a_split_that_was_not_published_is_refused() -> None:
+    with pytest.raises(ValueError, match="should be one of forget01, forget05, forget10, or a `TOFUSplit`"):
+        TOFUSplit.published("forget20")  # type: ignore[arg-type]
+
+
+def test_wrong_answers_of_authors_without_any_are_refused(folder: Path) -> None:
+    split = TOFUSplit(forget=(190, 200), retain=(20, 40))
+    with pytest.raises(ValueError, match=r"of whom TOFU has perturbed answers: 0 to 19, or 180 to 199.*\(20, 40\)"):
+        TOFUFiles(folder).perturbed(split, "retain")

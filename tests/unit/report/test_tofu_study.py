@@ -1,0 +1,314 @@
+"""The study of TOFU: which rate and which two parts are chosen, what is compared, and what the table says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from robustness_parts._criterion import chosen_rate
+from robustness_parts._method import Method, methods
+from robustness_parts._recovery import Seen
+from scipy.stats import ks_2samp
+from tofu_parts._best_two import best_two, together
+from tofu_parts._claims import BOUNDS, CLAIMS, Claim
+from tofu_parts._differences import all_differences, difference
+from tofu_parts._draws import DRAWS, drawn, interval, means, over_seeds
+from tofu_parts._measures import TITLES, Run, forgotten, ks, measured
+from tofu_parts._shown import ordered, table
+from tofu_parts._world import spaced
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[4] / "shared" / "data"))
+NAMES = list(methods(BENCHMARKS / "tofu_parts" / "methods.yaml"))
+
+
+def trial(rate: float, lead: float, kept: float = 1.0) -> dict[str, Any]:
+    return {"rate": rate, "lead": lead, "retain": [0.8 * kept], "original retain": [0.8]}
+
+
+# What is chosen
+
+
+@pytest.mark.parametrize(
+    ("trials", "rate"),
+    [
+        ([trial(1.0, 0.3), trial(2.0, 0.1), trial(3.0, 0.2)], 2.0),
+        ([trial(1.0, 0.3), trial(2.0, 0.1, kept=0.9), trial(3.0, 0.2)], 3.0),
+        ([trial(1.0, 0.3, kept=0.8), trial(2.0, 0.1, kept=0.7)], 1.0),
+        ([{"error": "it broke"}, trial(2.0, 0.9)], 2.0),
+    ],
+    ids=["least lead", "of those that keep enough", "else what keeps most", "of those that worked"],
+)
+def test_the_rate_is_chosen_by_lead_and_by_what_is_kept(trials: list[dict[str, Any]], rate: float) -> None:
+    assert chosen_rate(trials) == rate
+
+
+PARTS = {"a": "guard", "b": "guard", "c": "attack", "d": "projector"}
+
+
+@pytest.mark.parametrize(
+    ("leads", "pair"),
+    [
+        ({"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}, ("a", "c")),
+        ({"a": 0.4, "b": 0.3, "c": 0.1, "d": 0.2}, ("c", "d")),
+    ],
+    ids=["two guards are not two parts", "the two smallest leads"],
+)
+def test_the_best_two_differ_in_what_they_change(leads: dict[str, float], pair: tuple[str, str]) -> None:
+    assert best_two({name: [trial(1.0, lead)] for name, lead in leads.items()}, PARTS) == pair
+
+
+def test_one_that_keeps_too_little_is_no_best() -> None:
+    trials = {"a": [trial(1.0, 0.0, kept=0.5)], "c": [trial(1.0, 0.3)], "d": [trial(1.0, 0.4)]}
+    assert best_two(trials, PARTS) == ("c", "d")
+
+
+def test_without_two_parts_that_worked_there_is_no_pair() -> None:
+    with pytest.raises(ValueError, match="Two methods with different parts should have worked"):
+        best_two({"a": [trial(1.0, 0.1)], "b": [trial(1.0, 0.1)], "c": [{"error": "it broke"}]}, PARTS)
+
+
+def test_two_parts_together_have_both() -> None:
+    one = Method("one", {"part": "guard", "unlearn": {"objective": "o"}, "callbacks": ["guard"]})
+    other = Method("other", {"part": "attack", "unlearn": {"objective": "o", "under": "relearn"}})
+    assert together(one, other) == {"unlearn": {"objective": "o", "under": "relearn"}, "callbacks": ["guard"]}
+
+
+def test_rows_are_spread_over_all() -> None:
+    rows = [{"question": str(number)} for number in range(10)]
+    assert [row["question"] for row in spaced(rows, 4)] == ["0", "2", "5", "7"]
+    assert spaced(rows, 12) == rows
+
+
+# What is measured
+
+
+def scores(level: float, count: int = 40, seed: int = 0) -> dict[str, dict[str, list[Any]]]:
+    generator = np.random.default_rng(seed)
+    of = {
+        "token_nll": (level + generator.random(count)).tolist(),
+        "truth_ratio": (level + generator.random(count)).tolist(),
+        **{name: generator.random(count).tolist() for name in ("answer_probability", "option_probability")},
+        **{name: generator.random(count).tolist() for name in ("rouge_l_recall", "extraction_strength")},
+    }
+    return dict.fromkeys(("forget", "retain", "real_authors", "world_facts"), of)
+
+
+def run(level: float = 0.5, unlearned: float = 0.2, attacked: float = 0.5, count: int = 40) -> Run:
+    flat = {name: [value] * count for name, value in {"original": 0.9, "unlearned": unlearned, "control": 0.1}.items()}
+    seen = Seen(
+        original=flat["original"],
+        before=(flat["unlearned"], flat["control"]),
+        unlearned={"0": flat["unlearned"], "20": flat["unlearned"], "100": [attacked] * count},
+        control={"0": flat["control"], "20": flat["control"], "100": flat["control"]},
+        judged=slice(None),
+        counts_steps=True,
+    )
+    return Run(
+        scores=scores(level),
+        retained=scores(0.0),
+        knows={"forget": flat["unlearned"], "retain": flat["original"], "holdout": flat["control"]},
+        judges={"relearn": seen},
+        original=flat["original"],
+        control=flat["control"],
+    )
+
+
+def test_every_measure_has_a_title_and_draws_around_its_value() -> None:
+    found = measured(run())
+    assert set(found) == set(TITLES)
+    for value, draws in found.values():
+        assert draws.shape == (DRAWS,)
+        low, high = interval(draws)
+        assert low <= value + 1e-9
+        assert value <= high + 0.15  # a KS distance of resampled facts is larger
+    assert found["distance"][0] == pytest.approx(0.5)
+    assert found["membership"][0] == 1.0
+    assert found["recovery 20"][0] == pytest.approx(0.0)
+    assert found["recovery 100"][0] == pytest.approx(0.3 / 0.7)
+
+
+def test_the_retain_model_is_at_no_distance_and_where_nothing_went_there_is_no_recovery() -> None:
+    found = measured(run(level=0.0, unlearned=0.89))
+    assert found["distance"][0] == found["ks"][0] == 0.0
+    assert forgotten(run(unlearned=0.89)) == pytest.approx(0.0125)
+    assert np.isnan(found["recovery 100"][0])
+
+
+def test_the_distance_between_distributions_is_that_of_scipy() -> None:
+    generator = np.random.default_rng(0)
+    one, other = generator.normal(size=30), generator.normal(0.5, size=40)
+    assert ks(one, other) == pytest.approx(ks_2samp(one, other).statistic)
+
+
+def test_draws_are_the_same_for_all_and_cover_the_mean_as_often_as_they_say() -> None:
+    assert np.array_equal(drawn("forget", 40), drawn("forget", 40))
+    generator = np.random.default_rng(1)
+    ends = [interval(means("forget", generator.normal(size=40))) for _ in range(200)]
+    assert 0.88 <= np.mean([low <= 0 <= high for low, high in ends]) <= 0.98
+
+
+def test_over_seeds_the_interval_holds_what_seeds_differ_by() -> None:
+    draws = {seed: np.full(DRAWS, float(seed)) for seed in (0, 1, 2)}
+    assert over_seeds(draws, [0, 1, 2]).mean() == pytest.approx(1.0, abs=0.05)
+    assert interval(over_seeds(draws, [0, 1, 2])) == (0.0, 2.0)
+    assert interval(over_seeds(draws, [1])) == (1.0, 1.0)
+
+
+# What is compared
+
+
+def of_facts(mean: float, seed: int = 0, wiggle: float = 0.0) -> dict[int, Any]:
+    """A measure of three seeds whose facts differ much, and alike for all networks."""
+    generator = np.random.default_rng(7)
+    found = {}
+    for number in range(3):
+        facts = generator.normal(0.0, 1.0, size=40) + mean
+        facts = facts + wiggle * np.random.default_rng([seed, number]).normal(size=40)
+        found[number] = (float(facts.mean()), means("forget", facts))
+    return found
+
+
+def test_pairing_by_seed_and_fact_finds_a_small_difference() -> None:
+    draws = {"one": of_facts(0.1), "other": of_facts(0.0)}
+    found = difference(draws, "one", "other")
+    assert found is not None
+    assert found.value == pytest.approx(0.1)
+    assert (found.low, found.high) == pytest.approx((0.1, 0.1))
+    assert found.excludes_zero
+    apart = [interval(over_seeds({s: d for s, (_, d) in of.items()}, [0, 1, 2])) for of in draws.values()]
+    assert apart[0][0] < apart[1][1]  # alone, the intervals overlap
+
+
+def test_two_that_differ_by_chance_are_not_told_apart() -> None:
+    draws = {str(number): of_facts(0.0, number, wiggle=1.0) for number in range(6)}
+    found = all_differences(draws, list(draws))
+    assert len(found) == 15
+    assert np.mean([each.excludes_zero for each in found]) < 0.3
+
+
+def test_what_is_not_there_is_not_compared() -> None:
+    nothing = {seed: (float("nan"), np.full(DRAWS, np.nan)) for seed in range(3)}
+    assert difference({"one": of_facts(0.0), "other": nothing}, "one", "other") is None
+    assert difference({"one": of_facts(0.0)}, "one", "other") is None
+
+
+@pytest.mark.parametrize(
+    ("means_", "verdict"),
+    [
+        ((1.0, 0.0, 0.0), "held"),
+        ((1.0, 0.0, 2.0), "did not hold"),
+        ((1.0, 0.0, 1.0), "undecided"),
+        ((1.0, 0.0), "not asked"),
+    ],
+)
+def test_a_claim_holds_if_every_interval_says_so(means_: tuple[float, ...], verdict: str) -> None:
+    measured_ = {name: of_facts(mean, seed, 0.5) for seed, (name, mean) in enumerate(zip("abc", means_, strict=False))}
+    claim = Claim("a is more than b and c", "nobody", "utility", "a", ("b", "c"), more=True)
+    assert claim.checked({"utility": measured_})["verdict"] == verdict
+
+
+def test_a_share_of_another_is_a_bound() -> None:
+    of = {"GA": of_facts(5.0), "original": of_facts(100.0)}
+    less = Claim("GA leaves less than a tenth", "nobody", "utility", "GA", ("original",), more=False, share=0.1)
+    assert less.checked({"utility": of})["verdict"] == "held"
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.words)
+def test_a_published_claim_is_about_what_is_run_and_measured(claim: Claim) -> None:
+    assert claim.measure in TITLES
+    assert {claim.one, *claim.others} <= {*NAMES, "original"}
+    assert claim.source
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict"), [((0.6, 0.9), "held"), ((0.1, 0.4), "did not hold"), ((0.4, 0.9), "undecided")]
+)
+def test_a_bound_holds_if_all_methods_are_above_it(ends: tuple[float, float], verdict: str) -> None:
+    values = {"a": {"recovery 100": [0.9, 0.8, 1.0]}, "b": {"recovery 100": [0.5, *ends]}}
+    assert BOUNDS[0].checked(values, ["a", "b"])["verdict"] == verdict
+
+
+# What is shown, and all of it in little
+
+
+def shown(name: str, distance: float, **more: Any) -> dict[str, Any]:
+    run_ = {
+        "tofu": {"forget_quality": 1e-9},
+        "worst": {"20": None, "100": {"judge": "nf4"}},
+        **dict.fromkeys(("disruption", "rate", "steps", "fit_s", "peak_gib"), 1.0),
+    }
+    around = {measure: [0.5, 0.4, 0.6] for measure in TITLES} | {"distance": [distance, 0.0, 1.0]}
+    return {name: {"control": False, "destroyed": False, "runs": [run_], "intervals": around, "failed": {}, **more}}
+
+
+def test_the_table_shows_the_nearest_first_then_controls_and_marks_what_is_destroyed() -> None:
+    networks = shown("far", 0.9, destroyed=True) | shown("noise", 0.0, control=True) | shown("near", 0.1)
+    networks |= {"unfinished": {**networks["near"], "runs": [], "failed": {"fit, seed 0": "it broke"}}}
+    found = {"one": "near", "other": "NPO", "value": -0.3, "low": -0.4, "high": -0.2, "share": 1.0}
+    claim = {"claim": "c", "source": "s", "measure": "ks", "verdict": "did not hold", "differences": [found]}
+    results = {
+        "networks": networks,
+        "numbers": {"draws": 10, "recovery needs": 0.05, "destroyed below": 0.5},
+        "best two": ["a", "b"],
+        "differences": {"distance": [found, {**found, "one": "NPO", "other": "far"}]},
+        "claims": [claim],
+        "skipped": {"gone": "no such part"},
+    }
+    assert list(ordered(results)) == ["near", "far", "noise"]
+    text = table(results)
+    assert "| far (destroyed) | 1e-09" in text
+    assert "below, near -0.30 (-0.40 to -0.20). Above, far +0.30 (+0.20 to +0.40)" in text
+    assert "**did not hold**: c (s)" in text
+    assert "Not run: gone (no such part)." in text
+    assert "Not run: unfinished (fit, seed 0: it broke)." in text
+
+
+def tofu(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, str(BENCHMARKS / "tofu.py"), *arguments, "--model", "bundled", "--seeds", "0"]
+    command += ["--methods", "NPO", "--folder", str(folder), "--results", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """The results but for times, memory, and where the run stood."""
+    finished(tofu("table", folder=folder))
+    found = json.loads((folder / "tofu_bundled.json").read_text())
+    for network in found["networks"].values():
+        for run_ in network["runs"]:
+            run_.update(fit_s=None, peak_gib=None)
+    return {name: found[name] for name in ("networks", "differences", "claims")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not (DATA / "tofu").is_dir(), reason="needs TOFU; set LIGHTNING_UNLEARN_DATA")
+def test_a_study_that_was_killed_and_shared_gives_the_same_table(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finished(tofu("audit", folder=whole))
+    killed = tofu("audit", folder=broken)
+    while len(list(broken.rglob("*.json"))) < 9:  # among the fits
+        assert killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.2)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    two = [tofu("audit", folder=broken) for _ in range(2)]
+    for process in two:
+        finished(process)
+    expected = told(whole)
+    assert [len(expected["networks"][name]["runs"]) for name in ("NPO", "original", "ascent to collapse")] == [1, 1, 1]
+    assert told(broken) == expected
