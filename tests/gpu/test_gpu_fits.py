@@ -43,8 +43,8 @@ from lightning_unlearn import (
     SpectralCollapse,
     StepGuard,
     SubspaceGuard,
-    TrainOnly,
     TrainingStepReadout,
+    TrainOnly,
     Unlearn,
 )
 from lightning_unlearn.guards import (
@@ -119,10 +119,9 @@ def test_a_fit_learns_what_it_learns_on_the_cpu(way: str, monkeypatch: pytest.Mo
     assert logged.keys() == expected.keys()
     if way in DRAWN_THERE:
         return
-    for a, b in zip(there.parameters(), here.parameters(), strict=True):
-        # Adam's first steps go by signs: where a gradient is zero but for rounding, a device may step the other way.
-        close = (a.cpu() - b).abs() <= 1e-3 + 1e-2 * b.abs()
-        assert close.float().mean() > 0.9
+    a, b = (torch.cat([p.detach().cpu().flatten() for p in m.parameters()]) for m in (there, here))
+    # Adam's first steps go by signs: where a gradient is zero but for rounding, a device may step the other way.
+    assert float(((a - b).abs() <= 1e-3 + 1e-2 * b.abs()).float().mean()) > 0.9
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "bf16-true", "16-true"])
