@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 export OMP_WAIT_POLICY ?= PASSIVE  # two torch processes on two cores collapse otherwise
 
-.PHONY: demo test slow lint types unit doctest clean
+.PHONY: demo test slow gpu lint types unit doctest clean
 
 demo: $(VENV)/installed
 	$(BIN)/lightning-unlearn fit --config bundled:quickstart
@@ -27,6 +27,11 @@ unit: $(VENV)/installed
 
 slow: $(VENV)/installed
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
+
+# On a machine with an NVIDIA GPU, where `torch` may be of its own; `PYTEST=pytest` for another environment.
+PYTEST ?= $(BIN)/pytest
+gpu:
+	$(PYTEST) tests/gpu -n 8 -p no:cacheprovider -rA --tb=short
 
 doctest: $(VENV)/installed
 	$(BIN)/pytest --doctest-modules lightning_unlearn

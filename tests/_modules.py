@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 CLASSES = 5
+ACCELERATOR = "LIGHTNING_UNLEARN_TEST_ACCELERATOR"
 
 
 def examples(seed: int, n: int = 24, width: int = 8) -> TensorDataset:
@@ -125,9 +127,9 @@ class Restored(pl.Callback):
 
 
 def quiet(**kwargs: Any) -> pl.Trainer:
-    """A trainer that says and writes nothing."""
+    """A trainer that says and writes nothing; on the CPU, but in the tests of `tests/gpu`."""
     defaults: dict[str, Any] = {
-        "accelerator": "cpu",
+        "accelerator": os.environ.get(ACCELERATOR, "cpu"),
         "devices": 1,
         "max_epochs": 1,
         "logger": False,
