@@ -66,16 +66,19 @@ def main() -> None:
     if not arguments.reprint:
         warnings.filterwarnings("ignore")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        threading.Thread(target=_end_at, args=(time.perf_counter() + arguments.seconds,), daemon=True).start()
-        measure_all(arguments, time.perf_counter() + arguments.seconds)
+        deadline = time.perf_counter() + arguments.seconds
+        threading.Thread(target=_end_at, args=(deadline, arguments.out), daemon=True).start()
+        measure_all(arguments, deadline)
     print(table(json.loads(arguments.out.read_text())))
 
 
-def _end_at(deadline: float) -> None:
+def _end_at(deadline: float, path: Path) -> None:
     """A compilation cannot be interrupted, so the process ends: what was measured is on disk."""
     time.sleep(max(deadline - time.perf_counter(), 0))
-    print("The time is over: what was measured is on disk.", flush=True)
-    os._exit(0)
+    try:
+        print("The time is over.", table(json.loads(path.read_text())), sep="\n", flush=True)
+    finally:
+        os._exit(0)
 
 
 def measure_all(arguments: argparse.Namespace, deadline: float) -> None:
@@ -93,7 +96,9 @@ def measure_all(arguments: argparse.Namespace, deadline: float) -> None:
         found["cases"][key] = measured(name, meter, arguments.size, length, DTYPES[precision], compiled=compiled)
         last[compiled] = time.perf_counter() - began
         found["cases"][key]["case_s"] = round(last[compiled], 1)
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+        written = arguments.out.with_suffix(".part")  # moved in place at once, since the process may end at any moment
+        written.write_text(json.dumps(found, indent=1) + "\n")
+        written.replace(arguments.out)
         print(key, {k: v for k, v in found["cases"][key].items() if k != "each_ms"}, flush=True)
 
 

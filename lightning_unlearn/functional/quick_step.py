@@ -14,7 +14,7 @@ from lightning_unlearn.functional.step import StepProducts
 # Elements of a block, by device: on the CPU one row of it should fit the cache, and a sum of so many products be exact to
 # 1e-7; a GPU is faster with few large kernels, and adds up in a tree.
 _BLOCK = {"cpu": 1 << 16}
-_LARGE_BLOCK = 1 << 24
+_LARGE_BLOCK = 1 << 23
 # Solving for multipliers enlarges errors by one over the root of the smallest eigenvalue. Below this one, products are to
 # be taken in float64.
 _SMALLEST_EIGENVALUE = 0.05
@@ -129,11 +129,18 @@ def _square(vector: Tensor, spare: Tensor) -> Tensor:
 def _blocks(flat: Tensor, directions: Rows) -> Iterator[tuple[slice, list[Tensor], Tensor, Tensor]]:
     """For each block its slice, its part of the directions in float32, and two vectors to work in.
 
-    All blocks share one buffer, which the next block overwrites.
+    All blocks share their buffers, which the next block overwrites.
     """
     size = max(_BLOCK.get(flat.device.type, _LARGE_BLOCK) // directions.width, 1) * directions.width
-    buffer = torch.empty(len(directions) + 2, min(size, len(flat)), dtype=torch.float32, device=flat.device)
-    for start in range(0, len(flat), size):
+    size = min(size, len(flat))
+    vectors = torch.empty(2, size, dtype=torch.float32, device=flat.device)
+    room: Tensor | None = None  # for directions that are not held in float32
+    for start in range(0, len(flat), size or 1):
         here = slice(start, min(start + size, len(flat)))
-        work = buffer[:, : here.stop - start]
-        yield here, directions.read(here, work[:-2]), work[-2], work[-1]
+        rows = directions.views(here, vectors)
+        if rows is None:
+            room = vectors.new_empty(len(directions), size) if room is None else room
+            directions.fill_(block := room[:, : here.stop - start], here)
+            rows = list(block.unbind())
+        step, spare = vectors[:, : here.stop - start].unbind()
+        yield here, rows, step, spare

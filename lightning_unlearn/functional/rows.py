@@ -27,10 +27,9 @@ class Rows(ABC):
     def fill_(self, block: Tensor, here: slice) -> None:
         """Overwrite ``block [k, n]`` with the elements ``here`` of every row, converted to the dtype of the block."""
 
-    def read(self, here: slice, work: Tensor) -> list[Tensor]:
-        """The elements ``here`` of every row in the dtype of ``work [k, n]``: views of what is held, or rows of ``work``."""
-        self.fill_(work, here)
-        return list(work.unbind())
+    def views(self, here: slice, like: Tensor) -> list[Tensor] | None:
+        """The elements ``here`` of every row without a copy; ``None`` unless held in dtype and device of ``like``."""
+        return None
 
     def among(self, wanted: Sequence[int]) -> tuple[Rows, list[int]]:
         """Rows that include those ``wanted``, and their numbers. All of them, unless leaving some out saves work."""
@@ -70,11 +69,9 @@ class StoredRows(Rows):
             torch._foreach_copy_([block[i] for i, _ in self._flat], [row[here] for _, row in self._flat])
 
     @override
-    def read(self, here: slice, work: Tensor) -> list[Tensor]:
-        as_they_are = all(row.dtype == work.dtype and row.device == work.device for _, row in self._flat)
-        if not as_they_are or len(self._flat) < len(self):
-            return super().read(here, work)
-        return [row[here] for _, row in self._flat]
+    def views(self, here: slice, like: Tensor) -> list[Tensor] | None:
+        as_they_are = all(row.dtype == like.dtype and row.device == like.device for _, row in self._flat)
+        return [row[here] for _, row in self._flat] if as_they_are and len(self._flat) == len(self) else None
 
     @override
     def among(self, wanted: Sequence[int]) -> tuple[Rows, list[int]]:

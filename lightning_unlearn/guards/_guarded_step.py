@@ -181,6 +181,7 @@ class GuardedStep:
             multipliers.ne(0) | (torch.arange(k, device=multipliers.device) < self._new)
         )
         places = [scope.nonzero()[:, 0].tolist() for scope in measured]
+        factors = multipliers.cpu()  # once: asking a GPU again for each part would make it wait
 
         def of(part: Part) -> Tensor:
             out = proposed.along.new_zeros(k + 1)
@@ -188,7 +189,7 @@ class GuardedStep:
                 return out
             rows, here = part.rows.among(places[part.scope])
             weights = part.weights()  # the parameter itself, or a copy of several: hence `write_`
-            out[[*here, k]] = self._correct_(part, weights, rows, multipliers[part.scope][here], geometry)
+            out[[*here, k]] = self._correct_(part, weights, rows, factors[part.scope][here], geometry)
             part.write_(weights)
             return out
 
@@ -204,7 +205,7 @@ class GuardedStep:
         if not self._is_precise:
             return quick_correct_(weights, part.before, rows, multipliers)
         metric = part.inverse_metric(geometry, self._optimizer)
-        return correct_step_(weights, part.before, rows, multipliers, metric)
+        return correct_step_(weights, part.before, rows, multipliers.to(weights.device), metric)
 
     def _summed(self, of: Callable[[Part], Tensor]) -> Tensor:
         """Apply ``of`` to each part, and add up by scope: over the parts here and over the shards of all ranks."""
