@@ -122,7 +122,7 @@ def read(path: Path, size: str, device: torch.device) -> dict[str, Any]:
         found["commit"] = commit() if shutil.which("git") else ""
         found["ceiling_tflops"] = ceiling(device, torch.bfloat16, 8192 if device.type == "cuda" else 512)
         path.parent.mkdir(parents=True, exist_ok=True)
-    print(name, "ceiling", found["ceiling_tflops"], "TFLOP/s", flush=True)
+    print(f"{name}: ceiling {found['ceiling_tflops']:.4g} TFLOP/s", flush=True)
     return found
 
 
@@ -149,7 +149,7 @@ def measured(name: str, meter: Meter, *setting: Any, compiled: bool) -> dict[str
 def table(found: dict[str, Any]) -> str:
     """One table a setting, in ratios to the plain step of the same setting, not compiled."""
     lines = [f"{found['device']}, {found['size']}, torch {found['torch']}, commit {found['commit']}, "]
-    lines[0] += f"ceiling {found['ceiling_tflops']} TFLOP/s"
+    lines[0] += f"ceiling {found['ceiling_tflops']:.4g} TFLOP/s"
     settings = dict.fromkeys(tuple(key.split("|")[1:3]) for key in found["cases"])
     for precision, length in settings:
         lines += ["", f"{precision}, 4 + 4 rows of {length} tokens", ""]

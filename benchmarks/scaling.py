@@ -9,7 +9,7 @@ One of these grows, and a step is timed: `plain` is fine-tuning by hand on the s
 Directions: a guard that corrects every step, with the step without a guard taken off. Probes and attacks: one
 `RecoveryCheck`, whose attacks round the weights; of attacks, the look without any is taken off.
 
-Seconds are CPU time of the process, since the machine is shared; medians of four steps or two looks. Memory is the
+Seconds are CPU time of the process, since the machine is shared; medians of three steps or two looks. Memory is the
 highest resident size of the process while a point is measured, over that before its network was built. *Work* is the
 number of floating-point operations that torch counts in the same step; for directions, the numbers read. Exponents are
 slopes in logarithms with 95 % intervals over the whole range, and *at the end* between the two largest sizes, where fixed
@@ -60,17 +60,19 @@ def measure(axes: list[str]) -> None:
     from run_config import commit, machine
     from scaling_parts._traffic import GUARDS
 
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"axes": {}, "traffic": {}}
-    found |= {"commit": commit(), "machine": machine(), "estimates": estimates()}
     for axis in axes:
         if axis == "processes":
-            for way in GUARDS:
-                found["traffic"][way] = in_a_process_of_its_own(way=way, axis=axis, values=PROCESSES)
+            new = {way: in_a_process_of_its_own(way=way, axis=axis, values=PROCESSES) for way in GUARDS}
         else:
             values = [*([0] if axis in WITHOUT else []), *AXES[axis][1]]
-            found["axes"][axis] = {
-                way: in_a_process_of_its_own(way=way, axis=axis, values=values) for way in AXES[axis][2]
-            }
+            new = {way: in_a_process_of_its_own(way=way, axis=axis, values=values) for way in AXES[axis][2]}
+        # Read again: axes may be measured side by side.
+        found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"axes": {}, "traffic": {}}
+        found |= {"commit": commit(), "machine": machine(), "estimates": estimates()}
+        if axis == "processes":
+            found["traffic"] = new
+        else:
+            found["axes"][axis] = new
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 

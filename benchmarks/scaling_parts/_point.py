@@ -26,7 +26,7 @@ from lightning_unlearn.audits import Measure
 from lightning_unlearn.guards import History, NoChange
 
 QUIET = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
-TIMED, LOOKS = 4, 2
+TIMED, LOOKS = 3, 2
 BITS = (2, 3, 4, 5, 6, 7, 8, 9)
 
 
