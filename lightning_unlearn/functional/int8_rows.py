@@ -87,7 +87,7 @@ def unpack_int8_(out: Tensor, codes: Sequence[Tensor], scales: Tensor, start: in
     Args:
         out: Is overwritten.
         codes: The codes of the ``k`` vectors.
-        scales: Their scales, ``[k, blocks, 1]``, in the dtype of ``out``.
+        scales: Their scales, ``[k, blocks, 1]``.
         start: Number of the first element, a multiple of 256.
 
     Example:
@@ -101,7 +101,7 @@ def unpack_int8_(out: Tensor, codes: Sequence[Tensor], scales: Tensor, start: in
     rest = out.shape[1] % WIDTH
     blocks = out.new_empty(len(out), here.stop - here.start, WIDTH) if rest else out.unflatten(1, (-1, WIDTH))
     torch._foreach_copy_(list(blocks.unbind()), [c[here] for c in codes])  # one call for all vectors
-    blocks *= scales[:, here]
+    blocks *= scales[:, here].to(out.dtype)
     if rest:
         out.copy_(blocks.flatten(1)[:, : out.shape[1]])
 
@@ -123,7 +123,7 @@ class PackedRows(Rows):
         held = [(i, codes_and_scales(t)) for i, t in enumerate(packed) if t is not None]
         self._places = [i for i, _ in held]
         self._codes = [codes for _, (codes, _) in held]
-        self._scales = torch.stack([scales for _, (_, scales) in held]).double() if held else None
+        self._scales = torch.stack([scales for _, (_, scales) in held]) if held else None
 
     @override
     def __len__(self) -> int:

@@ -27,6 +27,10 @@ class Rows(ABC):
     def fill_(self, block: Tensor, here: slice) -> None:
         """Overwrite ``block [k, n]`` with the elements ``here`` of every row, converted to the dtype of the block."""
 
+    def views(self, here: slice, like: Tensor) -> list[Tensor] | None:
+        """The elements ``here`` of every row without a copy; ``None`` unless held in dtype and device of ``like``."""
+        return None
+
     def among(self, wanted: Sequence[int]) -> tuple[Rows, list[int]]:
         """Rows that include those ``wanted``, and their numbers. All of them, unless leaving some out saves work."""
         return self, list(range(len(self)))
@@ -63,6 +67,11 @@ class StoredRows(Rows):
             block.zero_()
         if self._flat:  # all in one call: each call takes Python's lock, for which other threads wait
             torch._foreach_copy_([block[i] for i, _ in self._flat], [row[here] for _, row in self._flat])
+
+    @override
+    def views(self, here: slice, like: Tensor) -> list[Tensor] | None:
+        as_they_are = all(row.dtype == like.dtype and row.device == like.device for _, row in self._flat)
+        return [row[here] for _, row in self._flat] if as_they_are and len(self._flat) == len(self) else None
 
     @override
     def among(self, wanted: Sequence[int]) -> tuple[Rows, list[int]]:

@@ -8,15 +8,19 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.engine import GradientEngine, sum_by_scope
+from lightning_unlearn.functional.quick_step import float32_suffices, nearly_parallel, quick_correct_, quick_products
+from lightning_unlearn.functional.rows import Rows
 from lightning_unlearn.functional.step import StepProducts, correct_step_, step_products
 from lightning_unlearn.guards._layout import Layout
 from lightning_unlearn.guards._part import Part
 from lightning_unlearn.guards.directions import Direction
-from lightning_unlearn.guards.geometries import Geometry
+from lightning_unlearn.guards.geometries import Euclidean, Geometry
 from lightning_unlearn.guards.rules import Rule
 from lightning_unlearn.guards.storages import Storage
 from lightning_unlearn.runtime import local, map_in_threads
 from lightning_unlearn.transforms import Step
+
+_FEW = 2  # new directions, whose products are taken one by one; those of more are faster as one matrix product
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,19 @@ class PastProducts:
         moving: The parameters that the products are over, by number.
         gramian: ``[scopes, m, m]`` float64.
         squares: ``[scopes, m]`` float64.
+        is_precise: Whether they were computed in float64, and not in float32.
     """
 
     directions: Sequence[Direction]
     moving: list[int]
     gramian: Tensor
     squares: Tensor
+    is_precise: bool = True
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints: all but the directions themselves."""
-        return {"moving": self.moving, "gramian": self.gramian, "squares": self.squares}
+        own = ("moving", "gramian", "squares", "is_precise")
+        return {name: getattr(self, name) for name in own}
 
     def are_of(self, directions: Sequence[Direction], moving: list[int]) -> bool:
         """Whether these are the products of ``directions``."""
@@ -71,6 +78,9 @@ class GuardedStep:
 
     Made before the step, while the directions are at hand; :meth:`correct_` is called after it. Each process works on its
     local shards. Only inner products cross ranks, in float64, so every rank computes the same multipliers.
+
+    Products are taken in float32 first, which is exact enough as long as directions can be told apart. Where two are nearly
+    parallel, they are taken again in float64. So they are with a metric, with many new directions, and of float64 weights.
 
     Args:
         engine: Knows how parameters are sharded.
@@ -99,6 +109,8 @@ class GuardedStep:
         self._past = past if past is not None and past.are_of(directions[new:], layout.moving) else None
         self._parts = [_part(step, layout, numbers, directions, storage) for numbers in layout.groups]
         self._proposed: StepProducts | None = None
+        few = 0 < new <= _FEW and storage.holds_gradients
+        self._is_precise = not few or any(p.dtype == torch.float64 for p in layout.params)
 
     @torch.no_grad()
     def correct_(self, rule: Rule, geometry: Geometry) -> Outcome:
@@ -129,18 +141,33 @@ class GuardedStep:
         same = all(a is b for a, b in zip(directions, self._rows, strict=False))
         if not m or not same or m > len(self._rows) or self._proposed is None:
             return None
-        return PastProducts(directions, self._moving, self._proposed.gramian[:, :m, :m], self._proposed.squares[:, :m])
+        gramian, squares = self._proposed.gramian[:, :m, :m], self._proposed.squares[:, :m]
+        return PastProducts(directions, self._moving, gramian, squares, self._is_precise)
 
     def _products(self, geometry: Geometry) -> StepProducts:
         # In a metric that changes with the optimizer's state, the last step's products are those of another metric.
         past = self._past if geometry.is_constant else None
+        unknown = len(self._rows) - (0 if past is None else len(past.directions))
+        was_parallel = past is not None and past.is_precise and nearly_parallel(past.gramian)
+        if type(geometry) is Euclidean and not (self._is_precise or was_parallel or unknown > _FEW):
+            products = self._completed(
+                past, lambda part: quick_products(part.weights(), part.before, part.rows, unknown)
+            )
+            if float32_suffices(products):
+                return products
+        self._is_precise = True
+        past = past if past is not None and past.is_precise else None
         fresh = None if past is None else self._new
 
-        def of(part: Part) -> Tensor:
+        def of(part: Part) -> StepProducts:
             metric = part.inverse_metric(geometry, self._optimizer)
-            return step_products(part.weights(), part.before, part.rows, metric, fresh).packed
+            return step_products(part.weights(), part.before, part.rows, metric, fresh)
 
-        products = StepProducts.unpacked(self._summed(of))
+        return self._completed(past, of)
+
+    def _completed(self, past: PastProducts | None, of: Callable[[Part], StepProducts]) -> StepProducts:
+        """The sum of ``of`` over all parts, completed by what is known."""
+        products = StepProducts.unpacked(self._summed(lambda part: of(part).packed))
         return products if past is None else products.completed(past.gramian, past.squares)
 
     def _take_out_(self, multipliers: Tensor, geometry: Geometry, proposed: StepProducts) -> StepProducts:
@@ -154,6 +181,7 @@ class GuardedStep:
             multipliers.ne(0) | (torch.arange(k, device=multipliers.device) < self._new)
         )
         places = [scope.nonzero()[:, 0].tolist() for scope in measured]
+        factors = multipliers.cpu()  # once: asking a GPU again for each part would make it wait
 
         def of(part: Part) -> Tensor:
             out = proposed.along.new_zeros(k + 1)
@@ -161,8 +189,7 @@ class GuardedStep:
                 return out
             rows, here = part.rows.among(places[part.scope])
             weights = part.weights()  # the parameter itself, or a copy of several: hence `write_`
-            metric = part.inverse_metric(geometry, self._optimizer)
-            out[[*here, k]] = correct_step_(weights, part.before, rows, multipliers[part.scope][here], metric)
+            out[[*here, k]] = self._correct_(part, weights, rows, factors[part.scope][here], geometry)
             part.write_(weights)
             return out
 
@@ -173,6 +200,12 @@ class GuardedStep:
         touched = measured.any(-1)
         squares[touched, -1] = sums[touched, -1]
         return StepProducts(proposed.gramian, torch.where(measured, sums[:, :-1], follows), squares)
+
+    def _correct_(self, part: Part, weights: Tensor, rows: Rows, multipliers: Tensor, geometry: Geometry) -> Tensor:
+        if not self._is_precise:
+            return quick_correct_(weights, part.before, rows, multipliers)
+        metric = part.inverse_metric(geometry, self._optimizer)
+        return correct_step_(weights, part.before, rows, multipliers.to(weights.device), metric)
 
     def _summed(self, of: Callable[[Part], Tensor]) -> Tensor:
         """Apply ``of`` to each part, and add up by scope: over the parts here and over the shards of all ranks."""

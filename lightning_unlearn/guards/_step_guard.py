@@ -70,7 +70,7 @@ class StepGuard(Protecting):
     - ``guard/kept``: length of the applied step, divided by that of the proposed one.
     - ``guard/cosine``: the worst cosine of the *applied* step with a protected gradient, over all scopes; positive is
       uphill. The length is that of the longer of the two steps. Gradients of this step and of active constraints are
-      measured again; for the others the value follows from float64 products.
+      measured again; for the others the value follows from known products.
     - ``guard/retain_before``, ``guard/retain_after``: first-order change of this step's retain loss by the proposed and by
       the applied step.
     - ``guard/fallbacks``: steps so far that were undone, or not corrected optimally.
