@@ -61,6 +61,7 @@ class Observation:
         examples: The number of each score's example in the data, parallel to ``scores``. Empty: all of them, in order. Where
             an attacker has trained on some examples and is judged by the others, only these are compared.
         texts: What the network said, parallel to ``scores``, if it said something.
+        by_entity: Mean score of each entity, where the scores were dropped: of a look at which the fit was not over.
 
     Example:
         >>> Observation(metric="probability", split="forget", value=0.5, scores=[0.25, 0.75]).estimate
@@ -86,6 +87,7 @@ class Observation:
     interval: tuple[float, float] | None = None
     examples: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    by_entity: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Checked here, not in the report: a wrong name would otherwise show up as a missing number after the fit.
@@ -140,6 +142,21 @@ class Observation:
     def numbers(self) -> list[int]:
         """The number of each score's example in the data."""
         return self.examples or list(range(len(self.scores)))
+
+    @property
+    def entity_means(self) -> dict[str, float]:
+        """The mean score of each entity: of the scores, or what was kept of those that were dropped.
+
+        Example:
+            >>> Observation("p", "forget", 0.5, scores=[0.25, 0.75, 0.5], entities=["Ada", "Ada", "Bo"]).entity_means
+            {'Ada': 0.5, 'Bo': 0.5}
+        """
+        if not self.scores:
+            return self.by_entity
+        found: dict[str, list[float]] = {}
+        for entity, score in zip(self.clusters, self.scores, strict=True):
+            found.setdefault(entity, []).append(score)
+        return {entity: sum(scores) / len(scores) for entity, scores in found.items()}
 
     @property
     def clusters(self) -> list[str]:
@@ -218,8 +235,10 @@ class Cost:
         subject: Whose knowledge was looked at.
         looks: How often it was done.
         seconds: How long that took in all, on the first process.
-        losses: How many batches the attacker computed its loss on in all; after almost each of these forward passes comes
-            a backward pass.
+        losses: How many batches the attacker computed its loss on in all, on the first process; after almost each of these
+            forward passes comes a backward pass.
+        rows: How many examples these batches held, on all processes: an example that was seen twice counts twice.
+        tokens: How many tokens these examples have, without padding; 0 where examples are no text.
 
     Example:
         >>> Cost("relearn", "unlearned", looks=2, seconds=3.0, losses=40).per_look
@@ -231,6 +250,8 @@ class Cost:
     looks: int = 1
     seconds: float = 0.0
     losses: int = 0
+    rows: int = 0
+    tokens: int = 0
 
     @property
     def per_look(self) -> float:
@@ -244,6 +265,8 @@ class Cost:
             looks=self.looks + other.looks,
             seconds=self.seconds + other.seconds,
             losses=self.losses + other.losses,
+            rows=self.rows + other.rows,
+            tokens=self.tokens + other.tokens,
         )
 
 
