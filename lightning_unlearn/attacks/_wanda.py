@@ -28,7 +28,8 @@ class Wanda(Calibrated):
         head: Whether the output head is pruned too, if it is not tied to an embedding.
         skip: Names of further layers to leave out: patterns of a full name or of any part between dots.
         merge_adapters: Whether active adapters are merged into the base before it is pruned.
-        store: Where the original weights are kept: ``"cpu"`` saves memory of the device, but takes time for the copy.
+        store: Where the one copy of the original weights is kept: ``"cpu"`` takes no memory of the device, ``"device"`` is
+            faster there, which counts where the attack is a vantage point in each step.
 
     Raises:
         ValueError: If there are no retain batches.
@@ -59,7 +60,7 @@ class Wanda(Calibrated):
         head: bool = False,
         skip: Sequence[str] = (),
         merge_adapters: bool = True,
-        store: Literal["device", "cpu"] = "device",
+        store: Literal["device", "cpu"] = "cpu",
     ) -> None:
         check_between("fraction", fraction, 0, 1)
         super().__init__(batches=batches, head=head, skip=skip, merge_adapters=merge_adapters, store=store)
