@@ -236,8 +236,9 @@ class RecoveryCheck(ObservingCallback):
     def _log(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, values: Mapping[str, Any], logger: bool | None = None
     ) -> None:
-        # The same on every rank, so `EarlyStopping` finds the key on each of them.
-        own = self._without_those_of_others(trainer, values)
+        # The same on every rank, so `EarlyStopping` finds the key on each of them. Plain numbers, which Lightning puts on
+        # the module's device: NCCL cannot synchronise tensors of the CPU.
+        own = floats(self._without_those_of_others(trainer, values))
         # They are equal already: synchronised only since Lightning warns of an epoch's values that are not.
         several = trainer.world_size > 1
         pl_module.log_dict(own, logger=logger, batch_size=1, rank_zero_only=False, sync_dist=several)
