@@ -153,9 +153,9 @@ class Observation:
         """
         if not self.scores:
             return self.by_entity
-        found: dict[str, list[float]] = {}
+        found: dict[str, list[float]] = {entity: [] for entity in self.clusters}
         for entity, score in zip(self.clusters, self.scores, strict=True):
-            found.setdefault(entity, []).append(score)
+            found[entity].append(score)
         return {entity: sum(scores) / len(scores) for entity, scores in found.items()}
 
     @property
@@ -206,9 +206,7 @@ class Failure:
     @property
     def who(self) -> str:
         """What failed."""
-        if not self.attacked:
-            return f"the audit {self.audit}"
-        return f"the attack {self.attack}"
+        return f"the attack {self.attack}" if self.attacked else f"the audit {self.audit}"
 
     @property
     def where(self) -> str:
@@ -234,11 +232,10 @@ class Cost:
         attack: The attack's label in the report, or ``"none"``.
         subject: Whose knowledge was looked at.
         looks: How often it was done.
-        seconds: How long that took in all, on the first process.
-        losses: How many batches the attacker computed its loss on in all, on the first process; after almost each of these
-            forward passes comes a backward pass.
-        rows: How many examples these batches held, on all processes: an example that was seen twice counts twice.
-        tokens: How many tokens these examples have, without padding; 0 where examples are no text.
+        seconds: In all, on the first process.
+        losses: Batches that the attacker computed its loss on, on the first process; most are trained on.
+        rows: Examples in these batches, on all processes: one that was seen twice counts twice.
+        tokens: Of these examples, without padding; 0 where they are no text.
 
     Example:
         >>> Cost("relearn", "unlearned", looks=2, seconds=3.0, losses=40).per_look
