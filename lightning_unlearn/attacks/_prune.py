@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.attacks._on_matrices import EachAlone
 from lightning_unlearn.attacks._rounding import Rounding
+from lightning_unlearn.attacks._strengths import ByFraction
 from lightning_unlearn.engine import sum_by_scope
 from lightning_unlearn.functional.by_rows import by_rows
 from lightning_unlearn.functional.magnitude import smallest_bound
@@ -15,7 +16,7 @@ from lightning_unlearn.functional.settings import check_between
 from lightning_unlearn.models.layers import Matrix
 
 
-class Prune(EachAlone):
+class Prune(ByFraction, EachAlone):
     r"""Deploy the network with its smallest weights set to zero: what was unlearned by small weight changes is cut off.
 
     .. math:: w \leftarrow w \cdot [\, |w| > t \,]
@@ -46,10 +47,6 @@ class Prune(EachAlone):
         Han et al., `Learning both Weights and Connections <https://arxiv.org/abs/1506.02626>`_, 2015.
     """
 
-    family: ClassVar[str] = "prune"
-    unit: ClassVar[str] = "fraction"
-    verb: ClassVar[str] = "prune"
-
     def __init__(
         self,
         fraction: float = 0.5,
@@ -62,12 +59,6 @@ class Prune(EachAlone):
         check_between("fraction", fraction, 0, 1)
         super().__init__(head=head, skip=skip, merge_adapters=merge_adapters, store=store)
         self.fraction = fraction
-
-    @property
-    @override
-    def point(self) -> float:
-        """The fraction."""
-        return self.fraction
 
     @override
     def change_of(self, matrix: Matrix) -> Rounding:

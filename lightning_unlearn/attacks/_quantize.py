@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -13,6 +13,7 @@ from lightning_unlearn.attacks._base import BatchLoss
 from lightning_unlearn.attacks._on_grid import OnGrid
 from lightning_unlearn.attacks._on_matrices import EachAlone, refuse_cut_rows
 from lightning_unlearn.attacks._rounding import Rounding
+from lightning_unlearn.attacks._strengths import InBits, check_bits
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.by_rows import by_rows
 from lightning_unlearn.functional.grids import Grid
@@ -23,11 +24,10 @@ from lightning_unlearn.functional.quantization import (
     round_to_codebook,
     round_to_nearest,
 )
-from lightning_unlearn.functional.settings import check_between, check_whole
 from lightning_unlearn.models.layers import Matrix
 
 
-class Quantize(EachAlone):
+class Quantize(InBits, EachAlone):
     r"""Deploy the network in few bits: what was unlearned by small weight changes is rounded back.
 
     Rounded is every weight matrix of a layer of torch or transformers: of linear layers, convolutions (transposed ones,
@@ -73,10 +73,6 @@ class Quantize(EachAlone):
         2025. Their 4 bits are ``codebook="fp4"``.
     """
 
-    family: ClassVar[str] = "quant"
-    unit: ClassVar[str] = "bits"
-    verb: ClassVar[str] = "round"
-
     def __init__(
         self,
         bits: int = 8,
@@ -88,27 +84,18 @@ class Quantize(EachAlone):
         merge_adapters: bool = True,
         store: Literal["device", "cpu"] = "cpu",
     ) -> None:
-        check_between("bits", bits, 2, 16)
-        check_whole("bits", bits)
+        check_bits(bits, None if group_size == "tensor" else group_size)
         if codebook not in ("int", "nf4", "fp4"):
             raise ValueError(f"`codebook` should be 'int', 'nf4' or 'fp4'. Found `codebook = {codebook!r}`.")
         if codebook != "int" and bits != 4:
             raise ValueError(f"`bits` should be 4 for the codebook {codebook!r}. Found `bits = {bits}`.")
         if group_size == "tensor" and codebook != "int":
             raise ValueError(f"`group_size` should be a number for the codebook {codebook!r}. Found 'tensor'.")
-        if group_size not in (None, "tensor"):
-            check_whole("group_size", group_size, why=", or `None` for a scale per row")
         super().__init__(head=head, skip=skip, merge_adapters=merge_adapters, store=store)
         self.bits = bits
         self.group_size = group_size
         self.codebook: Literal["int", "nf4", "fp4"] = codebook
         self._on_grid = OnGrid()
-
-    @property
-    @override
-    def point(self) -> int:
-        """The number of bits."""
-        return self.bits
 
     @override
     @contextmanager

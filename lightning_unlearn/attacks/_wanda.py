@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.attacks._calibrated import Calibrated
 from lightning_unlearn.attacks._rounding import Rounding
+from lightning_unlearn.attacks._strengths import ByFraction
 from lightning_unlearn.functional.settings import check_between
 from lightning_unlearn.models.layers import Matrix
 
 
-class Wanda(Calibrated):
+class Wanda(ByFraction, Calibrated):
     r"""Deploy the network without the weights that matter least to retain data: small ones, on inputs that are small.
 
     .. math:: w_{ij} \leftarrow 0 \quad \text{for the smallest } |w_{ij}| \cdot \lVert x_j \rVert_2
@@ -48,10 +49,6 @@ class Wanda(Calibrated):
         2024, eq. 1.
     """
 
-    family: ClassVar[str] = "prune"
-    unit: ClassVar[str] = "fraction"
-    verb: ClassVar[str] = "prune"
-
     def __init__(
         self,
         fraction: float = 0.5,
@@ -65,12 +62,6 @@ class Wanda(Calibrated):
         check_between("fraction", fraction, 0, 1)
         super().__init__(batches=batches, head=head, skip=skip, merge_adapters=merge_adapters, store=store)
         self.fraction = fraction
-
-    @property
-    @override
-    def point(self) -> float:
-        """The fraction."""
-        return self.fraction
 
     @override
     def statistic(self, inputs: Tensor) -> Tensor:

@@ -61,7 +61,8 @@ class RecoveryCheck(ObservingCallback):
             ``.safetensors`` file, or a Hugging Face folder. Defaults to what ``FinetuneFirst(control=True)`` made, if it is
             among the callbacks.
         every_n_epochs: Check at the end of every n-th epoch; 0 for none of them.
-        every_n_steps: Check after every n-th optimizer step as well; 0 for none of them.
+        every_n_steps: Check after every n-th optimizer step as well; 0 for none of them. From several looks the report says
+            when each entity was forgotten, and whether it came back.
         readout: How to run the network. Defaults to what fits the module, as in :class:`Unlearn`.
         probes: Data for the audits, by split. ``forget`` and ``retain`` default to the datamodule's probes, else to the
             forget data and the first batches of what the fit trains on. ``holdout``, examples of the same kind that nobody
