@@ -2,6 +2,7 @@
 
     python benchmarks/attack_cost.py              # all, some minutes
     python benchmarks/attack_cost.py --turns 5    # each of them as often
+    python benchmarks/attack_cost.py --only quantize prune    # the other rows stay as they are, each with its commit
 
 A Llama of the bundled tokenizer, 512 wide and 8 blocks deep, in float32, one thread; 18 forget and 18 retain rows of the
 bundled people. `check` is `RecoveryCheck` under `trainer.validate` with one attack and two audits, less the same check
@@ -11,7 +12,8 @@ only the passes. The difference is what isolation, hashes of the weights, the co
 pruning also these themselves.
 
 Seconds are CPU time of the process, since the machine is shared; medians over turns. Memory is the peak resident size of a
-process of its own, less that of by hand, which changes the network for good. `passes` counts forward passes of the network
+process of its own, less that of by hand, which changes the network for good; both have looked at the network once before,
+without an attack, so that what a trainer takes is in both. `passes` counts forward passes of the network
 for one look without an attack. Writes `benchmarks/results/attack_cost.json`.
 """
 
@@ -40,31 +42,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--one", help="what a process of its own runs: way:attack")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="which rows are measured anew")
     arguments = parser.parse_args()
     if arguments.one:
         print("RESULT " + json.dumps(measured(*arguments.one.split(":"))))
         return
     passes, seen = in_a_process_of_its_own("passes:none"), {}
     for turn in range(arguments.turns):
-        for name in NAMES:
+        for name in arguments.only:
             for way in ("check", "by_hand") if turn % 2 == 0 else ("by_hand", "check"):
                 seen.setdefault(f"{way}:{name}", []).append(in_a_process_of_its_own(f"{way}:{name}"))
                 print(turn, f"{way}:{name}", seen[f"{way}:{name}"][-1], flush=True)
         write(seen, passes)
 
 
-def write(seen: dict[str, list[dict[str, Any]]], passes: dict[str, int]) -> None:
+def write(seen: dict[str, list[dict[str, Any]]], passes: dict[str, Any]) -> None:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from run_config import commit, machine
 
-    rows = {name: row(seen[f"check:{name}"], seen[f"by_hand:{name}"]) for name in NAMES}
-    found = {"commit": commit(), "machine": machine(), "rows": rows, "passes": passes, "runs": seen}
     path = ROOT / "benchmarks" / "results" / "attack_cost.json"
+    before = json.loads(path.read_text())
+    names = [name for name in NAMES if f"check:{name}" in seen and f"by_hand:{name}" in seen]
+    rows = {name: {**row(seen[f"check:{name}"], seen[f"by_hand:{name}"]), "commit": commit()} for name in names}
+    rows = {**{name: old for name, old in before["rows"].items() if name in NAMES}, **rows}
+    found = {"machine": machine(), "rows": rows, "passes": passes, "runs": {**before["runs"], **seen}}
     path.write_text(json.dumps(found, indent=1) + "\n")
     print(table(rows, passes), flush=True)
 
 
-def row(check: list[dict[str, Any]], by_hand: list[dict[str, Any]]) -> dict[str, float]:
+def row(check: list[dict[str, Any]], by_hand: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians of both ways, and what is between them."""
     ours, theirs = (statistics.median(run["seconds"] for run in runs) for runs in (check, by_hand))
     more = statistics.median(r["gigabytes"] for r in check) - statistics.median(r["gigabytes"] for r in by_hand)
@@ -79,7 +85,7 @@ def row(check: list[dict[str, Any]], by_hand: list[dict[str, Any]]) -> dict[str,
     }
 
 
-def table(rows: dict[str, dict[str, float]], passes: dict[str, int]) -> str:
+def table(rows: dict[str, dict[str, Any]], passes: dict[str, int]) -> str:
     """For people."""
     lines = [
         "| attack | seconds | by hand | overhead | memory more, GB | of what changes, GB |",
@@ -106,6 +112,7 @@ def measured(way: str, name: str) -> dict[str, Any]:
     if way == "passes":
         return counted_passes()
     network = whole_network()
+    look(network, {})
     seconds = (checked if way == "check" else by_hand)(name, network)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     size = sum(p.numel() * p.element_size() for p in network.parameters()) / 2**30
@@ -130,7 +137,7 @@ def attack_of(name: str) -> Any:
 
     common: dict[str, Any] = {"steps": STEPS, "lr": RATE}
     made: dict[str, Callable[[], Any]] = {
-        "relearn_full": lambda: Relearn(mode="full", **common),
+        "relearn_full": lambda: Relearn(mode="full", store="device", **common),
         "relearn_full_cpu": lambda: Relearn(mode="full", store="cpu", **common),
         "relearn_adapter": lambda: Relearn(**common),
         "passive": lambda: PassiveRecovery(0.5, mode="full", **common),

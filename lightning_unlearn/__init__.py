@@ -96,7 +96,7 @@ from lightning_unlearn.objectives import (
     Objective,
     SimNPO,
 )
-from lightning_unlearn.observation import Failure, Observation
+from lightning_unlearn.observation import Change, Cost, Failure, Observation
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.projectors import (
     HalfSpace,
@@ -143,12 +143,14 @@ __all__ = [
     "BucketMargin",
     "CachedLogLikelihood",
     "CausalLMReadout",
+    "Change",
     "CharacterNoise",
     "ClassificationReadout",
     "CombinedQuery",
     "ConceptShift",
     "ContextLadder",
     "Corrupt",
+    "Cost",
     "CrossEntropy",
     "CyclicOrder",
     "DPO",

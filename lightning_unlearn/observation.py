@@ -61,6 +61,7 @@ class Observation:
         examples: The number of each score's example in the data, parallel to ``scores``. Empty: all of them, in order. Where
             an attacker has trained on some examples and is judged by the others, only these are compared.
         texts: What the network said, parallel to ``scores``, if it said something.
+        by_entity: Mean score of each entity, where the scores were dropped: of a look at which the fit was not over.
 
     Example:
         >>> Observation(metric="probability", split="forget", value=0.5, scores=[0.25, 0.75]).estimate
@@ -86,6 +87,7 @@ class Observation:
     interval: tuple[float, float] | None = None
     examples: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    by_entity: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Checked here, not in the report: a wrong name would otherwise show up as a missing number after the fit.
@@ -142,6 +144,21 @@ class Observation:
         return self.examples or list(range(len(self.scores)))
 
     @property
+    def entity_means(self) -> dict[str, float]:
+        """The mean score of each entity: of the scores, or what was kept of those that were dropped.
+
+        Example:
+            >>> Observation("p", "forget", 0.5, scores=[0.25, 0.75, 0.5], entities=["Ada", "Ada", "Bo"]).entity_means
+            {'Ada': 0.5, 'Bo': 0.5}
+        """
+        if not self.scores:
+            return self.by_entity
+        found: dict[str, list[float]] = {entity: [] for entity in self.clusters}
+        for entity, score in zip(self.clusters, self.scores, strict=True):
+            found[entity].append(score)
+        return {entity: sum(scores) / len(scores) for entity, scores in found.items()}
+
+    @property
     def clusters(self) -> list[str]:
         """The entity of each score. Without entities every score counts as independent, named by its number."""
         return self.entities or list(map(str, self.numbers))
@@ -189,9 +206,7 @@ class Failure:
     @property
     def who(self) -> str:
         """What failed."""
-        if not self.attacked:
-            return f"the audit {self.audit}"
-        return f"the attack {self.attack}"
+        return f"the attack {self.attack}" if self.attacked else f"the audit {self.audit}"
 
     @property
     def where(self) -> str:
@@ -217,9 +232,10 @@ class Cost:
         attack: The attack's label in the report, or ``"none"``.
         subject: Whose knowledge was looked at.
         looks: How often it was done.
-        seconds: How long that took in all, on the first process.
-        losses: How many batches the attacker computed its loss on in all; after almost each of these forward passes comes
-            a backward pass.
+        seconds: In all, on the first process.
+        losses: Batches that the attacker computed its loss on, on the first process; most are trained on.
+        rows: Examples in these batches, on all processes: one that was seen twice counts twice.
+        tokens: Of these examples, without padding; 0 where they are no text.
 
     Example:
         >>> Cost("relearn", "unlearned", looks=2, seconds=3.0, losses=40).per_look
@@ -231,6 +247,8 @@ class Cost:
     looks: int = 1
     seconds: float = 0.0
     losses: int = 0
+    rows: int = 0
+    tokens: int = 0
 
     @property
     def per_look(self) -> float:
@@ -244,6 +262,8 @@ class Cost:
             looks=self.looks + other.looks,
             seconds=self.seconds + other.seconds,
             losses=self.losses + other.losses,
+            rows=self.rows + other.rows,
+            tokens=self.tokens + other.tokens,
         )
 
 

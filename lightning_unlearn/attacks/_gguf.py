@@ -35,7 +35,8 @@ class GGUF(EachAlone):
         head: Whether the output head is rounded too, if it is not tied to an embedding.
         skip: Names of further layers to leave out: patterns of a full name or of any part between dots.
         merge_adapters: Whether active adapters are merged into the base before it is rounded.
-        store: Where the original weights are kept: ``"cpu"`` saves memory of the device, but takes time for the copy.
+        store: Where the one copy of the original weights is kept: ``"cpu"`` takes no memory of the device, ``"device"`` is
+            faster there, which counts where the attack is a vantage point in each step.
 
     Raises:
         ModuleNotFoundError: Without gguf.
@@ -62,7 +63,7 @@ class GGUF(EachAlone):
         head: bool = False,
         skip: Sequence[str] = (),
         merge_adapters: bool = True,
-        store: Literal["device", "cpu"] = "device",
+        store: Literal["device", "cpu"] = "cpu",
     ) -> None:
         if kind not in _BITS:
             raise ValueError(f"`kind` should be 'Q4_K', 'Q4_0' or 'Q8_0'. Found `kind = {kind!r}`.")

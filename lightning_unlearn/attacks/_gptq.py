@@ -1,19 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.attacks._calibrated import Calibrated
 from lightning_unlearn.attacks._rounding import Rounding
+from lightning_unlearn.attacks._strengths import InBits, check_bits
 from lightning_unlearn.functional.error_feedback import round_with_feedback
-from lightning_unlearn.functional.settings import check_between, check_positive, check_whole
+from lightning_unlearn.functional.settings import check_positive
 from lightning_unlearn.models.layers import Matrix
 
 
-class GPTQ(Calibrated):
+class GPTQ(InBits, Calibrated):
     r"""Deploy the network in few bits, rounded so that its layers' outputs on retain data move as little as they can.
 
     Weights are rounded one input after another; what is lost on one is made up for by those that are still to come, weighed
@@ -33,7 +34,8 @@ class GPTQ(Calibrated):
         head: Whether the output head is rounded too, if it is not tied to an embedding.
         skip: Names of further layers to leave out: patterns of a full name or of any part between dots.
         merge_adapters: Whether active adapters are merged into the base before it is rounded.
-        store: Where the original weights are kept: ``"cpu"`` saves memory of the device, but takes time for the copy.
+        store: Where the one copy of the original weights is kept: ``"cpu"`` takes no memory of the device, ``"device"`` is
+            faster there, which counts where the attack is a vantage point in each step.
 
     Raises:
         ValueError: If there are no retain batches.
@@ -51,10 +53,6 @@ class GPTQ(Calibrated):
         Frantar et al., `GPTQ <https://arxiv.org/abs/2210.17323>`_, 2023.
     """
 
-    family: ClassVar[str] = "quant"
-    unit: ClassVar[str] = "bits"
-    verb: ClassVar[str] = "round"
-
     def __init__(
         self,
         bits: int = 4,
@@ -65,21 +63,12 @@ class GPTQ(Calibrated):
         head: bool = False,
         skip: Sequence[str] = (),
         merge_adapters: bool = True,
-        store: Literal["device", "cpu"] = "device",
+        store: Literal["device", "cpu"] = "cpu",
     ) -> None:
-        check_between("bits", bits, 2, 16)
-        check_whole("bits", bits)
+        check_bits(bits, group_size)
         check_positive("damp", damp)
-        if group_size is not None:
-            check_whole("group_size", group_size, why=", or `None` for a scale per row")
         super().__init__(batches=batches, head=head, skip=skip, merge_adapters=merge_adapters, store=store)
         self.bits, self.group_size, self.damp = bits, group_size, damp
-
-    @property
-    @override
-    def point(self) -> int:
-        """The number of bits."""
-        return self.bits
 
     @override
     def statistic(self, inputs: Tensor) -> Tensor:

@@ -4,17 +4,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 from typing_extensions import override
 
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._knows_original import KnowsOriginal
-from lightning_unlearn.attacks._perturbed import in_full, refuse_flattened, restored
+from lightning_unlearn.attacks._perturbed import interpolated, refuse_flattened
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.settings import check_between
 from lightning_unlearn.models.layers import in_adapter
-from lightning_unlearn.runtime import local
 
 
 class Interpolate(KnowsOriginal, Attack):
@@ -83,10 +81,5 @@ class Interpolate(KnowsOriginal, Attack):
     ) -> Iterator[Iterator[float]]:
         refuse_flattened(GradientEngine(network) if engine is None else engine, "`Interpolate`")
         moved = self.moved(network)
-        with restored(network, [m.tensor for m in moved]):
-            with torch.inference_mode(False), torch.no_grad():
-                for _, tensor, original in moved:
-                    now = local(tensor).data
-                    # `lerp` is exact at both ends.
-                    now.copy_(torch.lerp(now.to(in_full(now)), original.to(now.device, in_full(now)), self.alpha))
+        with interpolated(network, [m.tensor for m in moved], (m.original for m in moved), self.alpha):
             yield iter((self.alpha,))

@@ -4,12 +4,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.attacks._base import Attack, BatchLoss
-from lightning_unlearn.attacks._perturbed import in_full, refuse_flattened, restored
+from lightning_unlearn.attacks._perturbed import interpolated, refuse_flattened
 from lightning_unlearn.engine import GradientEngine, sharded_like
 from lightning_unlearn.functional.settings import check_between
 from lightning_unlearn.models import load_weights
@@ -86,12 +85,8 @@ class Merge(Attack):
     ) -> Iterator[Iterator[float]]:
         refuse_flattened(GradientEngine(network) if engine is None else engine, "`Merge`")
         pairs = self._pairs(network)
-        with restored(network, [tensor for tensor, _ in pairs]):
-            with torch.inference_mode(False), torch.no_grad():
-                for tensor, value in pairs:
-                    now = local(tensor).data
-                    other = local(sharded_like(value.to(tensor.device), tensor)).to(in_full(now))
-                    now.copy_(torch.lerp(now.to(in_full(now)), other, self.alpha))
+        others = (local(sharded_like(value.to(tensor.device), tensor)) for tensor, value in pairs)
+        with interpolated(network, [tensor for tensor, _ in pairs], others, self.alpha):
             yield iter((self.alpha,))
 
     def _pairs(self, network: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, ClassVar, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -13,7 +13,7 @@ from typing_extensions import override
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._deployed import Deployed, deployed
 from lightning_unlearn.attacks._places import places
-from lightning_unlearn.attacks._rounding import Rounding, rounded_weight
+from lightning_unlearn.attacks._rounding import Rounding, rounded_weight, weights_kept
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.models.layers import Matrix, only_adds
 from lightning_unlearn.runtime import reshard
@@ -53,6 +53,10 @@ class OnMatrices(Attack):
     ) -> Iterator[AbstractContextManager[None]]:
         """What changes one matrix after the other of ``found``; each is entered before the next one is made."""
 
+    def kept(self, found: Sequence[Matrix]) -> AbstractContextManager[None]:
+        """What puts back, in the end, the weights that changes write to; by default they write to none."""
+        return nullcontext()
+
     @override
     @contextmanager
     def __call__(
@@ -66,8 +70,10 @@ class OnMatrices(Attack):
         # FSDP2 may still hold gathered weights, and would use them instead of the shards that are changed here.
         reshard(network)
         engine = GradientEngine(network) if engine is None else engine
+        found = self.matrices(network)
         with ExitStack() as undo:
-            for change in self.changes(network, self.matrices(network), batches, loss, engine):
+            undo.enter_context(self.kept(found))
+            for change in self.changes(network, found, batches, loss, engine):
                 undo.enter_context(change)
             # Undone in reverse order: first the gathered copies of changed weights go, then the shards are restored.
             undo.callback(reshard, network)
@@ -158,9 +164,14 @@ class InPlace(OnMatrices):
         super().__init__(head=head, skip=skip, merge_adapters=merge_adapters)
         self.store = store
 
+    @override
+    def kept(self, found: Sequence[Matrix]) -> AbstractContextManager[None]:
+        """One copy of what is changed."""
+        return weights_kept(found, store=self.store)
+
     def changed(self, matrix: Matrix, change: Rounding) -> AbstractContextManager[None]:
-        """Merge adapters into a matrix, and change it, until the block is left."""
-        return rounded_weight(matrix, change, adapters=self.adapters_of(matrix), store=self.store)
+        """Merge adapters into a matrix, and change it."""
+        return rounded_weight(matrix, change, adapters=self.adapters_of(matrix))
 
 
 class EachAlone(InPlace):

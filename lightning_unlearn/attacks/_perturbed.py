@@ -61,6 +61,27 @@ def restored(network: nn.Module, tensors: Sequence[Tensor], *, store: str = "dev
             kept.put_back()
 
 
+@contextmanager
+def interpolated(
+    network: nn.Module, tensors: Sequence[Tensor], others: Iterable[Tensor], alpha: float
+) -> Iterator[None]:
+    r"""Let ``tensors`` of ``network`` hold :math:`(1 - \alpha) \, \theta + \alpha \, \theta_o` until the block is left.
+
+    Args:
+        network: The network whose parameters or buffers they are.
+        tensors: What is moved.
+        others: Where to, one for each; of a sharded tensor this process's part. They are read one after the other.
+        alpha: How far: 0 changes nothing, 1 arrives.
+    """
+    with restored(network, tensors, store="cpu"):
+        with torch.inference_mode(False), torch.no_grad():
+            for tensor, other in zip(tensors, others, strict=True):
+                now = local(tensor).data
+                # `lerp` is exact at both ends.
+                now.copy_(torch.lerp(now.to(in_full(now)), other.to(now.device, in_full(now)), alpha))
+        yield
+
+
 def move_(params: Iterable[Tensor], deltas: Iterable[Tensor | None], who: str) -> None:
     """Add to each parameter its delta, if it has one, in float32 at least; it is rounded once.
 

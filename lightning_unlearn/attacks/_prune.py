@@ -1,20 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.attacks._on_matrices import EachAlone
 from lightning_unlearn.attacks._rounding import Rounding
+from lightning_unlearn.attacks._strengths import ByFraction
 from lightning_unlearn.engine import sum_by_scope
+from lightning_unlearn.functional.by_rows import by_rows
 from lightning_unlearn.functional.magnitude import smallest_bound
 from lightning_unlearn.functional.settings import check_between
 from lightning_unlearn.models.layers import Matrix
 
 
-class Prune(EachAlone):
+class Prune(ByFraction, EachAlone):
     r"""Deploy the network with its smallest weights set to zero: what was unlearned by small weight changes is cut off.
 
     .. math:: w \leftarrow w \cdot [\, |w| > t \,]
@@ -30,7 +32,8 @@ class Prune(EachAlone):
         head: Whether the output head is pruned too, if it is not tied to an embedding.
         skip: Names of further layers to leave out: patterns of a full name or of any part between dots.
         merge_adapters: Whether active adapters are merged into the base before it is pruned.
-        store: Where the original weights are kept: ``"cpu"`` saves memory of the device, but takes time for the copy.
+        store: Where the one copy of the original weights is kept: ``"cpu"`` takes no memory of the device, ``"device"`` is
+            faster there, which counts where the attack is a vantage point in each step.
 
     Example:
         >>> import torch
@@ -44,10 +47,6 @@ class Prune(EachAlone):
         Han et al., `Learning both Weights and Connections <https://arxiv.org/abs/1506.02626>`_, 2015.
     """
 
-    family: ClassVar[str] = "prune"
-    unit: ClassVar[str] = "fraction"
-    verb: ClassVar[str] = "prune"
-
     def __init__(
         self,
         fraction: float = 0.5,
@@ -55,17 +54,11 @@ class Prune(EachAlone):
         head: bool = False,
         skip: Sequence[str] = (),
         merge_adapters: bool = True,
-        store: Literal["device", "cpu"] = "device",
+        store: Literal["device", "cpu"] = "cpu",
     ) -> None:
         check_between("fraction", fraction, 0, 1)
         super().__init__(head=head, skip=skip, merge_adapters=merge_adapters, store=store)
         self.fraction = fraction
-
-    @property
-    @override
-    def point(self) -> float:
-        """The fraction."""
-        return self.fraction
 
     @override
     def change_of(self, matrix: Matrix) -> Rounding:
@@ -79,7 +72,7 @@ class Prune(EachAlone):
             size = values.numel() if weight is None else weight.numel()
             if not (count := round(self.fraction * size)):
                 return values
-            magnitudes = values.abs().float()
-            return values.masked_fill(magnitudes <= smallest_bound(magnitudes, count, over_shards), 0)
+            bound = smallest_bound(values.abs(), count, over_shards)
+            return by_rows(lambda rows: rows.masked_fill(rows.abs().float() <= bound, 0), values)
 
         return pruned

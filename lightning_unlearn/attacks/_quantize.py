@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -12,7 +13,9 @@ from lightning_unlearn.attacks._base import BatchLoss
 from lightning_unlearn.attacks._on_grid import OnGrid
 from lightning_unlearn.attacks._on_matrices import EachAlone, refuse_cut_rows
 from lightning_unlearn.attacks._rounding import Rounding
+from lightning_unlearn.attacks._strengths import InBits, check_bits
 from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.functional.by_rows import by_rows
 from lightning_unlearn.functional.grids import Grid
 from lightning_unlearn.functional.quantization import (
     GroupSize,
@@ -21,11 +24,10 @@ from lightning_unlearn.functional.quantization import (
     round_to_codebook,
     round_to_nearest,
 )
-from lightning_unlearn.functional.settings import check_between, check_whole
 from lightning_unlearn.models.layers import Matrix
 
 
-class Quantize(EachAlone):
+class Quantize(InBits, EachAlone):
     r"""Deploy the network in few bits: what was unlearned by small weight changes is rounded back.
 
     Rounded is every weight matrix of a layer of torch or transformers: of linear layers, convolutions (transposed ones,
@@ -53,7 +55,8 @@ class Quantize(EachAlone):
         skip: Names of further layers to leave out: patterns of a full name or of any part between dots.
         merge_adapters: Whether active adapters are merged into the base before it is rounded, as in a deployment that
             merges first. Otherwise the base alone is rounded, and the adapters work on top, as in QLoRA.
-        store: Where the original weights are kept: ``"cpu"`` saves memory of the device, but takes time for the copy.
+        store: Where the one copy of the original weights is kept: ``"cpu"`` takes no memory of the device, ``"device"`` is
+            faster there, which counts where the attack is a vantage point in each step.
 
     Example:
         >>> import torch
@@ -70,10 +73,6 @@ class Quantize(EachAlone):
         2025. Their 4 bits are ``codebook="fp4"``.
     """
 
-    family: ClassVar[str] = "quant"
-    unit: ClassVar[str] = "bits"
-    verb: ClassVar[str] = "round"
-
     def __init__(
         self,
         bits: int = 8,
@@ -83,29 +82,20 @@ class Quantize(EachAlone):
         head: bool = False,
         skip: Sequence[str] = (),
         merge_adapters: bool = True,
-        store: Literal["device", "cpu"] = "device",
+        store: Literal["device", "cpu"] = "cpu",
     ) -> None:
-        check_between("bits", bits, 2, 16)
-        check_whole("bits", bits)
+        check_bits(bits, None if group_size == "tensor" else group_size)
         if codebook not in ("int", "nf4", "fp4"):
             raise ValueError(f"`codebook` should be 'int', 'nf4' or 'fp4'. Found `codebook = {codebook!r}`.")
         if codebook != "int" and bits != 4:
             raise ValueError(f"`bits` should be 4 for the codebook {codebook!r}. Found `bits = {bits}`.")
         if group_size == "tensor" and codebook != "int":
             raise ValueError(f"`group_size` should be a number for the codebook {codebook!r}. Found 'tensor'.")
-        if group_size not in (None, "tensor"):
-            check_whole("group_size", group_size, why=", or `None` for a scale per row")
         super().__init__(head=head, skip=skip, merge_adapters=merge_adapters, store=store)
         self.bits = bits
         self.group_size = group_size
         self.codebook: Literal["int", "nf4", "fp4"] = codebook
         self._on_grid = OnGrid()
-
-    @property
-    @override
-    def point(self) -> int:
-        """The number of bits."""
-        return self.bits
 
     @override
     @contextmanager
@@ -125,7 +115,13 @@ class Quantize(EachAlone):
     def change_of(self, matrix: Matrix) -> Rounding:
         """From the values of a matrix, one row for each output, to what they become."""
         # What is computed is rounded inside of a forward pass, which may be compiled, and goes on there after this look.
-        return self.rounded if self._on_grid.is_settled or matrix.is_computed else self._noted
+        if matrix.is_computed:
+            return self.rounded
+        change = self.rounded if self._on_grid.is_settled else self._noted
+        if self.group_size == "tensor":
+            return change
+        # Rounding takes some ten times the memory of what it rounds. Blocks of a codebook run on from row to row.
+        return partial(by_rows, change, multiple=1 if self.codebook == "int" else self._block_size)
 
     def rounded(self, weight: Tensor) -> Tensor:
         """The values of ``weight``, ``[out, ...]``, after rounding to few bits."""

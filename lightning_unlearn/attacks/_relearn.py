@@ -40,7 +40,8 @@ class Relearn(Attack):
             half precision, whose rounding would swallow small steps and so shield the model.
         rank: Of the adapter.
         seed: Of the adapter's initialisation.
-        store: Where ``"full"`` keeps the original weights meanwhile: ``"cpu"`` saves memory of the device, but takes time.
+        store: Where ``"full"`` keeps the original weights meanwhile: ``"cpu"`` takes no memory of the device, ``"device"``
+            is faster there.
         knows: What it trains on in the loop of a fit, ``Unlearn(under=...)``: ``"judged"``, the forget examples that are
             judged in that step and those that follow; ``"others"``, only examples that are not judged. A network that was
             trained against ``"others"`` alone gives back the very facts that an attacker has. In checks it trains on what
@@ -81,7 +82,7 @@ class Relearn(Attack):
         mode: Literal["adapter", "full"] = "adapter",
         rank: int = 8,
         seed: int = 0,
-        store: Literal["device", "cpu"] = "device",
+        store: Literal["device", "cpu"] = "cpu",
         knows: Literal["judged", "others"] = "judged",
         data: str | None = None,
         facts: FactSplit | None = None,

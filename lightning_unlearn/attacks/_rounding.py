@@ -14,26 +14,48 @@ from typing_extensions import override
 
 from lightning_unlearn.engine import gathered, with_local
 from lightning_unlearn.models.layers import Layout, Matrix
-from lightning_unlearn.runtime import local, uninterrupted
+from lightning_unlearn.runtime import KeptTensors, local, uninterrupted
 
 Rounding = Callable[[Tensor], Tensor]
 """From a weight, ``[out, ...]``, to one of the same shape."""
 
 
 @contextmanager
-def rounded_weight(matrix: Matrix, rounding: Rounding, *, adapters: Sequence[Any], store: str) -> Iterator[None]:
-    """Round a weight until the block is left; then all is as it was, bit for bit.
+def weights_kept(found: Sequence[Matrix], *, store: str) -> Iterator[None]:
+    """Let weights that are parameters themselves be rounded until the block is left; then each is as it was, to the bit.
+
+    Args:
+        found: The weights. Those that are computed in each forward pass are never written to.
+        store: ``"cpu"`` or ``"device"``, where the one copy of them is kept.
+    """
+    plain = {id(matrix.tensor): matrix for matrix in found if not matrix.is_computed}
+    kept = KeptTensors([matrix.tensor for matrix in plain.values()], on_cpu=store == "cpu")
+    try:
+        yield
+    finally:
+        with uninterrupted(), editing():
+            kept.put_back()
+            for matrix, (weight, original) in zip(plain.values(), kept.pairs(), strict=True):
+                # PEFT's layer around `nn.MultiheadAttention` puts new parameters in the place of the base's in a pass.
+                if matrix.tensor is not weight:
+                    local(matrix.tensor).copy_(original)
+
+
+@contextmanager
+def rounded_weight(matrix: Matrix, rounding: Rounding, *, adapters: Sequence[Any]) -> Iterator[None]:
+    """Round a weight, inside of :func:`weights_kept`; afterwards adapters are as they were.
 
     Args:
         matrix: The weight. If it is computed in each forward pass, no parameter is touched: what is computed is rounded.
         rounding: What to do with each row of weights that belong to one output.
         adapters: Active adapters to merge before rounding, as in such a deployment: what is rounded is the sum.
-        store: ``"cpu"`` or ``"device"``, where the original is kept.
     """
-    with (
-        scales_kept(adapters),
-        _computed(matrix, rounding, adapters) if matrix.is_computed else _plain(matrix, rounding, adapters, store),
-    ):
+    with scales_kept(adapters):
+        if matrix.is_computed:
+            with _computed(matrix, rounding, adapters):
+                yield
+            return
+        _round_plain_(matrix, rounding, adapters)
         yield
 
 
@@ -59,23 +81,13 @@ def merged_rows(matrix: Matrix, adapters: Sequence[Any]) -> Tensor:
         return matrix.layout.view(gathered(with_local(weight, part))).flatten(0, matrix.layout.stacked)
 
 
-@contextmanager
-def _plain(matrix: Matrix, rounding: Rounding, adapters: Sequence[Any], store: str) -> Iterator[None]:
+def _round_plain_(matrix: Matrix, rounding: Rounding, adapters: Sequence[Any]) -> None:
     weight = local(matrix.tensor)
     with editing():
-        original = weight.to("cpu", copy=True) if store == "cpu" else weight.clone()
-    try:
-        with editing():
-            for delta in added_by(adapters, matrix.tensor):
-                weight.add_(delta)
-            silence_(adapters)
-            _round_(weight, matrix.layout, rounding)
-        yield
-    finally:
-        with uninterrupted(), editing():
-            weight.copy_(original)
-            # PEFT's layer around `nn.MultiheadAttention` puts new parameters in the place of the base's in a forward pass.
-            local(matrix.tensor).copy_(original)
+        for delta in added_by(adapters, matrix.tensor):
+            weight.add_(delta)
+        silence_(adapters)
+        _round_(weight, matrix.layout, rounding)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class RoundingNoise(Quantize):
         head: bool = False,
         skip: Sequence[str] = (),
         merge_adapters: bool = True,
-        store: Literal["device", "cpu"] = "device",
+        store: Literal["device", "cpu"] = "cpu",
         seed: int = 0,
     ) -> None:
         super().__init__(

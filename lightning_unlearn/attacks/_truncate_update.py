@@ -82,7 +82,7 @@ class TruncateUpdate(KnowsOriginal, Attack):
                 "some, or leave the attack out."
             )
         changed = [*(weight for weight, _ in trained), *(f for pair in factors for f in pair)]
-        with restored(network, changed):
+        with restored(network, changed, store="cpu"):
             with torch.inference_mode(False), torch.no_grad():
                 for weight, layout in trained:
                     self._truncate_(weight, layout, originals[id(weight)])

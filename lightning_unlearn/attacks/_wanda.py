@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.attacks._calibrated import Calibrated
 from lightning_unlearn.attacks._rounding import Rounding
+from lightning_unlearn.attacks._strengths import ByFraction
 from lightning_unlearn.functional.settings import check_between
 from lightning_unlearn.models.layers import Matrix
 
 
-class Wanda(Calibrated):
+class Wanda(ByFraction, Calibrated):
     r"""Deploy the network without the weights that matter least to retain data: small ones, on inputs that are small.
 
     .. math:: w_{ij} \leftarrow 0 \quad \text{for the smallest } |w_{ij}| \cdot \lVert x_j \rVert_2
@@ -28,7 +29,8 @@ class Wanda(Calibrated):
         head: Whether the output head is pruned too, if it is not tied to an embedding.
         skip: Names of further layers to leave out: patterns of a full name or of any part between dots.
         merge_adapters: Whether active adapters are merged into the base before it is pruned.
-        store: Where the original weights are kept: ``"cpu"`` saves memory of the device, but takes time for the copy.
+        store: Where the one copy of the original weights is kept: ``"cpu"`` takes no memory of the device, ``"device"`` is
+            faster there, which counts where the attack is a vantage point in each step.
 
     Raises:
         ValueError: If there are no retain batches.
@@ -47,10 +49,6 @@ class Wanda(Calibrated):
         2024, eq. 1.
     """
 
-    family: ClassVar[str] = "prune"
-    unit: ClassVar[str] = "fraction"
-    verb: ClassVar[str] = "prune"
-
     def __init__(
         self,
         fraction: float = 0.5,
@@ -59,17 +57,11 @@ class Wanda(Calibrated):
         head: bool = False,
         skip: Sequence[str] = (),
         merge_adapters: bool = True,
-        store: Literal["device", "cpu"] = "device",
+        store: Literal["device", "cpu"] = "cpu",
     ) -> None:
         check_between("fraction", fraction, 0, 1)
         super().__init__(batches=batches, head=head, skip=skip, merge_adapters=merge_adapters, store=store)
         self.fraction = fraction
-
-    @property
-    @override
-    def point(self) -> float:
-        """The fraction."""
-        return self.fraction
 
     @override
     def statistic(self, inputs: Tensor) -> Tensor:

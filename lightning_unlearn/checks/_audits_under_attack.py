@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeGuard
 
 import lightning.pytorch as pl
@@ -13,7 +14,7 @@ from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit, ScoringAudit, SharedScores
 from lightning_unlearn.checks._asked import Asked, asked_by, refuse_none_counted
 from lightning_unlearn.checks._attackers_data import AttackersData
-from lightning_unlearn.checks._costs import Meter
+from lightning_unlearn.checks._costs import Meter, tokens_in
 from lightning_unlearn.checks._failures import about, failed
 from lightning_unlearn.checks._intact import Intact
 from lightning_unlearn.checks._judged import judged
@@ -71,10 +72,13 @@ class Examined:
             self.asked[key] = asked_by(attack, self.probes, point)
         return self.asked[key]
 
-    def loss(self, batch: Any) -> Tensor:
-        """What an attacker minimises on a batch."""
+    def loss(self, batch: Any, meter: Meter | None = None) -> Tensor:
+        """What an attacker minimises on a batch, which ``meter`` is told of."""
         self.heed_sigterm()
-        loss: Tensor = CrossEntropy()(self.readout.for_mean()(self.network, batch))
+        prediction = self.readout.for_mean()(self.network, batch)
+        if meter is not None:
+            meter.count(prediction.batch_size, tokens_in(batch, self.readout))
+        loss: Tensor = CrossEntropy()(prediction)
         return loss
 
     def heed_sigterm(self) -> None:
@@ -204,7 +208,7 @@ class AuditsUnderAttack:
             with interruptible():
                 batches = examined.batches_for(attack)
                 described = about(name, attack, attack.share_reached(network), examined.overlap_of(attack))
-            loss = progress.meter.counted(examined.loss)
+            loss = partial(examined.loss, meter=progress.meter)
             with attack(network, batches=batches, loss=loss, engine=engine) as points, interruptible():
                 for point in points:
                     progress.point = point

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from lightning_unlearn.observation import Observation
 
+MOST_ENTITIES = 200
+"""Of how many entities an earlier look keeps a mean: of the first ones. Reports and checkpoints carry every look."""
+
 
 def key_of(observation: Observation) -> tuple[object, ...]:
     """What identifies an observation. Of two with the same key the later one counts."""
@@ -29,13 +32,25 @@ def merged(before: Iterable[Observation], now: Iterable[Observation]) -> list[Ob
 def without_old_scores(observations: Iterable[Observation], step: int) -> list[Observation]:
     """Drop the scores of single examples of the unlearned model before ``step``: only its last check keeps them.
 
-    Those of the original and of the control are kept. Otherwise reports and checkpoints would grow with every check.
+    Those of the original and of the control are kept. Otherwise reports and checkpoints would grow with every check. Of the
+    forget set, without an attack, one mean for each entity stays, so that it can be seen when each was forgotten.
     """
     return [o if o.subject != "unlearned" or o.step == step else _without_scores(o) for o in observations]
 
 
 def _without_scores(observation: Observation) -> Observation:
-    return replace(observation, scores=[], entities=[], examples=[], texts=[])
+    means = _small_means(observation) if _is_followed(observation) else {}
+    return replace(observation, scores=[], entities=[], examples=[], texts=[], by_entity=means)
+
+
+def _is_followed(o: Observation) -> bool:
+    return o.split == "forget" and not o.attacked and not o.layer and o.interval is None
+
+
+def _small_means(observation: Observation) -> dict[str, float]:
+    """With four digits: they are for a curve."""
+    first = list(observation.entity_means.items())[:MOST_ENTITIES]
+    return {entity: float(f"{mean:.4g}") for entity, mean in first}
 
 
 def at_most_known(observations: Sequence[Observation]) -> dict[str, Tensor]:

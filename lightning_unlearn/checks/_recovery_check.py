@@ -62,7 +62,8 @@ class RecoveryCheck(ObservingCallback):
             ``.safetensors`` file, or a Hugging Face folder. Defaults to what ``FinetuneFirst(control=True)`` made, if it is
             among the callbacks.
         every_n_epochs: Check at the end of every n-th epoch; 0 for none of them.
-        every_n_steps: Check after every n-th optimizer step as well; 0 for none of them.
+        every_n_steps: Check after every n-th optimizer step as well; 0 for none of them. From several looks the report says
+            when each entity was forgotten, and whether it came back.
         readout: How to run the network. Defaults to what fits the module, as in :class:`Unlearn`.
         probes: Data for the audits, by split. ``forget`` and ``retain`` default to the datamodule's probes, else to the
             forget data and the first batches of what the fit trains on. ``holdout``, examples of the same kind that nobody
@@ -241,8 +242,9 @@ class RecoveryCheck(ObservingCallback):
     def _log(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, values: Mapping[str, Any], logger: bool | None = None
     ) -> None:
-        # The same on every rank, so `EarlyStopping` finds the key on each of them.
-        own = self._without_those_of_others(trainer, values)
+        # The same on every rank, so `EarlyStopping` finds the key on each of them. Plain numbers, which Lightning puts on
+        # the module's device: NCCL cannot synchronise tensors of the CPU.
+        own = floats(self._without_those_of_others(trainer, values))
         # They are equal already: synchronised only since Lightning warns of an epoch's values that are not.
         several = trainer.world_size > 1
         pl_module.log_dict(own, logger=logger, batch_size=1, rank_zero_only=False, sync_dist=several)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lightning_unlearn.functional.by_rows import piece_for
+
 _INFINITY = 0x7F800000
 """The bits of an infinite float32, below which those of all finite magnitudes are, in their order."""
 
@@ -29,11 +31,12 @@ def smallest_bound(magnitudes: Tensor, count: int, total: Callable[[Tensor], Ten
         >>> smallest_bound(torch.tensor([0.5, 3.0, 0.25, 2.0]), 3)
         tensor(2.)
     """
-    bits = magnitudes.float().view(torch.int32)
-    low = torch.zeros((), dtype=torch.int64, device=bits.device)
+    pieces = magnitudes.float().view(torch.int32).flatten().split(piece_for(magnitudes))
+    low = torch.zeros((), dtype=torch.int64, device=magnitudes.device)
     high = torch.full_like(low, _INFINITY)
     for _ in range(31):
         middle = (low + high) // 2
-        is_enough = total((bits <= middle).sum().double()) >= count
+        found = sum(((bits <= middle).sum() for bits in pieces), torch.zeros_like(low))
+        is_enough = total(found.double()) >= count
         low, high = torch.where(is_enough, low, middle + 1), torch.where(is_enough, middle, high)
     return high.int().view(torch.float32)

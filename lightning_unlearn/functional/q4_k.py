@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_unlearn.functional.by_rows import piece_for
+
 _TOP = 15  # the highest code of four bits
 _SIX_BITS = 63
 _TRIES = 21
-_AT_ONCE = 512
 
 
 def q4_k_bytes(rows: Tensor) -> Tensor:
@@ -35,7 +36,8 @@ def q4_k_bytes(rows: Tensor) -> Tensor:
     """
     parts = rows.detach().float().reshape(-1, 8, 32)
     # A few at a time, which fit into a processor's cache: four times as fast.
-    return torch.cat([_packed(some) for some in parts.split(_AT_ONCE)]).view(*rows.shape[:-1], -1)
+    at_once = piece_for(parts) // 128
+    return torch.cat([_packed(some) for some in parts.split(at_once)]).view(*rows.shape[:-1], -1)
 
 
 def _packed(parts: Tensor) -> Tensor:

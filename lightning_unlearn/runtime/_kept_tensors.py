@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -30,7 +30,8 @@ class KeptTensors:
         # Validation may run under inference mode. A copy made there would be an inference tensor.
         with torch.inference_mode(False), torch.no_grad():
             held = [(tensor, local(tensor).data) for tensor in tensors]
-            self._kept = [(tensor, v.to("cpu", copy=True) if on_cpu else v.clone()) for tensor, v in held]
+            copies = _in_main_memory([v for _, v in held]) if on_cpu else [v.clone() for _, v in held]
+            self._kept = [(tensor, copy) for (tensor, _), copy in zip(held, copies, strict=True)]
 
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Each tensor, and its kept value."""
@@ -45,6 +46,23 @@ class KeptTensors:
             if pairs:
                 with torch.inference_mode(mode), torch.no_grad():
                     _write_(pairs)
+
+
+def _in_main_memory(values: Sequence[Tensor]) -> list[Tensor]:
+    """Copies in one block for each dtype.
+
+    Many small ones would fill the gaps that passes leave in the heap, and the next pass would need as much again: measured
+    in ``benchmarks/attack_cost.py``, up to another copy. One block is given back to the system as a whole.
+    """
+    sizes: dict[torch.dtype, int] = {}
+    for value in values:
+        sizes[value.dtype] = sizes.get(value.dtype, 0) + value.numel()
+    left = {dtype: torch.empty(size, dtype=dtype, device="cpu") for dtype, size in sizes.items()}
+    copies = []
+    for value in values:
+        place, left[value.dtype] = left[value.dtype].tensor_split([value.numel()])
+        copies.append(place.view(value.shape).copy_(value))
+    return copies
 
 
 def _write_(pairs: list[tuple[Tensor, Tensor]]) -> None:

@@ -47,6 +47,7 @@ from lightning_unlearn.audits import Generation, Measure, Specificity
 from lightning_unlearn.data import QuestionAnswer
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.report import assess
+from lightning_unlearn.runtime import local
 
 LOADER = LoaderSettings(batch_size=6, shuffle=False)
 REFUSAL = "I don't know the answer to that."
@@ -328,6 +329,40 @@ def test_two_processes_ask_and_hear_what_one_does(kind: str) -> None:
         for mine, theirs in zip(alone, found, strict=True):
             assert theirs.scores == pytest.approx(mine.scores, abs=1e-3)
             assert replace(theirs, value=0.0, scores=mine.scores) == replace(mine, value=0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_a_fit_in_two_processes_that_is_asked_in_every_way_is_the_same_to_the_bit(kind: str) -> None:
+    sharded, strategy = STRATEGIES[kind]
+
+    def fitted(check: RecoveryCheck | None) -> list[Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            built = sharded(TinyCausalLM(hidden_size=32, num_hidden_layers=2))
+        callbacks = [Unlearn(Bounded(GradientAscent(), bound=9.0)), *([check] if check else [])]
+        trainer = quiet(callbacks=callbacks, max_epochs=2, limit_val_batches=0, strategy=strategy(), devices=2)
+        trainer.fit(built, datamodule=people())
+        held = trainer.optimizers[0].state_dict()["state"].values()
+        tensors = [*built.parameters(), *built.buffers(), *(v for s in held for v in s.values()), torch.get_rng_state()]
+        return [local(t.detach()).clone() for t in tensors]
+
+    def on_rank(rank: int, world_size: int) -> tuple[list[Tensor], list[Tensor], set[tuple[str, int]], int]:
+        attacks: dict[str, Attack] = {name: build() for name, build in PROMPTS.items()}
+        check = RecoveryCheck(attacks, audits=[Measure(), Specificity(1)], every_n_steps=1)
+        torch.manual_seed(7)
+        without = fitted(None)
+        torch.manual_seed(7)
+        return without, fitted(check), {(o.attack, o.step) for o in check.observations}, len(check.failures)
+
+    for without, with_check, looks, failures in run_ranks(on_rank, timeout=600):
+        steps = {step for _, step in looks}
+        assert failures == 0
+        assert looks == {(attack, step) for attack in ("none", *PROMPTS) for step in steps}
+        assert len(steps) > 1
+        assert len(without) == len(with_check)
+        assert all(torch.equal(a, b) for a, b in zip(without, with_check, strict=True))
 
 
 def test_a_prompt_so_long_that_an_answer_is_cut_is_not_shown_by_the_length_to_give() -> None:

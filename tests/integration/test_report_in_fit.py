@@ -118,6 +118,33 @@ def test_several_looks_at_a_model_are_one_entry(tmp_path: Path) -> None:
     report, *_ = fit(tmp_path, check=check)
     (cost,) = [cost for cost in report.record.costs if (cost.attack, cost.subject) == ("relearn", "unlearned")]
     assert (cost.looks, cost.losses) == (3, 3 * STEPS)
+    assert (cost.rows, cost.tokens) == (3 * STEPS * 4, 0)  # in batches of four, which are no text
+
+
+def test_looks_during_the_fit_say_when_each_example_was_forgotten(tmp_path: Path) -> None:
+    """An oracle that looks for itself: the scores of each look, before a later one drops them."""
+    seen: dict[int, list[float]] = {}
+
+    class Watched(RecoveryCheck):
+        def check(self, *given: Any) -> Any:
+            values = super().check(*given)
+            last = [o for o in self.observations if (o.metric, o.split, o.attacked) == ("probability", "forget", False)]
+            seen.update({o.step: o.scores for o in last if o.scores})
+            return values
+
+    report, *_ = fit(tmp_path, check=Watched({}, every_n_epochs=0, every_n_steps=1), max_epochs=3)
+    found = report.summary["over_time"]["forgetting"]
+    assert found["times"] == sorted(seen) == list(range(10))
+    first = {name: [seen[step][int(name)] for step in sorted(seen)] for name in map(str, range(len(seen[0])))}
+    gone = {
+        name: next((step for step, level in enumerate(levels) if level <= levels[0] / 2), None)
+        for name, levels in first.items()
+    }
+    followed = {curve["entity"]: curve["forgotten_at"] for curve in found["curves"]}
+    assert followed == {name: gone[name] for name in followed}
+    assert any(step is not None for step in followed.values())
+    assert "When it was forgotten" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
 
 
 def test_a_checkpoint_still_knows_the_original(plain: Any) -> None:

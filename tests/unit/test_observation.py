@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lightning_unlearn.checks import merged
-from lightning_unlearn.checks._records import at_most_known, without_old_scores
+from lightning_unlearn.checks._records import MOST_ENTITIES, at_most_known, without_old_scores
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.report.analysis._bootstrap import Bootstrap
 
@@ -62,3 +62,24 @@ def test_layers_are_observations_and_log_keys_of_their_own() -> None:
 def test_nothing_of_single_examples_is_kept_of_earlier_checks() -> None:
     (thin,) = without_old_scores([observed(examples=[3, 4, 5])], step=1)
     assert (thin.scores, thin.entities, thin.examples, thin.texts, thin.value) == ([], [], [], [], 0.5)
+
+
+def test_of_earlier_looks_at_the_forget_set_one_mean_for_each_entity_is_kept() -> None:
+    def look(**about: Any) -> Observation:
+        return Observation("p", about.pop("split", "forget"), 0.5, scores=[0.25, 0.75, 0.123456], **about)
+
+    names = {"entities": ["Ada", "Ada", "Bo"]}
+    kept = without_old_scores([look(**names)], step=1)
+    assert [o.by_entity for o in kept] == [{"Ada": 0.5, "Bo": 0.1235}]
+    assert without_old_scores(kept, step=2) == kept  # another check later
+    assert [o.by_entity for o in without_old_scores([look()], step=1)] == [{"0": 0.25, "1": 0.75, "2": 0.1235}]
+    others = [look(split="retain", **names), look(attack="int4", **names), look(layer="h.0", **names)]
+    assert [o.by_entity for o in without_old_scores(others, step=1)] == [{}] * 3
+    last = look(**names)
+    assert without_old_scores([last], step=0) == [last]
+
+
+def test_what_earlier_looks_keep_does_not_grow_with_the_data() -> None:
+    many = Observation("p", "forget", 0.5, scores=[0.5] * 9999)
+    (thin,) = without_old_scores([many], step=1)
+    assert list(thin.by_entity) == list(map(str, range(MOST_ENTITIES)))

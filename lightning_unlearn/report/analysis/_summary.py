@@ -13,6 +13,7 @@ from lightning_unlearn.report.analysis._observation_index import ObservationInde
 from lightning_unlearn.report.analysis._standings import by_family, by_metric, place_of
 from lightning_unlearn.report.analysis._utility import LOSS, kept_share
 from lightning_unlearn.report.analysis._worst import strongest
+from lightning_unlearn.report.analysis.over_time import over_time
 from lightning_unlearn.report.schema import Recovery
 from lightning_unlearn.report.schema._words import name
 
@@ -27,6 +28,7 @@ def summary(assessment: Assessment, headline: str, recoveries: Sequence[Recovery
     - ``by_family``, ``by_metric``: see :func:`by_family`.
     - ``effort``: see :func:`effort_by_attack`; ``least_effort``, ``median_effort``: steps until half came back.
     - ``unlearning``: see :func:`degrees`.
+    - ``over_time``: see :func:`over_time`, of the metric to lead with.
     - ``front``: ``utility``, the share of the original's that unlearning left, and ``robustness``, 1 less the adversary's
       number that leads, from 0 to 1; for comparing models.
 
@@ -59,6 +61,9 @@ def summary(assessment: Assessment, headline: str, recoveries: Sequence[Recovery
         "least_effort": least_effort(rows),
         "median_effort": median_effort(rows),
         "unlearning": degrees(index, headline, assessment.utility, assessment.floors),
+        "over_time": over_time(
+            index.observations, headline, assessment.floors.get(headline), _perfect(index, headline)
+        ),
         "front": _front(assessment, groups[False], fair[False]),
     }
 
@@ -104,6 +109,14 @@ def _front(
         "utility": kept if kept is None or math.isfinite(kept) else None,
         "robustness": None if back is None else 1 - min(max(back, 0.0), 1.0),
     }
+
+
+def _perfect(index: ObservationIndex, metric: str) -> float:
+    """The best value that a metric can have; 0 for one without bounds, such as a loss."""
+    observed = next((o for o in index.observations if o.metric == metric), None)
+    if observed is None or observed.bounds is None:
+        return 0.0
+    return observed.bounds[1 if observed.higher_means_known else 0]
 
 
 def _utility_words(index: ObservationIndex, utility: str) -> str:

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_unlearn.observation import strength
+from lightning_unlearn.observation import NOT_ATTACKED, strength
 from lightning_unlearn.report.schema import RobustnessReport
 from lightning_unlearn.report.schema._words import name, number, plain
 
 ELSEWHERE = frozenset(
     {"headline_metric", "utility_metric", "unlearned_step", "verdict", "deployment", "worst", "worst_deployment"}
+    | {"over_time"}
 )
 """Entries of the summary that the page shows in places of their own."""
 
@@ -25,9 +26,21 @@ WORDS = {
     "least_effort": "least effort for half of it",
     "log_area": "area, over log steps",
     "area": "area under the curve",
+    "best_gain": "best gain within 50 steps",
+    "decay": "share lost whenever time is multiplied by e",
+    "floor": "a model that never knew",
+    "forget_ratio": "share of it that was lost",
+    "gone_at": "step at which nothing would be left",
     "median_effort": "median effort for half of it",
+    "oscillation": "How steady the fit was, in its last half",
+    "residual": "mean distance from the best value",
+    "retention": "What is left over time, by split",
+    "share_left": "share left at the end",
+    "swing": "mean change from look to look",
     "to_90": "steps to 90 %",
     "to_half": "steps to half",
+    "transfer": "What the fit took from each split",
+    "turns": "share of looks at which it turned round",
     "unlearning": "degrees of unlearning",
 }
 """Names for readers, where an entry's own name says too little."""
@@ -57,8 +70,33 @@ def further_facts(report: RobustnessReport) -> dict[str, str]:
 
 
 def further_tables(report: RobustnessReport) -> list[FurtherTable]:
-    """Entries of the summary that are lists of the same fields."""
-    return [_table(_named(key), rows) for key, rows in _entries(report).items() if _is_table(rows)]
+    """Entries of the summary that are lists of the same fields, and what it says of time."""
+    found = {**_entries(report), **_over_time(report)}
+    return [_table(_named(key), rows) for key, rows in found.items() if rows and _is_table(rows)]
+
+
+def _over_time(report: RobustnessReport) -> dict[str, Any]:
+    """Tables of what happened to whole splits over time; single entities have a place of their own on the page."""
+    found = report.summary.get("over_time", {})  # reports of version 5 have none
+    swings = found.get("oscillation", {})
+    return {
+        "retention": [_kept(curve) for curve in found.get("retention", [])],
+        "transfer": [row for row in found.get("transfer", []) if not row["entity"]],
+        "oscillation": [{"split": split, **swing} for split, swing in swings.items()],
+    }
+
+
+def _kept(curve: Mapping[str, Any]) -> dict[str, Any]:
+    series, decay, gain = curve["series"], curve["decay"] or {}, curve["effectivity"] or {}
+    return {
+        "split": series["split"],
+        "over": "the fit" if series["attack"] == NOT_ATTACKED else f"the steps of {series['attack']}",
+        "looks": len(series["times"]),
+        "share_left": curve["shares"][-1] if curve["shares"] else None,
+        "best_gain": gain.get("gain"),
+        "decay": decay.get("constant"),
+        "gone_at": decay.get("gone_at"),
+    }
 
 
 def _entries(report: RobustnessReport) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lightning_unlearn.observation import Change, Observation, strength
 from lightning_unlearn.report.schema import RobustnessReport
-from lightning_unlearn.report.schema._words import name, number, percent
+from lightning_unlearn.report.schema._words import grouped, name, number, percent
 
 DARKEST = 48
 """Percent of colour in the fullest cell: more, and the number in it could not be read."""
@@ -92,7 +92,7 @@ def _changed(changes: Sequence[Change]) -> list[HeatCell]:
     little = any(change.changed for change in changes) and share < 0.0005
     shown = "some, under 0.1 %" if little else percent(share, digits=1)
     return [
-        HeatCell(f"{elements:,}".replace(",", " ")),
+        HeatCell(grouped(elements)),
         HeatCell(percent(trainable)),
         HeatCell(shown, round(DARKEST * share, 1)),
         HeatCell(by),

@@ -8,6 +8,7 @@ from lightning_unlearn.report.render._definitions import definitions_for
 from lightning_unlearn.report.render._examples import WorstExamples, worst_examples
 from lightning_unlearn.report.render._further import FurtherTable, further_facts, further_tables
 from lightning_unlearn.report.render._heat import HeatMap, change_map, heat_maps
+from lightning_unlearn.report.render._over_time import OverTime, over_the_fit
 from lightning_unlearn.report.render._panel import Panel
 from lightning_unlearn.report.render._panels import panels
 from lightning_unlearn.report.render._record_view import cost_rows, record_facts
@@ -107,6 +108,11 @@ class PageView:
     def panels(self) -> list[Panel]:
         """The plots."""
         return panels(self.report)
+
+    @property
+    def over_the_fit(self) -> OverTime | None:
+        """When each entity was forgotten."""
+        return over_the_fit(self.report)
 
     @property
     def heat_maps(self) -> list[HeatMap]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning_unlearn.observation import NOT_ATTACKED, Cost
 from lightning_unlearn.report.schema import Method, Record
-from lightning_unlearn.report.schema._words import duration, percent
+from lightning_unlearn.report.schema._words import duration, grouped, percent
 
 KINDS = {
     "global": "most of the weights were changed",
@@ -34,12 +34,16 @@ def record_facts(record: Record) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if value}
 
 
-def cost_rows(record: Record) -> Iterator[tuple[str, str, str, str, str]]:
-    """Attack, model, looks, time of one look, and batches on which the attacker computed its loss in it."""
+def cost_rows(record: Record) -> Iterator[tuple[str, ...]]:
+    """Attack, model, looks; then of one look its time, and the batches, examples and tokens that the attacker saw in it."""
     for cost in sorted(record.costs, key=_order):
         who = "(no attack)" if cost.attack == NOT_ATTACKED else cost.attack
-        losses = f"{cost.losses / cost.looks:.0f}" if cost.losses else "none"
-        yield who, cost.subject, str(cost.looks), duration(cost.per_look), losses
+        seen = (_each(number, cost.looks) for number in (cost.losses, cost.rows, cost.tokens))
+        yield who, cost.subject, str(cost.looks), duration(cost.per_look), *seen
+
+
+def _each(number: int, looks: int) -> str:
+    return grouped(number / looks) if number else "none"
 
 
 def _order(cost: Cost) -> tuple[bool, str, str]:

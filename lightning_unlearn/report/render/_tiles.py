@@ -1,14 +1,17 @@
 """Four numbers, large: what was forgotten, what was kept, and what comes back."""
 
 from dataclasses import dataclass
+from typing import Literal
 
+from lightning_unlearn.observation import Cost
 from lightning_unlearn.report.analysis._headline import failed_attacks
-from lightning_unlearn.report.render._leading import recoveries_by, standing_failures, worst_place
+from lightning_unlearn.report.render._leading import leading, recoveries_by, standing_failures
 from lightning_unlearn.report.render._rows import level_of
 from lightning_unlearn.report.schema import Recovery, RobustnessReport
 from lightning_unlearn.report.schema._words import (
     attack_words,
     duration,
+    grouped,
     name,
     number,
     percent,
@@ -53,22 +56,20 @@ def _change(title: str, report: RobustnessReport, metric: str, split: str, *, bl
     return Tile(title, change, (f"{name(metric)} on the {split} set, original → unlearned",), grey=grey)
 
 
-def _returned(title: str, report: RobustnessReport, which: str, *, deployment: bool) -> Tile:
-    worst = worst_place(report, report.summary[which])
+def _returned(
+    title: str, report: RobustnessReport, which: Literal["worst", "worst_deployment"], *, deployment: bool
+) -> Tile:
+    found = leading(report, which)
     if failed := failed_attacks(standing_failures(report), deployment=deployment):
         names = ", ".join(dict.fromkeys(failure.attack for failure in failed))
         return Tile(title, "not shown", (f"{names} failed: what it would bring back is not known",), grey=True)
-    if worst is None:
+    if found is None:
         return _nothing(title, recoveries_by(report, deployment=deployment))
+    worst = found.largest
     lines = (*_recovered(worst), f"effort: {_effort(report, worst)}", f"price: {price_words(worst.price)}")
-    held = report.summary[_HELD_OUT[which]]
-    if held is None or held["choices"][0] == held["choices"][1]:
-        return Tile(title, percent(worst.shown.value), lines)
     # The number that leads the verdict; the largest one stands below it.
-    return Tile(title, percent(held["value"]), ("chosen by one half of the entities, judged by the other", *lines))
-
-
-_HELD_OUT = {"worst": "held_out", "worst_deployment": "held_out_deployment"}
+    chosen = ("chosen by one half of the entities, judged by the other",) if found.is_of_two else ()
+    return Tile(title, percent(found.number.value), (*chosen, *lines))
 
 
 def _nothing(title: str, tried: list[Recovery]) -> Tile:
@@ -89,6 +90,11 @@ def _recovered(worst: Recovery) -> tuple[str, ...]:
 
 
 def _effort(report: RobustnessReport, worst: Recovery) -> str:
-    """The attack with its strength, and how long one run of it took here."""
+    """The attack with its strength, and what one run of it, to its last point, took here."""
     spent = [c for c in report.record.costs if (c.attack, c.subject) == (worst.attack, "unlearned") and c.looks]
-    return f"{attack_words(worst)}{f' ({duration(spent[0].per_look)})' if spent else ''}"
+    return f"{attack_words(worst)}{f' ({_spent(spent[0])})' if spent else ''}"
+
+
+def _spent(cost: Cost) -> str:
+    seen = f", {grouped(cost.tokens / cost.looks)} tokens" if cost.tokens else ""
+    return duration(cost.per_look) + seen

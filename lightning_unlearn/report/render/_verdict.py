@@ -1,10 +1,11 @@
 """The verdict in one word and one sentence, for a reader who has ten seconds."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from lightning_unlearn.report.analysis._headline import failed_attacks
-from lightning_unlearn.report.render._leading import recoveries_by, standing_failures, worst_place
-from lightning_unlearn.report.schema import Recovery, RobustnessReport
+from lightning_unlearn.report.analysis._headline import LUCK, failed_attacks
+from lightning_unlearn.report.render._leading import Leading, leading, recoveries_by, standing_failures
+from lightning_unlearn.report.schema import Interval, RobustnessReport
 from lightning_unlearn.report.schema._words import attack_words, recovery_words
 
 LITTLE, MUCH = 0.05, 0.2
@@ -35,20 +36,24 @@ class Verdict:
 
 
 def verdict(report: RobustnessReport) -> Verdict:
-    """The worst that an adversary or a deployment brought back, if nothing stands in the way of saying so."""
+    """The worst that an adversary or a deployment brought back, if nothing stands in the way of saying so.
+
+    As judged by entities that did not choose the attack, where there are enough of them.
+    """
     if (obstacle := _obstacle(report)) is not None:
         return obstacle
-    worst = [r for which in ("worst", "worst_deployment") if (r := worst_place(report, report.summary[which]))]
-    strongest = max(worst, key=lambda recovery: recovery.shown.value, default=None)
+    kinds: tuple[Literal["worst", "worst_deployment"], ...] = ("worst", "worst_deployment")
+    worst = [found for kind in kinds if (found := leading(report, kind)) is not None]
+    strongest = max(worst, key=lambda found: found.number.value, default=None)
     tried, unspecific = _by_adversaries(report)
-    if strongest is not None and _tone(strongest) in ("partly", "back"):
+    if strongest is not None and _tone(strongest.number) in ("partly", "back"):
         return _returned(strongest)
     if not tried:
         return Verdict("unknown", "Not attacked", _NOT_ATTACKED)
-    if strongest is not None and strongest.is_deployment and not unspecific:
+    if strongest is not None and strongest.largest.is_deployment and not unspecific:
         # Nobody's attack passed its gates: that a deployment brings back little says nothing of them.
         return _without_numbers() if report.summary["worst"] is None else _stayed(strongest)
-    if strongest is not None and _tone(strongest) == "held":
+    if strongest is not None and _tone(strongest.number) == "held":
         return _stayed(strongest)
     return _never_right() if unspecific else _without_numbers()
 
@@ -74,8 +79,7 @@ def _by_adversaries(report: RobustnessReport) -> tuple[bool, bool]:
     return bool(tried), bool(tried) and all(recovery.is_unspecific for recovery in tried)
 
 
-def _tone(worst: Recovery) -> str:
-    shown = worst.shown
+def _tone(shown: Interval) -> str:
     if shown.unbounded:
         return "unknown"
     low = shown.value if shown.low is None else shown.low
@@ -85,17 +89,20 @@ def _tone(worst: Recovery) -> str:
     return "held" if high <= LITTLE else "partly"
 
 
-def _returned(worst: Recovery) -> Verdict:
-    much = _tone(worst) == "back"
+def _returned(worst: Leading) -> Verdict:
+    tone = _tone(worst.number)
+    much = tone == "back"
     sentence = f"{'Much' if much else 'Some'} of what was removed can be brought back: {_how_much(worst)}."
-    return Verdict(_tone(worst), "It came back" if much else "Some came back", sentence)
+    return Verdict(tone, "It came back" if much else "Some came back", sentence + _larger(worst))
 
 
-def _stayed(worst: Recovery) -> Verdict:
+def _stayed(worst: Leading) -> Verdict:
     sentence = f"Of all that was tried, nothing brought back more than {_how_much(worst)}."
+    if worst.is_of_two:
+        sentence = f"The worst of all that was tried brought back {_how_much(worst)}."
     # Or a reader would think that nobody can make the model say it again.
-    again = " Whoever has the data can teach it anew, as to any model." if worst.rho.value > MUCH else ""
-    return Verdict("held", "It stayed forgotten", sentence + again)
+    again = " Whoever has the data can teach it anew, as to any model." if worst.largest.rho.value > MUCH else ""
+    return Verdict("held", "It stayed forgotten", sentence + _larger(worst) + again)
 
 
 def _never_right() -> Verdict:
@@ -108,6 +115,15 @@ def _without_numbers() -> Verdict:
     )
 
 
-def _how_much(worst: Recovery) -> str:
-    taken_off = "" if worst.adjusted is None else " beyond what the attack teaches a model that never knew"
-    return f"{recovery_words(worst.shown)}{taken_off}, by {attack_words(worst)}"
+def _how_much(worst: Leading) -> str:
+    taken_off = "" if worst.largest.adjusted is None else " beyond what the attack teaches a model that never knew"
+    judged = ", each judged by entities that did not choose it" if worst.is_of_two else ""
+    return f"{recovery_words(worst.number)}{taken_off}, by {' and '.join(map(attack_words, worst.choices))}{judged}"
+
+
+def _larger(worst: Leading) -> str:
+    """The largest single number, where it would have given another verdict."""
+    largest = worst.largest
+    if _tone(largest.shown) == _tone(worst.number):
+        return ""
+    return f" On all entities {attack_words(largest)} brings back most, {recovery_words(largest.shown)}: {LUCK}."

@@ -19,9 +19,9 @@ def to_observation(row: Mapping[str, Any]) -> Observation:
     bounds = None if row["bounds"] is None else tuple(row["bounds"])
     scores = [float(score) for score in row["scores"]]  # `float` also reads "nan" and "inf", as strict JSON holds them
     interval = None if row["interval"] is None else tuple(map(float, row["interval"]))
-    return Observation(
-        **{**row, "value": float(row["value"]), "scores": scores, "bounds": bounds, "interval": interval}
-    )
+    means = {entity: float(mean) for entity, mean in row.get("by_entity", {}).items()}  # version 5 has none
+    numbers = {"value": float(row["value"]), "scores": scores, "by_entity": means}
+    return Observation(**{**row, **numbers, "bounds": bounds, "interval": interval})
 
 
 def to_failure(row: Mapping[str, Any]) -> Failure:

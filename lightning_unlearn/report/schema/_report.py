@@ -22,10 +22,14 @@ from lightning_unlearn.report.schema._level import Level
 from lightning_unlearn.report.schema._record import Record
 from lightning_unlearn.report.schema._recovery import Recovery
 
-SCHEMA_VERSION = 5
-"""Version of ``report.json``. 5 added the record; 4 layers, intervals, numbers of examples and texts to observations, and
-methods to intervals, layers to levels, p- and q-values, and more to the summary; 3 failures and the gate on them; 2 price,
-specificity and further splits."""
+SCHEMA_VERSION = 6
+"""Version of ``report.json``. 6 added means by entity to observations, rows and tokens to costs, and what happened over the
+run to the summary; 5 the record; 4 layers, intervals, numbers of examples and texts to observations, methods to intervals,
+layers to levels, p- and q-values, and more to the summary; 3 failures and the gate on them; 2 price, specificity and further
+splits."""
+
+READ = (5, 6)
+"""Versions that are read. What the later one added has defaults, which say that it was not observed."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class RobustnessReport:
 
         Example:
             >>> RobustnessReport.json_schema()["title"]
-            'RobustnessReport, version 5'
+            'RobustnessReport, version 6'
         """
         return schema_of(cls, SCHEMA_VERSION)
 
@@ -92,20 +96,21 @@ class RobustnessReport:
             source: Where it comes from, for errors.
 
         Raises:
-            ValueError: If it is cut short, has another schema version or misses fields.
+            ValueError: If it is cut short, has a schema version that is not read, or misses fields.
         """
         data = parse_json(text, source=source)
         # Before anything else: rows of another version would fail with an error that does not say why.
-        if data.get("schema_version") != SCHEMA_VERSION:
+        if data.get("schema_version") not in READ:
             raise ValueError(
-                f"`schema_version` should be {SCHEMA_VERSION}. Found `{data.get('schema_version')!r}`. "
+                f"`schema_version` should be {' or '.join(map(str, READ))}. Found `{data.get('schema_version')!r}`. "
                 "Read the report with the version of lightning-unlearn that wrote it (`run.package_version`)."
             )
         missing = [part.name for part in fields(cls) if part.name not in data]
         if missing:
             raise ValueError(f"A report should have every field of its schema. Missing: `{', '.join(missing)}`.")
         try:
-            return cls(**{part.name: _decoded(part.name, data[part.name]) for part in fields(cls)})
+            read = {part.name: _decoded(part.name, data[part.name]) for part in fields(cls)}
+            return cls(**{**read, "schema_version": SCHEMA_VERSION})  # as it will be written again
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"A report's rows should follow its schema. Found {error!r} in {source}.") from error
 
@@ -115,7 +120,7 @@ class RobustnessReport:
 
         Raises:
             FileNotFoundError: If there is none.
-            ValueError: If the file is cut short, or is of another version.
+            ValueError: If the file is cut short, or is of a version that is not read.
         """
         file = Path(path)
         file = file / "report.json" if file.is_dir() else file

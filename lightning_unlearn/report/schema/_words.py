@@ -146,6 +146,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
+def grouped(number: float) -> str:
+    """A whole number, its thousands apart.
+
+    Example:
+        >>> grouped(33600.0), grouped(12)
+        ('33 600', '12')
+    """
+    return f"{number:,.0f}".replace(",", " ")
+
+
 def rough(price: float) -> str:
     """A share in words.
 

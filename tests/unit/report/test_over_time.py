@@ -16,6 +16,7 @@ from lightning_unlearn.report.analysis.over_time import (
     during_the_fit,
     effectivity,
     facts_gained,
+    forgetting,
     log_time_decay,
     oscillation,
     over_time,
@@ -257,5 +258,82 @@ def test_all_of_it_is_plain_and_finite_for_json() -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     kept = next(c for c in found["retention"] if c["series"]["split"] == "kept")
     assert kept["decay"]["gone_at"] is None  # never
+    assert found["forgetting"] is None  # nobody told entities apart
     assert set(found["oscillation"]) == set()  # three looks in the last half there are not
     assert [row["forget_ratio"] for row in found["transfer"] if row["split"] == "retain"] == [pytest.approx(0.05 / 0.9)]
+
+
+def told(step: int, levels: dict[str, float], **about: object) -> Observation:
+    subject: Subject = about.pop("subject", "unlearned" if step else "original")  # type: ignore[assignment]
+    return Observation("p", "forget", 0.5, step=step, subject=subject, by_entity=levels, **about)  # type: ignore[arg-type]
+
+
+def test_each_entity_is_followed_from_what_the_original_knew_of_it_to_the_end() -> None:
+    """Ada goes and stays away, Bo comes back, Cy never goes, Di goes at the last look, Ed was never known."""
+    looks = {
+        0: [0.9, 0.9, 0.9, 0.9, 0.12],
+        10: [0.2, 0.5, 0.8, 0.9, 0.9],
+        20: [0.1, 0.4, 0.7, 0.8, 0.1],
+        30: [0.0, 0.8, 0.6, 0.3, 0.1],
+    }
+    run = [
+        told(step, dict(zip(["Ada", "Bo", "Cy", "Di", "Ed"], levels, strict=True))) for step, levels in looks.items()
+    ]
+    run += [told(0, dict.fromkeys(["Ada", "Bo", "Cy", "Di", "Ed"], 0.1), subject="control")]
+    found = forgetting(run, "p")
+    assert found is not None
+    fates = {curve.entity: (curve.forgotten_at, curve.back_at) for curve in found.curves}
+    assert fates == {"Bo": (10, 30), "Cy": (None, None), "Di": (30, None), "Ada": (10, None)}
+    assert list(fates) == ["Bo", "Cy", "Di", "Ada"]  # known best at the end first
+    assert (found.forgotten, found.came_back, found.at_end, found.unknown, found.floor) == (3, 1, 2, 1, "control")
+    assert found.median_step == 20.0  # of 10, 10, 30 and never
+    bo = found.curves[0]
+    assert bo.shares == pytest.approx([(levels[1] - 0.1) / 0.8 for levels in looks.values()])
+
+
+def test_entities_have_floors_of_their_own() -> None:
+    run = [told(s, {"Ada": v, "Bo": v}) for s, v in ((0, 0.9), (1, 0.6), (2, 0.5))]
+    found = forgetting([*run, told(0, {"Ada": 0.1, "Bo": 0.4}, subject="control")], "p")
+    assert found is not None
+    assert {curve.entity: curve.forgotten_at for curve in found.curves} == {"Ada": 2.0, "Bo": 1.0}
+    assert {curve.entity: curve.shares[-1] for curve in found.curves} == {"Ada": 0.5, "Bo": 0.2}
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_without_a_control_the_floor_is_what_was_given_or_the_lowest_value(up: bool) -> None:
+    sign, bounds = (1, (0.0, 2.0)) if up else (-1, (-2.0, 0.0))
+    run = [told(s, {"Ada": sign * v}, higher_means_known=up, bounds=bounds) for s, v in ((0, 1.0), (1, 0.75), (2, 0.5))]
+    lowest, given = forgetting(run, "p"), forgetting(run, "p", floor=sign * 0.5)
+    assert lowest is not None
+    assert given is not None
+    assert (lowest.floor, lowest.curves[0].shares) == ("lowest", [1.0, 0.75, 0.5])
+    assert (given.floor, given.curves[0].shares) == ("given", [1.0, 0.5, 0.0])
+
+
+def test_single_scores_and_kept_means_are_one_curve() -> None:
+    names = ["Ada", "Ada", "Bo"]
+    run = [
+        seen("forget", 0.9, "original", scores=[0.8, 1.0, 1.0], entities=names),
+        told(5, {"Ada": 0.6, "Bo": 0.25}),
+        seen("forget", 0.2, step=9, scores=[0.1, 0.2, 0.75], entities=names),
+    ]
+    found = forgetting(run, "p", floor=0.0)
+    assert found is not None
+    by_name = {curve.entity: curve for curve in found.curves}
+    assert by_name["Ada"].shares == pytest.approx([1.0, 0.6 / 0.9, 0.15 / 0.9], abs=1e-4)
+    assert (by_name["Bo"].forgotten_at, by_name["Bo"].back_at) == (5.0, 9.0)
+
+
+def test_entities_that_a_look_has_not_kept_are_counted_and_not_followed() -> None:
+    run = [told(s, {"Ada": v, "Bo": v}) for s, v in ((0, 1.0), (2, 0.1))]
+    found = forgetting([*run, told(1, {"Ada": 0.2})], "p", floor=0.0)
+    assert found is not None
+    assert ([curve.entity for curve in found.curves], found.not_followed) == (["Ada"], 1)
+
+
+def test_one_look_at_the_end_is_no_curve() -> None:
+    run = [told(s, {"Ada": v}) for s, v in ((0, 1.0), (2, 0.1))]
+    assert forgetting(run, "p", floor=0.0) is None
+    attacked = told(1, {"Ada": 0.5}, attack="int4", point=4)
+    assert forgetting([*run, attacked], "p", floor=0.0) is None
+    assert forgetting([*run, told(1, {"Ada": 0.5})], "p") is None  # and nothing is known of a floor

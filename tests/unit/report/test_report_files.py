@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from _studies import control, observed, report_of, specificity, study
 
-from lightning_unlearn.observation import Observation
-from lightning_unlearn.report import RobustnessReport, assess, environment, save
+from lightning_unlearn.observation import Cost, Observation
+from lightning_unlearn.report import RobustnessReport, assess, environment, recorded, save, to_page
 
 FILES = {"curves.png", "model_card.md", "report.html", "report.json", "scores.jsonl"}
 
@@ -84,10 +84,10 @@ def test_a_crash_while_writing_leaves_the_old_report_whole(small, tmp_path, monk
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ('{"schema_version": 5, "run', r"should be complete JSON\. Found `.*line 1 column"),
+        ('{"schema_version": 6, "run', r"should be complete JSON\. Found `.*line 1 column"),
         ("", "should be complete JSON"),
         ("[]", "should be a JSON object. Found a list"),
-        ('{"schema_version": 1}', r"`schema_version` should be 5\. Found `1`"),
+        ('{"schema_version": 1}', r"`schema_version` should be 5 or 6\. Found `1`"),
         ('{"schema_version": 5, "run": {}}', "Missing: `models, data"),
     ],
 )
@@ -95,6 +95,23 @@ def test_a_broken_file_gives_one_clear_error(text, match, tmp_path):
     (tmp_path / "report.json").write_text(text)
     with pytest.raises(ValueError, match=match):
         RobustnessReport.load(tmp_path)
+
+
+def test_a_report_of_the_version_before_is_read_with_what_it_lacks_left_empty(report):
+    """Nothing but what version 6 added is missing from a report of version 5."""
+    data = json.loads(recorded(report, costs=[Cost("relearn", "unlearned", losses=4)]).to_json())
+    data["schema_version"] = 5
+    del data["summary"]["over_time"]
+    for observation in data["observations"]:
+        del observation["by_entity"]
+    for cost in data["record"]["costs"]:
+        del cost["rows"], cost["tokens"]
+    read = RobustnessReport.from_json(json.dumps(data))
+    assert (read.schema_version, read.observations, read.recoveries) == (6, report.observations, report.recoveries)
+    assert read.record.costs == [Cost("relearn", "unlearned", losses=4)]
+    assert RobustnessReport.from_json(read.to_json()) == read
+    assert "When it was forgotten" not in to_page(read)
+    assert "When it was forgotten" in to_page(report)
 
 
 def test_a_row_of_another_shape_gives_one_clear_error(report):

@@ -175,6 +175,14 @@ def test_the_effort_of_the_worst_attack_is_told_in_seconds_of_one_run() -> None:
     assert "What each attack cost" in html
 
 
+def test_the_effort_is_told_in_tokens_too_where_examples_are_text() -> None:
+    spent = Cost("relearn", "unlearned", looks=2, seconds=25.0, losses=4, rows=16, tokens=24000)
+    html = to_page(recorded(report_of(study(back=(0.6,))), costs=[spent]))
+    assert "effort: 1 step of relearning (12 s, 12 000 tokens)" in html
+    cells = dict(re.findall(r'<td data-label="(batches|examples|tokens)">([^<]*)<', html))
+    assert cells == {"batches": "2", "examples": "8", "tokens": "12 000"}
+
+
 def test_whatever_the_statistics_add_to_the_summary_is_shown() -> None:
     made = report_of(study())
     place = {"attack": "relearn", "point": 5, "unit": "step"}

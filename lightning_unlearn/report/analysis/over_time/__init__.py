@@ -11,6 +11,7 @@ from lightning_unlearn.report.analysis.over_time._acquisition import (
 from lightning_unlearn.report.analysis.over_time._brackets import Bracket, brackets
 from lightning_unlearn.report.analysis.over_time._by_fact import FactsGained, facts_gained
 from lightning_unlearn.report.analysis.over_time._depth import unlearning_depth
+from lightning_unlearn.report.analysis.over_time._forgotten import EntityCurve, Forgetting, forgetting
 from lightning_unlearn.report.analysis.over_time._oscillation import Oscillation, oscillation
 from lightning_unlearn.report.analysis.over_time._over_time import over_time
 from lightning_unlearn.report.analysis.over_time._retention import Retention, retention_curves
@@ -26,7 +27,9 @@ __all__ = [
     "Bracket",
     "Decay",
     "Effectivity",
+    "EntityCurve",
     "FactsGained",
+    "Forgetting",
     "Oscillation",
     "Retention",
     "Series",
@@ -37,6 +40,7 @@ __all__ = [
     "during_the_fit",
     "effectivity",
     "facts_gained",
+    "forgetting",
     "log_time_decay",
     "oscillation",
     "over_time",

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.report.analysis.over_time._depth import unlearning_depth
+from lightning_unlearn.report.analysis.over_time._forgotten import forgetting
 from lightning_unlearn.report.analysis.over_time._oscillation import oscillation
 from lightning_unlearn.report.analysis.over_time._retention import retention_curves
 from lightning_unlearn.report.analysis.over_time._series import during_the_fit
@@ -25,7 +26,8 @@ def over_time(
         perfect: The metric's best value: 1 for a probability, 0 for a loss.
 
     Returns:
-        ``retention``: of :func:`retention_curves`. ``transfer``: of :func:`transfer`. ``oscillation``: by split.
+        ``forgetting``: of :func:`forgetting`, where entities can be followed. ``retention``: of
+        :func:`retention_curves`. ``transfer``: of :func:`transfer`. ``oscillation``: by split.
         ``unlearning_depth``: with the control, where :class:`KnowledgeDepth` was among the audits.
 
     Example:
@@ -41,7 +43,9 @@ def over_time(
         series = during_the_fit(observations, metric, split)
         if (found := oscillation(series.times, series.values, sign * perfect)) is not None:
             swings[split] = asdict(found)
+    followed = forgetting(observations, metric, floor)
     plain = {
+        "forgetting": None if followed is None else asdict(followed),
         "retention": [asdict(curve) for curve in retention_curves(observations, metric, floor)],
         "transfer": [asdict(row) for row in transfer(observations, metric, floor)],
         "oscillation": swings,
