@@ -30,9 +30,8 @@ def read_log(path: Path) -> Log:
     Raises:
         ValueError: If it is neither.
     """
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as file:
-        log: Log = json.load(file)
+    packed = path.read_bytes()
+    log: Log = json.loads(gzip.decompress(packed) if path.suffix == ".gz" else packed)
     if "eval_log_forget.json" in log:
         return _from_older(log["eval_log_forget.json"])
     if RATIO not in log:

@@ -82,12 +82,12 @@ def taken_in(folder: Path, retain: Path, audit: Path | None) -> Found:
 def spent(history: Sequence[Mapping[str, Any]]) -> Found:
     """Seconds and GiB of training, from what the trainer logs when it ends.
 
-    Memory is there with ``+trainer.args.skip_memory_metrics=False``: what was allocated before, and on top of it at most. On
-    a machine without a card, that is of resident memory, which their trainer samples.
+    Memory is there with ``+trainer.args.skip_memory_metrics=False``: what was in use before the trainer was made, what it and
+    training added and kept, and what was in use on top of that at most. Without a card that is of resident memory.
     """
     last = next((entry for entry in reversed(history) if "train_runtime" in entry), {})
     kind = "gpu" if "train_mem_gpu_peaked_delta" in last else "cpu"
-    parts = ("before_mem_{}", "train_mem_{}_alloc_delta", "train_mem_{}_peaked_delta")
+    parts = ("before_init_mem_{}", "init_mem_{}_alloc_delta", "train_mem_{}_alloc_delta", "train_mem_{}_peaked_delta")
     used = [last.get(part.format(kind)) for part in parts]
     gib = None if None in used else round(sum(used) / GIB, 3)
     return {"fit_s": last.get("train_runtime"), "peak_gib": gib}

@@ -59,7 +59,9 @@ def folder_of_theirs(folder: Path, seed: int, retain: dict[str, Any]) -> Path:
         {
             "train_runtime": 31.5,
             "step": 12,
-            "before_mem_gpu": 2**30,
+            "before_init_mem_gpu": 2**28,
+            "init_mem_gpu_alloc_delta": 2**30 - 2**28,
+            "init_mem_gpu_peaked_delta": 2**31,  # before training
             "train_mem_gpu_alloc_delta": 2**29,
             "train_mem_gpu_peaked_delta": 2**30,
         },
