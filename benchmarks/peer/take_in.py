@@ -82,8 +82,8 @@ def taken_in(folder: Path, retain: Path, audit: Path | None) -> Found:
 def spent(history: Sequence[Mapping[str, Any]]) -> Found:
     """Seconds and GiB of training, from what the trainer logs when it ends.
 
-    Memory is there with ``+trainer.args.skip_memory_metrics=False``: what was in use before the trainer was made, what it and
-    training added and kept, and what was in use on top of that at most. Without a card that is of resident memory.
+    Memory is there with ``+trainer.args.skip_memory_metrics=False``: in use before the trainer was made, added by it
+    and by training, and in use on top of that at most. Without a card that is of resident memory.
     """
     last = next((entry for entry in reversed(history) if "train_runtime" in entry), {})
     kind = "gpu" if "train_mem_gpu_peaked_delta" in last else "cpu"
