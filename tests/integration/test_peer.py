@@ -14,7 +14,7 @@ import torch
 import yaml
 from peer._logs import UTILITY, numbers, read_log
 from peer.export import FORGET, HOLDOUT, RETAIN, for_older_transformers, spaced, splits, write_data, write_model
-from peer.take_in import added, intervals, spent, taken_in, worst
+from peer.take_in import added, intervals, spent, table, taken_in, worst
 from safetensors.torch import save_model
 from scipy.stats import hmean, ks_2samp
 
@@ -176,6 +176,20 @@ def test_a_second_seed_stands_beside_the_first_and_a_repeated_one_in_its_place(
     low, high = sorted(run["measures"]["ks"] for run in runs)
     assert intervals(runs)["ks"] == [pytest.approx((low + high) / 2), low, high]
     assert "recovery 20" not in intervals(runs)
+
+
+def test_a_run_is_a_row_beside_ours(tmp_path: Path, retain: dict[str, Any]) -> None:
+    pytest.importorskip("tofu_parts._shown")
+    Path("retain.json").write_text(json.dumps(retain))
+    run = taken_in(folder_of_theirs(tmp_path / "npo", 0, retain), Path("retain.json"), None)
+    numbers_ = {"draws": 9, "recovery needs": 0.2, "destroyed below": 0.5}
+    ours = {"numbers": numbers_, "networks": {}, "best two": None, "differences": {}, "claims": [], "skipped": {}}
+    Path("tofu_smollm2.json").write_text(json.dumps(ours))
+    head, _, row, *_ = table(added({"networks": {}}, run), Path("tofu_smollm2.json")).splitlines()
+    cells = dict(zip(head.split(" | "), row.split(" | "), strict=True))
+    assert "NPO (open-unlearning)" in row
+    assert cells["steps"] == "12"
+    assert cells["fit, s"] == "31.5"
 
 
 def recovered(attack: str, point: float, unit: str, value: float | None) -> dict[str, Any]:
