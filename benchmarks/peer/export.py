@@ -21,7 +21,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 # As in `benchmarks/tofu.py`: 20 authors of 20 rows, the last two of TOFU must go, two are told to nobody.
 FORGET, RETAIN, HOLDOUT = (3960, 4000), (0, 360), (3600, 3640)
-ASKED = {"retain_perturbed": 60, "real_authors_perturbed": 50, "world_facts_perturbed": 50}
+ASKED = {"retain": 60, "real_authors": 50, "world_facts": 50}
 
 
 def main() -> None:
@@ -48,8 +48,10 @@ def splits(tofu: Path) -> dict[str, Rows]:
     found: dict[str, Rows] = {
         name: [row for part in parts for row in full[slice(*part)]] for name, parts in told.items()
     }
-    found["forget01_perturbed"] = read(tofu / "forget01_perturbed.jsonl")
-    return found | {name: spaced(read(tofu / f"{name}.jsonl"), count) for name, count in ASKED.items()}
+    for name in ("forget01", *ASKED):
+        found[f"{name}_perturbed"] = read(tofu / f"{name}_perturbed.jsonl")
+    found["retain_perturbed"] = found["retain_perturbed"][slice(*RETAIN)]  # of authors that were taught
+    return found | {f"{name}_perturbed": spaced(found[f"{name}_perturbed"], count) for name, count in ASKED.items()}
 
 
 def spaced(rows: Rows, count: int) -> Rows:

@@ -116,7 +116,13 @@ def added(before: Found, run: Found) -> Found:
     others = [each for each in networks.get(run["name"], {}).get("runs", []) if each["seed"] != run["seed"]]
     shown = {**run, "tofu": {"forget_quality": run["measures"]["forget_quality"]}, "disruption": None}
     runs = sorted([*others, shown], key=lambda each: each["seed"])
-    networks[run["name"]] = {"control": False, "destroyed": None, "runs": runs, "intervals": intervals(runs)}
+    networks[run["name"]] = {
+        "control": False,
+        "destroyed": None,
+        "failed": {},
+        "runs": runs,
+        "intervals": intervals(runs),
+    }
     return {"networks": networks}
 
 
