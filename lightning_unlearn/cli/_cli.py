@@ -120,6 +120,12 @@ class SaveConfig(SaveConfigCallback):
     """Write the merged configuration beside the report: running it again reproduces the report."""
 
     @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Beside the logs as well, if there are any: without a logger, their folder is the one a user works in."""
+        self.save_to_log_dir = self.save_to_log_dir and bool(trainer.loggers)
+        super().setup(trainer, pl_module, stage)
+
+    @override
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """The fit writes ``config.yaml``; checks that run alone write ``config-validate.yaml`` or ``config-test.yaml``."""
         name = "config.yaml" if stage == TrainerFn.FITTING else f"config-{TrainerFn(stage).value}.yaml"

@@ -283,6 +283,14 @@ def test_the_report_holds_the_configuration_and_checks_alone_leave_it_there() ->
     assert "verbose" in yaml.safe_load(Path("report/config-validate.yaml").read_text())
 
 
+def test_without_a_logger_a_configuration_in_the_working_folder_stays_the_users() -> None:
+    run, arguments = ours()
+    Path("config.yaml").write_text(mine := "trainer: {logger: false}\n")
+    run(["fit", *arguments, "--config", "config.yaml"])
+    assert Path("config.yaml").read_text() == mine
+    assert Path("report/config.yaml").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [ours, nested], ids=lambda way: way.__name__)
 def test_resumed_equals_uninterrupted(way: Way) -> None:
