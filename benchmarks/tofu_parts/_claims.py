@@ -112,11 +112,14 @@ class Bound:
     measure: str
     least: float
 
-    def checked(self, values: Mapping[str, Mapping[str, Sequence[float]]], methods: Sequence[str]) -> dict[str, Any]:
+    def checked(
+        self, values: Mapping[str, Mapping[str, Sequence[float | None]]], methods: Sequence[str]
+    ) -> dict[str, Any]:
         """By how many methods' intervals."""
-        there = {name: values[name][self.measure] for name in methods if self.measure in values.get(name, {})}
-        above = [name for name, (_, low, _) in there.items() if low > self.least]
-        below = [name for name, (_, _, high) in there.items() if high < self.least]
+        found = {name: values.get(name, {}).get(self.measure, [None]) for name in methods}
+        there = {name: ends for name, ends in found.items() if None not in ends}
+        above = [name for name, (_, low, _) in there.items() if low > self.least]  # type: ignore[operator]
+        below = [name for name, (_, _, high) in there.items() if high < self.least]  # type: ignore[operator]
         verdict = "held" if len(above) == len(there) else "did not hold" if below else "undecided"
         return {
             "claim": self.words,

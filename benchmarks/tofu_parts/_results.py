@@ -178,7 +178,8 @@ def _mark_destroyed(shown: dict[str, Found]) -> None:
     whole = shown[ORIGINAL.name]["intervals"].get("utility", [None])[0]
     for found in shown.values():
         left = found["intervals"].get("utility", [None])[0]
-        found["destroyed"] = None if whole is None or left is None else left < DESTROYED * whole
+        # A utility that is not a number is none.
+        found["destroyed"] = None if whole is None else left is None or left < DESTROYED * whole
 
 
 def _number(value: float) -> float | None:

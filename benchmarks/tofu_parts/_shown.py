@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ def table(results: Found) -> str:
 def ordered(results: Found) -> dict[str, Found]:
     """Those that have been judged: methods first, the nearest to the retain model before others."""
     judged = {name: of for name, of in results["networks"].items() if of["runs"]}
-    return dict(sorted(judged.items(), key=lambda one: (one[1]["control"], one[1]["intervals"]["distance"][0])))
+    return dict(sorted(judged.items(), key=lambda one: (one[1]["control"], _distance(one[1]))))
+
+
+def _distance(of: Found) -> float:
+    found = of["intervals"]["distance"][0]
+    return math.inf if found is None else float(found)
 
 
 def _row(name: str, of: Found) -> list[str]:

@@ -233,8 +233,9 @@ def test_a_published_claim_is_about_what_is_run_and_measured(claim: Claim) -> No
     ("ends", "verdict"), [((0.6, 0.9), "held"), ((0.1, 0.4), "did not hold"), ((0.4, 0.9), "undecided")]
 )
 def test_a_bound_holds_if_all_methods_are_above_it(ends: tuple[float, float], verdict: str) -> None:
-    values = {"a": {"recovery 100": [0.9, 0.8, 1.0]}, "b": {"recovery 100": [0.5, *ends]}}
-    assert BOUNDS[0].checked(values, ["a", "b"])["verdict"] == verdict
+    values: dict[str, Any] = {"a": {"recovery 100": [0.9, 0.8, 1.0]}, "b": {"recovery 100": [0.5, *ends]}}
+    values["forgot nothing"] = {"recovery 100": [None, None, None]}
+    assert BOUNDS[0].checked(values, ["a", "b", "forgot nothing", "not run"])["verdict"] == verdict
 
 
 # What is shown, and all of it in little
@@ -252,6 +253,8 @@ def shown(name: str, distance: float, **more: Any) -> dict[str, Any]:
 
 def test_the_table_shows_the_nearest_first_then_controls_and_marks_what_is_destroyed() -> None:
     networks = shown("far", 0.9, destroyed=True) | shown("noise", 0.0, control=True) | shown("near", 0.1)
+    networks |= shown("broken", 0.0, control=True)
+    networks["broken"]["intervals"] |= {"distance": [None, None, None]}
     networks |= {"unfinished": {**networks["near"], "runs": [], "failed": {"fit, seed 0": "it broke"}}}
     found = {"one": "near", "other": "NPO", "value": -0.3, "low": -0.4, "high": -0.2, "share": 1.0}
     claim = {"claim": "c", "source": "s", "measure": "ks", "verdict": "did not hold", "differences": [found]}
@@ -263,7 +266,7 @@ def test_the_table_shows_the_nearest_first_then_controls_and_marks_what_is_destr
         "claims": [claim],
         "skipped": {"gone": "no such part"},
     }
-    assert list(ordered(results)) == ["near", "far", "noise"]
+    assert list(ordered(results)) == ["near", "far", "noise", "broken"]
     text = table(results)
     assert "| far (destroyed) | 1e-09" in text
     assert "below, near -0.30 (-0.40 to -0.20). Above, far +0.30 (+0.20 to +0.40)" in text
