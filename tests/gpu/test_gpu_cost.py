@@ -93,9 +93,9 @@ class Quiet(SomebodysModule):
 
 PARTS: dict[str, tuple[Any, int]] = {
     # How often a step may wait for the device beyond the fit without us.
-    "plain": (lambda: [forgetting()], 8),
-    "guard": (lambda: [forgetting(), StepGuard(NoChange(), History(4))], 30),
-    "quantized": (lambda: [forgetting(under={"int4": Quantize(4)})], 40),
+    "plain": (lambda: [forgetting()], 32),
+    "guard": (lambda: [forgetting(), StepGuard(NoChange(), History(4))], 70),
+    "quantized": (lambda: [forgetting(under={"int4": Quantize(4)})], 60),
 }
 
 
