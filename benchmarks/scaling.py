@@ -1,6 +1,6 @@
 """How cost grows: time and memory over rows, tokens, vocabulary, width, directions, probes, attacks, and processes.
 
-    python benchmarks/scaling.py                    # all, about half an hour on a busy core
+    python benchmarks/scaling.py                    # all, about ten minutes of one core
     python benchmarks/scaling.py --axes rows tokens
     python benchmarks/scaling.py --reprint          # tables and figure of the results on disk
 
@@ -41,6 +41,7 @@ PROCESSES = (1, 2)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--axes", nargs="+", default=[*AXES, "processes"], choices=[*AXES, "processes"])
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where results are written; the figure beside")
     parser.add_argument("--reprint", action="store_true", help="print the tables of the results on disk")
     parser.add_argument("--one", help="what a process of its own measures, as JSON")
     arguments = parser.parse_args()
@@ -48,15 +49,15 @@ def main() -> None:
         print("RESULT " + json.dumps(one(**json.loads(arguments.one))))
         return
     if not arguments.reprint:
-        measure(arguments.axes)
+        measure(arguments.axes, arguments.out)
     from scaling_parts._shown import figure, shown
 
-    found = json.loads(RESULTS.read_text())
-    figure(found, RESULTS.with_suffix(".png"))
+    found = json.loads(arguments.out.read_text())
+    figure(found, arguments.out.with_suffix(".png"))
     print(shown(found))
 
 
-def measure(axes: list[str]) -> None:
+def measure(axes: list[str], out: Path) -> None:
     from run_config import commit, machine
     from scaling_parts._traffic import GUARDS
 
@@ -67,13 +68,13 @@ def measure(axes: list[str]) -> None:
             values = [*([0] if axis in WITHOUT else []), *AXES[axis][1]]
             new = {way: in_a_process_of_its_own(way=way, axis=axis, values=values) for way in AXES[axis][2]}
         # Read again: axes may be measured side by side.
-        found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"axes": {}, "traffic": {}}
+        found = json.loads(out.read_text()) if out.exists() else {"axes": {}, "traffic": {}}
         found |= {"commit": commit(), "machine": machine(), "estimates": estimates()}
         if axis == "processes":
             found["traffic"] = new
         else:
             found["axes"][axis] = new
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def in_a_process_of_its_own(**what: Any) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--reprint", action="store_true", help="print the table of the results on disk")
     parser.add_argument("--by-hand", nargs=2, help="model and folder: what a process of its own runs")
     arguments = parser.parse_args()
@@ -51,14 +52,14 @@ def main() -> None:
         by_hand(*arguments.by_hand)
         return
     if not arguments.reprint:
-        measure(arguments.models, arguments.turns)
-    print(table(json.loads(RESULTS.read_text())["models"]))
+        measure(arguments.models, arguments.turns, arguments.out)
+    print(table(json.loads(arguments.out.read_text())["models"]))
 
 
-def measure(models: list[str], turns: int) -> None:
+def measure(models: list[str], turns: int, out: Path) -> None:
     from run_config import commit, machine
 
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"models": {}}
+    found = json.loads(out.read_text()) if out.exists() else {"models": {}}
     found |= {"commit": commit(), "machine": machine()}
     for model in models:
         runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
@@ -67,7 +68,7 @@ def measure(models: list[str], turns: int) -> None:
                 runs[way].append(job(way, model))
                 print(model, way, runs[way][-1], flush=True)
         found["models"][model] = runs
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def job(way: str, model: str) -> dict[str, Any]:
