@@ -38,7 +38,7 @@ class Merge(Attack):
         NotImplementedError: Under FSDP1 and DeepSpeed.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> layer = nn.Linear(1, 1, bias=False)
         >>> _ = layer.weight.data.fill_(8.0)
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -54,4 +54,4 @@ def check_bits(bits: int, group_size: object) -> None:
     check_between("bits", bits, 2, 16)
     check_whole("bits", bits)
     if group_size is not None:
-        check_whole("group_size", group_size, why=", or `None` for a scale per row")  # type: ignore[arg-type]
+        check_whole("group_size", group_size, why=", or `None` for a scale per row")

@@ -23,7 +23,19 @@ MADE_BY_US = {
     *("Likelihood", "HiddenStates", "PairedPrediction", "Probe", "Record", "RowSet", "ResumableLoader"),
     *("ForgetStream", "ExampleGradients", "Examples", "Step", "Layout", "CodeFlips", "Decodability"),
     *("AcrossSeeds", "BlindBaseline", "Bracket", "Change", "Compared", "Comparison", "Cost", "Decay", "Effectivity"),
-    *("FactsGained", "Method", "Oscillation", "ProbedLayer", "ProbedLayers", "Retention", "Steps", "Told", "Transfer"),
+    *(
+        "EntityCurve",
+        "FactsGained",
+        "Forgetting",
+        "Method",
+        "Oscillation",
+        "ProbedLayer",
+        "ProbedLayers",
+        "Retention",
+        "Steps",
+        "Told",
+        "Transfer",
+    ),
 }
 PEOPLE = FileRecords("bundled:people")
 REQUIRED: dict[str, dict[str, Any]] = {
