@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from copy import deepcopy
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +20,7 @@ from safetensors.torch import save_model
 from scipy.stats import hmean, ks_2samp
 
 from lightning_unlearn import PretrainedCausalLM, TinyCausalLM
+from lightning_unlearn.cli._script import script
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = 12
@@ -267,9 +269,20 @@ def test_rotations_that_older_transformers_would_get_wrong_are_refused() -> None
         for_older_transformers(Path())
 
 
+AUDIT = ROOT / "benchmarks" / "peer" / "audit.yaml"
+
+
+def test_the_audit_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it: what is not there is the model."""
+    arguments = ["--model=./nowhere", "--original=./nowhere", "--control=./nowhere", "--encoding=bundled"]
+    monkeypatch.setattr(sys, "argv", ["lightning-unlearn", "audit", f"--config={AUDIT}", *arguments])
+    with pytest.raises(SystemExit, match="Found './nowhere': no such folder"):
+        script()
+
+
 def test_the_audit_is_that_of_our_benchmark() -> None:
     """With rates and steps as the benchmark's own judges."""
-    config = yaml.safe_load((ROOT / "benchmarks" / "peer" / "audit.yaml").read_text())
+    config = yaml.safe_load(AUDIT.read_text())
     panel = pytest.importorskip("tofu_parts._settings").SETTINGS["smollm2"].judges
     ours = {name: attack["init_args"] for name, attack in config["attacks"].items()}
     for name, judge in zip(("relearn_full", "relearn_adapter", "int4", "nf4"), panel.values(), strict=True):
