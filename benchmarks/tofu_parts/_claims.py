@@ -133,7 +133,7 @@ class Bound:
 
 BOUNDS = (
     Bound(
-        "Up to 100 steps of relearning or 4 bits bring back more than half",
+        "Relearning or 4 bits bring back more than half of what a plain method took",
         f"{JOGGED}; {QUANTISED}",
         "recovery 100",
         0.5,

@@ -73,8 +73,8 @@ class TOFUData(ForgetRetainData):
         if self.split.holdout is not None:
             probes["holdout"] = part("holdout", loader)
         super().__init__(
-            retain=part("retain", retain_loader or loader),  # type: ignore[arg-type]  # see `DataSource`
-            forget=part("forget", loader),  # type: ignore[arg-type]
+            retain=part("retain", retain_loader or loader),
+            forget=part("forget", loader),
             order=order,
             seed=seed,
             probes=probes,
