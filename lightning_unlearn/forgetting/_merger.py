@@ -109,7 +109,7 @@ class Merger:
         forget, retain, gramian, mean = self._rows(loss, batches, params, accumulate)
         # Only the retain gradient can be infinite here, and only under a gradient scaler, which then skips this step.
         # Every rank sees the same Gramian, so all of them merge, or none does.
-        if bool(gramian.isfinite().all()):
+        if self._engine.scaler() is None or bool(gramian.isfinite().all()):
             self._show_losses(mean)
             combine_(params, [forget, retain], self._weights(gramian))
         self._retain_losses.clear()
@@ -147,8 +147,10 @@ class Merger:
 
     def _refuse_not_finite(self, forget: Tensor, gramian: Tensor) -> None:
         # Under a gradient scaler, infinite gradients are no error: it skips the step, and lowers its factor.
-        finite = self._engine.scaler() is not None or bool(gramian.diagonal().isfinite().all())
-        if bool(forget.isfinite()) and finite:
+        finite = forget.isfinite()
+        if self._engine.scaler() is None:
+            finite = finite & gramian.diagonal().isfinite().all()
+        if bool(finite):  # asked once: each question waits for the device
             return
         culprit = "forget loss" if not bool(forget.isfinite()) else "forget or retain gradient"
         norms = gramian.diagonal().tolist()

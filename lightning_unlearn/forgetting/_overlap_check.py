@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lightning_unlearn.readouts import Readout
+from lightning_unlearn.runtime import in_main_memory
 
 
 class OverlapCheck:
@@ -20,13 +21,13 @@ class OverlapCheck:
     def saw_forget(self, batches: Iterable[Any]) -> None:
         """Remember the examples of forget micro-batches."""
         for batch in batches:
-            self._forget.update(self._readout.contents(batch))
+            self._forget.update(self._readout.contents(in_main_memory(batch)))
         self._refuse()
 
     def saw_retain(self, batch: Any) -> None:
         """Remember the examples of a retain micro-batch, if the readout can read it."""
         try:
-            self._retain.update(self._readout.contents(batch))
+            self._retain.update(self._readout.contents(in_main_memory(batch)))
         except (ValueError, TypeError, KeyError, AttributeError):
             return  # the user's own kind of batch, which only their `training_step` understands: it cannot be checked
         self._refuse()

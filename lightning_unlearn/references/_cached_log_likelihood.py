@@ -12,7 +12,7 @@ from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference, refuse_other_kind
 from lightning_unlearn.references._cache_file import CacheFile, make_writable
 from lightning_unlearn.references._origin import origin_of
-from lightning_unlearn.runtime import eval_without_grad, on_every_rank
+from lightning_unlearn.runtime import eval_without_grad, in_main_memory, on_every_rank
 
 
 class CachedLogLikelihood(Reference):
@@ -65,11 +65,11 @@ class CachedLogLikelihood(Reference):
             )
         if self.folder is None:
             for batch in batches:
-                self.add(self._nll_by_key(readout, batch, readout.keys(batch)))
+                self.add(self._nll_by_key(readout, batch, readout.keys(in_main_memory(batch))))
             return
         with CacheFile(self.folder, origin_of(self.network, readout)) as file:
             for batch in batches:
-                keys = readout.keys(batch)
+                keys = readout.keys(in_main_memory(batch))
                 # If one rank has to run a sharded network, all have to.
                 if not all(on_every_rank(file.known.keys() >= set(keys))):
                     file.append(self._nll_by_key(readout, batch, keys))
@@ -93,7 +93,7 @@ class CachedLogLikelihood(Reference):
 
     @override
     def __call__(self, readout: Readout, batch: Any) -> KnownLikelihood:
-        keys = readout.keys(batch)
+        keys = readout.keys(in_main_memory(batch))
         if missing := [k for k in keys if k not in self._nll]:
             raise KeyError(
                 f"Every forget example should have been there when the reference was cached. Found {len(missing)} of "

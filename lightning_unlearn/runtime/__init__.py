@@ -10,6 +10,7 @@ from lightning_unlearn.runtime._folders import writable_folder
 from lightning_unlearn.runtime._interrupts import interruptible, uninterrupted
 from lightning_unlearn.runtime._kept_tensors import KeptTensors
 from lightning_unlearn.runtime._logging import without_logging
+from lightning_unlearn.runtime._main_memory import in_main_memory
 from lightning_unlearn.runtime._misfit import Misfit
 from lightning_unlearn.runtime._modes import eval_mode, eval_without_grad
 from lightning_unlearn.runtime._packages import in_each_package, lightning_class
@@ -37,6 +38,7 @@ __all__ = [
     "exit_as_terminated",
     "hash_of",
     "in_each_package",
+    "in_main_memory",
     "inherit_from_both_packages",
     "interruptible",
     "is_sharded",
