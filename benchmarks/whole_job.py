@@ -225,7 +225,9 @@ def table(models: dict[str, Any]) -> str:
     lines = ["| | CPU s | over by hand | wall s | GB | over by hand |", "|" + "---|" * 6]
     for model, runs in models.items():
         middle = {
-            w: {k: statistics.median(r[k] for r in runs[w]) for k in ("cpu_s", "wall_s", "gigabytes")} for w in WAYS
+            w: {k: statistics.median(r[k] for r in runs[w]) for k in ("cpu_s", "wall_s", "gigabytes")}
+            for w in WAYS
+            if runs.get(w)
         }
         plain = middle["by hand"]
         for way, m in middle.items():

@@ -163,9 +163,11 @@ WAYS: dict[str, Callable[[Size], dict[str, float]]] = {"plain": plain_step, "our
 
 def measured(way: str, size: Size) -> dict[str, float]:
     """Of one point, in a process whose peak of memory is started anew."""
+    import ctypes
     import gc
 
     gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory kept from the last point would be used again, and count for nobody
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
     before = _kilobytes("VmRSS")

@@ -29,7 +29,7 @@ def curves(axis: str, points: dict[str, dict[str, float]]) -> tuple[list[int], d
     """Sizes, and what was measured of each, less what is there without any of it."""
     sizes = sorted(int(v) for v in points if v != "0")
     floor = points.get("0", {}) if axis in WITHOUT else {}
-    keys = ("seconds", "gigabytes", "flops")
+    keys = [key for key in ("seconds", "gigabytes", "flops") if key in points[str(sizes[0])]]
     return sizes, {key: [points[str(v)][key] - floor.get(key, 0) for v in sizes] for key in keys}
 
 
@@ -45,7 +45,7 @@ def _row(axis: str, way: str, points: dict[str, dict[str, float]]) -> list[str]:
         f"{sizes[0]}, {sizes[-1]}",
         _span(slope(sizes, values["seconds"])),
         _number(ends["seconds"]),
-        _span(slope(sizes, values["gigabytes"])),
+        _span(slope(sizes, values["gigabytes"]) if "gigabytes" in values else None),
         _span(slope(sizes, values["flops"])),
         _number(ends["flops"]),
         "**yes**" if faster else "no",
@@ -98,7 +98,8 @@ def figure(found: dict[str, Any], path: Path) -> None:
         for way, points in found["axes"][axis].items():
             sizes, values = curves(axis, points)
             for panel, key in zip(panels[:, column], ("seconds", "gigabytes"), strict=True):
-                panel.loglog(sizes, values[key], "o-", label=way, base=2)
+                if key in values:
+                    panel.loglog(sizes, values[key], "o-", label=way, base=2)
                 panel.set_xlabel(axis)
         panels[0, column].legend(fontsize=7)
     panels[0, 0].set_ylabel("CPU seconds")
