@@ -51,7 +51,7 @@ def leading(report: RobustnessReport, which: Literal["worst", "worst_deployment"
     held = report.summary[_HELD_OUT[which]]
     if largest is None or held is None:
         return None if largest is None else Leading(largest.shown, largest, [largest])
-    number = Interval(**{name: held[name] for name in ("value", "low", "high", "unbounded", "method", "entities")})
+    number = Interval(**{name: value for name, value in held.items() if name != "choices"})
     one, other = (worst_place(report, choice) for choice in held["choices"])
     assert one is not None
     assert other is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from lightning_unlearn.report.analysis.over_time import HALF
 from lightning_unlearn.report.render._alt import curves_in_words
 from lightning_unlearn.report.render._draw import STEP_OF_RUN, label_axes
 from lightning_unlearn.report.render._heat import DARKEST, HeatCell, HeatMap
@@ -95,12 +96,12 @@ def _typical(times: Sequence[float], curves: Sequence[Mapping[str, Any]]) -> lis
 
 
 def _share_of(curves: Sequence[Mapping[str, Any]], place: int) -> float:
-    return sum(curve["shares"][place] <= 0.5 for curve in curves) / len(curves)
+    return sum(bool(curve["shares"][place] <= HALF) for curve in curves) / len(curves)
 
 
 def _again(curves: Sequence[Mapping[str, Any]], place: int, time: float) -> float:
     had_been = [c for c in curves if c["forgotten_at"] is not None and c["forgotten_at"] < time]
-    return sum(curve["shares"][place] > 0.5 for curve in had_been) / len(curves)
+    return sum(bool(curve["shares"][place] > HALF) for curve in had_been) / len(curves)
 
 
 def _draw_entities(
@@ -110,7 +111,7 @@ def _draw_entities(
         name = "each entity" if number == 0 else None
         axes.plot(*zip(*line, strict=True), color=LIGHT["grey"], linewidth=0.8, alpha=0.6, marker="none", label=name)
     axes.plot(*zip(*typical, strict=True), color=LIGHT["student"], linewidth=2.0, marker="o", label="median")
-    axes.axhline(0.5, color=LIGHT["attack-0"], linewidth=1.0, linestyle=(0, (4, 3)), label="half")
+    axes.axhline(HALF, color=LIGHT["attack-0"], linewidth=1.0, linestyle=(0, (4, 3)), label="half")
     _share_axis(axes, "share that is left", [share for line in lines for _, share in line])
 
 

@@ -188,7 +188,7 @@ def test_whatever_the_statistics_add_to_the_summary_is_shown() -> None:
     place = {"attack": "relearn", "point": 5, "unit": "step"}
     made.summary.update(
         {
-            "held_out": {"value": 0.25, "low": 0.125, "high": None, "choices": [place, place]},
+            "held_out": {"value": 0.25, "low": 0.125, "high": None, "choices": [{**place, "point": 1}] * 2},
             "least_effort": {"attack": "relearn", "steps": 100.0, "reached": False, "words": "> 100"},
             "front": {"utility": 0.5, "robustness": 0.0},
             "nothing": None,

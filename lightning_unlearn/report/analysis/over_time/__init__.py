@@ -11,7 +11,7 @@ from lightning_unlearn.report.analysis.over_time._acquisition import (
 from lightning_unlearn.report.analysis.over_time._brackets import Bracket, brackets
 from lightning_unlearn.report.analysis.over_time._by_fact import FactsGained, facts_gained
 from lightning_unlearn.report.analysis.over_time._depth import unlearning_depth
-from lightning_unlearn.report.analysis.over_time._forgotten import EntityCurve, Forgetting, forgetting
+from lightning_unlearn.report.analysis.over_time._forgotten import HALF, EntityCurve, Forgetting, forgetting
 from lightning_unlearn.report.analysis.over_time._oscillation import Oscillation, oscillation
 from lightning_unlearn.report.analysis.over_time._over_time import over_time
 from lightning_unlearn.report.analysis.over_time._retention import Retention, retention_curves
@@ -30,6 +30,7 @@ __all__ = [
     "EntityCurve",
     "FactsGained",
     "Forgetting",
+    "HALF",
     "Oscillation",
     "Retention",
     "Series",
