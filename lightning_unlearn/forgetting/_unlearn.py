@@ -286,6 +286,6 @@ class Unlearn(EndingCallback):
 
     def _start_anew(self) -> None:
         """Nothing is left of an earlier fit, or of the run of a tuner."""
-        self._private: PrivateStep | None = None
+        self._private = None
         self._steps, self._restored = {"merged": 0, "taken": 0}, {}
-        self._step_log: dict[str, Tensor] = {}
+        self._step_log = {}

@@ -50,8 +50,12 @@ def split_rows(both: Prediction, size: int) -> tuple[Prediction, Prediction]:
     """
     rows = int((both.example < size).sum())  # they are in the order of the examples
     sizes = [rows, len(both.labels) - rows]
-    # `split`, whose backward joins the parts once; slices would fill a tensor with zeros for each.
-    logits, labels, example = (t.split(sizes) for t in (both.logits, both.labels, both.example))
+    scores = vars(both)["logits"]
+    # `split`, whose backward joins the parts once; slices would fill a tensor with zeros for each. Logits that are not
+    # computed yet are of another class, and stay so.
+    here = torch.arange(len(both.labels), device=both.labels.device).split(sizes)
+    logits = scores.split(sizes) if type(scores) is Tensor else [scores[index] for index in here]
+    labels, example = both.labels.split(sizes), both.example.split(sizes)
     features = (None, None) if both.features is None else both.features.split(sizes)
     first = replace(both, logits=logits[0], labels=labels[0], example=example[0], batch_size=size, features=features[0])
     second = replace(

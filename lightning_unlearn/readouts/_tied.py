@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,23 +16,42 @@ from lightning_unlearn.runtime import is_sharded
 
 @contextmanager
 def tied_cheaply(network: nn.Module, head: nn.Module | None) -> Iterator[None]:
-    """Save one vocabulary-sized tensor per backward pass of a network whose ``head`` and embedding share their weight.
+    """Save two vocabulary-sized tensors per backward pass of a network whose ``head`` and embedding share their weight.
 
     Autograd sums the weight's gradients from both. The head's, from :func:`torch.nn.functional.linear`, is a view, to
     which autograd never adds in place, so the sum takes new memory. Here the head gives a tensor of its own, and the sum
-    is made in place. Values are the same. Heads that are sharded, compiled, watched by a function mode, run in mixed
-    precision or have another ``forward`` are left as they are.
+    is made in place. The embedding's is zero but for the rows of the batch's tokens: these alone are added. Values are the
+    same. Heads that are sharded, compiled, watched by a function mode, run in mixed precision or have another ``forward``
+    are left as they are; so are embeddings with settings beside ``padding_idx``, or in half precision, where the sum of a
+    token's rows would be rounded at each addition.
     """
     if head is None or not _is_tied(network, head):
         yield
         return
-    run: Any = _Head.apply
+    run, look_up, pass_ = _as_any(_Head.apply), _as_any(_LookUp.apply), _Pass()
     # On the instance, so that module and class stay the same; hooks of the head run around `forward` as before.
-    head.__dict__["forward"] = lambda hidden: run(hidden, head.weight, head.bias)
+    head.__dict__["forward"] = lambda hidden: run(hidden, head.weight, head.bias, pass_)
+    embedding = _plain_embedding(network, head)
+    if embedding is not None:
+        padding = -1 if embedding.padding_idx is None else embedding.padding_idx
+        embedding.__dict__["forward"] = lambda index: look_up(index, embedding.weight, padding, pass_)
     try:
         yield
     finally:
         del head.__dict__["forward"]
+        if embedding is not None:
+            del embedding.__dict__["forward"]
+
+
+@dataclass
+class _Pass:
+    """A forward pass and its backward.
+
+    Args:
+        head_has_given: Whether the head has given its gradient in backward, which is dense.
+    """
+
+    head_has_given: bool = False
 
 
 class _Head(torch.autograd.Function):
@@ -39,17 +59,38 @@ class _Head(torch.autograd.Function):
 
     @staticmethod
     @override
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, pass_: _Pass) -> Tensor:
         ctx.save_for_backward(hidden, weight)
+        ctx.pass_ = pass_
         return F.linear(hidden, weight, bias)
 
     @staticmethod
     @override
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         hidden, weight = ctx.saved_tensors
+        ctx.pass_.head_has_given = True
         rows, seen = grad.reshape(-1, grad.shape[-1]), hidden.reshape(-1, hidden.shape[-1])
         # The product `rows.T @ seen` is new memory: that is the whole point.
-        return grad @ weight, rows.T @ seen, rows.sum(0) if ctx.needs_input_grad[2] else None
+        return grad @ weight, rows.T @ seen, rows.sum(0) if ctx.needs_input_grad[2] else None, None
+
+
+class _LookUp(torch.autograd.Function):
+    """An embedding whose gradient is sparse, where it is added to the head's: autograd adds it in place, row by row."""
+
+    @staticmethod
+    @override
+    def forward(ctx: Any, index: Tensor, weight: Tensor, padding: int, pass_: _Pass) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows, ctx.padding, ctx.pass_ = len(weight), padding, pass_
+        return F.embedding(index, weight)
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None]:
+        (index,) = ctx.saved_tensors
+        # A loss that does not go through the head has no dense gradient to add to, and optimizers want one.
+        sparse = ctx.pass_.head_has_given and not torch.is_grad_enabled()
+        return None, torch.ops.aten.embedding_backward(grad, index, ctx.rows, ctx.padding, False, sparse), None, None
 
 
 def _is_tied(network: nn.Module, head: nn.Module) -> bool:
@@ -60,6 +101,20 @@ def _is_tied(network: nn.Module, head: nn.Module) -> bool:
     trained = head.weight.requires_grad and torch.is_grad_enabled()
     plain = not torch.is_autocast_enabled(head.weight.device.type) and not _is_wrapped(network)
     return trained and plain and is_tied(network)
+
+
+def _plain_embedding(network: nn.Module, head: nn.Linear) -> nn.Embedding | None:
+    """The embedding that shares the head's weight, if nothing but its rows goes into what it gives."""
+    found = [m for m in network.modules() if type(m) is nn.Embedding and m.weight is head.weight]
+    if len(found) != 1 or head.weight.dtype not in (torch.float32, torch.float64):
+        return None
+    embedding = found[0]
+    plain = embedding.max_norm is None and not embedding.scale_grad_by_freq and not embedding.sparse
+    return embedding if plain and "forward" not in embedding.__dict__ else None
+
+
+def _as_any(function: Any) -> Any:
+    return function
 
 
 def _is_wrapped(network: nn.Module) -> bool:
