@@ -31,7 +31,7 @@ def tied_cheaply(network: nn.Module, head: nn.Module | None) -> Iterator[None]:
     run, look_up, pass_ = _as_any(_Head.apply), _as_any(_LookUp.apply), _Pass()
     # On the instance, so that module and class stay the same; hooks of the head run around `forward` as before.
     head.__dict__["forward"] = lambda hidden: run(hidden, head.weight, head.bias, pass_)
-    embedding = _plain_embedding(network, head)
+    embedding = _plain_embedding(network, head.weight)
     if embedding is not None:
         padding = -1 if embedding.padding_idx is None else embedding.padding_idx
         embedding.__dict__["forward"] = lambda index: look_up(index, embedding.weight, padding, pass_)
@@ -103,10 +103,10 @@ def _is_tied(network: nn.Module, head: nn.Module) -> bool:
     return trained and plain and is_tied(network)
 
 
-def _plain_embedding(network: nn.Module, head: nn.Linear) -> nn.Embedding | None:
+def _plain_embedding(network: nn.Module, weight: Any) -> nn.Embedding | None:
     """The embedding that shares the head's weight, if nothing but its rows goes into what it gives."""
-    found = [m for m in network.modules() if type(m) is nn.Embedding and m.weight is head.weight]
-    if len(found) != 1 or head.weight.dtype not in (torch.float32, torch.float64):
+    found = [m for m in network.modules() if type(m) is nn.Embedding and m.weight is weight]
+    if len(found) != 1 or weight.dtype not in (torch.float32, torch.float64):
         return None
     embedding = found[0]
     plain = embedding.max_norm is None and not embedding.scale_grad_by_freq and not embedding.sparse
