@@ -229,14 +229,17 @@ def measure_here(variant: str, steps: int) -> dict[str, list[float]]:
     way, objective, training = variant.split(":")
     sweep: list[float] = []
     gc.collect()
+    before = 0  # what earlier variants have left behind, if anything
     if SETTING.device == "cuda":
         torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
     seconds = []
     for number, second in enumerate(runs(sweep)[way](objective, training, WARM_UP + steps)):
         seconds.append(round(second, 5))
         if SETTING.device == "cuda" and number == WARM_UP - 1 and not way.startswith("ours"):
             torch.cuda.reset_peak_memory_stats()  # ours gives its seconds after the fit, and does this in the fit
-    peak = torch.cuda.max_memory_allocated() / 2**30 if SETTING.device == "cuda" else 0.0
+    peak = (torch.cuda.max_memory_allocated() - before) / 2**30 if SETTING.device == "cuda" else 0.0
     return {"seconds": seconds[WARM_UP:], "gigabytes": [round(peak, 3)], "sweep": sweep}
 
 

@@ -131,6 +131,12 @@ def untied() -> nn.Module:
     return small_gpt2(tie_word_embeddings=False, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
 
 
+def checkpointed() -> nn.Module:
+    network = family("gpt2")
+    network.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    return network
+
+
 def dropping() -> nn.Module:
     return small_gpt2()  # dropout of 0.1
 
@@ -147,6 +153,7 @@ FITS: dict[str, dict[str, Any]] = {
     "random labels": {"objective": RandomLabel()},
     "retained by kl": {"module": {"retain": KLToReference()}},
     "untied": {"network": untied},
+    "checkpointed": {"network": checkpointed},
     "lora": {"network": lambda: family("gpt2", lora=True)},
     "accumulation": {"trainer": {"accumulate_grad_batches": 3, "max_steps": 2}},
     "clipping": {"trainer": {"gradient_clip_val": 0.1}},

@@ -60,6 +60,30 @@ def test_the_gradient_is_the_same_and_dense(kind: str, loss: Any) -> None:
     assert_close(found["cheap"], found["plain"], rtol=0, atol=1e-12)
 
 
+def test_a_weight_that_is_used_a_third_time_gets_all_of_its_gradient() -> None:
+    found = []
+    for cheap in (False, True):
+        net = network("gpt2")
+        with tied_cheaply(net, net.lm_head) if cheap else nullcontext():
+            output = net(TOKENS, output_hidden_states=True)
+        third = output.hidden_states[0].detach() @ net.lm_head.weight.T
+        (output.logits.square().mean() + third.square().mean()).backward()
+        found.append(net.lm_head.weight.grad)
+    assert_close(*found, rtol=0, atol=1e-12)
+
+
+def test_two_forward_passes_in_one_backward() -> None:
+    found = []
+    for cheap in (False, True):
+        net, losses = network("gpt2"), []
+        for rows in (TOKENS, TOKENS.flip(1)):
+            with tied_cheaply(net, net.lm_head) if cheap else nullcontext():
+                losses.append(net(rows).logits.square().mean())
+        sum(losses).backward()
+        found.append(net.lm_head.weight.grad)
+    assert_close(*found, rtol=0, atol=1e-12)
+
+
 class Shapes(TorchDispatchMode):
     """Counts new tensors as large as the vocabulary's weight."""
 
