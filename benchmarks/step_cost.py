@@ -14,11 +14,11 @@ timed steps of all turns; memory is the peak resident size of the process, some 
 backward pass over the sum, Hugging Face's loss; `joint_fused` is the same with torch's fused AdamW, which ours takes, too.
 `by_hand` is a loop that somebody writes in ten lines: the losses of `joint` in two backward passes, and fused AdamW.
 `plain` is fine-tuning on the retain rows and the forget rows, without any unlearning. `ours_checkpointed` is ours with
-activation checkpointing, `ours_two_passes` ours with `TwoPasses()`. `ours_under` takes the forget gradient also under three
-steps of relearning, every second step: of all weights in full fine-tuning, by an adapter beside the trained one under LoRA.
-Its seconds are means of two steps. What ours computes once before the first step (the original's likelihood of every forget
-row, one forward pass each, kept on disk if you like) is not in a step; it is printed as `sweep`. Writes
-`benchmarks/results/step_cost.json`.
+activation checkpointing, `ours_two_passes` ours with `TwoPasses()`, `ours_one_pass` with one, whatever it takes.
+`ours_under` takes the forget gradient also under three steps of relearning, every second step: of all weights in full
+fine-tuning, by an adapter beside the trained one under LoRA. Its seconds are means of two steps. What ours computes once
+before the first step (the original's likelihood of every forget row, one forward pass each, kept on disk if you like) is
+not in a step; it is printed as `sweep`. Writes `benchmarks/results/step_cost.json`.
 
 With `--device cuda` all variants run in this process, in turns, each on a network made on the device; memory is torch's peak
 of allocated memory after the warm-up. `--model llama-1b` is Llama 3.2 1B's configuration with random weights: only costs are
@@ -44,9 +44,10 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", ROOT.parent / "shared" / "data")) / "tofu"
 OBJECTIVES = ("graddiff", "npo", "simnpo", "npo_kl")
+OTHERS = ("ours_two_passes", "ours_one_pass", "ours_checkpointed")
 WARM_UP = 4
 """Steps that are not timed: ours asks whether larger batches may be packed in some of the first."""
-WAYS = ("joint", "joint_fused", "by_hand", "plain", "ours_two_passes", "ours")
+WAYS = ("joint", "joint_fused", "by_hand", "plain", "ours_two_passes", "ours_one_pass", "ours")
 LLAMA_1B = {
     "vocab_size": 128256,
     "hidden_size": 2048,
@@ -300,17 +301,18 @@ def runs(sweep: list[float]) -> dict[str, Callable[..., Iterator[float]]]:
         "joint_fused": lambda *a: joint(*a, fused=True),
         "by_hand": by_hand,
         "ours": lambda *a: ours(*a, checkpointed=False, sweep=sweep),
-        "ours_two_passes": lambda *a: ours(*a, checkpointed=False, sweep=sweep, **two_passes()),
+        "ours_two_passes": lambda *a: ours(*a, checkpointed=False, sweep=sweep, **passes(0)),
+        "ours_one_pass": lambda *a: ours(*a, checkpointed=False, sweep=sweep, **passes(100)),
         "ours_checkpointed": lambda *a: ours(*a, checkpointed=True, sweep=sweep),
         "ours_under": lambda *a: pair_means(ours(*a, checkpointed=False, sweep=sweep, **under_relearning(a[1]))),
         "plain": plain,
     }
 
 
-def two_passes() -> dict[str, Any]:
-    from lightning_unlearn.forgetting import TwoPasses
+def passes(share: float) -> dict[str, Any]:
+    from lightning_unlearn.forgetting import CheaperPass, TwoPasses
 
-    return {"passes": TwoPasses()}
+    return {"passes": CheaperPass(share) if share else TwoPasses()}
 
 
 def under_relearning(training: str) -> dict[str, Any]:
@@ -571,6 +573,7 @@ SAID = {
     "by_hand": " (two losses by hand)",
     "ours_checkpointed": " (ours checkpointed)",
     "ours_two_passes": " (ours in two passes)",
+    "ours_one_pass": " (ours in one pass)",
 }
 
 
@@ -578,11 +581,11 @@ def table(seen: dict[str, dict[str, list[float]]]) -> str:
     """Ours over the joint way, with the spread of the ratio between steps."""
     lines = ["| | joint s | ours s | ratio (quartiles) | joint GB | ours GB | ratio |", "|---|---|---|---|---|---|---|"]
     pairs = [(v, v.replace("ours", "joint")) for v in seen if v.startswith("ours:")]
-    pairs += [(v, v.replace("ours_two_passes", "joint")) for v in seen if v.startswith("ours_two_passes:npo")]
+    pairs += [(v, "joint" + v.removeprefix(way)) for way in OTHERS for v in seen if v.startswith(f"{way}:npo")]
     pairs = [pair for pair in pairs if pair[1] in seen]
     if "joint_fused:graddiff:full" in seen and "ours:graddiff:full" in seen:
         pairs += [("ours:graddiff:full", f"{way}:graddiff:full") for way in ("joint_fused", "by_hand")]
-        pairs += [(f"{way}:graddiff:full", "joint:graddiff:full") for way in ("ours_two_passes", "ours_checkpointed")]
+        pairs += [(f"{way}:graddiff:full", "joint:graddiff:full") for way in OTHERS]
     for ours_variant, joint_variant in pairs:
         way, objective, training = (joint_variant if ours_variant.startswith("ours:") else ours_variant).split(":")
         objective += SAID.get(way, "")

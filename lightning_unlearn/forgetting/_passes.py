@@ -34,15 +34,20 @@ class CheaperPass(Passes):
 
     .. math:: A_r + A_f \le \max(A_r, G + A_f) \iff A_r \le G \quad (A_f > 0)
 
+    The gradients of activations and logits come on top, and are larger in one pass: hence half of that by default. With
+    :math:`A_r = 0.83 \, G` (SmolLM2-135M in float32, 4 + 4 rows, on a CPU) one pass took 0.9 of the time of two, and 1.1 of
+    the memory.
+
     Args:
-        share: One pass is taken up to ``share`` times :math:`G`, positive. More than 1 pays memory for time.
+        share: One pass is taken up to ``share`` times :math:`G`, positive. A large one pays memory for time, as with LoRA,
+            whose gradients are small.
 
     Example:
-        >>> CheaperPass().join(activations=300, gradient=500), CheaperPass().join(activations=600, gradient=500)
+        >>> CheaperPass().join(activations=200, gradient=500), CheaperPass().join(activations=300, gradient=500)
         (True, False)
     """
 
-    def __init__(self, share: float = 1.0) -> None:
+    def __init__(self, share: float = 0.5) -> None:
         check_positive("share", share)
         self.share = share
 
