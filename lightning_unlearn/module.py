@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_unlearn.engine import before_restore, strategy_kind
+from lightning_unlearn.engine import OwnPass, SharedPass, before_restore, strategy_kind, taken_pass
 from lightning_unlearn.models import loads_low_bit
 from lightning_unlearn.objectives import CrossEntropy, Objective
 from lightning_unlearn.prediction import with_router_loss
@@ -110,17 +110,17 @@ class UnlearningModule(EitherPackage, pl.LightningModule):
     @override
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The retain loss, logged as ``retain_loss``."""
-        return self._loss(batch, "retain_loss")
+        return self._loss(batch, "retain_loss", taken_pass(self))
 
     @override
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The retain loss, logged as ``val_loss``."""
-        return self._loss(batch, "val_loss")
+        return self._loss(batch, "val_loss", OwnPass())
 
     @override
     def test_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The retain loss, logged as ``test_loss``."""
-        return self._loss(batch, "test_loss")
+        return self._loss(batch, "test_loss", OwnPass())
 
     @override
     def configure_optimizers(self) -> Any:
@@ -189,12 +189,12 @@ class UnlearningModule(EitherPackage, pl.LightningModule):
             self._watch.remove()
             self._watch = None
 
-    def _loss(self, batch: Any, name: str) -> Tensor:
+    def _loss(self, batch: Any, name: str, shared: SharedPass) -> Tensor:
         original = (
             self.reference(self.retain_readout, batch) if self.retain.needs_reference and self.reference else None
         )
-        prediction = self.retain_readout(self.network, batch)
+        prediction: Any = shared.read(self.retain_readout, self.network, batch)
         loss = with_router_loss(self.retain(prediction, original), prediction)
         if self._trainer is not None:  # `log` warns if there is none, as in a call of `training_step` by hand
             self.log(name, loss, batch_size=prediction.batch_size)
-        return loss
+        return shared.carry(loss)

@@ -6,6 +6,7 @@ from lightning_unlearn.engine._captured import CapturedRows, CapturingPass
 from lightning_unlearn.engine._coarse_weights import refuse_coarse_weights
 from lightning_unlearn.engine._combine import combine_
 from lightning_unlearn.engine._decided_readout import decided_readout
+from lightning_unlearn.engine._first_reading import Left, left_by
 from lightning_unlearn.engine._full_precision import in_full_precision
 from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._hessian_product import hessian_product, move_, moved_weights
@@ -24,6 +25,7 @@ from lightning_unlearn.engine._products import Row, inner_products
 from lightning_unlearn.engine._scoped import sharding_groups, sum_by_scope
 from lightning_unlearn.engine._set_aside import gradients_set_aside
 from lightning_unlearn.engine._sharded_state import own_share, with_all_ranks
+from lightning_unlearn.engine._shared_pass import OwnPass, SharedPass, offer_pass, taken_pass
 from lightning_unlearn.engine._sizes import root_mean_squares
 from lightning_unlearn.engine._strategy import is_fsdp1, strategy_kind
 from lightning_unlearn.engine._trainer import (
@@ -42,8 +44,11 @@ __all__ = [
     "CapturedRows",
     "CapturingPass",
     "GradientEngine",
+    "Left",
     "ObservedGradient",
+    "OwnPass",
     "Row",
+    "SharedPass",
     "WeightNoise",
     "add_gradient_",
     "adds_in_place",
@@ -61,9 +66,11 @@ __all__ = [
     "is_fsdp1",
     "isolated",
     "isolated_but_for_weights",
+    "left_by",
     "load_optimizer_state",
     "move_",
     "moved_weights",
+    "offer_pass",
     "optimizer_state",
     "own_share",
     "random_numbers_kept",
@@ -81,6 +88,7 @@ __all__ = [
     "state_kept",
     "strategy_kind",
     "sum_by_scope",
+    "taken_pass",
     "unscaled",
     "unscales_by_itself",
     "was_skipped",

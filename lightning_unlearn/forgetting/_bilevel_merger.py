@@ -35,6 +35,11 @@ class BilevelMerger(Merger):
         self._early: list[Any] = []
         self._retain: list[Any] = []
 
+    @property
+    @override
+    def only_adds(self) -> bool:
+        return False
+
     def saw_retain_batch(self, batch: Any) -> None:
         """Keep a retain micro-batch of this step."""
         if self._potential.beta:
@@ -65,7 +70,14 @@ class BilevelMerger(Merger):
 
     @override
     def merge_(
-        self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], *, accumulate: int, measured: bool
+        self,
+        loss: BatchLoss,
+        batches: Sequence[Any],
+        params: Sequence[Tensor],
+        *,
+        accumulate: int,
+        measured: bool,
+        joined: Sequence[Tensor] = (),
     ) -> dict[str, Tensor]:
         forget, self._early = [*self._early, *batches], []
         point = Point(forget, self._retain, params, divisor=accumulate)

@@ -70,10 +70,21 @@ class ForgetLoss:
 
     def __call__(self, batch: Any, *, saw: Callable[[Likelihood], None]) -> Tensor:
         """The loss, ``[]``, with a graph; ``saw`` is called with the network's prediction."""
-        # The reference first: it may switch the adapter off, or swap weights, which must not happen to a graph in use.
-        original = None if self.reference is None else self._known_original(self.reference, batch)
+        original = self.original(batch)
         student = self._reading(self._network, batch)
         saw(student)
+        return self.of(student, original)
+
+    def original(self, batch: Any) -> Likelihood | None:
+        """The original model's view of ``batch``, if the objective needs it.
+
+        Asked before the network is run: it may switch the adapter off, or swap weights, which must not happen to a graph in
+        use.
+        """
+        return None if self.reference is None else self._known_original(self.reference, batch)
+
+    def of(self, student: Likelihood, original: Likelihood | None) -> Tensor:
+        """The loss, ``[]``, of what the network predicted."""
         loss: Tensor = self._objective(student, original)
         if loss.dim() or not loss.requires_grad:
             raise ValueError(

@@ -11,6 +11,7 @@ from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
 from lightning_unlearn.forgetting._vantage_points import VantagePoints
 from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
 from lightning_unlearn.projectors import ObservingProjector, Projector
+from lightning_unlearn.runtime import local
 
 BatchLoss = Callable[[Any], Tensor]
 
@@ -56,17 +57,34 @@ class Merger:
             factor = accumulate / (1.0 if scaler is None else float(scaler.get_scale()))
             self._retain_losses.append(loss.detach().float() * factor)
 
+    @property
+    def only_adds(self) -> bool:
+        """Whether nothing needs the two gradients apart in this step."""
+        return self._projector is None and not self._transforms and not self._vantage.is_due
+
+    def wants_measured(self, measured: bool) -> bool:
+        """Whether to compute norms and cosine, which need the two gradients apart."""
+        return measured or (self._zero is not None and self._zero.is_suspected)
+
     def merge_(
-        self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], *, accumulate: int, measured: bool
+        self,
+        loss: BatchLoss,
+        batches: Sequence[Any],
+        params: Sequence[Tensor],
+        *,
+        accumulate: int,
+        measured: bool,
+        joined: Sequence[Tensor] = (),
     ) -> dict[str, Tensor]:
         """Merge, in place. Collective: every rank must call it.
 
         Args:
             loss: The forget loss of a micro-batch.
-            batches: As many forget micro-batches as there were retain micro-batches.
+            batches: As many forget micro-batches as there were retain micro-batches, without those that were joined.
             params: The parameters that the optimizer trains.
             accumulate: Number by which the trainer divides the loss of a micro-batch.
             measured: Whether to compute norms and cosine, where they cost extra.
+            joined: Forget losses of micro-batches whose gradient is in ``p.grad`` already (:class:`OnePass`).
 
         Returns:
             ``forget``, the mean loss over micro-batches and ranks; and, if known, ``forget_norm``, ``retain_norm`` and
@@ -75,18 +93,26 @@ class Merger:
         Raises:
             FloatingPointError: If the loss or a gradient is not finite, except where a gradient scaler skips the step.
         """
-        plain = self._projector is None and not self._transforms and not self._vantage.is_due
-        if plain and adds_in_place(self._engine, len(batches)):
+        if not batches and joined:
+            mean, gramian = self._engine.average(torch.stack(list(joined))).mean(), None
+            self._refuse_not_finite(mean, self._squared_norm(params))
+        elif self.only_adds and adds_in_place(self._engine, len(batches)):
             # Nothing needs the forget gradient alone, so it is never held: the memory of one gradient instead of two.
-            weight = self._weight / accumulate
-            measured = measured or (self._zero is not None and self._zero.is_suspected)
+            weight, measured = self._weight / accumulate, self.wants_measured(measured) and not joined
             mean, gramian = add_gradient_(self._engine, loss, batches[0], params, weight=weight, measured=measured)
             # Without a Gramian, the norm of the sum shows it if one of the two gradients is not finite.
-            norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
-            self._refuse_not_finite(mean, norm.square().reshape(1, 1) if gramian is None else gramian)
+            self._refuse_not_finite(mean, self._squared_norm(params) if gramian is None else gramian)
         else:
             mean, gramian = self._combine_(loss, batches, params, accumulate)
+        if batches and joined:  # the rest of a step: `p.grad` was not the retain gradient alone
+            among = self._engine.average(torch.stack(list(joined))).sum()
+            mean, gramian = (among + mean * len(batches)) / (len(joined) + len(batches)), None
         return self._shown(mean, gramian)
+
+    def _squared_norm(self, params: Sequence[Tensor]) -> Tensor:
+        """Of ``p.grad``, ``[1, 1]``; of shards, the mean over ranks, which is finite if all of them are."""
+        norm = torch.nn.utils.get_total_norm([local(p.grad) for p in params if p.grad is not None])
+        return self._engine.average(norm.square()).reshape(1, 1)
 
     def forget_row(
         self, loss: BatchLoss, batches: Sequence[Any], params: Sequence[Tensor], *, accumulate: int

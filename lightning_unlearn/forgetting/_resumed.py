@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.data import ForgetStream, rows_of
@@ -42,6 +43,7 @@ class ResumedCallback(pl.Callback):
     _private: PrivateStep | None
     _steps: dict[str, int]
     _restored: dict[str, Any]
+    _step_log: dict[str, Tensor]
 
     @property
     @override

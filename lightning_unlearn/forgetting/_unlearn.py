@@ -12,26 +12,27 @@ from typing_extensions import override
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.data import DataSource
 from lightning_unlearn.engine import GradientEngine, refuse_optimizers, unscaled, unscales_by_itself
+from lightning_unlearn.forgetting._ending import EndingCallback
 from lightning_unlearn.forgetting._forget_batches import ForgetBatches, forget_stream
 from lightning_unlearn.forgetting._forget_source import forget_source
 from lightning_unlearn.forgetting._merger import Merger
+from lightning_unlearn.forgetting._one_pass import OnePass, retain_gradient_is_looked_at
 from lightning_unlearn.forgetting._original_loss import OriginalLoss
+from lightning_unlearn.forgetting._passes import CheaperPass, Passes
 from lightning_unlearn.forgetting._private_step import PrivateStep
 from lightning_unlearn.forgetting._realised_step import RealisedStep
 from lightning_unlearn.forgetting._refusals import (
-    refuse_empty_retain,
     refuse_settings,
     refuse_unmerged,
     refuse_unsupported,
     warn_of_other_forget_data,
 )
-from lightning_unlearn.forgetting._resumed import ResumedCallback
 from lightning_unlearn.forgetting._step_log import is_logged, log_step, shown_realised
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
 from lightning_unlearn.forgetting._under import Under
 from lightning_unlearn.forgetting._vantage_points import VantagePoints
 from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
-from lightning_unlearn.models import explain_checkpoint
+from lightning_unlearn.functional.settings import check_kind
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
 from lightning_unlearn.readouts import Readout
@@ -39,7 +40,7 @@ from lightning_unlearn.references import Reference
 from lightning_unlearn.transforms import GradientTransform, StepChain
 
 
-class Unlearn(ResumedCallback):
+class Unlearn(EndingCallback):
     """Add the forget gradient to any fit, right where the user's own gradient is ready.
 
     The user's ``training_step``, hooks, logs, optimizer and scheduler stay as they are. The data their fit trains on is the
@@ -93,6 +94,8 @@ class Unlearn(ResumedCallback):
         under_every: In every how many optimizer steps.
         under_retain: Whether the retain gradient becomes the mean over the same vantage points. It is then the cross-entropy
             of the readout (the loss of ``training_step``, where that is what the readout runs).
+        passes: Whether forget rows run in the retain rows' pass, where that gives the same gradient (see :class:`OnePass`).
+            Defaults to :class:`CheaperPass`: where it takes no more memory.
 
     Raises:
         NotImplementedError: In ``setup``, under manual optimization or DeepSpeed, and under FSDP1 with a transform that
@@ -123,6 +126,7 @@ class Unlearn(ResumedCallback):
         under: Mapping[str, Attack] | None = None,
         under_every: int = 1,
         under_retain: bool = False,
+        passes: Passes | None = None,
     ) -> None:
         parts = {"objective": objective, "readout": readout, "projector": projector, "reference": reference}
         refuse_settings(weight, optimizer, transforms, **parts)
@@ -136,11 +140,10 @@ class Unlearn(ResumedCallback):
         self.optimizer = optimizer
         self.transforms = list(transforms or ())
         self.under = Under(under, under_every, under_retain)
-        self._private: PrivateStep | None = None
-        self._steps = {"merged": 0, "taken": 0}
+        self.passes = CheaperPass() if passes is None else passes
+        check_kind("passes", self.passes, Passes, "TwoPasses()")
         self.is_idle = False
-        self._restored = {}
-        self._step_log: dict[str, Tensor] = {}
+        self._start_anew()
 
     @property
     def forget_optimizer(self) -> torch.optim.Optimizer | None:
@@ -156,8 +159,7 @@ class Unlearn(ResumedCallback):
         warn_of_other_forget_data(trainer, Unlearn)
         self._loader, self._order = forget_source(trainer, self.forget)
         StepChain.of(trainer).add_forgetting(self)
-        # Nothing is left of an earlier fit, or of the run of a tuner.
-        self._private, self._steps, self._restored, self._step_log = None, {"merged": 0, "taken": 0}, {}, {}
+        self._start_anew()
         self._original = OriginalLoss(
             self.objective, self.readout, self.reference, trainer, pl_module, self.under.each()
         )
@@ -184,7 +186,10 @@ class Unlearn(ResumedCallback):
         self._batches = ForgetBatches(engine, self._stream, readout, seed=seed, reach=self.under.reach)
         self._vantage = VantagePoints(self.under, seed=seed, engine=engine, batches=self._batches, readout=readout)
         zero = ZeroGradient(self.objective)
-        self._merger = Merger(self._engine, self.projector, self.weight, self._vantage, self._rewrite, zero)
+        self._merger = Merger(engine, self.projector, self.weight, self._vantage, self._rewrite, zero)
+        self._one_pass = OnePass(engine, self._batches, lambda: self._original.loss, self.weight, self.passes)
+        apart = self._private is not None or bool(self.under.attacks)
+        self._needs_apart = apart or retain_gradient_is_looked_at(trainer, pl_module, self)
         if self._private is not None:
             self._private.cover(trainer.optimizers[0])  # others may have added groups in their `on_fit_start`
         self._restore()
@@ -198,6 +203,9 @@ class Unlearn(ResumedCallback):
         self.see_original(trainer, pl_module)
         self._batches.saw_retain(batch)
         self._vantage.saw_retain(batch)
+        measured = self._merger.wants_measured(is_logged(trainer)) or trainer.fit_loop._skip_backward
+        if not (measured or self._needs_apart) and self._merger.only_adds:
+            self._one_pass.offer()
 
     def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the network for the original, unless it is known: before the first step, or before an edit."""
@@ -206,6 +214,7 @@ class Unlearn(ResumedCallback):
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Show the retain loss to projectors that use it."""
+        self._one_pass.withdraw()
         if self._private is not None:
             # In this hook: guards cover what was added in the next one, `on_after_backward`.
             self._private.cover(trainer.optimizers[0])
@@ -220,7 +229,7 @@ class Unlearn(ResumedCallback):
         if self.is_idle:
             return
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        batches = self._batches.take()
+        joined, batches = self._one_pass.take()
         logged = is_logged(trainer)
         accumulate = trainer.accumulate_grad_batches
         merger, loss = self._merger, self.forget_loss
@@ -228,7 +237,8 @@ class Unlearn(ResumedCallback):
         # Fused optimizers unscale inside their step. Until then `p.grad` is scaled, and the forget gradient is not.
         with unscaled(self._engine, optimizer, params), self._original.loss.originals_kept():
             if self._private is None:
-                self._step_log = merger.merge_(loss, batches, params, accumulate=accumulate, measured=logged)
+                how: Any = {"accumulate": accumulate, "measured": logged, "joined": joined}
+                self._step_log = merger.merge_(loss, batches, params, **how)
             else:
                 row, self._step_log = merger.forget_row(loss, batches, params, accumulate=accumulate)
                 self._private.hold(params, row, measured=logged)
@@ -257,23 +267,6 @@ class Unlearn(ResumedCallback):
         self._vantage.refuse_never_met()
         self._batches.refuse_unsupervised(is_end=True)
 
-    @override
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A fit without a single batch calls no hook of training: find out here."""
-        refuse_empty_retain(trainer)
-
-    @override
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind, and explain a damaged checkpoint."""
-        self._end(trainer)
-        explain_checkpoint(trainer.ckpt_path, exception)
-
-    @override
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """A tuner ends its run before it trains: none of the hooks above is called."""
-        if stage == "fit":
-            self._end(trainer)
-
     def forget_loss(self, batch: Any) -> Tensor:
         """The objective on one forget micro-batch, as :class:`ForgetBatches` gives it."""
         with self._batches.opened(batch) as own:
@@ -291,9 +284,8 @@ class Unlearn(ResumedCallback):
         self._step_log |= shown_realised(realised)
         return taken
 
-    def _end(self, trainer: pl.Trainer) -> None:
-        StepChain.close(trainer)
-        if hasattr(self, "_original"):
-            self._original.end_watch()
-        if hasattr(self, "_stream"):
-            self._stream.close()
+    def _start_anew(self) -> None:
+        """Nothing is left of an earlier fit, or of the run of a tuner."""
+        self._private = None
+        self._steps, self._restored = {"merged": 0, "taken": 0}, {}
+        self._step_log = {}

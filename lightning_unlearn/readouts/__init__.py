@@ -13,11 +13,12 @@ from lightning_unlearn.readouts._encoder_decoder import EncoderDecoderReadout
 from lightning_unlearn.readouts._every_position import EveryPositionReadout
 from lightning_unlearn.readouts._halves import Halves, PairedPrediction, halves_of_examples, halves_of_rows
 from lightning_unlearn.readouts._hidden_states import HiddenStateReadout, HiddenStates
+from lightning_unlearn.readouts._joined import join_rows, may_join, split_rows
 from lightning_unlearn.readouts._language_model import is_language_model
 from lightning_unlearn.readouts._layers import LayersReadout
 from lightning_unlearn.readouts._own_loss import how_close, own_loss
 from lightning_unlearn.readouts._packed_causal_lm import PackedCausalLMReadout
-from lightning_unlearn.readouts._packing_check import packing_decided_apart
+from lightning_unlearn.readouts._packing_check import is_packed_exactly, packing_decided_apart
 from lightning_unlearn.readouts._paired import PairedReadout
 from lightning_unlearn.readouts._predicting import PredictingReadout
 from lightning_unlearn.readouts._prompt_end import PromptEndReadout
@@ -59,8 +60,12 @@ __all__ = [
     "has_answer",
     "how_close",
     "is_language_model",
+    "is_packed_exactly",
+    "join_rows",
+    "may_join",
     "own_loss",
     "refuse_foreign_labels",
     "refuse_foreign_tokens",
     "sampled_answers",
+    "split_rows",
 ]

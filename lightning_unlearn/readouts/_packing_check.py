@@ -79,6 +79,11 @@ def verdicts_of(network: nn.Module) -> dict[str, Verdict]:
     return (_verdicts_of_checks if _in_check.get() else _verdicts).setdefault(network, {})
 
 
+def is_packed_exactly(network: nn.Module) -> bool:
+    """Whether ``network`` was asked, and found exact: rows of a batch do not depend on each other."""
+    return any(verdict.exact and verdict.upto.length for verdict in verdicts_of(network).values())
+
+
 @contextmanager
 def packing_decided_apart() -> Iterator[None]:
     """What is read inside decides nothing about what is packed outside, and the other way round."""

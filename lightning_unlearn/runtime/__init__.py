@@ -15,7 +15,13 @@ from lightning_unlearn.runtime._misfit import Misfit
 from lightning_unlearn.runtime._modes import eval_mode, eval_without_grad
 from lightning_unlearn.runtime._packages import in_each_package, lightning_class
 from lightning_unlearn.runtime._python_state import PythonState
-from lightning_unlearn.runtime._random_states import hash_of, remember_random_states, seed_random_states, seeded
+from lightning_unlearn.runtime._random_states import (
+    hash_of,
+    random_states_now,
+    remember_random_states,
+    seed_random_states,
+    seeded,
+)
 from lightning_unlearn.runtime._ranks import data_share, on_every_rank, own_rank
 from lightning_unlearn.runtime._sharding import local, reshard
 from lightning_unlearn.runtime._termination import termination_held
@@ -48,6 +54,7 @@ __all__ = [
     "on_every_rank",
     "own_rank",
     "put_first",
+    "random_states_now",
     "remember_buffers",
     "remember_random_states",
     "remove_leftovers",

@@ -51,6 +51,19 @@ def remember_random_states() -> Callable[[], None]:
     return put_back
 
 
+def random_states_now() -> list[bytes]:
+    """The state of every generator of torch, to see whether something has drawn from them.
+
+    Example:
+        >>> before = random_states_now()
+        >>> _ = torch.rand(2)
+        >>> random_states_now() == before
+        False
+    """
+    devices = [state for backend in _accelerators() for state in backend.get_rng_state_all()]
+    return [state.numpy().tobytes() for state in (torch.get_rng_state(), *devices)]
+
+
 def seed_random_states(seed: int) -> None:
     """Seed every global random generator. The caller should have remembered their states."""
     random.seed(seed)

@@ -21,7 +21,7 @@ NO_SETTINGS = {"seed", "size", "rank_of_process", "index", "stacked", "groups", 
 MADE_BY_US = {
     *("Gate", "Interval", "Level", "Recovery", "RobustnessReport", "EditRecord", "Observation", "Prediction"),
     *("Likelihood", "HiddenStates", "PairedPrediction", "Probe", "Record", "RowSet", "ResumableLoader"),
-    *("ForgetStream", "ExampleGradients", "Examples", "Step", "Layout", "CodeFlips", "Decodability"),
+    *("ForgetStream", "ExampleGradients", "Examples", "Left", "Step", "Layout", "CodeFlips", "Decodability"),
     *("AcrossSeeds", "BlindBaseline", "Bracket", "Change", "Compared", "Comparison", "Cost", "Decay", "Effectivity"),
     *(
         "EntityCurve",
