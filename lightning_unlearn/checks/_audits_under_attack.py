@@ -22,7 +22,7 @@ from lightning_unlearn.data import Probe
 from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.observation import NOT_ATTACKED, Cost, Failure, Observation
-from lightning_unlearn.readouts import Readout, packing_decided_apart
+from lightning_unlearn.readouts import Readout, packing_decided_apart, read_for_a_loss
 from lightning_unlearn.runtime import Agreement, Ended, Misfit, interruptible, termination_held, uninterrupted
 
 
@@ -74,7 +74,8 @@ class Examined:
     def loss(self, batch: Any) -> Tensor:
         """What an attacker minimises on a batch."""
         self.heed_sigterm()
-        loss: Tensor = CrossEntropy()(self.readout.for_mean()(self.network, batch))
+        with read_for_a_loss():
+            loss: Tensor = CrossEntropy()(self.readout.for_mean()(self.network, batch))
         return loss
 
     def heed_sigterm(self) -> None:

@@ -21,12 +21,14 @@ from lightning_unlearn.readouts._packing_check import packing_decided_apart
 from lightning_unlearn.readouts._paired import PairedReadout
 from lightning_unlearn.readouts._predicting import PredictingReadout
 from lightning_unlearn.readouts._prompt_end import PromptEndReadout
+from lightning_unlearn.readouts._putting_off import AT_MOST, read_for_a_loss
 from lightning_unlearn.readouts._refusals import refuse_foreign_labels, refuse_foreign_tokens
 from lightning_unlearn.readouts._training_step import TrainingStepReadout
 from lightning_unlearn.readouts._unshifted import UnshiftedReadout
 from lightning_unlearn.readouts._wrapping import WrappingReadout
 
 __all__ = [
+    "AT_MOST",
     "packing_decided_apart",
     "CUTS",
     "CausalLMReadout",
@@ -60,6 +62,7 @@ __all__ = [
     "how_close",
     "is_language_model",
     "own_loss",
+    "read_for_a_loss",
     "refuse_foreign_labels",
     "refuse_foreign_tokens",
     "sampled_answers",
