@@ -1,6 +1,6 @@
 """Memory and seconds of a loss over a large vocabulary, from hidden states on: all logits at once, and in chunks of rows.
 
-    python benchmarks/head_memory.py                     # 768 rows of width 576 in float32, on the CPU: twenty minutes
+    python benchmarks/head_memory.py                     # 512 rows of width 256 in float32, on the CPU: twenty minutes
     python benchmarks/head_memory.py --device cuda       # 4096 rows of width 2048 in bfloat16: a minute
 
 `plain` computes the logits, then the loss, as `Prediction.logits` does. `chunks` puts them off (`HeadLogits`, as readouts
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import statistics
 import sys
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]  # the package may not be installed
 VOCABULARIES = (49_152, 131_072, 262_144)
 CASES = ("ce:trained", "npo:trained", "npo:frozen", "kl:trained", "jensun:trained")
-SIZES = {"cpu": (768, 576, "float32"), "cuda": (4096, 2048, "bfloat16")}
+SIZES = {"cpu": (512, 256, "float32"), "cuda": (4096, 2048, "bfloat16")}
 
 
 def main() -> None:
@@ -151,15 +152,15 @@ def loss(way: str, case: str, hidden: Any, weight: Any, labels: Any, example: An
     from lightning_unlearn.functional.head_logits import HeadLogits
     from lightning_unlearn.objectives import JensUn
     from lightning_unlearn.prediction import KnownLikelihood
-    from lightning_unlearn.readouts import AT_MOST
+    from lightning_unlearn.readouts import logits_at_once
 
-    chunk, size = chunk or AT_MOST, int(example[-1]) + 1
+    chunk, size = chunk or logits_at_once(hidden.device), int(example[-1]) + 1
 
     def read(states: Any) -> Prediction:
         logits = F.linear(states, weight) if way == "plain" else HeadLogits(states, weight, elements=chunk)
         return Prediction(logits, labels, example, size)
 
-    original = KnownLikelihood(torch.full(example.shape, 5.0, device=hidden.device), example, size)
+    original = KnownLikelihood(torch.full(example.shape, math.log(len(weight)), device=hidden.device), example, size)
     if way == "torch":
         options = torch.nn.LinearCrossEntropyOptions(
             chunking_method=None, batch_chunk_size=max(1, chunk // weight.shape[0])

@@ -21,14 +21,13 @@ from lightning_unlearn.readouts._packing_check import packing_decided_apart
 from lightning_unlearn.readouts._paired import PairedReadout
 from lightning_unlearn.readouts._predicting import PredictingReadout
 from lightning_unlearn.readouts._prompt_end import PromptEndReadout
-from lightning_unlearn.readouts._putting_off import AT_MOST, read_for_a_loss
+from lightning_unlearn.readouts._putting_off import logits_at_once, read_for_a_loss
 from lightning_unlearn.readouts._refusals import refuse_foreign_labels, refuse_foreign_tokens
 from lightning_unlearn.readouts._training_step import TrainingStepReadout
 from lightning_unlearn.readouts._unshifted import UnshiftedReadout
 from lightning_unlearn.readouts._wrapping import WrappingReadout
 
 __all__ = [
-    "AT_MOST",
     "packing_decided_apart",
     "CUTS",
     "CausalLMReadout",
@@ -61,6 +60,7 @@ __all__ = [
     "has_answer",
     "how_close",
     "is_language_model",
+    "logits_at_once",
     "own_loss",
     "read_for_a_loss",
     "refuse_foreign_labels",

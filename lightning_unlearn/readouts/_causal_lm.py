@@ -43,8 +43,8 @@ class CausalLMReadout(Readout):
     Args:
         keep_features: Keep the gathered hidden states as ``Prediction.features``.
         logits_at_most: Where a loss is computed of more logits than these (``N`` times the vocabulary), they are never
-            held together: loss and gradient go through them in chunks of rows. ``None`` for 2^25, 128 MiB in float32. An
-            objective that asks for ``Prediction.logits`` gets all of them, and so do metrics.
+            held together: loss and gradient go through them in chunks of rows. ``None`` for 2^24 on the CPU and 2^26
+            elsewhere, 64 and 256 MiB in float32. An objective that asks for ``Prediction.logits`` gets all of them, and so do metrics.
 
     Raises:
         ValueError: If there is no causal language model, it looks ahead, or the batch lacks ``input_ids`` or ``labels``.

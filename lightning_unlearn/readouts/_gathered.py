@@ -44,7 +44,7 @@ def read_at(
         inputs: Of its ``forward``.
         chosen: The positions, ``[B, T]`` bool.
         keep_features: Keep what the head saw.
-        logits_at_most: More of them are put off inside :func:`read_for_a_loss`. ``None`` for 2^25.
+        logits_at_most: More of them are put off inside :func:`read_for_a_loss`. ``None`` for :func:`logits_at_once`.
 
     Raises:
         ValueError: If features are to be kept and the head does not see one hidden state per position, or the network
