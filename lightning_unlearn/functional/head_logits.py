@@ -14,10 +14,10 @@ from typing_extensions import override
 Step = Callable[[Tensor], Tensor]
 
 _FACTS = {
-    Tensor.shape.__get__,
-    Tensor.dtype.__get__,  # type: ignore[attr-defined]
-    Tensor.device.__get__,  # type: ignore[attr-defined]
-    Tensor.ndim.__get__,  # type: ignore[attr-defined]
+    Tensor.shape.__get__,  # type: ignore[attr-defined]
+    Tensor.dtype.__get__,
+    Tensor.device.__get__,
+    Tensor.ndim.__get__,
     Tensor.size,
     Tensor.dim,
     Tensor.numel,
@@ -25,7 +25,8 @@ _FACTS = {
     Tensor.is_floating_point,
 }
 _BY_ELEMENT = {
-    *(Tensor.mul, Tensor.div, Tensor.add, Tensor.sub, Tensor.true_divide, Tensor.tanh, Tensor.float, Tensor.to),
+    *(Tensor.mul, Tensor.div, Tensor.add, Tensor.sub, Tensor.true_divide, Tensor.tanh),
+    *(Tensor.float, Tensor.to, Tensor.contiguous),
     *(Tensor.__mul__, Tensor.__rmul__, Tensor.__truediv__, Tensor.__add__, Tensor.__radd__, Tensor.__sub__),
     *(torch.mul, torch.div, torch.add, torch.sub, torch.true_divide, torch.tanh),
 }
@@ -79,13 +80,13 @@ class HeadLogits(Tensor):
         # Asked of no rows at all: a step behind the head may give another type.
         made = through(behind, hidden.new_empty(0, len(weight), dtype=product)).dtype
         # It requires no gradient itself: what does not go through `__torch_function__` would lose it silently.
-        logits = Tensor._make_wrapper_subclass(cls, (len(hidden), len(weight)), dtype=made, device=hidden.device)  # type: ignore[attr-defined]
+        logits = Tensor._make_wrapper_subclass(cls, (len(hidden), len(weight)), dtype=made, device=hidden.device)
         logits.hidden, logits.weight, logits.bias, logits.behind = hidden, weight, bias, behind
         logits.product_dtype, logits.elements = product, elements
         logits._version_then, logits._known = _version(weight), None
         # Read without a graph, they have none later either, though the weight is trained.
         logits._has_graph = torch.is_grad_enabled()
-        return logits  # type: ignore[no-any-return]
+        return logits
 
     @classmethod
     @override

@@ -44,7 +44,10 @@ class CausalLMReadout(Readout):
         keep_features: Keep the gathered hidden states as ``Prediction.features``.
         logits_at_most: Where a loss is computed of more logits than these (``N`` times the vocabulary), they are never
             held together: loss and gradient go through them in chunks of rows. ``None`` for 2^24 on the CPU and 2^26
-            elsewhere, 64 and 256 MiB in float32. An objective that asks for ``Prediction.logits`` gets all of them, and so do metrics.
+            elsewhere, 64 and 256 MiB in float32. An objective that asks for ``Prediction.logits`` gets all of them, and
+            so do metrics. A head that is more than a linear layer (adapted, in few bits, sharded, with hooks) is called,
+            and gives all of them as well. Objectives that are means of rows or examples cost no more by this; others,
+            with a trained head (:class:`JensUn`, labels at random), one matrix product of the head in four.
 
     Raises:
         ValueError: If there is no causal language model, it looks ahead, or the batch lacks ``input_ids`` or ``labels``.
