@@ -15,9 +15,9 @@ Step = Callable[[Tensor], Tensor]
 
 _FACTS = {
     Tensor.shape.__get__,  # type: ignore[attr-defined]
-    Tensor.dtype.__get__,
+    Tensor.dtype.__get__,  # type: ignore[attr-defined]
     Tensor.device.__get__,
-    Tensor.ndim.__get__,
+    Tensor.ndim.__get__,  # type: ignore[attr-defined]
     Tensor.size,
     Tensor.dim,
     Tensor.numel,
