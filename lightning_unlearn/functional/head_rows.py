@@ -63,9 +63,12 @@ class _Rows(torch.autograd.Function):
         if not (only_hidden and ctx.tensors[place].product_dtype != torch.float16):
             return torch.cat([function(*part) for part in _parts(ctx.tensors)])
         ctx.early, values = torch.empty_like(hidden), []
-        for rows, value, slope in _slopes(ctx.function, ctx.tensors, place):
-            ctx.early[rows] = slope @ weight.to(slope.dtype)
+        cast = weight.to(ctx.tensors[place].product_dtype)
+        for rows in _slices(ctx.tensors[place]):
+            value, slope = _sloped(function, ctx.tensors, place, rows, cast)
+            ctx.early[rows] = slope @ cast
             values.append(value)
+            del slope  # before the next chunk is computed: it is as large
         return torch.cat(values)
 
     @staticmethod
@@ -79,34 +82,31 @@ class _Rows(torch.autograd.Function):
             return None, None, None, grad[:, None].to(ctx.early.dtype) * ctx.early, None, None
         own: list[Any] = [torch.empty_like(hidden) if needed[0] else None, None, None]
         cast = weight.to(ctx.tensors[ctx.place].product_dtype)
-        for rows, _, slope in _slopes(ctx.function, ctx.tensors, ctx.place, grad):
+        for rows in _slices(ctx.tensors[ctx.place]):
+            _, slope = _sloped(ctx.function, ctx.tensors, ctx.place, rows, cast, grad)
             if needed[0]:
                 own[0][rows] = slope @ cast
             if needed[1]:
                 own[1] = add_product(own[1], slope.T, hidden[rows].to(slope.dtype), weight.dtype)
             if needed[2]:
                 own[2] = slope.sum(0) if own[2] is None else own[2] + slope.sum(0)
+            del slope
         return None, None, None, *own
 
 
-def _slopes(
-    function: Rowwise, tensors: Any, place: int, grad: Tensor | None = None
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Of each chunk its rows, the values, and their derivatives by the head's own logits, times ``grad``."""
+def _sloped(
+    function: Rowwise, tensors: Any, place: int, rows: slice, weight: Tensor, grad: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The values of a chunk, and their derivatives by the head's own logits, times ``grad``."""
     logits = tensors[place]
-    given = logits.product_dtype, *logits.parts()[1:]
-    weight = logits.weight.to(logits.product_dtype)
-    for rows in _slices(logits):
-        with torch.no_grad():
-            own = product(given[0], logits.hidden[rows], weight, logits.bias)
-            others = [_cut(t, rows) if i != place else None for i, t in enumerate(tensors)]
-        with torch.enable_grad():
-            own.requires_grad_()
-            others[place] = through(logits.behind, own)
-            value = function(*others)
-            factor = torch.ones_like(value) if grad is None else grad[rows]
-            (slope,) = torch.autograd.grad(value, own, factor)
-        yield rows, value.detach(), slope
+    with torch.no_grad():
+        own = product(logits.product_dtype, logits.hidden[rows], weight, logits.bias)
+        given = [_cut(t, rows) if i != place else None for i, t in enumerate(tensors)]
+    with torch.enable_grad():
+        given[place] = through(logits.behind, own.requires_grad_())
+        value = function(*given)
+        (slope,) = torch.autograd.grad(value, own, torch.ones_like(value) if grad is None else grad[rows])
+    return value.detach(), slope
 
 
 def _with_graph(ctx: Any, grad: Tensor, parts: Any, needed: Any) -> list[Tensor | None]:

@@ -84,6 +84,7 @@ class _Sum(torch.autograd.Function):
             if needed[2]:
                 ctx.own[2] = slope.sum(0) + (0 if ctx.own[2] is None else ctx.own[2])
             values.append(value)
+            del slope  # before the next part is computed: it is as large as its logits
         return torch.stack(values).sum()
 
     @staticmethod
