@@ -40,6 +40,7 @@ import logging
 import os
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -49,6 +50,7 @@ import torch
 from robustness_parts._fit import meanings
 from robustness_parts._method import Method, methods
 from robustness_parts._results import results
+from robustness_parts._setting import Setting
 from robustness_parts._settings import SETTINGS
 from robustness_parts._shown import draw, table
 from robustness_parts._study import Study
@@ -66,6 +68,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="some of `robustness_parts/methods.yaml`; all, if none is named")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="`cuda`: several processes share one card well")
     parser.add_argument("--retry", action="store_true", help="try again what ended in an error")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "robustness")
     arguments = parser.parse_args()
@@ -74,8 +77,8 @@ def main() -> None:
         return
     torch.set_num_threads(arguments.threads)
     quieten()
-    setting = SETTINGS[arguments.model]
-    wanted, missing = available(arguments.methods or list(methods()), arguments.model)
+    setting = replace(SETTINGS[arguments.model], device=arguments.device)
+    wanted, missing = available(arguments.methods or list(methods()), setting)
     study = Study(setting, tuple(wanted), tuple(arguments.seeds), arguments.folder / setting.name)
     if arguments.retry:
         for unit in study.units():
@@ -91,11 +94,11 @@ def main() -> None:
         show(study, missing)
 
 
-def available(names: list[str], model: str) -> tuple[list[Method], dict[str, str]]:
+def available(names: list[str], setting: Setting) -> tuple[list[Method], dict[str, str]]:
     """The methods that this version has all parts of, and why not, of the others."""
     chosen = [methods()[name] for name in names]
-    chosen = [method for method in chosen if model in method.described.get("models", SETTINGS)]
-    names = meanings(SETTINGS[model], "test", seed=0, rate=1.0)
+    chosen = [method for method in chosen if setting.name in method.described.get("models", SETTINGS)]
+    names = meanings(setting, "test", seed=0, rate=1.0)
     reasons = {method.name: method.missing(names) for method in chosen}
     missing = {name: reason for name, reason in reasons.items() if reason}
     return [method for method in chosen if method.name not in missing], missing
@@ -103,7 +106,7 @@ def available(names: list[str], model: str) -> tuple[list[Method], dict[str, str
 
 def show(study: Study, missing: dict[str, str]) -> None:
     """Merge what is there, write it, and print the table."""
-    found = {"commit": commit(), "machine": machine(), **results(study, missing)}
+    found = {"commit": commit(), "machine": machine(study.setting.device), **results(study, missing)}
     if not any(one["runs"] for one in found["methods"].values()):
         print("No method has been judged yet: `run` goes on. What was written before stays.")
         return

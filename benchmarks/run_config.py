@@ -97,13 +97,13 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str = "cpu") -> dict[str, Any]:
     return {
         "processor": platform.machine(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": "cpu",
+        "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(device),
     }
 
 

@@ -32,6 +32,8 @@ class LastWithinBudget(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         # Not later: an edit may change the network before the first step.
         network: nn.Module = pl_module.network  # type: ignore[assignment]
+        # Lightning moves the module to its device only after `setup`.
+        network.to(trainer.strategy.root_device)
         self._original = self._logs(network)
         self._keep(network, 0, 0.0)
 
@@ -58,7 +60,7 @@ class LastWithinBudget(pl.Callback):
 
     def _keep(self, network: nn.Module, step: int, disruption: float) -> None:
         self.kept = (step, round(disruption, 5))
-        self._weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+        self._weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     def _logs(self, network: nn.Module) -> Tensor:
         with eval_without_grad(network):

@@ -27,11 +27,11 @@ def teach(setting: Setting, world_name: str, seed: int) -> dict[str, nn.Module]:
     kept = setting.data(world.retain + world.unseen, size=setting.batch[1])
     data = ForgetRetainData(retain=kept, forget=setting.data(world.forget))
     finetune = FinetuneFirst(**setting.teach, seed=seed, control=True)
-    original, control = (UnlearningModule(setting.network(seed), readout=READOUT) for _ in range(2))
+    original, control = (UnlearningModule(setting.start(seed), readout=READOUT) for _ in range(2))
     trainer(setting, 0, [finetune]).fit(original, datamodule=data)  # teaching happens in `setup`
     assert isinstance(finetune.control_weights, dict)
     control.network.load_state_dict(finetune.control_weights)
-    return {"original": original.network, "control": control.network}
+    return {"original": original.network.to(setting.device), "control": control.network.to(setting.device)}
 
 
 def forget_(
@@ -41,7 +41,7 @@ def forget_(
     world = setting.world(world_name)
     pl.seed_everything(seed, verbose=False)
     names = meanings(setting, world_name, seed, rate)
-    budget = LastWithinBudget(list(names["neutral"].val_dataloader()), setting.kl, setting.every)
+    budget = LastWithinBudget(list(setting.batches(world.neutral, size=setting.batch[1])), setting.kl, setting.every)
     arguments = method.unlearn(names)
     forgetting = [] if arguments is None else [Unlearn(**arguments)]
     module = UnlearningModule(
@@ -54,6 +54,7 @@ def forget_(
     # The budget first: what ends a fit by changing weights (averages, edits) comes after the last weights within it.
     callbacks = [*forgetting, budget, *method.callbacks(names)]
     trainer(setting, setting.steps, callbacks).fit(module, datamodule=data)
+    network.to(setting.device)  # Lightning leaves it on the CPU
     return {
         "rate": rate,
         "steps": budget.kept[0],
@@ -90,7 +91,8 @@ def trainer(setting: Setting, steps: int, callbacks: list[pl.Callback]) -> pl.Tr
         callbacks=callbacks,
         gradient_clip_val=setting.clip,
         precision=setting.precision,  # type: ignore[arg-type]
-        accelerator="cpu",
+        accelerator=torch.device(setting.device).type,
+        devices=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

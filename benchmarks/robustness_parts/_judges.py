@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,8 +94,8 @@ PANELS: dict[str, dict[str, Judge]] = {
 
 def curve(network: nn.Module, judge: Judge, setting: Setting, world: World) -> Curve:
     """Probability of each forgotten answer at each point of an attack. The network is left as it was."""
-    batches = list(setting.data(getattr(world, judge.rows)).val_dataloader())
-    rows = setting.data(world.forget, size=2 * setting.batch[1])
+    batches = list(setting.batches(getattr(world, judge.rows)))
+    rows = list(setting.batches(world.forget, size=2 * setting.batch[1]))
     loss = CrossEntropy()
     attack = judge.made()
     with attack(
@@ -107,14 +107,14 @@ def curve(network: nn.Module, judge: Judge, setting: Setting, world: World) -> C
         return {str(point): probabilities(network, rows) for point in points}  # as JSON has them
 
 
-def probabilities(network: nn.Module, data: Any) -> list[float]:
+def probabilities(network: nn.Module, batches: Iterable[Any]) -> list[float]:
     """Probability of each answer."""
     metric = AnswerProbability()
     with eval_without_grad(network):
-        found = [metric.scores_of(READOUT(network, batch)) for batch in data.val_dataloader()]
+        found = [metric.scores_of(READOUT(network, batch)) for batch in batches]
     return [round(value, 6) for value in torch.cat(found).tolist()]
 
 
 def known(network: nn.Module, setting: Setting, rows: Rows) -> list[float]:
     """Probability of each answer of these rows."""
-    return probabilities(network, setting.data(rows, size=2 * setting.batch[1]))
+    return probabilities(network, setting.batches(rows, size=2 * setting.batch[1]))

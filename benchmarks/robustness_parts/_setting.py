@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
+from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 
 from lightning_unlearn import Encoding, InMemoryRecords, LoaderSettings, QuestionAnswerData
@@ -57,7 +59,8 @@ class Setting:
         panel: Which judges sit.
         clip: Largest norm of a gradient.
         precision: Of the fits; attacks are in float32.
-        seconds: Of one step of training on this machine, for the estimate.
+        seconds: Of one step of training on a core, for the estimate.
+        device: Where fits and attacks run.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Setting:
     clip: float | None = None
     precision: str = "32-true"
     seconds: float = 0.05
+    device: str = "cpu"
 
     def world(self, name: str) -> World:
         """A world, made once."""
@@ -86,8 +90,20 @@ class Setting:
         fields = ("name", "teach", "batch", "steps", "rates", "kl", "every", "clip", "precision")
         return {
             **{name: getattr(self, name) for name in fields},
+            # Other devices round in other ways. Names of results on the CPU are older than this line.
+            **({} if self.device == "cpu" else {"device": self.device}),
             **{name: asdict(self.world(name)) for name in self.worlds},
         }
+
+    def start(self, seed: int) -> nn.Module:
+        """The network before it is taught, on the CPU."""
+        # To read a pretrained one takes seconds, and each unit of work wants it anew.
+        return deepcopy(_network(self.network, seed))
+
+    def batches(self, rows: Rows, *, size: int | None = None) -> Iterator[Any]:
+        """Rows as batches on the device, in order."""
+        for batch in self.data(rows, size=size).val_dataloader():
+            yield move_data_to_device(batch, self.device)
 
     def data(self, rows: Rows, *, size: int | None = None, seed: int = 0) -> QuestionAnswerData:
         """Rows as batches, of the size of forget batches if no other is given."""
@@ -95,6 +111,11 @@ class Setting:
         data = QuestionAnswerData(InMemoryRecords(rows, entity="entity"), _made(self.encoding), loader)
         data.setup("fit")
         return data
+
+
+@cache
+def _network(make: Callable[[int], nn.Module], seed: int) -> nn.Module:
+    return make(seed)
 
 
 @cache

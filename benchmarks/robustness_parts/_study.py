@@ -79,7 +79,7 @@ class Study:
         """The unlearned network, in a file beside what it spent."""
 
         def work() -> Found:
-            network = _load(self.setting.network, self._taught("original", "test", seed))
+            network = _load(self.setting, self._taught("original", "test", seed))
             rate = chosen_rate([unit.found() for unit in self.trials(method)])
             found = forget_(network, method, rate, self.setting, "test", seed)
             _write(network, self._weights(method, seed))
@@ -113,11 +113,7 @@ class Study:
         described = self.panel[judge]
 
         def work() -> Found:
-            return {
-                "curve": curve(
-                    _shared(self.setting.network, weights), described, self.setting, self.setting.world("test")
-                )
-            }
+            return {"curve": curve(_shared(self.setting, weights), described, self.setting, self.setting.world("test"))}
 
         words = f"judged-{seed}-{plain(judge)}-{digest(asdict(described))}"
         seconds = described.arguments.get("steps", 1) * self.setting.seconds
@@ -125,7 +121,7 @@ class Study:
 
     def _trial(self, method: Method, rate: float, taught: Unit) -> Callable[[], Found]:
         def work() -> Found:
-            network = _load(self.setting.network, self._taught("original", "tune", TUNING_SEED))
+            network = _load(self.setting, self._taught("original", "tune", TUNING_SEED))
             found = forget_(network, method, rate, self.setting, "tune", TUNING_SEED)
             known = taught.found()
             leads = [lead(one, other) for one, other in zip(self._cheap(network), known["cheap"], strict=True)]
@@ -157,10 +153,10 @@ class Study:
         return self.folder / digest(self.setting.numbers())
 
 
-def _load(make: Callable[[int], nn.Module], weights: Path) -> nn.Module:
-    network = make(0)
+def _load(setting: Setting, weights: Path) -> nn.Module:
+    network = setting.start(0)
     load_model(network, weights)
-    return network
+    return network.to(setting.device)
 
 
 _shared = lru_cache(maxsize=1)(_load)  # for judges, who come one after the other and leave it as it was

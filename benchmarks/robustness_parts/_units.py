@@ -93,7 +93,7 @@ def do(units: Iterable[Unit]) -> None:
         ready = (unit for unit in units if not unit.is_done and unit.is_ready)
         done = next((unit for unit in ready if unit.try_to_do()), None)
         if done is None:
-            time.sleep(2.0)  # others are at work
+            time.sleep(0.5)  # others are at work
         else:
             _tell(done, units)
 

@@ -44,7 +44,8 @@ class Parser(LightningArgumentParser):
         # jsonargparse lists each subclass that the process holds, also one whose module is gone, and warns of it.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"\s*Hit failing import")
-            return super().format_help()
+            text: str = super().format_help()
+        return text
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
