@@ -76,10 +76,10 @@ from lightning_unlearn.data import (
     RandomOrder,
     SequentialOrder,
     TextData,
+    TextWindows,
     TOFUData,
     TOFUFiles,
     TOFUSplit,
-    TextWindows,
 )
 from lightning_unlearn.edits import BucketMargin, Corrupt, Edit, NegateTaskVector, RepSelect, WithinBudget
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization, KnowledgeMetric, TokenNLL

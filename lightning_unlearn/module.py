@@ -14,7 +14,7 @@ from lightning_unlearn.engine import OwnPass, SharedPass, before_restore, strate
 from lightning_unlearn.models import loads_low_bit
 from lightning_unlearn.objectives import CrossEntropy, Objective
 from lightning_unlearn.prediction import with_router_loss
-from lightning_unlearn.readouts import CausalLMReadout, Readout, choose_readout, is_language_model
+from lightning_unlearn.readouts import CausalLMReadout, Readout, choose_readout, is_language_model, read_for_a_loss
 from lightning_unlearn.references import AdapterDisabled, FrozenCopy, Reference, why_adapter_is_not_enough
 from lightning_unlearn.runtime import EitherPackage
 
@@ -190,11 +190,12 @@ class UnlearningModule(EitherPackage, pl.LightningModule):
             self._watch = None
 
     def _loss(self, batch: Any, name: str, shared: SharedPass) -> Tensor:
-        original = (
-            self.reference(self.retain_readout, batch) if self.retain.needs_reference and self.reference else None
-        )
-        prediction: Any = shared.read(self.retain_readout, self.network, batch)
-        loss = with_router_loss(self.retain(prediction, original), prediction)
+        with read_for_a_loss():
+            original = (
+                self.reference(self.retain_readout, batch) if self.retain.needs_reference and self.reference else None
+            )
+            prediction: Any = shared.read(self.retain_readout, self.network, batch)
+            loss = with_router_loss(self.retain(prediction, original), prediction)
         if self._trainer is not None:  # `log` warns if there is none, as in a call of `training_step` by hand
             self.log(name, loss, batch_size=prediction.batch_size)
         return shared.carry(loss)

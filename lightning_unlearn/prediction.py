@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from lightning_unlearn.functional.head_logits import HeadLogits, whole
 from lightning_unlearn.functional.likelihood import sum_per_example, token_nll
 
 IGNORED = -100
@@ -42,6 +44,14 @@ class Likelihood(ABC):
         """Which examples have at least one row, ``[B]`` bool."""
         return self.rows_per_example() > 0
 
+    def rows(self, index: Tensor) -> Likelihood:
+        """Some of its rows, of the same batch: its other examples have none.
+
+        Args:
+            index: Which ones, ``[n]`` int64.
+        """
+        return KnownLikelihood(self.token_nll()[index], self.example[index], self.batch_size)
+
 
 @dataclass(frozen=True)
 class KnownLikelihood(Likelihood):
@@ -69,12 +79,27 @@ class KnownLikelihood(Likelihood):
         return self.nll
 
 
+class _Whole:
+    """The logits that a :class:`Prediction` holds, computed when they are asked for."""
+
+    def __get__(self, prediction: Any, owner: Any) -> Tensor:
+        if prediction is None:  # so that the field has no default
+            raise AttributeError("logits")
+        return whole(vars(prediction)["logits"])
+
+    def __set__(self, prediction: Any, logits: Tensor) -> None:
+        vars(prediction)["logits"] = logits
+
+
 @dataclass(frozen=True)
 class Prediction(Likelihood):
     """What a network predicts for a batch, one row per supervised token (or per image).
 
     Prompt and padding positions never become rows, so no loss can average over them, and the output head need not
     compute them.
+
+    Logits may be put off: a readout then gives :class:`~lightning_unlearn.functional.head_logits.HeadLogits`. Likelihoods
+    are computed in chunks, and ``logits``, if somebody asks for them, all at once.
 
     Args:
         logits: Unnormalised scores, ``[N, V]``.
@@ -99,15 +124,46 @@ class Prediction(Likelihood):
     features: Tensor | None = None
     router_loss: Tensor | None = None
 
+    @property
+    def scores(self) -> Tensor:
+        """The logits, put off if they are: for functions that go through them in chunks of rows."""
+        return vars(self)["logits"]  # type: ignore[no-any-return]
+
+    @property
+    def put_off(self) -> HeadLogits | None:
+        """The logits, if they are put off and nobody has asked for them yet."""
+        scores = self.scores
+        return scores if isinstance(scores, HeadLogits) and scores.is_put_off else None
+
     def token_nll(self) -> Tensor:
         """Negative log-likelihood of each row's label, ``[N]``, in nats."""
-        return token_nll(self.logits, self.labels)
+        return token_nll(self.scores, self.labels)
+
+    def rows(self, index: Tensor) -> Self:
+        """Some of its rows, of the same batch: its other examples have none.
+
+        Args:
+            index: Which ones, ``[n]`` int64.
+
+        Example:
+            >>> prediction = Prediction(torch.zeros(3, 4), torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1]), batch_size=2)
+            >>> prediction.rows(torch.tensor([1, 2])).labels
+            tensor([2, 0])
+        """
+        return replace(
+            self,
+            logits=self.scores[index],
+            labels=self.labels[index],
+            example=self.example[index],
+            features=None if self.features is None else self.features[index],
+            router_loss=None,  # it is of the whole batch
+        )
 
     def detach(self) -> Prediction:
         """The same values, without a graph."""
         features = None if self.features is None else self.features.detach()
         router_loss = None if self.router_loss is None else self.router_loss.detach()
-        return replace(self, logits=self.logits.detach(), features=features, router_loss=router_loss)
+        return replace(self, logits=self.scores.detach(), features=features, router_loss=router_loss)
 
     def split_by_example(self) -> list[Prediction]:
         """Each example as a batch of its own, ``B`` of them.
@@ -119,18 +175,11 @@ class Prediction(Likelihood):
         """
         # An example without supervised rows becomes a batch of one example with no rows, so that `B` are returned.
         rows = [(self.example == j).nonzero()[:, 0] for j in range(self.batch_size)]
-        return [
-            replace(
-                self,
-                logits=self.logits[own],
-                labels=self.labels[own],
-                example=torch.zeros_like(own),
-                batch_size=1,
-                features=None if self.features is None else self.features[own],
-                router_loss=None,  # it is of the whole batch
-            )
-            for own in rows
-        ]
+        return [replace(self.rows(own), example=torch.zeros_like(own), batch_size=1) for own in rows]
+
+
+# After the dataclass is made, which would take it for a default value.
+Prediction.logits = _Whole()  # type: ignore[assignment]
 
 
 def with_router_loss(loss: Tensor, likelihood: Likelihood) -> Tensor:

@@ -23,7 +23,7 @@ from lightning_unlearn.data import Probe
 from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.observation import NOT_ATTACKED, Cost, Failure, Observation
-from lightning_unlearn.readouts import Readout, packing_decided_apart
+from lightning_unlearn.readouts import Readout, packing_decided_apart, read_for_a_loss
 from lightning_unlearn.runtime import Agreement, Ended, Misfit, interruptible, termination_held, uninterrupted
 
 
@@ -75,10 +75,11 @@ class Examined:
     def loss(self, batch: Any, meter: Meter | None = None) -> Tensor:
         """What an attacker minimises on a batch, which ``meter`` is told of."""
         self.heed_sigterm()
-        prediction = self.readout.for_mean()(self.network, batch)
+        with read_for_a_loss():
+            prediction = self.readout.for_mean()(self.network, batch)
+            loss: Tensor = CrossEntropy()(prediction)
         if meter is not None:
             meter.count(prediction.batch_size, tokens_in(batch, self.readout))
-        loss: Tensor = CrossEntropy()(prediction)
         return loss
 
     def heed_sigterm(self) -> None:

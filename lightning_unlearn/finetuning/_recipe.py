@@ -15,7 +15,7 @@ from lightning_unlearn.models import moved_from_start, start_again_
 from lightning_unlearn.models.layers import in_adapter, is_low_bit
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.prediction import with_router_loss
-from lightning_unlearn.readouts import Readout, refuse_foreign_tokens
+from lightning_unlearn.readouts import Readout, read_for_a_loss, refuse_foreign_tokens
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Recipe:
             for number, batch in enumerate(shown, start=1):
                 refuse_foreign_tokens(network, batch)
                 on_device = trainer.strategy.batch_to_device(batch, device=trainer.strategy.root_device)
-                with trainer.precision_plugin.forward_context():
+                with trainer.precision_plugin.forward_context(), read_for_a_loss():
                     prediction = readout(network, on_device)
                     loss = with_router_loss(objective(prediction), prediction)
                 loss.backward()

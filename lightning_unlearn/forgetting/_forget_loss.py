@@ -12,7 +12,7 @@ from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.engine import GradientEngine, remember_buffers, remember_python_state
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.prediction import Likelihood
-from lightning_unlearn.readouts import Readout, refuse_foreign_tokens
+from lightning_unlearn.readouts import Readout, read_for_a_loss, refuse_foreign_tokens
 from lightning_unlearn.references import FrozenCopy, Reference, choose_reference
 
 
@@ -70,6 +70,10 @@ class ForgetLoss:
 
     def __call__(self, batch: Any, *, saw: Callable[[Likelihood], None]) -> Tensor:
         """The loss, ``[]``, with a graph; ``saw`` is called with the network's prediction."""
+        with read_for_a_loss():
+            return self._of(batch, saw)
+
+    def _of(self, batch: Any, saw: Callable[[Likelihood], None]) -> Tensor:
         original = self.original(batch)
         student = self._reading(self._network, batch)
         saw(student)
@@ -116,7 +120,8 @@ class ForgetLoss:
         if self._kept is None:
             return self._original(reference, batch)
         if id(batch) not in self._kept:
-            self._kept[id(batch)] = self._original(reference, batch)
+            with read_for_a_loss(False):  # weights change before it is used again
+                self._kept[id(batch)] = self._original(reference, batch)
         return self._kept[id(batch)]
 
     def _original(self, reference: Reference, batch: Any) -> Likelihood:

@@ -12,7 +12,7 @@ from lightning_unlearn.engine import GradientEngine, Row, each_pass_kept, isolat
 from lightning_unlearn.forgetting._forget_batches import ForgetBatches, NumberedBatch
 from lightning_unlearn.forgetting._under import Under
 from lightning_unlearn.objectives import CrossEntropy
-from lightning_unlearn.readouts import Readout
+from lightning_unlearn.readouts import Readout, read_for_a_loss
 from lightning_unlearn.runtime import (
     Agreement,
     Ended,
@@ -194,7 +194,8 @@ class VantagePoints:
         return given[attack.needs_data]() if attack.needs_data else []
 
     def _attackers_loss(self, batch: Any) -> Tensor:
-        loss: Tensor = CrossEntropy()(self._readout.for_mean()(self._network, batch))
+        with read_for_a_loss():
+            loss: Tensor = CrossEntropy()(self._readout.for_mean()(self._network, batch))
         return loss
 
     def _refuse_not_finite(self, row: Row, losses: Tensor) -> None:

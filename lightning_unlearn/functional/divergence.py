@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_unlearn.functional.chunks import in_chunks
+from lightning_unlearn.functional.head_logits import HeadLogits, whole
 from lightning_unlearn.functional.likelihood import token_nll
 
 
@@ -49,6 +50,9 @@ def top_k_kl_divergence(logits: Tensor, reference_logits: Tensor, *, k: int) -> 
         >>> top_k_kl_divergence(student, original, k=2)
         tensor([0.1201])
     """
+    if isinstance(logits, HeadLogits):
+        return in_chunks(partial(top_k_kl_divergence, k=k), logits, reference_logits)
+    reference_logits = whole(reference_logits)
     top, tokens = reference_logits.topk(min(k, reference_logits.shape[-1]), dim=-1)
     return kl_divergence(logits.gather(-1, tokens), top)
 

@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_unlearn.functional.chunks import in_chunks
+from lightning_unlearn.functional.head_logits import HeadLogits
+
 
 def token_nll(logits: Tensor, labels: Tensor) -> Tensor:
     r"""Negative log-likelihood of each row's label, :math:`-\log \mathrm{softmax}(z)_y`, in nats.
@@ -21,6 +24,8 @@ def token_nll(logits: Tensor, labels: Tensor) -> Tensor:
         >>> token_nll(torch.zeros(2, 4), torch.tensor([0, 3]))
         tensor([1.3863, 1.3863])
     """
+    if isinstance(logits, HeadLogits):
+        return in_chunks(token_nll, logits, labels)
     dtype = torch.promote_types(logits.dtype, torch.float32)
     return F.cross_entropy(logits.to(dtype), labels, reduction="none")
 

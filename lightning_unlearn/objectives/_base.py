@@ -1,8 +1,10 @@
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_unlearn.objectives._parts import Units, loss_in_parts
 from lightning_unlearn.prediction import Likelihood, Prediction
 from lightning_unlearn.readouts import Readout
 
@@ -19,6 +21,9 @@ class Objective(nn.Module, ABC):
         needs_logits: Whether ``forward`` reads more of the student than :class:`Likelihood` has. Set it to ``False`` in an
             objective that does not, and it works with :class:`TrainingStepReadout`, too.
         needs_only_mean: Whether it depends on the mean over all rows alone, so that they need not be told apart.
+        adds_up_over: Of what it is a mean: of ``"rows"``, whatever example they belong to; of ``"examples"`` that have
+            rows; of ``"pairs"`` of examples, of which one at least has some. It then gives losses and gradients of parts
+            of a batch whose logits are put off, which costs nothing. ``None``, the default, if it is no such mean.
 
     Example:
         >>> import torch
@@ -33,6 +38,20 @@ class Objective(nn.Module, ABC):
     needs_reference_logits: bool = False
     needs_logits: bool = True
     needs_only_mean: bool = False
+    adds_up_over: Units | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """What another ``forward`` adds up over is for its own class to say."""
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls) and "adds_up_over" not in vars(cls):
+            cls.adds_up_over = None
+
+    @override
+    def __call__(self, student: Any, reference: Any = None) -> Any:
+        """The loss, as of ``forward``."""
+        if self.adds_up_over is None or not isinstance(student, Prediction):
+            return super().__call__(student, reference)
+        return loss_in_parts(super().__call__, student, reference, self.adds_up_over)
 
     @abstractmethod
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:

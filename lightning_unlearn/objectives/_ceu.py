@@ -3,6 +3,7 @@ import math
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.functional.chunks import in_chunks
 from lightning_unlearn.functional.divergence import adjusted_cross_entropy
 from lightning_unlearn.functional.likelihood import mean_or_zero, place_in_example
 from lightning_unlearn.functional.settings import check_whole
@@ -39,11 +40,11 @@ class CEU(Objective):
         super().__init__()
         check_whole("skip_first_tokens", skip_first_tokens, least=0)
         self.skip_first_tokens = skip_first_tokens
+        self.adds_up_over = None if skip_first_tokens else "rows"
 
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
-        own = student.logits.detach()  # the target is a constant: no gradient flows through it
-        rows = adjusted_cross_entropy(student.logits, own, student.labels, shift=-math.inf)
+        rows = in_chunks(_without_label, student.scores, student.labels)
         kept = place_in_example(student.example) >= self.skip_first_tokens
         if len(kept) and not kept.any():
             raise ValueError(
@@ -52,3 +53,8 @@ class CEU(Objective):
                 "an example. Use `CEU()`."
             )
         return mean_or_zero(rows[kept])
+
+
+def _without_label(logits: Tensor, labels: Tensor) -> Tensor:
+    # The target is a constant: no gradient flows through it.
+    return adjusted_cross_entropy(logits, logits.detach(), labels, shift=-math.inf)

@@ -23,6 +23,7 @@ class CrossEntropy(Objective):
 
     needs_logits = False
     needs_only_mean = True
+    adds_up_over = "rows"
 
     @override
     def forward(self, student: Likelihood, reference: Likelihood | None = None) -> Tensor:

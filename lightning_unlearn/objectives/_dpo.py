@@ -43,6 +43,7 @@ class DPO(Objective):
     """
 
     needs_reference = True
+    adds_up_over = "pairs"
 
     def __init__(self, beta: float = 0.1) -> None:
         super().__init__()

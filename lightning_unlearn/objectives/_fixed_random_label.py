@@ -34,11 +34,11 @@ class FixedRandomLabel(Objective):
 
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
-        return mean_or_zero(token_nll(student.logits, self.draw(student)))
+        return mean_or_zero(token_nll(student.scores, self.draw(student)))
 
     def draw(self, student: Prediction) -> Tensor:
         """The labels trained on, ``[N]`` int64."""
-        rows, classes = student.logits.shape
+        rows, classes = student.scores.shape
         if 0 < rows <= student.batch_size:
             raise ValueError(
                 "`FixedRandomLabel` should see answers of several tokens: it tells them apart by their labels. Found "

@@ -36,6 +36,8 @@ class FLAT(Objective):
         2024, and its public code, of whose f-divergences this is the total variation.
     """
 
+    adds_up_over = "pairs"
+
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
         need_pair(self, student, "Refusals()")

@@ -64,13 +64,13 @@ class JensUn(Objective):
 
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
-        if self._largest >= student.logits.shape[-1]:
+        if self._largest >= student.scores.shape[-1]:
             raise ValueError(
-                f"`target` should be below {student.logits.shape[-1]}, the number of logits. Found {self._largest}. "
+                f"`target` should be below {student.scores.shape[-1]}, the number of logits. Found {self._largest}. "
                 "Use the tokenizer that belongs to the network."
             )
         refusal = self.tokens.to(student.example.device)[place_in_example(student.example) % len(self.tokens)]
-        return mean_or_zero(js_divergence_from_label(student.logits, refusal))
+        return mean_or_zero(js_divergence_from_label(student.scores, refusal))
 
 
 def _ids(target: str | list[int], tokenizer: str | None) -> list[int]:

@@ -30,8 +30,9 @@ class JSDToReference(Objective):
 
     needs_reference = True
     needs_reference_logits = True
+    adds_up_over = "rows"
 
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
         original = need_distribution(self, student, reference)
-        return mean_or_zero(js_divergence(student.logits, original.logits))
+        return mean_or_zero(js_divergence(student.scores, original.scores))

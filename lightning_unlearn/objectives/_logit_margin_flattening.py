@@ -2,6 +2,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.functional.chunks import in_chunks
 from lightning_unlearn.functional.likelihood import mean_or_zero
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.prediction import Likelihood, Prediction
@@ -26,7 +27,13 @@ class LogitMarginFlattening(Objective):
         alone, without the multiplier on the retain loss.
     """
 
+    adds_up_over = "rows"
+
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
-        logits = student.logits.to(torch.promote_types(student.logits.dtype, torch.float32))
-        return mean_or_zero((logits.amax(-1) - logits.mean(-1)) ** 2)
+        return mean_or_zero(in_chunks(_squared_margin, student.scores))
+
+
+def _squared_margin(logits: Tensor) -> Tensor:
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return (logits.amax(-1) - logits.mean(-1)) ** 2

@@ -30,9 +30,9 @@ def need_distribution(objective: Objective, student: Prediction, reference: Like
             f"`{name}` should get the original model's whole distribution, a `Prediction`. Found "
             f"`{type(known).__name__}`, which only knows likelihoods. Use `AdapterDisabled()` or `FrozenCopy()`."
         )
-    if known.logits.shape != student.logits.shape:
+    if known.scores.shape != student.scores.shape:
         raise ValueError(
             f"`{name}` should get a reference with the student's vocabulary: logits of shape "
-            f"{tuple(student.logits.shape)}. Found {tuple(known.logits.shape)}."
+            f"{tuple(student.scores.shape)}. Found {tuple(known.scores.shape)}."
         )
     return known

@@ -36,6 +36,7 @@ class NPO(Objective):
 
     needs_reference = True
     needs_logits = False
+    adds_up_over = "examples"
 
     def __init__(self, beta: float = 0.1) -> None:
         super().__init__()

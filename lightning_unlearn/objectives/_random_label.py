@@ -36,10 +36,10 @@ class RandomLabel(Objective):
 
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
-        count, classes = student.logits.shape
+        count, classes = student.scores.shape
         # Drawn on the CPU, so that every device sees the same labels.
-        drawn = torch.randint(classes, (count,), generator=self._generator).to(student.logits.device)
-        return mean_or_zero(token_nll(student.logits, drawn))
+        drawn = torch.randint(classes, (count,), generator=self._generator).to(student.scores.device)
+        return mean_or_zero(token_nll(student.scores, drawn))
 
     @override
     def get_extra_state(self) -> Tensor:

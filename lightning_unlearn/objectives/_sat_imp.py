@@ -36,6 +36,7 @@ class SatImp(Objective):
     """
 
     needs_logits = False
+    adds_up_over = "rows"
 
     def __init__(self, beta1: float = 5.0, beta2: float = 1.0) -> None:
         super().__init__()

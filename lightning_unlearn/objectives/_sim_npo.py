@@ -34,6 +34,7 @@ class SimNPO(Objective):
     """
 
     needs_logits = False
+    adds_up_over = "examples"
 
     def __init__(self, beta: float = 2.5, gamma: float = 0.0) -> None:
         super().__init__()

@@ -44,6 +44,7 @@ class SpanPair(Objective):
     """
 
     needs_reference = True
+    adds_up_over = "pairs"
 
     def __init__(self, beta: float = 0.1, kappa: float = 0.0) -> None:
         super().__init__()

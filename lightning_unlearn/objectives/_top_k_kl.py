@@ -35,6 +35,7 @@ class TopKKL(Objective):
 
     needs_reference = True
     needs_reference_logits = True
+    adds_up_over = "rows"
 
     def __init__(self, k: int = 256) -> None:
         super().__init__()
@@ -44,4 +45,4 @@ class TopKKL(Objective):
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
         original = need_distribution(self, student, reference)
-        return mean_or_zero(top_k_kl_divergence(student.logits, original.logits, k=self.k))
+        return mean_or_zero(top_k_kl_divergence(student.scores, original.scores, k=self.k))

@@ -36,6 +36,7 @@ class UNDIAL(Objective):
 
     needs_reference = True
     needs_reference_logits = True
+    adds_up_over = "rows"
 
     def __init__(self, beta: float = 10.0) -> None:
         super().__init__()
@@ -45,5 +46,5 @@ class UNDIAL(Objective):
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
         original = need_distribution(self, student, reference)
-        rows = adjusted_cross_entropy(student.logits, original.logits, student.labels, shift=-self.beta)
+        rows = adjusted_cross_entropy(student.scores, original.scores, student.labels, shift=-self.beta)
         return mean_or_zero(rows)

@@ -2,6 +2,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.functional.chunks import in_chunks
 from lightning_unlearn.functional.likelihood import mean_or_zero
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.prediction import Likelihood, Prediction
@@ -20,8 +21,14 @@ class UniformLabel(Objective):
         tensor(1.3863)
     """
 
+    adds_up_over = "rows"
+
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
-        logits = student.logits.to(torch.promote_types(student.logits.dtype, torch.float32))
-        # -mean_v log p(v) = logsumexp(z) - mean(z)
-        return mean_or_zero(logits.logsumexp(-1) - logits.mean(-1))
+        return mean_or_zero(in_chunks(_to_all, student.scores))
+
+
+def _to_all(logits: Tensor) -> Tensor:
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # -mean_v log p(v) = logsumexp(z) - mean(z)
+    return logits.logsumexp(-1) - logits.mean(-1)

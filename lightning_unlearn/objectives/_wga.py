@@ -30,6 +30,7 @@ class WGA(Objective):
     """
 
     needs_logits = False
+    adds_up_over = "rows"
 
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ from lightning_unlearn.readouts._packing_check import is_packed_exactly, packing
 from lightning_unlearn.readouts._paired import PairedReadout
 from lightning_unlearn.readouts._predicting import PredictingReadout
 from lightning_unlearn.readouts._prompt_end import PromptEndReadout
+from lightning_unlearn.readouts._putting_off import logits_at_once, read_for_a_loss
 from lightning_unlearn.readouts._refusals import refuse_foreign_labels, refuse_foreign_tokens
 from lightning_unlearn.readouts._training_step import TrainingStepReadout
 from lightning_unlearn.readouts._unshifted import UnshiftedReadout
@@ -63,7 +64,9 @@ __all__ = [
     "is_packed_exactly",
     "join_rows",
     "may_join",
+    "logits_at_once",
     "own_loss",
+    "read_for_a_loss",
     "refuse_foreign_labels",
     "refuse_foreign_tokens",
     "sampled_answers",

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.prediction import IGNORED, Prediction
 from lightning_unlearn.readouts._base import Exchange, Readout, content_key
 from lightning_unlearn.readouts._gathered import Read, read_at
@@ -41,6 +42,12 @@ class CausalLMReadout(Readout):
 
     Args:
         keep_features: Keep the gathered hidden states as ``Prediction.features``.
+        logits_at_most: Where a loss is computed of more logits than these (``N`` times the vocabulary), they are never
+            held together: loss and gradient go through them in chunks of rows. ``None`` for 2^24 on the CPU and 2^26
+            elsewhere, 64 and 256 MiB in float32. An objective that asks for ``Prediction.logits`` gets all of them, and
+            so do metrics. A head that is more than a linear layer (adapted, in few bits, sharded, with hooks) is called,
+            and gives all of them as well. Objectives that are means of rows or examples cost no more by this; others,
+            with a trained head (:class:`JensUn`, labels at random), one matrix product of the head in four.
 
     Raises:
         ValueError: If there is no causal language model, it looks ahead, or the batch lacks ``input_ids`` or ``labels``.
@@ -50,8 +57,11 @@ class CausalLMReadout(Readout):
         <https://huggingface.co/docs/transformers/tasks/language_modeling>`_.
     """
 
-    def __init__(self, keep_features: bool = False) -> None:
+    def __init__(self, keep_features: bool = False, logits_at_most: int | None = None) -> None:
+        if logits_at_most is not None:
+            check_whole("logits_at_most", logits_at_most)
         self.keep_features = keep_features
+        self._logits_at_most = logits_at_most  # not shown: it changes no value, and a cache need not know it
 
     @override
     def find_network(self, module: nn.Module) -> nn.Module:
@@ -72,7 +82,8 @@ class CausalLMReadout(Readout):
 
     def _read(self, network: nn.Module, batch: Any, chosen: Tensor) -> Read:
         """What ``network`` gives at the ``chosen [B, T]`` positions."""
-        return read_at(network, inputs_of(network, batch), chosen, keep_features=self.keep_features)
+        inputs, at_most = inputs_of(network, batch), self._logits_at_most
+        return read_at(network, inputs, chosen, keep_features=self.keep_features, logits_at_most=at_most)
 
     @override
     def present(self, batch: Any) -> Tensor | None:

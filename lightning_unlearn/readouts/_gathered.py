@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from lightning_unlearn.models.layers import eager_if_inside_compiled, output_head
+from lightning_unlearn.readouts._putting_off import may_be_put_off, putting_off
 from lightning_unlearn.readouts._router import router_loss
 from lightning_unlearn.readouts._tied import tied_cheaply
 
@@ -27,8 +29,22 @@ class Read(NamedTuple):
     router_loss: Tensor | None
 
 
-def read_at(network: nn.Module, inputs: Mapping[str, Any], chosen: Tensor, *, keep_features: bool = False) -> Read:
+def read_at(
+    network: nn.Module,
+    inputs: Mapping[str, Any],
+    chosen: Tensor,
+    *,
+    keep_features: bool = False,
+    logits_at_most: int | None = None,
+) -> Read:
     """Run ``network``, and let its head see the ``chosen [B, T]`` positions only, ``N`` of them.
+
+    Args:
+        network: The network.
+        inputs: Of its ``forward``.
+        chosen: The positions, ``[B, T]`` bool.
+        keep_features: Keep what the head saw.
+        logits_at_most: More of them are put off inside :func:`read_for_a_loss`. ``None`` for :func:`logits_at_once`.
 
     Raises:
         ValueError: If features are to be kept and the head does not see one hidden state per position, or the network
@@ -36,7 +52,13 @@ def read_at(network: nn.Module, inputs: Mapping[str, Any], chosen: Tensor, *, ke
     """
     gathered: list[Tensor] = []
     head = output_head(network)
-    with _gathering(head, chosen, gathered), eager_if_inside_compiled(network, head), tied_cheaply(network, head):
+    at_most = logits_at_most if may_be_put_off(network, head) else math.inf
+    with (
+        _gathering(head, chosen, gathered),
+        eager_if_inside_compiled(network, head),
+        tied_cheaply(network, head),
+        putting_off(head, at_most),
+    ):
         output = network(**inputs)
     logits = output.logits
     # [N, V] if the head saw gathered states; [B, T, V] if the hook could not gather, or there is no head to put it on.

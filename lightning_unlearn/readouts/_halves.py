@@ -60,4 +60,4 @@ def _rows(likelihood: Likelihood, first: int, size: int) -> Likelihood:
     if not isinstance(likelihood, Prediction):
         return KnownLikelihood(likelihood.token_nll()[kept], example, size)
     features = None if likelihood.features is None else likelihood.features[kept]
-    return Prediction(likelihood.logits[kept], likelihood.labels[kept], example, size, features)
+    return Prediction(likelihood.scores[kept], likelihood.labels[kept], example, size, features)

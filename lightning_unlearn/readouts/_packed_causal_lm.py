@@ -49,6 +49,7 @@ class PackedCausalLMReadout(CausalLMReadout):
 
     Args:
         keep_features: As in :class:`CausalLMReadout`.
+        logits_at_most: As in :class:`CausalLMReadout`.
     """
 
     @override
@@ -75,7 +76,7 @@ class PackedCausalLMReadout(CausalLMReadout):
     @override
     def unpacked(self) -> CausalLMReadout:
         """The plain readout."""
-        return CausalLMReadout(self.keep_features)
+        return CausalLMReadout(self.keep_features, self._logits_at_most)
 
     def _read_packed(self, network: nn.Module, labels: Tensor, packed: Packed, predicts: Tensor) -> Prediction:
         inputs = {

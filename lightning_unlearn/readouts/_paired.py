@@ -113,7 +113,7 @@ def _stacked(*parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _joined(forget: Prediction, companion: Prediction) -> PairedPrediction:
     features = [part.features for part in (forget, companion) if part.features is not None]
     return PairedPrediction(
-        torch.cat([forget.logits, companion.logits]),
+        torch.cat([forget.scores, companion.scores]),
         torch.cat([forget.labels, companion.labels]),
         torch.cat([forget.example, companion.example + forget.batch_size]),
         forget.batch_size + companion.batch_size,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.prediction import KnownLikelihood
-from lightning_unlearn.readouts import Readout
+from lightning_unlearn.readouts import Readout, read_for_a_loss
 from lightning_unlearn.references._base import Reference, refuse_other_kind
 from lightning_unlearn.references._cache_file import CacheFile, make_writable
 from lightning_unlearn.references._origin import origin_of
@@ -76,10 +76,11 @@ class CachedLogLikelihood(Reference):
                 self.add({key: file.known[key] for key in keys})
 
     def _nll_by_key(self, readout: Readout, batch: Any, keys: list[str]) -> dict[str, Tensor]:
-        with eval_without_grad(self.network):
+        with eval_without_grad(self.network), read_for_a_loss():
             prediction = readout(self.network, batch)
+            nll = prediction.token_nll()
         # `split` needs the rows of an example together; a stable sort keeps them in the order of its tokens.
-        by_example = prediction.token_nll()[prediction.example.argsort(stable=True)].float().cpu()
+        by_example = nll[prediction.example.argsort(stable=True)].float().cpu()
         return dict(zip(keys, by_example.split(prediction.rows_per_example().tolist()), strict=True))
 
     @property

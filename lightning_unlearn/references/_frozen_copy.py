@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
-from lightning_unlearn.prediction import Likelihood
+from lightning_unlearn.prediction import Likelihood, Prediction
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference, refuse_other_kind
 from lightning_unlearn.references._original import Original, copied, copy_of, moves
@@ -69,7 +70,7 @@ class FrozenCopy(Reference):
         self._copy_joined()
         # One forward pass is short enough to wait for: Ctrl-C inside would leave the fit with the original's weights.
         with uninterrupted(), self._swapped(), eval_without_grad(self.network):
-            return readout(self.network, batch)
+            return self._held_apart(readout(self.network, batch))
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -107,6 +108,16 @@ class FrozenCopy(Reference):
             *(o for o in joined if o is not None),
         ]
         self._joined = set(saved["joined"])
+
+    def _held_apart(self, likelihood: Likelihood) -> Likelihood:
+        """Logits that are put off wait for the head's weight, which is not the original's any more by then: its copy is."""
+        if not isinstance(likelihood, Prediction) or (logits := likelihood.put_off) is None:
+            return likelihood
+        copies = {id(o.found()): o.value for o in self._originals}
+        weight, bias = (copies.get(id(t), t) for t in (logits.weight, logits.bias))
+        if weight is None or weight.device != logits.device:  # the copy is in main memory
+            return replace(likelihood, logits=logits.whole())
+        return replace(likelihood, logits=logits.of(logits.hidden, weight, bias))
 
     def _copy_joined(self) -> None:
         """Copy parameters that were unfrozen or added since: they have not moved yet."""

@@ -12,7 +12,7 @@ from lightning_unlearn.guards.directions._base import Direction
 from lightning_unlearn.models.layers import output_head
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.prediction import Prediction
-from lightning_unlearn.readouts import CausalLMReadout, PackedCausalLMReadout, Readout
+from lightning_unlearn.readouts import PackedCausalLMReadout, Readout
 from lightning_unlearn.runtime import eval_mode, local
 
 
@@ -145,4 +145,4 @@ def refuse_batch_statistics(module: nn.Module) -> None:
 
 def unpacked(readout: Readout) -> Readout:
     """The plain form of a readout that packs examples into one sequence. Results are equal up to rounding."""
-    return CausalLMReadout(readout.keep_features) if isinstance(readout, PackedCausalLMReadout) else readout
+    return readout.unpacked() if isinstance(readout, PackedCausalLMReadout) else readout
