@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.distributed.tensor import DTensor
 from torch.nn.utils.parametrize import is_parametrized
 from typing_extensions import override
@@ -39,6 +40,9 @@ def weights_kept(found: Sequence[Matrix], *, store: str) -> Iterator[None]:
                 # PEFT's layer around `nn.MultiheadAttention` puts new parameters in the place of the base's in a pass.
                 if matrix.tensor is not weight:
                     local(matrix.tensor).copy_(original)
+                elif not weight.is_inference():
+                    # A graph from inside holds rounded weights: its backward pass must fail, not mix both.
+                    increment_version(local(weight))
 
 
 @contextmanager

@@ -131,6 +131,6 @@ class SaveConfig(SaveConfigCallback):
         name = "config.yaml" if stage == TrainerFn.FITTING else f"config-{TrainerFn(stage).value}.yaml"
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WriteReport):
-                callback.config = self.parser.dump(self.config, skip_none=True)
+                callback.config = self.parser.dump(self.config, skip_unset=True)
                 with written_whole(writable_folder(callback.folder) / name) as new:
-                    self.parser.save(self.config, new, skip_none=False, overwrite=True, multifile=False)
+                    self.parser.save(self.config, new, skip_unset=False, overwrite=True, multifile=False)
