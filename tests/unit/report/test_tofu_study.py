@@ -308,7 +308,7 @@ def test_a_study_that_was_killed_and_shared_gives_the_same_table(tmp_path: Path)
         assert killed.poll() is None, killed.communicate()[0]
         time.sleep(0.2)
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.communicate()  # and closes its pipe
     two = [tofu("audit", folder=broken) for _ in range(2)]
     for process in two:
         finished(process)
