@@ -66,3 +66,7 @@ def answer(arguments: list[str]) -> str | None:
         others = ", ".join(f"{name} {version(name)}" for name in _MATTER)
         return f"lightning-unlearn {version('lightning-unlearn')} (Python {platform.python_version()}, {others})\n"
     return None
+
+
+if __name__ == "__main__":
+    script()

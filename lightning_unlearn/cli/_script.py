@@ -38,7 +38,7 @@ def script() -> None:
         own = _OWN_COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
         main() if own is None else own(sys.argv[2:])
     except Exception as error:
-        meant = _meant_for_user(error) or unwritable(error)
+        meant = unwritable(error) or _meant_for_user(error)
         if meant is None or os.environ.get("LIGHTNING_UNLEARN_TRACEBACK"):
             raise
         # What a file from elsewhere holds may be quoted in it.

@@ -13,20 +13,21 @@ def unwritable(error: BaseException | None) -> OSError | None:
 
     Example:
         >>> print(unwritable(OSError(errno.EROFS, "Read-only file system", "/there/logs")))  # doctest: +ELLIPSIS
-        A place should be one that can be written. Found `/there/logs`: Read-only file system. ...
+        A folder should be one that can be written. Found `/there/logs`: Read-only file system. ...
         >>> unwritable(OSError(errno.ENOENT, "No such file or directory", "/there/data.jsonl")) is None
         True
     """
     while error is not None:
         place = error.filename if isinstance(error, OSError) and error.errno in _CODES else None
         if place is not None and not os.path.isfile(place):  # a file that is there was perhaps to be read
-            return OSError(f"A place should be one that can be written. Found `{place}`: {error.strerror}. {_WAYS}")
+            return OSError(f"A folder should be one that can be written. Found `{place}`: {error.strerror}. {_WAYS}")
         error = error.__cause__ or error.__context__
     return None
 
 
 _WAYS = (
-    "For reports set `--report.folder=FOLDER`; for logs `--trainer.logger.init_args.save_dir=FOLDER`, or `--trainer.logger="
-    "false`; for checkpoints and all else that Lightning writes `--trainer.default_root_dir=FOLDER`; for downloads the "
-    "environment variable `HF_HOME`; for converted GGUF files `LIGHTNING_UNLEARN_CACHE`; for fonts `MPLCONFIGDIR`."
+    "For the demo set `--folder=FOLDER`; for reports `--report.folder=FOLDER`; for logs `--trainer.logger.init_args.save_dir"
+    "=FOLDER`, or `--trainer.logger=false`; for checkpoints and all else that Lightning writes `--trainer.default_root_dir"
+    "=FOLDER`; for downloads the environment variable `HF_HOME`; for converted GGUF files `LIGHTNING_UNLEARN_CACHE`; for "
+    "fonts `MPLCONFIGDIR`."
 )
