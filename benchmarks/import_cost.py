@@ -2,8 +2,8 @@
 
     python benchmarks/import_cost.py --times 9
 
-Seconds of one process's CPU time, since wall time on a shared machine is that of the others. Compiled files are there, as after
-an installation: they are written by a first round, which is not counted, into a folder of this run's.
+Seconds of one process's CPU time, since wall time on a shared machine is that of the others. Compiled files are there, as
+after an installation: they are written by a first round, which is not counted, into a folder of this run's.
 """
 
 from __future__ import annotations

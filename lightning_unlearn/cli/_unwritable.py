@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Any
 
 _CODES = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -18,11 +19,15 @@ def unwritable(error: BaseException | None) -> OSError | None:
         True
     """
     while error is not None:
-        place = error.filename if isinstance(error, OSError) and error.errno in _CODES else None
-        if place is not None and not os.path.isfile(place):  # a file that is there was perhaps to be read
-            return OSError(f"A folder should be one that can be written. Found `{place}`: {error.strerror}. {_WAYS}")
+        if isinstance(error, OSError) and error.errno in _CODES and _may_be_written(error.filename):
+            found = f"`{error.filename}`: {error.strerror}"
+            return OSError(f"A folder should be one that can be written. Found {found}. {_WAYS}")
         error = error.__cause__ or error.__context__
     return None
+
+
+def _may_be_written(place: Any) -> bool:
+    return place is not None and not os.path.isfile(place)  # a file that is there was perhaps to be read
 
 
 _WAYS = (
