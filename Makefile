@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 export OMP_WAIT_POLICY ?= PASSIVE  # two torch processes on two cores collapse otherwise
 
-.PHONY: demo test slow gpu lint types unit doctest clean
+.PHONY: demo test slow gpu lint types unit doctest matrix newest lowest package release clean
 
 demo: $(VENV)/installed
 	$(BIN)/lightning-unlearn fit --config bundled:quickstart
@@ -36,6 +36,48 @@ gpu:
 doctest: $(VENV)/installed
 	$(BIN)/pytest --doctest-modules lightning_unlearn
 
+# Every interpreter that is there with the newest dependencies, and the lowest one with the lowest that pyproject.toml allows: of
+# many of those there is no wheel for a newer Python. TORCH=torch tries another torch than CI's.
+PYTHONS      ?= python3.11 python3.12 python3.13
+TORCH        ?= $$(grep '^torch==' constraints.txt)
+MATRIX_TESTS ?= -m "not slow"
+LOWEST_OF    := s/.*"([a-z0-9-]+)(\[[^]]*\])?>=([0-9.]+).*/\1==\3/p
+matrix: newest lowest
+
+newest:
+	@set -e; for python in $(PYTHONS); do \
+	  $$python -c "" 2>/dev/null || { echo "$$python: not here, left out"; continue; }; \
+	  echo "== $$python, newest dependencies"; bin=build/matrix/$$python/bin; \
+	  $$python -m venv --clear build/matrix/$$python; \
+	  $$bin/pip install --quiet $(TORCH); \
+	  $$bin/pip install --quiet --editable '.[dev]'; \
+	  $$bin/pytest -n 2 --dist loadfile $(MATRIX_TESTS); \
+	done
+
+lowest:
+	$(PYTHON) -m venv --clear build/matrix/lowest
+	sed -nE '$(LOWEST_OF)' pyproject.toml | grep -v '^torch==' > build/matrix/lowest.txt
+	build/matrix/lowest/bin/pip install --quiet $(TORCH)
+	build/matrix/lowest/bin/pip install --quiet --constraint build/matrix/lowest.txt --editable '.[dev]'
+	build/matrix/lowest/bin/pytest -n 2 --dist loadfile $(MATRIX_TESTS)
+
+# Wheel and sdist, checked as PyPI would and then from outside: in an environment of their own, so that `dev` stays small.
+package:
+	rm -rf dist build/package
+	$(PYTHON) -m venv build/package
+	build/package/bin/pip install --quiet build twine
+	build/package/bin/python -m build
+	build/package/bin/twine check --strict dist/*
+	build/package/bin/pip install --quiet --no-deps --target build/package/installed dist/*.whl
+	cd build/package && PYTHONPATH=installed bin/python -m lightning_unlearn_command --help >/dev/null
+
+# The last look before an upload, which is done by hand: CONTRIBUTING has the checklist.
+release: package
+	@! grep -n '\.example/' pyproject.toml || { echo "[project.urls] should say where the project lives"; exit 1; }
+	@grep -q "^## \[$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)\]" CHANGELOG.md \
+	  || { echo "CHANGELOG.md should have a heading for this version"; exit 1; }
+	@git diff --quiet HEAD || { echo "everything should be committed"; exit 1; }
+
 # torch first, by its exact version: a bare `torch` may bring gigabytes of CUDA.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,4 +87,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache

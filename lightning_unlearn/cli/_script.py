@@ -6,67 +6,39 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import ArgsType
 
 import lightning_unlearn
 from lightning_unlearn.cli._audit_command import run_audit
-from lightning_unlearn.cli._cli import SaveConfig, UnlearnCLI
 from lightning_unlearn.cli._compare_command import run_compare
 from lightning_unlearn.cli._configs_command import show_configs
-from lightning_unlearn.cli._parser import Parser
+from lightning_unlearn.cli._demo_command import run_demo
+from lightning_unlearn.cli._main import main
+from lightning_unlearn.cli._unwritable import unwritable
 from lightning_unlearn.functional.text import visible
+from lightning_unlearn_command import answer
 
-_DESCRIPTION = (
-    "Make a model forget inside a PyTorch Lightning fit, and prove it. For example: "
-    "lightning-unlearn fit --config bundled:quickstart --unlearn.objective.beta=0.2. "
-    "`lightning-unlearn configs` lists the configurations that come with the package, and prints them; "
-    "`lightning-unlearn audit` attacks a finished model, and `lightning-unlearn compare` sets reports side by side; each "
-    "has its own --help."
-)
 # LightningCLI's subcommands are methods of the trainer, and these need no trainer of the user's.
 _OWN_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "audit": run_audit,
     "compare": run_compare,
     "configs": show_configs,
+    "demo": run_demo,
 }
 _PACKAGE = Path(str(lightning_unlearn.__file__)).parent
 
 
-def main(args: ArgsType = None, *, run: bool = True) -> UnlearnCLI:
-    """Run the command line.
-
-    Args:
-        args: Instead of the process's own arguments.
-        run: Whether to run a subcommand, or, without one, only to build model, data and trainer.
-    """
-    # So that `class_path` finds the user's own modules: for a console script, Python puts the script's folder on the path,
-    # not the current one.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    return UnlearnCLI(
-        pl.LightningModule,
-        pl.LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_callback=SaveConfig,
-        save_config_kwargs={"overwrite": True},
-        seed_everything_default=0,
-        parser_class=Parser,
-        parser_kwargs={"prog": "lightning-unlearn", "description": _DESCRIPTION},
-        args=args,
-        run=run,
-    )
-
-
 def script() -> None:
     """The command ``lightning-unlearn``. Errors meant for the user are one message, without a traceback."""
+    said = answer(sys.argv[1:])
+    if said is not None:
+        sys.stdout.write(said)
+        sys.exit(0)
     try:
         own = _OWN_COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
         main() if own is None else own(sys.argv[2:])
     except Exception as error:
-        meant = _meant_for_user(error)
+        meant = unwritable(error) or _meant_for_user(error)
         if meant is None or os.environ.get("LIGHTNING_UNLEARN_TRACEBACK"):
             raise
         # What a file from elsewhere holds may be quoted in it.

