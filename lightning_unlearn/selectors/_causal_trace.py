@@ -94,7 +94,7 @@ class CausalTrace(Selector):
                             effects.append((probabilities(batch) - broken) / (whole - broken + 1e-6))
         reshard(network)  # without a graph, FSDP2's root keeps what it has gathered
         # [batches * windows] tensors of [examples]
-        medians = [torch.cat(effects[i :: len(windows)]).median() for i in range(len(windows))]
+        medians = [torch.cat(effects[i :: len(windows)]).quantile(0.5).float() for i in range(len(windows))]
         found: dict[Tensor, Tensor] = {}
         for window, median in zip(windows, medians, strict=True):
             for p in (p for part in window for p in part.parameters()):
@@ -121,7 +121,8 @@ def _part(block: nn.Module, pattern: str) -> nn.Module:
     if len(outer) != 1:
         children = ", ".join(f"`{name}`" for name, _ in block.named_children())
         raise ValueError(
-            f"`part` should name one module of each block. Found {len(outer)} for `part = {pattern!r}`; a block has {children}."
+            f"`part` should name one module of each block. Found {len(outer)} for `part = {pattern!r}`; a block has "
+            f"{children or 'no parts'}."
         )
     return next(iter(outer.values()))
 
