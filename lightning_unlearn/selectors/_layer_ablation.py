@@ -62,14 +62,14 @@ class LayerAblation(Selector):
 
         def measure() -> Tensor:
             with eval_without_grad(network):
-                return torch.stack([engine.forward(loss, batch).float() for batch in forget]).mean()
+                return torch.stack([engine.forward(loss, batch).double() for batch in forget]).mean()
 
         effects: dict[Tensor, Tensor] = {}
         whole = measure()
         for block in blocks(network).values():
             try:
                 with skipped(network, block):
-                    effect = (measure() - whole).abs()
+                    effect = (measure() - whole).abs().float()
             except ChangesShape:
                 continue
             # A parameter of several blocks matters as much as the one that matters most.

@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 
 from lightning_unlearn.models import LoRA, TinyCausalLM
 from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout
+from lightning_unlearn.runtime import hash_of
 from lightning_unlearn.selectors import AtLeast, CausalTrace, LastLayers, LayerAblation, TopLayers, TopNumber
 
 READOUT = ClassificationReadout()
@@ -138,7 +139,7 @@ def test_a_block_scores_by_how_far_the_loss_moves_without_it(norm: str) -> None:
             total.append(F.cross_entropy(net.lm_head(states), y))
         return torch.stack(total).mean()
 
-    expected = [float((loss(i) - loss(None)).abs()) for i in range(3)]
+    expected = [float((loss(i) - loss(None)).detach().abs()) for i in range(3)]
     assert by_block(found) == pytest.approx(expected, rel=1e-5)
 
 
@@ -154,8 +155,11 @@ def test_setting_weights_to_zero_leaves_a_block_out_only_where_norms_come_first(
 
 def test_blocks_of_bert_whose_norms_come_last_are_left_out_and_not_broken() -> None:
     torch.manual_seed(0)
-    config = BertConfig(32, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
-    bert = BertForSequenceClassification(config).eval()
+    config = BertConfig(vocab_size=32, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
+    bert = BertForSequenceClassification(config).double().eval()
+    with torch.no_grad():  # as they are at first, they say the same whatever comes in
+        for p in bert.parameters():
+            p.mul_(10) if p.dim() > 1 else None
     (ids,) = (batch["input_ids"] for batch in sentences())
 
     class Logits(nn.Module):
@@ -174,7 +178,7 @@ def test_blocks_of_bert_whose_norms_come_last_are_left_out_and_not_broken() -> N
         bert.bert.encoder.layer = nn.ModuleList([layers[1 - i]])
         effect = (F.cross_entropy(bert(ids).logits, batch[1]) - whole).abs().detach()
         name = f"bert.bert.encoder.layer.{i}.output.dense.weight"
-        assert_close(found[name], effect, rtol=1e-4, atol=1e-7)
+        assert_close(found[name].double(), effect, rtol=1e-4, atol=0)
 
 
 def test_of_a_language_model_it_is_what_a_shorter_model_shows() -> None:
@@ -246,15 +250,15 @@ def test_the_windows_that_hold_the_block_in_which_a_fact_is_written_restore_it_a
         return by_block(CausalTrace(window=window).scores(Wrapped(), forget=facts() * 9, readout=READOUT))
 
     # Block 3 alone; with windows of two, those of blocks 2-3 and 3-4.
-    assert effects(1) == pytest.approx([0, 0, 0, 1, 0, 0], abs=1e-4)
-    assert effects(2) == pytest.approx([0, 0, 1, 1, 1, 0], abs=1e-4)
-    assert effects(6) == pytest.approx([1] * 6, abs=1e-4)
-    assert effects(99) == pytest.approx([1] * 6, abs=1e-4)
+    assert effects(1) == pytest.approx([0, 0, 0, 1, 0, 0], abs=1e-3)
+    assert effects(2) == pytest.approx([0, 0, 1, 1, 1, 0], abs=1e-3)
+    assert effects(6) == pytest.approx([1] * 6, abs=1e-3)
+    assert effects(99) == pytest.approx([1] * 6, abs=1e-3)
 
 
 def test_a_part_of_each_block_can_be_put_back_and_is_all_that_is_scored() -> None:
     found = CausalTrace(window=1, part="mlp").scores(Wrapped(), forget=facts() * 9, readout=READOUT)
-    assert by_block(found) == pytest.approx([0, 0, 0, 1, 0, 0], abs=1e-4)
+    assert by_block(found) == pytest.approx([0, 0, 0, 1, 0, 0], abs=1e-3)
     net = TinyCausalLM(hidden_size=16, num_hidden_layers=2)
     traced = CausalTrace(window=1, part="mlp").scores(net, forget=sentences(), readout=CausalLMReadout())
     assert traced.keys() == {n for n, _ in net.named_parameters() if ".mlp." in n}
@@ -262,16 +266,30 @@ def test_a_part_of_each_block_can_be_put_back_and_is_all_that_is_scored() -> Non
         CausalTrace(part="ffn").scores(net, forget=sentences(), readout=CausalLMReadout())
 
 
-def test_one_example_on_which_noise_does_little_does_not_decide() -> None:
-    """Where noise makes the answer no less likely, the ratio explodes: a mean would be of that example alone."""
+def test_it_is_the_median_over_examples_whose_mean_one_example_alone_decides() -> None:
+    net, (batch,) = network(blocks=4), batches(6, n=1)
+    x, y = batch[0].repeat(12, 1), batch[1].repeat(12)
+    embedded = net.embed(x).detach()
+    drawn = torch.randn(embedded.shape, generator=torch.Generator().manual_seed(hash_of(5, 0)))
+    noisy = embedded + 2 * embedded.std(correction=0) * drawn
 
-    class Odd(Wrapped):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) * (x.abs().amax(1, keepdim=True) < 90)  # says nothing of what is far away
+    def answer(states: Tensor, kept: Any, clean: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        added = []
+        for i, block in enumerate(net.blocks):
+            new = clean[i] if i in kept else block.mlp(block.norm(states))
+            states = states + new
+            added.append(new.detach())
+        return net.lm_head(states).softmax(1)[range(len(y)), y].detach(), added
 
-    far = (torch.tensor([[99.0, 0.0, 0.0]]), torch.tensor([0]))
-    found = CausalTrace(window=1).scores(Odd(), forget=[*facts() * 9, far], readout=READOUT)
-    assert by_block(found) == pytest.approx([0, 0, 0, 1, 0, 0], abs=1e-4)
+    whole, clean = answer(embedded, (), [])
+    broken, _ = answer(noisy, (), [])
+    windows = [(0, 1), (1, 2), (2, 3)]
+    effects = [(answer(noisy, kept, clean)[0] - broken) / (whole - broken + 1e-6) for kept in windows]
+    medians = [float(e.quantile(0.5)) for e in effects]
+    expected = [medians[0], max(medians[:2]), max(medians[1:]), medians[2]]
+    found = CausalTrace(window=2, noise=2.0, seed=5).scores(net, forget=[(x, y)], readout=READOUT)
+    assert by_block(found) == pytest.approx(expected, rel=1e-4)
+    assert max(abs(float(e.mean()) - m) for e, m in zip(effects, medians, strict=True)) > 0.1
 
 
 def test_the_best_window_is_chosen_as_the_highest_layer_and_the_seed_is_of_the_noise() -> None:
