@@ -10,6 +10,7 @@ from lightning_unlearn.selectors._last_layers import LastLayers
 from lightning_unlearn.selectors._layer_ablation import LayerAblation
 from lightning_unlearn.selectors._module_drift import ModuleDrift
 from lightning_unlearn.selectors._random import Random
+from lightning_unlearn.selectors._scored_targets import ScoredTargets
 from lightning_unlearn.selectors._top_update import TopUpdate
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "LayerAblation",
     "ModuleDrift",
     "Random",
+    "ScoredTargets",
     "Selector",
     "TopLayers",
     "TopNumber",

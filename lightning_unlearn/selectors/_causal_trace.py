@@ -116,15 +116,20 @@ class CausalTrace(Selector):
 
 
 def _part(block: nn.Module, pattern: str) -> nn.Module:
-    fitting = {name: m for name, m in block.named_modules() if name and name_fits(name, [pattern])}
-    outer = {n: m for n, m in fitting.items() if not any(n.startswith(f"{other}.") for other in fitting)}
+    fitting: dict[str, nn.Module] = {
+        name: m for name, m in block.named_modules() if name and name_fits(name, [pattern])
+    }
+    outer: dict[str, nn.Module] = {
+        n: m for n, m in fitting.items() if not any(n.startswith(f"{other}.") for other in fitting)
+    }
     if len(outer) != 1:
         children = ", ".join(f"`{name}`" for name, _ in block.named_children())
         raise ValueError(
             f"`part` should name one module of each block. Found {len(outer)} for `part = {pattern!r}`; a block has "
             f"{children or 'no parts'}."
         )
-    return next(iter(outer.values()))
+    (found,) = outer.values()
+    return found
 
 
 def _probabilities(likelihood: Likelihood) -> Tensor:

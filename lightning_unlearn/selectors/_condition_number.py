@@ -101,7 +101,8 @@ def condition_number(matrices: Tensor) -> Tensor:
     values = torch.linalg.svdvals(matrices)
     least = torch.finfo(matrices.dtype).eps * max(matrices.shape[-2:])
     relative = (values[..., -1] / values[..., 0]).nan_to_num(0.0)
-    return relative.clamp_min(least).reciprocal()
+    number: Tensor = relative.clamp_min(least).reciprocal()
+    return number
 
 
 def _trained_by(matrix: Matrix) -> Iterator[Tensor]:

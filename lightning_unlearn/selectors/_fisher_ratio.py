@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -87,7 +88,8 @@ class FisherRatio(Selector):
             there, m = self._squares(network, retain, readout, engine)
         if self.over == "all":
             _warn_of_share(n / max(n + m, 1))
-            there, m = {name: here.get(name, 0) + there.get(name, 0) for name in {**here, **there}}, n + m
+            there = {name: square + there[name] if name in there else square for name, square in here.items()}
+            m += n
         if self.by == "tensor":
             here, there = means(here), means(there)
         return {name: _ratio(square / n, there[name] / m if name in there else None) for name, square in here.items()}
@@ -117,13 +119,13 @@ class FisherRatio(Selector):
         with torch.no_grad():
             supervised = engine.forward(lambda b: readout(network, b).supervised(), batch)
         for number in supervised.nonzero().flatten().tolist():
-            yield lambda b, number=number: _example_loss(network, readout, b, number)
+            yield partial(_example_loss, network, readout, number)
 
     def __repr__(self) -> str:
         return f"FisherRatio(per={self.per!r}, over={self.over!r}, by={self.by!r})"
 
 
-def _example_loss(network: nn.Module, readout: Readout, batch: Any, number: int) -> Tensor:
+def _example_loss(network: nn.Module, readout: Readout, number: int, batch: Any) -> Tensor:
     likelihood = readout(network, batch)
     return likelihood.example_nll()[number] / likelihood.rows_per_example()[number]
 

@@ -48,7 +48,7 @@ def part(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 def people(first: int, last: int) -> dict[str, Any]:
     records = {"path": "bundled:people", "rows": [first, last]}
-    return part("QuestionAnswerData", {"records": records, "encoding": {"tokenizer": "bundled"}, "batch_size": 4})
+    return part("QuestionAnswerData", {"records": records, "encoding": {"tokenizer": "bundled"}})
 
 
 def fit(selector: str, adapter: bool) -> Any:
