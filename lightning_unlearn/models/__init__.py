@@ -6,6 +6,7 @@ from lightning_unlearn.models._lora import LoRA
 from lightning_unlearn.models._low_bit_state import loads_low_bit
 from lightning_unlearn.models._merged import merged
 from lightning_unlearn.models._pretrained import PretrainedCausalLM, pretrained_tokenizer
+from lightning_unlearn.models._targets import Targets
 from lightning_unlearn.models._tiny import TinyCausalLM
 from lightning_unlearn.models._tokenizer import load_tokenizer
 from lightning_unlearn.models._weight_files import find_weights, read_weights
@@ -20,6 +21,7 @@ from lightning_unlearn.models._written import refuse_other_adapter, refuse_other
 __all__ = [
     "LoRA",
     "PretrainedCausalLM",
+    "Targets",
     "TinyCausalLM",
     "explain_checkpoint",
     "find_weights",

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.models._extras import require
 from lightning_unlearn.models._lora_reach import warn_of_few_weights
 from lightning_unlearn.models._lora_targets import ALL_LINEAR, check_targets, explained, refuse_unknown, unfit
+from lightning_unlearn.models._targets import Targets
 from lightning_unlearn.models.layers import is_low_bit, is_transposed
 
 _FROM_THE_BASE = r"olora|pissa(_niter_\d+)?"
@@ -34,7 +35,8 @@ class LoRA:
         alpha: Numerator of the scale.
         dropout: Of the adapter's input, in [0, 1).
         target_modules: Which layers: ``"all-linear"`` (all but the output head), the ends of their names as a list, or a
-            regular expression of their full names. With ``target_parameters``, the empty list is none.
+            regular expression of their full names; or :class:`ScoredTargets`, which chooses them by a selector. With
+            ``target_parameters``, the empty list is none.
         seed: Of ``A``; random states stay as they were.
         use_dora: Train the norm of each output's weights apart from their direction (DoRA).
         modules_to_save: Modules that are trained in full, as copies, such as ``["lm_head"]``. A copy of a head that is tied
@@ -61,7 +63,7 @@ class LoRA:
     r: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
-    target_modules: str | list[str] = "all-linear"
+    target_modules: str | list[str] | Targets = "all-linear"
     seed: int = 0
     use_dora: bool = False
     modules_to_save: list[str] | None = None
@@ -78,7 +80,8 @@ class LoRA:
         check_positive("alpha", self.alpha)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` should be in [0, 1). Found `dropout = {self.dropout}`.")
-        if self.target_modules != [] or not self.target_parameters:
+        is_chosen_later = isinstance(self.target_modules, Targets)
+        if not is_chosen_later and (self.target_modules != [] or not self.target_parameters):
             check_targets("target_modules", self.target_modules)
         for name in ("modules_to_save", "exclude_modules", "target_parameters"):
             if getattr(self, name) is not None:
@@ -114,6 +117,10 @@ class LoRA:
             ValueError: If an argument names something that ``network`` does not have, or that has no weight matrix, or if
                 the adapter is to start with a part of weights in few bits.
         """
+        if isinstance(self.target_modules, Targets):
+            # A pattern: the ends of names, as in a list, might be those of other layers as well.
+            pattern = "|".join(re.escape(name) for name in self.target_modules.names(network))
+            return replace(self, target_modules=pattern).wrap(network)
         require("peft", purpose="`lora`")
         from peft import LoraConfig, get_peft_model
 

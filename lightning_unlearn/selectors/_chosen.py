@@ -90,6 +90,29 @@ class TopNumber(Choice):
         return _highest(scores, self.number)
 
 
+class TopLayers(Choice):
+    """All of the highest scores, so many different ones: whole layers, if all tensors of a layer have one score.
+
+    As of :class:`LastLayers`, :class:`LayerAblation` and :class:`CausalTrace`, where :class:`TopNumber` would count tensors.
+
+    Args:
+        number: How many different scores; all, if there are fewer.
+
+    Example:
+        >>> TopLayers(1)({"a": torch.tensor(3.0), "b": torch.tensor(3.0), "c": torch.tensor(1.0)})
+        {'a': tensor(True), 'b': tensor(True), 'c': tensor(False)}
+    """
+
+    def __init__(self, number: int) -> None:
+        check_whole("number", number)
+        self.number = number
+
+    @override
+    def of(self, scores: Tensor) -> Tensor:
+        levels = scores.unique()  # ascending
+        return scores >= levels[-self.number :][0] if len(levels) else scores.bool()
+
+
 class AtLeast(Choice):
     """Scores of a threshold or more.
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from typing_extensions import override
 from lightning_unlearn.engine import GradientEngine, sharded_like
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.selectors._base import Selector, selectable
+from lightning_unlearn.selectors._losses import By, check_by
 
 
 class Random(Selector):
@@ -29,9 +30,8 @@ class Random(Selector):
         (['weight', 'bias'], torch.Size([2, 2]))
     """
 
-    def __init__(self, seed: int = 0, by: Literal["element", "tensor"] = "element") -> None:
-        if by not in ("element", "tensor"):
-            raise ValueError(f'`by` should be "element" or "tensor". Found `by = {by!r}`.')
+    def __init__(self, seed: int = 0, by: By = "element") -> None:
+        check_by(by)
         self.seed, self.by = seed, by
 
     @override

@@ -117,7 +117,11 @@ class ScoreMask(Mask):
         params, names = dict(network.named_parameters()), {id(p): name for name, p in self._named().items()}
         found = {names[id(params[name])]: mask for name, mask in masks.items() if mask.any()}
         if not found:
-            raise ValueError(f"Something should be trained. Found nothing that {_described(self.choice)} chooses.")
+            highest = max((float(gathered(score).max()) for score in scores.values()), default=float("nan"))
+            raise ValueError(
+                f"Something should be trained. Found nothing that {_described(self.choice)} chooses; the highest score of "
+                f"`{type(self.selector).__name__}` is {highest:.4g}."
+            )
         whole = [name for name, mask in found.items() if mask.all()]
         state = {"whole": whole, "parts": {name: mask for name, mask in found.items() if name not in whole}}
         # As the first process sees it: another might round a score the other way.

@@ -59,7 +59,7 @@ from lightning_unlearn.guards import (
     PerExample,
 )
 from lightning_unlearn.objectives import RandomLabel
-from lightning_unlearn.selectors import Random, TopShare
+from lightning_unlearn.selectors import ConditionNumber, FisherRatio, ModuleDrift, Random, TopShare
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The dirpath has changed"),
@@ -95,6 +95,28 @@ WAYS: dict[str, Any] = {
     "sketch": lambda: [forgetting(), SubspaceGuard(InputSubspace(0.9, width=6), retain=loader(seed=1, n=8), batches=2)],
     "sign gate": lambda: [forgetting(), SignGate()],
     "train only": lambda: [forgetting(), TrainOnly(selector=Random(), choice=TopShare(0.5))],
+    "train only by ratio": lambda: [
+        forgetting(),
+        TrainOnly(
+            selector=FisherRatio(over="retain"),
+            choice=TopShare(0.5),
+            forget=loader(seed=2, n=12),
+            retain=loader(seed=1, n=12),
+        ),
+    ],
+    "train only by condition": lambda: [
+        forgetting(),
+        TrainOnly(selector=ConditionNumber(shape_matched=True), choice=TopShare(0.5)),
+    ],
+    "train only by drift": lambda: [
+        forgetting(),
+        TrainOnly(
+            selector=ModuleDrift(),
+            choice=TopShare(0.5),
+            forget=loader(seed=2, n=12),
+            retain=loader(seed=1, n=12),
+        ),
+    ],
     "variability": lambda: [forgetting(), NeuralVariability(0.02)],
     "bilevel": lambda: [BilevelUnlearn(Bounded(GradientAscent(), bound=BOUND), forget=loader(seed=2, n=12))],
     "penalized": lambda: [PenalizedUnlearn(Bounded(GradientAscent(), bound=BOUND), forget=loader(seed=2, n=12))],

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
 from _ranks import run_ranks
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -16,20 +19,74 @@ from torch.testing import assert_close
 
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.readouts import ClassificationReadout
-from lightning_unlearn.selectors import AtLeast, Choice, Random, Selector, TopNumber, TopShare, selectable
+from lightning_unlearn.selectors import (
+    AtLeast,
+    CausalTrace,
+    Choice,
+    ConditionNumber,
+    FisherRatio,
+    GradientSaliency,
+    LastLayers,
+    LayerAblation,
+    ModuleDrift,
+    Random,
+    Selector,
+    TopLayers,
+    TopNumber,
+    TopShare,
+    TopUpdate,
+    selectable,
+)
 
-ALL_SELECTORS: list[Callable[[], Selector]] = [lambda: Random(seed=1), lambda: Random(seed=1, by="tensor")]
-ALL_CHOICES: list[Choice] = [TopShare(0.3), TopNumber(7), AtLeast(0.5)]
+ALL_SELECTORS: list[Callable[[], Selector]] = [
+    lambda: Random(seed=1),
+    lambda: Random(seed=1, by="tensor"),
+    lambda: LastLayers(),
+    lambda: GradientSaliency(),
+    lambda: GradientSaliency(by="tensor"),
+    lambda: FisherRatio(over="retain"),
+    lambda: FisherRatio(per="example", over="retain", by="tensor"),
+    lambda: ConditionNumber(),
+    lambda: ConditionNumber(choose="highest", shape_matched=True),
+    lambda: TopUpdate(base=before()),
+    lambda: TopUpdate(base=before(), by="tensor"),
+    lambda: ModuleDrift(),
+    lambda: LayerAblation(),
+    lambda: CausalTrace(window=1),
+]
+ALL_CHOICES: list[Choice] = [TopShare(0.3), TopNumber(7), TopLayers(7), AtLeast(0.5)]
 
 every_selector = pytest.mark.parametrize("build", ALL_SELECTORS, ids=lambda build: str(build()))
 every_choice = pytest.mark.parametrize("choice", ALL_CHOICES, ids=lambda choice: type(choice).__name__)
 
 
-def network() -> nn.Module:
-    torch.manual_seed(3)
-    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = nn.Linear(8, 8)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.dropout(self.mlp(x)).tanh()
+
+
+def network(seed: int = 3) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Sequential(Block(), Block()), nn.Linear(8, 3))
     net[0].bias.requires_grad_(False)
     return net
+
+
+@cache
+def folder() -> TemporaryDirectory[str]:
+    return TemporaryDirectory()
+
+
+def before() -> str:
+    path = f"{folder().name}/before.safetensors"
+    save_file({name: p.detach().clone() for name, p in network(seed=4).named_parameters()}, path)
+    return path
 
 
 def batches(seed: int) -> list[Any]:
@@ -124,6 +181,12 @@ def test_so_many_are_chosen_also_of_equal_scores(choice: Choice, number: int) ->
 def test_whole_tensors_are_chosen_by_their_one_score() -> None:
     mask = TopNumber(1)({"a": torch.tensor(0.2), "b": torch.tensor(0.9)})
     assert {name: bool(m) for name, m in mask.items()} == {"a": False, "b": True}
+
+
+def test_whole_layers_are_chosen_by_the_score_that_their_tensors_share() -> None:
+    found = {name: torch.tensor(score) for name, score in {"a": 1.0, "b": 5.0, "c": 3.0, "d": 5.0, "e": 3.0}.items()}
+    chosen = lambda number: [name for name, m in TopLayers(number)(found).items() if m]  # noqa: E731
+    assert (chosen(1), chosen(2), chosen(9)) == (["b", "d"], ["b", "c", "d", "e"], list(found))
 
 
 def test_scores_that_cannot_be_ranked_together_are_refused() -> None:

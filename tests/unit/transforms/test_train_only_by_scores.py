@@ -270,7 +270,9 @@ def test_what_cannot_work_is_refused_by_name() -> None:
         ValueError, match=r"`Saliency` should find forget data.*Use `TrainOnly\(selector=\.\.\., forget="
     ):
         fit(TrainOnly(selector=Saliency(), choice=TopShare(0.1)))
-    with pytest.raises(ValueError, match=r"Found nothing that AtLeast\(threshold=2.0\) chooses"):
+    with pytest.raises(
+        ValueError, match=r"nothing that AtLeast\(threshold=2.0\) chooses; the highest score of `Random` is 0\.99"
+    ):
         fit(TrainOnly(selector=Random(), choice=AtLeast(2.0)))
     subspace = SubspaceGuard(InputSubspace(0.8), batches=2)
     with pytest.raises(NotImplementedError, match="Found single elements, beside `SubspaceGuard`. Use a selector that"):
