@@ -23,7 +23,7 @@ at the best of 0 to 20 steps) among those that keep 0.95 of the retain probabili
 rows, on paraphrases, on every other fact (the rest is judged), and on text without the facts; int8, int4, nf4; pruning.
 No method trains against them as they stand here, but for one: `Relearn(20)` in a loop knows the first twenty steps of all
 weights at 1e-3 on the rows.
-The network has no statistics to recalibrate. For `smollm2` fewer rates and mostly 20 steps: see `_judges.py`.
+The network has no statistics to recalibrate. For the pretrained models fewer rates and mostly 20 steps: see `_judges.py`.
 
 **Recovery**: [(attacked - unlearned) - (control attacked - control)] / (original - unlearned), of answer probability;
 the worst over judges and their points up to 20 and up to 100 steps, and its 95 % interval by bootstrap over the facts.
@@ -76,6 +76,8 @@ def main() -> None:
         print(table(json.loads((RESULTS / f"robustness_{arguments.model}.json").read_text())))
         return
     torch.set_num_threads(arguments.threads)
+    if arguments.device != "cpu":
+        torch.set_float32_matmul_precision("high")  # TF32, for attacks: whole fits are in bfloat16 there
     quieten()
     setting = replace(SETTINGS[arguments.model], device=arguments.device)
     wanted, missing = available(arguments.methods or list(methods()), setting)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from lightning_unlearn.runtime import remove_leftovers, written_whole
 
@@ -78,11 +81,30 @@ class Unit:
                 new.write_text(json.dumps(found))
         return True
 
-    def _tried(self) -> Found:
+    def _tried(self, patience: int = 20) -> Found:
         try:
             return self.work()
+        except torch.OutOfMemoryError as error:
+            if not patience:
+                return _said(error)
         except Exception as error:
-            return {"error": f"{type(error).__name__}: {error}"}
+            return _said(error)
+        finally:
+            _free_memory()
+        # Other processes on the same card need less soon.
+        time.sleep(5)
+        return self._tried(patience - 1)
+
+
+def _said(error: Exception) -> Found:
+    return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _free_memory() -> None:
+    """Give the memory of a GPU back, which other processes share."""
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 @cache
