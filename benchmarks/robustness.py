@@ -54,8 +54,7 @@ from robustness_parts._setting import Setting
 from robustness_parts._settings import SETTINGS
 from robustness_parts._shown import draw, table
 from robustness_parts._study import Study
-from robustness_parts._units import do
-from run_config import commit, machine
+from robustness_parts._units import do, made
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -108,7 +107,7 @@ def available(names: list[str], setting: Setting) -> tuple[list[Method], dict[st
 
 def show(study: Study, missing: dict[str, str]) -> None:
     """Merge what is there, write it, and print the table."""
-    found = {"commit": commit(), "machine": machine(study.setting.device), **results(study, missing)}
+    found = {"made": made(study.units()), **results(study, missing)}
     if not any(one["runs"] for one in found["methods"].values()):
         print("No method has been judged yet: `run` goes on. What was written before stays.")
         return
