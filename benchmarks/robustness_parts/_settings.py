@@ -109,7 +109,7 @@ SETTINGS = {
             "test": lambda: _tofu(range(0, 10), WIKI, 300),
             "tune": lambda: _tofu(range(10, 20), WIKI, 300),
         },
-        teach={"epochs": 5, "lr": 1e-4, "batch_size": 8},
+        teach={"epochs": 8, "lr": 1e-4, "batch_size": 8},
         batch=(4, 4),
         steps=60,
         rates=(1e-5, 3e-5, 1e-4),
