@@ -31,7 +31,7 @@ slow: $(VENV)/installed
 # On a machine with an NVIDIA GPU, where `torch` may be of its own; `PYTEST=pytest` for another environment.
 PYTEST ?= $(BIN)/pytest
 gpu:
-	$(PYTEST) tests/gpu -n 8 -p no:cacheprovider -p no:benchmark -rA --tb=short
+	$(PYTEST) tests/gpu -n 8 -p no:cacheprovider -p no:benchmark -v -rA --tb=short
 
 doctest: $(VENV)/installed
 	$(BIN)/pytest --doctest-modules lightning_unlearn
