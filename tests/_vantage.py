@@ -8,10 +8,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from _modules import SomebodysModule, loader, quiet
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.testing import assert_close
 
-from lightning_unlearn import Bounded, GradientAscent, Unlearn
+from lightning_unlearn import Bounded, GradientAscent, GradientTransform, Unlearn
 from lightning_unlearn.attacks import Attack
+from lightning_unlearn.engine import Row
 
 BOUND = 3.0
 
@@ -72,6 +75,45 @@ class Failing(Shift):
         if self.calls - 1 in self.fails_at:
             raise RuntimeError("it broke")
         yield 0
+
+
+class KeepsRows(GradientTransform):
+    """Leaves the forget gradient as it is, and keeps a copy of it, step by step."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[Tensor, Tensor]] = []
+
+    def of(self, gradient: Tensor, param: Tensor) -> Tensor:
+        return gradient
+
+    def __call__(self, row: Row, params: Any) -> Row:
+        self.rows.append({p: g.detach().clone() for p, g in zip(params, row, strict=True) if g is not None})
+        return super().__call__(row, params)
+
+
+def forget_loss(module: nn.Module, batch: Any) -> Tensor:
+    """What ``forgetting`` minimises on ``SomebodysModule``, written by hand."""
+    return torch.relu(BOUND - F.cross_entropy(module(batch[0]), batch[1]))
+
+
+def assert_first_step_is(row: list[Tensor], under: dict[str, Attack]) -> None:
+    """The first step of a fit under attacks has this forget gradient, for body and head, and goes along its sum with the
+    retain gradient: each element of both is compared."""
+    kept, module = KeepsRows(), SomebodysModule("sgd")
+    fitted(forgetting(under=under, transforms=[kept]), module, max_steps=1)
+    found = [kept.rows[0][p] for p in (*module.body.parameters(), *module.head.parameters())]
+    for g, by_hand in zip(found, row, strict=True):
+        assert_close(g, by_hand, rtol=0, atol=1e-6)
+
+    start = SomebodysModule("sgd")
+    optimizer = start.configure_optimizers()["optimizer"]
+    x, y = next(iter(loader(seed=1)))
+    F.cross_entropy(start(x), y).backward()
+    for p, by_hand in zip((*start.body.parameters(), *start.head.parameters()), row, strict=True):
+        p.grad += by_hand
+    optimizer.step()
+    for p, q in zip(module.parameters(), start.parameters(), strict=True):
+        assert_close(p, q, rtol=0, atol=1e-7)
 
 
 def forgetting(**kwargs: Any) -> Unlearn:
