@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -96,24 +97,48 @@ def forget_loss(module: nn.Module, batch: Any) -> Tensor:
     return torch.relu(BOUND - F.cross_entropy(module(batch[0]), batch[1]))
 
 
-def assert_first_step_is(row: list[Tensor], under: dict[str, Attack]) -> None:
-    """The first step of a fit under attacks has this forget gradient, for body and head, and goes along its sum with the
-    retain gradient: each element of both is compared."""
+def assert_first_step_is(
+    row: list[Tensor],
+    under: dict[str, Attack],
+    *,
+    accumulate: int = 1,
+    clip: float | None = None,
+    own_lr: float | None = None,
+    callbacks: Any = (),
+) -> None:
+    """The first step of a fit under attacks has this forget gradient, for body and head; and the step is along its sum
+    with the retain gradient, clipped, or there is a second along it alone. Each element of all is compared.
+    """
     kept, module = KeepsRows(), SomebodysModule("sgd")
-    fitted(forgetting(under=under, transforms=[kept]), module, max_steps=1)
-    found = [kept.rows[0][p] for p in (*module.body.parameters(), *module.head.parameters())]
-    for g, by_hand in zip(found, row, strict=True):
-        assert_close(g, by_hand, rtol=0, atol=1e-6)
+    own = {} if own_lr is None else {"optimizer": lambda params: torch.optim.SGD(params, lr=own_lr)}
+    settings = {"accumulate_grad_batches": accumulate, "gradient_clip_val": clip, "callbacks": list(callbacks)}
+    fitted(forgetting(under=under, transforms=[kept], **own), module, max_steps=1, **settings)
+    for p, by_hand in zip(forgotten(module), row, strict=True):
+        assert_close(kept.rows[0][p], by_hand, rtol=0, atol=1e-6)
 
     start = SomebodysModule("sgd")
     optimizer = start.configure_optimizers()["optimizer"]
-    x, y = next(iter(loader(seed=1)))
-    F.cross_entropy(start(x), y).backward()
-    for p, by_hand in zip((*start.body.parameters(), *start.head.parameters()), row, strict=True):
-        p.grad += by_hand
+    for x, y in islice(loader(seed=1), accumulate):
+        (F.cross_entropy(start(x), y) / accumulate).backward()
+    for p, by_hand in zip(forgotten(start), row, strict=True):
+        if own_lr is None:
+            p.grad += by_hand
+    if clip is not None:
+        norm = torch.cat([p.grad.flatten() for p in forgotten(start)]).norm()
+        assert norm > clip
+        for p in forgotten(start):
+            p.grad *= clip / norm
     optimizer.step()
+    with torch.no_grad():
+        for p, by_hand in zip(forgotten(start), row, strict=True):
+            p -= (own_lr or 0.0) * by_hand
     for p, q in zip(module.parameters(), start.parameters(), strict=True):
         assert_close(p, q, rtol=0, atol=1e-7)
+
+
+def forgotten(module: Any) -> list[nn.Parameter]:
+    """The parameters of ``SomebodysModule`` that its output depends on."""
+    return [*module.body.parameters(), *module.head.parameters()]
 
 
 def forgetting(**kwargs: Any) -> Unlearn:
