@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from _modules import SomebodysModule, loader, quiet
+from _modules import SomebodysModule, loader, quiet, same
 from _observed_fits import Validated
 from _ranks import run_ranks
 from _sharded_fits import SAVING
@@ -33,6 +33,7 @@ from lightning_unlearn import (
     Sharpen,
     TokenwisePerturbation,
     TruncateUpdate,
+    Unlearn,
     Wanda,
 )
 from lightning_unlearn.data import ForgetStream
@@ -75,6 +76,25 @@ def test_each_is_a_vantage_point_of_forgetting(name: str, accumulate: int) -> No
     one, two, plain = ([p.detach() for p in module.parameters()] for module in fits)
     assert all(map(torch.equal, one, two))
     assert not all(map(torch.equal, one, plain))
+
+
+@pytest.mark.parametrize("name", [name for name in VANTAGE_POINTS if not name.startswith("relearn")])
+def test_a_resumed_fit_meets_the_same(name: str, tmp_path: Path) -> None:
+    """Met again at the same strength and from the same seed: the last weights are those of the fit in one go, to the bit."""
+
+    def run(epochs: int, **kwargs: Any) -> tuple[SomebodysModule, Any, Unlearn]:
+        unlearn = forgetting(under={name: VANTAGE_POINTS[name]()}, under_every=2)
+        module, trainer = SomebodysModule(), quiet(callbacks=[unlearn], max_epochs=epochs)
+        trainer.fit(module, loader(seed=1, n=12), **kwargs)
+        return module, trainer, unlearn
+
+    whole, _, _ = run(2)
+    half, trainer, _ = run(1)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    resumed, _, unlearn = run(2, ckpt_path=tmp_path / "half.ckpt", weights_only=False)
+    assert same(whole, resumed)
+    assert not same(whole, half)
+    assert unlearn._vantage.counts[name] == {"met": 3, "failed": 0}
 
 
 def test_under_sharpen_the_forget_row_is_that_of_sam_by_hand() -> None:
