@@ -98,7 +98,7 @@ def test_a_guarded_step_raises_no_retain_loss_to_first_order(name: str, way: dic
     for guards in ([StepGuard()], []):
         seen = Outside()
         unlearn = forgetting(under={name: ATTACKS[name]}, weight=20.0)
-        trainer = quiet(callbacks=[seen, unlearn, *guards], max_epochs=3, **way)
+        trainer = quiet(callbacks=[seen, unlearn, *guards], max_epochs=2, **way)
         trainer.fit(Module("adamw"), loader(seed=1))
         assert unlearn._vantage.counts[name]["failed"] == 0
         found[bool(guards)] = max(seen.breaches("NoIncrease", "global"))
