@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from _pages import DOCS, ROOT, RUN, SHOWN, blocks, commands, run_page
 
+import lightning_unlearn
+import lightning_unlearn.objectives
 import lightning_unlearn_command
 from lightning_unlearn.cli import bundled_configs
 
+PACKAGE = Path(lightning_unlearn.__file__).parent
 MADE = ("api", "gallery", "measured", "_build")
 PAGES = {
     str(path.relative_to(DOCS)): path.read_text()
@@ -75,14 +80,80 @@ def test_links_lead_somewhere(name: str) -> None:
         assert made or path.exists(), target
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
-    """Which holds, too: no public name is undocumented, and no link between pages is broken."""
+def refuse_without_sphinx() -> None:
     missing = [name for name in ("sphinx", "furo", "myst_parser", "sphinx_copybutton") if find_spec(name) is None]
     if missing:
         pytest.skip(f"the `docs` extra is not installed: {', '.join(missing)}")
-    build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", str(tmp_path / "seen"), str(DOCS)]
-    done = subprocess.run([*build, str(tmp_path / "site")], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages as `make docs` builds them: with warnings as errors."""
+    refuse_without_sphinx()
+    folder = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", str(folder / "seen"), str(DOCS)]
+    done = subprocess.run([*build, str(folder / "site")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "site" / "api" / "index.html").exists()
+    return folder / "site"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_pages_are_built_without_a_warning_and_describe_every_public_name(site: Path) -> None:
+    """Which names are public is read from the files here, not from the imported package."""
+    from sphinx.util.inventory import InventoryFile
+
+    lists = {path.parent: listed(path) for path in PACKAGE.rglob("__init__.py")}
+    described = {name for name, *_ in InventoryFile.loads((site / "objects.inv").read_bytes(), uri="").data}
+    short = {name.rpartition(".")[2] for name in described}
+    assert sum(map(len, lists.values())) > 600
+    assert {name for names in lists.values() for name in names} - short == set()
+    for folder in (path for path, names in lists.items() if names):
+        page = ".".join(folder.relative_to(PACKAGE).parts) or "index"
+        assert (site / "api" / f"{page}.html").exists()
+
+
+def listed(path: Path) -> list[str]:
+    """What a package offers."""
+    lists = [
+        node.value
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    return ast.literal_eval(lists[0]) if lists else []
+
+
+@pytest.fixture
+def extensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_without_sphinx()
+    monkeypatch.syspath_prepend(str(DOCS / "extensions"))
+
+
+def test_a_link_between_pages_that_leads_nowhere_is_noticed(extensions: None, tmp_path: Path) -> None:
+    from page_links import broken_links
+
+    (tmp_path / "a.html").write_text('<a href="b.html#there">1</a><a href="b.html#not">2</a><a href="c.html">3</a>')
+    (tmp_path / "b.html").write_text('<h1 id="there">B</h1><a href="https://arxiv.org">4</a><a href="#there">5</a>')
+    assert broken_links(tmp_path) == [("a.html", "b.html#not"), ("a.html", "c.html")]
+
+
+def test_a_public_name_that_nothing_is_said_of_is_noticed(extensions: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import api_pages
+    import rooms
+
+    class Unsaid(lightning_unlearn.NPO):
+        pass
+
+    npo = ("lightning_unlearn.objectives", "NPO")
+    monkeypatch.setattr(api_pages, "homes", lambda: {npo: npo[0], (npo[0], "DPO"): npo[0]})
+    monkeypatch.setattr(lightning_unlearn.objectives, "NPO", Unsaid)
+    rooms.rooms.cache_clear()
+    warned: list[str] = []
+    monkeypatch.setattr(api_pages.logger, "warning", lambda text, *given: warned.append(text % given))
+    found = SimpleNamespace(get_domain=lambda name: SimpleNamespace(objects={".".join(npo): None}))
+    api_pages._miss_nothing(None, found)  # type: ignore[arg-type]
+    rooms.rooms.cache_clear()
+    assert warned == [
+        "`lightning_unlearn.objectives.NPO` is public, and nothing is said of it.",
+        "`lightning_unlearn.objectives.DPO` is public, and no page describes it.",
+    ]

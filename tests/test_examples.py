@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from collections.abc import Callable
 from importlib import import_module
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from _pages import DOCS, ROOT, blocks
+from _pages import DOCS, ROOT, RUN, blocks
 from _ranks import run_ranks
 
 from lightning_unlearn import RobustnessReport
@@ -40,6 +41,23 @@ def test_readme_tells_of_every_example_and_no_other() -> None:
         assert f"]({Path(name).parts[0]})" in told
 
 
+MAKE = runpy.run_path(str(EXAMPLES / "make_notebook.py"))
+
+
+@pytest.mark.parametrize("name", MAKE["PAGES"])
+def test_each_notebook_is_a_page(name: str) -> None:
+    """Which is run from top to bottom: `test_docs.py`, `test_forget_a_fact.py`."""
+    page = DOCS / MAKE["PAGES"][name]
+    found = json.loads((EXAMPLES / name).read_text())
+    assert found == MAKE["notebook"](page.read_text(), page.parent), "call `python examples/make_notebook.py`"
+    code = [cell for cell in found["cells"] if cell["cell_type"] == "code"]
+    assert len(code) == len([language for language, _ in blocks(page.read_text()) if language in RUN]) > 2
+
+
+def test_there_is_no_other_notebook() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.ipynb")} == set(MAKE["PAGES"])
+
+
 @pytest.mark.slow
 def test_plain_trainer_forgets_and_keeps() -> None:
     main_of("plain_trainer.py")()
@@ -49,9 +67,11 @@ def test_plain_trainer_forgets_and_keeps() -> None:
 
 
 @pytest.mark.slow
-def test_fabric_loop_raises_the_loss_on_what_must_go_and_puts_the_weights_back() -> None:
-    before, after = main_of("fabric_loop.py")(steps=0), main_of("fabric_loop.py")(steps=10)
+def test_fabric_loop_raises_the_loss_on_what_must_go() -> None:
+    main = main_of("fabric_loop.py")
+    before, after = main(steps=0), main(steps=10)
     assert after["as it is"] > before["as it is"]
+    assert after.keys() == {"as it is", "in 4 bits"}
     assert after["in 4 bits"] != after["as it is"]
 
 

@@ -53,7 +53,7 @@ def _file(room: str) -> str:
 
 
 def _children(room: Room) -> list[str]:
-    """Rooms whose nearest room above is this one; modules of `functional` belong to the top."""
+    """Rooms whose nearest room above is this one."""
     above = {
         name: max((r for r in rooms() if name.startswith(f"{r}.")), key=len) for name in rooms() if name != PACKAGE
     }
@@ -84,6 +84,8 @@ def _toctree(children: list[str]) -> Iterator[str]:
 
 def _overview(room: Room) -> Iterator[str]:
     """A table of all that can be imported here, with links to where it is described."""
+    if not room.offered:
+        return
     yield from ("Names", "-----", "", ".. list-table::", "   :widths: auto", "")
     for name in room.offered:
         home = homes()[room.name, name]

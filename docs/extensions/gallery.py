@@ -117,7 +117,10 @@ def _entry(kind: str, name: str, one: type) -> Iterator[str]:
         yield f":Configuration: {', '.join(f'``bundled:{config}``' for config in names[:4])}"
     yield f":Cost: {cost(one.__name__) or 'not measured by itself'}"
     yield from (f":Needs: {_needs(one)}", "") if issubclass(one, Objective) else ("",)
-    if met := withstood(one.__name__):
+    met = withstood(one.__name__)
+    if not met and issubclass(one, (Objective, Projector, GradientTransform)):
+        yield from ("What it withstands has not been measured yet.", "")
+    if met:
         yield from (".. list-table::", "   :header-rows: 1", "   :widths: auto", "")
         yield from ("   * - As part of", "     - Back, 20 steps", "     - Back, 100 steps", "     - Passes a step")
         for row in met:

@@ -40,7 +40,7 @@ def rooms() -> dict[str, Room]:
     """By full name, the package itself first."""
     found = [PACKAGE, *(m.name for m in pkgutil.walk_packages(import_module(PACKAGE).__path__, f"{PACKAGE}."))]
     public = [name for name in found if not any(part.startswith("_") for part in name.split("."))]
-    return {name: room for name in public if (room := _room(name)).offered}
+    return {name: room for name in public if (room := _room(name)).offered or hasattr(room.module, "__path__")}
 
 
 def _room(name: str) -> Room:
