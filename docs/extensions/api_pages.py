@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx calls this."""
     app.connect("builder-inited", _write)
+    app.connect("autodoc-process-signature", _without_arguments)
     app.connect("env-check-consistency", _miss_nothing)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -110,6 +111,14 @@ def _described(room: Room, name: str) -> Iterator[str]:
         yield from (f".. autoclass:: {room.name}.{name}", "   :members:", "   :show-inheritance:", "")
     else:
         yield from (f".. autofunction:: {room.name}.{name}", "")
+
+
+def _without_arguments(
+    app: Sphinx, what: str, name: str, value: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """A class whose constructor is that of `torch.nn.Module` or `torchmetrics.Metric` has no settings of its own."""
+    theirs = what == "class" and not getattr(value.__init__, "__module__", "").startswith(PACKAGE)
+    return ("()" if theirs and "**kwargs" in (signature or "") else signature), returns
 
 
 def _miss_nothing(app: Sphinx, env: BuildEnvironment) -> None:

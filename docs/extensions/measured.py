@@ -162,7 +162,8 @@ def cost(name: str) -> str:
         return f"{ratio:.2f} of the step without, {memory:.2f} of its memory (SmolLM2, all weights)"
     if name in _ATTACKS:
         found = results("attack_cost")["rows"][_ATTACKS[name]]
-        return f"{found['seconds']:.1f} s in a check, {found['seconds_by_hand']:.1f} s by hand"
+        by_hand = f"{found['seconds_by_hand']:.1f} for the same passes by hand"
+        return f"{found['seconds']:.1f} CPU seconds in a check, {by_hand} (``attack_cost.py``)"
     return ""
 
 
