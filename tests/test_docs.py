@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import zlib
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -110,11 +111,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(1800)
 def test_the_pages_are_built_without_a_warning_and_describe_every_public_name(site: Path) -> None:
     """Which names are public is read from the files here, not from the imported package."""
-    from sphinx.util.inventory import InventoryFile
-
     lists = {path.parent: listed(path) for path in PACKAGE.rglob("__init__.py")}
-    described = {name for name, *_ in InventoryFile.loads((site / "objects.inv").read_bytes(), uri="").data}
-    short = {name.rpartition(".")[2] for name in described}
+    *_, packed = (site / "objects.inv").read_bytes().split(b"\n", 4)  # four lines, then `name py:class 1 address title`
+    lines = [line.split() for line in zlib.decompress(packed).decode().splitlines()]
+    short = {name.rpartition(".")[2] for name, kind, *_ in lines if kind.startswith("py:")}
     assert sum(map(len, lists.values())) > 600
     assert {name for names in lists.values() for name in names} - short == set()
     for folder in (path for path, names in lists.items() if names):
