@@ -35,7 +35,7 @@ SHORTER = {
         "--unlearn.under.relearn.init_args.steps=1 --recovery.attacks.relearn.init_args.steps=1 "
         "--recovery.attacks.adapter.init_args.steps=1\n"
     },
-    "how-to/qlora.md": {"max_epochs: 10": "max_epochs: 1"},
+    "how-to/qlora.md": {"trainer: {max_epochs: 10}": "unlearn: {under: null}\ntrainer: {max_epochs: 1}"},
     "tutorials/hugging-face-lora.md": {"max_epochs=10": "max_epochs=1", "steps=20": "steps=2"},
     "tutorials/read-the-report.md": {"epochs=50": "epochs=1", "max_epochs=2": "max_epochs=1", "steps=10": "steps=2"},
 }
@@ -61,6 +61,7 @@ def test_every_configuration_is_a_file_that_its_page_runs(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", RUNNING)
 @pytest.mark.filterwarnings("ignore")  # a reader sees them, and goes on
 def test_a_page_runs_from_top_to_bottom(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from lightning_unlearn import RobustnessReport
 
 EXAMPLES = ROOT / "examples"
 SCRIPTS = {"plain_trainer.py", "fabric_loop.py", "ddp.py", "fsdp2.py", "lightning_cli/train.py", "hydra/train.py"}
-pytestmark = pytest.mark.filterwarnings("ignore")  # somebody who tries them sees them, and goes on
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore")]  # who tries them sees them, and goes on
 
 
 def main_of(name: str) -> Callable[..., Any]:
