@@ -94,7 +94,7 @@ class Unlearn(EndingCallback):
         under_every: In every how many optimizer steps.
         under_retain: Whether the retain gradient becomes the mean over the same vantage points. It is then the cross-entropy
             of the readout (the loss of ``training_step``, where that is what the readout runs).
-        passes: Whether forget rows run in the retain rows' pass, where that gives the same gradient (see :class:`OnePass`).
+        passes: Whether forget rows run in the retain rows' pass, where that gives the same gradient (see :class:`Passes`).
             Defaults to :class:`CheaperPass`: where it takes no more memory.
 
     Raises:
@@ -268,7 +268,7 @@ class Unlearn(EndingCallback):
         self._batches.refuse_unsupervised(is_end=True)
 
     def forget_loss(self, batch: Any) -> Tensor:
-        """The objective on one forget micro-batch, as :class:`ForgetBatches` gives it."""
+        """The objective on one forget micro-batch, as the forget data gives it."""
         with self._batches.opened(batch) as own:
             return self._original.loss(own, saw=self._batches.saw_prediction)
 
