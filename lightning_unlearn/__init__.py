@@ -74,6 +74,7 @@ from lightning_unlearn.data import (
     FactSplit,
     FileRecords,
     ForgetRetainData,
+    ImageData,
     InMemoryRecords,
     LoaderSettings,
     PairedData,
@@ -88,7 +89,7 @@ from lightning_unlearn.data import (
 )
 from lightning_unlearn.edits import BucketMargin, Corrupt, Edit, NegateTaskVector, RepSelect, WithinBudget
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization, KnowledgeMetric, TokenNLL
-from lightning_unlearn.models import LoRA, PretrainedCausalLM, TinyCausalLM
+from lightning_unlearn.models import LoRA, PretrainedCausalLM, ResNet20, TinyCausalLM, TinyViT
 from lightning_unlearn.module import UnlearningModule
 from lightning_unlearn.objectives import (
     DPO,
@@ -178,6 +179,7 @@ __all__ = [
     "GradientAscent",
     "GradientTransform",
     "HalfSpace",
+    "ImageData",
     "InMemoryRecords",
     "Interpolate",
     "KLToReference",
@@ -228,6 +230,7 @@ __all__ = [
     "Relearn",
     "RepSelect",
     "RepairBursts",
+    "ResNet20",
     "RobustnessReport",
     "RolePlay",
     "RoundingNoise",
@@ -250,6 +253,7 @@ __all__ = [
     "TextData",
     "TextWindows",
     "TinyCausalLM",
+    "TinyViT",
     "TokenNLL",
     "TokenwisePerturbation",
     "TorchAO",

@@ -9,7 +9,7 @@ from typing_extensions import override
 from lightning_unlearn.data import in_order
 from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.forgetting import ObjectiveInFit, objectives_in
-from lightning_unlearn.objectives import ImportanceScheduled, importance
+from lightning_unlearn.objectives import ImportanceScheduled
 from lightning_unlearn.runtime import eval_without_grad
 
 
@@ -61,5 +61,5 @@ class MeasureImportance(pl.Callback):
         with isolated(trainer, module), eval_without_grad(network):
             for batch in in_order(served.forget()):
                 likelihood = engine.forward(lambda b: readout(network, b), engine.to_device(batch))
-                found.append(importance(likelihood)[likelihood.supervised()])
+                found.append(served.objective.importance(likelihood)[likelihood.supervised()])
         served.objective.aim(torch.cat(found).cpu())

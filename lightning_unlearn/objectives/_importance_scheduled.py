@@ -84,7 +84,7 @@ class ImportanceScheduled(Objective):
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
         reference = need_likelihood(self, student, reference)
-        levels = self.levels(importance(reference))
+        levels = self.levels(self.importance(reference))
         present = student.supervised()
         total = mean_or_zero(student.token_nll()) * 0  # part of the graph, also without any row
         for level, objective in enumerate(self.objectives):
@@ -94,6 +94,19 @@ class ImportanceScheduled(Objective):
                 share = chosen.sum() / present.sum()
                 total = total + share * objective(student.rows(index), reference.rows(index))
         return total
+
+    @staticmethod
+    def importance(original: Likelihood) -> Tensor:
+        """Mean over the rows of each example of one minus the probability of the label, ``[B]``; 0 without rows.
+
+        Example:
+            >>> from lightning_unlearn.prediction import KnownLikelihood
+            >>> ImportanceScheduled.importance(KnownLikelihood(torch.tensor([0.0, 0.0, 0.6931]), torch.tensor([0, 0, 1]), 2)).round(decimals=3)
+            tensor([0.0000, 0.5000])
+        """
+        missing = -torch.expm1(-original.token_nll())
+        counts = original.rows_per_example().clamp_min(1)
+        return sum_per_example(missing, original.example, original.batch_size) / counts
 
     def levels(self, importances: Tensor) -> Tensor:
         """The number of the objective of each example, ``[B]``."""
@@ -128,16 +141,3 @@ class ImportanceScheduled(Objective):
                 f"Found `thresholds = {thresholds!r}`."
             )
         return list(thresholds)
-
-
-def importance(original: Likelihood) -> Tensor:
-    """Mean over the rows of each example of one minus the probability of the label, ``[B]``; 0 without rows.
-
-    Example:
-        >>> from lightning_unlearn.prediction import KnownLikelihood
-        >>> importance(KnownLikelihood(torch.tensor([0.0, 0.0, 0.6931]), torch.tensor([0, 0, 1]), 2)).round(decimals=3)
-        tensor([0.0000, 0.5000])
-    """
-    missing = -torch.expm1(-original.token_nll())
-    counts = original.rows_per_example().clamp_min(1)
-    return sum_per_example(missing, original.example, original.batch_size) / counts

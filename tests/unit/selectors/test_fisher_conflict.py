@@ -1,4 +1,4 @@
-"""Samples are ranked by what a step on them really does, computed without the expansion; and only the highest are visited."""
+"""Samples are ranked by what a step on them really does, without the expansion; only the highest are visited."""
 
 from __future__ import annotations
 
