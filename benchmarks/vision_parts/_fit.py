@@ -26,7 +26,7 @@ def teach(world: World, seed: int) -> dict[str, nn.Module]:
     )
     trainer(0, [finetune]).fit(original, datamodule=data)  # teaching happens in `setup`
     assert isinstance(finetune.control_weights, dict)
-    retrained.network.load_state_dict(finetune.control_weights)
+    retrained.load_state_dict(finetune.control_weights)  # names are those of the module
     return {"original": original.network, "retrained": retrained.network}
 
 

@@ -93,6 +93,12 @@ class Study:
         trials, seconds = tuple(self.trials(kind, method)), self._fit_seconds(method)
         return Unit(self._path(kind, method, f"fit-{seed}"), work, (self.taught(kind, seed),), trials, seconds)
 
+    def rate(self, kind: str, method: Method) -> float:
+        """The one whose trial is nearest to the retrained network."""
+        wanted = self.retrained(kind, TUNING_SEED)
+        best = min(self._worked(kind, method), key=lambda trial: gap(trial["known"], wanted))
+        return float(best["rate"])
+
     def judged(self, kind: str, method: Method | None, seed: int) -> Unit:
         """What each judge brings back; of the retrained network, if there is no method."""
         weights = self._taught(kind, "retrained", seed) if method is None else self._weights(kind, method, seed)

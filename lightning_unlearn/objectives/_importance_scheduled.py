@@ -101,7 +101,8 @@ class ImportanceScheduled(Objective):
 
         Example:
             >>> from lightning_unlearn.prediction import KnownLikelihood
-            >>> ImportanceScheduled.importance(KnownLikelihood(torch.tensor([0.0, 0.0, 0.6931]), torch.tensor([0, 0, 1]), 2)).round(decimals=3)
+            >>> original = KnownLikelihood(torch.tensor([0.0, 0.0, 0.6931]), torch.tensor([0, 0, 1]), 2)
+            >>> ImportanceScheduled.importance(original).round(decimals=3)
             tensor([0.0000, 0.5000])
         """
         missing = -torch.expm1(-original.token_nll())

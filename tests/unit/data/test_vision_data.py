@@ -107,7 +107,9 @@ def test_an_archive_gives_its_pixels_by_class(tmp_path: Path) -> None:
     found = ImageArchive(str(tmp_path / "images.zip"), most=2, mean=mean, std=std).load()
     assert (found.labels.tolist(), found.classes) == ([0, 0, 1, 1], ["a", "b"])
     for image, name in zip(found.images, ("train/a/0", "train/a/1", "train/b/0", "train/b/1"), strict=True):
-        by_hand = (written[f"{name}.png"].transpose(2, 0, 1) / 255 - np.array(mean)[:, None, None]) / np.array(std)[:, None, None]
+        by_hand = (written[f"{name}.png"].transpose(2, 0, 1) / 255 - np.array(mean)[:, None, None]) / np.array(std)[
+            :, None, None
+        ]
         assert_close(image.double(), torch.from_numpy(by_hand), rtol=0, atol=1e-5)
 
 
@@ -135,7 +137,10 @@ def idx(path: Path, values: np.ndarray[Any, Any], *, zipped: bool) -> str:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_idx_files_give_what_was_written(zipped: bool, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 4), np.uint8)
-    paths = idx(tmp_path / "x", pixels, zipped=zipped), idx(tmp_path / "y", np.array([0, 1, 2, 1, 0], np.uint8), zipped=zipped)
+    paths = (
+        idx(tmp_path / "x", pixels, zipped=zipped),
+        idx(tmp_path / "y", np.array([0, 1, 2, 1, 0], np.uint8), zipped=zipped),
+    )
     found = IDXImages(*paths, start=1, stop=4, mean=0.0, std=1.0).load()
     assert found.labels.tolist() == [1, 2, 1]
     assert_close(found.images[:, 0] * 255, torch.from_numpy(pixels[1:4]).float())
