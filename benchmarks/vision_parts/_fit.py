@@ -10,7 +10,7 @@ from robustness_parts._method import Method, made
 from torch import nn
 
 from lightning_unlearn import ClassificationReadout, FinetuneFirst, ForgetRetainData, LoRA, Unlearn, UnlearningModule
-from lightning_unlearn.data import MixedPrototypes, Prototypes
+from lightning_unlearn.data import ClassMeans, MixedPrototypes
 from vision_parts._world import World
 
 READOUT = ClassificationReadout()
@@ -58,7 +58,7 @@ def forget(network: nn.Module, method: Method, rate: float, world: World, seed: 
 def points(network: nn.Module, world: World, size: int, seed: int) -> MixedPrototypes:
     """What is left of retain data that are gone."""
     setting = world.setting
-    kept = Prototypes.seen(network, world.batches("retain"), setting.head)
+    kept = ClassMeans.seen(network, world.batches("retain"), setting.head)
     loader = world.part("retain", size, seed).loader
     return MixedPrototypes(kept, count=16 * size, seed=seed, loader=loader)
 

@@ -54,6 +54,7 @@ from lightning_unlearn.data.relearning import (
 )
 from lightning_unlearn.data.vision import (
     AllBut,
+    ClassMeans,
     IDXImages,
     ImageArchive,
     ImageData,
@@ -62,7 +63,6 @@ from lightning_unlearn.data.vision import (
     MixedPrototypes,
     OfClasses,
     Pick,
-    Prototypes,
     RandomPart,
 )
 
@@ -99,7 +99,7 @@ __all__ = [
     "PairedDataset",
     "Pick",
     "Probe",
-    "Prototypes",
+    "ClassMeans",
     "QuestionAnswer",
     "QuestionAnswerData",
     "QuestionAnswerDataset",

@@ -4,7 +4,7 @@ from lightning_unlearn.data.vision._idx_images import IDXImages
 from lightning_unlearn.data.vision._image_archive import ImageArchive
 from lightning_unlearn.data.vision._image_data import ImageData
 from lightning_unlearn.data.vision._images import Images, LabelledImages
-from lightning_unlearn.data.vision._mixed_prototypes import MixedPrototypes, Prototypes
+from lightning_unlearn.data.vision._mixed_prototypes import ClassMeans, MixedPrototypes
 from lightning_unlearn.data.vision._picks import AllBut, OfClasses, Pick, RandomPart
 
 __all__ = [
@@ -17,6 +17,6 @@ __all__ = [
     "MixedPrototypes",
     "OfClasses",
     "Pick",
-    "Prototypes",
+    "ClassMeans",
     "RandomPart",
 ]

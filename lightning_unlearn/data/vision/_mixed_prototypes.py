@@ -21,7 +21,7 @@ from lightning_unlearn.runtime import eval_without_grad, written_whole
 
 
 @dataclass(frozen=True)
-class Prototypes:
+class ClassMeans:
     """What is kept of retain data that must be given up: the mean of each class before the head, and who is beside whom.
 
     Args:
@@ -30,7 +30,7 @@ class Prototypes:
         labels: The classes that have a mean.
 
     Example:
-        >>> seen = Prototypes.of(torch.tensor([[0.0], [2.0], [9.0]]), torch.tensor([0, 0, 1]), neighbours=1)
+        >>> seen = ClassMeans.of(torch.tensor([[0.0], [2.0], [9.0]]), torch.tensor([0, 0, 1]), neighbours=1)
         >>> seen.means, seen.labels
         (tensor([[1.],
                 [9.]]), tensor([0, 1]))
@@ -41,7 +41,7 @@ class Prototypes:
     labels: Tensor
 
     @classmethod
-    def of(cls, features: Tensor, labels: Tensor, neighbours: int = 2) -> Prototypes:
+    def of(cls, features: Tensor, labels: Tensor, neighbours: int = 2) -> ClassMeans:
         """From features ``[N, D]`` and their labels ``[N]``."""
         means = torch.zeros(int(labels.max()) + 1, features.shape[1])
         known = labels.unique()
@@ -54,7 +54,7 @@ class Prototypes:
         return cls(means, graph, known)
 
     @classmethod
-    def seen(cls, network: nn.Module, batches: Iterable[Any], head: str, neighbours: int = 2) -> Prototypes:
+    def seen(cls, network: nn.Module, batches: Iterable[Any], head: str, neighbours: int = 2) -> ClassMeans:
         """From what the layer ``head`` of a network reads when it is shown pairs of images and labels."""
         read: list[Tensor] = []
         labels: list[Tensor] = []
@@ -74,7 +74,7 @@ class Prototypes:
             save_file({name: value.contiguous() for name, value in vars(self).items()}, str(new))
 
     @classmethod
-    def load(cls, path: str | Path) -> Prototypes:
+    def load(cls, path: str | Path) -> ClassMeans:
         """Read one."""
         return cls(**load_file(str(path)))
 
@@ -99,7 +99,7 @@ class MixedPrototypes(EncodedData):
         loader: How they are cut into batches.
 
     Example:
-        >>> kept = Prototypes.of(torch.eye(3), torch.tensor([0, 1, 2]))
+        >>> kept = ClassMeans.of(torch.eye(3), torch.tensor([0, 1, 2]))
         >>> data = MixedPrototypes(kept, count=6, low=1.0, without=[1])
         >>> features, labels = next(iter(data.val_dataloader()))
         >>> labels, bool((features == torch.eye(3)[labels]).all())
@@ -111,7 +111,7 @@ class MixedPrototypes(EncodedData):
 
     def __init__(
         self,
-        prototypes: Prototypes | str,
+        prototypes: ClassMeans | str,
         count: int = 512,
         low: float = 0.5,
         without: list[int] | None = None,
@@ -122,14 +122,14 @@ class MixedPrototypes(EncodedData):
         check_whole("count", count)
         check_between("low", low, 0, 1)
         if not isinstance(prototypes, str):
-            check_kind("prototypes", prototypes, Prototypes, example="Prototypes.seen(network, batches, head='linear')")
+            check_kind("prototypes", prototypes, ClassMeans, example="ClassMeans.seen(network, batches, head='linear')")
         self.prototypes, self.count, self.low, self.without, self.seed = prototypes, count, low, without, seed
 
     @cached_property
     @override
     def dataset(self) -> TensorDataset:
         """The points and their labels, in turn."""
-        kept = Prototypes.load(self.prototypes) if isinstance(self.prototypes, str) else self.prototypes
+        kept = ClassMeans.load(self.prototypes) if isinstance(self.prototypes, str) else self.prototypes
         gone = torch.tensor(self.without or [], dtype=torch.int64)
         left = kept.labels[~torch.isin(kept.labels, gone)]
         if not len(left):

@@ -19,6 +19,7 @@ from torch.testing import assert_close
 
 from lightning_unlearn.data import (
     AllBut,
+    ClassMeans,
     IDXImages,
     ImageArchive,
     ImageData,
@@ -28,7 +29,6 @@ from lightning_unlearn.data import (
     MixedPrototypes,
     OfClasses,
     Pick,
-    Prototypes,
     RandomPart,
 )
 
@@ -188,7 +188,7 @@ def network() -> nn.Sequential:
 
 def test_prototypes_are_the_means_of_what_the_head_reads() -> None:
     net, found = network(), Numbered().load()
-    seen = Prototypes.seen(net, ImageData(Numbered(), loader=LoaderSettings(batch_size=3)).val_dataloader(), head="3")
+    seen = ClassMeans.seen(net, ImageData(Numbered(), loader=LoaderSettings(batch_size=3)).val_dataloader(), head="3")
     features: Tensor = net[1](found.images.flatten(1)).detach()  # evaluation mode: no dropout
     expected = torch.stack([features[found.labels == label].mean(0) for label in range(3)])
     assert_close(seen.means, expected)
@@ -197,15 +197,15 @@ def test_prototypes_are_the_means_of_what_the_head_reads() -> None:
 
 
 def test_prototypes_go_to_a_file_and_come_back(tmp_path: Path) -> None:
-    kept = Prototypes.of(torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 5)
+    kept = ClassMeans.of(torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 5)
     kept.save(tmp_path / "kept.safetensors")
-    again = Prototypes.load(tmp_path / "kept.safetensors")
+    again = ClassMeans.load(tmp_path / "kept.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(vars(kept).values(), vars(again).values(), strict=True))
     assert MixedPrototypes(str(tmp_path / "kept.safetensors")).dataset.tensors[0].shape == (512, 4)
 
 
 def test_classes_that_are_gone_leave_no_point_behind() -> None:
-    kept = Prototypes.of(torch.eye(4).repeat(3, 1) + 0.01, torch.arange(4).repeat(3), neighbours=3)
+    kept = ClassMeans.of(torch.eye(4).repeat(3, 1) + 0.01, torch.arange(4).repeat(3), neighbours=3)
     points, labels = MixedPrototypes(kept, count=60, without=[2]).dataset.tensors
     assert set(labels.tolist()) == {0, 1, 3}
     assert (points[:, 2] < 0.02).all()
@@ -215,7 +215,7 @@ def test_classes_that_are_gone_leave_no_point_behind() -> None:
 
 
 def test_a_class_that_was_never_seen_has_no_prototype() -> None:
-    kept = Prototypes.of(torch.tensor([[0.0], [4.0], [5.0]]), torch.tensor([0, 2, 3]), neighbours=1)
+    kept = ClassMeans.of(torch.tensor([[0.0], [4.0], [5.0]]), torch.tensor([0, 2, 3]), neighbours=1)
     assert kept.labels.tolist() == [0, 2, 3]
     assert set(MixedPrototypes(kept).dataset.tensors[1].tolist()) == {0, 2, 3}
     assert kept.beside(1) == []
