@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,26 +76,27 @@ def hand_written(turns: str, accumulate: int = 1) -> SomebodysModule:
     return module
 
 
+# A new schedule joins here: what each of twelve steps is for, `f` or `r`.
+SCHEDULES: dict[str, tuple[Callable[[int], TakesTurns], Callable[[int], str]]] = {
+    "no burst": (lambda steps: RepairBursts(bursts=0), lambda steps: "f" * steps),
+    "alternating": (lambda steps: RepairBursts(bursts=steps // 2, steps=1), lambda steps: "fr" * (steps // 2)),
+    "at the end": (lambda steps: RepairBursts(bursts=1, steps=2), lambda steps: "f" * (steps - 2) + "rr"),
+    "every third": (lambda steps: PeriodicUnlearn(every=3), lambda steps: ("rrf" * steps)[:steps]),
+    "every": (lambda steps: PeriodicUnlearn(every=1), lambda steps: "f" * steps),
+}
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize(
-    ("schedule", "turns"),
-    [
-        (lambda steps: RepairBursts(bursts=0), "ffffffffffff"),
-        (lambda steps: RepairBursts(bursts=steps // 2, steps=1), "frfrfrfrfrfr"),
-        (lambda steps: RepairBursts(bursts=1, steps=2), None),
-        (lambda steps: PeriodicUnlearn(every=3), "rrfrrfrrfrrf"),
-        (lambda steps: PeriodicUnlearn(every=1), "ffffffffffff"),
-    ],
-    ids=["no burst", "alternating", "at the end", "every third", "every"],
-)
-def test_equals_the_loop_written_by_hand(schedule: Any, turns: str | None, accumulate: int) -> None:
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_equals_the_loop_written_by_hand(name: str, accumulate: int) -> None:
+    schedule, turns = SCHEDULES[name]
     steps = STEPS // accumulate
-    expected = hand_written(turns[:steps] if turns else "f" * (steps - 2) + "rr", accumulate)
+    expected = hand_written(turns(steps), accumulate)
     forgetting = unlearn()
     found = fit(forgetting, schedule(steps), accumulate_grad_batches=accumulate)
     for p, by_hand in zip(found.parameters(), expected.parameters(), strict=True):
         assert_close(p, by_hand, rtol=0, atol=1e-6)
-    forgets = turns[:steps].count("f") if turns else steps - 2
+    forgets = turns(steps).count("f")
     assert forgetting._steps == {"merged": forgets, "taken": forgets}
 
 

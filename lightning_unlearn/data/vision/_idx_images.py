@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.data.vision._images import Images, LabelledImages
-from lightning_unlearn.functional.settings import check_whole
+from lightning_unlearn.functional.settings import check_finite, check_positive, check_whole
 
 
 class IDXImages(Images):
@@ -40,6 +40,8 @@ class IDXImages(Images):
         check_whole("start", start, least=0)
         if stop is not None:
             check_whole("stop", stop, least=start + 1)
+        check_finite("mean", mean)
+        check_positive("std", std)
         self.images, self.labels, self.start, self.stop, self.mean, self.std = images, labels, start, stop, mean, std
 
     @override
