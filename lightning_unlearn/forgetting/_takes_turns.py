@@ -21,7 +21,8 @@ class TakesTurns(Turns, pl.Callback):
     Raises:
         ValueError: In ``setup``, without an :class:`Unlearn`.
         NotImplementedError: In ``setup``, beside another callback that takes turns; beside ``Unlearn(optimizer=...)``, whose
-            steps are its own; beside :class:`BilevelUnlearn`, whose inner steps are part of every step.
+            steps are its own, and ``Unlearn(under_retain=True)``, whose forget steps learn; beside :class:`BilevelUnlearn`,
+            whose inner steps are part of every step.
 
     Example:
         >>> class EveryOther(TakesTurns):
@@ -48,7 +49,8 @@ class TakesTurns(Turns, pl.Callback):
         others = [type(c).__name__ for c in callbacks_of(trainer, TakesTurns) if c is not self]
         bilevel = ["BilevelUnlearn"] * any(isinstance(c, BilevelUnlearn) for c in found)
         private = ["Unlearn(optimizer=...)"] * any(c.optimizer is not None for c in found)
-        for other in [*others, *bilevel, *private]:
+        retain = ["Unlearn(under_retain=True)"] * any(c.under.retain for c in found)
+        for other in [*others, *bilevel, *private, *retain]:
             raise NotImplementedError(
                 f"`{who}` should be the only one that says which steps forget, in one optimizer. Found `{other}`. Leave one "
                 "of the two out."

@@ -232,6 +232,7 @@ class Unlearn(EndingCallback):
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self._only_learns = only_learns(trainer, params)
         if self._only_learns:
+            self._vantage.pass_over()
             return self._batches.pass_over()
         joined, batches = self._one_pass.take()
         logged = is_logged(trainer)

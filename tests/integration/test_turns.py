@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from lightning_unlearn import (
     TrainOnly,
     Unlearn,
 )
+from lightning_unlearn.attacks import Attack
 from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.forgetting import TakesTurns, Turn
 from lightning_unlearn.guards import History, NoChange
@@ -229,6 +231,26 @@ def test_two_processes_equal_one(kind: str, schedule: str) -> None:
     assert not torch.equal(expected["head.weight"], SomebodysModule().head.weight)
 
 
+class Asking(Attack):
+    """Changes nothing, and counts the retain batches that it is given."""
+
+    needs_data, unit = "retain", "batches"
+
+    def __init__(self) -> None:
+        self.given: list[int] = []
+
+    @contextmanager
+    def __call__(self, network: Any, *, batches: Any = (), loss: Any = None, engine: Any = None) -> Iterator[Any]:
+        self.given.append(len(list(batches)))
+        yield iter([1])
+
+
+def test_an_attack_is_given_the_retain_data_of_its_own_step_alone() -> None:
+    asking = Asking()
+    fit(unlearn(under={"asking": asking}), PeriodicUnlearn(every=3))
+    assert asking.given == [1, 1, 1, 1]
+
+
 # What cannot work is refused
 
 
@@ -249,9 +271,10 @@ def test_it_wants_an_unlearn_to_give_turns_to() -> None:
     [
         (lambda: [unlearn(), PeriodicUnlearn()], "PeriodicUnlearn"),
         (lambda: [unlearn(optimizer=torch.optim.SGD)], r"Unlearn\(optimizer=...\)"),
+        (lambda: [unlearn(under={"asking": Asking()}, under_retain=True)], r"Unlearn\(under_retain=True\)"),
         (lambda: [BilevelUnlearn(NPO(), forget=loader(seed=2))], "BilevelUnlearn"),
     ],
-    ids=["another", "own optimizer", "bilevel"],
+    ids=["another", "own optimizer", "retain under attack", "bilevel"],
 )
 def test_what_has_steps_of_its_own_is_refused(callbacks: Any, found: str) -> None:
     with pytest.raises(NotImplementedError, match=f"only one that says which steps forget.* Found `{found}`"):
