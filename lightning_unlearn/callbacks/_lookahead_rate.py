@@ -151,6 +151,6 @@ class LookaheadRate(StepTransform):
         scores = []
         with eval_without_grad(network):
             for batch in in_order(loader):
-                read = self._engine.forward(lambda b: self._reading(network, b), self._engine.to_device(batch))
+                read: Any = self._engine.forward(lambda b: self._reading(network, b), self._engine.to_device(batch))
                 scores.append(metric.scores_of(read))
         return float(torch.cat(scores).mean())

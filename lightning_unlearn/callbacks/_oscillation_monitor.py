@@ -75,7 +75,7 @@ class OscillationMonitor(pl.Callback):
         with isolated(trainer, pl_module):
             self.looks.append((step, self._probability(engine, readout, batch)))
             edge = {"edge": self._edge(trainer, engine, readout, batch)} if self.power_steps else {}
-        found = oscillation(*zip(*self.looks, strict=True))
+        found = oscillation([step for step, _ in self.looks], [value for _, value in self.looks])
         over_time = {} if found is None else {name: getattr(found, name) for name in ("residual", "swing", "turns")}
         for name, value in {**over_time, **edge}.items():
             pl_module.log(f"oscillation/{name}", value, batch_size=1)
@@ -93,7 +93,7 @@ class OscillationMonitor(pl.Callback):
     def _probability(self, engine: GradientEngine, readout: Readout, batch: Any) -> float:
         network = readout.find_network(engine.module)
         with eval_without_grad(network):
-            prediction = engine.forward(lambda b: readout(network, b), batch)
+            prediction: Any = engine.forward(lambda b: readout(network, b), batch)
         known = AnswerProbability().scores_of(prediction)[prediction.supervised()]
         return float(engine.average(mean_or_zero(known.float())))
 
@@ -114,4 +114,4 @@ class OscillationMonitor(pl.Callback):
                 lengths = engine.gramian([direction, product], params)
                 sharpness = float((lengths[1, 1] / lengths[0, 0].clamp_min(torch.finfo(lengths.dtype).tiny)).sqrt())
                 direction = product
-        return sharpness * max(group["lr"] for group in groups) / 2
+        return sharpness * max(float(group["lr"]) for group in groups) / 2

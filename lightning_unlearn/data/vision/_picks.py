@@ -89,8 +89,8 @@ class AllBut(Pick):
 
 def class_number(images: LabelledImages, named: str | int) -> int:
     """The number of a class, given by its name or its number."""
-    numbers: list[str | int] = list(range(len(images.classes)))
-    for known in (images.classes, numbers):
-        if named in known:
-            return known.index(named)
+    if named in images.classes:
+        return images.classes.index(str(named))
+    if isinstance(named, int) and 0 <= named < len(images.classes):
+        return named
     raise ValueError(f"`classes` should be among {images.classes}, or their numbers. Found {named!r}.")

@@ -49,7 +49,8 @@ class ResNet20(nn.Module):
         """What the last layer reads, ``[B, 4 * width]``."""
         x = self.bn1(self.conv1(images)).relu()
         x = self.layer3(self.layer2(self.layer1(x)))
-        return x.mean((2, 3))
+        mean: Tensor = x.mean((2, 3))
+        return mean
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -72,7 +73,8 @@ class _Block(nn.Module):
         y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
         # Every second pixel, and zeros for the new channels, half of them on either side.
         shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.new // 2, self.new - self.new // 2))
-        return (y + shortcut).relu()
+        added: Tensor = y + shortcut
+        return added.relu()
 
 
 def _convolution(before: int, after: int, stride: int) -> nn.Conv2d:
