@@ -53,8 +53,8 @@ class LookaheadRate(StepTransform):
         >>> lookahead = LookaheadRate(forget=held_out, retain=held_out)  # Trainer(callbacks=[unlearn, lookahead])
 
     References:
-        The learning-rate control of Man, Damasio and Neven, *Need is All You Need: Homeostatic Neural Networks*, 2022, and
-        its code: there one branch moves the rate, and the label of a digit decides its direction.
+        The learning-rate control of Man et al., *Need is All You Need: Homeostatic Neural Networks Adapt to Concept Shift*,
+        2022, and its code: there one branch moves the rate, and the label of a digit decides its direction.
     """
 
     stage: ClassVar[Stage] = Stage.PROXIMAL

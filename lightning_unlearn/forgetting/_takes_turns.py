@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
 from typing_extensions import override
 
@@ -46,9 +48,8 @@ class TakesTurns(Turns, pl.Callback):
                 f"`{who}` should find an `Unlearn` whose steps it gives turns. Found none. Add `Unlearn(...)` to the "
                 f"callbacks, or leave `{who}` out."
             )
-        others = [
-            type(c).__name__ for c in callbacks_of(trainer, pl.Callback) if isinstance(c, Turns) and c is not self
-        ]
+        everybody: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        others = [type(c).__name__ for c in everybody if isinstance(c, Turns) and c is not self]
         bilevel = ["BilevelUnlearn"] * any(isinstance(c, BilevelUnlearn) for c in found)
         private = ["Unlearn(optimizer=...)"] * any(c.optimizer is not None for c in found)
         retain = ["Unlearn(under_retain=True)"] * any(c.under.retain for c in found)

@@ -81,7 +81,9 @@ class FisherConflict(Order):
         readout = choose_readout(module) if self.readout is None else self.readout
         network = readout.find_network(module)
         # Not the fit's loaders: these are in order, and leave random generators alone.
-        self.conflicts = self.scores(network, in_order(data.forget.loader()), in_order(data.retain.loader()), readout)
+        found = self.scores(network, in_order(data.forget.loader()), in_order(data.retain.loader()), readout)
+        # As the first process sees it: another might round a score the other way.
+        self.conflicts = trainer.strategy.broadcast(found)  # type: ignore[union-attr]
         kept = self._kept(len(forget))
         rank_zero_info(f"`FisherConflict` visits {len(kept)} of {len(forget)} forget examples.")
 
