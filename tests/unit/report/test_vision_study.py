@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from vision_parts._settings import SETTINGS
 from vision_parts._study import TUNING_SEED, Study, gap
 from vision_parts._world import KINDS, Setting, World
 
-from lightning_unlearn import TinyViT
+from lightning_unlearn import ResNet20, TinyViT
 from lightning_unlearn.data import Images, LabelledImages
 
 NAMES = list(methods(vision.METHODS))
@@ -140,6 +141,16 @@ def test_a_network_without_statistics_is_not_recalibrated() -> None:
     world = World(SETTING, "class", "test", seed=0)
     assert curve(SETTING.start("class", 0), PANEL["recalibrate"], world) == {}
     assert curve(SETTING.start("class", 0), PANEL["int4"], world)
+
+
+def test_a_network_with_statistics_is_recalibrated_and_left_as_it_was() -> None:
+    setting = replace(SETTING, network=lambda classes, seed: ResNet20(classes, width=2, channels=1, seed=seed))
+    world, network = World(setting, "class", "test", seed=0), setting.start("class", 0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    found = curve(network, PANEL["recalibrate"], world)
+    assert list(found) == ["1", "5"]  # 36 images, in batches of 8
+    assert found["1"] != found["5"]
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("name", list(SETTINGS))
