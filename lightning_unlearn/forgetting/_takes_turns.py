@@ -27,6 +27,7 @@ class TakesTurns(Turns, pl.Callback):
             whose inner steps are part of every step.
 
     Example:
+        >>> from lightning_unlearn.forgetting import Turn
         >>> class EveryOther(TakesTurns):
         ...     '''Forget, learn, forget, learn.'''
         ...
