@@ -29,6 +29,7 @@ from lightning_unlearn.forgetting._refusals import (
 )
 from lightning_unlearn.forgetting._step_log import is_logged, log_step, shown_realised
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
+from lightning_unlearn.forgetting._turns import Turn, only_learns, turn_of
 from lightning_unlearn.forgetting._under import Under
 from lightning_unlearn.forgetting._vantage_points import VantagePoints
 from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
@@ -204,7 +205,7 @@ class Unlearn(EndingCallback):
         self._batches.saw_retain(batch)
         self._vantage.saw_retain(batch)
         measured = self._merger.wants_measured(is_logged(trainer)) or trainer.fit_loop._skip_backward
-        if not (measured or self._needs_apart) and self._merger.only_adds:
+        if not (measured or self._needs_apart) and self._merger.only_adds and turn_of(trainer) is Turn.BOTH:
             self._one_pass.offer()
 
     def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -229,6 +230,10 @@ class Unlearn(EndingCallback):
         if self.is_idle:
             return
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        self._only_learns = only_learns(trainer, params)
+        if self._only_learns:
+            self._vantage.pass_over()
+            return self._batches.pass_over()
         joined, batches = self._one_pass.take()
         logged = is_logged(trainer)
         accumulate = trainer.accumulate_grad_batches
@@ -274,6 +279,8 @@ class Unlearn(EndingCallback):
 
     def after_fit_step(self, optimizer: torch.optim.Optimizer) -> bool:
         """Measure the fit's step, or take the own step after it. The chain calls this before any guard."""
+        if self._only_learns:
+            return False
         self._steps["taken"] += 1
         if self._private is None:
             realised, taken = self._realised.after(optimizer), False
@@ -286,6 +293,6 @@ class Unlearn(EndingCallback):
 
     def _start_anew(self) -> None:
         """Nothing is left of an earlier fit, or of the run of a tuner."""
-        self._private = None
+        self._private, self._only_learns = None, False
         self._steps, self._restored = {"merged": 0, "taken": 0}, {}
         self._step_log = {}
