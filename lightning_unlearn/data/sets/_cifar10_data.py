@@ -70,7 +70,7 @@ def _images(place: Path, part: str) -> ImageDataset:
     if not rows:
         raise FileNotFoundError(
             f"`folder` should hold CIFAR-10: `data_batch_1.bin` and others, pictures in `{part}/airplane/` and others, or "
-            f"be a `.zip` of these. Found none of them in `{place}`. The binary version is published at {CIFAR10Data.address}."
+            f"be a `.zip` of these. Found none of them in `{place}`. The first are published at {CIFAR10Data.address}."
         )
     images = torch.stack([image for image, _ in rows]).float() / 255
     shift, scale = (torch.tensor(of).reshape(1, 3, 1, 1) for of in (_MEAN, _DEVIATION))
