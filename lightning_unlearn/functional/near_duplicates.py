@@ -48,10 +48,10 @@ def near_duplicates(
     sets = [frozenset(other) for other in second]
     for number, text in enumerate(first):
         found = (index.get(part, []) for part in _rarest(text, weights, least))
-        for other in sorted({place for places in found if len(places) <= most for place in places}):
-            alike = _similarity(frozenset(text), sets[other], weights)
+        for place in sorted({place for places in found if len(places) <= most for place in places}):
+            alike = _similarity(frozenset(text), sets[place], weights)
             if alike >= least:
-                yield number, other, alike
+                yield number, place, alike
 
 
 def _by_rarity(*sides: Sequence[Parts]) -> tuple[list[list[int]], list[float]]:

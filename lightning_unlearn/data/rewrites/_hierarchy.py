@@ -66,13 +66,13 @@ class Hierarchy(ChosenRecords):
         below = [self._node(record) for record in records]
         if missing := self._paths - set(below):
             raise ValueError(f"`nodes` should have rows. Found none below {'/'.join(sorted(missing)[0])!r}.")
-        parents = {path[:-1] for path in self._paths}
-        wanted = {
-            "forget": lambda node: node in self._paths,
-            "siblings": lambda node: node not in self._paths and node[:-1] in parents,
-            "retain": lambda node: node not in self._paths,
-        }[self.side]
-        return [record for record, node in zip(records, below, strict=True) if wanted(node)]
+        return [record for record, node in zip(records, below, strict=True) if self._is_wanted(node)]
+
+    def _is_wanted(self, node: tuple[str, ...]) -> bool:
+        gone = node in self._paths
+        if self.side == "siblings":
+            return not gone and any(node[:-1] == path[:-1] for path in self._paths)
+        return gone == (self.side == "forget")
 
     @override
     def parse(self, record: Record) -> QuestionAnswer:

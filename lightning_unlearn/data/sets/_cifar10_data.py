@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_unlearn.data._loader_settings import LoaderSettings
 from lightning_unlearn.data.orders import Order
-from lightning_unlearn.data.sets._class_data import ClassData
+from lightning_unlearn.data.sets._class_data import ClassData, check_draw
 from lightning_unlearn.data.sets._image_classes import ImageDataset
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -60,6 +60,7 @@ class CIFAR10Data(ClassData):
         order: Order | None = None,
         seed: int = 0,
     ) -> None:
+        check_draw(per_class, class_seed)
         train, test = (_images(Path(folder), part) for part in ("train", "test"))
         super().__init__(train, test, forget, per_class, class_seed, loader, order, seed)
 

@@ -45,8 +45,6 @@ class ClassData(PublishedData):
             raise ValueError(
                 f"`forget` should be a list of some of {', '.join(train.names)}. Found `forget = {forget!r}`."
             )
-        if per_class is not None:
-            check_whole("per_class", per_class, why=", or `None` for all")
         parts = {"forget": list(forget), "retain": [name for name in train.names if name not in forget]}
         sides = {
             name: ImageClasses(*(images.of(own, per_class, class_seed) for images in (train, test)), loader)
@@ -54,3 +52,10 @@ class ClassData(PublishedData):
         }
         probes: dict[str, Any] = {f"{name}_test": side.test_dataloader() for name, side in sides.items()}
         super().__init__(sides["retain"], sides["forget"], order=order, seed=seed, probes=probes)
+
+
+def check_draw(per_class: int | None, class_seed: int) -> None:
+    """Refuse what is no number of images, before files are read."""
+    if per_class is not None:
+        check_whole("per_class", per_class, why=", or `None` for all")
+    check_whole("class_seed", class_seed, least=0)

@@ -98,6 +98,7 @@ class FictionalKnowledgeData(PublishedData):
         check_whole("forget", forget)
         check_whole("retain", retain)
         check_whole("holdout", holdout, least=0)
+        check_whole("passage_seed", passage_seed, least=0)
         passages = self.files(folder).records("fictional_knowledge")
         parts = {"forget": (forget, 0), "retain": (retain, forget), "holdout": (holdout, forget + retain)}
         asked = {name: of for name, of in parts.items() if of[0]}

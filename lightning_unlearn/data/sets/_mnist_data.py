@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_unlearn.data._loader_settings import LoaderSettings
 from lightning_unlearn.data.orders import Order
-from lightning_unlearn.data.sets._class_data import ClassData
+from lightning_unlearn.data.sets._class_data import ClassData, check_draw
 from lightning_unlearn.data.sets._image_classes import ImageDataset
 from lightning_unlearn.functional.settings import check_between
 
@@ -61,6 +61,7 @@ class MNISTData(ClassData):
         seed: int = 0,
     ) -> None:
         check_between("held_out", held_out, 0, 1)
+        check_draw(per_class, class_seed)
         test = _images(Path(folder), "t10k")
         train = _images(Path(folder), "train") if _path(Path(folder), "train-images-idx3-ubyte") else None
         if train is None:

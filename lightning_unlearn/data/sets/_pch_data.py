@@ -65,6 +65,7 @@ class PCHData(PublishedData):
     ) -> None:
         check_whole("request", request, least=0)
         check_whole("requests", requests)
+        check_whole("request_seed", request_seed, least=0)
         if request >= requests:
             raise ValueError(f"`request` should be below `requests = {requests}`. Found `request = {request}`.")
         files = self.files(folder)

@@ -67,6 +67,7 @@ class RWKUData(PublishedData):
     ) -> None:
         check_whole("forget", forget)
         check_whole("retain", retain)
+        check_whole("people_seed", people_seed, least=0)
         files = self.files(folder)
         texts = files.records(corpus, entity="subject")
         gone = SomeEntities(texts, forget, seed=people_seed)
