@@ -162,10 +162,11 @@ class ReasoningSpans(ChosenRecords):
 
     def _steps(self, record: Record) -> list[str]:
         steps = record[self.trace]
-        texts = (
+        told = (
             [step.get("text") if isinstance(step, dict) else step for step in steps] if isinstance(steps, list) else []
         )
-        if not texts or not all(isinstance(text, str) for text in texts):
+        texts = [text for text in told if isinstance(text, str)]
+        if not texts or len(texts) < len(told):
             raise ValueError(
                 f"`{self.trace}` of {record.source} should be a list of steps: texts, or objects with `text`. Found "
                 f"`{type(steps).__name__}`."

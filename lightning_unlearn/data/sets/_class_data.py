@@ -47,7 +47,7 @@ class ClassData(PublishedData):
             )
         parts = {"forget": list(forget), "retain": [name for name in train.names if name not in forget]}
         sides = {
-            name: ImageClasses(*(images.of(own, per_class, class_seed) for images in (train, test)), loader)
+            name: ImageClasses(train.of(own, per_class, class_seed), test.of(own, per_class, class_seed), loader)
             for name, own in parts.items()
         }
         probes: dict[str, Any] = {f"{name}_test": side.test_dataloader() for name, side in sides.items()}
