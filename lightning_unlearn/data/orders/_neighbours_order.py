@@ -35,11 +35,12 @@ class NeighboursOrder(Order):
         if neighbourhood is not None:
             check_kind("neighbourhood", neighbourhood, Neighbourhood, example="MostAlike()")
         self.neighbourhood = MostAlike() if neighbourhood is None else neighbourhood
-        self._found: tuple[Any, Any, list[list[int]]] | None = None
+        self._found: list[tuple[Any, Any, list[list[int]]]] = []
 
     @override
     def prepare(self, forget: RowSet, retain: RowSet, trainer: pl.Trainer | None) -> None:
-        self._found = (forget.dataset, retain.dataset, self.neighbourhood(forget, retain))
+        # Two: the loader of the retain rows and that of the forget rows each have their own selection of the same rows.
+        self._found = [*self._found[-1:], (forget.dataset, retain.dataset, self.neighbourhood(forget, retain))]
 
     @override
     def rows(self, forget: RowSet, retain: RowSet, *, seed: int, epoch: int) -> EpochRows:
@@ -61,7 +62,8 @@ class NeighboursOrder(Order):
         return shuffled(len(forget), seed, 2 * epoch)
 
     def _near(self, forget: RowSet, retain: RowSet) -> list[list[int]]:
-        if self._found is None or self._found[0] is not forget.dataset or self._found[1] is not retain.dataset:
-            self.prepare(forget, retain, None)
-        assert self._found is not None
-        return self._found[2]
+        for gone, stays, near in self._found:
+            if gone is forget.dataset and stays is retain.dataset:
+                return near
+        self.prepare(forget, retain, None)
+        return self._found[-1][2]

@@ -363,7 +363,10 @@ def test_neighbours_are_looked_up_once_for_the_same_data() -> None:
     for epoch in range(3):
         order.rows(forget, retain, seed=0, epoch=epoch)
     assert len(calls) == 1
-    order.rows(RowSet(Facts(4), 1), retain, seed=0, epoch=0)
+    other = RowSet(Facts(4), 1)
+    for epoch in range(3):  # as the two loaders of a fit ask in turn
+        order.rows(other, retain, seed=0, epoch=epoch)
+        order.rows(forget, retain, seed=0, epoch=epoch)
     assert len(calls) == 2
 
 
