@@ -12,26 +12,21 @@ import pytest
 import torch
 from scipy import stats
 
-from lightning_unlearn import (
+from lightning_unlearn import Encoding, FileRecords, InMemoryRecords, QuestionAnswerData
+from lightning_unlearn.audits.leakage import AnswerStyles, MultipleChoice
+from lightning_unlearn.data import (
     BlacklistSpans,
     CombinedQueries,
     DuplicateDose,
-    Encoding,
-    FileRecords,
+    GivenVerdicts,
     Hierarchy,
     InContextUnlearning,
-    InMemoryRecords,
     JointInstances,
-    Paraphrases,
-    QuestionAnswerData,
-    ReasoningSpans,
-)
-from lightning_unlearn.audits.leakage import AnswerStyles, MultipleChoice
-from lightning_unlearn.data import (
-    GivenVerdicts,
     Majority,
     MarkedAnswer,
+    Paraphrases,
     QuestionAnswer,
+    ReasoningSpans,
     Records,
     StealthyForgetRequest,
     TellsAnswer,

@@ -14,23 +14,23 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 
-from lightning_unlearn import (
+from lightning_unlearn import Encoding, FileRecords, LoaderSettings, TextWindows
+from lightning_unlearn.data import (
     CIFAR10Data,
-    Encoding,
     FictionalKnowledgeData,
-    FileRecords,
-    LoaderSettings,
     LUMEData,
     MNISTData,
     MUSEData,
     PCHData,
+    PublishedData,
+    PublishedFiles,
     Reduced,
     RTOFUData,
     RWKUData,
-    TextWindows,
+    SomeEntities,
     WMDPData,
+    build,
 )
-from lightning_unlearn.data import PublishedData, PublishedFiles, SomeEntities, build
 
 DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[4] / "shared" / "data"))
 ASK, READ = Encoding("bundled", template="plain"), TextWindows("bundled")
@@ -417,7 +417,7 @@ def test_yaml_builds_it(name: str, tmp_path: Path) -> None:
     tokens |= {} if name == "mnist" else {"encoding": {"tokenizer": "bundled"}}
     sizes = {"forget": 2, "retain": 6, "holdout": 3} if name == "fictional" else {"order": "CyclicOrder"}
     spec = {
-        "class_path": f"lightning_unlearn.{kind.__name__}",
+        "class_path": f"lightning_unlearn.data.{kind.__name__}",
         "init_args": {"folder": str(tmp_path), **tokens, **sizes},
     }
     assert type(build(spec, LightningDataModule)) is kind
