@@ -22,6 +22,9 @@ a fit of your own:
   test        Run the checks alone, on the model or on --ckpt_path, with the test loop; write the report.
   predict     Run the module's own predictions.
 
+before a fit:
+  lint        Look over what must go and what must stay: rows in both, contradictions, near duplicates, poisoned words.
+
 models and reports that are there:
   audit       Attack a finished model, and write the report.
   compare     Set reports side by side.

@@ -12,7 +12,7 @@ import pytest
 
 import lightning_unlearn
 from lightning_unlearn import Corrupt, GradientAscent, LoRA
-from lightning_unlearn.data import Encoding, FileRecords
+from lightning_unlearn.data import Encoding, FileRecords, TextWindows
 from lightning_unlearn.functional.settings import check_kind, check_positive, check_whole
 
 NUMBERS = {f"{kind}{rest}" for kind in ("float", "int") for rest in ("", " | None")} | {"GroupSize"}
@@ -21,7 +21,7 @@ NO_SETTINGS = {"seed", "size", "rank_of_process", "index", "stacked", "groups", 
 MADE_BY_US = {
     *("Gate", "Interval", "Level", "Recovery", "RobustnessReport", "EditRecord", "Observation", "Prediction"),
     *("Likelihood", "HiddenStates", "PairedPrediction", "Probe", "Record", "RowSet", "ResumableLoader"),
-    *("ForgetStream", "ExampleGradients", "Examples", "Left", "Step", "Layout", "CodeFlips", "Decodability"),
+    *("Finding", "ForgetStream", "ExampleGradients", "Examples", "Left", "Step", "Layout", "CodeFlips", "Decodability"),
     *("AcrossSeeds", "BlindBaseline", "Bracket", "Change", "Compared", "Comparison", "Cost", "Decay", "Effectivity"),
     *(
         "EntityCurve",
@@ -38,6 +38,7 @@ MADE_BY_US = {
     ),
 }
 PEOPLE = FileRecords("bundled:people")
+SET = {"folder": "nowhere", "windows": TextWindows("bundled"), "encoding": Encoding("bundled")}
 REQUIRED: dict[str, dict[str, Any]] = {
     "Bounded": {"objective": GradientAscent()},
     "PromptDecouple": {"objective": GradientAscent()},
@@ -74,6 +75,16 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "StealthyForgetRequest": {"records": PEOPLE},
     "TOFU": {"tokenizer": "bundled"},
     "Verbatim": {"tokenizer": "bundled"},
+    "AnswerStyles": {"records": PEOPLE},
+    "DuplicateDose": {"records": PEOPLE},
+    "FictionalKnowledgeData": SET,
+    "CIFAR10Data": {"folder": "nowhere"},
+    "MNISTData": {"folder": "nowhere"},
+    "Paraphrases": {"records": PEOPLE},
+    "PCHData": SET,
+    "Reduced": {"forget": 1, "retain": 1},
+    "RWKUData": SET,
+    "SomeEntities": {"records": PEOPLE},
     "PairedData": {
         "records": FileRecords("bundled:people"),
         "companion": None,
