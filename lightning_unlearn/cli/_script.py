@@ -13,6 +13,7 @@ from lightning_unlearn.cli._audit_command import run_audit
 from lightning_unlearn.cli._compare_command import run_compare
 from lightning_unlearn.cli._configs_command import show_configs
 from lightning_unlearn.cli._demo_command import run_demo
+from lightning_unlearn.cli._edit_command import run_edit
 from lightning_unlearn.cli._main import main
 from lightning_unlearn.cli._unwritable import unwritable
 from lightning_unlearn.functional.text import visible
@@ -24,6 +25,7 @@ _OWN_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "compare": run_compare,
     "configs": show_configs,
     "demo": run_demo,
+    "edit": run_edit,
 }
 _PACKAGE = Path(str(lightning_unlearn.__file__)).parent
 

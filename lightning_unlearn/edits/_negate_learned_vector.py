@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -33,7 +34,8 @@ class NegateLearnedVector(Edit):
     it does to them should not cancel what the network can do. The divergence is bounded; without a bound it would be all
     that is learnt. At first it is zero, and so is its gradient, so that the forget stream begins.
 
-    Dropout is off. Nothing but the product of the factors is kept.
+    Dropout is off. Nothing but the product of the factors is kept. Weights of two layers, such as a tied head, are left
+    alone: what one of them learned would be subtracted from the other.
 
     Args:
         scale: How much of the vector is subtracted; 0 changes nothing.
@@ -99,7 +101,8 @@ class NegateLearnedVector(Edit):
         names = {id(p): name for name, p in network.named_parameters()}
         with eval_mode(network):
             streams = self._streams(network, forget, retain, readout, engine)
-            with attached_adapter(network, rank=self.rank, seed=self.seed) as changes, torch.enable_grad():
+            attached = attached_adapter(network, rank=self.rank, seed=self.seed, weights=_own_weights(network))
+            with attached as changes, torch.enable_grad():
                 self._learn(changes, streams, engine)
                 vectors = {c.place.matrix.tensor: c.shift().detach() for c in changes if _is_plain(c, names)}
         for param, vector in vectors.items():
@@ -143,6 +146,12 @@ class NegateLearnedVector(Edit):
                 factor.grad = gradient
             optimizer.step()
         optimizer.zero_grad()
+
+
+def _own_weights(network: nn.Module) -> list[Tensor]:
+    """The parameters that one module alone uses."""
+    users = Counter(id(p) for module in network.modules() for p in module._parameters.values() if p is not None)
+    return [p for p in network.parameters() if users[id(p)] == 1]
 
 
 def _is_plain(change: Change, names: dict[int, str]) -> bool:

@@ -30,6 +30,7 @@ class NewtonInfluence(Edit):
     optimum of the retain data alone: exact to first order, and far nearer than any gradient step. For a layer that is not at
     an optimum it removes what the forget data pull, and nothing else.
 
+    For classifiers: the output head of a language model is computed in chunks past its layer, which this refuses by name.
     All that is below the layer stays, bit for bit: what features know of the forget data is not removed. The Hessian is not
     formed; each product with it is two products with the features, which are held in memory.
 

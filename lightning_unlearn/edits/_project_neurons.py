@@ -18,6 +18,8 @@ from lightning_unlearn.models.layers import eager_if_compiled
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import eval_without_grad
 
+_CUTOFF = 1e-5  # of the length of the mean size of outputs; these are float32 at best
+
 
 class ProjectNeurons(Edit):
     r"""Take out of some neurons the directions by which forget data stand out from what must stay: CHIP's edit.
@@ -102,9 +104,11 @@ class ProjectNeurons(Edit):
         index = size.topk(number).indices
         apart = torch.stack([means[0][index] - there[0][index] for means in here], dim=1)
         lengths = apart.norm(dim=0)
-        if not number or not lengths.any():
+        # Shorter ones are rounding, and could point anywhere: so it is after a projection.
+        there_are = lengths > _CUTOFF * there[1][index].norm()
+        if not there_are.any():
             return
-        left, singular, _ = torch.linalg.svd(apart[:, lengths > 0] / lengths[lengths > 0], full_matrices=False)
+        left, singular, _ = torch.linalg.svd(apart[:, there_are] / lengths[there_are], full_matrices=False)
         taken = left[:, : energy_rank(singular**2, (singular**2).sum(), self.energy)]
         rows, shifts = neurons.rows(), neurons.shifts()
         rows[index] = _without(taken, rows[index])
