@@ -13,7 +13,7 @@ from lightning_unlearn.checks import RecoveryCheck
 from lightning_unlearn.finetuning import FinetuneFirst
 from lightning_unlearn.forgetting import BilevelUnlearn, PenalizedUnlearn, Unlearn
 from lightning_unlearn.guards import SignGate, StepGuard, SubspaceGuard
-from lightning_unlearn.transforms import NeuralVariability, StepTransform, TrainOnly
+from lightning_unlearn.transforms import GroupSparse, NeuralVariability, RegLoRA, StepTransform, TrainOnly
 
 __all__ = [
     "ApplyEdit",
@@ -21,12 +21,14 @@ __all__ = [
     "DisruptionBudget",
     "FindLatentTargets",
     "FinetuneFirst",
+    "GroupSparse",
     "LiveProbe",
     "NeuralVariability",
     "PenalizedUnlearn",
     "RecoveryCheck",
     "RefitProbeDirections",
     "Refresh",
+    "RegLoRA",
     "SavePretrained",
     "SignGate",
     "StepGuard",

@@ -17,14 +17,20 @@ from lightning_unlearn.models._weights import (
     without_prefix,
 )
 from lightning_unlearn.models._written import refuse_other_adapter, refuse_other_weights, savable
+from lightning_unlearn.models.adapters import Adapted, Adapter, Experts, TokenMixing, fold_adapter_
 
 __all__ = [
+    "Adapted",
+    "Adapter",
+    "Experts",
     "LoRA",
     "PretrainedCausalLM",
     "Targets",
     "TinyCausalLM",
+    "TokenMixing",
     "explain_checkpoint",
     "find_weights",
+    "fold_adapter_",
     "load_tokenizer",
     "load_weights",
     "loads_low_bit",
