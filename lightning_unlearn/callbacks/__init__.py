@@ -4,6 +4,7 @@ from lightning_unlearn.budgets import DisruptionBudget
 from lightning_unlearn.callbacks._apply_edit import ApplyEdit
 from lightning_unlearn.callbacks._attach import unlearning
 from lightning_unlearn.callbacks._find_latent_targets import FindLatentTargets
+from lightning_unlearn.callbacks._find_prototypes import FindPrototypes
 from lightning_unlearn.callbacks._live_probe import LiveProbe
 from lightning_unlearn.callbacks._refit_probe_directions import RefitProbeDirections
 from lightning_unlearn.callbacks._refresh import Refresh
@@ -20,6 +21,7 @@ __all__ = [
     "BilevelUnlearn",
     "DisruptionBudget",
     "FindLatentTargets",
+    "FindPrototypes",
     "FinetuneFirst",
     "GroupSparse",
     "LiveProbe",

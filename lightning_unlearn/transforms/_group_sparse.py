@@ -115,8 +115,8 @@ def _groups(module: pl.LightningModule) -> tuple[dict[int, int], list[str]]:
             found.setdefault(block, []).append(p)
     if not found:
         raise ValueError(
-            f"`GroupSparse` should find trained parameters in blocks. Found {len(named)} trained parameters, none of them in "
-            f"one of {len(repeated)} blocks. Put an adapter on layers of the blocks, or leave it out."
+            f"`GroupSparse` should find trained parameters in blocks. Found {len(named)} trained parameters, none of them "
+            f"in one of {len(repeated)} blocks. Put an adapter on layers of the blocks, or leave it out."
         )
     return {id(p): i for i, group in enumerate(found.values()) for p in group}, list(found)
 

@@ -12,9 +12,9 @@ from lightning_unlearn.transforms._gradient_transform import GradientTransform
 class OnlyIn(GradientTransform):
     """Let the forget gradient into parameters of some names alone: elsewhere it is zero.
 
-    The retain gradient goes everywhere. So forgetting has parameters of its own, such as the experts of :class:`Experts` that
-    are there for it, while :class:`TrainOnly` would keep both gradients out of all others. Where the forget gradient is zero,
-    an optimizer's momentum and decay go on.
+    The retain gradient goes everywhere. So forgetting has parameters of its own, such as the experts of :class:`Experts`
+    that are there for it, while :class:`TrainOnly` would keep both gradients out of all others. Where the forget gradient
+    is zero, an optimizer's momentum and decay go on.
 
     Args:
         patterns: ``fnmatch`` patterns of names of parameters, as in :class:`TrainOnly`.

@@ -34,8 +34,8 @@ class RegLoRA(pl.Callback):
     Logged each step: ``reg_lora/penalty``.
 
     Args:
-        file: Where protected entries are, a ``.safetensors`` file; read when a fit starts, if it is there, and written when it
-            ends. Without it a fit protects nothing, and :attr:`protected` can be set by hand.
+        file: Where protected entries are, a ``.safetensors`` file; read when a fit starts, if it is there, and written when
+            it ends. Without it a fit protects nothing, and :attr:`protected` can be set by hand.
         weight: :math:`\lambda`.
         share: Of the entries of each product.
 
@@ -50,8 +50,8 @@ class RegLoRA(pl.Callback):
         >>> callback = RegLoRA("runs/protected.safetensors")  # Trainer(callbacks=[unlearn, callback])
 
     References:
-        Chen et al., `SEFE: Superficial and Essential Forgetting Eliminator <https://arxiv.org/abs/2505.02486>`_, 2025, eq. 5,
-        by its code: ``weight=2.5e3``, ``share=0.02``, the scale of LoRA left out.
+        Chen et al., `SEFE: Superficial and Essential Forgetting Eliminator <https://arxiv.org/abs/2505.02486>`_, 2025,
+        eq. 5, by its code: ``weight=2.5e3``, ``share=0.02``, the scale of LoRA left out.
     """
 
     def __init__(self, file: str | None = None, weight: float = 2.5e3, share: float = 0.02) -> None:

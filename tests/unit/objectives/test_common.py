@@ -106,6 +106,8 @@ READ_OTHERWISE = {
     objectives.RepresentationDeviation,
     objectives.GradientReversalProbe,
     objectives.ProbeAlignment,
+    objectives.PrototypePull,
+    objectives.PrototypePush,
     objectives.DPO,
     objectives.RMU,
     objectives.ActivationMatch,
