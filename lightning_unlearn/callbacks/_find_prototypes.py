@@ -26,7 +26,7 @@ class FindPrototypes(pl.Callback):
     ``Trainer(num_sanity_val_steps=0)``: its loss is not known before training starts.
 
     A class with one example has that example as its prototype: nothing pushes it, since its gradient is exactly zero. A
-    warning names such classes.
+    warning names such classes if most are.
 
     Raises:
         ValueError: In ``setup``, if the fit has no such objective.
@@ -93,7 +93,7 @@ def _aim(objective: PrototypeObjective, seen: list[Prediction], module: pl.Light
     states = torch.cat([_features(prediction) for prediction in seen])
     classes, place, counts = labels.unique(return_inverse=True, return_counts=True)
     sums = states.new_zeros(len(classes), states.shape[1]).index_add_(0, place, states)
-    if len(single := classes[counts == 1].tolist()):
+    if 2 * len(single := classes[counts == 1].tolist()) > len(classes):
         rank_zero_warn(
             f"A prototype should be the mean of several embeddings. Found one example of {len(single)} of {len(classes)} "
             f"classes, {single[0]} first: where an embedding is its own prototype, its gradient is zero."

@@ -68,7 +68,7 @@ def _edit(chosen: Any) -> EditRecord:
     encoding = _encoding_of(chosen) if any(source is not None for source in given.values()) else None
     device = torch.device(chosen.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network.to(device)
-    batches = {
+    batches: dict[str, Any] = {
         name: [_moved(b, device) for b in _batches(source, chosen, encoding)] if source is not None else []
         for name, source in given.items()
     }

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from lightning_unlearn.edits._base import Edit
 from lightning_unlearn.edits._needs import mean_row, needed
-from lightning_unlearn.engine import GradientEngine, with_local
+from lightning_unlearn.engine import GradientEngine, Row, with_local
 from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import eval_mode, local, reshard
@@ -134,7 +134,7 @@ class OneStepAscent(_Ascent):
             way, merit = self.direction(network, forget, retain, readout, engine)
             params = {name: p for name, p in network.named_parameters() if name in way}
             start = {name: local(p.detach()).clone() for name, p in params.items()}
-            rows = [with_local(params[name], d) for name, d in way.items()]
+            rows: Row = [with_local(params[name], d) for name, d in way.items()]
             slope = float(engine.gramian([rows], list(params.values())))
             before = merit.of(merit.forgotten, merit.retained, self.bound)
             step = 0.0

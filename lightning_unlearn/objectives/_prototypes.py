@@ -126,7 +126,7 @@ class PrototypePush(PrototypeObjective):
 class PrototypePull(PrototypeObjective):
     """Pull embeddings of what must stay to the prototypes of their classes: the distance of :class:`PrototypeObjective`.
 
-    As the ``retain`` of :class:`UnlearningModule`, or in an :class:`Unlearn` of its own, whose ``forget`` is what must stay.
+    As the ``retain`` of :class:`UnlearningModule`, with ``retain_readout=EmbeddingReadout()``.
 
     Example:
         >>> label = torch.tensor([0])

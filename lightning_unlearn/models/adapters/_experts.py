@@ -134,6 +134,11 @@ class ExpertLayer(AddedLayer):
 
     why_not_merged: ClassVar[str] = "its router gives each input other weights"
 
+    lora_A_forget: nn.Parameter
+    lora_B_forget: nn.Parameter
+    lora_A_retain: nn.Parameter
+    lora_B_retain: nn.Parameter
+
     def __init__(
         self,
         base_layer: nn.Module,

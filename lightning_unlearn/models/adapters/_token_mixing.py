@@ -73,6 +73,7 @@ class TokenMixing(Adapter):
             self.seed,
         )
         model: Any = base_model(network)
+        settings: Any
         for settings in (getattr(model, "config", None), getattr(model, "generation_config", None)):
             if hasattr(settings, "use_cache"):
                 settings.use_cache = False

@@ -166,7 +166,7 @@ def test_readouts_see_the_same_whether_rows_are_packed_or_not(name: str) -> None
 def test_answers_are_those_of_whole_passes(name: str) -> None:
     network = built(name, moved=True).eval()
     labels = torch.tensor([[-100, -100, -100, 8, 11, 12]])
-    (answer,) = greedy_answers(network, {"input_ids": TOKENS[:1], "labels": labels}, ends=[1], max_new_tokens=5)
+    (answer,) = greedy_answers(network, {"input_ids": TOKENS[:1], "labels": labels}, end=[1], max_new_tokens=5)
     tokens = TOKENS[:1, :3]
     for token in answer.tolist():
         assert logits(network, tokens)[0, -1].argmax().item() == token
@@ -327,6 +327,7 @@ def test_folding_several_adapters_in_turn_adds_them_up() -> None:
     assert_close(layer.base_layer.weight, start + total, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True` and a tied layer is part of the adapter")
 def test_folding_a_tied_head_leaves_the_embedding() -> None:
     network = LoRA(r=2, target_modules=["lm_head"]).wrap(bare())
     model = network.base_model.model
