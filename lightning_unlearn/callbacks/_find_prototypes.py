@@ -62,11 +62,13 @@ class FindPrototypes(pl.Callback):
             if not objective.is_aimed:
                 served = ObjectiveInFit(objective, unlearn, trainer, type(self).__name__)
                 with isolated(trainer, pl_module):
-                    _aim(objective, served.read(pl_module, served.forget()), pl_module)
+                    seen = served.read(pl_module, served.forget())
+                _aim(objective, seen, pl_module)
         for objective in _of_module(pl_module):
             if not objective.is_aimed:
                 with isolated(trainer, pl_module):
-                    _aim(objective, _read(trainer, pl_module), pl_module)
+                    seen = _read(trainer, pl_module)
+                _aim(objective, seen, pl_module)  # not inside, where buffers of the module are put back
 
 
 def _of_unlearning(trainer: pl.Trainer) -> list[tuple[PrototypeObjective, Unlearn]]:

@@ -133,6 +133,7 @@ def test_a_second_request_reads_what_the_first_has_protected() -> None:
 # Forgetting in experts of its own
 
 
+@pytest.mark.filterwarnings("ignore:`ClassificationReadout..` should compute what `training_step` does")
 def test_the_forget_gradient_goes_into_its_experts_alone() -> None:
     """Without a retain gradient, by plain SGD: nothing else moves, to the bit."""
 
@@ -142,7 +143,7 @@ def test_the_forget_gradient_goes_into_its_experts_alone() -> None:
 
     module, start = Idle(), Idle()
     readout = ClassificationReadout()  # the loss of its own step is none
-    unlearn = Unlearn(GradientAscent(), loader(seed=2), readout=readout, transforms=[OnlyIn(["*_forget"])])
+    unlearn = Unlearn(GradientAscent(), forget=loader(seed=2), readout=readout, transforms=[OnlyIn(["*_forget"])])
     quiet(callbacks=[unlearn], max_steps=3).fit(module, loader(seed=1))
     moved = {
         n for (n, p), q in zip(module.named_parameters(), start.parameters(), strict=True) if not torch.equal(p, q)

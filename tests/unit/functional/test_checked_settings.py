@@ -46,6 +46,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "BilevelUnlearn": {"objective": GradientAscent()},
     "PenalizedUnlearn": {"objective": GradientAscent()},
     "WithinBudget": {"edit": Corrupt()},
+    "Edited": {"edit": Corrupt()},
+    "PrototypePush": {"bound": 1.0},
     "LatentPerturbation": {"layer": "layers.0"},
     "TokenwisePerturbation": {"layer": "layers.0"},
     "FindLatentTargets": {"unknown": {"people": []}},
