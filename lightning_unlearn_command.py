@@ -28,6 +28,7 @@ before a fit:
 models and reports that are there:
   audit       Attack a finished model, and write the report.
   compare     Set reports side by side.
+  edit        Change a model once, by dampening, resetting, projecting, ..., and write it.
 
 options:
   -h, --help  Show this and exit. Each command has its own: lightning-unlearn fit --help

@@ -4,6 +4,7 @@ from lightning_unlearn.budgets import DisruptionBudget
 from lightning_unlearn.callbacks._apply_edit import ApplyEdit
 from lightning_unlearn.callbacks._attach import unlearning
 from lightning_unlearn.callbacks._find_latent_targets import FindLatentTargets
+from lightning_unlearn.callbacks._find_prototypes import FindPrototypes
 from lightning_unlearn.callbacks._live_probe import LiveProbe
 from lightning_unlearn.callbacks._lookahead_rate import LookaheadRate
 from lightning_unlearn.callbacks._measure_importance import MeasureImportance
@@ -18,14 +19,16 @@ from lightning_unlearn.checks import RecoveryCheck
 from lightning_unlearn.finetuning import FinetuneFirst
 from lightning_unlearn.forgetting import BilevelUnlearn, PenalizedUnlearn, Unlearn
 from lightning_unlearn.guards import SignGate, StepGuard, SubspaceGuard
-from lightning_unlearn.transforms import NeuralVariability, StepTransform, TrainOnly
+from lightning_unlearn.transforms import GroupSparse, NeuralVariability, RegLoRA, StepTransform, TrainOnly
 
 __all__ = [
     "ApplyEdit",
     "BilevelUnlearn",
     "DisruptionBudget",
     "FindLatentTargets",
+    "FindPrototypes",
     "FinetuneFirst",
+    "GroupSparse",
     "LiveProbe",
     "LookaheadRate",
     "MeasureImportance",
@@ -36,6 +39,7 @@ __all__ = [
     "RecoveryCheck",
     "RefitProbeDirections",
     "Refresh",
+    "RegLoRA",
     "RepairBursts",
     "SavePretrained",
     "SignGate",

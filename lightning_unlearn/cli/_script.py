@@ -13,6 +13,7 @@ from lightning_unlearn.cli._audit_command import run_audit
 from lightning_unlearn.cli._compare_command import run_compare
 from lightning_unlearn.cli._configs_command import show_configs
 from lightning_unlearn.cli._demo_command import run_demo
+from lightning_unlearn.cli._edit_command import run_edit
 from lightning_unlearn.cli._lint_command import run_lint
 from lightning_unlearn.cli._main import main
 from lightning_unlearn.cli._unwritable import unwritable
@@ -26,6 +27,7 @@ _OWN_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "configs": show_configs,
     "demo": run_demo,
     "lint": run_lint,
+    "edit": run_edit,
 }
 _PACKAGE = Path(str(lightning_unlearn.__file__)).parent
 

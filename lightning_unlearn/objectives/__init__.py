@@ -22,6 +22,7 @@ from lightning_unlearn.objectives._mlp_confuse import MLPConfuse
 from lightning_unlearn.objectives._npo import NPO
 from lightning_unlearn.objectives._probe_alignment import ProbeAlignment
 from lightning_unlearn.objectives._prompt_decouple import PromptDecouple
+from lightning_unlearn.objectives._prototypes import PrototypeObjective, PrototypePull, PrototypePush
 from lightning_unlearn.objectives._random_label import RandomLabel
 from lightning_unlearn.objectives._representation_deviation import RepresentationDeviation
 from lightning_unlearn.objectives._representation_rerouting import RepresentationRerouting
@@ -48,6 +49,9 @@ __all__ = [
     "RepresentationDeviation",
     "GradientReversalProbe",
     "ProbeAlignment",
+    "PrototypeObjective",
+    "PrototypePull",
+    "PrototypePush",
     "ActivationDrift",
     "MLPConfuse",
     "MCU",

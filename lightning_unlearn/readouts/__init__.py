@@ -9,6 +9,7 @@ from lightning_unlearn.readouts._classification import ClassificationReadout
 from lightning_unlearn.readouts._companion import CompanionReadout
 from lightning_unlearn.readouts._cutting import CUTS
 from lightning_unlearn.readouts._draws import Draws
+from lightning_unlearn.readouts._embedding import EmbeddingReadout
 from lightning_unlearn.readouts._encoder_decoder import EncoderDecoderReadout
 from lightning_unlearn.readouts._every_position import EveryPositionReadout
 from lightning_unlearn.readouts._halves import Halves, PairedPrediction, halves_of_examples, halves_of_rows
@@ -36,6 +37,7 @@ __all__ = [
     "ClassificationReadout",
     "CompanionReadout",
     "Draws",
+    "EmbeddingReadout",
     "EncoderDecoderReadout",
     "EveryPositionReadout",
     "Exchange",

@@ -22,6 +22,8 @@ MADE_BY_US = {
     *("Gate", "Interval", "Level", "Recovery", "RobustnessReport", "EditRecord", "Observation", "Prediction"),
     *("Likelihood", "HiddenStates", "PairedPrediction", "Probe", "Record", "RowSet", "ResumableLoader"),
     *("Finding", "ForgetStream", "ExampleGradients", "Examples", "Left", "Step", "Layout", "CodeFlips", "Decodability"),
+    *("ForgetStream", "ExampleGradients", "Examples", "Left", "Step", "Layout", "CodeFlips", "Decodability"),
+    "Distance",
     *("AcrossSeeds", "BlindBaseline", "Bracket", "Change", "Compared", "Comparison", "Cost", "Decay", "Effectivity"),
     *(
         "EntityCurve",
@@ -47,6 +49,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "BilevelUnlearn": {"objective": GradientAscent()},
     "PenalizedUnlearn": {"objective": GradientAscent()},
     "WithinBudget": {"edit": Corrupt()},
+    "Edited": {"edit": Corrupt()},
+    "PrototypePush": {"bound": 1.0},
     "LatentPerturbation": {"layer": "layers.0"},
     "TokenwisePerturbation": {"layer": "layers.0"},
     "FindLatentTargets": {"unknown": {"people": []}},

@@ -19,6 +19,7 @@ from lightning_unlearn import (
     CyclicOrder,
     ForgetRetainData,
     GradientAscent,
+    GroupSparse,
     LookaheadRate,
     NeuralVariability,
     SignGate,
@@ -63,6 +64,8 @@ TRANSFORMS: dict[str, Callable[[], StepTransform]] = {
     "SignGate": lambda: SignGate(),
     "SignGate, averaged": lambda: SignGate(average=0.9, tau=0.1),
     "NeuralVariability": lambda: NeuralVariability(0.2),
+    "GroupSparse": lambda: GroupSparse(alpha=0.5),
+    "GroupSparse, after a while": lambda: GroupSparse(alpha=0.5, warmup_steps=1),
     "Shrunk": lambda: Shrunk(0.5),
     "LookaheadRate": lambda: lookahead(every_n_steps=1),
 }
@@ -75,6 +78,8 @@ WITHOUT_EFFECT: dict[str, Callable[[], StepTransform]] = {
     "SignGate": lambda: SignGate(tau=1e9),
     "SignGate, averaged": lambda: SignGate(average=0.9, tau=1e9),
     "NeuralVariability": lambda: NeuralVariability(0.0),
+    "GroupSparse": lambda: GroupSparse(alpha=0.0),
+    "GroupSparse, after a while": lambda: GroupSparse(alpha=0.5, warmup_steps=100),
     "Shrunk": lambda: Shrunk(1.0),
     "LookaheadRate": lambda: lookahead(every_n_steps=1000),
 }
