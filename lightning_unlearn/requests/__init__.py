@@ -6,6 +6,8 @@ from lightning_unlearn.requests._request import Request, read_requests
 from lightning_unlearn.requests._request_fit import Job, RequestFit
 from lightning_unlearn.requests._request_gates import RequestGates, came_back
 from lightning_unlearn.requests._request_sequence import RequestSequence
+from lightning_unlearn.requests._sequence_curves import sequence_curves, target
+from lightning_unlearn.requests._sequence_report import write_sequence_report
 from lightning_unlearn.requests._trainer_fit import TrainerFit
 from lightning_unlearn.requests._weights import AdaptersAlone, Keeping, WholeWeights
 
@@ -25,4 +27,7 @@ __all__ = [
     "came_back",
     "in_effect",
     "read_requests",
+    "sequence_curves",
+    "target",
+    "write_sequence_report",
 ]

@@ -41,7 +41,7 @@ class RequestSequence:
 
     Figures in an entry are mean values of ``metric``: ``forget`` of the request's rows at the ``start`` of the sequence,
     ``before`` its fit and ``after`` it; ``retain`` at the start and after; ``audited`` of all requests by name, where they
-    were looked at; and ``fit``, what the fit says of itself.
+    were looked at, and what they were at the ``start``; and ``fit``, what the fit says of itself.
 
     Args:
         folder: Where everything goes.
@@ -119,6 +119,11 @@ class RequestSequence:
                 for request in todo:
                     weights = self._carry_out(request, weights, known, requests, retain)
             return self.folder.ledger.entries()
+
+    def known(self, weights: Weights, requests: Sequence[Request]) -> Known:
+        """What a network with other weights knows of each request and of what must stay, such as one that never knew."""
+        write_(network := self.fit.network(), weights)
+        return self.measured(plain_network(network), requests, Unnamed(self.retain, requests))
 
     def undo(self, request: str | None = None) -> Weights:
         """Go back to the weights after ``request``, or to those of the start, and write so in the ledger.
@@ -258,4 +263,5 @@ def _figures(metric: str, name: str, known: Known, before: Known, now: Known, lo
     }
     if looks_back:
         figures["audited"] = {other: value for other, value in now.items() if other != RETAIN}
+        figures["start"] = {other: value for other, value in known.items() if other != RETAIN}
     return figures

@@ -8,7 +8,7 @@ import pytest
 
 from lightning_unlearn.data import InMemoryRecords
 from lightning_unlearn.requests import Request, Unnamed, read_requests
-from tests._request_sequences import PEOPLE, requests, rows
+from _request_sequences import PEOPLE, requests, rows
 
 ASKED = [Request("1", rows(("Who employs Ada Lovell?", "The post office", "Ada Lovell")))]
 
