@@ -12,9 +12,9 @@ from typing_extensions import override
 from lightning_unlearn.callbacks import FinetuneFirst, WriteReport
 from lightning_unlearn.cli._cli import UnlearnCLI
 from lightning_unlearn.cli._main import main
-from lightning_unlearn.data import Encoding, ForgetRetainData, InMemoryRecords, QuestionAnswerData, Records
+from lightning_unlearn.data import Encoding, ForgetRetainData, QuestionAnswerData, Records
 from lightning_unlearn.readouts import choose_readout
-from lightning_unlearn.requests import Job, Request, RequestFit
+from lightning_unlearn.requests import Job, Parsed, Request, RequestFit
 
 _PLACES = ("config", "report", "trainer.default_root_dir", "trainer.logger")
 """Settings that say where something is, and decide nothing."""
@@ -87,7 +87,7 @@ class ConfiguredFit(RequestFit):
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
-            teacher.fit(self._built.model, datamodule=self._with(retain, _Questions(asked)))
+            teacher.fit(self._built.model, datamodule=self._with(retain, Parsed(asked)))
             network.to("cpu")
 
     @override
@@ -127,18 +127,6 @@ class ConfiguredFit(RequestFit):
             seed=data.seed,
             probes=probes,
         )
-
-
-class _Questions(InMemoryRecords):
-    """Rows that were parsed already."""
-
-    def __init__(self, rows: Sequence[Any]) -> None:
-        super().__init__([])
-        self.parsed = list(rows)
-
-    @override
-    def questions(self) -> list[Any]:
-        return self.parsed
 
 
 def _questions(source: Any) -> QuestionAnswerData:

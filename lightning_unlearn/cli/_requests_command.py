@@ -71,7 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", help="where it is looked at (cpu)")
     add("--undo", metavar="REQUEST", help="go back to the weights after this request; `` is the start")
     add("--output", help="with --undo: a .safetensors file to write these weights to")
-    add("--verify", nargs="?", const="", metavar="HEAD", help="only check the ledger; HEAD is the hash of its last entry")
+    add(
+        "--verify",
+        nargs="?",
+        const="",
+        metavar="HEAD",
+        help="only check the ledger; HEAD is the hash of its last entry",
+    )
     return parser
 
 
@@ -96,7 +102,9 @@ def _undo(sequence: RequestSequence, chosen: argparse.Namespace) -> None:
     if chosen.output:
         with written_whole(chosen.output) as new:
             save_file(weights, new)
-    sys.stdout.write(f"The weights after `{chosen.undo}` are in use again. Head of the ledger: {sequence.folder.ledger.head}\n")
+    sys.stdout.write(
+        f"The weights after `{chosen.undo}` are in use again. Head of the ledger: {sequence.folder.ledger.head}\n"
+    )
 
 
 def _verify(chosen: argparse.Namespace) -> None:

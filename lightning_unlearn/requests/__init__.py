@@ -2,6 +2,7 @@
 
 from lightning_unlearn.requests._ledger import Entry, Ledger, in_effect
 from lightning_unlearn.requests._named import Unnamed
+from lightning_unlearn.requests._parsed import Parsed
 from lightning_unlearn.requests._request import Request, read_requests
 from lightning_unlearn.requests._request_fit import Job, RequestFit
 from lightning_unlearn.requests._request_gates import RequestGates, came_back
@@ -17,6 +18,7 @@ __all__ = [
     "Job",
     "Keeping",
     "Ledger",
+    "Parsed",
     "Request",
     "RequestFit",
     "RequestGates",

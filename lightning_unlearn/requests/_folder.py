@@ -54,8 +54,8 @@ class SequenceFolder:
         # Weights are written right before their entry: those of one entry more are of a process that was killed.
         if found and found[-1] > len(entries):
             raise ValueError(
-                f"`{self.ledger.path}` should have an entry for all weights beside it. Found {len(entries)} entries, and the "
-                f"weights of entry {found[-1]}: lines were cut off its end. Restore the file from a copy."
+                f"`{self.ledger.path}` should have an entry for all weights beside it. Found {len(entries)} entries, and "
+                f"the weights of entry {found[-1]}: lines were cut off its end. Restore the file from a copy."
             )
         return entries
 

@@ -7,11 +7,12 @@ from typing import Any
 from torch import nn
 
 from lightning_unlearn.audits import Audit, Measure
-from lightning_unlearn.data import Encoding, InMemoryRecords, LoaderSettings, QuestionAnswerData, Records, load_probe
+from lightning_unlearn.data import Encoding, LoaderSettings, QuestionAnswerData, Records, load_probe
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.settings import check_kind, check_whole
 from lightning_unlearn.metrics import AnswerProbability
 from lightning_unlearn.readouts import choose_readout
+from lightning_unlearn.requests._parsed import Parsed
 from lightning_unlearn.requests._request import Request
 
 RETAIN = "retain"
@@ -55,8 +56,10 @@ class Measured:
     def __call__(self, network: nn.Module, requests: Sequence[Request], retain: Records) -> Known:
         """One number for each request by its name, and one for ``"retain"``; ``None`` for what is no number."""
         # By number: a request may have any name, also that of a split.
-        records: Mapping[str, Records] = {f"request {number}": request.records for number, request in enumerate(requests)}
-        found = self._values(network, {**records, RETAIN: _First(retain, self.retain_rows)})
+        records: Mapping[str, Records] = {
+            f"request {number}": request.records for number, request in enumerate(requests)
+        }
+        found = self._values(network, {**records, RETAIN: Parsed(retain.questions()[: self.retain_rows])})
         names = {f"request {number}": request.id for number, request in enumerate(requests)}
         return {names.get(split, split): found.get(split) for split in (*names, RETAIN)}
 
@@ -75,14 +78,3 @@ class Measured:
         seen = self.audit(network, readout=readout, probes=probes, engine=engine)
         network.to("cpu")
         return {o.split: o.value if math.isfinite(o.value) else None for o in seen if o.metric == self.metric}
-
-
-class _First(InMemoryRecords):
-    """The first rows of others, as they were parsed."""
-
-    def __init__(self, records: Records, number: int) -> None:
-        super().__init__([])
-        self.records, self.number = records, number
-
-    def questions(self) -> list[Any]:
-        return self.records.questions()[: self.number]

@@ -90,7 +90,14 @@ class RequestSequence:
         check_kind("retain", retain, Records, example='FileRecords("retain.jsonl")')
         check_whole("every", every)
         self.folder = SequenceFolder(folder)
-        self.fit, self.retain, self.encoding, self.gates, self.every, self.seed = fit, retain, encoding, gates, every, seed
+        self.fit, self.retain, self.encoding, self.gates, self.every, self.seed = (
+            fit,
+            retain,
+            encoding,
+            gates,
+            every,
+            seed,
+        )
         self.keeping = WholeWeights() if keeping is None else keeping
         self.measured = Measured(encoding, audit, metric, batch_size, retain_rows, device)
 

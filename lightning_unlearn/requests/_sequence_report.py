@@ -43,7 +43,9 @@ def write_sequence_report(folder: str | Path, control: Known | None = None) -> P
 
 def to_markdown(found: Found) -> str:
     """Two tables: the requests, and the times that all were looked at again."""
-    return "\n".join(["# A sequence of requests", "", *_sentences(found), "", *_requests(found), "", *_looks(found), ""])
+    return "\n".join(
+        ["# A sequence of requests", "", *_sentences(found), "", *_requests(found), "", *_looks(found), ""]
+    )
 
 
 def _sentences(found: Found) -> list[str]:
@@ -111,7 +113,6 @@ def _drawn(found: Found) -> bytes:
         for axes, draw in zip(figure.subplots(1, len(draws)), draws, strict=True):
             draw(axes)
             axes.set_xlabel("requests")
-        figure.tight_layout()
         return to_bytes(figure, format="png")
 
 
@@ -145,7 +146,9 @@ def _draw_left(axes: Any, *, found: Found) -> None:
 def _draw_cost(axes: Any, *, found: Found) -> None:
     from lightning_unlearn.report.render._palette import LIGHT
 
-    cost = [(place, row["seconds"]) for place, row in enumerate(found["requests"], start=1) if row["seconds"] is not None]
+    cost = [
+        (place, row["seconds"]) for place, row in enumerate(found["requests"], start=1) if row["seconds"] is not None
+    ]
     if cost:
         axes.bar(*zip(*cost, strict=True), color=LIGHT["student"])
     axes.set_ylabel("seconds")

@@ -97,7 +97,7 @@ class TrainerFit(RequestFit):
             seed=job.seed,
         )
         module = UnlearningModule(
-            job.network, retain=deepcopy(retain), optimizer=self.optimizer, scheduler=self.scheduler
+            job.network, retain=deepcopy(retain), optimizer=self.optimizer, scheduler=self.scheduler_for(job)
         )
         unlearn = Unlearn(deepcopy(objective), projector=deepcopy(self.projector), seed=job.seed)
         callbacks = [unlearn, *([] if self.callbacks is None else self.callbacks(job))]
@@ -105,6 +105,10 @@ class TrainerFit(RequestFit):
         trainer.fit(module, datamodule=data)
         job.network.to("cpu")
         return {"steps": trainer.global_step}
+
+    def scheduler_for(self, job: Job) -> LRSchedulerCallable | None:
+        """The scheduler of one request."""
+        return self.scheduler
 
     def steps(self, job: Job) -> int:
         """How many steps the fit of a request takes."""

@@ -47,7 +47,10 @@ def write_(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: If they are not of such a network, or it computes with others all the same.
     """
-    own = {**dict(network.named_parameters(remove_duplicate=False)), **dict(network.named_buffers(remove_duplicate=False))}
+    own = {
+        **dict(network.named_parameters(remove_duplicate=False)),
+        **dict(network.named_buffers(remove_duplicate=False)),
+    }
     for name, value in match_weights(weights, network, source="the weights of the sequence").items():
         own[name].copy_(value)
     if weights_digest(plain_weights(network)) != weights_digest(weights):
@@ -112,7 +115,9 @@ class AdaptersAlone(Keeping):
     def save(self, path: Path, network: nn.Module, weights: Weights) -> None:
         from peft import get_peft_model_state_dict
 
-        adapter = {name: t.detach().cpu().clone().contiguous() for name, t in get_peft_model_state_dict(network).items()}
+        adapter = {
+            name: t.detach().cpu().clone().contiguous() for name, t in get_peft_model_state_dict(network).items()
+        }
         with written_whole(path) as new:
             save_file(adapter, new)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
+from _request_sequences import PEOPLE, requests, rows
 
 from lightning_unlearn.data import InMemoryRecords
 from lightning_unlearn.requests import Request, Unnamed, read_requests
-from _request_sequences import PEOPLE, requests, rows
 
 ASKED = [Request("1", rows(("Who employs Ada Lovell?", "The post office", "Ada Lovell")))]
 
@@ -64,7 +64,9 @@ def test_nothing_left_is_refused() -> None:
 
 
 def test_rows_are_grouped_by_request_in_order() -> None:
-    found = [(request.id, len(request.records.questions())) for request in read_requests("bundled:people", field="group")]
+    found = [
+        (request.id, len(request.records.questions())) for request in read_requests("bundled:people", field="group")
+    ]
     assert found == [("forget", 18), ("retain", 102)]
 
 
