@@ -119,6 +119,19 @@ from lightning_unlearn.readouts import (
 )
 from lightning_unlearn.references import AdapterDisabled, CachedLogLikelihood, FrozenCopy, Reference
 from lightning_unlearn.report import RobustnessReport
+from lightning_unlearn.requests import (
+    AdaptersAlone,
+    Ledger,
+    Request,
+    RequestFit,
+    RequestGates,
+    RequestSequence,
+    TrainerFit,
+    WholeWeights,
+    read_requests,
+    write_sequence_report,
+)
+from lightning_unlearn.requests.fit import FIT, FITScore, RedundancyFilter, SentenceModel
 from lightning_unlearn.runtime import inherit_from_both_packages
 from lightning_unlearn.selectors import Selector
 from lightning_unlearn.transforms import GradientTransform, RowMask, SpectralCollapse
@@ -128,6 +141,7 @@ inherit_from_both_packages()
 
 __all__ = [
     "AdapterDisabled",
+    "AdaptersAlone",
     "AffirmativeStart",
     "AnswerProbability",
     "AnyWording",
@@ -159,6 +173,8 @@ __all__ = [
     "EncoderDecoderReadout",
     "Encoding",
     "ExactMemorization",
+    "FIT",
+    "FITScore",
     "FactSplit",
     "Failure",
     "FewShot",
@@ -179,6 +195,7 @@ __all__ = [
     "KeywordEmphasis",
     "KnowledgeMetric",
     "LatentPerturbation",
+    "Ledger",
     "LiveProbe",
     "LoRA",
     "LoaderSettings",
@@ -213,17 +230,23 @@ __all__ = [
     "Readout",
     "Recalibrate",
     "RecoveryCheck",
+    "RedundancyFilter",
     "Reference",
     "RefitProbeDirections",
     "Refresh",
     "Relearn",
     "RepSelect",
+    "Request",
+    "RequestFit",
+    "RequestGates",
+    "RequestSequence",
     "RobustnessReport",
     "RolePlay",
     "RoundingNoise",
     "RowMask",
     "SavePretrained",
     "Selector",
+    "SentenceModel",
     "SequentialOrder",
     "SeveralTurns",
     "Sharpen",
@@ -245,6 +268,7 @@ __all__ = [
     "TorchAO",
     "TorchJD",
     "TrainOnly",
+    "TrainerFit",
     "TrainingStepReadout",
     "TruncateUpdate",
     "TypicalWording",
@@ -252,7 +276,10 @@ __all__ = [
     "UnlearningModule",
     "Wanda",
     "WeightedSum",
+    "WholeWeights",
     "WithinBudget",
     "WriteReport",
+    "read_requests",
     "unlearning",
+    "write_sequence_report",
 ]

@@ -81,11 +81,6 @@ class FIT(TrainerFit):
         super().__init__(network, NPO(beta=0.1), optimizer=adamw, epochs=epochs, batch_size=batch_size, trainer=trainer)
         self.redundancy = RedundancyFilter() if redundancy is None else redundancy
         self.thresholds = AtQuantiles() if thresholds is None else thresholds
-        if len(self.thresholds.cuts) != len(_LEVELS) - 1:
-            raise ValueError(
-                f"`thresholds` should have {len(_LEVELS) - 1} cuts, between {len(_LEVELS)} objectives. Found "
-                f"{self.thresholds!r}."
-            )
         self.layers, self.lr = layers, lr
 
     @override
