@@ -19,7 +19,15 @@ from lightning_unlearn.requests._named import Unnamed
 from lightning_unlearn.requests._request import Request, check_requests
 from lightning_unlearn.requests._request_fit import Job, RequestFit
 from lightning_unlearn.requests._request_gates import RequestGates
-from lightning_unlearn.requests._weights import Keeping, Weights, WholeWeights, plain_network, plain_weights, write_
+from lightning_unlearn.requests._weights import (
+    Keeping,
+    Weights,
+    WholeWeights,
+    copy_,
+    plain_network,
+    plain_weights,
+    write_,
+)
 
 
 class RequestSequence:
@@ -129,7 +137,7 @@ class RequestSequence:
 
     def known(self, weights: Weights, requests: Sequence[Request]) -> Known:
         """What a network with other weights knows of each request and of what must stay, such as one that never knew."""
-        write_(network := self.fit.network(), weights)
+        copy_(network := self.fit.network(), weights)
         return self.measured(plain_network(network), requests, Unnamed(self.retain, requests))
 
     def undo(self, request: str | None = None) -> Weights:

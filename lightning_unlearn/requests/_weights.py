@@ -41,11 +41,11 @@ def plain_weights(network: nn.Module) -> Weights:
 
 
 @torch.no_grad()
-def write_(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give ``network`` these weights. An adapter around it is set to add nothing.
+def copy_(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give ``network`` these weights, under whichever of its names a tied one is. An adapter is set to add nothing.
 
     Raises:
-        ValueError: If they are not of such a network, or it computes with others all the same.
+        ValueError: If they are not of such a network.
     """
     own = {
         **dict(network.named_parameters(remove_duplicate=False)),
@@ -53,6 +53,15 @@ def write_(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     }
     for name, value in match_weights(weights, network, source="the weights of the sequence").items():
         own[name].copy_(value)
+
+
+def write_(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give ``network`` weights that :func:`plain_weights` made.
+
+    Raises:
+        ValueError: If they are not of such a network, or it computes with others all the same.
+    """
+    copy_(network, weights)
     if weights_digest(plain_weights(network)) != weights_digest(weights):
         raise ValueError(
             "A network should be able to take the weights of the sequence as they are. Found that it has others then: its "
