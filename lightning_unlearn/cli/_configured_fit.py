@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any
@@ -14,7 +15,7 @@ from lightning_unlearn.cli._cli import UnlearnCLI
 from lightning_unlearn.cli._main import main
 from lightning_unlearn.data import Encoding, ForgetRetainData, QuestionAnswerData, Records
 from lightning_unlearn.readouts import choose_readout
-from lightning_unlearn.requests import Job, Parsed, Request, RequestFit
+from lightning_unlearn.requests import Job, Parsed, Request, RequestFit, refuse_several_processes
 
 _PLACES = ("config", "report", "trainer.default_root_dir", "trainer.logger")
 """Settings that say where something is, and decide nothing."""
@@ -46,10 +47,7 @@ class ConfiguredFit(RequestFit):
             )
         self.data: ForgetRetainData = data
         self._retain, self._forget = (_questions(part) for part in parts)
-        if (found := self._built.trainer.world_size) != 1:
-            raise NotImplementedError(
-                f"Requests should be carried out by one process. Found a trainer with {found}. Use `--trainer.devices=1`."
-            )
+        refuse_several_processes(self._built.trainer)
 
     @property
     def retain(self) -> Records:
@@ -115,7 +113,10 @@ class ConfiguredFit(RequestFit):
         return {"fit": "configured", "configuration": config}
 
     def _build(self) -> UnlearnCLI:
-        return main(self.arguments, run=False)
+        with warnings.catch_warnings():
+            # Of the command line around, most of which is of this command.
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter", UserWarning)
+            return main(self.arguments, run=False)
 
     def _with(self, retain: Records, forget: Records) -> ForgetRetainData:
         data = self.data

@@ -9,7 +9,7 @@ from lightning_unlearn.requests._request_gates import RequestGates, came_back
 from lightning_unlearn.requests._request_sequence import RequestSequence
 from lightning_unlearn.requests._sequence_curves import sequence_curves, target
 from lightning_unlearn.requests._sequence_report import write_sequence_report
-from lightning_unlearn.requests._trainer_fit import TrainerFit
+from lightning_unlearn.requests._trainer_fit import TrainerFit, refuse_several_processes
 from lightning_unlearn.requests._weights import AdaptersAlone, Keeping, WholeWeights
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "came_back",
     "in_effect",
     "read_requests",
+    "refuse_several_processes",
     "sequence_curves",
     "target",
     "write_sequence_report",

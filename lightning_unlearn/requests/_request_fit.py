@@ -27,6 +27,8 @@ class Job:
         done: The entries of the requests before, oldest first.
         earlier: These requests.
         folder: For whatever should be kept of it.
+        adapters: Files with their adapters, as PEFT names the factors, where :class:`AdaptersAlone` keeps them: for a method
+            that protects what earlier requests have changed, such as RegLoRA.
     """
 
     number: int
@@ -38,6 +40,7 @@ class Job:
     done: Sequence[Entry]
     earlier: Sequence[Request]
     folder: Path
+    adapters: Sequence[Path] = ()
 
 
 class RequestFit(ABC):

@@ -241,7 +241,8 @@ class RequestSequence:
         # By name, not by number: a request that is undone and carried out again has the same fit.
         seed = int(digest_of([self.seed, request.id])[:8], 16)
         folder = self.folder.of_request(number, request.id)
-        return Job(number, request, network, retain, self.encoding, seed, done[1:], earlier, folder)
+        adapters = [self.folder.weights_of(entry.number) for entry in done[1:] if self.keeping.needs_adapter]
+        return Job(number, request, network, retain, self.encoding, seed, done[1:], earlier, folder, adapters)
 
     def _configuration(self) -> str:
         return self.folder.keep_configuration(

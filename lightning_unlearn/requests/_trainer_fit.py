@@ -44,6 +44,9 @@ class TrainerFit(RequestFit):
         callbacks: Further callbacks for a request, such as a :class:`StepGuard`, made anew for each.
         trainer: Further arguments of the trainer, such as ``{"gradient_clip_val": 1.0}``.
 
+    Raises:
+        NotImplementedError: When it fits, if the trainer has several processes.
+
     Example:
         >>> from lightning_unlearn import NPO, TinyCausalLM
         >>> fit = TrainerFit(lambda: TinyCausalLM(hidden_size=32), NPO(beta=0.1), epochs=2)
@@ -102,6 +105,7 @@ class TrainerFit(RequestFit):
         unlearn = Unlearn(deepcopy(objective), projector=deepcopy(self.projector), seed=job.seed)
         callbacks = [unlearn, *([] if self.callbacks is None else self.callbacks(job))]
         trainer = pl.Trainer(**{"max_epochs": self.epochs, **QUIET, **self.trainer}, callbacks=callbacks)  # type: ignore[arg-type]
+        refuse_several_processes(trainer)
         trainer.fit(module, datamodule=data)
         job.network.to("cpu")
         return {"steps": trainer.global_step}
@@ -129,6 +133,14 @@ class TrainerFit(RequestFit):
             "batch_size": self.batch_size,
             "trainer": {name: repr(value) for name, value in self.trainer.items()},
         }
+
+
+def refuse_several_processes(trainer: pl.Trainer) -> None:
+    """Refuse a trainer of several processes: each would write the same ledger."""
+    if trainer.world_size != 1:
+        raise NotImplementedError(
+            f"Requests should be carried out by one process. Found a trainer of {trainer.world_size}. Use `devices=1`."
+        )
 
 
 def _adamw(params: Any) -> torch.optim.Optimizer:

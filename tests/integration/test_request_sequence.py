@@ -19,6 +19,7 @@ from _request_sequences import (
     tiny,
     tiny_with_adapter,
 )
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -210,6 +211,41 @@ def test_other_rows_under_an_old_name_are_refused(tmp_path: Path) -> None:
 def test_two_requests_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a name of its own"):
         sequence(tmp_path, Seen()).run([*requests(1), *requests(1)])
+
+
+@pytest.mark.slow
+def test_each_job_finds_the_adapters_of_the_requests_before_whose_products_are_what_they_changed(
+    tmp_path: Path,
+) -> None:
+    jobs: list[Job] = []
+
+    def noted(job: Job) -> list[Any]:
+        jobs.append(job)
+        return []
+
+    one = sequence(tmp_path, plain_fit(tiny_with_adapter, callbacks=noted), keeping=AdaptersAlone())
+    one.run(requests(2))
+    assert [len(job.adapters) for job in jobs] == [0, 1]
+    factors = load_file(jobs[1].adapters[0])
+    before, after = one.folder.start_weights(), one.weights(requests(1)[0].id)
+    name = next(name for name in factors if "lora_A" in name)
+    change = 4.0 * factors[name.replace("lora_A", "lora_B")] @ factors[name]  # alpha / r = 8 / 2
+    plain = name.removeprefix("base_model.model.").replace("lora_A.", "")
+    assert change.abs().max() > 1e-4
+    assert torch.allclose(after[plain] - before[plain], change, atol=1e-6)
+
+
+def test_several_processes_are_refused(tmp_path: Path) -> None:
+    two = plain_fit(trainer={"accelerator": "cpu", "devices": 2})
+    with pytest.raises(NotImplementedError, match="should be carried out by one process"):
+        sequence(tmp_path, two).run(requests(1))
+
+
+def test_a_model_that_never_knew_is_measured_like_the_sequence(tmp_path: Path) -> None:
+    one = sequence(tmp_path, Seen())
+    entries = one.run(requests(2))
+    known = one.known(one.folder.start_weights(), requests(2))
+    assert known == {**entries[2].figures["start"], "retain": entries[2].figures["retain"]["start"]}
 
 
 def test_adapters_alone_need_an_adapter(tmp_path: Path) -> None:
