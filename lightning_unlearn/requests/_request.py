@@ -21,7 +21,7 @@ class Request:
     Example:
         >>> rows = InMemoryRecords([{"question": "Who employs Ada?", "answer": "The post office"}])
         >>> Request("2026-17", rows).digest[:8]
-        '0f56471a'
+        'aedcf1f2'
     """
 
     id: str
@@ -52,7 +52,7 @@ def read_requests(path: str | PathLike[str], *, field: str = "request", **column
 
     Example:
         >>> [request.id for request in read_requests("bundled:people", field="entity")][:2]
-        ['Maribel Okonvane', 'Renzo Dappleworth']
+        ['Maribel Okonvane', 'Tobias Quillfeather']
     """
     rows: dict[str, list[Any]] = {}
     for number, row in enumerate(FileRecords(path).read()):

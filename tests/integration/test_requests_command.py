@@ -19,7 +19,6 @@ CONFIG = """
 base: bundled:base
 finetune_first: {epochs: 1}
 unlearn: {objective: lightning_unlearn.NPO}
-recovery: null
 model: {init_args: {network: {init_args: {hidden_size: 16, num_hidden_layers: 1}}}}
 trainer: {max_epochs: 1, limit_train_batches: 1, enable_progress_bar: false, enable_model_summary: false}
 """
