@@ -140,19 +140,19 @@ class RequestSequence:
         copy_(network := self.fit.network(), weights)
         return self.measured(plain_network(network), requests, Unnamed(self.retain, requests))
 
-    def undo(self, request: str | None = None) -> Weights:
-        """Go back to the weights after ``request``, or to those of the start, and write so in the ledger.
+    def undo(self, request: str = "") -> Weights:
+        """Go back to the weights after ``request``, by default to those of the start, and write so in the ledger.
 
         Returns:
             These weights, by name, on the CPU.
         """
-        with locked(self.folder.path):
+        with locked(self.folder.writable()):
             self.folder.ledger.repair()
             weights = self.weights(request)
             entries = self.folder.checked_entries()
             now, target = in_effect(entries)[-1].after, weights_digest(weights)
-            number, name = len(entries), request or ""
-            entry = Entry(number, "undo", name, "", entries[-1].configuration, now, target, previous=entries[-1].hash)
+            last = entries[-1]
+            entry = Entry(len(entries), "undo", request, "", last.configuration, now, target, previous=last.hash)
             self.folder.ledger.append(entry)
         return weights
 
@@ -164,7 +164,7 @@ class RequestSequence:
         """
         done = in_effect(self.folder.checked_entries())
         names = [entry.request for entry in done]
-        last = names[-1] if request is None and names else request or ""
+        last = names[-1] if request is None and names else request
         if last not in names:
             raise ValueError(f"`request` should be in effect, one of {names[1:]}. Found `request = {request!r}`.")
         used = done[: names.index(last) + 1]

@@ -104,7 +104,7 @@ class TrainerFit(RequestFit):
         )
         unlearn = Unlearn(deepcopy(objective), projector=deepcopy(self.projector), seed=job.seed)
         callbacks = [unlearn, *([] if self.callbacks is None else self.callbacks(job))]
-        trainer = pl.Trainer(**{"max_epochs": self.epochs, **QUIET, **self.trainer}, callbacks=callbacks)  # type: ignore[arg-type]
+        trainer = pl.Trainer(**{"max_epochs": self.epochs, **QUIET, **self.trainer}, callbacks=callbacks)
         refuse_several_processes(trainer)
         trainer.fit(module, datamodule=data)
         job.network.to("cpu")
