@@ -16,6 +16,7 @@ from lightning_unlearn.requests import (
     RequestGates,
     RequestSequence,
     WholeWeights,
+    in_effect,
     read_requests,
     write_sequence_report,
 )
@@ -91,7 +92,7 @@ def _requests(chosen: argparse.Namespace, fit: ConfiguredFit) -> list[Request]:
 def _run(sequence: RequestSequence, requests: list[Request]) -> None:
     entries = sequence.run(requests)
     report = write_sequence_report(sequence.folder.path)
-    failed = [f"entry {entry.number}: {words}" for entry in entries for words in entry.failed]
+    failed = [f"entry {entry.number}: {words}" for entry in in_effect(entries) for words in entry.failed]
     sys.stdout.write("".join(f"{line}\n" for line in [*failed, f"Head of the ledger: {entries[-1].hash}", str(report)]))
     if failed:
         sys.exit(1)

@@ -63,7 +63,12 @@ def test_from_two_files_to_ledger_report_and_back(
     typed(monkeypatch, "--config=mine.yaml", "--folder=runs/requests", "--undo=one", "--output=one.safetensors")
     assert weights_digest(load_file("one.safetensors")) == entries[1].after
 
-    typed(monkeypatch, *arguments, "--left=1", "--returned=9", "--retained=0")  # what was undone is carried out again
+    with pytest.raises(SystemExit):  # what was undone is carried out again; what was not has failed as before
+        typed(monkeypatch, *arguments, "--left=1", "--returned=9", "--retained=0")
+    said = capsys.readouterr().out
+    assert "entry 1: " in said
+    assert "entry 2: " not in said
+    assert "entry 4: " not in said
     again = ledger.entries()
     assert again[:3] == entries
     assert [entry.after for entry in in_effect(again)] == [entry.after for entry in entries]
