@@ -162,6 +162,19 @@ from lightning_unlearn.readouts import (
 )
 from lightning_unlearn.references import AdapterDisabled, CachedLogLikelihood, FrozenCopy, Reference
 from lightning_unlearn.report import RobustnessReport
+from lightning_unlearn.requests import (
+    AdaptersAlone,
+    Ledger,
+    Request,
+    RequestFit,
+    RequestGates,
+    RequestSequence,
+    TrainerFit,
+    WholeWeights,
+    read_requests,
+    write_sequence_report,
+)
+from lightning_unlearn.requests.fit import FIT, FITScore, RedundancyFilter, SentenceModel
 from lightning_unlearn.runtime import inherit_from_both_packages
 from lightning_unlearn.selectors import Selector
 from lightning_unlearn.transforms import GradientTransform, RowMask, SpectralCollapse
@@ -173,6 +186,7 @@ inherit_from_both_packages()
 __all__ = [
     "Adapted",
     "AdapterDisabled",
+    "AdaptersAlone",
     "AffirmativeStart",
     "AnswerProbability",
     "AnyWording",
@@ -211,6 +225,8 @@ __all__ = [
     "Encoding",
     "ExactMemorization",
     "Experts",
+    "FIT",
+    "FITScore",
     "FactSplit",
     "Failure",
     "FewShot",
@@ -234,6 +250,7 @@ __all__ = [
     "KeywordEmphasis",
     "KnowledgeMetric",
     "LatentPerturbation",
+    "Ledger",
     "Linter",
     "LiveProbe",
     "LoRA",
@@ -280,6 +297,7 @@ __all__ = [
     "Recalibrate",
     "RecencyOrder",
     "RecoveryCheck",
+    "RedundancyFilter",
     "Reference",
     "RefitProbeDirections",
     "Refresh",
@@ -288,6 +306,10 @@ __all__ = [
     "ReoccurringOrder",
     "RepSelect",
     "RepairBursts",
+    "Request",
+    "RequestFit",
+    "RequestGates",
+    "RequestSequence",
     "ResNet20",
     "ResetNeurons",
     "RobustnessReport",
@@ -296,6 +318,7 @@ __all__ = [
     "RowMask",
     "SavePretrained",
     "Selector",
+    "SentenceModel",
     "SequentialOrder",
     "SeveralTurns",
     "Sharpen",
@@ -321,6 +344,7 @@ __all__ = [
     "TorchAO",
     "TorchJD",
     "TrainOnly",
+    "TrainerFit",
     "TrainingStepReadout",
     "TruncateUpdate",
     "TypicalWording",
@@ -328,7 +352,10 @@ __all__ = [
     "UnlearningModule",
     "Wanda",
     "WeightedSum",
+    "WholeWeights",
     "WithinBudget",
     "WriteReport",
+    "read_requests",
     "unlearning",
+    "write_sequence_report",
 ]

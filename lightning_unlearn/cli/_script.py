@@ -16,6 +16,7 @@ from lightning_unlearn.cli._demo_command import run_demo
 from lightning_unlearn.cli._edit_command import run_edit
 from lightning_unlearn.cli._lint_command import run_lint
 from lightning_unlearn.cli._main import main
+from lightning_unlearn.cli._requests_command import run_requests
 from lightning_unlearn.cli._unwritable import unwritable
 from lightning_unlearn.functional.text import visible
 from lightning_unlearn_command import answer
@@ -26,8 +27,9 @@ _OWN_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "compare": run_compare,
     "configs": show_configs,
     "demo": run_demo,
-    "lint": run_lint,
     "edit": run_edit,
+    "lint": run_lint,
+    "requests": run_requests,
 }
 _PACKAGE = Path(str(lightning_unlearn.__file__)).parent
 

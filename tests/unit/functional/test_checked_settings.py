@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import lightning_unlearn
-from lightning_unlearn import Corrupt, GradientAscent, LoRA
+from lightning_unlearn import Corrupt, GradientAscent, LoRA, TinyCausalLM, TrainerFit
 from lightning_unlearn.data import Encoding, FileRecords, TextWindows
 from lightning_unlearn.functional.settings import check_kind, check_positive, check_whole
 
@@ -25,6 +25,7 @@ MADE_BY_US = {
     *("ForgetStream", "ExampleGradients", "Examples", "Left", "Step", "Layout", "CodeFlips", "Decodability"),
     "Distance",
     *("AcrossSeeds", "BlindBaseline", "Bracket", "Change", "Compared", "Comparison", "Cost", "Decay", "Effectivity"),
+    *("Entry", "Job", "Dropped"),
     *(
         "EntityCurve",
         "FactsGained",
@@ -72,6 +73,16 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "ConceptShift": {"beside": "swapped"},
     "DoseResponse": {"counts": {"Ada": 1}},
     "HalfRecall": {"tokenizer": "bundled"},
+    "RequestSequence": {
+        "folder": "runs",
+        "fit": TrainerFit(TinyCausalLM, GradientAscent()),
+        "retain": PEOPLE,
+        "encoding": Encoding("bundled"),
+    },
+    "TrainerFit": {"network": TinyCausalLM, "objective": GradientAscent()},
+    "FIT": {"network": TinyCausalLM},
+    "FITScore": {"tokenizer": "bundled"},
+    "SentenceModel": {"name": "nobody/nothing"},
     "Related": {"pool": PEOPLE, "target": PEOPLE},
     "SameShape": {"pool": PEOPLE, "target": PEOPLE},
     "SampledLeak": {"tokenizer": "bundled"},
