@@ -29,7 +29,7 @@ from lightning_unlearn.readouts import (
     may_join,
     split_rows,
 )
-from lightning_unlearn.runtime import local, random_states_now, remember_random_states
+from lightning_unlearn.runtime import local, random_states_now, remember_random_states, unnoticed
 
 _LOOK = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "backward")
 
@@ -66,7 +66,7 @@ class OnePass(SharedPass):
         self._losses: list[Tensor] = []
         self._read_along: Tensor | None = None
         self._bytes_per_token: float | None = None  # `None` before the first reading
-        self._is_still = True
+        self._is_still, self._is_asked = True, True
 
     def offer(self) -> None:
         """Let the training step that comes next read a forget micro-batch along."""
@@ -84,9 +84,24 @@ class OnePass(SharedPass):
         self._losses, self._waiting = [], []
         return losses, [*waiting, *self._batches.take()]
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the first reading has shown: measured anew, a resumed fit would take one step in two passes."""
+        if self._bytes_per_token is None:
+            return {}
+        return {"bytes_per_token": self._bytes_per_token, "is_still": self._is_still}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what was measured before."""
+        self._bytes_per_token, self._is_still = state["bytes_per_token"], state["is_still"]
+        self._is_asked = False  # perhaps in another process: what was found of packing is not known here
+
     @override
     def read(self, readout: Readout, network: nn.Module, batch: Any) -> Likelihood:
         self._waiting += self._batches.take()
+        if not self._is_asked:
+            self._is_asked = True
+            with unnoticed(network):
+                readout(network, batch)
         if self._bytes_per_token is None:
             prediction, left = left_by(network, lambda: readout(network, batch))
             self._measure(left, batch)
