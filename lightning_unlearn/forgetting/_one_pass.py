@@ -13,12 +13,11 @@ from lightning_unlearn.engine import (
     Left,
     SharedPass,
     left_by,
-    offer_pass,
     random_numbers_kept,
-    taken_pass,
 )
 from lightning_unlearn.forgetting._forget_batches import ForgetBatches, NumberedBatch
 from lightning_unlearn.forgetting._forget_loss import ForgetLoss
+from lightning_unlearn.forgetting._old_gradient import is_lightnings
 from lightning_unlearn.forgetting._passes import Passes
 from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import (
@@ -68,15 +67,11 @@ class OnePass(SharedPass):
         self._bytes_per_token: float | None = None  # `None` before the first reading
         self._is_still, self._is_asked = True, True
 
-    def offer(self) -> None:
-        """Let the training step that comes next read a forget micro-batch along."""
+    @property
+    def is_possible(self) -> bool:
+        """Whether the next training step may read a forget micro-batch along."""
         # Infinities under a gradient scaler: a pass of its own is repeated at another scale, and loses no step.
-        if self._engine.kind in ("single", "ddp", "fsdp2") and self._engine.scaler() is None:
-            offer_pass(self._engine.module, self)
-
-    def withdraw(self) -> None:
-        """The training step is over. One that does not ask for a pass has left the offer."""
-        taken_pass(self._engine.module)
+        return self._engine.kind in ("single", "ddp", "fsdp2") and self._engine.scaler() is None
 
     def take(self) -> tuple[list[Tensor], list[NumberedBatch]]:
         """Losses of the micro-batches of this step that were joined, and those that still have to be run."""
@@ -169,11 +164,7 @@ def retain_gradient_is_looked_at(trainer: pl.Trainer, module: pl.LightningModule
     looks += [
         (module, hook) for hook in _LOOK if hook != "on_before_optimizer_step"
     ]  # the module's comes after the merge
-    return any(not _is_lightnings(getattr(who, hook)) for who, hook in looks)
-
-
-def _is_lightnings(hook: Any) -> bool:
-    return str(hook.__module__).endswith((".callbacks.callback", ".core.hooks", ".core.module"))
+    return any(not is_lightnings(getattr(who, hook)) for who, hook in looks)
 
 
 class _Carried(torch.autograd.Function):

@@ -11,11 +11,19 @@ from typing_extensions import override
 
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.data import DataSource
-from lightning_unlearn.engine import GradientEngine, refuse_optimizers, unscaled, unscales_by_itself
+from lightning_unlearn.engine import (
+    GradientEngine,
+    offer_pass,
+    refuse_optimizers,
+    taken_pass,
+    unscaled,
+    unscales_by_itself,
+)
 from lightning_unlearn.forgetting._ending import EndingCallback
 from lightning_unlearn.forgetting._forget_batches import ForgetBatches, forget_stream
 from lightning_unlearn.forgetting._forget_source import forget_source
 from lightning_unlearn.forgetting._merger import Merger
+from lightning_unlearn.forgetting._old_gradient import OldGradient
 from lightning_unlearn.forgetting._one_pass import OnePass, retain_gradient_is_looked_at
 from lightning_unlearn.forgetting._original_loss import OriginalLoss
 from lightning_unlearn.forgetting._passes import CheaperPass, Passes
@@ -188,6 +196,7 @@ class Unlearn(EndingCallback):
         zero = ZeroGradient(self.objective)
         self._merger = Merger(engine, self.projector, self.weight, self._vantage, self._rewrite, zero)
         self._one_pass = OnePass(engine, self._batches, lambda: self._original.loss, self.weight, self.passes)
+        self._old_gradient = OldGradient(trainer, pl_module)
         apart = self._private is not None or bool(self.under.attacks)
         self._needs_apart = apart or retain_gradient_is_looked_at(trainer, pl_module, self)
         if self._private is not None:
@@ -204,8 +213,8 @@ class Unlearn(EndingCallback):
         self._batches.saw_retain(batch)
         self._vantage.saw_retain(batch)
         measured = self._merger.wants_measured(is_logged(trainer)) or trainer.fit_loop._skip_backward
-        if not (measured or self._needs_apart) and self._merger.only_adds:
-            self._one_pass.offer()
+        joins = not (measured or self._needs_apart) and self._merger.only_adds and self._one_pass.is_possible
+        offer_pass(pl_module, self._old_gradient.freed_before(self._one_pass if joins else None, batch_idx))
 
     def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the network for the original, unless it is known: before the first step, or before an edit."""
@@ -214,7 +223,7 @@ class Unlearn(EndingCallback):
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Show the retain loss to projectors that use it."""
-        self._one_pass.withdraw()
+        taken_pass(pl_module)  # a training step that does not ask for a pass has left the offer
         if self._private is not None:
             # In this hook: guards cover what was added in the next one, `on_after_backward`.
             self._private.cover(trainer.optimizers[0])
