@@ -15,11 +15,10 @@ from lightning_unlearn.engine import (
     GradientEngine,
     offer_pass,
     refuse_optimizers,
-    taken_pass,
     unscaled,
     unscales_by_itself,
 )
-from lightning_unlearn.forgetting._ending import EndingCallback
+from lightning_unlearn.forgetting._accumulating import AccumulatingCallback
 from lightning_unlearn.forgetting._forget_batches import ForgetBatches, forget_stream
 from lightning_unlearn.forgetting._forget_source import forget_source
 from lightning_unlearn.forgetting._merger import Merger
@@ -48,7 +47,7 @@ from lightning_unlearn.references import Reference
 from lightning_unlearn.transforms import GradientTransform, StepChain
 
 
-class Unlearn(EndingCallback):
+class Unlearn(AccumulatingCallback):
     """Add the forget gradient to any fit, right where the user's own gradient is ready.
 
     The user's ``training_step``, hooks, logs, optimizer and scheduler stay as they are. The data their fit trains on is the
@@ -223,7 +222,7 @@ class Unlearn(EndingCallback):
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Show the retain loss to projectors that use it."""
-        taken_pass(pl_module)  # a training step that does not ask for a pass has left the offer
+        super().on_before_backward(trainer, pl_module, loss)
         if self._private is not None:
             # In this hook: guards cover what was added in the next one, `on_after_backward`.
             self._private.cover(trainer.optimizers[0])

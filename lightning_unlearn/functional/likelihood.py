@@ -1,17 +1,11 @@
 """Likelihoods of supervised tokens, packed one row per token."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from typing_extensions import override
 
 from lightning_unlearn.functional.chunks import in_chunks
 from lightning_unlearn.functional.head_logits import HeadLogits
-from lightning_unlearn.functional.head_rows import goes_backward_only
-
-_IGNORED = -100  # torch's own
 
 
 def token_nll(logits: Tensor, labels: Tensor) -> Tensor:
@@ -32,44 +26,8 @@ def token_nll(logits: Tensor, labels: Tensor) -> Tensor:
     """
     if isinstance(logits, HeadLogits):
         return in_chunks(token_nll, logits, labels)
-    if logits.requires_grad and torch.is_grad_enabled() and goes_backward_only():
-        nll: Tensor = _TokenNll.apply(logits, labels)  # type: ignore[no-untyped-call]
-        return nll
-    return _torchs_own(logits, labels)
-
-
-class _TokenNll(torch.autograd.Function):
-    """The same, which keeps the logits themselves, and makes one tensor of their size in backward where torch makes two."""
-
-    @staticmethod
-    @override
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        largest, place = logits.amax(1, keepdim=True).to(_wide(logits)), labels.clamp_min(0)[:, None]
-        total = logits.sub(largest).exp_().sum(1, keepdim=True)
-        ctx.save_for_backward(logits, labels, largest, total)
-        # The largest apart from the sum: where the label is the largest, its digits would be lost in the difference.
-        nll = (largest - logits.gather(1, place) + total.log())[:, 0]
-        return nll.masked_fill_(labels == _IGNORED, 0)
-
-    @staticmethod
-    @override
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        logits, labels, largest, total = ctx.saved_tensors
-        if torch.is_grad_enabled():  # second derivatives are wanted
-            (slope,) = torch.autograd.grad(_torchs_own(logits, labels), logits, grad, create_graph=True)
-            return slope, None
-        grad = grad.masked_fill(labels == _IGNORED, 0)[:, None]
-        slope = logits.sub(largest).exp_().mul_(grad / total)
-        slope.scatter_add_(1, labels.clamp_min(0)[:, None], -grad)
-        return slope.to(logits.dtype), None
-
-
-def _torchs_own(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits.to(_wide(logits)), labels, reduction="none")
-
-
-def _wide(logits: Tensor) -> torch.dtype:
-    return torch.promote_types(logits.dtype, torch.float32)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return F.cross_entropy(logits.to(dtype), labels, reduction="none")
 
 
 def sum_per_example(values: Tensor, example: Tensor, batch_size: int) -> Tensor:
