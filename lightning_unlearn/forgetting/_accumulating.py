@@ -39,5 +39,8 @@ class AccumulatingCallback(EndingCallback):
     @override
     def _end(self, trainer: pl.Trainer) -> None:
         super()._end(trainer)
-        if hasattr(self, "_adding"):  # after an error in the backward pass
+        # After an error in the training step, or in the backward pass.
+        if trainer.lightning_module is not None:  # there is none yet if the fit has failed at once
+            taken_pass(trainer.lightning_module)
+        if hasattr(self, "_adding"):
             self._adding.close()
