@@ -23,7 +23,7 @@ at the best of 0 to 20 steps) among those that keep 0.95 of the retain probabili
 rows, on paraphrases, on every other fact (the rest is judged), and on text without the facts; int8, int4, nf4; pruning.
 No method trains against them as they stand here, but for one: `Relearn(20)` in a loop knows the first twenty steps of all
 weights at 1e-3 on the rows.
-The network has no statistics to recalibrate. For `smollm2` fewer rates and mostly 20 steps: see `_judges.py`.
+The network has no statistics to recalibrate. For the pretrained models fewer rates and mostly 20 steps: see `_judges.py`.
 
 **Recovery**: [(attacked - unlearned) - (control attacked - control)] / (original - unlearned), of answer probability;
 the worst over judges and their points up to 20 and up to 100 steps, and its 95 % interval by bootstrap over the facts.
@@ -54,8 +54,7 @@ from robustness_parts._setting import Setting
 from robustness_parts._settings import SETTINGS
 from robustness_parts._shown import draw, table
 from robustness_parts._study import Study
-from robustness_parts._units import do
-from run_config import commit, machine
+from robustness_parts._units import do, made
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -76,6 +75,8 @@ def main() -> None:
         print(table(json.loads((RESULTS / f"robustness_{arguments.model}.json").read_text())))
         return
     torch.set_num_threads(arguments.threads)
+    if arguments.device != "cpu":
+        torch.set_float32_matmul_precision("high")  # TF32, for attacks: whole fits are in bfloat16 there
     quieten()
     setting = replace(SETTINGS[arguments.model], device=arguments.device)
     wanted, missing = available(arguments.methods or list(methods()), setting)
@@ -106,7 +107,7 @@ def available(names: list[str], setting: Setting) -> tuple[list[Method], dict[st
 
 def show(study: Study, missing: dict[str, str]) -> None:
     """Merge what is there, write it, and print the table."""
-    found = {"commit": commit(), "machine": machine(study.setting.device), **results(study, missing)}
+    found = {"made": made(study.units()), **results(study, missing)}
     if not any(one["runs"] for one in found["methods"].values()):
         print("No method has been judged yet: `run` goes on. What was written before stays.")
         return

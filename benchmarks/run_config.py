@@ -18,11 +18,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,11 @@ def seeded(settings: dict[str, Any], seed: int) -> dict[str, Any]:
     return {**settings, "seed_everything": seed}
 
 
+@cache
 def commit() -> str:
+    """Of this repository; of a copy without one, on a lent machine say, what the environment names."""
+    if "LIGHTNING_UNLEARN_COMMIT" in os.environ:
+        return os.environ["LIGHTNING_UNLEARN_COMMIT"]
     dirty = subprocess.run(
         ["git", "status", "--porcelain", "--untracked-files=no"], cwd=ROOT, capture_output=True, text=True
     )

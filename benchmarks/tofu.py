@@ -52,8 +52,7 @@ import torch
 from robustness import quieten
 from robustness_parts._fit import meanings
 from robustness_parts._method import Method, methods
-from robustness_parts._units import Unit, do
-from run_config import commit, machine
+from robustness_parts._units import Unit, do, made
 from tofu_parts._results import results
 from tofu_parts._settings import SETTINGS, TOFUSetting
 from tofu_parts._shown import draw, table
@@ -141,7 +140,7 @@ def estimate(units: dict[str, list[Unit]]) -> None:
 
 def show(study: TOFUStudy, missing: dict[str, str], path: Path) -> None:
     """Merge what is there, write it, and print the table."""
-    found = {"commit": commit(), "machine": machine(study.setting.device), **results(study, missing)}
+    found = {"made": made(study.units()), **results(study, missing)}
     if not any(one["runs"] for one in found["networks"].values()):
         print("No network has been audited yet: `audit` goes on. What was written before stays.")
         return

@@ -48,11 +48,16 @@ from lightning_unlearn.callbacks import (
     FindLatentTargets,
     FinetuneFirst,
     LiveProbe,
+    LookaheadRate,
+    MeasureImportance,
     NeuralVariability,
+    OscillationMonitor,
     PenalizedUnlearn,
+    PeriodicUnlearn,
     RecoveryCheck,
     RefitProbeDirections,
     Refresh,
+    RepairBursts,
     SavePretrained,
     SignGate,
     StepGuard,
@@ -69,6 +74,7 @@ from lightning_unlearn.data import (
     FactSplit,
     FileRecords,
     ForgetRetainData,
+    ImageData,
     InMemoryRecords,
     LoaderSettings,
     PairedData,
@@ -83,7 +89,7 @@ from lightning_unlearn.data import (
 )
 from lightning_unlearn.edits import BucketMargin, Corrupt, Edit, NegateTaskVector, RepSelect, WithinBudget
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization, KnowledgeMetric, TokenNLL
-from lightning_unlearn.models import LoRA, PretrainedCausalLM, TinyCausalLM
+from lightning_unlearn.models import LoRA, PretrainedCausalLM, ResNet20, TinyCausalLM, TinyViT
 from lightning_unlearn.module import UnlearningModule
 from lightning_unlearn.objectives import (
     DPO,
@@ -173,6 +179,7 @@ __all__ = [
     "GradientAscent",
     "GradientTransform",
     "HalfSpace",
+    "ImageData",
     "InMemoryRecords",
     "Interpolate",
     "KLToReference",
@@ -182,6 +189,8 @@ __all__ = [
     "LiveProbe",
     "LoRA",
     "LoaderSettings",
+    "LookaheadRate",
+    "MeasureImportance",
     "Merge",
     "NGDiff",
     "NPO",
@@ -191,6 +200,7 @@ __all__ = [
     "Objective",
     "Observation",
     "Orthogonal",
+    "OscillationMonitor",
     "OtherFacts",
     "PCGrad",
     "PackedCausalLMReadout",
@@ -198,6 +208,7 @@ __all__ = [
     "Paraphrase",
     "PassiveRecovery",
     "PenalizedUnlearn",
+    "PeriodicUnlearn",
     "Prediction",
     "PreferForget",
     "PreferForgetInConflict",
@@ -218,6 +229,8 @@ __all__ = [
     "Refresh",
     "Relearn",
     "RepSelect",
+    "RepairBursts",
+    "ResNet20",
     "RobustnessReport",
     "RolePlay",
     "RoundingNoise",
@@ -240,6 +253,7 @@ __all__ = [
     "TextData",
     "TextWindows",
     "TinyCausalLM",
+    "TinyViT",
     "TokenNLL",
     "TokenwisePerturbation",
     "TorchAO",

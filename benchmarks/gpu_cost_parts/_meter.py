@@ -2,13 +2,32 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+
+def _of_all_heads(formula: Callable[..., int], tensors: int) -> Callable[..., int]:
+    """The same for keys and values with fewer heads than queries, each of which serves a group: torch's own refuses them."""
+
+    def counted(*arguments: Any, out_shape: Any = None, **others: Any) -> int:
+        shapes, rest = arguments[:tensors], arguments[tensors:]
+        heads = max(shape[1] for shape in shapes)
+        return formula(*((shape[0], heads, *shape[2:]) for shape in shapes), *rest, **others)
+
+    return counted
+
+
+ATTENTION = {
+    kind: _of_all_heads(formula, tensors=4 if "backward" in str(kind) else 3)
+    for kind, formula in flop_registry.items()
+    if "scaled_dot_product" in str(kind)
+}
 
 
 class Meter:
@@ -32,6 +51,10 @@ class Meter:
         self._marks: list[tuple[Any, Any]] = []
         self._began, self._steps, self._stack = time.perf_counter(), 0, ExitStack()
 
+    def close(self) -> None:
+        """After a step that failed: count no further."""
+        self._stack.close()
+
     def start(self) -> None:
         """Before each step."""
         self._now = self._next()
@@ -42,7 +65,7 @@ class Meter:
             self._marks.append((self._mark(), None))
         elif self._now == "flops":
             self._close_timed()
-            self._flops = self._stack.enter_context(FlopCounterMode(display=False))
+            self._flops = self._stack.enter_context(FlopCounterMode(display=False, custom_mapping=ATTENTION))
         elif self._now == "kernels":
             self._close_timed()
             on_gpu = self.device.type == "cuda"

@@ -60,6 +60,10 @@ def _relearning(rates: Mapping[str, tuple[float, ...]], steps: int) -> dict[str,
     }
 
 
+def _to_100_steps(*rates: float) -> dict[str, Judge]:
+    return {f"relearn full {rate:g} on forget, 100 steps": relearn("forget", "full", rate, 100) for rate in rates}
+
+
 def _quantised() -> dict[str, Judge]:
     return {
         "int8": Judge("Quantize", {"bits": 8}),
@@ -77,14 +81,15 @@ EVERYTHING = dict.fromkeys(("forget", "paraphrase", "half", "benign"), RATES)
 PANELS: dict[str, dict[str, Judge]] = {
     "whole": {**_relearning(EVERYTHING, 100), **_quantised(), **_pruned()},
     "middle": {
-        **_relearning({"forget": RATES, "paraphrase": (3e-4, 1e-3), "half": (3e-4, 1e-3), "benign": (3e-4,)}, 100),
+        **_relearning({"forget": RATES[1:], "paraphrase": (1e-3,), "half": (1e-3,), "benign": (1e-3,)}, 20),
+        **_to_100_steps(3e-4, 1e-3),
         **_quantised(),
         **_pruned(),
     },
     # 100 full steps of SmolLM2 take five minutes: 20 steps, the two larger rates, and of benign text one.
     "short": {
         **_relearning({"forget": (1e-4, 1e-3), "paraphrase": (1e-4,), "half": (1e-4,), "benign": (1e-4,)}, 20),
-        "relearn full 0.0001 on forget, 100 steps": relearn("forget", "full", 1e-4, 100),
+        **_to_100_steps(1e-4),
         **_quantised(),
         **_pruned(),
     },

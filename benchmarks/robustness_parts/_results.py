@@ -28,9 +28,8 @@ def results(study: Study, missing: Mapping[str, str]) -> dict[str, Any]:
 def _levels(study: Study, seed: int) -> dict[str, dict[str, float]]:
     found = study.taught("test", seed).found()
     return {
-        who: {split: round(float(np.mean(values)), 4) for split, values in knows.items()}
-        for who, knows in found.items()
-        if isinstance(knows, dict)
+        who: {split: round(float(np.mean(values)), 4) for split, values in found[who].items()}
+        for who in ("original", "control")
     }
 
 

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
+from run_config import commit
 
 from lightning_unlearn.runtime import remove_leftovers, written_whole
 
@@ -73,16 +78,47 @@ class Unit:
                 return False
             start = time.monotonic()
             found = self._tried()
-            found["wall_s"] = round(time.monotonic() - start, 1)
+            found |= {"wall_s": round(time.monotonic() - start, 1), "made": _origin()}
             with written_whole(self.path) as new:
                 new.write_text(json.dumps(found))
         return True
 
-    def _tried(self) -> Found:
+    def _tried(self, patience: int = 20) -> Found:
         try:
             return self.work()
+        except torch.OutOfMemoryError as error:
+            if not patience:
+                return _said(error)
         except Exception as error:
-            return {"error": f"{type(error).__name__}: {error}"}
+            return _said(error)
+        finally:
+            _free_memory()
+        # Other processes on the same card need less soon.
+        time.sleep(5)
+        return self._tried(patience - 1)
+
+
+def made(units: Iterable[Unit]) -> list[dict[str, Any]]:
+    """By what code and where the units that are done were done, with how many. Older ones do not say."""
+    done = {unit.path: unit.found() for unit in units if unit.is_done}
+    origins = Counter(tuple(found.get("made", {}).items()) for found in done.values())
+    return [{**dict(origin), "units": count} for origin, count in origins.most_common()]
+
+
+def _origin() -> dict[str, str]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_initialized() else "cpu"
+    return {"commit": commit(), "device": device, "torch": str(torch.__version__)}
+
+
+def _said(error: Exception) -> Found:
+    return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _free_memory() -> None:
+    """Give the memory of a GPU back, which other processes share."""
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 @cache

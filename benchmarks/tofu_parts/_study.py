@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from robustness_parts._fit import forget_
 from robustness_parts._judges import READOUT, Judge, known
 from robustness_parts._method import Method
@@ -86,7 +84,7 @@ class TOFUStudy(Study):
 
         path = self._taught(name, world, seed).with_suffix(".json")
         steps = self.setting.teach["epochs"] * len(self._rows(name, world)) / self.setting.batch[0] / 2
-        return Unit(path, _freed(work), seconds=steps * self.setting.step_seconds)
+        return Unit(path, work, seconds=steps * self.setting.step_seconds)
 
     @override
     def taught(self, world: str, seed: int) -> Unit:
@@ -100,15 +98,14 @@ class TOFUStudy(Study):
 
         steps = 20 if world == "tune" else 0
         seconds = steps * self.setting.step_seconds
-        return Unit(self._here / f"taught-{world}-{seed}.json", _freed(work), tuple(needs.values()), seconds=seconds)
+        return Unit(self._here / f"taught-{world}-{seed}.json", work, tuple(needs.values()), seconds=seconds)
 
     @override
     def trials(self, method: Method) -> list[Unit]:
         needs = (self.best_two(),) if "best_two" in method.described else ()
         seconds = self._fit_seconds(method) + 20 * self.setting.step_seconds
         return [
-            Unit(unit.path, _freed(unit.work), (*unit.needs, *needs), unit.after, seconds)
-            for unit in super().trials(method)
+            Unit(unit.path, unit.work, (*unit.needs, *needs), unit.after, seconds) for unit in super().trials(method)
         ]
 
     def best_two(self) -> Unit:
@@ -135,7 +132,7 @@ class TOFUStudy(Study):
             network = shared(self.setting, self._weights(method, seed))
             return {**found, "holdout": known(network, self.setting, self._world("test").holdout)}
 
-        return Unit(unit.path, _freed(work), unit.needs, unit.after, self._fit_seconds(method))
+        return Unit(unit.path, work, unit.needs, unit.after, self._fit_seconds(method))
 
     @override
     def judged(self, method: Method, seed: int) -> dict[str, Unit]:
@@ -143,10 +140,7 @@ class TOFUStudy(Study):
         times = {
             name: judge.arguments.get("steps", 2) * self.setting.step_seconds for name, judge in self.panel.items()
         }
-        return {
-            name: Unit(unit.path, _freed(unit.work), unit.needs, unit.after, times[name])
-            for name, unit in units.items()
-        }
+        return {name: Unit(unit.path, unit.work, unit.needs, unit.after, times[name]) for name, unit in units.items()}
 
     @override
     def judged_control(self, seed: int) -> dict[str, Unit]:
@@ -169,7 +163,7 @@ class TOFUStudy(Study):
         # About as long as so many steps: a forward pass of the rows, and the tokens one after the other.
         steps = 90 if self.setting.device == "cpu" else 130
         need = (self.fitted(method, seed),)
-        return Unit(self._path(method, f"asked-{seed}"), _freed(work), need, seconds=steps * self.setting.step_seconds)
+        return Unit(self._path(method, f"asked-{seed}"), work, need, seconds=steps * self.setting.step_seconds)
 
     def real(self, method: Method) -> Method:
         """The method itself, or the two that are put together."""
@@ -204,7 +198,7 @@ class TOFUStudy(Study):
             COLLAPSE.name: lambda: self._collapse(seed),
         }
         seconds = self._fit_seconds(control) if control is COLLAPSE else 0.0
-        return Unit(self._path(control, f"fit-{seed}"), _freed(works[control.name]), needs, seconds=seconds)
+        return Unit(self._path(control, f"fit-{seed}"), works[control.name], needs, seconds=seconds)
 
     def _noise(self, npo: Method | None, seed: int) -> Found:
         assert npo is not None
@@ -263,20 +257,6 @@ class TOFUStudy(Study):
 
 def _with(unit: Unit, need: Unit) -> Unit:
     return Unit(unit.path, unit.work, (*unit.needs, need), unit.after, unit.seconds)
-
-
-def _freed(work: Callable[[], Found]) -> Callable[[], Found]:
-    """The same, and gives the memory of a GPU back afterwards, which other processes share."""
-
-    def freed() -> Found:
-        try:
-            return work()
-        finally:
-            if torch.cuda.is_available():
-                gc.collect()
-                torch.cuda.empty_cache()
-
-    return freed
 
 
 def _rounded(value: Any) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from lightning_unlearn.engine import OwnPass, PrecededPass, SharedPass
+from lightning_unlearn.engine import OwnPass, PrecededPass, SharedPass, offer_pass
 
 _LOOK = ("on_before_zero_grad", "optimizer_zero_grad")
 
@@ -22,16 +22,16 @@ class OldGradient:
     """
 
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._trainer = trainer
+        self._trainer, self._module = trainer, module
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         looks = [(callback, _LOOK[0]) for callback in callbacks] + [(module, hook) for hook in _LOOK]
         self._is_looked_at = any(not is_lightnings(getattr(who, hook)) for who, hook in looks)
 
-    def freed_before(self, shared: SharedPass | None, batch_idx: int) -> SharedPass:
-        """``shared``, or a pass alone; where Lightning makes gradients ``None`` after the pass, they are so before it."""
+    def offer(self, shared: SharedPass | None, batch_idx: int) -> None:
+        """Offer ``shared``, or a pass alone; where Lightning makes gradients ``None`` after it, they are so before it."""
         waits = batch_idx % self._trainer.accumulate_grad_batches or self._trainer.fit_loop._skip_backward
         shared = OwnPass() if shared is None else shared
-        return shared if self._is_looked_at or waits else PrecededPass(self._free, shared)
+        offer_pass(self._module, shared if self._is_looked_at or waits else PrecededPass(self._free, shared))
 
     def _free(self) -> None:
         for group in self._trainer.optimizers[0].param_groups:

@@ -17,12 +17,15 @@ from lightning_unlearn.models._weights import (
     without_prefix,
 )
 from lightning_unlearn.models._written import refuse_other_adapter, refuse_other_weights, savable
+from lightning_unlearn.models.vision import ResNet20, TinyViT
 
 __all__ = [
     "LoRA",
     "PretrainedCausalLM",
+    "ResNet20",
     "Targets",
     "TinyCausalLM",
+    "TinyViT",
     "explain_checkpoint",
     "find_weights",
     "load_tokenizer",

@@ -126,7 +126,9 @@ class LoRA:
 
         refuse_unknown(network, vars(self))
         self._refuse_rounded(network)
-        config = LoraConfig(task_type="CAUSAL_LM", **self._options(network))
+        # PEFT gives a language model's wrapper to what generates, and a plain one to what does not.
+        task = "CAUSAL_LM" if hasattr(network, "prepare_inputs_for_generation") else None
+        config = LoraConfig(task_type=task, **self._options(network))
         with explained(network, self.target_modules), isolate_rng():
             torch.manual_seed(self.seed)
             wrapped: nn.Module = get_peft_model(network, config)

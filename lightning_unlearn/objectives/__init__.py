@@ -12,6 +12,7 @@ from lightning_unlearn.objectives._fixed_random_label import FixedRandomLabel
 from lightning_unlearn.objectives._flat import FLAT
 from lightning_unlearn.objectives._gradient_ascent import GradientAscent
 from lightning_unlearn.objectives._gradient_reversal_probe import GradientReversalProbe
+from lightning_unlearn.objectives._importance_scheduled import ImportanceScheduled
 from lightning_unlearn.objectives._jens_un import JensUn
 from lightning_unlearn.objectives._jsd_to_reference import JSDToReference
 from lightning_unlearn.objectives._kl_to_reference import KLToReference
@@ -51,6 +52,7 @@ __all__ = [
     "MLPConfuse",
     "MCU",
     "RepresentationRerouting",
+    "ImportanceScheduled",
     "JensUn",
     "JSDToReference",
     "FLAT",

@@ -12,6 +12,7 @@ from lightning_unlearn.readouts._draws import Draws
 from lightning_unlearn.readouts._encoder_decoder import EncoderDecoderReadout
 from lightning_unlearn.readouts._every_position import EveryPositionReadout
 from lightning_unlearn.readouts._halves import Halves, PairedPrediction, halves_of_examples, halves_of_rows
+from lightning_unlearn.readouts._head_readout import HeadReadout
 from lightning_unlearn.readouts._hidden_states import HiddenStateReadout, HiddenStates
 from lightning_unlearn.readouts._joined import join_rows, may_join, split_rows
 from lightning_unlearn.readouts._language_model import is_language_model
@@ -39,6 +40,7 @@ __all__ = [
     "EveryPositionReadout",
     "Exchange",
     "Halves",
+    "HeadReadout",
     "HiddenStateReadout",
     "HiddenStates",
     "LayersReadout",

@@ -13,7 +13,7 @@ from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import eval_mode
 from lightning_unlearn.selectors._base import Selector, selectable
-from lightning_unlearn.selectors._losses import By, check_by, mean_nll, means, needed
+from lightning_unlearn.selectors._losses import By, check_by, example_loss, mean_nll, means, needed
 
 _PUBLISHED = 10.0
 _MOST = torch.finfo(torch.float32).max
@@ -119,15 +119,10 @@ class FisherRatio(Selector):
         with torch.no_grad():
             supervised = engine.forward(lambda b: readout(network, b).supervised(), batch)
         for number in supervised.nonzero().flatten().tolist():
-            yield partial(_example_loss, network, readout, number)
+            yield partial(example_loss, network, readout, number)
 
     def __repr__(self) -> str:
         return f"FisherRatio(per={self.per!r}, over={self.over!r}, by={self.by!r})"
-
-
-def _example_loss(network: nn.Module, readout: Readout, number: int, batch: Any) -> Tensor:
-    likelihood = readout(network, batch)
-    return likelihood.example_nll()[number] / likelihood.rows_per_example()[number]
 
 
 def _ratio(here: Tensor, there: Tensor | None) -> Tensor:

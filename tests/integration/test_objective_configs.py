@@ -89,6 +89,7 @@ SIGNS = {
     "random_label": Sign(answer_probability, 0.5),
     "fixed_random_label": Sign(answer_probability, 0.5),
     "uniform_label": Sign(answer_probability, 0.5),
+    "importance_scheduled": Sign(answer_probability, 0.5),
     "kl_retain": Sign(answer_probability, 0.5),
     "top_k_kl_retain": Sign(answer_probability, 0.5),
     "dpo_idk": Sign(odds_against_companion, 0.1),

@@ -19,6 +19,7 @@ from lightning_unlearn import (
     CyclicOrder,
     ForgetRetainData,
     GradientAscent,
+    LookaheadRate,
     NeuralVariability,
     SignGate,
     StepGuard,
@@ -48,6 +49,10 @@ class Shrunk(StepTransform):
             p.copy_(torch.where(torch.tensor(self.share) == 1, p, step.before(p).lerp(p, self.share)))
 
 
+def lookahead(**settings: Any) -> LookaheadRate:
+    return LookaheadRate(forget=loader(seed=3), retain=loader(seed=4), **settings)
+
+
 # At work, and with settings under which it changes nothing.
 TRANSFORMS: dict[str, Callable[[], StepTransform]] = {
     "StepGuard": lambda: StepGuard(NoChange(), History(3)),
@@ -59,6 +64,7 @@ TRANSFORMS: dict[str, Callable[[], StepTransform]] = {
     "SignGate, averaged": lambda: SignGate(average=0.9, tau=0.1),
     "NeuralVariability": lambda: NeuralVariability(0.2),
     "Shrunk": lambda: Shrunk(0.5),
+    "LookaheadRate": lambda: lookahead(every_n_steps=1),
 }
 WITHOUT_EFFECT: dict[str, Callable[[], StepTransform]] = {
     "StepGuard": lambda: StepGuard(Monitor(), History(3)),
@@ -70,6 +76,7 @@ WITHOUT_EFFECT: dict[str, Callable[[], StepTransform]] = {
     "SignGate, averaged": lambda: SignGate(average=0.9, tau=1e9),
     "NeuralVariability": lambda: NeuralVariability(0.0),
     "Shrunk": lambda: Shrunk(1.0),
+    "LookaheadRate": lambda: lookahead(every_n_steps=1000),
 }
 STAYS_IF_FROZEN_AT_FIRST = {"TrainOnly, elements", "TrainOnly, tensors"}
 ALL = pytest.mark.parametrize("name", TRANSFORMS)
