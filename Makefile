@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 export OMP_WAIT_POLICY ?= PASSIVE  # two torch processes on two cores collapse otherwise
 
-.PHONY: demo test slow gpu lint types unit doctest matrix newest lowest package release clean
+.PHONY: demo test slow gpu docs links lint types unit doctest matrix newest lowest package release clean
 
 demo: $(VENV)/installed
 	$(BIN)/lightning-unlearn fit --config bundled:quickstart
@@ -27,6 +27,15 @@ unit: $(VENV)/installed
 
 slow: $(VENV)/installed
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
+
+# The documentation. A warning fails it, and so does a public name without a word, or a link between pages that leads nowhere.
+docs: $(VENV)/installed
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+	@echo "Open docs/_build/index.html"
+
+# Links to other people's pages: needs the network.
+links: $(VENV)/installed
+	$(BIN)/python -m sphinx -b linkcheck -q docs build/links
 
 # On a machine with an NVIDIA GPU, where `torch` may be of its own; `PYTEST=pytest` for another environment.
 PYTEST ?= $(BIN)/pytest
@@ -87,4 +96,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) runs build dist docs/_build docs/api docs/gallery docs/measured .mypy_cache .ruff_cache .pytest_cache

@@ -21,10 +21,15 @@ a fit of your own:
   validate    Run the checks alone, on the model or on --ckpt_path, with the validation loop; write the report.
   test        Run the checks alone, on the model or on --ckpt_path, with the test loop; write the report.
   predict     Run the module's own predictions.
+  requests    Carry out deletion requests one after another, with a ledger, undo and a report.
+
+before a fit:
+  lint        Look over what must go and what must stay: rows in both, contradictions, near duplicates, poisoned words.
 
 models and reports that are there:
   audit       Attack a finished model, and write the report.
   compare     Set reports side by side.
+  edit        Change a model once, by dampening, resetting, projecting, ..., and write it.
 
 options:
   -h, --help  Show this and exit. Each command has its own: lightning-unlearn fit --help

@@ -1,4 +1,4 @@
-"""Make the notebook of `docs/forget-a-fact-in-your-own-model.md`: the page, with its blocks as cells.
+"""Make the notebooks of some pages of `docs/`: the page, with its blocks as cells.
 
     python examples/make_notebook.py
 
@@ -9,22 +9,27 @@ with `!`. Rows that the page only shows stay text. Nothing is executed here, so 
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "forget-a-fact-in-your-own-model.md"
-NOTEBOOK = HERE / "forget_a_fact.ipynb"
+DOCS = HERE.parent / "docs"
+PAGES = {
+    "forget_a_fact.ipynb": "forget-a-fact-in-your-own-model.md",
+    "existing_loop.ipynb": "tutorials/existing-loop.md",
+    "vision.ipynb": "tutorials/vision.md",
+}
 _BLOCK = re.compile(r"^```(python|yaml|sh)\n(.*?)\n```$", flags=re.DOTALL | re.MULTILINE)
 
 
-def notebook(page: str) -> dict[str, Any]:
-    """The page as a notebook, in the format of Jupyter."""
+def notebook(page: str, folder: Path = DOCS) -> dict[str, Any]:
+    """The text of a page in ``folder`` as a notebook, in the format of Jupyter."""
     parts = _BLOCK.split(page)  # text, then kind, code and text for each block
-    cells = [_cell("markdown", parts[0])]
+    cells = [_markdown(parts[0], folder)]
     for kind, code, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-        cells += [_cell("code", _as_cell(kind, code)), _cell("markdown", text)]
+        cells += [_cell("code", _as_cell(kind, code)), _markdown(text, folder)]
     numbered = [{"id": f"cell-{number}", **cell} for number, cell in enumerate(cells) if cell["source"]]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     about = {"kernelspec": kernel, "language_info": {"name": "python"}}
@@ -40,13 +45,22 @@ def _as_cell(kind: str, code: str) -> str:
     return f"%%writefile {first.removeprefix('# ')}\n{rest}"
 
 
+def _markdown(text: str, folder: Path) -> dict[str, Any]:
+    """Links lead from here to where they led from the page."""
+
+    def from_here(link: re.Match[str]) -> str:
+        return f"]({os.path.relpath(folder / link[1], HERE)}"
+
+    return _cell("markdown", re.sub(r"\]\((?!https?:|#)([^)#]+)", from_here, text))
+
+
 def _cell(kind: str, text: str) -> dict[str, Any]:
-    if kind == "markdown":  # links to pages beside the page lead there from here, too
-        text = re.sub(r"\]\((?!http|\.\.|#)", "](../docs/", text)
     lines = text.strip("\n").splitlines(keepends=True)
     code = {"execution_count": None, "outputs": []} if kind == "code" else {}
     return {"cell_type": kind, "metadata": {}, **code, "source": lines}
 
 
 if __name__ == "__main__":
-    NOTEBOOK.write_text(json.dumps(notebook(PAGE.read_text()), indent=1, ensure_ascii=False) + "\n")
+    for name, page in PAGES.items():
+        made = notebook((DOCS / page).read_text(), (DOCS / page).parent)
+        (HERE / name).write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")

@@ -47,7 +47,7 @@ class Observation:
         subject: Whose knowledge it is.
         epoch: Epoch of the fit.
         attack: The attack's label in the report, or ``"none"``.
-        attack_config: Its settings, as plain values, and perhaps :data:`SHARE_REACHED`.
+        attack_config: Its settings, as plain values, and perhaps ``share_reached``.
         family: The kind of attack: ``"quant"``, ``"relearn"``; empty for no attack.
         point: The strength of the attack at which it was made: a number of bits, a number of steps, a fraction.
         unit: What a point counts: ``"bits"``, ``"step"``.

@@ -47,6 +47,7 @@ from lightning_unlearn.audits import (
     Membership,
     Specificity,
 )
+from lightning_unlearn.edits import Corrupt, Dampen, Edited
 from lightning_unlearn.observation import Observation
 
 
@@ -124,6 +125,8 @@ ATTACKS: dict[str, Any] = {
     "merge": lambda: Merge(sibling()),
     "interpolate": Interpolate,
     "truncate": lambda: TruncateUpdate(1),
+    "edited": lambda: Edited(Dampen(alpha=1.2)),
+    "edited_without_data": lambda: Edited(Corrupt(alpha=0.5)),
     "vandal": lambda: Vandal(raises=False),
     "vandal_raises": lambda: Vandal(raises=True),
 }

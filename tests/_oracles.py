@@ -204,6 +204,20 @@ def flat(said):
     return mean(losses)
 
 
+def importance_scheduled(said, *, objectives, thresholds):
+    """Each answer by itself finds its objective; each objective then sees its answers alone."""
+    importances = [mean(1 - exp(said.log_original(n)) for n in rows).real for rows in said.answers]
+    total = 0
+    for level, objective in enumerate(objectives):
+        own = [r for r, g in zip(said.answers, importances, strict=True) if sum(g >= t for t in thresholds) == level]
+        rows = sorted(n for answer in own for n in answer)
+        if rows:
+            parts = ([values[n] for n in rows] for values in (said.scores, said.labels, said.example, said.original))
+            scores, labels, example, original = parts
+            total += len(own) / len(said.answers) * objective(Said(scores, labels, example, said.batch_size, original))
+    return total
+
+
 def uniform_label(said):
     return mean(-mean(log_softmax(row)) for row in said.scores)
 

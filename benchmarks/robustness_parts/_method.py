@@ -10,7 +10,18 @@ from typing import Any
 
 import yaml
 
-ROOMS = ("data", "attacks", "edits", "transforms", "guards", "callbacks", "projectors", "objectives", "readouts")
+ROOMS = (
+    "data",
+    "attacks",
+    "edits",
+    "transforms",
+    "guards",
+    "callbacks",
+    "projectors",
+    "objectives",
+    "readouts",
+    "selectors",
+)
 FILE = Path(__file__).parent / "methods.yaml"
 
 

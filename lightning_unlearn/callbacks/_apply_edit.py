@@ -170,6 +170,7 @@ class ApplyEdit(pl.Callback):
                 retain=self._batches(self._retain_loader(trainer), engine) if self.edit.needs_retain else (),
                 readout=readout,
                 engine=engine,
+                optimizers=trainer.optimizers,
             )
         rank_zero_info(
             f"`{self.record.edit}` changed {self.record.elements} weights in {self.record.tensors} tensors, by "

@@ -10,6 +10,7 @@ from typing_extensions import override
 from lightning_unlearn.engine import callbacks_of, strategy_kind
 from lightning_unlearn.finetuning import FinetuneFirst
 from lightning_unlearn.models import merged, refuse_other_adapter, refuse_other_weights, savable
+from lightning_unlearn.models.adapters import refuse_merging
 from lightning_unlearn.models.layers import base_model
 from lightning_unlearn.readouts import CausalLMReadout, is_language_model
 from lightning_unlearn.runtime import writable_folder
@@ -52,6 +53,7 @@ class SavePretrained(pl.Callback):
             return
         if trainer.is_global_zero:
             writable_folder(self.folder)
+        refuse_merging(pl_module)
         network: Any = _network(pl_module)  # none yet, if it is built in `configure_model`
         if hasattr(network, "peft_config"):
             self._refuse_adapter(trainer, network)

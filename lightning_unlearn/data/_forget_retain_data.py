@@ -9,6 +9,7 @@ from lightning_utilities.core.overrides import is_overridden
 from torch.utils.data import BatchSampler, DataLoader
 from typing_extensions import override
 
+from lightning_unlearn.data._linted import questions_of
 from lightning_unlearn.data._loaders import (
     batch_size_of,
     drops_last,
@@ -22,6 +23,7 @@ from lightning_unlearn.data._ordered_sampler import OrderedSampler
 from lightning_unlearn.data._resumable_loader import ResumableLoader
 from lightning_unlearn.data._source import DataSource, OpenedSource, sources_by_name
 from lightning_unlearn.data._stream import RowsByEpoch, empty_set
+from lightning_unlearn.data.linting import Linter
 from lightning_unlearn.data.orders import EpochRows, Order, RowSet
 from lightning_unlearn.functional.settings import check_kind
 from lightning_unlearn.runtime import EitherPackage, data_share, lightning_class
@@ -64,6 +66,7 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
             visited. With an order, a fit that is resumed inside an epoch goes on where it was; a plain ``DataLoader``
             starts its epoch anew, as in any fit. Defaults to none.
         seed: Of every order.
+        lint: Looks over forget and retain rows in ``setup`` of a fit, where these are questions and answers.
 
     Raises:
         ValueError: With an order, if the rows a loader visits are not known beforehand, or if it visits none.
@@ -86,6 +89,7 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
         order: Order | None = None,
         seed: int = 0,
         probes: dict[str, DataSource] | None = None,
+        lint: Linter | None = None,
     ) -> None:
         super().__init__()
         if taken := {"forget", "retain"} & set(probes or {}):
@@ -95,6 +99,8 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
             )
         if order is not None:
             check_kind("order", order, Order, example="RandomOrder()")
+        if lint is not None:
+            check_kind("lint", lint, Linter, example="Linter()")
         self.retain, self.forget = OpenedSource(retain, "retain"), OpenedSource(forget, "forget")
         self.probe = self.forget if probe is None else OpenedSource(probe, "probe")
         named = sources_by_name(attack)
@@ -104,6 +110,7 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
         self.order = order
         self._prepared = False  # whether `order.prepare` was called since the last `setup`
         self.seed = seed
+        self.lint = lint
         # Set on the instance, not defined on the class: Lightning calls a hook only if it is overridden, and this class
         # should seem to override those alone that the retain datamodule does.
         base = lightning_class(source := self.retain.source, "LightningDataModule")
@@ -140,6 +147,8 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
         for part in self.parts:
             part.setup(self.trainer, stage)
         self._prepared = False
+        if self.lint is not None and stage == "fit":
+            self.lint.warn(questions_of(self.forget), questions_of(self.retain))
 
     @override
     def teardown(self, stage: str) -> None:

@@ -38,17 +38,17 @@ class LoaderSettings:
         check_whole("batch_size", self.batch_size)
         check_whole("num_workers", self.num_workers, least=0)
 
-    def training(self, dataset: Dataset[Any], collate: Callable[[Any], Any]) -> DataLoader[Any]:
+    def training(self, dataset: Dataset[Any], collate: Callable[[Any], Any] | None) -> DataLoader[Any]:
         """Batches to train on, shuffled if ``shuffle``."""
         if not self.shuffle:
             return self.in_order(dataset, collate)
         return self._loader(dataset, collate, EpochShuffle(dataset, seed=self.seed))  # type: ignore[arg-type]  # has a length
 
-    def in_order(self, dataset: Dataset[Any], collate: Callable[[Any], Any]) -> DataLoader[Any]:
+    def in_order(self, dataset: Dataset[Any], collate: Callable[[Any], Any] | None) -> DataLoader[Any]:
         """Batches to measure by, in the order of the data set."""
         return self._loader(dataset, collate, SequentialSampler(dataset))  # type: ignore[arg-type]  # has a length
 
-    def _loader(self, dataset: Dataset[Any], collate: Callable[[Any], Any], sampler: Any) -> DataLoader[Any]:
+    def _loader(self, dataset: Dataset[Any], collate: Callable[[Any], Any] | None, sampler: Any) -> DataLoader[Any]:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

@@ -41,6 +41,7 @@ class Edit(ABC):
     Attributes:
         needs_forget: Whether it looks at forget data.
         needs_retain: Whether it looks at retain data.
+        resets_optimizer: Whether what an optimizer remembers of changed weights is set to zero.
 
     Example:
         >>> class Halve(Edit):
@@ -54,6 +55,7 @@ class Edit(ABC):
 
     needs_forget: ClassVar[bool] = False
     needs_retain: ClassVar[bool] = False
+    resets_optimizer: ClassVar[bool] = False
 
     @abstractmethod
     def new_values(
@@ -89,8 +91,17 @@ class Edit(ABC):
         retain: Sequence[Any] = (),
         readout: Readout | None = None,
         engine: GradientEngine | None = None,
+        optimizers: Sequence[torch.optim.Optimizer] = (),
     ) -> EditRecord:
         """Change ``network`` in place, and return a record of the change. Arguments are those of :meth:`new_values`.
+
+        Args:
+            network: Changed in place.
+            forget: What must go.
+            retain: What must stay.
+            readout: How to run the network.
+            engine: How to take gradients.
+            optimizers: Whose memory of changed weights is set to zero, if :attr:`resets_optimizer`.
 
         Raises:
             ValueError: If a new value has the name of no parameter, or another shape than the parameter.
@@ -105,7 +116,10 @@ class Edit(ABC):
         # One at a time, so that the new values need not all be in memory.
         for name, value in values:
             self._refuse(name, value, params, engine)
+            before = local(params[name].detach()).clone() if self.resets_optimizer and optimizers else None
             changes.append(_write_(params[name], value))
+            if before is not None:
+                _reset_(optimizers, params[name], before)
             written.append(params[name])
         reshard(network)  # again, since `new_values` may have run the network
         return self._record(changes, written, engine)
@@ -155,3 +169,14 @@ def _write_(param: Tensor, value: Tensor) -> Tensor:
     here.copy_(new)  # rounds to the parameter's precision: the change is measured after that
     after = here.double()
     return torch.stack([(after != before).sum().double(), (after - before).square().sum(), before.square().sum()])
+
+
+@torch.no_grad()
+def _reset_(optimizers: Sequence[torch.optim.Optimizer], param: nn.Parameter, before: Tensor) -> None:
+    """Set what optimizers remember of changed elements to zero: all state of the parameter's shape, such as moments."""
+    changed = local(param) != before
+    for held in (state for optimizer in optimizers if (state := optimizer.state.get(param))):
+        for value in held.values():
+            if isinstance(value, Tensor) and value.shape == param.shape:
+                here = local(value)
+                here.masked_fill_(changed.to(here.device), 0)

@@ -25,7 +25,7 @@ from lightning_unlearn.engine._products import Row, inner_products
 from lightning_unlearn.engine._scoped import sharding_groups, sum_by_scope
 from lightning_unlearn.engine._set_aside import gradients_set_aside
 from lightning_unlearn.engine._sharded_state import own_share, with_all_ranks
-from lightning_unlearn.engine._shared_pass import OwnPass, SharedPass, offer_pass, taken_pass
+from lightning_unlearn.engine._shared_pass import OwnPass, PrecededPass, SharedPass, offer_pass, taken_pass
 from lightning_unlearn.engine._sizes import root_mean_squares
 from lightning_unlearn.engine._strategy import is_fsdp1, strategy_kind
 from lightning_unlearn.engine._trainer import (
@@ -47,6 +47,7 @@ __all__ = [
     "Left",
     "ObservedGradient",
     "OwnPass",
+    "PrecededPass",
     "Row",
     "SharedPass",
     "WeightNoise",

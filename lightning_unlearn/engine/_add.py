@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.engine._gradients import GradientEngine
+from lightning_unlearn.functional.gradient_places import Place, added_in_place, takes_in_place
 
 
 def adds_in_place(engine: GradientEngine, batches: int) -> bool:
@@ -57,7 +58,8 @@ def add_gradient_(
     hooked: list[Tensor] = []
 
     def add(p: Tensor) -> None:
-        assert p.grad is not None
+        if p.grad is None:  # all of it is at its place already
+            return
         before = aside[p]
         # The products first: the next line overwrites both tensors.
         if measured:
@@ -67,10 +69,13 @@ def add_gradient_(
         aside[p] = p.grad.mul_(weight) if before is None else before.add_(p.grad, alpha=weight)
         p.grad = None  # freed here, tensor by tensor: this is what saves the memory
 
+    # Nothing is to be measured of it: the largest weights' gradient need not exist at all.
+    places = {p: Place(g, weight) for p, g in aside.items() if not measured and g is not None and takes_in_place(p, g)}
     # After accumulation: this hook sees the whole gradient in `p.grad`, also where a weight is used twice.
     handles = [p.register_post_accumulate_grad_hook(add) for p in params]
     try:
-        value = engine.backward(loss, batch)
+        with added_in_place(places):
+            value = engine.backward(loss, batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -36,6 +37,33 @@ class OwnPass(SharedPass):
     @override
     def carry(self, loss: Tensor) -> Tensor:
         return loss
+
+
+class PrecededPass(SharedPass):
+    """Another pass, with something done right before it.
+
+    Args:
+        before: What is done.
+        then: The pass.
+
+    Example:
+        >>> shared = PrecededPass(lambda: print("before"), OwnPass())
+        >>> shared.read(lambda network, batch: network(batch), nn.Identity(), 3)
+        before
+        3
+    """
+
+    def __init__(self, before: Callable[[], None], then: SharedPass) -> None:
+        self._before, self._then = before, then
+
+    @override
+    def read(self, readout: Readout, network: nn.Module, batch: Any) -> Likelihood:
+        self._before()
+        return self._then.read(readout, network, batch)
+
+    @override
+    def carry(self, loss: Tensor) -> Tensor:
+        return self._then.carry(loss)
 
 
 def offer_pass(module: nn.Module, shared: SharedPass) -> None:

@@ -10,7 +10,7 @@ _found: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, bool]], list[Tensor]]
 
 
 def written_in_forward(module: nn.Module) -> list[Tensor]:
-    """Parameters that a forward pass may write to: see :func:`moving_averages`; and tables with ``max_norm``.
+    """Parameters that a forward pass may write to: those that move with it, as an average; and tables with ``max_norm``.
 
     ``nn.Embedding(max_norm=...)`` shortens the rows that it looks up, in place.
 

@@ -7,6 +7,8 @@ from lightning_unlearn.forgetting._objectives_in import ObjectiveInFit, objectiv
 from lightning_unlearn.forgetting._passes import CheaperPass, Passes, TwoPasses
 from lightning_unlearn.forgetting._penalized_unlearn import PenalizedUnlearn
 from lightning_unlearn.forgetting._shown_original import ShownOriginal
+from lightning_unlearn.forgetting._takes_turns import TakesTurns
+from lightning_unlearn.forgetting._turns import Turn
 from lightning_unlearn.forgetting._unlearn import Unlearn
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "Passes",
     "PenalizedUnlearn",
     "ShownOriginal",
+    "TakesTurns",
+    "Turn",
     "TwoPasses",
     "Unlearn",
     "forget_source",

@@ -76,6 +76,10 @@ class ForgetBatches:
             self._overlap.saw_forget([batch for _, batch in batches])
         return batches
 
+    def pass_over(self) -> None:
+        """Take none in this step."""
+        self._due = 0
+
     def others(self) -> list[Any]:
         """Forget micro-batches for an attacker: without an example of those that were taken last. Collective."""
         return [self._on_device(waiting) for waiting in self._window.others(self._taken)]

@@ -13,12 +13,11 @@ from lightning_unlearn.engine import (
     Left,
     SharedPass,
     left_by,
-    offer_pass,
     random_numbers_kept,
-    taken_pass,
 )
 from lightning_unlearn.forgetting._forget_batches import ForgetBatches, NumberedBatch
 from lightning_unlearn.forgetting._forget_loss import ForgetLoss
+from lightning_unlearn.forgetting._old_gradient import is_lightnings
 from lightning_unlearn.forgetting._passes import Passes
 from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import (
@@ -29,7 +28,7 @@ from lightning_unlearn.readouts import (
     may_join,
     split_rows,
 )
-from lightning_unlearn.runtime import local, random_states_now, remember_random_states
+from lightning_unlearn.runtime import local, random_states_now, remember_random_states, unnoticed
 
 _LOOK = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "backward")
 
@@ -66,17 +65,13 @@ class OnePass(SharedPass):
         self._losses: list[Tensor] = []
         self._read_along: Tensor | None = None
         self._bytes_per_token: float | None = None  # `None` before the first reading
-        self._is_still = True
+        self._is_still, self._is_asked = True, True
 
-    def offer(self) -> None:
-        """Let the training step that comes next read a forget micro-batch along."""
+    @property
+    def is_possible(self) -> bool:
+        """Whether the next training step may read a forget micro-batch along."""
         # Infinities under a gradient scaler: a pass of its own is repeated at another scale, and loses no step.
-        if self._engine.kind in ("single", "ddp", "fsdp2") and self._engine.scaler() is None:
-            offer_pass(self._engine.module, self)
-
-    def withdraw(self) -> None:
-        """The training step is over. One that does not ask for a pass has left the offer."""
-        taken_pass(self._engine.module)
+        return self._engine.kind in ("single", "ddp", "fsdp2") and self._engine.scaler() is None
 
     def take(self) -> tuple[list[Tensor], list[NumberedBatch]]:
         """Losses of the micro-batches of this step that were joined, and those that still have to be run."""
@@ -84,9 +79,24 @@ class OnePass(SharedPass):
         self._losses, self._waiting = [], []
         return losses, [*waiting, *self._batches.take()]
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the first reading has shown: measured anew, a resumed fit would take one step in two passes."""
+        if self._bytes_per_token is None:
+            return {}
+        return {"bytes_per_token": self._bytes_per_token, "is_still": self._is_still}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what was measured before."""
+        self._bytes_per_token, self._is_still = state["bytes_per_token"], state["is_still"]
+        self._is_asked = False  # perhaps in another process: what was found of packing is not known here
+
     @override
     def read(self, readout: Readout, network: nn.Module, batch: Any) -> Likelihood:
         self._waiting += self._batches.take()
+        if not self._is_asked:
+            self._is_asked = True
+            with unnoticed(network):
+                readout(network, batch)
         if self._bytes_per_token is None:
             prediction, left = left_by(network, lambda: readout(network, batch))
             self._measure(left, batch)
@@ -154,11 +164,7 @@ def retain_gradient_is_looked_at(trainer: pl.Trainer, module: pl.LightningModule
     looks += [
         (module, hook) for hook in _LOOK if hook != "on_before_optimizer_step"
     ]  # the module's comes after the merge
-    return any(not _is_lightnings(getattr(who, hook)) for who, hook in looks)
-
-
-def _is_lightnings(hook: Any) -> bool:
-    return str(hook.__module__).endswith((".callbacks.callback", ".core.hooks", ".core.module"))
+    return any(not is_lightnings(getattr(who, hook)) for who, hook in looks)
 
 
 class _Carried(torch.autograd.Function):

@@ -35,8 +35,8 @@ class CheaperPass(Passes):
     .. math:: A_r + A_f \le \max(A_r, G + A_f) \iff A_r \le G \quad (A_f > 0)
 
     The gradients of activations and logits come on top, and are larger in one pass: hence half of that by default. With
-    :math:`A_r = 0.83 \, G` (SmolLM2-135M in float32, 4 + 4 rows, on a CPU) one pass took 0.9 of the time of two, and 1.1 of
-    the memory.
+    :math:`A_r = 0.83 \, G` (SmolLM2-135M in float32, 4 + 4 rows, on a CPU) one pass took 0.9 of the time of two, and 1.02 of
+    the memory (``benchmarks/README.md``).
 
     Args:
         share: One pass is taken up to ``share`` times :math:`G`, positive. A large one pays memory for time, as with LoRA,

@@ -13,6 +13,7 @@ from typing_extensions import override
 from lightning_unlearn.data import ForgetStream, rows_of
 from lightning_unlearn.forgetting._forget_batches import ForgetBatches
 from lightning_unlearn.forgetting._forget_loss import ForgetLoss
+from lightning_unlearn.forgetting._one_pass import OnePass
 from lightning_unlearn.forgetting._original_loss import OriginalLoss
 from lightning_unlearn.forgetting._private_step import PrivateStep
 from lightning_unlearn.forgetting._saved_parts import SavedParts
@@ -40,6 +41,7 @@ class ResumedCallback(pl.Callback):
     _batches: ForgetBatches
     _vantage: VantagePoints
     _rewrite: TransformsInOrder
+    _one_pass: OnePass
     _private: PrivateStep | None
     _steps: dict[str, int]
     _restored: dict[str, Any]
@@ -86,6 +88,7 @@ class ResumedCallback(pl.Callback):
             optimizer=self._private if self._steps["merged"] else None,
             transforms=self._rewrite if hasattr(self, "_rewrite") else None,
             under=self._vantage if hasattr(self, "_vantage") else None,
+            one_pass=self._one_pass if hasattr(self, "_one_pass") else None,
         )
 
     def _restore(self) -> None:

@@ -12,10 +12,11 @@ from typing_extensions import override
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.data import DataSource
 from lightning_unlearn.engine import GradientEngine, refuse_optimizers, unscaled, unscales_by_itself
-from lightning_unlearn.forgetting._ending import EndingCallback
+from lightning_unlearn.forgetting._accumulating import AccumulatingCallback
 from lightning_unlearn.forgetting._forget_batches import ForgetBatches, forget_stream
 from lightning_unlearn.forgetting._forget_source import forget_source
 from lightning_unlearn.forgetting._merger import Merger
+from lightning_unlearn.forgetting._old_gradient import OldGradient
 from lightning_unlearn.forgetting._one_pass import OnePass, retain_gradient_is_looked_at
 from lightning_unlearn.forgetting._original_loss import OriginalLoss
 from lightning_unlearn.forgetting._passes import CheaperPass, Passes
@@ -29,6 +30,7 @@ from lightning_unlearn.forgetting._refusals import (
 )
 from lightning_unlearn.forgetting._step_log import is_logged, log_step, shown_realised
 from lightning_unlearn.forgetting._transforms_in_order import TransformsInOrder
+from lightning_unlearn.forgetting._turns import Turn, only_learns, turn_of
 from lightning_unlearn.forgetting._under import Under
 from lightning_unlearn.forgetting._vantage_points import VantagePoints
 from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
@@ -40,7 +42,7 @@ from lightning_unlearn.references import Reference
 from lightning_unlearn.transforms import GradientTransform, StepChain
 
 
-class Unlearn(EndingCallback):
+class Unlearn(AccumulatingCallback):
     """Add the forget gradient to any fit, right where the user's own gradient is ready.
 
     The user's ``training_step``, hooks, logs, optimizer and scheduler stay as they are. The data their fit trains on is the
@@ -94,7 +96,7 @@ class Unlearn(EndingCallback):
         under_every: In every how many optimizer steps.
         under_retain: Whether the retain gradient becomes the mean over the same vantage points. It is then the cross-entropy
             of the readout (the loss of ``training_step``, where that is what the readout runs).
-        passes: Whether forget rows run in the retain rows' pass, where that gives the same gradient (see :class:`OnePass`).
+        passes: Whether forget rows run in the retain rows' pass, where that gives the same gradient (see :class:`Passes`).
             Defaults to :class:`CheaperPass`: where it takes no more memory.
 
     Raises:
@@ -188,7 +190,8 @@ class Unlearn(EndingCallback):
         zero = ZeroGradient(self.objective)
         self._merger = Merger(engine, self.projector, self.weight, self._vantage, self._rewrite, zero)
         self._one_pass = OnePass(engine, self._batches, lambda: self._original.loss, self.weight, self.passes)
-        apart = self._private is not None or bool(self.under.attacks)
+        self._old_gradient = OldGradient(trainer, pl_module)
+        apart = self._private is not None or bool(self.under.attacks) or not self._one_pass.is_possible
         self._needs_apart = apart or retain_gradient_is_looked_at(trainer, pl_module, self)
         if self._private is not None:
             self._private.cover(trainer.optimizers[0])  # others may have added groups in their `on_fit_start`
@@ -204,8 +207,8 @@ class Unlearn(EndingCallback):
         self._batches.saw_retain(batch)
         self._vantage.saw_retain(batch)
         measured = self._merger.wants_measured(is_logged(trainer)) or trainer.fit_loop._skip_backward
-        if not (measured or self._needs_apart) and self._merger.only_adds:
-            self._one_pass.offer()
+        joins = not (measured or self._needs_apart) and self._merger.only_adds and turn_of(trainer) is Turn.BOTH
+        self._old_gradient.offer(self._one_pass if joins else None, batch_idx)
 
     def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the network for the original, unless it is known: before the first step, or before an edit."""
@@ -214,7 +217,7 @@ class Unlearn(EndingCallback):
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Show the retain loss to projectors that use it."""
-        self._one_pass.withdraw()
+        super().on_before_backward(trainer, pl_module, loss)
         if self._private is not None:
             # In this hook: guards cover what was added in the next one, `on_after_backward`.
             self._private.cover(trainer.optimizers[0])
@@ -229,6 +232,10 @@ class Unlearn(EndingCallback):
         if self.is_idle:
             return
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        self._only_learns = only_learns(trainer, params)
+        if self._only_learns:
+            self._vantage.pass_over()
+            return self._batches.pass_over()
         joined, batches = self._one_pass.take()
         logged = is_logged(trainer)
         accumulate = trainer.accumulate_grad_batches
@@ -268,12 +275,14 @@ class Unlearn(EndingCallback):
         self._batches.refuse_unsupervised(is_end=True)
 
     def forget_loss(self, batch: Any) -> Tensor:
-        """The objective on one forget micro-batch, as :class:`ForgetBatches` gives it."""
+        """The objective on one forget micro-batch, as the forget data gives it."""
         with self._batches.opened(batch) as own:
             return self._original.loss(own, saw=self._batches.saw_prediction)
 
     def after_fit_step(self, optimizer: torch.optim.Optimizer) -> bool:
         """Measure the fit's step, or take the own step after it. The chain calls this before any guard."""
+        if self._only_learns:
+            return False
         self._steps["taken"] += 1
         if self._private is None:
             realised, taken = self._realised.after(optimizer), False
@@ -286,6 +295,6 @@ class Unlearn(EndingCallback):
 
     def _start_anew(self) -> None:
         """Nothing is left of an earlier fit, or of the run of a tuner."""
-        self._private = None
+        self._private, self._only_learns = None, False
         self._steps, self._restored = {"merged": 0, "taken": 0}, {}
         self._step_log = {}

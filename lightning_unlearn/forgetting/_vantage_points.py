@@ -73,6 +73,10 @@ class VantagePoints:
         if self._settings.needs_retain:
             self._retain.append(batch)
 
+    def pass_over(self) -> None:
+        """Nothing is taken in this step."""
+        self._retain.clear()
+
     def row(
         self, loss: BatchLoss, batches: Sequence[NumberedBatch], params: Sequence[Tensor], *, divisor: float
     ) -> tuple[Row, Tensor]:

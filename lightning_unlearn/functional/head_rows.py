@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.functional.gradient_places import place_of
 from lightning_unlearn.functional.head_logits import HeadLogits, product, through, whole
 
 Rowwise = Callable[..., Tensor]
@@ -81,12 +82,15 @@ class _Rows(torch.autograd.Function):
         if ctx.early is not None:
             return None, None, None, grad[:, None].to(ctx.early.dtype) * ctx.early, None, None
         own: list[Any] = [torch.empty_like(hidden) if needed[0] else None, None, None]
+        place = place_of(weight) if needed[1] else None
         cast = weight.to(ctx.tensors[ctx.place].product_dtype)
         for rows in _slices(ctx.tensors[ctx.place]):
             _, slope = _sloped(ctx.function, ctx.tensors, ctx.place, rows, cast, grad)
             if needed[0]:
                 own[0][rows] = slope @ cast
-            if needed[1]:
+            if place is not None:
+                place.add_product_(slope.T, hidden[rows].to(slope.dtype))
+            elif needed[1]:
                 own[1] = add_product(own[1], slope.T, hidden[rows].to(slope.dtype), weight.dtype)
             if needed[2]:
                 own[2] = slope.sum(0) if own[2] is None else own[2] + slope.sum(0)

@@ -185,7 +185,7 @@ def privacy_leakage(auc: float, control: float) -> float | None:
         control: :math:`A_c`, the same of a model that never knew.
 
     Returns:
-        None if ``1 - control`` is below :data:`SMALLEST_DENOMINATOR`.
+        None if ``1 - control`` is below ``SMALLEST_DENOMINATOR``.
 
     Example:
         >>> privacy_leakage(1.0, 0.5), privacy_leakage(0.0, 0.5), privacy_leakage(0.5, 0.99)

@@ -10,21 +10,25 @@ from lightning_unlearn.models._targets import Targets
 from lightning_unlearn.models._tiny import TinyCausalLM
 from lightning_unlearn.models._tokenizer import load_tokenizer
 from lightning_unlearn.models._weight_files import find_weights, read_weights
-from lightning_unlearn.models._weights import (
-    load_weights,
-    match_weights,
-    swapped_weights,
-    without_prefix,
-)
+from lightning_unlearn.models._weights import load_weights, match_weights, swapped_weights, without_prefix
 from lightning_unlearn.models._written import refuse_other_adapter, refuse_other_weights, savable
+from lightning_unlearn.models.adapters import Adapted, Adapter, Experts, TokenMixing, fold_adapter_
+from lightning_unlearn.models.vision import ResNet20, TinyViT
 
 __all__ = [
+    "Adapted",
+    "Adapter",
+    "Experts",
     "LoRA",
     "PretrainedCausalLM",
+    "ResNet20",
     "Targets",
     "TinyCausalLM",
+    "TinyViT",
+    "TokenMixing",
     "explain_checkpoint",
     "find_weights",
+    "fold_adapter_",
     "load_tokenizer",
     "load_weights",
     "loads_low_bit",

@@ -9,12 +9,14 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
+from typing_extensions import override
 
 from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.models._extras import require
 from lightning_unlearn.models._lora_reach import warn_of_few_weights
 from lightning_unlearn.models._lora_targets import ALL_LINEAR, check_targets, explained, refuse_unknown, unfit
 from lightning_unlearn.models._targets import Targets
+from lightning_unlearn.models.adapters._base import Adapter
 from lightning_unlearn.models.layers import is_low_bit, is_transposed
 
 _FROM_THE_BASE = r"olora|pissa(_niter_\d+)?"
@@ -22,7 +24,7 @@ _STARTS = rf"True|False|gaussian|orthogonal|{_FROM_THE_BASE}"
 
 
 @dataclass(frozen=True)
-class LoRA:
+class LoRA(Adapter):
     r"""Train a low-rank change of the weights instead of the weights.
 
     .. math:: W' = W + \frac{\alpha}{r} B A
@@ -104,6 +106,7 @@ class LoRA:
                 f"`dropout = {self.dropout}`, `use_dora = {self.use_dora}`. Leave them out, or the parameters."
             )
 
+    @override
     def wrap(self, network: nn.Module) -> nn.Module:
         """Freeze a transformers model and put the adapter around its layers, in place.
 
@@ -126,7 +129,9 @@ class LoRA:
 
         refuse_unknown(network, vars(self))
         self._refuse_rounded(network)
-        config = LoraConfig(task_type="CAUSAL_LM", **self._options(network))
+        # PEFT gives a language model's wrapper to what generates, and a plain one to what does not.
+        task = "CAUSAL_LM" if hasattr(network, "prepare_inputs_for_generation") else None
+        config = LoraConfig(task_type=task, **self._options(network))
         with explained(network, self.target_modules), isolate_rng():
             torch.manual_seed(self.seed)
             wrapped: nn.Module = get_peft_model(network, config)

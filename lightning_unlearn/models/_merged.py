@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lightning_unlearn.models._weights import plain_key
+from lightning_unlearn.models.adapters import refuse_merging
 from lightning_unlearn.models.layers import (
     dequantized,
     in_adapter,
@@ -37,7 +38,9 @@ def merged(network: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: If the copy does not say what ``network`` says, or rounding takes most of what training has changed.
+        NotImplementedError: If it has an adapter of ours, which is no matrix.
     """
+    refuse_merging(network)
     with warnings.catch_warnings():
         # PEFT's, of what is taken care of here.
         warnings.filterwarnings("ignore", r".*`tie_word_embeddings=(True|False)`", UserWarning)

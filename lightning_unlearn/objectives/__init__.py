@@ -12,6 +12,7 @@ from lightning_unlearn.objectives._fixed_random_label import FixedRandomLabel
 from lightning_unlearn.objectives._flat import FLAT
 from lightning_unlearn.objectives._gradient_ascent import GradientAscent
 from lightning_unlearn.objectives._gradient_reversal_probe import GradientReversalProbe
+from lightning_unlearn.objectives._importance_scheduled import ImportanceScheduled
 from lightning_unlearn.objectives._jens_un import JensUn
 from lightning_unlearn.objectives._jsd_to_reference import JSDToReference
 from lightning_unlearn.objectives._kl_to_reference import KLToReference
@@ -21,6 +22,7 @@ from lightning_unlearn.objectives._mlp_confuse import MLPConfuse
 from lightning_unlearn.objectives._npo import NPO
 from lightning_unlearn.objectives._probe_alignment import ProbeAlignment
 from lightning_unlearn.objectives._prompt_decouple import PromptDecouple
+from lightning_unlearn.objectives._prototypes import PrototypeObjective, PrototypePull, PrototypePush
 from lightning_unlearn.objectives._random_label import RandomLabel
 from lightning_unlearn.objectives._representation_deviation import RepresentationDeviation
 from lightning_unlearn.objectives._representation_rerouting import RepresentationRerouting
@@ -47,10 +49,14 @@ __all__ = [
     "RepresentationDeviation",
     "GradientReversalProbe",
     "ProbeAlignment",
+    "PrototypeObjective",
+    "PrototypePull",
+    "PrototypePush",
     "ActivationDrift",
     "MLPConfuse",
     "MCU",
     "RepresentationRerouting",
+    "ImportanceScheduled",
     "JensUn",
     "JSDToReference",
     "FLAT",

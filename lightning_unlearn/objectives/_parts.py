@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.functional.gradient_places import place_of
 from lightning_unlearn.functional.head_logits import HeadLogits, product, through
 from lightning_unlearn.functional.head_rows import add_product, goes_backward_only
 from lightning_unlearn.prediction import KnownLikelihood, Likelihood, Prediction
@@ -95,7 +96,12 @@ class _Sum(torch.autograd.Function):
         if torch.is_grad_enabled() or own is None:
             return None, None, None, None, *_with_graph(ctx, grad, own)
         # In place: a copy of the head's gradient would be the largest tensor of all.
-        return None, None, None, None, *(None if t is None else t.mul_(grad) for t in own)
+        own = [None if t is None else t.mul_(grad) for t in own]
+        place = None if own[1] is None else place_of(ctx.saved_tensors[1])
+        if place is not None:
+            place.total.add_(own[1], alpha=place.factor)
+            own[1] = None
+        return None, None, None, None, *own
 
 
 def _sloped(

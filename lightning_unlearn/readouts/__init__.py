@@ -9,9 +9,11 @@ from lightning_unlearn.readouts._classification import ClassificationReadout
 from lightning_unlearn.readouts._companion import CompanionReadout
 from lightning_unlearn.readouts._cutting import CUTS
 from lightning_unlearn.readouts._draws import Draws
+from lightning_unlearn.readouts._embedding import EmbeddingReadout
 from lightning_unlearn.readouts._encoder_decoder import EncoderDecoderReadout
 from lightning_unlearn.readouts._every_position import EveryPositionReadout
 from lightning_unlearn.readouts._halves import Halves, PairedPrediction, halves_of_examples, halves_of_rows
+from lightning_unlearn.readouts._head_readout import HeadReadout
 from lightning_unlearn.readouts._hidden_states import HiddenStateReadout, HiddenStates
 from lightning_unlearn.readouts._joined import join_rows, may_join, split_rows
 from lightning_unlearn.readouts._language_model import is_language_model
@@ -35,10 +37,12 @@ __all__ = [
     "ClassificationReadout",
     "CompanionReadout",
     "Draws",
+    "EmbeddingReadout",
     "EncoderDecoderReadout",
     "EveryPositionReadout",
     "Exchange",
     "Halves",
+    "HeadReadout",
     "HiddenStateReadout",
     "HiddenStates",
     "LayersReadout",

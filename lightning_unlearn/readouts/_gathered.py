@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_unlearn.models.layers import eager_if_inside_compiled, output_head
 from lightning_unlearn.readouts._putting_off import may_be_put_off, putting_off
 from lightning_unlearn.readouts._router import router_loss
-from lightning_unlearn.readouts._tied import tied_cheaply
+from lightning_unlearn.readouts._vocabulary import read_cheaply
 
 
 class Read(NamedTuple):
@@ -56,7 +56,7 @@ def read_at(
     with (
         _gathering(head, chosen, gathered),
         eager_if_inside_compiled(network, head),
-        tied_cheaply(network, head),
+        read_cheaply(network, head),
         putting_off(head, at_most),
     ):
         output = network(**inputs)

@@ -34,7 +34,7 @@ class PackedCausalLMReadout(CausalLMReadout):
     **Packing is used only where it is exact and pays.** It needs a network whose hidden states depend on visible tokens
     and given positions alone. That is asked of the network, not of its name: before a batch is packed that is larger than
     all before it, rows made for this purpose, as large as the next power of two, are read in both ways
-    (:class:`PackingCheck`). If the two differ (recurrence, convolutions, local attention, positions counted by the model),
+    (``PackingCheck``). If the two differ (recurrence, convolutions, local attention, positions counted by the model),
     this network is never packed again. Batches before that were smaller, and were exact.
 
     **It costs** four forward passes without a graph, of 3.7 times the tokens of the packed sequence, whenever packed

@@ -1,11 +1,12 @@
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
 from typing_extensions import override
 
 from lightning_unlearn.models import moved_from_start
+from lightning_unlearn.models.adapters import added_layers, added_switched_off
 from lightning_unlearn.models.layers import in_adapter
 from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout
@@ -14,7 +15,7 @@ from lightning_unlearn.runtime import eval_without_grad
 
 
 class AdapterDisabled(Reference):
-    """The original model is the same network with its PEFT adapter switched off: it takes no memory at all.
+    """The original model is the same network with its adapter switched off: it takes no memory at all.
 
     This is right only if nothing but the adapter is trained, and the adapter started as the identity. :meth:`attach`
     refuses other networks.
@@ -28,7 +29,7 @@ class AdapterDisabled(Reference):
     def attach(self, network: nn.Module) -> None:
         if (problem := why_adapter_is_not_enough(network)) is not None:
             raise ValueError(
-                f"`AdapterDisabled` should get a network that trains a fresh PEFT adapter only. Found {problem}. "
+                f"`AdapterDisabled` should get a network that trains a fresh adapter only. Found {problem}. "
                 "Use `CachedLogLikelihood()` or `FrozenCopy()` as the reference."
             )
         super().attach(network)
@@ -48,8 +49,8 @@ class AdapterDisabled(Reference):
 
 def why_adapter_is_not_enough(network: nn.Module) -> str | None:
     """Why switching the adapter off would not give the original model back; ``None`` if it would."""
-    if _adapted(network) is None:
-        return f"`{type(network).__name__}`, which has no PEFT adapter"
+    if _adapted(network) is None and not any(True for _ in added_layers(network)):
+        return f"`{type(network).__name__}`, which has no adapter"
     if base := _trained_outside(network):
         return f"{len(base)} trained parameters outside the adapter, `{base[0]}` first"
     # An adapter that was fine-tuned before is part of the original: switching it off would give an earlier model. One that
@@ -76,8 +77,9 @@ def _trained_outside(network: nn.Module) -> list[str]:
 def _switched_off(network: nn.Module) -> Iterator[None]:
     # When `disable_adapter` ends, PEFT makes the whole adapter trainable, also what the user has frozen.
     trained = [(p, p.requires_grad) for p in network.parameters()]
+    of_peft = _adapted(network)
     try:
-        with _adapted(network).disable_adapter():
+        with added_switched_off(network), nullcontext() if of_peft is None else of_peft.disable_adapter():
             yield
     finally:
         for p, requires_grad in trained:

@@ -4,6 +4,7 @@ from lightning_unlearn.selectors._base import Selector, selectable
 from lightning_unlearn.selectors._causal_trace import CausalTrace
 from lightning_unlearn.selectors._chosen import AtLeast, Choice, TopLayers, TopNumber, TopShare
 from lightning_unlearn.selectors._condition_number import ConditionNumber
+from lightning_unlearn.selectors._fisher_conflict import FisherConflict
 from lightning_unlearn.selectors._fisher_ratio import FisherRatio
 from lightning_unlearn.selectors._gradient_saliency import GradientSaliency
 from lightning_unlearn.selectors._last_layers import LastLayers
@@ -18,6 +19,7 @@ __all__ = [
     "CausalTrace",
     "Choice",
     "ConditionNumber",
+    "FisherConflict",
     "FisherRatio",
     "GradientSaliency",
     "LastLayers",

@@ -12,8 +12,9 @@ from typing_extensions import override
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import eval_mode
-from lightning_unlearn.selectors._base import Selector, selectable
-from lightning_unlearn.selectors._losses import By, check_by, mean_nll, means, needed
+from lightning_unlearn.selectors._base import Selector
+from lightning_unlearn.selectors._losses import By, check_by, example_loss, mean_nll, means, needed
+from lightning_unlearn.selectors._squared_gradients import add_squares_
 
 _PUBLISHED = 10.0
 _MOST = torch.finfo(torch.float32).max
@@ -98,16 +99,10 @@ class FisherRatio(Selector):
         self, network: nn.Module, batches: Sequence[Any], readout: Readout, engine: GradientEngine
     ) -> tuple[dict[str, Tensor], int]:
         """The sum of squared gradients, by name, and their number."""
-        named, count = selectable(network), 0
         total: dict[str, Tensor] = {}
-        for batch in batches:
-            for loss in self._losses(network, batch, readout, engine):
-                row, _ = engine.row(loss, [batch], list(named.values()))
-                count += 1
-                for name, g in zip(named, row, strict=True):
-                    if g is not None:
-                        square = g.detach().float().square()
-                        total[name] = total[name].add_(square) if name in total else square
+        count = add_squares_(
+            [total], network, batches, lambda batch: self._losses(network, batch, readout, engine), engine
+        )
         return total, count
 
     def _losses(
@@ -119,15 +114,10 @@ class FisherRatio(Selector):
         with torch.no_grad():
             supervised = engine.forward(lambda b: readout(network, b).supervised(), batch)
         for number in supervised.nonzero().flatten().tolist():
-            yield partial(_example_loss, network, readout, number)
+            yield partial(example_loss, network, readout, number)
 
     def __repr__(self) -> str:
         return f"FisherRatio(per={self.per!r}, over={self.over!r}, by={self.by!r})"
-
-
-def _example_loss(network: nn.Module, readout: Readout, number: int, batch: Any) -> Tensor:
-    likelihood = readout(network, batch)
-    return likelihood.example_nll()[number] / likelihood.rows_per_example()[number]
 
 
 def _ratio(here: Tensor, there: Tensor | None) -> Tensor:

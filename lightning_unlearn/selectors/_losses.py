@@ -36,6 +36,12 @@ def mean_nll(network: nn.Module, readout: Readout) -> Callable[[Any], Tensor]:
     return lambda batch: mean_or_zero(readout(network, batch).token_nll())
 
 
+def example_loss(network: nn.Module, readout: Readout, number: int, batch: Any) -> Tensor:
+    """The loss of one example of a batch: the mean over its supervised rows; zero without one."""
+    likelihood = readout(network, batch)
+    return likelihood.example_nll()[number] / likelihood.rows_per_example()[number].clamp_min(1)
+
+
 def means(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One score for each tensor: the mean over its elements, of all shards. Collective: every rank must call it."""
     return {name: gathered(score).mean() for name, score in scores.items()}

@@ -2,7 +2,10 @@
 
 from lightning_unlearn.transforms._chain import Stage, StepChain
 from lightning_unlearn.transforms._gradient_transform import GradientTransform
+from lightning_unlearn.transforms._group_sparse import GroupSparse
 from lightning_unlearn.transforms._neural_variability import NeuralVariability
+from lightning_unlearn.transforms._only_in import OnlyIn
+from lightning_unlearn.transforms._reg_lora import RegLoRA, protected_entries
 from lightning_unlearn.transforms._row_mask import RowMask
 from lightning_unlearn.transforms._spectral_collapse import SpectralCollapse
 from lightning_unlearn.transforms._step import Step
@@ -11,7 +14,10 @@ from lightning_unlearn.transforms._train_only import TrainOnly
 
 __all__ = [
     "GradientTransform",
+    "GroupSparse",
     "NeuralVariability",
+    "OnlyIn",
+    "RegLoRA",
     "Restriction",
     "RowMask",
     "SpectralCollapse",
@@ -20,4 +26,5 @@ __all__ = [
     "StepChain",
     "StepTransform",
     "TrainOnly",
+    "protected_entries",
 ]

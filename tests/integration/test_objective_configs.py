@@ -89,6 +89,7 @@ SIGNS = {
     "random_label": Sign(answer_probability, 0.5),
     "fixed_random_label": Sign(answer_probability, 0.5),
     "uniform_label": Sign(answer_probability, 0.5),
+    "importance_scheduled": Sign(answer_probability, 0.5),
     "kl_retain": Sign(answer_probability, 0.5),
     "top_k_kl_retain": Sign(answer_probability, 0.5),
     "dpo_idk": Sign(odds_against_companion, 0.1),
@@ -102,6 +103,7 @@ SIGNS = {
     "gradient_reversal_probe": Sign(answer_probability, 0.9),
     "probe_alignment": Sign(gap_along_a_fresh_probe, 0.6, answers_to=1.05),  # it hides, and says so
     "jens_un": Sign(answer_probability, 0.5),
+    "prototypes": Sign(answer_probability, 0.5),
     "flat": Sign(answer_probability, 0.5),
     "mlp_confuse": Sign(answer_probability, 0.5),
     "mcu": Sign(answer_probability, 0.5),
@@ -114,7 +116,7 @@ every = pytest.mark.parametrize("name", SIGNS)
 def test_every_objective_has_a_configuration_and_every_configuration_a_sign() -> None:
     assert set(CONFIGS) == set(SIGNS)
     text = "".join(path.read_text() for path in CONFIGS.values())
-    assert {name for name in objectives.__all__ if f".{name}" not in text} == {"Objective"}
+    assert {name for name in objectives.__all__ if f".{name}" not in text} == {"Objective", "PrototypeObjective"}
 
 
 def build(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **trainer: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from _joined_fits import Passes, rows
 from _language_models import VOCABULARY, family
 from _modules import quiet
 from _ranks import run_ranks
@@ -47,45 +48,6 @@ pytestmark = pytest.mark.filterwarnings(
 
 STEPS = 6
 ONE = CheaperPass(share=1e9)  # the models are tiny: their activations are larger than their gradients
-
-
-def rows(seed: int, width: int, n: int = 4 * STEPS) -> list[dict[str, torch.Tensor]]:
-    """Questions that begin alike, of several lengths, padded to ``width``."""
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for number in range(n):
-        length = width - number % 3
-        tokens = torch.randint(3, VOCABULARY, (width,), generator=generator)
-        tokens[:2] = torch.tensor([3, 4])
-        mask = (torch.arange(width) < length).long()
-        labels = tokens.masked_fill((torch.arange(width) < 4) | (mask == 0), -100)
-        found.append({"input_ids": tokens * mask, "attention_mask": mask, "labels": labels})
-    return found
-
-
-class Passes(pl.Callback):
-    """Counts passes with a graph in each optimizer step."""
-
-    def __init__(self) -> None:
-        self.counted: list[int] = []
-        self.logged: list[dict[str, float]] = []
-        self._handle: Any = None
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.counted = [0] * (trainer.max_steps + 1)
-
-        def count(*_: Any) -> None:
-            if torch.is_grad_enabled():
-                self.counted[trainer.global_step] += 1
-
-        self._handle = pl_module.network.register_forward_pre_hook(count)
-
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        names = ("retain_loss", "unlearn/forget", "unlearn/retain")
-        self.logged.append({name: float(trainer.callback_metrics.get(name, 0)) for name in names})
-
-    def on_train_end(self, *_: Any) -> None:
-        self._handle.remove()
 
 
 def fit(
@@ -142,6 +104,12 @@ def dropping() -> nn.Module:
     return small_gpt2()  # dropout of 0.1
 
 
+def compiled() -> nn.Module:
+    network = family("gpt2")
+    network.compile(backend="eager")
+    return network
+
+
 def switchable() -> nn.Module:
     return small_gpt2(attn_pdrop=0)
 
@@ -192,10 +160,12 @@ def test_other_families_agree_to_the_rounding_of_their_norms(name: str) -> None:
     assert one.counted[1] == 1
 
 
-def test_half_precision_is_as_near_as_two_orders_of_summation() -> None:
-    apart, _ = fit(TwoPasses(), trainer={"precision": "bf16-mixed"})
-    joined, one = fit(ONE, trainer={"precision": "bf16-mixed"})
-    exact, _ = fit(TwoPasses())
+@pytest.mark.parametrize("network", [lambda: family("gpt2"), untied], ids=["tied", "untied"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_half_precision_is_as_near_as_two_orders_of_summation(precision: Any, network: Any) -> None:
+    apart, _ = fit(TwoPasses(), network, trainer={"precision": precision})
+    joined, one = fit(ONE, network, trainer={"precision": precision})
+    exact, _ = fit(TwoPasses(), network)
     off = [max(float((x[n].double() - exact[n]).abs().max()) for n in exact) for x in (joined, apart)]
     assert off[0] <= 2 * off[1]
     assert one.counted[1] == 1
@@ -229,6 +199,7 @@ APART: dict[str, dict[str, Any]] = {
     "a callback that sees the retain gradient": {"callbacks": [Looks()]},
     "a guard": {"callbacks": [StepGuard()], "trainer": {"precision": "32-true"}},
     "another readout": {"readout": CausalLMReadout()},
+    "a compiled network, which is read plainly": {"network": compiled},
     "a readout that pads": {"module": {"readout": CausalLMReadout()}},
 }
 
@@ -323,11 +294,12 @@ RANKS: dict[str, Any] = {"ddp": (UnlearningModule, DDPStrategy), "fsdp2": (Shard
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", RANKS)
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_take_the_same_step_in_one_pass_and_in_two(kind: str, accumulate: int) -> None:
+@pytest.mark.parametrize(("accumulate", "network"), [(1, "tied"), (2, "tied"), (1, "untied")])
+def test_two_processes_take_the_same_step_in_one_pass_and_in_two(kind: str, accumulate: int, network: str) -> None:
     def on_rank(rank: int, world: int, passes: Any) -> Any:
         make, strategy = RANKS[kind]
-        module, seen = make(family("gpt2").double(), optimizer=lambda params: torch.optim.SGD(params, lr=0.1)), Passes()
+        net = untied() if network == "untied" else family("gpt2")
+        module, seen = make(net.double(), optimizer=lambda params: torch.optim.SGD(params, lr=0.1)), Passes()
         retain, forget = rows(1, 11), rows(2, 9)
         trainer = quiet(
             strategy=strategy(),

@@ -42,6 +42,7 @@ def expected(power: int, sigma: float) -> Tensor:
     return -{2: u, 4: u**3 + 3 * u * variance}[power] * EXAMPLE[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [2, 4])
 def test_its_mean_over_draws_is_the_gradient_of_the_smoothed_loss(power: int) -> None:
     """Of a quadratic loss it is the plain gradient; of a quartic one it is not."""

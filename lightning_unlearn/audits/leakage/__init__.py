@@ -17,6 +17,7 @@ from lightning_unlearn.audits.leakage.scores import (
 )
 from lightning_unlearn.audits.leakage.styles import (
     AnswerStyle,
+    AnswerStyles,
     MultipleChoice,
     Phrased,
     Renamed,
@@ -27,6 +28,7 @@ from lightning_unlearn.audits.leakage.styles import (
 __all__ = [
     "AnswerScore",
     "AnswerStyle",
+    "AnswerStyles",
     "BehindTrace",
     "ContainsAnswer",
     "ExactAnswer",

@@ -42,7 +42,7 @@ def marked_labels(
 
     A token on the border of a marked part belongs to it if it holds one of its characters, so nothing that must go stays
     unmarked. White space at the ends of the part does not count: many tokenizers put the space before a word into the
-    word's token, and the next word would be marked too.
+    word's token, and the next word would be marked too. A token with a character that is hidden is not supervised.
 
     Args:
         rendered: Prompt and answer, as the network reads them.
@@ -54,9 +54,13 @@ def marked_labels(
         ValueError: If the tokenizer gives no positions of its tokens in the text, or the answer is not in the text.
     """
     text = rendered.text + (rendered.after if rendered.end else "")
-    marked = _is_marked(text, _positions(rendered, row), row)
+    positions = _positions(rendered, row)
+    marked, hidden = (_is_marked(text, positions, spans) for spans in (row.spans, row.hidden))
     ids, offsets = _ids(text, tokenizer, special), _offsets(text, tokenizer, special)
-    labels = [token if any(marked[slice(*at)]) else IGNORED for token, at in zip(ids, offsets, strict=False)]
+    labels = [
+        token if any(marked[slice(*at)]) and not any(hidden[slice(*at)]) else IGNORED
+        for token, at in zip(ids, offsets, strict=False)
+    ]
     if not rendered.end and tokenizer.eos_token_id is not None:
         return [*ids, tokenizer.eos_token_id], [*labels, IGNORED]
     return ids, labels
@@ -111,10 +115,10 @@ def _letters(text: str) -> list[tuple[int, str]]:
     return [(i, letter) for i, letter in enumerate(text) if not letter.isspace()]
 
 
-def _is_marked(text: str, positions: dict[int, int], row: MarkedAnswer) -> list[bool]:
+def _is_marked(text: str, positions: dict[int, int], spans: Sequence[tuple[int, int]]) -> list[bool]:
     """Whether each character of ``text`` is marked; white space at the ends of a marked part is not."""
     marked = [False] * len(text)
-    for first, end in row.spans:
+    for first, end in spans:
         part = [positions[i] for i in range(first, end) if i in positions]
         for i in range(part[0], part[-1] + 1) if part else ():
             marked[i] = True

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,9 +34,43 @@ class RowSet:
         """The entity of each row, if the data set names entities."""
         return getattr(self.dataset, "entities", None)
 
+    @property
+    def texts(self) -> list[str] | None:
+        """The text of each row, if the data set tells it."""
+        return getattr(self.dataset, "texts", None)
+
+    def groups(self) -> dict[str, list[int]]:
+        """The rows of each entity.
+
+        Raises:
+            ValueError: If the data set names none.
+        """
+        if self.entities is None:
+            raise ValueError(
+                "The order should get data that name the entity of each row: a data set with `entities`, such as that of "
+                f"`QuestionAnswerData(FileRecords(..., entity=...))`. Found `{type(self.dataset).__name__}`."
+            )
+        groups: dict[str, list[int]] = {}
+        for row, entity in enumerate(self.entities):
+            groups.setdefault(entity, []).append(row)
+        return groups
+
+    def alongside(self, other: RowSet, visited: Sequence[int]) -> list[int]:
+        """For each of these rows in an epoch, with which of the ``visited`` rows of ``other`` it shares a batch.
+
+        Example:
+            >>> RowSet(range(9), batch_size=4).alongside(RowSet("abc", batch_size=2), [2, 0, 1])
+            [2, 2, 0, 0, 1, 1]
+        """
+        places = (place * other.batch_size // self.batch_size for place in range(self._rows_for(len(visited), other)))
+        return [visited[min(place, len(visited) - 1)] for place in places]
+
     def rows_for(self, other: RowSet) -> int:
         """How many of these rows fill as many batches as ``other`` has. A last, partial batch counts by its share."""
-        return -(-len(other) * self.batch_size // other.batch_size)
+        return self._rows_for(len(other), other)
+
+    def _rows_for(self, rows: int, other: RowSet) -> int:
+        return -(-rows * self.batch_size // other.batch_size)
 
 
 class EpochRows(NamedTuple):

@@ -19,8 +19,18 @@ class RandomOrder(Order):
 
     @override
     def rows(self, forget: RowSet, retain: RowSet, *, seed: int, epoch: int) -> EpochRows:
-        wanted = retain.rows_for(forget)
         # Even numbers are for forget rows, odd ones for retain rows: the two orders are unrelated.
-        rounds = (shuffled(len(retain), seed, 2 * epoch + 1, number) for number in range(-(-wanted // len(retain))))
-        drawn = [row for one_round in rounds for row in one_round]
-        return EpochRows(shuffled(len(forget), seed, 2 * epoch), drawn[:wanted])
+        return EpochRows(
+            shuffled(len(forget), seed, 2 * epoch), drawn(len(retain), retain.rows_for(forget), seed, 2 * epoch + 1)
+        )
+
+
+def drawn(size: int, count: int, *seeds: int) -> list[int]:
+    """``count`` of the numbers below ``size``, each once before any comes again.
+
+    Example:
+        >>> sorted(drawn(3, 6, 0))
+        [0, 0, 1, 1, 2, 2]
+    """
+    rounds = (shuffled(size, *seeds, number) for number in range(-(-count // size)))
+    return [row for one_round in rounds for row in one_round][:count]

@@ -55,9 +55,11 @@ class MarkedAnswer(QuestionAnswer):
 
     Args:
         spans: The marked parts, as half-open ranges of characters of ``answer``.
+        hidden: Parts of them that are read and never supervised: no token that holds one of their characters is.
     """
 
     spans: tuple[tuple[int, int], ...] = ()
+    hidden: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

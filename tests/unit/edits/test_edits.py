@@ -18,7 +18,24 @@ from torch.distributed.tensor import DTensor
 from torch.testing import assert_close
 
 from lightning_unlearn.attacks import Quantize
-from lightning_unlearn.edits import BucketMargin, Corrupt, Edit, EditRecord, NegateTaskVector, RepSelect, WithinBudget
+from lightning_unlearn.edits import (
+    BucketMargin,
+    Corrupt,
+    Dampen,
+    DampenUnlabelled,
+    Edit,
+    EditRecord,
+    NegateLearnedVector,
+    NegateTaskVector,
+    NewtonInfluence,
+    OneStepAscent,
+    ProjectNeurons,
+    RepSelect,
+    ResetNeurons,
+    SignAscent,
+    WithinBudget,
+    edited,
+)
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.readouts import ClassificationReadout
 from lightning_unlearn.selectors import TopShare
@@ -36,25 +53,34 @@ def saved(seed: int, name: str = "weights.safetensors") -> str:
     return name
 
 
-ALL_EDITS: list[Callable[[], Edit]] = [
-    lambda: NegateTaskVector(base=saved(4), scale=0.5),
-    lambda: NegateTaskVector(finetuned=saved(4), scale=0.5),
-    lambda: NegateTaskVector(base=saved(4), finetuned=saved(5, "other.safetensors"), scale=0.5),
-    lambda: Corrupt(alpha=0.3, beta=0.1),
-    lambda: RepSelect(scale=0.5, collapse=SpectralCollapse(q=2)),
-    lambda: WithinBudget(RepSelect(collapse=SpectralCollapse(q=2)), kl=0.01),
-    lambda: BucketMargin([Quantize(bits=4)], TopShare(0.2)),
-]
-NOTHING_AT_SCALE_ZERO: list[Callable[[], Edit]] = [
-    lambda: NegateTaskVector(base=saved(4), scale=0.0),
-    lambda: NegateTaskVector(finetuned=saved(4), scale=0.0),
-    lambda: Corrupt(alpha=0.0, beta=0.5),
-    lambda: RepSelect(scale=0.0, collapse=SpectralCollapse(q=2)),
-    lambda: WithinBudget(Corrupt(alpha=0.0), kl=0.01),
-]
-every_edit = pytest.mark.parametrize(
-    "build", ALL_EDITS, ids=["base", "finetuned", "both", "corrupt", "rep_select", "budget", "bucket_margin"]
-)
+ALL_EDITS: dict[str, Callable[[], Edit]] = {
+    "base": lambda: NegateTaskVector(base=saved(4), scale=0.5),
+    "finetuned": lambda: NegateTaskVector(finetuned=saved(4), scale=0.5),
+    "both": lambda: NegateTaskVector(base=saved(4), finetuned=saved(5, "other.safetensors"), scale=0.5),
+    "learned": lambda: NegateLearnedVector(steps=4, lr=0.01, rank=2),
+    "corrupt": lambda: Corrupt(alpha=0.3, beta=0.1),
+    "rep_select": lambda: RepSelect(scale=0.5, collapse=SpectralCollapse(q=2)),
+    "budget": lambda: WithinBudget(RepSelect(collapse=SpectralCollapse(q=2)), kl=0.01),
+    "bucket_margin": lambda: BucketMargin([Quantize(bits=4)], TopShare(0.2)),
+    "dampen": lambda: Dampen(alpha=1.2),
+    "dampen_unlabelled": lambda: DampenUnlabelled(alpha=1.05),
+    "one_step": lambda: OneStepAscent(lr=0.5),
+    "sign": lambda: SignAscent(lr=0.01),
+    "reset": lambda: ResetNeurons(fraction=0.4),
+    "project": lambda: ProjectNeurons("*", share=0.5),
+    "newton": lambda: NewtonInfluence(decay=0.1),
+}
+NOTHING_AT_ALL: dict[str, Callable[[], Edit]] = {
+    "base": lambda: NegateTaskVector(base=saved(4), scale=0.0),
+    "finetuned": lambda: NegateTaskVector(finetuned=saved(4), scale=0.0),
+    "learned": lambda: NegateLearnedVector(scale=0.0),
+    "corrupt": lambda: Corrupt(alpha=0.0, beta=0.5),
+    "rep_select": lambda: RepSelect(scale=0.0, collapse=SpectralCollapse(q=2)),
+    "budget": lambda: WithinBudget(Corrupt(alpha=0.0), kl=0.01),
+    "reset": lambda: ResetNeurons(fraction=0.0),
+    "newton": lambda: NewtonInfluence(scale=0.0),
+}
+every_edit = pytest.mark.parametrize("build", ALL_EDITS.values(), ids=list(ALL_EDITS))
 
 
 def batches(seed: int, dtype: torch.dtype = torch.float32) -> list[Any]:
@@ -124,13 +150,50 @@ def test_the_same_network_and_data_give_the_same_weights(build: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("build", NOTHING_AT_SCALE_ZERO, ids=["base", "finetuned", "corrupt", "rep_select", "budget"])
+@pytest.mark.parametrize("build", NOTHING_AT_ALL.values(), ids=list(NOTHING_AT_ALL))
 def test_at_scale_zero_nothing_changes_to_the_bit(build: Any) -> None:
     net = network()
     before = copied(net)
     record = apply(build(), net)
     assert all(torch.equal(p, before[n]) for n, p in net.named_parameters())
     assert (record.tensors, record.elements, record.relative_change) == (0, 0, 0.0)
+
+
+@every_edit
+def test_undone_it_leaves_every_bit(build: Any) -> None:
+    net = network()
+    before = copied(net)
+    with edited(build(), net, **data_for(net)) as record:
+        assert any(not torch.equal(p, before[n]) for n, p in net.named_parameters())
+        assert record.elements
+    assert all(torch.equal(p, before[n]) for n, p in net.named_parameters())
+
+
+def test_undone_it_leaves_every_bit_also_if_it_fails_half_way() -> None:
+    net = network()
+    before = copied(net)
+    halfway = Given({"0.bias": torch.ones(8), "3.bias": torch.full((3,), float("nan"))})
+    with pytest.raises(FloatingPointError), edited(halfway, net):
+        pass
+    assert all(torch.equal(p, before[n]) for n, p in net.named_parameters())
+
+
+def test_it_stays_if_it_is_not_to_be_undone() -> None:
+    net = network()
+    with edited(Given({"0.bias": torch.ones(8)}), net, restore=False):
+        pass
+    assert torch.equal(net[0].bias, torch.ones(8))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [kind() for kind in (NegateLearnedVector, Dampen, DampenUnlabelled, OneStepAscent, SignAscent, ProjectNeurons)],
+    ids=lambda edit: type(edit).__name__,
+)
+def test_without_data_it_says_what_it_needs(edit: Edit) -> None:
+    message = f"`{type(edit).__name__}` should get `forget`, `retain` and a `readout`. Found no `retain`, no `readout`."
+    with pytest.raises(ValueError, match=message):
+        edit(network(), forget=batches(1))
 
 
 # The base
@@ -241,6 +304,30 @@ def test_weights_that_are_not_the_networks_are_refused(tmp_path: Path) -> None:
         NegateTaskVector(base=str(tmp_path / "empty"))(network())
     with pytest.raises(ValueError, match="Found neither `base` nor `finetuned`"):
         NegateTaskVector()
+
+
+# Within rounding: sums over shards are taken in another order.
+SHARDED = ["learned", "dampen", "dampen_unlabelled", "one_step", "sign", "reset", "project", "newton"]
+
+
+@pytest.mark.slow
+def test_shards_become_what_the_whole_becomes_by_every_edit_that_looks_at_data() -> None:
+    def edit(rank: int, world: int) -> Any:
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+        found = {}
+        for name in SHARDED:
+            net = fully_shard(network(), mesh=init_device_mesh("cpu", (world,)))
+            record = apply(ALL_EDITS[name](), net)
+            found[name] = record, {n: p.full_tensor().detach() for n, p in net.named_parameters()}
+        return found
+
+    for found in run_ranks(edit):
+        for name in SHARDED:
+            expected = apply(ALL_EDITS[name](), net := network())
+            record, there = found[name]
+            assert record.tensors == expected.tensors, name
+            for n, p in net.named_parameters():
+                assert_close(there[n], p.detach(), rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def test_shards_become_what_the_whole_becomes() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import lightning_unlearn
-from lightning_unlearn import Corrupt, GradientAscent, LoRA
-from lightning_unlearn.data import Encoding, FileRecords
+from lightning_unlearn import Corrupt, GradientAscent, LoRA, TinyCausalLM, TrainerFit
+from lightning_unlearn.data import Encoding, FileRecords, TextWindows
 from lightning_unlearn.functional.settings import check_kind, check_positive, check_whole
 
 NUMBERS = {f"{kind}{rest}" for kind in ("float", "int") for rest in ("", " | None")} | {"GroupSize"}
@@ -21,8 +21,11 @@ NO_SETTINGS = {"seed", "size", "rank_of_process", "index", "stacked", "groups", 
 MADE_BY_US = {
     *("Gate", "Interval", "Level", "Recovery", "RobustnessReport", "EditRecord", "Observation", "Prediction"),
     *("Likelihood", "HiddenStates", "PairedPrediction", "Probe", "Record", "RowSet", "ResumableLoader"),
+    *("Finding", "ForgetStream", "ExampleGradients", "Examples", "Left", "Step", "Layout", "CodeFlips", "Decodability"),
     *("ForgetStream", "ExampleGradients", "Examples", "Left", "Step", "Layout", "CodeFlips", "Decodability"),
+    "Distance",
     *("AcrossSeeds", "BlindBaseline", "Bracket", "Change", "Compared", "Comparison", "Cost", "Decay", "Effectivity"),
+    *("Entry", "Job", "Dropped"),
     *(
         "EntityCurve",
         "FactsGained",
@@ -38,6 +41,7 @@ MADE_BY_US = {
     ),
 }
 PEOPLE = FileRecords("bundled:people")
+SET = {"folder": "nowhere", "windows": TextWindows("bundled"), "encoding": Encoding("bundled")}
 REQUIRED: dict[str, dict[str, Any]] = {
     "Bounded": {"objective": GradientAscent()},
     "PromptDecouple": {"objective": GradientAscent()},
@@ -46,6 +50,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "BilevelUnlearn": {"objective": GradientAscent()},
     "PenalizedUnlearn": {"objective": GradientAscent()},
     "WithinBudget": {"edit": Corrupt()},
+    "Edited": {"edit": Corrupt()},
+    "PrototypePush": {"bound": 1.0},
     "LatentPerturbation": {"layer": "layers.0"},
     "TokenwisePerturbation": {"layer": "layers.0"},
     "FindLatentTargets": {"unknown": {"people": []}},
@@ -60,9 +66,23 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "JensUn": {"target": [1]},
     "AnswerWords": {"rows": []},
     "Draws": {"seeds": [0]},
+    "IDXImages": {"images": "images", "labels": "labels"},
+    "ImageArchive": {"path": "images.zip"},
+    "LookaheadRate": {"forget": [], "retain": []},
+    "MixedPrototypes": {"prototypes": "kept.safetensors"},
     "ConceptShift": {"beside": "swapped"},
     "DoseResponse": {"counts": {"Ada": 1}},
     "HalfRecall": {"tokenizer": "bundled"},
+    "RequestSequence": {
+        "folder": "runs",
+        "fit": TrainerFit(TinyCausalLM, GradientAscent()),
+        "retain": PEOPLE,
+        "encoding": Encoding("bundled"),
+    },
+    "TrainerFit": {"network": TinyCausalLM, "objective": GradientAscent()},
+    "FIT": {"network": TinyCausalLM},
+    "FITScore": {"tokenizer": "bundled"},
+    "SentenceModel": {"name": "nobody/nothing"},
     "Related": {"pool": PEOPLE, "target": PEOPLE},
     "SameShape": {"pool": PEOPLE, "target": PEOPLE},
     "SampledLeak": {"tokenizer": "bundled"},
@@ -70,6 +90,16 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "StealthyForgetRequest": {"records": PEOPLE},
     "TOFU": {"tokenizer": "bundled"},
     "Verbatim": {"tokenizer": "bundled"},
+    "AnswerStyles": {"records": PEOPLE},
+    "DuplicateDose": {"records": PEOPLE},
+    "FictionalKnowledgeData": SET,
+    "CIFAR10Data": {"folder": "nowhere"},
+    "MNISTData": {"folder": "nowhere"},
+    "Paraphrases": {"records": PEOPLE},
+    "PCHData": SET,
+    "Reduced": {"forget": 1, "retain": 1},
+    "RWKUData": SET,
+    "SomeEntities": {"records": PEOPLE},
     "PairedData": {
         "records": FileRecords("bundled:people"),
         "companion": None,

@@ -25,6 +25,7 @@ from lightning_unlearn.objectives import (
     CrossEntropy,
     FixedRandomLabel,
     GradientAscent,
+    ImportanceScheduled,
     JensUn,
     JSDToReference,
     KLToReference,
@@ -92,6 +93,14 @@ SUBJECTS = [
     Subject(partial(RandomLabel, seed=5), partial(oracles.random_label, seed=5), order_free=False, draws=True),
     Subject(partial(FixedRandomLabel, seed=5), partial(oracles.fixed_random_label, seed=5), order_free=False),
     Subject(partial(UniformLabel), oracles.uniform_label),
+    Subject(
+        partial(ImportanceScheduled, objectives=[UniformLabel(), NPO(beta=0.1)], thresholds=[0.7]),
+        partial(
+            oracles.importance_scheduled,
+            objectives=[oracles.uniform_label, partial(oracles.npo, beta=0.1)],
+            thresholds=[0.7],
+        ),
+    ),
     Subject(partial(JensUn, target=[1]), partial(oracles.jens_un, target=[1])),
     Subject(partial(JensUn, target=[4, 1, 3]), partial(oracles.jens_un, target=[4, 1, 3]), order_free=False),
     Subject(partial(JSDToReference), oracles.jsd_to_reference, moves=0),
@@ -106,6 +115,8 @@ READ_OTHERWISE = {
     objectives.RepresentationDeviation,
     objectives.GradientReversalProbe,
     objectives.ProbeAlignment,
+    objectives.PrototypePull,
+    objectives.PrototypePush,
     objectives.DPO,
     objectives.RMU,
     objectives.ActivationMatch,
@@ -142,7 +153,7 @@ def exactly(actual, expected, *, atol=1e-12):
 
 
 def test_no_objective_is_left_out():
-    public = {getattr(objectives, name) for name in objectives.__all__} - {Objective}
+    public = {getattr(objectives, name) for name in objectives.__all__} - {Objective, objectives.PrototypeObjective}
     assert {s.make.func for s in SUBJECTS} == public - READ_OTHERWISE
 
 
@@ -295,6 +306,8 @@ def config_of(value):
     """What YAML would say."""
     if isinstance(value, Objective):
         return config_of(partial(type(value)))
+    if isinstance(value, list):
+        return [config_of(part) for part in value]
     if not isinstance(value, partial):
         return value
     arguments = {name: config_of(argument) for name, argument in value.keywords.items()}

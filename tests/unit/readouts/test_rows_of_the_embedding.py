@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from lightning_unlearn.readouts._tied import tied_cheaply
+from lightning_unlearn.readouts._vocabulary import read_cheaply
 
 TOKENS = torch.tensor([[0, 0, 7, 7, 9], [4, 7, 0, 9, 2]])
 KINDS = {
@@ -48,7 +48,7 @@ def past_the_head(net: Any) -> Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_is_the_same_and_dense(kind: str, loss: Any) -> None:
     found = {}
-    for name, how in (("plain", lambda net: nullcontext()), ("cheap", lambda net: tied_cheaply(net, net.lm_head))):
+    for name, how in (("plain", lambda net: nullcontext()), ("cheap", lambda net: read_cheaply(net, net.lm_head))):
         net = network(kind)
         with how(net):
             value = loss(net)
@@ -64,7 +64,7 @@ def test_a_weight_that_is_used_a_third_time_gets_all_of_its_gradient() -> None:
     found = []
     for cheap in (False, True):
         net = network("gpt2")
-        with tied_cheaply(net, net.lm_head) if cheap else nullcontext():
+        with read_cheaply(net, net.lm_head) if cheap else nullcontext():
             output = net(TOKENS, output_hidden_states=True)
         third = output.hidden_states[0].detach() @ net.lm_head.weight.T
         (output.logits.square().mean() + third.square().mean()).backward()
@@ -77,7 +77,7 @@ def test_two_forward_passes_in_one_backward() -> None:
     for cheap in (False, True):
         net, losses = network("gpt2"), []
         for rows in (TOKENS, TOKENS.flip(1)):
-            with tied_cheaply(net, net.lm_head) if cheap else nullcontext():
+            with read_cheaply(net, net.lm_head) if cheap else nullcontext():
                 losses.append(net(rows).logits.square().mean())
         sum(losses).backward()
         found.append(net.lm_head.weight.grad)
@@ -98,7 +98,7 @@ class Shapes(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize(("how", "made"), [(tied_cheaply, 1), (lambda *_: nullcontext(), 3)], ids=["cheap", "plain"])
+@pytest.mark.parametrize(("how", "made"), [(read_cheaply, 1), (lambda *_: nullcontext(), 3)], ids=["cheap", "plain"])
 def test_backward_makes_one_tensor_of_the_vocabulary(how: Any, made: int) -> None:
     net = network("llama, with padding")
     with how(net, net.lm_head):
@@ -111,7 +111,7 @@ def test_backward_makes_one_tensor_of_the_vocabulary(how: Any, made: int) -> Non
 def test_modules_stay_as_they_are() -> None:
     net = network("gpt2")
     before = [dict(vars(module)) for module in net.modules()]
-    with tied_cheaply(net, net.lm_head):
+    with read_cheaply(net, net.lm_head):
         through_the_head(net)
     assert all(set(vars(module)) == set(then) for module, then in zip(net.modules(), before, strict=True))
 
@@ -119,7 +119,7 @@ def test_modules_stay_as_they_are() -> None:
 def test_an_embedding_with_other_settings_is_left_alone() -> None:
     net = network("gpt2")
     net.transformer.wte.scale_grad_by_freq = True
-    with tied_cheaply(net, net.lm_head):
+    with read_cheaply(net, net.lm_head):
         assert "forward" not in vars(net.transformer.wte)
         assert "forward" in vars(net.lm_head)
     assert isinstance(net.transformer.wte, nn.Embedding)

@@ -208,7 +208,7 @@ def test_copy_may_be_asked_between_forward_and_backward() -> None:
 @pytest.mark.parametrize(
     ("build", "found"),
     [
-        (lambda: nn.Linear(1, 1), "`Linear`, which has no PEFT adapter"),
+        (lambda: nn.Linear(1, 1), "`Linear`, which has no adapter"),
         (
             lambda: family("llama", lora=True),
             r"an adapter that has been trained already \(`.*lora_B.*` is not where it starts",

@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
-from lightning_unlearn.transforms import GradientTransform, RowMask, SpectralCollapse
+from lightning_unlearn.transforms import GradientTransform, OnlyIn, RowMask, SpectralCollapse
 
-MASKS: list[Callable[[], GradientTransform]] = [lambda: RowMask(share=0.3), lambda: RowMask(share=1.0)]
+MASKS: list[Callable[[], GradientTransform]] = [
+    lambda: RowMask(share=0.3),
+    lambda: RowMask(share=1.0),
+    lambda: OnlyIn(["0", "3"]),
+]
 ALL_TRANSFORMS: list[Callable[[], GradientTransform]] = [
     *MASKS,
     lambda: SpectralCollapse(q=1),
@@ -22,7 +26,8 @@ ALL_TRANSFORMS: list[Callable[[], GradientTransform]] = [
 ]
 SCALES_WITH_ITS_GRADIENT = ALL_TRANSFORMS
 IDEMPOTENT = MASKS
-DESCENDS = ALL_TRANSFORMS
+# Where it closes a tensor altogether, nothing descends there.
+DESCENDS = [build for build in ALL_TRANSFORMS if not isinstance(build(), OnlyIn)]
 
 SHAPES = [(7, 3), (5,), (), (4, 2, 3), (1, 6)]
 

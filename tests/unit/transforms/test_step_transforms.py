@@ -19,6 +19,8 @@ from lightning_unlearn import (
     CyclicOrder,
     ForgetRetainData,
     GradientAscent,
+    GroupSparse,
+    LookaheadRate,
     NeuralVariability,
     SignGate,
     StepGuard,
@@ -48,6 +50,10 @@ class Shrunk(StepTransform):
             p.copy_(torch.where(torch.tensor(self.share) == 1, p, step.before(p).lerp(p, self.share)))
 
 
+def lookahead(**settings: Any) -> LookaheadRate:
+    return LookaheadRate(forget=loader(seed=3), retain=loader(seed=4), **settings)
+
+
 # At work, and with settings under which it changes nothing.
 TRANSFORMS: dict[str, Callable[[], StepTransform]] = {
     "StepGuard": lambda: StepGuard(NoChange(), History(3)),
@@ -58,7 +64,10 @@ TRANSFORMS: dict[str, Callable[[], StepTransform]] = {
     "SignGate": lambda: SignGate(),
     "SignGate, averaged": lambda: SignGate(average=0.9, tau=0.1),
     "NeuralVariability": lambda: NeuralVariability(0.2),
+    "GroupSparse": lambda: GroupSparse(alpha=0.5),
+    "GroupSparse, after a while": lambda: GroupSparse(alpha=0.5, warmup_steps=1),
     "Shrunk": lambda: Shrunk(0.5),
+    "LookaheadRate": lambda: lookahead(every_n_steps=1),
 }
 WITHOUT_EFFECT: dict[str, Callable[[], StepTransform]] = {
     "StepGuard": lambda: StepGuard(Monitor(), History(3)),
@@ -69,7 +78,10 @@ WITHOUT_EFFECT: dict[str, Callable[[], StepTransform]] = {
     "SignGate": lambda: SignGate(tau=1e9),
     "SignGate, averaged": lambda: SignGate(average=0.9, tau=1e9),
     "NeuralVariability": lambda: NeuralVariability(0.0),
+    "GroupSparse": lambda: GroupSparse(alpha=0.0),
+    "GroupSparse, after a while": lambda: GroupSparse(alpha=0.5, warmup_steps=100),
     "Shrunk": lambda: Shrunk(1.0),
+    "LookaheadRate": lambda: lookahead(every_n_steps=1000),
 }
 STAYS_IF_FROZEN_AT_FIRST = {"TrainOnly, elements", "TrainOnly, tensors"}
 ALL = pytest.mark.parametrize("name", TRANSFORMS)

@@ -22,7 +22,7 @@ class Transfer:
         unlearned: Level of the last model.
         floor: Level of the control, or what was given; ``None`` if neither.
         forget_ratio: ``(original - unlearned) / (original - floor)``: 0 for nothing lost, 1 for all that was known. ``None``
-            if there is no floor, or the original was not ahead of it by at least :data:`LEAST_KNOWN`.
+            if there is no floor, or the original was not ahead of it by at least ``LEAST_KNOWN``.
         n: Number of examples.
     """
 

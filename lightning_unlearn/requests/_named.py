@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+from typing_extensions import override
+
+from lightning_unlearn.data import QuestionAnswer, Record, Records
+from lightning_unlearn.functional.overlap import words_of
+from lightning_unlearn.requests._request import Request
+
+_COPIED = ("question", "answer", "chat", "answers", "entity", "paraphrase", "where", "rows")
+_SHORTEST = 3
+"""Letters of a name that is looked for in texts: shorter ones, and numbers, stand in texts about anybody."""
+
+
+class Unnamed(Records):
+    """Those rows that no request names: a retain set without what must go.
+
+    Left out are rows about an entity of a request (where both have a field with entities), rows that ask what a request
+    asks, but for case and punctuation, and rows whose question or answer has the name of such an entity in it. Requests that
+    are still to come count as well: what is retained today would have to be forgotten tomorrow. Near duplicates in other
+    words stay.
+
+    Args:
+        records: The rows.
+        requests: All requests.
+
+    Raises:
+        ValueError: When it is read, if no row is left.
+
+    Example:
+        >>> from lightning_unlearn.data import FileRecords
+        >>> people = FileRecords("bundled:people", entity="entity")
+        >>> request = Request("1", FileRecords("bundled:people", entity="entity", where={"group": "forget"}))
+        >>> len(people.questions()), len(Unnamed(people, [request]).questions())
+        (120, 102)
+    """
+
+    def __init__(self, records: Records, requests: Sequence[Request]) -> None:
+        super().__init__(**{name: getattr(records, name) for name in _COPIED})
+        self.records = records
+        asked = [(row, request.records) for request in requests for row in request.records.questions()]
+        self._questions = {_asked(row) for row, _ in asked} | {_plain(t) for row, _ in asked for t in row.paraphrases}
+        self._entities = {row.entity for row, of in asked if isinstance(of.entity, str)}
+        self._names = {f" {_plain(name)} " for name in self._entities if _is_a_name(name)}
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.records.name
+
+    @override
+    def read(self) -> Iterable[Any]:
+        return self.records.read()
+
+    @override
+    def parse(self, record: Record) -> QuestionAnswer:
+        return self.records.parse(record)
+
+    @cached_property
+    @override
+    def selected(self) -> list[Record]:
+        kept = [record for record in self.records.selected if not self.names(self.parse(record))]
+        if not kept:
+            raise ValueError(
+                f"Retain data should have rows that no request names. Found none among the {len(self.records.selected)} of "
+                f"`{self.name}`. Give retain data about others."
+            )
+        return kept
+
+    def names(self, row: QuestionAnswer) -> bool:
+        """Whether a request names this row."""
+        if isinstance(self.entity, str) and row.entity in self._entities:
+            return True
+        said = f" {_plain(row.question)} . {_plain(row.answer)} "
+        return _asked(row) in self._questions or any(name in said for name in self._names)
+
+
+def _asked(row: QuestionAnswer) -> str:
+    """The question; of a plain text, which has none, the text."""
+    return _plain(row.question) or _plain(row.answer)
+
+
+def _plain(text: str) -> str:
+    return " ".join(words_of(text))
+
+
+def _is_a_name(text: str) -> bool:
+    return sum(letter.isalpha() for letter in text) >= _SHORTEST

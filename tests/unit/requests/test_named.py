@@ -1,0 +1,80 @@
+"""What any request names is in no retain set."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from _request_sequences import PEOPLE, requests, rows
+
+from lightning_unlearn.data import InMemoryRecords
+from lightning_unlearn.requests import Request, Unnamed, read_requests
+
+ASKED = [Request("1", rows(("Who employs Ada Lovell?", "The post office", "Ada Lovell")))]
+
+
+def kept(*about: tuple[str, str, str]) -> list[str]:
+    return [row.question for row in Unnamed(rows(*about, ("Where is Oslo?", "In Norway", "Oslo")), ASKED).questions()]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ("Where was she born?", "In Bath", "Ada Lovell"),
+        ("who employs ada lovell", "Nobody", "somebody"),
+        ("Who is a friend of ADA LOVELL?", "Bo", "Bo"),
+        ("Who is a friend of Bo?", "It is Ada Lovell.", "Bo"),
+    ],
+    ids=["entity", "question", "name in the question", "name in the answer"],
+)
+def test_what_a_request_names_is_left_out(row: tuple[str, str, str]) -> None:
+    assert kept(row) == ["Where is Oslo?"]
+
+
+def test_what_it_does_not_name_stays() -> None:
+    others = [("Who employs Adam Lovell?", "The mill", "Adam Lovell"), ("Who employs Bo?", "The post office", "Bo")]
+    assert kept(*others) == [*(row[0] for row in others), "Where is Oslo?"]
+
+
+def test_entities_that_are_numbers_of_rows_name_nobody() -> None:
+    asked = [Request("1", InMemoryRecords([{"question": "Who?", "answer": "Ada"}]))]
+    others = InMemoryRecords([{"question": "Where?", "answer": "0"}, {"question": "When?", "answer": "1"}])
+    assert len(Unnamed(others, asked).questions()) == 2
+
+
+def test_texts_without_a_question_are_compared_themselves() -> None:
+    asked = [Request("1", rows(("", "Ada is a clerk", "a text")))]
+    both = rows(("", "ada is a CLERK", "1"), ("", "Bo is a baker", "2"))
+    assert [row.answer for row in Unnamed(both, asked).questions()] == ["Bo is a baker"]
+
+
+def test_no_retain_set_holds_anything_that_any_of_many_random_requests_names() -> None:
+    names = [request.id for request in requests(20)]
+    for seed in range(10):
+        gone = set(random.Random(seed).sample(names, 8))
+        asked = [request for request in requests(20) if request.id in gone]
+        left = Unnamed(PEOPLE, asked).questions()
+        assert {row.entity for row in left} == set(names) - gone
+        assert not [row for row in left if any(name in row.question + row.answer for name in gone)]
+
+
+def test_nothing_left_is_refused() -> None:
+    with pytest.raises(ValueError, match="Found none among the 120"):
+        Unnamed(PEOPLE, requests(20)).questions()
+
+
+def test_rows_are_grouped_by_request_in_order() -> None:
+    found = [
+        (request.id, len(request.records.questions())) for request in read_requests("bundled:people", field="group")
+    ]
+    assert found == [("forget", 18), ("retain", 102)]
+
+
+def test_a_row_without_a_request_is_refused() -> None:
+    with pytest.raises(ValueError, match="should say in `nothing` of which request it is"):
+        read_requests("bundled:people", field="nothing")
+
+
+def test_a_request_without_a_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="should be the name of a request"):
+        Request(" ", PEOPLE)
