@@ -234,9 +234,7 @@ def test_cheap_looks_are_often_and_dear_ones_at_both_ends(tmp_path: Path) -> Non
     said = RecoveryCheck(audits=[Measure({"said": AnswerProbability()})], every_n_epochs=0)
     monitors = [EarlyStopping(WORST, patience=100), ModelCheckpoint(tmp_path / "kept", monitor=KEY)]
     logger = Remembering()
-    trainer, _ = observed_fit(
-        often, at_end, said, *monitors, WriteReport(str(tmp_path / "report")), logger=logger, max_epochs=3
-    )
+    observed_fit(often, at_end, said, *monitors, WriteReport(str(tmp_path / "report")), logger=logger, max_epochs=3)
     looks = {name: sorted({o.step for o in c.observations}) for name, c in (("often", often), ("at_end", at_end))}
     assert looks == {"often": [0, 6, 12, 18], "at_end": [0, 18]}
     assert sorted({o.step for o in said.observations}) == [0, 18]
