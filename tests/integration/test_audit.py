@@ -25,7 +25,7 @@ from lightning_unlearn.auditing import (
     preset_attacks,
     preset_audits,
 )
-from lightning_unlearn.audits import Audit, Measure, Membership, Unattacked
+from lightning_unlearn.audits import Audit, LayerProbe, Measure, Membership, Unattacked
 from lightning_unlearn.checks import _audits_under_attack, _costs
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.report import RobustnessReport
@@ -197,6 +197,15 @@ def test_what_is_not_asked_under_attack_is_not_counted_there_nor_tried_for_the_f
     assert len(dear._runs) == (1 if again else 3)
 
 
+def test_a_probe_of_entities_that_are_in_both_splits_is_refused_before_any_look(
+    weights: dict[str, str], tmp_path: Path
+) -> None:
+    first = Slow("first", Clock(), 1)
+    with pytest.raises(Misfit, match="should be about different entities. Found `Maribel Okonvane` in both"):
+        audited(weights, tmp_path, audits=[first, Unattacked(LayerProbe())], further={"holdout": people("forget")})
+    assert first._runs == []
+
+
 def test_a_holdout_of_another_form_is_refused_before_any_look(weights: dict[str, str], tmp_path: Path) -> None:
     rows = [{"question": f"Say {n}{n}", "answer": f"{n} {n} {n}", "entity": n} for n in range(20)]
     (tmp_path / "other.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -220,7 +229,7 @@ def test_a_preset_runs_to_its_end_and_says_beforehand_how_long(
     for who, seed in SEEDS.items():
         model: Any = network(seed)
         model.save_pretrained(tmp_path / who)
-    holdout = FileRecords("bundled:people", entity="entity", where={"group": "forget"}, rows=(20, 40))
+    holdout = FileRecords("bundled:people", entity="entity", where={"group": "retain"}, rows=(60, 78))
     report = audit(
         str(tmp_path / "unlearned"),
         people("forget"),
