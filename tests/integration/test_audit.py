@@ -221,6 +221,7 @@ def test_a_holdout_of_another_form_is_refused_before_any_look(weights: dict[str,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # everything that there is, on a core that others may use, too
 @pytest.mark.parametrize("preset", ["standard", "thorough"])
 def test_a_preset_runs_to_its_end_and_says_beforehand_how_long(
     preset: Preset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -229,14 +230,15 @@ def test_a_preset_runs_to_its_end_and_says_beforehand_how_long(
     for who, seed in SEEDS.items():
         model: Any = network(seed)
         model.save_pretrained(tmp_path / who)
-    holdout = FileRecords("bundled:people", entity="entity", where={"group": "retain"}, rows=(60, 78))
+    rows = {"forget": (0, 12), "retain": (18, 30), "holdout": (60, 72)}  # two people each
+    some = {split: FileRecords("bundled:people", entity="entity", rows=each) for split, each in rows.items()}
     report = audit(
         str(tmp_path / "unlearned"),
-        people("forget"),
-        people("retain"),
+        some["forget"],
+        some["retain"],
         original=str(tmp_path / "original"),
         control=str(tmp_path / "control"),
-        further={"holdout": holdout},
+        further={"holdout": some["holdout"]},
         preset=preset,
         encoding=Encoding("bundled"),
         folder=str(tmp_path / "report"),

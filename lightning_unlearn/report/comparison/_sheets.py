@@ -59,7 +59,10 @@ def _cells(row: Compared) -> list[str]:
 def _seeds(comparison: Comparison) -> Sheet:
     columns = ["recipe", "attack", "brings back", "in single runs", "passes its gates"]
     rows = [_over_seeds(recipe, row) for recipe, found in comparison.seeds.items() for row in _worst_points(found)]
-    note = "Intervals, from five entities on, are over seeds and entities. Of each attack, the point at which most came back on average."
+    note = (
+        "Intervals, from five entities on, are over seeds and entities. Of each attack, the point at which most came back "
+        "on average."
+    )
     return Sheet("Over seeds", columns, rows, note)
 
 
