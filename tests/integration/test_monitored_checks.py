@@ -9,11 +9,23 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from _modules import HostileModule, loader, quiet
+from _modules import HostileModule, SomebodysModule, examples, loader, quiet
 from _observed_fits import KEY, Remembering, Validated, int4_check, levels, observed_fit, probability_by_hand
+from _ranks import run_ranks
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_unlearn import AnswerProbability, Quantize, RecoveryCheck, Relearn, WriteReport
+from lightning_unlearn import (
+    AnswerProbability,
+    Bounded,
+    GradientAscent,
+    Quantize,
+    RecoveryCheck,
+    Relearn,
+    Unlearn,
+    WriteReport,
+)
 from lightning_unlearn.audits import Measure
 from lightning_unlearn.report import RobustnessReport, assess
 
@@ -225,6 +237,37 @@ def test_the_worst_case_is_the_reports_largest_number_at_each_moment(control: st
     assert len(pairs) >= 2
     assert all(read == pytest.approx(true, abs=1e-6) for read, true in pairs)
     assert float(save.best_model_score) == pytest.approx(min(read for read, _ in stop.found))
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_the_worst_case() -> None:
+    def on_rank(rank: int, world_size: int) -> tuple[list[tuple[float, float]], float]:
+        pl.seed_everything(0, verbose=False)
+        attacks = {"int3": Quantize(bits=3), "relearn": Relearn(steps=2, lr=0.1, mode="full")}
+        checked = RecoveryCheck(
+            dict(attacks),
+            probes={"forget": loader(seed=2, n=12), "retain": loader(seed=1)},
+            attack_data=loader(seed=2, n=12),
+            every_n_epochs=0,
+        )
+        stop, retain = ReadingWorst(checked), examples(1)
+        unlearn = Unlearn(Bounded(GradientAscent(), bound=6.0), forget=loader(seed=2, n=12))
+        trainer = quiet(
+            strategy=DDPStrategy(find_unused_parameters=True),
+            devices=world_size,
+            callbacks=[unlearn, checked, stop],
+            use_distributed_sampler=False,
+            max_epochs=4,
+            limit_val_batches=0,
+        )
+        sampler: Any = DistributedSampler(retain, world_size, rank, shuffle=False)
+        trainer.fit(SomebodysModule(), DataLoader(retain, 4, sampler=sampler))
+        return stop.found, float(stop.best_score)
+
+    first, second = run_ranks(on_rank)
+    assert first == second
+    assert all(read == pytest.approx(true, abs=1e-6) for read, true in first[0] if read != 1.0)
+    assert len(first[0]) == 4
 
 
 def test_cheap_looks_are_often_and_dear_ones_at_both_ends(tmp_path: Path) -> None:
