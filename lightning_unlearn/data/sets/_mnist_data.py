@@ -66,7 +66,8 @@ class MNISTData(ClassData):
 
 
 def _images(folder: Path, part: str) -> IDXImages:
-    return IDXImages(*(str(_needed(folder, f"{part}-{what}-ubyte")) for what in ("images-idx3", "labels-idx1")))
+    images, labels = (str(_needed(folder, f"{part}-{what}-ubyte")) for what in ("images-idx3", "labels-idx1"))
+    return IDXImages(images, labels)
 
 
 def _found(folder: Path, name: str) -> Path | None:

@@ -99,6 +99,7 @@ def _opened(path: Path) -> Iterator[Path | zipfile.Path]:
 
 def _by_class(folder: Path | zipfile.Path) -> dict[str, list[Any]]:
     """The files of each class that has some, by name."""
-    kinds = sorted(folder.iterdir(), key=lambda kind: kind.name) if folder.is_dir() else []
+    inside: list[Any] = list(folder.iterdir()) if folder.is_dir() else []
+    kinds = sorted(inside, key=lambda kind: kind.name)
     files = {kind.name: [file for file in kind.iterdir() if file.is_file()] for kind in kinds if kind.is_dir()}
     return {kind: sorted(some, key=lambda file: file.name) for kind, some in files.items() if some}
