@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from _shared_data import DATA
 from lightning.pytorch import LightningDataModule
 
 from lightning_unlearn import Encoding, FileRecords, LoaderSettings, TextWindows
@@ -32,7 +32,6 @@ from lightning_unlearn.data import (
     build,
 )
 
-DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[4] / "shared" / "data"))
 ASK, READ = Encoding("bundled", template="plain"), TextWindows("bundled")
 FEW = LoaderSettings(batch_size=2)
 

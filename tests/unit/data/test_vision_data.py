@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import struct
 import zipfile
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from _shared_data import DATA
 from PIL import Image
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -35,7 +35,6 @@ from lightning_unlearn.data import (
     RandomPart,
 )
 
-DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", "../shared/data"))
 MNIST = [DATA / "mnist" / f"t10k-{what}-ubyte.gz" for what in ("images-idx3", "labels-idx1")]
 
 
