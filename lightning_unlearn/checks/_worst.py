@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from lightning_unlearn.observation import Observation, Subject
 
@@ -74,14 +74,16 @@ def _find(
 ) -> Observation | None:
     """The last one of a model, without an attack or under that of ``like``."""
     attack, point = ("none", None) if like is None else (like.attack, like.point)
-    fitting = (o for o in reversed(observations) if (o.subject, o.attack) == (subject, attack))
-    return next((o for o in fitting if step in (None, o.step) and point in (None, o.point)), None)
+    for o in reversed(observations):
+        if (o.subject, o.attack) == (subject, attack) and step in (None, o.step) and point in (None, o.point):
+            return o
+    return None
 
 
-def _levels(observations: Sequence[Observation]) -> Iterator[float]:
+def _levels(observations: Sequence[Observation]) -> list[float]:
     """The level of each, over the examples that all have: an attacker's own facts are in no observation under his attack."""
     means = {id(o) for o in observations if o.scores and o.interval is None}
     if not any(o.examples for o in observations if id(o) in means):
-        return (o.estimate for o in observations)
+        return [o.estimate for o in observations]
     common = set.intersection(*(set(o.numbers) for o in observations if id(o) in means))
-    return ((o.at(common) if id(o) in means else o).estimate for o in observations)
+    return [(o.at(common) if id(o) in means else o).estimate for o in observations]
