@@ -248,7 +248,7 @@ def test_a_preset_runs_to_its_end_and_says_beforehand_how_long(
     assert report.failures == []
     assert {r.attack for r in report.recoveries} == set(expanded(preset_attacks(preset, given)))
     measured = {metric for a in preset_audits(preset, given) for metric in a.definitions()}
-    # A loss of one's own is measured in modules that have one, and the depth of knowledge where there is some: these have none.
+    # A loss of one's own needs a module that has one, and depth a network that knows something: these have neither.
     assert measured - {o.metric for o in report.observations} <= {"loss", "depth_kept"}
     said = capsys.readouterr().out
     assert re.search(r"About \S+ (minutes?|hours): \d+ attacks, \d+ looks, \d+ training steps", said)
