@@ -33,7 +33,7 @@ def worst_recovery(observations: Sequence[Observation], step: int) -> float | No
 
     Example:
         >>> seen = [Observation("p", "forget", 0.9, subject="original"), Observation("p", "forget", 0.1, step=7)]
-        >>> worst_recovery([*seen, Observation("p", "forget", 0.3, step=7, attack="int4")], step=7)
+        >>> round(worst_recovery([*seen, Observation("p", "forget", 0.3, step=7, attack="int4")], step=7), 6)
         0.25
     """
     metric = _leading(observations)
