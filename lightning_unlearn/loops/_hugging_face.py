@@ -176,6 +176,8 @@ class UnlearnTrainerCallback(TrainerCallback):
             module,
             self._callbacks,
             device=trainer.args.device,
+            # Accelerate puts the forward method of the whole model into autocast, and no part of it that is run alone.
+            precision="bf16-mixed" if trainer.accelerator.mixed_precision == "bf16" else "32-true",
             logger=ForwardingLogger(lambda values, step: self._logged.update(values)),
             log_every_n_steps=int(every) if every >= 1 else 50,
         )

@@ -187,6 +187,7 @@ class OuterLoop:
         """What is needed to go on: of callbacks, and how far the loop was. Every rank must call it."""
         trainer = self.trainer
         checkpoint: dict[str, Any] = {"global_step": trainer.global_step, "epoch": trainer.current_epoch}
+        checkpoint["pytorch-lightning_version"] = pl.__version__  # Lightning asks for it before it hands states out
         checkpoint["callbacks"] = call._call_callbacks_state_dict(trainer)
         call._call_callbacks_on_save_checkpoint(trainer, checkpoint)
         return checkpoint
