@@ -113,5 +113,3 @@ def by_hand(network: nn.Module, forget: Sequence[Any], *, accumulate: int, clip:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
             optimizer.step()
             optimizer.zero_grad()
-
-

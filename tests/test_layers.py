@@ -27,7 +27,7 @@ LAYERS = [
     ["selectors", "edits", "transforms", "attacks", "audits"],
     ["finetuning", "forgetting", "guards", "checks", "budgets"],
     ["callbacks", "requests", "report", "module"],
-    ["auditing"],
+    ["auditing", "loops"],
     ["cli"],
     ["__init__", "__main__"],
 ]

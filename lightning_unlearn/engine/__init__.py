@@ -19,8 +19,8 @@ from lightning_unlearn.engine._isolation import (
     remember_python_state,
     state_kept,
 )
-from lightning_unlearn.engine._observed import ObservedGradient
 from lightning_unlearn.engine._joined import JoinedProcesses, joined_strategy
+from lightning_unlearn.engine._observed import ObservedGradient
 from lightning_unlearn.engine._optimizer_state import load_optimizer_state, optimizer_state
 from lightning_unlearn.engine._products import Row, inner_products
 from lightning_unlearn.engine._scoped import sharding_groups, sum_by_scope

@@ -18,7 +18,9 @@ def collated(trainer: Any, dataset: Any) -> Iterable[Any] | None:
     if dataset is None or isinstance(dataset, DataLoader):
         return dataset
     collate = trainer.data_collator
-    if hasattr(dataset, "column_names") and hasattr(dataset, "__len__"):  # of `datasets`: columns can be left out at once
+    if hasattr(dataset, "column_names") and hasattr(
+        dataset, "__len__"
+    ):  # of `datasets`: columns can be left out at once
         dataset = trainer._remove_unused_columns(dataset, description="what must go or stay")
     else:
         collate = trainer._get_collator_with_removed_columns(collate, description="what must go or stay")

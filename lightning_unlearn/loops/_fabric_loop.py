@@ -2,12 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from lightning_unlearn.loops._fabric_refusals import refuse_fabric
 from lightning_unlearn.loops._forwarding_logger import ForwardingLogger
@@ -29,8 +28,8 @@ class FabricLoop:
                 optimizer.zero_grad()
 
     After :meth:`backward` of the last micro-batch of a step, ``p.grad`` holds what :class:`Unlearn` makes of both gradients.
-    Guards act in ``optimizer.step()``. Checks are made when the next batch is asked for, and move nothing. What callbacks log
-    goes to ``fabric.log_dict``.
+    Guards act in ``optimizer.step()``. Checks are made when the next batch is asked for, and move nothing. What callbacks
+    log goes to ``fabric.log_dict``.
 
     To accumulate gradients, say so here, divide the loss by the same number, and go by :attr:`accumulates`::
 
@@ -150,9 +149,7 @@ class FabricLoop:
             if self.should_stop:
                 break
             is_last = number + 1 == total or (number + 1) % self._accumulate == 0
-            self._loop.batch_starts(
-                batch, number, micro_batches=self._accumulate, accumulates=not is_last
-            )
+            self._loop.batch_starts(batch, number, micro_batches=self._accumulate, accumulates=not is_last)
             yield batch
             self._loop.batch_ends()
         self._loop.epoch_ends()

@@ -16,8 +16,8 @@ from typing_extensions import override
 from lightning_unlearn.loops._collated import collated
 from lightning_unlearn.loops._forwarding_logger import ForwardingLogger
 from lightning_unlearn.loops._guest_module import GuestModule
-from lightning_unlearn.loops._hugging_face_refusals import refuse_hugging_face
 from lightning_unlearn.loops._hugging_face_loss import collections_of, own_loss_of
+from lightning_unlearn.loops._hugging_face_refusals import refuse_hugging_face
 from lightning_unlearn.loops._outer_loop import OuterLoop
 from lightning_unlearn.loops._replaced import replaced
 
@@ -41,15 +41,15 @@ class UnlearnTrainerCallback(TrainerCallback):
     the trainer have one more file, ``lightning_unlearn.pt``; ``train(resume_from_checkpoint=...)`` goes on from it.
 
     Args:
-        trainer: The trainer. Until ``train()`` is called, nothing of it is changed; during it, ``training_step``, ``log`` and
-            the accelerator's ``backward`` are wrapped, and put back afterwards.
+        trainer: The trainer. Its ``train`` is wrapped from now on; during it, ``training_step``, ``log`` and
+            the accelerator's ``backward`` are, and are put back afterwards.
         callbacks: :class:`Unlearn`, :class:`StepGuard`, :class:`RecoveryCheck`, and others that change or observe steps.
         forget: What must go, as the trainer takes data sets: its collator and batch size are used. For those callbacks that
             are not given data of their own.
 
     Raises:
-        NotImplementedError: When ``train()`` is called, under DeepSpeed, FSDP, tensor parallelism, ``DataParallel`` and fp16,
-            and with callbacks that need Lightning's own loop; each by name.
+        NotImplementedError: Here and in ``train()``, under DeepSpeed, FSDP, tensor parallelism, ``DataParallel`` or fp16; in
+            ``train()``, with callbacks that need Lightning's own loop. Each by name.
         TypeError: If ``trainer`` is none of transformers'.
 
     Example:
@@ -71,7 +71,9 @@ class UnlearnTrainerCallback(TrainerCallback):
     def loop(self) -> OuterLoop:
         """What tells callbacks where the trainer is."""
         if self._loop is None:
-            raise RuntimeError("`UnlearnTrainerCallback` should be in the trainer that it was made for. Found another one.")
+            raise RuntimeError(
+                "`UnlearnTrainerCallback` should be in the trainer that it was made for. Found another one."
+            )
         return self._loop
 
     def _wrapped_train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -97,7 +99,9 @@ class UnlearnTrainerCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Training starts: model and optimizer are prepared, and a checkpoint is loaded."""
         optimizer = kwargs["optimizer"]
-        self.loop.start(getattr(optimizer, "optimizer", optimizer), checkpoint=self._checkpoint, max_steps=state.max_steps)
+        self.loop.start(
+            getattr(optimizer, "optimizer", optimizer), checkpoint=self._checkpoint, max_steps=state.max_steps
+        )
 
     @override
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

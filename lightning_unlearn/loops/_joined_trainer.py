@@ -51,7 +51,9 @@ def joined_trainer(
 @contextmanager
 def _silence() -> Iterator[None]:
     """Without the lines on accelerators, loggers and tips, of which none is about the loop that runs."""
-    lines = [logging.getLogger(f"{package}.utilities.rank_zero") for package in ("lightning.pytorch", "lightning.fabric")]
+    lines = [
+        logging.getLogger(f"{package}.utilities.rank_zero") for package in ("lightning.pytorch", "lightning.fabric")
+    ]
     levels = [line.level for line in lines]
     for line in lines:
         line.setLevel(logging.ERROR)
