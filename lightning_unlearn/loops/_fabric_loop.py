@@ -104,7 +104,7 @@ class FabricLoop:
         )
         # Now, and not when training starts: `fabric.load` may replace the original in between.
         self._loop.set_up(getattr(retain, "_dataloader", retain))
-        self._watch = model.module.register_load_state_dict_pre_hook(self._before_load)  # type: ignore[operator,union-attr]
+        self._watch = model.module.register_load_state_dict_pre_hook(self._before_load)  # type: ignore[union-attr]
 
     @property
     def global_step(self) -> int:

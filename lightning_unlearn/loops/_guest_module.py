@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,12 +17,14 @@ class GuestModule(pl.LightningModule):
     Args:
         network: The network, as it is without the wrappers of that loop.
         loss: The loss that the loop minimises, by which readouts are checked; ``None`` if it is not known.
+        around: Collections to which the loss writes, such as lists of metrics. Extra passes put their entries back.
     """
 
-    def __init__(self, network: nn.Module, loss: Loss | None = None) -> None:
+    def __init__(self, network: nn.Module, loss: Loss | None = None, around: Sequence[Any] = ()) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
+        self.around = list(around)
 
     @override
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -38,3 +40,22 @@ class GuestModule(pl.LightningModule):
                 "`readout`."
             )
         return self.loss(self.network, batch)
+
+
+class ForgettingGuest(GuestModule):
+    """A :class:`GuestModule` that brings the forget data along, as a LightningModule may.
+
+    Args:
+        network: The network.
+        loss: The loss of the loop.
+        around: Collections to which it writes.
+        forget: The loader of what must go.
+    """
+
+    def __init__(self, network: nn.Module, loss: Loss | None, around: Sequence[Any], forget: Iterable[Any]) -> None:
+        super().__init__(network, loss, around)
+        self._forget = forget
+
+    def forget_dataloader(self) -> Iterable[Any]:
+        """What must go."""
+        return self._forget

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from lightning_unlearn.loops._collated import collated
 from lightning_unlearn.loops._forwarding_logger import ForwardingLogger
-from lightning_unlearn.loops._guest_module import GuestModule
+from lightning_unlearn.loops._guest_module import ForgettingGuest, GuestModule
 from lightning_unlearn.loops._hugging_face_loss import collections_of, own_loss_of
 from lightning_unlearn.loops._hugging_face_refusals import refuse_hugging_face
 from lightning_unlearn.loops._outer_loop import OuterLoop
@@ -24,7 +24,7 @@ from lightning_unlearn.loops._replaced import replaced
 _STATE = "lightning_unlearn.pt"
 
 
-class UnlearnTrainerCallback(TrainerCallback):
+class UnlearnTrainerCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types for mypy
     """Forgetting, guards and checks in a ``transformers.Trainer``, or one of TRL's, that you have already.
 
     Model, data, collator, loss, optimizer, schedule, logs and checkpoints stay as they are. One line is added::
@@ -171,10 +171,15 @@ class UnlearnTrainerCallback(TrainerCallback):
 
     def _made(self) -> OuterLoop:
         trainer = self._trainer
-        module = GuestModule(trainer.accelerator.unwrap_model(trainer.model), own_loss_of(trainer))
-        module.around = collections_of(trainer)
-        if (forget := collated(trainer, self._forget)) is not None:
-            module.forget_dataloader = lambda: forget
+        network, loss, around = (
+            trainer.accelerator.unwrap_model(trainer.model),
+            own_loss_of(trainer),
+            collections_of(trainer),
+        )
+        forget = collated(trainer, self._forget)
+        module = (
+            GuestModule(network, loss, around) if forget is None else ForgettingGuest(network, loss, around, forget)
+        )
         every = trainer.args.logging_steps
         return OuterLoop(
             module,

@@ -27,4 +27,6 @@ def own_loss_of(trainer: Any) -> Loss:
 
 def collections_of(trainer: Any) -> list[Any]:
     """What a trainer keeps in collections of its own, such as TRL's metrics: extra passes put it back as it was."""
-    return [value for value in vars(trainer).values() if isinstance(value, dict | list)]
+    data = (trainer.train_dataset, trainer.eval_dataset)  # large, and written to by nobody
+    found = [value for value in vars(trainer).values() if isinstance(value, dict | list)]
+    return [value for value in found if not any(value is each for each in data)]

@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import lightning
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
@@ -79,7 +81,8 @@ class OuterLoop:
         trainer.training = True
         trainer._checkpoint_connector._ckpt_path = resumes_from
         trainer._data_connector.attach_data(self.module, train_dataloaders=retain)
-        trainer.fit_loop.max_batches = len(retain) if hasattr(retain, "__len__") else float("inf")
+        length = sized_len(retain)
+        trainer.fit_loop.max_batches = float("inf") if length is None else length
         trainer._callback_connector._attach_model_logging_functions()
         call._call_setup_hook(trainer)
 
@@ -187,7 +190,9 @@ class OuterLoop:
         """What is needed to go on: of callbacks, and how far the loop was. Every rank must call it."""
         trainer = self.trainer
         checkpoint: dict[str, Any] = {"global_step": trainer.global_step, "epoch": trainer.current_epoch}
-        checkpoint["pytorch-lightning_version"] = pl.__version__  # Lightning asks for it before it hands states out
+        checkpoint["pytorch-lightning_version"] = (
+            lightning.__version__
+        )  # Lightning asks for it before it hands states out
         checkpoint["callbacks"] = call._call_callbacks_state_dict(trainer)
         call._call_callbacks_on_save_checkpoint(trainer, checkpoint)
         return checkpoint
@@ -198,7 +203,6 @@ class OuterLoop:
     def _reach(self, step: int, epoch: int) -> None:
         self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
         self.trainer.fit_loop.epoch_progress.current.completed = epoch
-        self.trainer.fit_loop.epoch_progress.current.processed = epoch
 
     def _stepped(self, *args: Any) -> None:
         self._has_stepped = True

@@ -267,7 +267,8 @@ def fit_in_a_process(rank: int, world_size: int) -> list[torch.Tensor]:
     model = network()
     callbacks = [Unlearn(bounded()), StepGuard(NoChange()), RecoveryCheck({"int4": Quantize(bits=4)})]
     per_device = {"per_device_train_batch_size": 2 // world_size, "gradient_accumulation_steps": 2}
-    hugging_face(model, callbacks, max_grad_norm=0.1, ddp_backend="gloo", **per_device).train()
+    backend = "gloo" if world_size > 1 else None
+    hugging_face(model, callbacks, max_grad_norm=0.1, ddp_backend=backend, **per_device).train()
     return [p.detach() for p in model.parameters()]
 
 
