@@ -15,7 +15,7 @@ def refuse_fabric(fabric: Any, model: Any, optimizer: Any, accumulate_grad_batch
 
     Raises:
         TypeError: If ``model`` or ``optimizer`` have not been set up.
-        NotImplementedError: Under other strategies than one process and DDP, and in fp16.
+        NotImplementedError: Under other strategies than one process and DDP, in fp16, and of a compiled model.
     """
     check_whole("accumulate_grad_batches", accumulate_grad_batches)
     for name, given, attribute in (("model", model, "_forward_module"), ("optimizer", optimizer, "optimizer")):
@@ -24,6 +24,11 @@ def refuse_fabric(fabric: Any, model: Any, optimizer: Any, accumulate_grad_batch
                 f"`{name}` should be what `fabric.setup(model, optimizer)` returned. Found `{type(given).__name__}`. "
                 "Call `model, optimizer = fabric.setup(model, optimizer)` first."
             )
+    if any(type(part).__name__ == "OptimizedModule" for part in (model._forward_module, model.module)):
+        raise NotImplementedError(
+            "`model` should be one that is not compiled. Found `torch.compile`, which was not tried here. Set up the plain "
+            "module, or use `lightning.pytorch.Trainer`."
+        )
     strategy, precision = fabric.strategy, fabric.strategy.precision.precision
     if kind_of_strategy(strategy) not in ("single", "ddp"):
         raise NotImplementedError(

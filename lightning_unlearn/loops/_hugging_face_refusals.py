@@ -26,6 +26,7 @@ def refuse_hugging_face(trainer: Any) -> None:
 
 def _problems(trainer: Any) -> list[tuple[str, str, str]]:
     args, accelerator = trainer.args, trainer.accelerator
+    optim = str(getattr(args.optim, "value", args.optim))
     elsewhere = "Use DDP, or `lightning.pytorch.Trainer` with FSDP2"
     checks = [
         (trainer.is_deepspeed_enabled, "DeepSpeed", "it keeps gradients inside its engine", f"{elsewhere}."),
@@ -56,10 +57,22 @@ def _problems(trainer: Any) -> list[tuple[str, str, str]]:
             "Use `lightning.pytorch.Trainer` with `ModelParallelStrategy`.",
         ),
         (
-            "lomo" in str(args.optim).lower(),
-            f"`optim = {str(args.optim)!r}`",
+            any(kind in optim for kind in ("lomo", "layerwise")),
+            f"`optim = {optim!r}`",
             "it steps inside the backward pass",
             "Use `adamw_torch`.",
+        ),
+        (
+            args.torch_compile,
+            "`torch_compile=True`",
+            "it was not tried here",
+            "Leave it out, or use Lightning's trainer.",
+        ),
+        (
+            getattr(accelerator, "parallelism_config", None) is not None,
+            "`parallelism_config`",
+            "it was not tried here",
+            f"{elsewhere}.",
         ),
         (
             trainer.model_init is not None,

@@ -64,7 +64,7 @@ class OuterLoop:
         self.accumulates = False
         self.trainer.fit_loop._should_accumulate = lambda: self.accumulates  # type: ignore[method-assign]
         self._batch: Any = None
-        self._batch_idx = 0
+        self._batch_idx, self._is_in_batch = 0, False
         self._loss: Tensor | None = None
         self._has_stepped = False
         self._handle: Any = None
@@ -119,6 +119,7 @@ class OuterLoop:
 
     def epoch_starts(self, epoch: int) -> None:
         """Epoch number ``epoch`` starts."""
+        self._settle()
         self._reach(self.trainer.global_step, epoch)
         self.trainer._logger_connector.epoch_end_reached()
         self._call("on_train_epoch_start")
@@ -133,6 +134,7 @@ class OuterLoop:
             accumulates: Whether others follow in the same optimizer step.
         """
         self._batch, self._batch_idx, self._loss = batch, batch_idx, None
+        self._is_in_batch = True
         self.accumulates, self.trainer.accumulate_grad_batches = accumulates, micro_batches
         self.trainer._logger_connector.on_batch_start(batch)
         self._call("on_train_batch_start", batch, batch_idx)
@@ -156,7 +158,7 @@ class OuterLoop:
             self._reach(self.trainer.global_step + 1, self.trainer.current_epoch)
         outputs = {} if self._loss is None else {"loss": self._loss}
         self._call("on_train_batch_end", outputs, self._batch, self._batch_idx)
-        self._batch = None
+        self._batch, self._is_in_batch = None, False
         self.trainer._logger_connector.on_batch_end()
         self.trainer._logger_connector.update_train_step_metrics()
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
@@ -171,6 +173,7 @@ class OuterLoop:
 
     def end(self) -> None:
         """Training is over: the weights are those that the loop hands back."""
+        self._settle()
         self._call("on_train_end")
         self._call("on_fit_end")
 
@@ -196,6 +199,11 @@ class OuterLoop:
         checkpoint["callbacks"] = call._call_callbacks_state_dict(trainer)
         call._call_callbacks_on_save_checkpoint(trainer, checkpoint)
         return checkpoint
+
+    def _settle(self) -> None:
+        """End a micro-batch after which the loop was left: its step was taken."""
+        if self._is_in_batch:
+            self.batch_ends()
 
     def _call(self, hook: str, *args: Any) -> None:
         call._call_callback_hooks(self.trainer, hook, *args)

@@ -178,6 +178,21 @@ def test_a_budget_ends_the_epoch() -> None:
     assert loop.global_step < 5
 
 
+def test_a_loop_that_is_left_early_counts_its_last_step() -> None:
+    net, fabric = network(), fabric_of()
+    model, optimizer = fabric.setup(net, adamw(net))
+    check = RecoveryCheck({"int4": Quantize(bits=4)}, every_n_steps=3)
+    with FabricLoop(fabric, model, optimizer, batches(RETAIN), [forgets(), check]) as loop:
+        for number, batch in enumerate(loop.batches()):
+            loop.backward(own_loss(model, batch))
+            optimizer.step()
+            optimizer.zero_grad()
+            if number == 2:
+                break
+    assert loop.global_step == 3
+    assert [o.step for o in check.observations][-1] == 3
+
+
 def test_what_was_not_tried_is_refused() -> None:
     net, fabric = network(torch.float32), fabric_of()
     model, optimizer = fabric.setup(net, adamw(net))
@@ -188,6 +203,8 @@ def test_what_was_not_tried_is_refused() -> None:
         FabricLoop(fabric, model, adamw(net), retain, [])
     with pytest.raises(ValueError, match="`accumulate_grad_batches` should be"):
         FabricLoop(fabric, model, optimizer, retain, [], accumulate_grad_batches=0)
+    with pytest.raises(NotImplementedError, match="Found `torch.compile`, which was not tried"):
+        FabricLoop(fabric, fabric.setup(torch.compile(network())), optimizer, retain, [])
     with pytest.raises(NotImplementedError, match="Found `precision = '16-true'`.*Use `'bf16-mixed'`"):
         FabricLoop(fabric_of(precision="16-true"), model, optimizer, retain, [])
     fabric._strategy = FSDPStrategy()

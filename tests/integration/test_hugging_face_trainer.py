@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,6 +78,13 @@ def test_same_weights_as_a_lightning_fit_in_bf16() -> None:
     with_lightning(expected, WAYS["guard"](), precision="bf16-mixed")
     hugging_face(model, WAYS["guard"](), bf16=True).train()
     assert_same_weights(model, expected)
+
+
+def test_activation_checkpointing_changes_nothing() -> None:
+    model, expected = network(), network()
+    hugging_face(expected, WAYS["guard"]()).train()
+    hugging_face(model, WAYS["guard"](), activation_checkpointing=True).train()
+    assert_same_weights(model, expected, atol=1e-9)
 
 
 def test_an_adapter_is_all_that_moves() -> None:
@@ -215,6 +223,15 @@ PROBLEMS: dict[str, tuple[Any, str]] = {
     "init": (lambda t: setattr(t, "model_init", network), r"Found `model_init`.*Give `model=`"),
     "batch size": (lambda t: setattr(t.args, "auto_find_batch_size", True), r"Found `auto_find_batch_size=True`"),
     "lomo": (lambda t: setattr(t.args, "optim", "adalomo"), r"Found `optim = 'adalomo'`.*Use `adamw_torch`"),
+    "layerwise": (
+        lambda t: setattr(t.args, "optim", "galore_adamw_layerwise"),
+        r"Found `optim = 'galore_adamw_layerwise'`: it steps inside the backward pass",
+    ),
+    "compile": (lambda t: setattr(t.args, "torch_compile", True), r"Found `torch_compile=True`"),
+    "context parallel": (
+        lambda t: setattr(t, "accelerator", SimpleNamespace(scaler=None, parallelism_config=object())),
+        r"Found `parallelism_config`",
+    ),
     "tensor parallel": (lambda t: setattr(t.model, "_tp_size", 2), r"Found tensor parallelism"),
     "device map": (lambda t: setattr(t.model, "hf_device_map", {"a": 0, "b": 1}), r"Found `device_map`"),
 }
