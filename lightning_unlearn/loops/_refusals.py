@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import lightning.pytorch as pl
 
 from lightning_unlearn.budgets import DisruptionBudget
-from lightning_unlearn.callbacks import WriteReport
+from lightning_unlearn.callbacks import LookaheadRate, WriteReport
 from lightning_unlearn.checks import RecoveryCheck
 from lightning_unlearn.forgetting import Unlearn
 from lightning_unlearn.runtime import lightning_class
 from lightning_unlearn.transforms import StepTransform
 
 TRIED = (Unlearn, StepTransform, RecoveryCheck, DisruptionBudget, WriteReport)
-"""Those of our callbacks that were tried in other people's loops. A user's own are let through."""
+"""Those of our callbacks that were tried in other people's loops, but for `LookaheadRate`. A user's own are let through."""
 
 
 def refuse_callbacks(callbacks: Sequence[pl.Callback]) -> None:
@@ -37,7 +37,7 @@ def refuse_callbacks(callbacks: Sequence[pl.Callback]) -> None:
                 f"`{kind.__name__}` should find Lightning's own loop, which calls it, saves and stops. Found somebody "
                 "else's. Use what that loop has for this, or `lightning.pytorch.Trainer`."
             )
-        if owner == "lightning_unlearn" and not isinstance(callback, TRIED):
+        if owner == "lightning_unlearn" and (not isinstance(callback, TRIED) or isinstance(callback, LookaheadRate)):
             names = ", ".join(f"`{tried.__name__}`" for tried in TRIED)
             raise NotImplementedError(
                 f"`{kind.__name__}` should be one of those that were tried in other people's loops: {names}. Use "

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 from lightning_unlearn import NPO, DisruptionBudget, Quantize, RecoveryCheck, StepGuard, Unlearn
 from lightning_unlearn.data import ForgetStream
-from lightning_unlearn.guards.rules import NoChange
+from lightning_unlearn.guards import NoChange
 from lightning_unlearn.loops import FabricLoop
 
 

@@ -16,18 +16,26 @@ from transformers import Trainer
 
 from lightning_unlearn import (
     NPO,
+    BilevelUnlearn,
+    GroupSparse,
     HalfSpace,
+    LookaheadRate,
+    NeuralVariability,
     Noise,
+    PenalizedUnlearn,
     Quantize,
     RecoveryCheck,
     RowMask,
+    SignGate,
     StepGuard,
+    SubspaceGuard,
+    TrainOnly,
     Unlearn,
     WriteReport,
 )
 from lightning_unlearn.callbacks import FinetuneFirst
 from lightning_unlearn.data import ForgetStream
-from lightning_unlearn.guards.rules import NoChange
+from lightning_unlearn.guards import InputSubspace, NoChange
 from lightning_unlearn.loops import UnlearnTrainerCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*", "ignore::FutureWarning")
@@ -65,11 +73,24 @@ WAYS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+OTHERS: dict[str, Any] = {
+    "subspace": lambda: [Unlearn(bounded()), SubspaceGuard(InputSubspace(0.8), batches=2)],
+    "some layers": lambda: [Unlearn(bounded()), TrainOnly(["*mlp*"])],
+    "sign": lambda: [Unlearn(bounded()), SignGate(average=0.9)],
+    "variability": lambda: [Unlearn(bounded()), NeuralVariability(0.05), StepGuard()],
+    "sparse": lambda: [Unlearn(bounded()), GroupSparse(alpha=0.5)],
+    "penalty": lambda: [PenalizedUnlearn(bounded())],
+    "bilevel": lambda: [BilevelUnlearn(bounded(), inner_steps=2, outer_steps=1)],
+}
+
+
+@pytest.mark.parametrize("way", [*WAYS, *(pytest.param(way, marks=pytest.mark.slow) for way in OTHERS)])
 def test_same_weights_as_a_lightning_fit(way: str) -> None:
     model, expected = network(), network()
-    with_lightning(expected, WAYS[way](), accumulate_grad_batches=5, gradient_clip_val=0.1)
-    hugging_face(model, WAYS[way](), gradient_accumulation_steps=5, max_grad_norm=0.1).train()
+    make = (WAYS | OTHERS)[way]
+    accumulate = 5 if way in WAYS else 1
+    with_lightning(expected, make(), accumulate_grad_batches=accumulate, gradient_clip_val=0.1)
+    hugging_face(model, make(), gradient_accumulation_steps=accumulate, max_grad_norm=0.1).train()
     assert_same_weights(model, expected)
 
 
@@ -253,6 +274,11 @@ def test_callbacks_of_another_loop_are_refused() -> None:
     cases = [
         (ModelCheckpoint(), NotImplementedError, "`ModelCheckpoint` should find Lightning's own loop"),
         (FinetuneFirst(), NotImplementedError, "`FinetuneFirst` should be one of those that were tried"),
+        (
+            LookaheadRate(forget=batches(FORGET), retain=batches(RETAIN)),
+            NotImplementedError,
+            "`LookaheadRate` should be one of those that were tried",
+        ),
         (PrinterCallback(), TypeError, "should be callbacks of Lightning.*Found `PrinterCallback`"),
     ]
     for callback, error, message in cases:
