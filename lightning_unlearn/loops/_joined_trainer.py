@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import MixedPrecision
 
 from lightning_unlearn.engine import JoinedProcesses, joined_strategy
 
@@ -27,12 +28,14 @@ def joined_trainer(
     It has no progress bar, no checkpoints and no summary, and prints nothing. Callbacks that other packages put into every
     trainer are left out: they were not given to this loop.
     """
+    # Lightning makes the plugin for its own device; autocast has to be that of the device where the network is.
+    mixed = [MixedPrecision("bf16-mixed", device.type)] if precision == "bf16-mixed" else []
     with _silence():
         trainer = pl.Trainer(
             accelerator="cpu",  # of the trainer that is thrown away: where the network is, the strategy below knows
             devices=1,
-            precision=precision,
-            plugins=[JoinedProcesses()],
+            precision=None if mixed else precision,
+            plugins=[JoinedProcesses(), *mixed],
             logger=False if logger is None else logger,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from lightning_unlearn import NPO, DisruptionBudget, Quantize, RecoveryCheck, StepGuard, Unlearn
 from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.guards import NoChange
-from lightning_unlearn.loops import FabricLoop
+from lightning_unlearn.loops import FabricLoop, GuestModule, OuterLoop
 
 
 def assert_same_weights(a: nn.Module, b: nn.Module, atol: float = 1e-6) -> None:
@@ -95,6 +95,14 @@ def test_same_weights_as_a_lightning_fit_with_a_guard(precision: Any) -> None:
     callbacks = [forgets(NPO()), StepGuard(NoChange())]
     fit(net, callbacks, fabric=fabric_of(precision=precision), accumulate=2, clip=0.1)
     assert_same_weights(net, expected)
+
+
+def test_autocast_is_that_of_the_device_of_the_network() -> None:
+    """Though the trainer that callbacks see runs nothing, and was made for the CPU. No GPU is needed to ask."""
+    module = GuestModule(network())
+    loop = OuterLoop(module, [], device=torch.device("cuda", 1), precision="bf16-mixed")
+    assert (loop.trainer.precision_plugin.device, loop.trainer.precision) == ("cuda", "bf16-mixed")
+    assert loop.trainer.strategy.root_device == torch.device("cuda", 1)
 
 
 def test_checks_leave_the_loop_bit_for_bit_as_it_is() -> None:
