@@ -7,7 +7,7 @@ from typing import Any
 from lightning_unlearn.engine import kind_of_strategy
 from lightning_unlearn.functional.settings import check_whole
 
-_PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
+_PRECISIONS = ("32-true", "bf16-mixed")
 
 
 def refuse_fabric(fabric: Any, model: Any, optimizer: Any, accumulate_grad_batches: int) -> None:
@@ -37,7 +37,7 @@ def refuse_fabric(fabric: Any, model: Any, optimizer: Any, accumulate_grad_batch
         )
     if precision not in _PRECISIONS:
         raise NotImplementedError(
-            f"`FabricLoop` should run in one of {', '.join(f'`{p}`' for p in _PRECISIONS)}. Found `precision = "
-            f"{precision!r}`, in which gradients are still scaled, or weights too coarse, when they are merged. Use "
-            "`'bf16-mixed'`, or `lightning.pytorch.Trainer`, which unscales them before."
+            f"`FabricLoop` should run in `32-true` or `bf16-mixed`. Found `precision = {precision!r}`, in which gradients "
+            "are still scaled when they are merged, or which was not tried. Use `'bf16-mixed'`, or `lightning.pytorch.Trainer`, "
+            "which unscales them before."
         )

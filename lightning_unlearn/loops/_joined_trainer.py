@@ -32,7 +32,7 @@ def joined_trainer(
     mixed = [MixedPrecision("bf16-mixed", device.type)] if precision == "bf16-mixed" else []
     with _silence():
         trainer = pl.Trainer(
-            accelerator="cpu",  # of the trainer that is thrown away: where the network is, the strategy below knows
+            accelerator="cpu",  # of no consequence: the strategy below knows where the network is
             devices=1,
             precision=None if mixed else precision,
             plugins=[JoinedProcesses(), *mixed],
