@@ -38,6 +38,6 @@ def refuse_fabric(fabric: Any, model: Any, optimizer: Any, accumulate_grad_batch
     if precision not in _PRECISIONS:
         raise NotImplementedError(
             f"`FabricLoop` should run in `32-true` or `bf16-mixed`. Found `precision = {precision!r}`, in which gradients "
-            "are still scaled when they are merged, or which was not tried. Use `'bf16-mixed'`, or `lightning.pytorch.Trainer`, "
-            "which unscales them before."
+            "are still scaled when they are merged, or which was not tried. Use `'bf16-mixed'`, or "
+            "`lightning.pytorch.Trainer`, which unscales them before."
         )
