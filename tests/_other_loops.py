@@ -44,7 +44,11 @@ def bounded() -> Objective:
 
 
 def hugging_face(
-    model: nn.Module, callbacks: Sequence[pl.Callback] | None = None, kind: type[Trainer] = Trainer, **settings: Any
+    model: nn.Module,
+    callbacks: Sequence[pl.Callback] | None = None,
+    kind: type[Trainer] = Trainer,
+    optimizer: torch.optim.Optimizer | None = None,
+    **settings: Any,
 ) -> Trainer:
     """A trainer that says little, and goes through its data in order."""
     defaults: dict[str, Any] = {
@@ -62,7 +66,11 @@ def hugging_face(
         "disable_tqdm": True,
     }
     trainer = kind(
-        model, TrainingArguments(**{**defaults, **settings}), train_dataset=RETAIN, data_collator=default_data_collator
+        model,
+        TrainingArguments(**{**defaults, **settings}),
+        train_dataset=RETAIN,
+        data_collator=default_data_collator,
+        optimizers=(optimizer, None),
     )
     if callbacks is not None:
         trainer.add_callback(UnlearnTrainerCallback(trainer, callbacks, forget=FORGET))
