@@ -18,7 +18,8 @@ from _ranks import run_ranks
 from lightning_unlearn import RobustnessReport
 
 EXAMPLES = ROOT / "examples"
-SCRIPTS = {"plain_trainer.py", "fabric_loop.py", "ddp.py", "fsdp2.py", "lightning_cli/train.py", "hydra/train.py"}
+SCRIPTS = {"plain_trainer.py", "ddp.py", "fsdp2.py", "lightning_cli/train.py", "hydra/train.py"}
+SCRIPTS |= {"hugging_face_trainer.py", "fabric_loop.py", "fabric_by_hand.py"}
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore")]  # who tries them sees them, and goes on
 
 
@@ -67,8 +68,18 @@ def test_plain_trainer_forgets_and_keeps() -> None:
 
 
 @pytest.mark.slow
-def test_fabric_loop_raises_the_loss_on_what_must_go() -> None:
-    main = main_of("fabric_loop.py")
+@pytest.mark.parametrize("name", ["hugging_face_trainer", "fabric_loop"])
+def test_other_peoples_loops_forget_and_report(name: str) -> None:
+    main_of(f"{name}.py")()
+    found = known(f"runs/{name}")
+    assert found["unlearned", "forget"] < 0.8 * found["original", "forget"]
+    assert found["unlearned", "retain"] > 0.8 * found["original", "retain"]
+    assert "int4" in {o.attack for o in RobustnessReport.load(f"runs/{name}").observations}
+
+
+@pytest.mark.slow
+def test_fabric_by_hand_raises_the_loss_on_what_must_go() -> None:
+    main = main_of("fabric_by_hand.py")
     before, after = main(steps=0), main(steps=10)
     assert after["as it is"] > before["as it is"]
     assert after.keys() == {"as it is", "in 4 bits"}

@@ -19,6 +19,7 @@ from lightning_unlearn.engine._isolation import (
     remember_python_state,
     state_kept,
 )
+from lightning_unlearn.engine._joined import JoinedProcesses, joined_strategy
 from lightning_unlearn.engine._observed import ObservedGradient
 from lightning_unlearn.engine._optimizer_state import load_optimizer_state, optimizer_state
 from lightning_unlearn.engine._products import Row, inner_products
@@ -27,7 +28,7 @@ from lightning_unlearn.engine._set_aside import gradients_set_aside
 from lightning_unlearn.engine._sharded_state import own_share, with_all_ranks
 from lightning_unlearn.engine._shared_pass import OwnPass, PrecededPass, SharedPass, offer_pass, taken_pass
 from lightning_unlearn.engine._sizes import root_mean_squares
-from lightning_unlearn.engine._strategy import is_fsdp1, strategy_kind
+from lightning_unlearn.engine._strategy import is_fsdp1, kind_of_strategy, strategy_kind
 from lightning_unlearn.engine._trainer import (
     callbacks_of,
     refuse_manual_optimization,
@@ -44,6 +45,7 @@ __all__ = [
     "CapturedRows",
     "CapturingPass",
     "GradientEngine",
+    "JoinedProcesses",
     "Left",
     "ObservedGradient",
     "OwnPass",
@@ -67,6 +69,8 @@ __all__ = [
     "is_fsdp1",
     "isolated",
     "isolated_but_for_weights",
+    "joined_strategy",
+    "kind_of_strategy",
     "left_by",
     "load_optimizer_state",
     "move_",

@@ -24,15 +24,19 @@ def strategy_kind(trainer: pl.Trainer) -> StrategyKind:
     Raises:
         NotImplementedError: If extra gradients cannot be computed under it.
     """
-    # The most derived class first: a user's subclass counts as the nearest strategy it inherits from.
-    names = [cls.__name__ for cls in type(trainer.strategy).__mro__]
-    for name in names:
-        if name in _KINDS:
-            return _KINDS[name]
+    if (kind := kind_of_strategy(trainer.strategy)) is not None:
+        return kind
     raise NotImplementedError(
         "The strategy should be single-device, DDP, FSDP or ModelParallelStrategy (FSDP2). "
         f"Found `{type(trainer.strategy).__name__}`. Use one of those."
     )
+
+
+def kind_of_strategy(strategy: Any) -> StrategyKind | None:
+    """The kind of a strategy of Lightning's trainer or of Fabric; ``None`` if it is another one."""
+    # The most derived class first: a user's subclass counts as the nearest strategy it inherits from.
+    names = [cls.__name__ for cls in type(strategy).__mro__]
+    return next((_KINDS[name] for name in names if name in _KINDS), None)
 
 
 def process_group(trainer: pl.Trainer) -> Any:

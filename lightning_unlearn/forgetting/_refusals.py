@@ -58,8 +58,10 @@ def refuse_unsupported(
     refuse_manual_optimization(pl_module, "Unlearn")
     if strategy_kind(trainer) == "deepspeed":
         raise NotImplementedError(
-            "`Unlearn` should be able to read and write `p.grad`. Found `DeepSpeedStrategy`, which keeps gradients inside "
-            "its engine. Use `strategy='ddp'`, `'fsdp'`, or `ModelParallelStrategy` (FSDP2)."
+            "`Unlearn` should be able to read and write `p.grad`, and to run backward passes of its own. Found "
+            "`DeepSpeedStrategy`, which keeps gradients inside its engine. What is missing: extra passes that ZeRO's hooks "
+            "do not take for the fit's own, and merging by `safe_get_full_grad` and `safe_set_full_grad`. Use "
+            "`strategy='ddp'`, `'fsdp'`, or `ModelParallelStrategy` (FSDP2)."
         )
     _refuse_transforms(trainer, transforms)
     # Lightning has no public way to ask for the training data before it opens the loader.

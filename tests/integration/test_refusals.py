@@ -362,7 +362,9 @@ def test_deepspeed() -> None:
     class DeepSpeedStrategy(SingleDeviceStrategy):
         """Stands for Lightning's, which needs a package that is not here."""
 
-    with pytest.raises(NotImplementedError, match=r"Found `DeepSpeedStrategy`.*Use `strategy='ddp'`"):
+    with pytest.raises(
+        NotImplementedError, match=r"Found `DeepSpeedStrategy`.*missing: extra passes.*Use `strategy='ddp'`"
+    ):
         fit(strategy=DeepSpeedStrategy(device=torch.device("cpu")))
 
 
