@@ -128,9 +128,10 @@ def test_the_trained_share_counts_single_elements(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_unit_can_be_done_and_is_done_once(tmp_path: Path) -> None:
-    """All selectors, on a network of a few thousand weights: from teaching to table and figure."""
+    """One of elements and one of blocks, on a network of a few thousand weights: from teaching to table and figure."""
     which_weights.quieten()
-    wanted, missing = available(list(SELECTORS), SETTING)
+    names = "all weights", "Random, elements", "FisherRatio, elements", "Random, one block", "LastLayers, one block"
+    wanted, missing = available(list(names), SETTING)
     study = SelectorStudy(replace(SETTING, rates=(1e-2,)), tuple(wanted), (0,), tmp_path)
     do(study.units())
     found = results(study, missing)
