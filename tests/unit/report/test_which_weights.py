@@ -156,7 +156,7 @@ FACTS = {"forget": [0.1, 0.5], "retain": [0.8, 0.9, 0.7, 0.6]}
 def written(study: SelectorStudy, shift: float) -> None:
     """Results of both methods: the second one's facts are ``shift`` more likely than the first one's."""
     known = {side: [value / 2 for value in values] for side, values in FACTS.items()}
-    _write(study.taught("test", 0).path, {"original": {**FACTS, "unseen": []}, "control": {**known, "unseen": []}})
+    _write(study.taught("test", 0).path, {"original": FACTS, "control": known})
     for unit in study.judged_control(0).values():
         _write(unit.path, {"curve": {"1": known["forget"]}})
     for method, more in zip(study.methods, (0.0, shift), strict=True):
@@ -184,8 +184,8 @@ def test_differences_are_paired_by_fact_so_that_a_shift_of_all_is_certain(shift:
         "forget": [pytest.approx(shift)],
         "retain": [pytest.approx(shift)] * 2,
     }
-    beaten = "**No selector beats random choice here.**" in verdict(found)
-    assert beaten  # what forgets more by as much as it keeps less has not won
+    # What forgets more by as much as it keeps less has not won.
+    assert "**No selector beats random choice here.**" in verdict(found)
 
 
 def compared(forget: tuple[float, float], kept: tuple[float, float], recovery: tuple[float, float]) -> dict[str, Any]:
