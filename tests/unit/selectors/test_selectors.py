@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from _ranks import run_ranks
+from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -156,6 +157,14 @@ def test_random_draws_among_what_the_selector_beside_it_scores() -> None:
     assert drawn.keys() == layers.keys()
     for one in layers:  # of one block, one score; of others, another
         assert [bool(drawn[one] == drawn[other]) for other in layers] == [layers[one] == layers[o] for o in layers]
+
+
+def test_of_an_adapter_random_draws_its_factors_alone() -> None:
+    net = inject_adapter_in_model(LoraConfig(r=2, target_modules=["mlp"]), network())
+    factors = {name for name in selectable(net) if "lora_" in name}
+    assert len(factors) == 4
+    assert Random(by="matrix").scores(net).keys() == ConditionNumber().scores(net).keys() >= factors
+    assert Random(by="block").scores(net).keys() == LastLayers().scores(net).keys() >= factors
 
 
 @pytest.mark.parametrize("by", ["tensor", "matrix", "block"])
