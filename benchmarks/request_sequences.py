@@ -91,7 +91,6 @@ class Setting:
         layers: That FIT trains.
         every: Requests between looks at all.
         seconds: Of one step of training on a core, for the estimate.
-        precision: Of the fits.
     """
 
     network: Callable[[LoRA | None], nn.Module]
@@ -107,7 +106,6 @@ class Setting:
     layers: int
     every: int
     seconds: float
-    precision: str = "32-true"
 
 
 def tiny(lora: LoRA | None) -> nn.Module:
@@ -145,7 +143,6 @@ SETTINGS = {
         layers=8,
         every=1,
         seconds=2.0,
-        precision="bf16-mixed",
     ),
     # To see that all of it works: three authors, of whom a tiny network learns next to nothing.
     "bundled": Setting(
@@ -243,7 +240,7 @@ def fit_of(setting: Setting, method: str, folder: Path) -> RequestFit:
         built.load_state_dict(given, strict=False)  # a tied head is in it once
         return built if lora is None else lora.wrap(built)
 
-    trainer = {"accelerator": "cpu", "precision": setting.precision}
+    trainer = {"accelerator": "cpu"}
     common: dict[str, Any] = {"epochs": setting.epochs, "batch_size": setting.batch_size, "trainer": trainer}
     if method == "fit":
         return FIT(network, layers=setting.layers, lr=setting.rate, **common)
@@ -271,7 +268,6 @@ def teach(setting: Setting, requests: list[Request], retain: InMemoryRecords, se
         max_steps=0,
         accelerator="cpu",
         devices=1,
-        precision=setting.precision,  # type: ignore[arg-type]
         callbacks=[first],
         logger=False,
         enable_checkpointing=False,

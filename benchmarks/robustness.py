@@ -40,7 +40,6 @@ import logging
 import os
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -78,7 +77,7 @@ def main() -> None:
     if arguments.device != "cpu":
         torch.set_float32_matmul_precision("high")  # TF32, for attacks: whole fits are in bfloat16 there
     quieten()
-    setting = replace(SETTINGS[arguments.model], device=arguments.device)
+    setting = SETTINGS[arguments.model].on(arguments.device)
     wanted, missing = available(arguments.methods or list(methods()), setting)
     study = Study(setting, tuple(wanted), tuple(arguments.seeds), arguments.folder / setting.name)
     if arguments.retry:

@@ -72,7 +72,7 @@ def main() -> None:
     if arguments.device != "cpu":
         torch.set_float32_matmul_precision("high")  # TF32, for attacks and audits
     quieten()
-    setting = replace(SETTINGS[arguments.model], device=arguments.device)
+    setting = SETTINGS[arguments.model].on(arguments.device)
     wanted, missing = available(arguments.methods, setting)
     study = TOFUStudy(setting, tuple(wanted), tuple(arguments.seeds), arguments.folder / setting.name)
     units = {"prepare": study.prepare, "unlearn": study.unlearn, "audit": study.audit}

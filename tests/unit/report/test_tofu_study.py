@@ -22,6 +22,7 @@ from tofu_parts._claims import BOUNDS, CLAIMS, Claim
 from tofu_parts._differences import all_differences, difference
 from tofu_parts._draws import DRAWS, drawn, interval, means, over_seeds
 from tofu_parts._measures import TITLES, Run, forgotten, ks, measured
+from tofu_parts._settings import SETTINGS
 from tofu_parts._shown import ordered, table
 from tofu_parts._world import spaced
 
@@ -48,6 +49,13 @@ def trial(rate: float, lead: float, kept: float = 1.0) -> dict[str, Any]:
 )
 def test_the_rate_is_chosen_by_lead_and_by_what_is_kept(trials: list[dict[str, Any]], rate: float) -> None:
     assert chosen_rate(trials) == rate
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_on_the_cpu_fits_are_in_float32_and_results_of_two_devices_are_kept_apart(device: str) -> None:
+    setting, other = SETTINGS["bundled"].on(device), SETTINGS["bundled"].on({"cpu": "cuda", "cuda": "cpu"}[device])
+    assert setting.precision == {"cpu": "32-true", "cuda": "bf16-mixed"}[device]
+    assert setting.numbers() != other.numbers()
 
 
 PARTS = {"a": "guard", "b": "guard", "c": "attack", "d": "projector"}
