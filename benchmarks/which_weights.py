@@ -16,8 +16,8 @@ block. Each selector has a control beside it that chooses as many of the same at
 in size, so the share of weights that is trained stands in the table.
 
 **Columns.** Probability of the answers that must go; share of the original's probability of those that must stay; what was
-spent of the budget; recovery after the worse of two attacks, relearning 20 steps and rounding to four bits, beyond what the
-attack teaches a network that never knew, as in `robustness.py`.
+spent of the budget; the attacker's lead: how likely the forgotten answers are after the worse of two attacks, relearning up
+to 20 steps and rounding to four bits, beyond what the same attack makes of a network that never knew.
 
 **Differences** from the control are paired by seed and fact; their 95 % intervals are a bootstrap over both. There are two
 or three entities to forget, too few to resample, so it is counted in how many pairs of seed and entity a selector is ahead.

@@ -6,16 +6,15 @@ from typing import Any
 import numpy as np
 from robustness_parts._criterion import kept
 from robustness_parts._method import Method
-from robustness_parts._recovery import Seen, worst
+from robustness_parts._recovery import Seen
 from robustness_parts._results import levels, seen_by_judges, trial_told
 from robustness_parts._study import Study
 from tofu_parts._differences import Draws, difference
 from tofu_parts._draws import Floats, means
 
-from lightning_unlearn.report.analysis import adjusted_recovery_rate
 from which_weights_parts._study import control_of
 
-MEASURES = ("forget", "kept", "recovery")
+MEASURES = ("forget", "kept", "lead")
 Found = dict[str, Any]
 
 
@@ -50,16 +49,16 @@ def _run(study: Study, method: Method, seed: int) -> Found | None:
     judges = seen_by_judges(study, method, seed)
     if not judges:
         return None
-    value, judge, point = worst(judges, 20)
+    value, judge, point = _worst(judges)
     return {
         "seed": seed,
         **{key: fit[key] for key in ("trained", "rate", "steps", "disruption")},
         "forget": round(float(np.mean(fit["forget"])), 4),
         "kept": round(kept({**fit, "original retain": _original(study, seed)["retain"]}), 4),
-        "recovery": round(value, 4),
+        "lead": round(value, 4),
         "judge": judge,
         "point": point,
-        "judges": {name: round(one.worst(20)[0], 4) for name, one in judges.items()},
+        "leads": {name: round(_worst({name: one})[0], 4) for name, one in judges.items()},
     }
 
 
@@ -80,12 +79,22 @@ def _draws(study: Study, method: Method) -> dict[str, dict[int, tuple[float, Flo
         retained = means("retain", np.stack([fit["retain"], _original(study, seed)["retain"]], axis=1))
         found["forget"][seed] = float(np.mean(fit["forget"])), means("forget", fit["forget"])
         found["kept"][seed] = run["kept"], retained[:, 0] / retained[:, 1]
-        found["recovery"][seed] = run["recovery"], _recovered(judges[run["judge"]], run["point"])
+        found["lead"][seed] = run["lead"], means("forget", _ahead(judges[run["judge"]], run["point"]))
     return found
 
 
-def _recovered(one: Seen, point: str) -> Floats:
-    return np.asarray(adjusted_recovery_rate(*means("forget", one.scores(point)).T))
+def _worst(judges: Mapping[str, Seen]) -> tuple[float, str, str]:
+    """How far an attacker is ahead, in the mean, at the best of his points: the lead, the judge and the point."""
+    return max((float(_ahead(one, at).mean()), name, at) for name, one in judges.items() for at in one.points(20))
+
+
+def _ahead(one: Seen, point: str) -> Floats:
+    """Of each fact, how far he is ahead of one who attacks a network that never knew, in probability.
+
+    No gap is divided by, as recovery is by what was forgotten: some selectors forget next to nothing.
+    """
+    scores = one.scores(point)
+    return scores[:, 2] - scores[:, 4]
 
 
 def _against(study: Study, method: Method, drawn: Mapping[str, Mapping[str, Any]]) -> Found:

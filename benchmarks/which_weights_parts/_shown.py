@@ -8,11 +8,11 @@ import numpy as np
 from robustness_parts._shown import left_out, mean, span
 
 Runs = list[dict[str, Any]]
-TITLES = {"forget": "forget", "kept": "retain kept", "recovery": "recovery"}
-GOOD = {"forget": -1, "kept": 1, "recovery": -1}
+TITLES = {"forget": "forget", "kept": "retain kept", "lead": "attacker's lead"}
+GOOD = {"forget": -1, "kept": 1, "lead": -1}
 ENDS = "low", "high"
-GAINS = {"forget": "forgets more", "kept": "keeps more", "recovery": "gives back less"}
-LOSSES = {"forget": "forgets less", "kept": "keeps less", "recovery": "gives back more"}
+GAINS = {"forget": "forgets more", "kept": "keeps more", "lead": "gives back less"}
+LOSSES = {"forget": "forgets less", "kept": "keeps less", "lead": "gives back more"}
 
 
 def shown(results: Mapping[str, Any]) -> str:
@@ -28,7 +28,7 @@ def complete(results: Mapping[str, Any]) -> dict[str, Runs]:
 
 def _table(results: Mapping[str, Any]) -> Iterator[str]:
     """Mean over the seeds, smallest and largest in brackets."""
-    head = ["trained", "share", "forget", "retain kept", "KL", "worst recovery", "by", "rate", "steps", "seeds"]
+    head = ["trained", "share", "forget", "retain kept", "KL", "attacker's lead", "by", "rate", "steps", "seeds"]
     yield from _head(head)
     for who in ("original", "control"):
         levels = [of[who] for of in results["originals"].values()]
@@ -45,7 +45,7 @@ def _table(results: Mapping[str, Any]) -> Iterator[str]:
                 span(runs, lambda run: run["forget"], 3),
                 span(runs, lambda run: run["kept"], 3),
                 span(runs, lambda run: run["disruption"], 2),
-                span(runs, lambda run: run["recovery"], 2),
+                span(runs, lambda run: run["lead"], 3),
                 "; ".join(dict.fromkeys(run["judge"].split(" 0.001")[0] for run in runs)),
                 f"{runs[0]['rate']:g}",
                 span(runs, lambda run: run["steps"], 0),
@@ -114,7 +114,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(12, 5.5), sharex=True, layout="constrained")
     titles = {
         "forget": "probability of what must go",
-        "recovery": "recovery after the worst attack, beyond the control",
+        "lead": "attacker's lead, in probability",
     }
     for axis, (measure, title) in zip(axes, titles.items(), strict=True):
         for number, (name, runs) in enumerate(complete(results).items(), start=1):

@@ -179,6 +179,7 @@ def test_differences_are_paired_by_fact_so_that_a_shift_of_all_is_certain(shift:
     found = results(study, {})
     apart = found["methods"]["GradientSaliency, elements"]["differences"]
     assert apart["forget"] == pytest.approx({"value": shift, "low": shift, "high": shift}, abs=1e-5)
+    assert apart["lead"] == apart["forget"]
     assert apart["kept"]["value"] == pytest.approx(shift / np.mean(FACTS["retain"]), abs=1e-4)
     assert found["methods"]["GradientSaliency, elements"]["entities"] == {
         "forget": [pytest.approx(shift)],
@@ -188,8 +189,29 @@ def test_differences_are_paired_by_fact_so_that_a_shift_of_all_is_certain(shift:
     assert "**No selector beats random choice here.**" in verdict(found)
 
 
-def compared(forget: tuple[float, float], kept: tuple[float, float], recovery: tuple[float, float]) -> dict[str, Any]:
-    ends = {"forget": forget, "kept": kept, "recovery": recovery}
+def test_the_lead_is_at_the_worse_attack_and_at_its_best_point_less_what_it_teaches(tmp_path: Path) -> None:
+    study = SelectorStudy(SETTING, (SELECTORS["all weights"],), (0,), tmp_path)
+    _write(study.taught("test", 0).path, {"original": FACTS, "control": {**FACTS, "forget": [0.1, 0.1]}})
+    left = {"rate": 1.0, "steps": 1, "disruption": 0.5, "trained": 1.0, "forget": [0.1, 0.1], "retain": FACTS["retain"]}
+    _write(study.fitted(SELECTORS["all weights"], 0).path, left)
+    relearn, rounding = study.panel
+    curves = {
+        relearn: (
+            {"0": [0.1, 0.1], "5": [0.4, 0.6], "20": [0.7, 0.7]},
+            {"0": [0.1, 0.1], "5": [0.2, 0.2], "20": [0.7, 0.5]},
+        ),
+        rounding: ({"4": [0.3, 0.3]}, {"4": [0.2, 0.2]}),
+    }
+    for judge, (unlearned, control) in curves.items():
+        _write(study.judged(SELECTORS["all weights"], 0)[judge].path, {"curve": unlearned})
+        _write(study.judged_control(0)[judge].path, {"curve": control})
+    (run,) = results(study, {})["methods"]["all weights"]["runs"]
+    assert (run["lead"], run["judge"], run["point"]) == (0.3, relearn, "5")
+    assert run["leads"] == {relearn: 0.3, rounding: 0.1}
+
+
+def compared(forget: tuple[float, float], kept: tuple[float, float], lead: tuple[float, float]) -> dict[str, Any]:
+    ends = {"forget": forget, "kept": kept, "lead": lead}
     apart = {name: {"value": sum(pair) / 2, "low": pair[0], "high": pair[1]} for name, pair in ends.items()}
     return {"against": "Random", "differences": apart, "runs": []}
 
