@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
-from lightning_unlearn import FinetuneFirst, ForgetRetainData, Unlearn, UnlearningModule
+from lightning_unlearn import FinetuneFirst, ForgetRetainData, TrainOnly, Unlearn, UnlearningModule
 from robustness_parts._budget import LastWithinBudget
 from robustness_parts._judges import READOUT, known
 from robustness_parts._method import Method
@@ -62,7 +62,18 @@ def forget_(
         "disruption curve": budget.curve,
         "forget": known(network, setting, world.forget),
         "retain": known(network, setting, world.retain),
+        "trained": trained_share(callbacks, network),
     }
+
+
+def trained_share(callbacks: list[pl.Callback], network: nn.Module) -> float:
+    """Of all weights, those that no callback held where they were."""
+    masks = [callback for callback in callbacks if isinstance(callback, TrainOnly)]
+    chosen = [only.saved()["mask"].get("parts", {}) for only in masks]
+    parts = {name: int(part.sum()) for masked in chosen for name, part in masked.items()}
+    free = {name: p for name, p in network.named_parameters() if not any(only.leaves_alone(p) for only in masks)}
+    trained = sum(parts.get(f"network.{name}", p.numel()) for name, p in free.items())
+    return round(trained / sum(p.numel() for p in network.parameters()), 5)
 
 
 def meanings(setting: Setting, world_name: str, seed: int, rate: float) -> dict[str, Any]:
@@ -76,6 +87,8 @@ def meanings(setting: Setting, world_name: str, seed: int, rate: float) -> dict[
         "half": setting.steps // 2,
         "adamw": partial(torch.optim.AdamW, lr=rate, weight_decay=0.0),
         "forget": forget,
+        "retain": setting.data(world.retain, size=setting.batch[1], seed=seed),
+        "seed": seed,
         "records": forget.records,
         "encoding": forget.encoding,
         "loader": forget.loader,

@@ -19,13 +19,13 @@ def results(study: Study, missing: Mapping[str, str]) -> dict[str, Any]:
     return {
         "setting": setting.name,
         "numbers": {"steps": setting.steps, "kl": setting.kl, "rates": setting.rates, "batch": setting.batch},
-        "originals": {str(seed): _levels(study, seed) for seed in study.seeds if study.taught("test", seed).is_done},
+        "originals": {str(seed): levels(study, seed) for seed in study.seeds if study.taught("test", seed).is_done},
         "methods": {method.name: _method(study, method) for method in study.methods},
         "skipped": dict(missing),
     }
 
 
-def _levels(study: Study, seed: int) -> dict[str, dict[str, float]]:
+def levels(study: Study, seed: int) -> dict[str, dict[str, float]]:
     found = study.taught("test", seed).found()
     return {
         who: {split: round(float(np.mean(values)), 4) for split, values in found[who].items()}
@@ -36,7 +36,7 @@ def _levels(study: Study, seed: int) -> dict[str, dict[str, float]]:
 def _method(study: Study, method: Method) -> dict[str, Any]:
     trials = [unit.found() for unit in study.trials(method) if unit.is_done]
     runs = [run for seed in study.seeds if (run := _run(study, method, seed))]
-    entry: dict[str, Any] = {"description": dict(method.described), "trials": [_trial(trial) for trial in trials]}
+    entry: dict[str, Any] = {"description": dict(method.described), "trials": [trial_told(trial) for trial in trials]}
     if runs:
         entry["interval"] = {
             str(most): _interval(study, method, [run["seed"] for run in runs], most) for most in BUDGETS
@@ -44,7 +44,7 @@ def _method(study: Study, method: Method) -> dict[str, Any]:
     return {**entry, "runs": runs}
 
 
-def _trial(trial: Mapping[str, Any]) -> dict[str, Any]:
+def trial_told(trial: Mapping[str, Any]) -> dict[str, Any]:
     if "error" in trial:
         return dict(trial)
     shown = {key: trial[key] for key in ("rate", "steps", "disruption")}
@@ -60,7 +60,7 @@ def _run(study: Study, method: Method, seed: int) -> dict[str, Any] | None:
     fit = unit.found()
     if "error" in fit:
         return {"seed": seed, "error": fit["error"]}
-    seen = _seen(study, method, seed)
+    seen = seen_by_judges(study, method, seed)
     if seen is None:
         return None
     known = study.taught("test", seed).found()["original"]
@@ -80,7 +80,7 @@ def _told(found: tuple[float, str, str]) -> dict[str, Any]:
     return {"recovery": round(value, 4), "judge": judge, "point": point}
 
 
-def _seen(study: Study, method: Method, seed: int) -> dict[str, Seen] | None:
+def seen_by_judges(study: Study, method: Method, seed: int) -> dict[str, Seen] | None:
     """What each judge found, but for those whose attack this version does not have; ``None`` until all are done."""
     judged, control = study.judged(method, seed), study.judged_control(seed)
     if not all(unit.is_done for unit in (*judged.values(), *control.values())):
@@ -110,7 +110,7 @@ def _interval(study: Study, method: Method, seeds: list[int], most: int) -> list
     """Of the mean over seeds of the worst recovery, each at its own judge and point."""
     chosen = []
     for seed in seeds:
-        seen = _seen(study, method, seed)
+        seen = seen_by_judges(study, method, seed)
         if seen is None:
             return None
         _, judge, point = worst(seen, most)

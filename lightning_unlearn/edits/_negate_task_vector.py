@@ -25,6 +25,10 @@ class NegateTaskVector(Edit):
     the knowledge was learnt, it moves back towards them. At ``scale=1`` it arrives there, and everything else that was
     learnt since is lost, too.
 
+    SafeMo gates the scale by what is asked: 2 where the prompt is about what must go, 0.05 elsewhere, with the split of its
+    test data as the gate. That is a check at two scales, ``Edited(NegateTaskVector(..., scale=2.0))`` read on forget data
+    and ``scale=0.05`` read on retain data. No classifier of prompts is part of it, there or here.
+
     Each is a safetensors file, a Hugging Face folder, or a Lightning checkpoint, of the network without an adapter.
     Parameters that are missing in one of them do not change. Computed in float64, one tensor at a time.
 
@@ -49,6 +53,7 @@ class NegateTaskVector(Edit):
 
     References:
         Ilharco et al., `Editing Models with Task Arithmetic <https://arxiv.org/abs/2212.04089>`_, 2023, section 3.
+        The gate: `SafeMo <https://arxiv.org/abs/2601.00590>`_, 2026, by its code.
     """
 
     def __init__(self, base: str | None = None, finetuned: str | None = None, scale: float = 1.0) -> None:

@@ -66,7 +66,7 @@ class ConditionNumber(Selector):
         found: dict[str, Tensor] = {}
         expected: dict[torch.Size, Tensor] = {}
         for matrix in own_matrices(network):
-            trained = [names[id(p)] for p in _trained_by(matrix) if id(p) in names]
+            trained = [names[id(p)] for p in trained_by(matrix) if id(p) in names]
             if trained:
                 found.update(dict.fromkeys(trained, self._score(matrix, expected)))
         if not found:
@@ -105,7 +105,7 @@ def condition_number(matrices: Tensor) -> Tensor:
     return number
 
 
-def _trained_by(matrix: Matrix) -> Iterator[Tensor]:
+def trained_by(matrix: Matrix) -> Iterator[Tensor]:
     """What moves the matrix: its own parameters, and the factors of adapters around it."""
     yield from matrix.parameters
     for adapter in matrix.adapters:

@@ -17,9 +17,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
+from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_unlearn import (
     Adapted,
+    Bounded,
     ClassificationReadout,
     Experts,
     FindPrototypes,
@@ -31,7 +33,7 @@ from lightning_unlearn import (
     UnlearningModule,
 )
 from lightning_unlearn.cli import main
-from lightning_unlearn.models import LoRA
+from lightning_unlearn.models import LoRA, TokenMixing
 from lightning_unlearn.models.layers import in_adapter
 from lightning_unlearn.objectives import PrototypePull, PrototypePush
 from lightning_unlearn.readouts import EmbeddingReadout
@@ -243,3 +245,54 @@ def test_a_resumed_fit_is_the_uninterrupted_one() -> None:
     resumed, again = fit(ckpt_path="step=6.ckpt")
     assert torch.equal(found, again)
     assert same(whole, resumed)
+
+
+# Of token mixing, which needs tokens: rows of one length, so that the mean of two processes is the mean of one
+
+
+def tokens(seed: int, n: int, batch_size: int, sampler: Any = None) -> DataLoader[Any]:
+    ids = torch.randint(3, 60, (n, 7), generator=torch.Generator().manual_seed(seed))
+    rows = [{"input_ids": row, "attention_mask": torch.ones_like(row), "labels": row} for row in ids]
+    return DataLoader(rows, batch_size=batch_size, sampler=sampler)  # type: ignore[arg-type]
+
+
+def mixed() -> UnlearningModule:
+    network = Adapted(TinyCausalLM(**SIZES), TokenMixing(r=4))
+    return UnlearningModule(network, optimizer=lambda params: torch.optim.SGD(params, lr=0.5, momentum=0.9))
+
+
+def pushed(batch_size: int) -> Unlearn:
+    return Unlearn(Bounded(GradientAscent(), bound=20.0), forget=tokens(2, 8, batch_size))
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+@pytest.mark.slow
+def test_several_processes_mix_tokens_as_one_does() -> None:
+    def fit(rank: int, world: int) -> dict[str, Tensor]:
+        module = mixed()
+        sampler = DistributedSampler(range(24), world, rank, shuffle=False)  # type: ignore[arg-type]
+        strategy: Any = DDPStrategy(find_unused_parameters=True) if world > 1 else "auto"
+        quiet(
+            callbacks=[pushed(8 // world)], strategy=strategy, devices=world, max_steps=3, use_distributed_sampler=False
+        ).fit(module, tokens(1, 24, 8 // world, sampler))
+        return {name: p.detach() for name, p in module.named_parameters()}
+
+    expected = fit(0, 1)
+    assert any(not torch.equal(p, expected[name]) for name, p in mixed().named_parameters())
+    for found in run_ranks(fit):
+        for name, value in expected.items():
+            assert_close(found[name], value, rtol=0, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_resumed_fit_that_mixes_tokens_is_the_uninterrupted_one() -> None:
+    def fit(**kwargs: Any) -> UnlearningModule:
+        module, saves = mixed(), ModelCheckpoint(".", filename="{step}", save_top_k=-1, every_n_epochs=1)
+        trainer = quiet(callbacks=[pushed(8), saves], max_epochs=2, enable_checkpointing=True)
+        trainer.fit(module, tokens(1, 24, 8), **kwargs)
+        return module
+
+    whole = fit()
+    assert not same(whole, mixed())
+    assert same(whole, fit(ckpt_path="step=3.ckpt"))

@@ -15,6 +15,9 @@ from _ranks import run_ranks
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import save_file
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from lightning_unlearn import ApplyEdit, RecoveryCheck, edits
@@ -22,6 +25,7 @@ from lightning_unlearn.cli import main
 from lightning_unlearn.edits import Dampen, Edit, Edited, ResetNeurons
 from lightning_unlearn.models import TinyCausalLM
 
+BASE = "somebodys.safetensors"
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2}
 CASES: dict[str, dict[str, Any]] = {
     "BucketMargin": {"margin": 0.1},
@@ -89,6 +93,7 @@ def run(parts: Any = None, **trainer: Any) -> Any:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["lightning-unlearn"])
+    save_file({name: p.detach() * 0.9 for name, p in SomebodysModule().named_parameters()}, BASE)
 
 
 @pytest.mark.parametrize("edit", CASES)
@@ -135,6 +140,7 @@ EDITS: dict[str, Any] = {
     "Dampen": lambda: Dampen(alpha=1.2),
     "DampenUnlabelled": lambda: edits.DampenUnlabelled(alpha=1.1),
     "NegateLearnedVector": lambda: edits.NegateLearnedVector(steps=4, lr=0.01, rank=2),
+    "NegateTaskVector": lambda: edits.NegateTaskVector(base=BASE, scale=0.5),
     "NewtonInfluence": lambda: edits.NewtonInfluence(decay=0.1),
     "OneStepAscent": lambda: edits.OneStepAscent(lr=0.5),
     "ProjectNeurons": lambda: edits.ProjectNeurons("body", share=0.5),
@@ -184,6 +190,31 @@ def test_a_resumed_fit_has_edited_already_and_goes_on_as_an_uninterrupted_one(ed
     resumed, again = fit(max_epochs=2, ckpt_path="step=6.ckpt")
     assert same(whole, resumed)
     assert again.record == callback.record
+
+
+def test_the_published_gate_is_a_check_at_two_scales() -> None:
+    """Forget data read at scale 2 and retain data at 0.05: as two networks say that were edited by hand."""
+    module, scales = SomebodysModule(), {"forget": 2.0, "retain": 0.05}
+    attacks = {split: Edited(edits.NegateTaskVector(finetuned=BASE, scale=scale)) for split, scale in scales.items()}
+    check = RecoveryCheck(attacks=attacks, every_n_steps=1, probes=PROBES)
+    quiet(max_steps=1, callbacks=[check]).fit(module, loader(seed=1))
+    weights = {name: p.detach() for name, p in module.named_parameters()}
+    origin = {name: p.detach() for name, p in SomebodysModule().named_parameters()}  # nine tenths of it are in the file
+    for split, scale in scales.items():
+        (found,) = (
+            o.value
+            for o in check.observations
+            if (o.attack, o.split, o.metric, o.step) == (split, split, "token_nll", 1)
+        )
+        by_hand = {name: w - scale * (0.9 * origin[name] - w) for name, w in weights.items()}
+        assert found == pytest.approx(nll(by_hand, PROBES[split]), rel=1e-4)
+
+
+def nll(weights: dict[str, Tensor], batches: Any) -> float:
+    module = SomebodysModule().eval()
+    with torch.no_grad():
+        rows = [F.cross_entropy(functional_call(module, weights, (x,)), y, reduction="none") for x, y in batches]
+    return float(torch.cat(rows).mean())
 
 
 def test_a_check_with_an_edit_leaves_no_edit_behind_when_it_fails() -> None:

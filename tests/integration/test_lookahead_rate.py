@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,6 +13,7 @@ from _modules import HostileModule, SomebodysModule, loader, quiet, same
 from _ranks import run_ranks
 from _sharded_fits import STRATEGIES, data, whole
 from _sharded_fits import loader as shared_loader
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -139,6 +141,27 @@ def test_what_a_restriction_keeps_stays_bit_for_bit() -> None:
     module, _ = fit(lookahead(every_n_steps=1), TrainOnly("head"))
     assert same(module.body, SomebodysModule().body)
     assert not same(module.head, SomebodysModule().head)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_resumed_fit_goes_on_with_its_factor(every: int, tmp_path: Path) -> None:
+    """Where it looks in every fourth step, the last look was two steps before the checkpoint."""
+
+    def resumable(folder: str, ckpt_path: Path | None = None) -> tuple[Any, LookaheadRate]:
+        callback = lookahead(divider=5, every_n_steps=every)
+        saved = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+        forgetting = Unlearn(Bounded(GradientAscent(), bound=BOUND), forget=loader(seed=2))
+        trainer = quiet(callbacks=[forgetting, callback, saved], enable_checkpointing=True, max_epochs=2)
+        module = SomebodysModule("adamw")
+        trainer.fit(module, loader(seed=1), ckpt_path=ckpt_path)
+        return module, callback
+
+    complete, whole_fit = resumable("whole")
+    resumed, again = resumable("again", tmp_path / "whole" / "step=6.ckpt")
+    assert again.factor == whole_fit.factor != 1
+    assert same(complete, resumed)
 
 
 @pytest.mark.parametrize("name", ["divider", "most"])

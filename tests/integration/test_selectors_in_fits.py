@@ -171,6 +171,8 @@ STRATEGIES: dict[str, Any] = {
 }
 SCORED = {
     **{name: getattr(selectors, name)(**case[0]) for name, case in CASES.items() if name != "TopUpdate"},
+    "random matrices": selectors.Random(seed=2, by="matrix"),
+    "random blocks": selectors.Random(seed=2, by="block"),
     "saliency by tensor": selectors.GradientSaliency(by="tensor"),
     "ratio by example": selectors.FisherRatio(per="example", over="retain", by="tensor"),
     "trace of blocks": selectors.CausalTrace(window=2),

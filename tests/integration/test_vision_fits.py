@@ -125,6 +125,48 @@ def test_a_head_that_is_not_there_is_refused(taught: dict[str, Tensor]) -> None:
 # From YAML
 
 
+def yaml_of(name: str, **settings: Any) -> dict[str, Any]:
+    return {"class_path": name if "." in name else f"lightning_unlearn.{name}", "init_args": settings}
+
+
+def test_from_a_file_the_head_learns_from_points_alone(
+    taught: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retain data are gone: a file of class means is all that is left of them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lightning-unlearn"])
+    ClassMeans.seen(start(taught), part(False).val_dataloader(), head="head").save("means.safetensors")
+    sizes = {"classes": 4, "size": 8, "patch": 4, "width": 16, "depth": 2}
+    points = {"prototypes": "means.safetensors", "count": 64, "without": [1], "loader": {"batch_size": 16}}
+    images, pick = yaml_of(f"{__name__}.Drawn"), yaml_of("lightning_unlearn.data.OfClasses", classes=["b"])
+    others = yaml_of("ImageData", images=images, pick=yaml_of("lightning_unlearn.data.AllBut", pick=pick))
+    silent = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "logger"), False)
+    only = yaml_of("TrainOnly", pattern="head")
+    config = {
+        "model": yaml_of(
+            "UnlearningModule",
+            network=yaml_of("TinyViT", **sizes),
+            readout=yaml_of("ClassificationReadout"),
+            retain_readout=yaml_of("lightning_unlearn.readouts.HeadReadout", head="head"),
+            optimizer=yaml_of("torch.optim.AdamW", lr=5e-3),
+        ),
+        "data": yaml_of(
+            "ForgetRetainData",
+            forget=yaml_of("ImageData", images=images, pick=pick, loader={"batch_size": 16}),
+            retain=yaml_of("lightning_unlearn.data.MixedPrototypes", **points),
+        ),
+        "unlearn": {"objective": yaml_of("NPO")},
+        "recovery": {"every_n_epochs": 0, "probes": {"retain": others}},  # it looks at images, and not at points
+        "trainer": {**silent, "max_steps": 3, "limit_val_batches": 0, "accelerator": "cpu", "callbacks": [only]},
+    }
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    cli = main(["fit", "--config", "config.yaml"])
+    before = dict(TinyViT(**sizes).named_parameters())
+    moved = {n for n, p in cli.model.network.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {"head.weight", "head.bias"}
+    assert {int(label) for label in cli.datamodule.retain.source.dataset.tensors[1]} == {0, 2, 3}
+
+
 def absent(settings: Any) -> list[str]:
     named = re.findall(r"\.\./shared/data/([\w./-]+)", yaml.safe_dump(settings, width=1000))
     assert named

@@ -90,6 +90,9 @@ class MixedPrototypes(EncodedData):
     head alone. So they say nothing about the layers before it: train the head alone (``TrainOnly("head")``), or guard the
     others. The points are drawn once.
 
+    A :class:`RecoveryCheck` shows whole networks images, and no points: tell it what is left to measure what must stay on,
+    such as held-out images, by ``probes={"retain": images}``.
+
     Args:
         prototypes: What was kept, or the file that it was saved in.
         count: How many points.

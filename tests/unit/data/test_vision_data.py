@@ -257,6 +257,13 @@ def test_prototypes_are_the_means_of_what_the_head_reads() -> None:
     assert not net[3]._forward_pre_hooks
 
 
+def test_no_hook_stays_also_if_a_batch_fails() -> None:
+    net = network()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        ClassMeans.seen(net, [(torch.zeros(2, 5), torch.zeros(2))], head="3")
+    assert not net[3]._forward_pre_hooks
+
+
 def test_prototypes_go_to_a_file_and_come_back(tmp_path: Path) -> None:
     kept = ClassMeans.of(torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 5)
     kept.save(tmp_path / "kept.safetensors")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
 from edit_distance import CLASSES, DECAY, Retrained, convex, small_network
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -14,6 +16,7 @@ from torch.testing import assert_close
 from lightning_unlearn.edits import (
     Dampen,
     DampenUnlabelled,
+    NegateTaskVector,
     NewtonInfluence,
     OneStepAscent,
     ProjectNeurons,
@@ -117,6 +120,38 @@ def test_in_a_small_network_what_works_comes_nearer_in_its_predictions(network: 
     assert network.distance(OneStepAscent(lr=1.0, weighting="sum")).predictions < 1
     for brittle in (Dampen(alpha=2.0), DampenUnlabelled(alpha=1.5), ResetNeurons(0.5), ProjectNeurons("0", 0.5)):
         assert network.distance(brittle).predictions > 0.9
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0])
+def test_a_vector_that_is_what_must_go_takes_the_network_to_the_retrained_one(
+    scale: float, problem: Retrained, tmp_path: Path
+) -> None:
+    there = dict(problem.retrained.named_parameters())
+    beyond = {name: (2 * p - there[name]).detach() for name, p in problem.original.named_parameters()}
+    save_file(beyond, tmp_path / "beyond.safetensors")
+    found = problem.distance(NegateTaskVector(finetuned=str(tmp_path / "beyond.safetensors"), scale=scale))
+    assert found.weights == pytest.approx(1 - scale, abs=1e-9)
+    assert found.cosine == pytest.approx(1)
+
+
+def test_a_vector_of_fine_tuning_on_what_must_go_points_to_the_retrained_network(
+    problem: Retrained, tmp_path: Path
+) -> None:
+    """A short one, of plain steps: it begins as the gradient does, and too much of it leads past."""
+    tuned = deepcopy(problem.original)
+    optimizer = torch.optim.SGD(tuned.parameters(), lr=0.05)
+    for _ in range(4):
+        for x, y in problem.forget:
+            optimizer.zero_grad()
+            F.cross_entropy(tuned(x), y).backward()
+            optimizer.step()
+    save_file({name: p.detach() for name, p in tuned.named_parameters()}, tmp_path / "tuned.safetensors")
+    edits = {
+        scale: NegateTaskVector(finetuned=str(tmp_path / "tuned.safetensors"), scale=scale) for scale in (1.0, 50.0)
+    }
+    short, long = (problem.distance(edit) for edit in edits.values())
+    assert short.cosine > 0.5
+    assert short.weights < 1 < long.weights
 
 
 def test_conjugate_gradients_stop_at_the_solution_and_take_no_zero_over_zero() -> None:

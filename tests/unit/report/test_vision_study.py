@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import vision
 from robustness_parts._method import Method, methods
 from robustness_parts._units import do
 from torch import nn
+from vision_parts._fit import forget as forgotten
 from vision_parts._judges import PANEL, curve, distance, halves, known, weight_distance
 from vision_parts._results import lead, results, table
 from vision_parts._settings import SETTINGS
@@ -141,6 +143,18 @@ def test_a_network_without_statistics_is_not_recalibrated() -> None:
     world = World(SETTING, "class", "test", seed=0)
     assert curve(SETTING.start("class", 0), PANEL["recalibrate"], world) == {}
     assert curve(SETTING.start("class", 0), PANEL["int4"], world)
+
+
+@pytest.mark.parametrize("name", ["GS-LoRA on convolutions", "GS-LoRA on convolutions under Relearn"])
+def test_adapters_of_a_resnet_are_convolutions_in_its_blocks_and_go_into_its_weights(name: str) -> None:
+    start = lambda classes, seed: ResNet20(classes, width=2, channels=1, seed=seed)  # noqa: E731
+    world = World(replace(SETTING, network=start, steps=2, head="linear"), "class", "test", seed=0)
+    network, before = world.setting.start("class", 0), world.setting.start("class", 0).state_dict()
+    method = methods(vision.METHODS)[name]
+    found = forgotten(network, method, rate=1e-2, world=world, seed=0)
+    assert isinstance(found, ResNet20)
+    moved = {key for key, value in found.named_parameters() if not torch.equal(value, before[key])}
+    assert moved == {key for key in before if re.fullmatch(r"layer\d\.\d\.conv[12]\.weight", key)}
 
 
 def test_a_network_with_statistics_is_recalibrated_and_left_as_it_was() -> None:

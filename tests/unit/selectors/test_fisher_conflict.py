@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from _modules import SomebodysModule, examples, loader, quiet
+from _modules import SomebodysModule, examples, loader, quiet, same
+from _ranks import run_ranks
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_unlearn import ClassificationReadout, ForgetRetainData, GradientAscent, PeriodicUnlearn, Unlearn
+from lightning_unlearn import Bounded, ClassificationReadout, ForgetRetainData, GradientAscent, PeriodicUnlearn, Unlearn
 from lightning_unlearn.functional.fisher_conflict import fisher_conflict
 from lightning_unlearn.selectors import FisherConflict
 
@@ -89,7 +92,9 @@ def test_scores_are_those_of_real_steps(has_optimum: bool, tmp_path: Path) -> No
         assert min(found) > 0
 
 
-def fit(order: FisherConflict, module: Any = None) -> list[int]:
+def fit(
+    order: FisherConflict, module: Any = None, *, saved: Any = (), ckpt_path: Any = None, **kwargs: Any
+) -> list[int]:
     """Which of eight forget rows a fit visited."""
     visited: set[int] = set()
     rows = examples(2, 8)
@@ -100,8 +105,9 @@ def fit(order: FisherConflict, module: Any = None) -> list[int]:
             return super().forget_loss(batch)
 
     data = ForgetRetainData(retain=loader(1, 12), forget=loader(2, 8, batch_size=2), order=order)
-    trainer = quiet(callbacks=[Seen(GradientAscent()), PeriodicUnlearn(every=1)], max_epochs=4)
-    trainer.fit(SomebodysModule() if module is None else module, datamodule=data)
+    callbacks = [Seen(Bounded(GradientAscent(), bound=3.0)), PeriodicUnlearn(every=1), *saved]
+    trainer = quiet(callbacks=callbacks, max_epochs=4, **kwargs)
+    trainer.fit(SomebodysModule() if module is None else module, datamodule=data, ckpt_path=ckpt_path)
     return sorted(visited)
 
 
@@ -117,6 +123,36 @@ def test_a_second_preparation_gives_the_same() -> None:
     assert fit(first) == fit(second)
     assert first.conflicts == second.conflicts
     assert len(fit(FisherConflict(share=1.0))) == 8
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_a_resumed_fit_visits_the_same_and_ends_where_the_uninterrupted_one_does(tmp_path: Path) -> None:
+    def run(folder: str, **kwargs: Any) -> tuple[SomebodysModule, FisherConflict]:
+        module, order = SomebodysModule(), FisherConflict(share=0.5)
+        saves = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+        fit(order, module, saved=[saves], enable_checkpointing=True, **kwargs)
+        return module, order
+
+    whole, order = run("whole")
+    resumed, again = run("again", ckpt_path=tmp_path / "whole" / "step=5.ckpt")
+    assert again.conflicts == order.conflicts
+    assert same(whole, resumed)
+
+
+@pytest.mark.slow
+def test_two_processes_rank_as_one_does_and_visit_the_highest_between_them() -> None:
+    def ranked(rank: int, world: int) -> tuple[list[float], list[int]]:
+        order = FisherConflict(share=0.5)
+        strategy: Any = DDPStrategy(find_unused_parameters=True) if world > 1 else "auto"
+        visited = fit(order, strategy=strategy, devices=world)
+        return order.conflicts, visited
+
+    conflicts, visited = ranked(0, 1)
+    (one, mine), (other, theirs) = run_ranks(ranked)
+    assert one == other == conflicts
+    assert sorted({*mine, *theirs}) == visited
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5, -1])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from _ranks import run_ranks
+from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -41,6 +42,8 @@ from lightning_unlearn.selectors import (
 ALL_SELECTORS: list[Callable[[], Selector]] = [
     lambda: Random(seed=1),
     lambda: Random(seed=1, by="tensor"),
+    lambda: Random(seed=1, by="matrix"),
+    lambda: Random(seed=1, by="block"),
     lambda: LastLayers(),
     lambda: GradientSaliency(),
     lambda: GradientSaliency(by="tensor"),
@@ -147,8 +150,34 @@ def test_random_scores_are_uniform() -> None:
     assert_close(counts / len(drawn), torch.full((10,), 0.1), rtol=0, atol=0.01)
 
 
+def test_random_draws_among_what_the_selector_beside_it_scores() -> None:
+    net = network()
+    assert Random(by="matrix").scores(net).keys() == ConditionNumber().scores(net).keys()
+    drawn, layers = Random(by="block").scores(net), LastLayers().scores(net)
+    assert drawn.keys() == layers.keys()
+    for one in layers:  # of one block, one score; of others, another
+        assert [bool(drawn[one] == drawn[other]) for other in layers] == [layers[one] == layers[o] for o in layers]
+
+
+def test_of_an_adapter_random_draws_its_factors_alone() -> None:
+    net = inject_adapter_in_model(LoraConfig(r=2, target_modules=["mlp"]), network())
+    factors = {name for name in selectable(net) if "lora_" in name}
+    assert len(factors) == 4
+    assert Random(by="matrix").scores(net).keys() == ConditionNumber().scores(net).keys() >= factors
+    assert Random(by="block").scores(net).keys() == LastLayers().scores(net).keys() >= factors
+
+
+@pytest.mark.parametrize("by", ["tensor", "matrix", "block"])
+def test_each_is_drawn_equally_often(by: Any) -> None:
+    net = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(4)))
+    first = [max(found := Random(seed, by).scores(net), key=lambda name: float(found[name])) for seed in range(800)]
+    assert [first.count(f"{i}.weight") for i in range(4)] == pytest.approx([200] * 4, abs=40)
+
+
 def test_another_way_of_scoring_is_refused() -> None:
-    with pytest.raises(ValueError, match=r'`by` should be "element" or "tensor". Found `by = \'row\'`'):
+    with pytest.raises(
+        ValueError, match=r'`by` should be "element", "tensor", "matrix" or "block". Found `by = \'row\'`'
+    ):
         Random(by="row")  # type: ignore[arg-type]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from _modules import SomebodysModule, loader, quiet
+from _modules import SomebodysModule, loader, quiet, same
 from _ranks import run_ranks
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
@@ -105,6 +107,28 @@ def test_before_the_warm_up_is_over_the_fit_is_as_without() -> None:
         module = Quadratic()
         quiet(max_steps=4, callbacks=[GroupSparse(alpha=1.0, warmup_steps=warmup)]).fit(module, loader(seed=1))
         assert torch.equal(module.body[1].weight, bare.body[1].weight) is equal
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("warmup", [0, 8])
+def test_a_resumed_fit_is_the_uninterrupted_one_also_if_it_is_cut_within_the_warm_up(
+    warmup: int, tmp_path: Path
+) -> None:
+    """A warm-up that began anew would end two steps after the fit."""
+
+    def fit(folder: str, **kwargs: Any) -> tuple[Quadratic, GroupSparse]:
+        module, sparse = Quadratic(), GroupSparse(alpha=0.5, warmup_steps=warmup)
+        saved = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+        trainer = quiet(callbacks=[sparse, saved], enable_checkpointing=True, max_epochs=2)
+        trainer.fit(module, loader(seed=1), **kwargs)
+        return module, sparse
+
+    whole, sparse = fit("whole")
+    resumed, again = fit("again", ckpt_path=tmp_path / "whole" / "step=6.ckpt")
+    assert same(whole, resumed)
+    assert again.selected == sparse.selected
+    assert "body.0" not in again.selected
 
 
 def language_model(alpha: float, **kwargs: Any) -> tuple[Any, GroupSparse]:
