@@ -28,6 +28,7 @@ LAYERS = [
     ["finetuning", "forgetting", "guards", "checks", "budgets"],
     ["callbacks", "requests", "report", "module"],
     ["auditing"],
+    ["publishing"],
     ["cli"],
     ["__init__", "__main__"],
 ]
