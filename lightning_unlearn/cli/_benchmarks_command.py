@@ -26,12 +26,9 @@ def run_benchmarks(arguments: Sequence[str]) -> None:
         "--tolerance", nargs="+", required=True, metavar="TASK/METRIC=LOSS", help="losses that are allowed"
     )
     chosen = parser.parse_args(arguments)
-    report = with_benchmarks(
-        RobustnessReport.load(chosen.report),
-        chosen.original,
-        chosen.unlearned,
-        tolerances=dict(map(_tolerance, chosen.tolerance)),
-    )
+    allowed = dict(map(_tolerance, chosen.tolerance))
+    begun = RobustnessReport.load(chosen.report)
+    report = with_benchmarks(begun, chosen.original, chosen.unlearned, tolerances=allowed)
     file = Path(chosen.report)
     page = save(report, file.parent if file.suffix == ".json" else file)
     gates = [gate for gate in report.gates if gate.code == "G12"]
