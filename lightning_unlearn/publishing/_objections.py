@@ -30,8 +30,8 @@ def objections(report: RobustnessReport, networks: Iterator[nn.Module]) -> dict[
         if gate.status == "fail" and gate.code not in _OF_A_COPY:
             reason = f"{gate.claim}: no. Found: {gate.reason}"
             found[gate.code] = f"{found[gate.code]}; {gate.reason}" if gate.code in found else reason
-    if (reason := _other_weights(report, networks)) is not None:
-        found[WEIGHTS] = reason
+    if (other := _other_weights(report, networks)) is not None:
+        found[WEIGHTS] = other
     return found
 
 

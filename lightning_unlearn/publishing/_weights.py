@@ -54,7 +54,7 @@ def hub_id(name: str | None, *, given: bool = False) -> str | None:
         ('your-org/your-model', None)
     """
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     if name is None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -224,7 +225,8 @@ class Artifact:
 def wandb_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the package offers, where it is not installed: `test_loggers.py` takes the real one."""
     shown = {"Html": lambda path: ("html", Path(path).name), "Image": lambda path: ("image", Path(path).name)}
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(Artifact=Artifact, **shown))
+    package = SimpleNamespace(__spec__=ModuleSpec("wandb", None), Artifact=Artifact, **shown)
+    monkeypatch.setitem(sys.modules, "wandb", package)
 
 
 FILES = ["report.html", "report.json", "scores.jsonl", "model_card.md", "curves.png"]
