@@ -42,7 +42,7 @@ def _other_weights(report: RobustnessReport, networks: Iterator[nn.Module]) -> s
     hashes = []
     for network in networks:
         hashes.append(f"{checksum(network):016x}")
-        if [hashes[-1]] == known:
+        if {hashes[-1]} == set(known):  # of every process, if each has all of them
             return None
     return (
         f"The report is of these weights: no. Found the hash {' or '.join(dict.fromkeys(hashes))}, and "

@@ -33,6 +33,8 @@ from lightning_unlearn import (
     UnlearningModule,
     WriteReport,
 )
+from lightning_unlearn.auditing import audit
+from lightning_unlearn.audits import Measure
 from lightning_unlearn.cli import script
 from lightning_unlearn.publishing import Release, prepare, push
 from lightning_unlearn.report import RobustnessReport
@@ -247,6 +249,35 @@ def test_a_report_of_another_model_keeps_it_from_being_pushed(whole: Any, tmp_pa
     release = prepare(str(tmp_path / "other"), report_of(folder), tmp_path / "hub", tokenizer=str(folder / "model"))
     with pytest.raises(ValueError, match=r"(?s)- weights: The report is of these weights: no.*--despite weights"):
         push(release, "you/forgotten", api=Api())
+
+
+def test_a_report_of_several_processes_with_all_weights_each_is_of_them(whole: Any, tmp_path: Path) -> None:
+    folder, _ = whole
+    made = report_of(folder)
+    twice = {"unlearned": made.record.weights["unlearned"] * 2}
+    made = replace(made, record=replace(made.record, weights=twice))
+    assert prepare(str(folder / "model"), made, tmp_path / "hub").objections == {}
+    shards = replace(made, record=replace(made.record, weights={"unlearned": [*twice["unlearned"], "0"]}))
+    assert list(prepare(str(folder / "model"), shards, tmp_path / "hub").objections) == ["weights"]
+
+
+def test_an_audit_of_the_merged_folder_is_a_report_of_it(adapted: Any, tmp_path: Path) -> None:
+    folder, _ = adapted
+    prepare(str(folder / "model"), folder / "report", tmp_path / "merged")
+    found = audit(
+        str(tmp_path / "merged"),
+        people("forget"),
+        people("retain"),
+        original=str(folder / "base"),
+        attacks={"int4": Quantize(bits=4)},
+        audits=[Measure()],
+        folder=str(tmp_path / "audit"),
+        accelerator="cpu",
+        progress=False,
+    )
+    again = prepare(str(tmp_path / "merged"), found, tmp_path / "hub")
+    assert "weights" not in again.objections
+    assert "weights" in prepare(str(tmp_path / "merged"), folder / "report", tmp_path / "hub").objections
 
 
 def test_other_files_are_neither_published_nor_mixed_in(whole: Any, tmp_path: Path) -> None:
