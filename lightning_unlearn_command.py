@@ -29,7 +29,9 @@ before a fit:
 models and reports that are there:
   audit       Attack a finished model, and write the report.
   compare     Set reports side by side.
+  benchmarks  Add what lm-eval found to a report, with a gate for the loss that is allowed.
   edit        Change a model once, by dampening, resetting, projecting, ..., and write it.
+  push        Write a model with a card that tells what was found, and push it to the Hugging Face Hub.
 
 options:
   -h, --help  Show this and exit. Each command has its own: lightning-unlearn fit --help

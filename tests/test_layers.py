@@ -28,6 +28,7 @@ LAYERS = [
     ["finetuning", "forgetting", "guards", "checks", "budgets"],
     ["callbacks", "requests", "report", "module"],
     ["auditing", "loops"],
+    ["publishing"],
     ["cli"],
     ["__init__", "__main__"],
 ]

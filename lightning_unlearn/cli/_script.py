@@ -10,12 +10,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import lightning_unlearn
 from lightning_unlearn.cli._audit_command import run_audit
+from lightning_unlearn.cli._benchmarks_command import run_benchmarks
 from lightning_unlearn.cli._compare_command import run_compare
 from lightning_unlearn.cli._configs_command import show_configs
 from lightning_unlearn.cli._demo_command import run_demo
 from lightning_unlearn.cli._edit_command import run_edit
 from lightning_unlearn.cli._lint_command import run_lint
 from lightning_unlearn.cli._main import main
+from lightning_unlearn.cli._push_command import run_push
 from lightning_unlearn.cli._requests_command import run_requests
 from lightning_unlearn.cli._unwritable import unwritable
 from lightning_unlearn.functional.text import visible
@@ -24,11 +26,13 @@ from lightning_unlearn_command import answer
 # LightningCLI's subcommands are methods of the trainer, and these need no trainer of the user's.
 _OWN_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "audit": run_audit,
+    "benchmarks": run_benchmarks,
     "compare": run_compare,
     "configs": show_configs,
     "demo": run_demo,
     "edit": run_edit,
     "lint": run_lint,
+    "push": run_push,
     "requests": run_requests,
 }
 _PACKAGE = Path(str(lightning_unlearn.__file__)).parent

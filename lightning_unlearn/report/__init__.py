@@ -18,6 +18,7 @@ from lightning_unlearn.report.analysis import (
     median_steps_across,
     pareto_front,
     percentile_interval,
+    read_lm_eval,
     recorded,
     recovery_rate,
     resampled_means,
@@ -27,6 +28,7 @@ from lightning_unlearn.report.analysis import (
     studentised_interval,
     symmetric_degree,
     two_way_interval,
+    with_benchmarks,
 )
 from lightning_unlearn.report.comparison import (
     Compared,
@@ -82,6 +84,7 @@ __all__ = [
     "percentile_interval",
     "print_comparison",
     "print_table",
+    "read_lm_eval",
     "recorded",
     "recovery_rate",
     "resampled_means",
@@ -95,4 +98,5 @@ __all__ = [
     "to_model_card",
     "to_page",
     "two_way_interval",
+    "with_benchmarks",
 ]

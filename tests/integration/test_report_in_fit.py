@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -166,6 +169,7 @@ class WandbLogger(Logger):
         self.kept: list[tuple[Any, ...]] = []
 
     name = version = "fake"
+    id = "7"
 
     @property
     def experiment(self) -> Any:
@@ -175,10 +179,11 @@ class WandbLogger(Logger):
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def log_artifact(self, artifact_or_path: str, name: str, type: str) -> None:
-        assert Path(artifact_or_path).read_bytes()
-        assert name.replace("-", "").replace(".", "").replace("_", "").isalnum()
-        self.kept.append((Path(artifact_or_path).name, name))
+    def log_artifact(self, artifact: Any) -> None:
+        self.kept += [(Path(path).name, artifact.name) for path in artifact.paths if Path(path).read_bytes()]
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.shown = values
 
 
 class MLFlowLogger(WandbLogger):
@@ -197,20 +202,46 @@ class TensorBoardLogger(WandbLogger):
     def add_text(self, tag: str, text_string: str, global_step: int | None = None) -> None:
         self.kept.append((tag, text_string, global_step))
 
+    def add_image(self, tag: str, image: Any, global_step: int | None = None, dataformats: str = "CHW") -> None:
+        assert (image.ndim, dataformats) == (3, "HWC")
+        self.kept.append((tag, global_step))
+
     def flush(self) -> None:
         self.kept.append(("flushed",))
+
+
+class Artifact:
+    """As that of W&B."""
+
+    def __init__(self, name: str, type: str) -> None:
+        assert name.replace("-", "").isalnum()
+        self.name, self.paths = name, []
+
+    def add_file(self, path: str) -> None:
+        self.paths.append(path)
+
+
+@pytest.fixture
+def wandb_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the package offers, where it is not installed: `test_loggers.py` takes the real one."""
+    shown = {"Html": lambda path: ("html", Path(path).name), "Image": lambda path: ("image", Path(path).name)}
+    package = SimpleNamespace(__spec__=ModuleSpec("wandb", None), Artifact=Artifact, **shown)
+    monkeypatch.setitem(sys.modules, "wandb", package)
 
 
 FILES = ["report.html", "report.json", "scores.jsonl", "model_card.md", "curves.png"]
 
 
-def test_each_logger_gets_what_it_can_keep(tmp_path: Path) -> None:
+def test_each_logger_gets_what_it_can_keep(tmp_path: Path, wandb_package: None) -> None:
     wandb, mlflow, tensorboard = WandbLogger(), MLFlowLogger(), TensorBoardLogger()
     fit(tmp_path / "report", logger=[wandb, CSVLogger(tmp_path), mlflow, tensorboard])
     for logger in (wandb, mlflow):
         assert [file for file, _ in logger.kept] == FILES
         assert all("robustness-report" in where for _, where in logger.kept)
-    (tag, text, step), flushed = tensorboard.kept
+    assert wandb.shown["robustness-report/page"] == ("html", "report.html")
+    assert wandb.shown["robustness-report/curves"] == ("image", "curves.png")
+    (tag, text, step), plots, flushed = tensorboard.kept
+    assert plots == ("robustness-report/curves", 6)
     assert (tag, step, flushed) == ("robustness-report", 6, ("flushed",))
     assert "| relearn | step" in text
 
@@ -225,7 +256,7 @@ class Broken(WandbLogger):
 Broken.__name__ = "WandbLogger"
 
 
-def test_an_upload_that_fails_is_a_warning_and_others_go_on(tmp_path: Path) -> None:
+def test_an_upload_that_fails_is_a_warning_and_others_go_on(tmp_path: Path, wandb_package: None) -> None:
     after = TensorBoardLogger()
     with pytest.warns(
         UserWarning, match="The report should reach `WandbLogger`. Found ConnectionError: no route to host"

@@ -2,12 +2,14 @@
 
 from lightning_unlearn.report.analysis._across_seeds import AcrossSeeds, across_seeds, median_steps_across
 from lightning_unlearn.report.analysis._assess import assess
+from lightning_unlearn.report.analysis._benchmarks import with_benchmarks
 from lightning_unlearn.report.analysis._binary import share_interval
 from lightning_unlearn.report.analysis._degrees import harmonic_mean, symmetric_degree
 from lightning_unlearn.report.analysis._effort import Steps, area_under_recovery, median_steps, steps_to_recover
 from lightning_unlearn.report.analysis._environment import environment
 from lightning_unlearn.report.analysis._front import pareto_front
 from lightning_unlearn.report.analysis._held_out import HeldOut, held_out_worst
+from lightning_unlearn.report.analysis._lm_eval import read_lm_eval
 from lightning_unlearn.report.analysis._recorded import recorded
 from lightning_unlearn.report.analysis._statistics import (
     adjusted_recovery_rate,
@@ -39,6 +41,7 @@ __all__ = [
     "median_steps_across",
     "pareto_front",
     "percentile_interval",
+    "read_lm_eval",
     "recorded",
     "recovery_rate",
     "resampled_means",
@@ -48,4 +51,5 @@ __all__ = [
     "studentised_interval",
     "symmetric_degree",
     "two_way_interval",
+    "with_benchmarks",
 ]

@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
+from matplotlib.image import imread
 
 from lightning_unlearn.report.render._model_card import to_model_card
 from lightning_unlearn.report.schema import RobustnessReport
 
-FILES = ("report.html", "report.json", "scores.jsonl", "model_card.md", "curves.png")
+PAGE, PLOTS = "report.html", "curves.png"
+FILES = (PAGE, "report.json", "scores.jsonl", "model_card.md", PLOTS)
 """Files of a report that loggers keep, where they keep files."""
 NAME = "robustness-report"
 """What a report is called among a run's artifacts."""
 
 
 def send_artifacts(loggers: Iterable[Any], report: RobustnessReport, folder: Path) -> None:
-    """Give each logger what it can keep: W&B and MLflow the files, TensorBoard the tables as text.
+    """Give each logger what it can keep: W&B and MLflow the files, TensorBoard the tables as text and the plots.
+
+    W&B shows page and plots among the run's panels, too.
 
     Other loggers get nothing. An error of a logger is a warning: the files are on disk already.
 
@@ -45,9 +49,15 @@ def _sender(logger: Any) -> Callable[[Any, RobustnessReport, Sequence[Path]], No
 
 
 def _to_wandb(logger: Any, report: RobustnessReport, files: Sequence[Path]) -> None:
+    import wandb
+
+    run = logger.experiment
+    whole = wandb.Artifact(f"{NAME}-{run.id}", type=NAME)  # one name in a project is one artifact, whoever logs it
     for path in files:
-        name = f"{NAME}-{path.stem}{path.suffix}".replace("report-report", "report")
-        logger.experiment.log_artifact(str(path), name=name, type=NAME)
+        whole.add_file(str(path))
+    run.log_artifact(whole)
+    page, plots = (next(path for path in files if path.name == name) for name in (PAGE, PLOTS))
+    run.log({f"{NAME}/page": wandb.Html(str(page)), f"{NAME}/curves": wandb.Image(str(plots))})
 
 
 def _to_mlflow(logger: Any, report: RobustnessReport, files: Sequence[Path]) -> None:
@@ -58,6 +68,8 @@ def _to_mlflow(logger: Any, report: RobustnessReport, files: Sequence[Path]) -> 
 def _to_tensorboard(logger: Any, report: RobustnessReport, files: Sequence[Path]) -> None:
     step = int(report.run.get("steps", 0))
     logger.experiment.add_text(NAME, to_model_card(report), global_step=step)
+    plots = next(path for path in files if path.name == PLOTS)
+    logger.experiment.add_image(f"{NAME}/curves", imread(plots), global_step=step, dataformats="HWC")
     logger.experiment.flush()
 
 

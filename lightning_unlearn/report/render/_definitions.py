@@ -72,7 +72,8 @@ DEFINITIONS = {
         "final model. G9, of attacks that round or change single weights: they reached half of the weights that they are "
         "for (embeddings, and an output head left in full, are not counted). G10, of adversaries: the attack changed what "
         "the model says; one without effect shows nothing. G11: nobody can tell from the model which "
-        "examples were to go (if one can: a warning)."
+        "examples were to go (if one can: a warning). G12, where general benchmarks were run: the loss on them is "
+        "within what was allowed beforehand."
     ),
     "q-value": (
         "The chance of being wrong, over all attacks: of the attacks with a q-value up to 5 %, one in twenty is expected to "

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from lightning_unlearn.functional.text import visible
+from lightning_unlearn.report.analysis._lm_eval import PREFIX
 from lightning_unlearn.report.render._leading import recoveries_by
 from lightning_unlearn.report.render._record_view import KINDS
 from lightning_unlearn.report.render._rows import level_of
@@ -53,10 +54,11 @@ def _parts(report: RobustnessReport) -> Iterator[Iterable[str]]:
 
 def _levels(report: RobustnessReport) -> list[str]:
     metric, utility = report.summary["headline_metric"], report.summary["utility_metric"]
-    wanted = dict.fromkeys([(metric, "forget"), (utility, "retain")])
+    benchmarks = [(level.metric, level.split) for level in report.levels if level.split.startswith(PREFIX)]
+    wanted = dict.fromkeys([(metric, "forget"), (utility, "retain"), *benchmarks])
     rows = [
         [
-            f"{name(kind)}, {split} set",
+            f"{name(kind)}, {split.removeprefix(PREFIX)}{'' if split.startswith(PREFIX) else ' set'}",
             *(level_words(level_of(report.levels, kind, m, split)) for m in ("original", "unlearned", "control")),
         ]
         for kind, split in wanted

@@ -10,7 +10,7 @@ class Gate:
     """A condition without which a number is not a verdict.
 
     Args:
-        code: ``"G1"`` to ``"G11"``.
+        code: ``"G1"`` to ``"G12"``.
         claim: What is true if the gate is passed, in words.
         status: ``fail`` and ``unknown`` turn the numbers in its reach grey; a ``warning`` is shown beside them.
         reason: What was found.
