@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class ImageTextConfig(PretrainedConfig):
     """
 
     model_type = "lightning_unlearn_image_text"
-    sub_configs = {"text_config": AutoConfig}
+    sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig}
 
     def __init__(self, text_config: Any = None, encoder: dict[str, int] | None = None, **kwargs: Any) -> None:
         if isinstance(text_config, dict):

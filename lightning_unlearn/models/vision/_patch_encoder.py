@@ -14,7 +14,7 @@ class PatchEncoder(nn.Module):
 
     Args:
         size: Height and width of the images.
-        patch: Height and width of a patch, a divisor of ``size``.
+        patch: Height and width of a patch, even, and a divisor of ``size``.
         channels: Of the images.
         width: Of what is given.
         seed: Of the weights. The global random number generator is left as found.
@@ -32,17 +32,17 @@ class PatchEncoder(nn.Module):
         self.settings = {"size": size, "patch": patch, "channels": channels, "width": width, "seed": seed}
         for name, value in self.settings.items():
             check_whole(name, value, least=0 if name == "seed" else 1)
-        if size % patch:
-            raise ValueError(f"`patch` should divide `size`. Found {patch} and {size}.")
+        if size % patch or patch % 2:
+            raise ValueError(f"`patch` should be even and divide `size`. Found {patch} and {size}.")
         self.positions = (size // patch) ** 2
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.layers = nn.Sequential(
-                nn.Conv2d(channels, width // 2, 3, padding=1),
+                nn.Conv2d(channels, width // 2, 5, stride=2, padding=2),
                 nn.GELU(),
                 nn.Conv2d(width // 2, width // 2, 3, padding=1),
                 nn.GELU(),
-                nn.Conv2d(width // 2, width, patch, patch),
+                nn.Conv2d(width // 2, width, patch // 2, patch // 2),
             )
             self.places = nn.Parameter(0.02 * torch.randn(self.positions, width))
         self.norm = nn.LayerNorm(width)
