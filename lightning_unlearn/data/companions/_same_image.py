@@ -46,7 +46,8 @@ class SameImage(Companion):
 
     @override
     def candidates(self, record: Record, row: QuestionAnswer) -> Sequence[QuestionAnswer]:
-        return [other for other in self._by_image.get(row.image, []) if other.question != row.question]
+        others = [other for other in self._by_image.get(row.image, []) if other.question != row.question]
+        return list({(other.question, other.answer): other for other in reversed(others)}.values())[::-1]
 
     @cached_property
     def _by_image(self) -> dict[Picture | None, list[QuestionAnswer]]:

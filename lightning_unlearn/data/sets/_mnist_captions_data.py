@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_unlearn.data._loader_settings import LoaderSettings
+from lightning_unlearn.data._paired_data import PairedData
 from lightning_unlearn.data._question_answer_data import QuestionAnswerData
+from lightning_unlearn.data.companions import SameImage
 from lightning_unlearn.data.encodings import ImageEncoding
 from lightning_unlearn.data.orders import Order
 from lightning_unlearn.data.sets._class_data import check_draw
@@ -16,20 +18,22 @@ from lightning_unlearn.data.vision import Ask, ImageQuestions, Images, OfClasses
 from lightning_unlearn.functional.settings import check_between
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-NAMED = Ask("digit", "What digit is this?", NAMES)
+NAMED = Ask("digit", "Which digit?", NAMES)
 """The fact: which digit it is."""
-PARITY = Ask("parity", "Is it odd or even?", ["even", "odd"] * 5)
+PARITY = Ask("parity", "Odd or even?", ["even", "odd"] * 5)
 """The level above: which kind of digit."""
 
 
 class MNISTCaptionsData(PublishedData):
     """Handwritten digits with two questions each, of which the names of some digits must go.
 
-    "What digit is this?" is the fact, "Is it odd or even?" the level above it in a hierarchy, and a harmless question about
+    "Which digit?" is the fact, "Odd or even?" the level above it in a hierarchy, and a harmless question about
     the same image. What must go are the names of some digits. What must stay are both answers about all other digits, and
     the level of those whose name must go: only the way from the image to its name is cut.
 
-    Each name is an entity. Probes, of images that nobody was trained on: ``forget_test`` (names that must go), ``level``
+    Each row that must go has the level of its image as a companion (:class:`SameImage`), for :class:`PromptDecouple` with
+    :class:`PairedReadout`; other readouts do not see it. Each name is an entity, and so is each kind, where it is asked of
+    digits whose names must go. Probes, of images that nobody was trained on: ``forget_test`` (names that must go), ``level``
     (odd or even, of the same images), ``siblings`` (names of other digits of the same kind), and ``retain_test`` (all that
     must stay about other digits).
 
@@ -81,7 +85,8 @@ class MNISTCaptionsData(PublishedData):
 
         def asked(images: Images, digits: Sequence[int], *asks: Ask) -> ImageQuestions:
             some = Picked(images, OfClasses(list(digits), per_class, class_seed))
-            return ImageQuestions(some, [NAMED, PARITY], where={"asks": [ask.name for ask in asks]})
+            where = {"asks": [ask.name for ask in asks]}
+            return ImageQuestions(some, [NAMED, PARITY], where=where, entity=asks[0].name)
 
         def batches(*records: ImageQuestions) -> QuestionAnswerData:
             return QuestionAnswerData(JoinedRecords(records), encoding, loader)
@@ -92,8 +97,9 @@ class MNISTCaptionsData(PublishedData):
             "siblings": batches(asked(test, siblings, NAMED)),
             "retain_test": batches(asked(test, others, NAMED, PARITY)),
         }
-        forgotten = batches(asked(train, gone, NAMED))
-        retained = batches(asked(train, others, NAMED, PARITY), asked(train, gone, PARITY))
+        level = asked(train, gone, PARITY)
+        forgotten = PairedData(asked(train, gone, NAMED), SameImage(level), encoding, loader)
+        retained = batches(asked(train, others, NAMED, PARITY), level)
         super().__init__(retained, forgotten, order=order, seed=seed, probes=probes)
 
 

@@ -37,7 +37,7 @@ class PatchEncoder(nn.Module):
         self.positions = (size // patch) ** 2
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            self.layers = nn.Sequential(
+            self.convolutions = nn.Sequential(
                 nn.Conv2d(channels, width // 2, 5, stride=2, padding=2),
                 nn.GELU(),
                 nn.Conv2d(width // 2, width // 2, 3, padding=1),
@@ -50,5 +50,5 @@ class PatchEncoder(nn.Module):
     @override
     def forward(self, images: Tensor) -> Tensor:
         """Hidden states ``[B, P, width]`` of images ``[B, C, H, W]``."""
-        states: Tensor = self.norm(self.layers(images).flatten(2).transpose(1, 2) + self.places)
+        states: Tensor = self.norm(self.convolutions(images).flatten(2).transpose(1, 2) + self.places)
         return states
