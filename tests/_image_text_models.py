@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from lightning_unlearn import ImageCausalLM, PatchEncoder, TinyCausalLM
+from lightning_unlearn import ImageCausalLM, ImageEncoding, PatchEncoder, TinyCausalLM
+from lightning_unlearn.data import Ask, ImageQuestions, Images, LabelledImages, Picture, QuestionAnswer
+from lightning_unlearn.data.encodings._encoded_row import EncodedRow
 
 IMAGE, VOCABULARY = 30, 32  # the number of the image's mark, and how many tokens there are
 _TEXT: dict[str, Any] = {
@@ -139,3 +143,50 @@ def image_batch(
     if name == "paligemma":
         batch["token_type_ids"] = (batch["labels"] != -100).long()
     return batch
+
+
+class Illustrated(ImageEncoding):
+    """Every row gets an image, drawn from the words that are asked about it: any records of text become image-text ones."""
+
+    def encode(self, row: QuestionAnswer) -> EncodedRow:
+        return super().encode(replace(row, image=Picture(torch.zeros(3, 8, 8))))
+
+    def beside(self, row: QuestionAnswer) -> dict[str, Tensor]:
+        drawn = torch.Generator().manual_seed(zlib.crc32(f"{row.entity} {row.question}".encode()))
+        return {"pixel_values": torch.randn(3, 8, 8, generator=drawn)}
+
+
+def SeeingTiny(hidden_size: int = 32, num_hidden_layers: int = 2, seed: int = 0) -> nn.Module:
+    """The language model of most tests, behind an encoder of four positions."""
+    return ImageCausalLM(
+        TinyCausalLM(hidden_size=hidden_size, num_hidden_layers=num_hidden_layers, seed=seed),
+        PatchEncoder(8, 4, 3, 16, seed=seed),
+    )
+
+
+class Spots(Images):
+    """Four kinds of images, of which each has its own bright corner; images of one kind differ by noise."""
+
+    def __init__(self, count: int = 48, seed: int = 0) -> None:
+        self.count, self.seed = count, seed
+
+    def load(self) -> LabelledImages:
+        labels = torch.arange(self.count) % 4
+        images = 0.3 * torch.randn(self.count, 3, 8, 8, generator=torch.Generator().manual_seed(self.seed))
+        for image, label in zip(images, labels.tolist(), strict=True):
+            image[:, 4 * (label // 2) : 4 * (label // 2) + 4, 4 * (label % 2) : 4 * (label % 2) + 4] += 2
+        return LabelledImages(images, labels, ["a", "b", "c", "d"])
+
+
+SPOTS = [
+    Ask("corner", "Which corner?", ["north west", "north east", "south west", "south east"]),
+    Ask("side", "Which side?", ["up", "up", "down", "down"]),
+]
+
+
+def spots(*names: str, gone: bool | None = None, count: int = 48, seed: int = 0) -> ImageQuestions:
+    """What is asked, of images of the corner that must go (north east), of the others, or of all."""
+    where: dict[str, Any] = {"asks": list(names)}
+    if gone is not None:
+        where["corner"] = [text for text in SPOTS[0].answers if (text == "north east") == gone]
+    return ImageQuestions(Spots(count, seed), SPOTS, where=where)

@@ -97,11 +97,9 @@ def sampled_answers(
 def _asked(network: nn.Module, batch: Any) -> Asked:
     questions = [question if len(question) else question.new_zeros(1) for question in _questions(batch)]
     # What has a value per token would not fit other tokens; images do.
-    tokens = tuple(batch["input_ids"].shape)
-    inputs = inputs_of(network, batch).items()
-    return Asked(
-        questions, {n: v for n, v in inputs if isinstance(v, Tensor) and v.dim() > 1 and v.shape[:2] != tokens}
-    )
+    tokens, inputs = batch["input_ids"].shape, inputs_of(network, batch).items()
+    seen = {name: v for name, v in inputs if isinstance(v, Tensor) and v.dim() > 1 and v.shape[:2] != tokens}
+    return Asked(questions, seen, _image_mark(network))
 
 
 def _of_labelled(batch: Any, answers: list[Tensor], ends: list[int]) -> list[Tensor]:
@@ -168,4 +166,11 @@ def _questions(batch: Any) -> list[Tensor]:
 def _own_ends(network: nn.Module) -> list[int]:
     config: Any = getattr(base_model(network), "generation_config", None)
     own = getattr(config, "eos_token_id", None)
-    return own if isinstance(own, list) else [] if own is None else [own]
+    mark = _image_mark(network)  # said by a network, it is no image: there is nothing to go on with
+    return [*(own if isinstance(own, list) else [] if own is None else [own]), *([] if mark is None else [mark])]
+
+
+def _image_mark(network: nn.Module) -> int | None:
+    config: Any = getattr(base_model(network), "config", None)
+    found = (getattr(config, name, None) for name in ("image_token_id", "image_token_index"))
+    return next((number for number in found if isinstance(number, int)), None)

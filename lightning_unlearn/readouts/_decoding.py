@@ -23,10 +23,18 @@ class Asked(NamedTuple):
     Args:
         questions: Token ids, ``[n]`` each, at least one.
         seen: What else the network is given of all of them, such as ``pixel_values``.
+        mark: A token that stands for an image in a question, and should be one of those that end an answer.
     """
 
     questions: Sequence[Tensor]
     seen: Mapping[str, Any]
+    mark: int | None = None
+
+    def behind(self, answers: Sequence[Tensor]) -> list[Tensor]:
+        """Each question and the beginning of its answer. A mark that was said is no image, and becomes another token."""
+        # It ends its answer, so that nothing which matters is predicted from it.
+        told = answers if self.mark is None else [answer.masked_fill(answer == self.mark, 0) for answer in answers]
+        return [torch.cat(pair) for pair in zip(self.questions, told, strict=True)]
 
 
 def first_choices(
@@ -174,7 +182,7 @@ def _by_whole_passes(
     answers = [question[:0] for question in asked.questions]
     open_ = [True] * len(answers)
     for step in range(max_new_tokens):
-        said = [torch.cat(pair) for pair in zip(asked.questions, answers, strict=True)]
+        said = asked.behind(answers)
         logits, _ = _predicted(
             network, asked._replace(questions=said), [row[-1:] for row in said]
         )  # any token stands for the one that is sought
@@ -191,9 +199,8 @@ def _predicted(network: nn.Module, asked: Asked, answers: Sequence[Tensor]) -> t
 
     Padded on the right: a causal network does not see it, whatever it makes of masks and positions.
     """
-    pairs = list(zip(asked.questions, answers, strict=True))
-    rows = [torch.cat(pair) for pair in pairs]
-    labels = [torch.cat([torch.full_like(q, IGNORED), a]) for q, a in pairs]
+    rows = asked.behind(answers)
+    labels = [torch.cat([torch.full_like(q, IGNORED), a]) for q, a in zip(asked.questions, answers, strict=True)]
     batch: dict[str, Any] = {
         **asked.seen,
         "input_ids": pad_sequence(rows, batch_first=True),
