@@ -29,6 +29,11 @@ class Picture:
 
     held: Any
 
+    def __repr__(self) -> str:
+        """A file by its name, and all else by its shape."""
+        shape = getattr(self.held, "shape", None)
+        return f"Picture({self.held!r})" if shape is None else f"Picture({tuple(shape)})"
+
     @property
     def pixels(self) -> Tensor:
         """``[C, H, W]``: bytes of a file, and numbers as they were given of arrays and tensors."""
