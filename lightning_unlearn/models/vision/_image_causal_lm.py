@@ -22,8 +22,8 @@ def ImageCausalLM(language_model: nn.Module, encoder: PatchEncoder) -> nn.Module
         encoder: From images to positions.
 
     Returns:
-        A ``transformers.PreTrainedModel`` with the methods ``save_pretrained``, ``from_pretrained`` and ``generate``. The
-        weights that were given are used, not copied.
+        A ``transformers.PreTrainedModel`` around the weights that were given, which are not copied. What it saves with
+        ``save_pretrained`` loads with ``type(network).from_pretrained(folder)``; no ``Auto`` class knows it.
 
     Raises:
         ValueError: If the language model has an adapter, or is none of transformers.
