@@ -14,7 +14,7 @@ from lightning_unlearn.models.vision._patch_encoder import PatchEncoder
 from lightning_unlearn.prediction import IGNORED
 
 
-class ImageTextConfig(PretrainedConfig):
+class ImageTextConfig(PretrainedConfig):  # type: ignore[misc]  # transformers tells no types
     """Settings of the language model, and of the encoder.
 
     Args:
@@ -33,7 +33,7 @@ class ImageTextConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
-class ImageTextModel(PreTrainedModel):
+class ImageTextModel(PreTrainedModel):  # type: ignore[misc]
     """Positions of an image before the tokens of a language model; see :func:`ImageCausalLM`.
 
     Args:
