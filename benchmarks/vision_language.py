@@ -5,10 +5,10 @@
     python benchmarks/vision_language.py estimate            # how long it takes; starts nothing
 
 stories260k behind a patch encoder of four positions (`ImageCausalLM`), taught two questions about 100 images of each digit
-of MNIST for 10 epochs (AdamW, 2e-3 falling to 0): "Which digit?" and "Odd or even?". Then the name "three" must go: 60 steps of AdamW at 3e-4 on
-batches of 32, cross-entropy on what must stay. Shares of answers that are right in every token, teacher forced, on images
-that nobody was trained on (at most 100 of each digit): names that must go, odd or even of the same images, names of the
-other odd digits, all that must stay about other digits.
+of MNIST for 10 epochs (AdamW, 2e-3 falling to 0): "Which digit?" and "Odd or even?". Then the name "three" must go: 60
+steps of AdamW at 3e-4 on batches of 32, cross-entropy on what must stay. Shares of answers that are right in every token,
+teacher forced, on images that nobody was trained on (at most 100 of each digit): names that must go, odd or even of the
+same images, names of the other odd digits, all that must stay about other digits.
 
 `NPO, level not asked`: the retain data ask nothing about images of a three. `NPO`: they ask odd or even. `Prompt
 decoupling`: each step asks odd or even of the very images whose names it forgets, too. There is no retrained control.
