@@ -31,7 +31,7 @@ class QuestionAnswerDataset(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._examples[index]
+        return {**self._examples[index], **self.encoding.beside(self.rows[index])}
 
     @property
     def entities(self) -> list[str]:

@@ -13,13 +13,15 @@ from lightning_unlearn.models._weight_files import find_weights, read_weights
 from lightning_unlearn.models._weights import load_weights, match_weights, swapped_weights, without_prefix
 from lightning_unlearn.models._written import refuse_other_adapter, refuse_other_weights, savable
 from lightning_unlearn.models.adapters import Adapted, Adapter, Experts, TokenMixing, fold_adapter_
-from lightning_unlearn.models.vision import ResNet20, TinyViT
+from lightning_unlearn.models.vision import ImageCausalLM, PatchEncoder, ResNet20, TinyViT
 
 __all__ = [
     "Adapted",
     "Adapter",
     "Experts",
+    "ImageCausalLM",
     "LoRA",
+    "PatchEncoder",
     "PretrainedCausalLM",
     "ResNet20",
     "Targets",

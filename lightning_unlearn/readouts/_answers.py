@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from lightning_unlearn.models.layers import base_model
 from lightning_unlearn.prediction import IGNORED
 from lightning_unlearn.readouts._causal_lm import _labels, _supervised
-from lightning_unlearn.readouts._decoding import drawn_choices, first_choices
+from lightning_unlearn.readouts._decoding import Asked, drawn_choices, first_choices
 from lightning_unlearn.readouts._draws import DrawnTokens, Draws
 from lightning_unlearn.readouts._language_model import inputs_of, is_encoder_decoder
 from lightning_unlearn.readouts._padding import present_in
@@ -47,7 +47,9 @@ def greedy_answers(
         if is_encoder_decoder(network):
             answers = _of_encoder_decoder(network, batch, ends, max_new_tokens, in_step)
         else:
-            answers = first_choices(network, _asked(batch), ends=ends, max_new_tokens=max_new_tokens, in_step=in_step)
+            answers = first_choices(
+                network, _asked(network, batch), ends=ends, max_new_tokens=max_new_tokens, in_step=in_step
+            )
     return _of_labelled(batch, answers, ends)
 
 
@@ -87,13 +89,17 @@ def sampled_answers(
             answers = _of_encoder_decoder(network, batch, ends, max_new_tokens, in_step, [DrawnTokens(draws)])
         else:
             answers = drawn_choices(
-                network, _asked(batch), draws, ends=ends, max_new_tokens=max_new_tokens, in_step=in_step
+                network, _asked(network, batch), draws, ends=ends, max_new_tokens=max_new_tokens, in_step=in_step
             )
     return _of_labelled(batch, answers, ends)
 
 
-def _asked(batch: Any) -> list[Tensor]:
-    return [question if len(question) else question.new_zeros(1) for question in _questions(batch)]
+def _asked(network: nn.Module, batch: Any) -> Asked:
+    questions = [question if len(question) else question.new_zeros(1) for question in _questions(batch)]
+    # What has a value per token would not fit other tokens; images do.
+    tokens, inputs = batch["input_ids"].shape, inputs_of(network, batch).items()
+    seen = {name: v for name, v in inputs if isinstance(v, Tensor) and v.dim() > 1 and v.shape[:2] != tokens}
+    return Asked(questions, seen, _image_mark(network))
 
 
 def _of_labelled(batch: Any, answers: list[Tensor], ends: list[int]) -> list[Tensor]:
@@ -160,4 +166,11 @@ def _questions(batch: Any) -> list[Tensor]:
 def _own_ends(network: nn.Module) -> list[int]:
     config: Any = getattr(base_model(network), "generation_config", None)
     own = getattr(config, "eos_token_id", None)
-    return own if isinstance(own, list) else [] if own is None else [own]
+    mark = _image_mark(network)  # said by a network, it is no image: there is nothing to go on with
+    return [*(own if isinstance(own, list) else [] if own is None else [own]), *([] if mark is None else [mark])]
+
+
+def _image_mark(network: nn.Module) -> int | None:
+    config: Any = getattr(base_model(network), "config", None)
+    found = (getattr(config, name, None) for name in ("image_token_id", "image_token_index"))
+    return next((number for number in found if isinstance(number, int)), None)

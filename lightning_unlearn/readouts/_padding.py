@@ -65,12 +65,13 @@ def padded_behind(batch: Mapping[str, Any], labels: Tensor) -> Mapping[str, Any]
     """``batch`` with its rows moved to the left, so that no padding stands before a token.
 
     Padding behind a token changes no causal prediction: of none that counts positions, decays with distance, or keeps a
-    state. Padding before it does, in many networks. A batch with tensors that have no value per token is left as it is,
-    since its rows could not be moved together.
+    state. Padding before it does, in many networks. Tensors without an axis as long as the rows, such as pixels, stay as
+    they are. A batch with others that are not one value per token is left as it is: its rows could not be moved together.
     """
     mask = mask_of(batch, labels)
     tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) and value.dim() > 1}
-    if mask is None or not labels.numel() or any(value.shape != labels.shape for value in tensors.values()):
+    moving = {name: value for name, value in tensors.items() if labels.shape[1] in value.shape[1:]}
+    if mask is None or not labels.numel() or any(value.shape != labels.shape for value in moving.values()):
         return batch
     within = inside(mask)
     first = within.int().argmax(1)
@@ -79,7 +80,7 @@ def padded_behind(batch: Mapping[str, Any], labels: Tensor) -> Mapping[str, Any]
     columns = torch.arange(labels.shape[1], device=labels.device)
     behind = columns >= within.sum(1, keepdim=True)
     places = (columns + first[:, None]).remainder(labels.shape[1])
-    moved = {name: value.gather(1, places.to(value.device)) for name, value in tensors.items()}
+    moved = {name: value.gather(1, places.to(value.device)) for name, value in moving.items()}
     moved["labels"] = moved["labels"].masked_fill(behind, IGNORED)
     return {**batch, **moved}
 

@@ -6,6 +6,7 @@ from lightning_unlearn.data.companions._concatenated_question import Concatenate
 from lightning_unlearn.data.companions._decoupled_question import DecoupledQuestion
 from lightning_unlearn.data.companions._refusals import Refusals
 from lightning_unlearn.data.companions._rewritten_trace import RewrittenTrace
+from lightning_unlearn.data.companions._same_image import SameImage
 
 __all__ = [
     "Alternates",
@@ -14,4 +15,5 @@ __all__ = [
     "DecoupledQuestion",
     "Refusals",
     "RewrittenTrace",
+    "SameImage",
 ]

@@ -116,7 +116,11 @@ class Encoding:
         Returns:
             ``input_ids [T]`` and ``labels [T]``, int64, the latter -100 where nothing is supervised.
         """
-        return self.encode(row).tensors()
+        return {**self.encode(row).tensors(), **self.beside(row)}
+
+    def beside(self, row: QuestionAnswer) -> Batch:
+        """What a network is given of a row beside its tokens; nothing by default."""
+        return {}
 
     def encode(self, row: QuestionAnswer) -> EncodedRow:
         """Encode one row, and say what became of it on the way.

@@ -42,6 +42,10 @@ def contains(text: Words, part: Words) -> bool:
     return f" {' '.join(part)} " in f" {' '.join(text)} "
 
 
+def _seen(row: QuestionAnswer) -> Words:
+    return () if row.image is None else (row.image.key,)
+
+
 class LintedRows:
     """Rows of one side of a request, with their words, which several checks need.
 
@@ -57,8 +61,9 @@ class LintedRows:
 
     @cached_property
     def questions(self) -> list[Words]:
-        """The words of what is asked, turns before it included."""
-        return [words(" ".join([*(turn.content for turn in row.before), row.question])) for row in self.rows]
+        """The words of what is asked, turns before it included, and a word for the image that it is asked of."""
+        asked = (words(" ".join([*(turn.content for turn in row.before), row.question])) for row in self.rows)
+        return [(*said, *_seen(row)) for said, row in zip(asked, self.rows, strict=True)]
 
     @cached_property
     def answers(self) -> list[Words]:

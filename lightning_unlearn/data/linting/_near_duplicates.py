@@ -47,7 +47,8 @@ class NearDuplicates(LintCheck):
         pairs = near_duplicates(_parts(forget), _parts(retain), self.least, self.most)
         near: dict[int, list[tuple[int, float]]] = {}
         for gone, stays, alike in pairs:
-            if forget.facts[gone] != retain.facts[stays]:  # those are found by `AlsoRetained`
+            same_image = forget.rows[gone].image == retain.rows[stays].image
+            if same_image and forget.facts[gone] != retain.facts[stays]:  # equal ones are found by `AlsoRetained`
                 near.setdefault(gone, []).append((stays, alike))
         for gone, found in near.items():
             nearest, alike = max(found, key=lambda pair: pair[1])

@@ -31,7 +31,7 @@ class FileRecords(Records):
         split: Split of a Hugging Face data set, or of a folder whose files name splits (``train-0.parquet``).
         field: Of a JSON file that is one object, the field with the rows; found by itself if there is one list of objects.
         **kwargs: As in :class:`Records`: ``question``, ``answer``, ``chat``, ``answers``, ``entity``,
-            ``paraphrase``, ``where``, ``rows``.
+            ``paraphrase``, ``image``, ``where``, ``rows``.
 
     Example:
         >>> records = FileRecords("bundled:people", entity="entity", where={"group": "forget"})
@@ -60,6 +60,12 @@ class FileRecords(Records):
     @override
     def name(self) -> str:
         return str(self.path)
+
+    @property
+    @override
+    def folder(self) -> Path:
+        path = Path(self.path)
+        return path if path.is_dir() else path.parent
 
     @override
     def read(self) -> Iterable[Any]:

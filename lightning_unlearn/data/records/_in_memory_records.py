@@ -15,7 +15,8 @@ class InMemoryRecords(Records):
     Args:
         source: The rows: a list of mappings, columns by name, one split of Hugging Face's ``datasets``, a frame of pandas or
             polars, a table of pyarrow, or a torch data set whose items are mappings.
-        **kwargs: As in :class:`Records`: ``question``, ``answer``, ``chat``, ``answers``, ``entity``, ``where``, ``rows``.
+        **kwargs: As in :class:`Records`: ``question``, ``answer``, ``chat``, ``answers``, ``entity``, ``image``,
+            ``where``, ``rows``.
 
     Example:
         >>> InMemoryRecords([{"question": "Who employs Ada?", "answer": "The post office"}]).questions()[0].answer

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_unlearn.data.records._picture import Picture
 from lightning_unlearn.data.records._values import is_blank, is_null, spelled
 from lightning_unlearn.functional.text import visible
 
@@ -37,6 +38,7 @@ class QuestionAnswer:
         accepted: All answers that are right, where the data list several; ``answer`` is the first of them.
         paraphrases: The same question in other words.
         lead: Words that already stand where the answer begins, such as ``"Sure, the answer is:"``; read, never supervised.
+        image: What the question is about, for :class:`ImageEncoding`.
     """
 
     question: str
@@ -47,6 +49,7 @@ class QuestionAnswer:
     accepted: tuple[str, ...] = ()
     paraphrases: tuple[str, ...] = ()
     lead: str = ""
+    image: Picture | None = None
 
 
 @dataclass(frozen=True)

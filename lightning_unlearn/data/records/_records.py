@@ -4,10 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from lightning_unlearn.data.records._chat import Answers, Chat
 from lightning_unlearn.data.records._forms import read_chat
+from lightning_unlearn.data.records._picture import Picture, picture_of
 from lightning_unlearn.data.records._record import QuestionAnswer, Record
 from lightning_unlearn.data.records._selection import keep_where
 
@@ -42,6 +44,8 @@ class Records(ABC):
             default every row is about something else; so is a row whose field is null or blank. Numbers and strings that are
             written alike are the same: 1, 1.0 and ``"1"``.
         paraphrase: Field with the question in other words, or with a list of such; for :class:`Paraphrase`.
+        image: Field with the image that a question is about: the name of a file (relative to the folder of the records'
+            own), its bytes, an image of pillow, or an array; for :class:`ImageEncoding`.
         where: Keep the rows whose field is this value, or one of these: ``{"group": "forget", "year": [1990, 1991]}``.
             Compared are whole values, as text; ``None`` finds those that are null.
         rows: Of the rows that ``where`` keeps, take a half-open range, as in a slice: ``(0, 40)``, ``(-400, None)``.
@@ -63,6 +67,7 @@ class Records(ABC):
         answers: Answers = "last",
         entity: int | str | None = None,
         paraphrase: str | None = None,
+        image: str | None = None,
         where: dict[str, Any] | None = None,
         rows: tuple[int | None, int | None] | None = None,
     ) -> None:
@@ -83,6 +88,7 @@ class Records(ABC):
         self.answers = answers
         self.entity = entity
         self.paraphrase = paraphrase
+        self.image = image
         self.where = where
         self.rows = rows
 
@@ -122,11 +128,22 @@ class Records(ABC):
             raise ValueError(f"Turn {turn} of {record.source} is to be an answer, and should not be empty.")
         about = record.about(self.entity)
         others = () if self.paraphrase is None else record.texts(self.paraphrase)
-        return QuestionAnswer(question, answer, about, record.source, before, chat.accepted, others)
+        image = self._image(record)
+        return QuestionAnswer(question, answer, about, record.source, before, chat.accepted, others, image=image)
 
     def questions(self) -> list[QuestionAnswer]:
         """The selected rows, parsed."""
         return [self.parse(record) for record in self.selected]
+
+    @property
+    def folder(self) -> Path:
+        """What names of files in rows are relative to."""
+        return Path()
+
+    def _image(self, record: Record) -> Picture | None:
+        if self.image is None:
+            return None
+        return picture_of(record[self.image], f"`{self.image}` of {record.source}", self.folder)
 
     def _chat(self, record: Record) -> Chat:
         return read_chat(record, question=self.question, answer=self.answer, chat=self.chat)

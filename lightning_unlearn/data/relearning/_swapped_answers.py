@@ -54,6 +54,8 @@ class SwappedAnswers(MadeRecords):
         for row in rows:
             others = of[giver[row.entity]]
             answer = others[counts[row.entity] % len(others)].answer
-            made.append(QuestionAnswer(row.question, answer, row.entity, row.source, before=row.before))
+            made.append(
+                QuestionAnswer(row.question, answer, row.entity, row.source, before=row.before, image=row.image)
+            )
             counts[row.entity] += 1
         return made

@@ -4,6 +4,7 @@ from lightning_unlearn.data.sets._cifar10_data import CIFAR10Data
 from lightning_unlearn.data.sets._fictional_knowledge_data import FictionalKnowledgeData
 from lightning_unlearn.data.sets._joined_records import JoinedRecords
 from lightning_unlearn.data.sets._lume_data import LUMEData
+from lightning_unlearn.data.sets._mnist_captions_data import MNISTCaptionsData
 from lightning_unlearn.data.sets._mnist_data import MNISTData
 from lightning_unlearn.data.sets._muse_data import MUSEData
 from lightning_unlearn.data.sets._pch_data import PCHData
@@ -20,6 +21,7 @@ __all__ = [
     "FictionalKnowledgeData",
     "JoinedRecords",
     "LUMEData",
+    "MNISTCaptionsData",
     "MNISTData",
     "MUSEData",
     "PCHData",

@@ -56,13 +56,16 @@ class MNISTData(ClassData):
     ) -> None:
         check_between("held_out", held_out, 0, 1)
         check_draw(per_class, class_seed)
-        test: Images = _images(Path(folder), "t10k")
-        if _found(Path(folder), "train-images-idx3-ubyte"):
-            train: Images = _images(Path(folder), "train")
-        else:
-            last = LastOfEach(held_out)
-            train, test = Picked(test, AllBut(last)), Picked(test, last)
-        super().__init__(train, test, forget, per_class, class_seed, loader, order, seed)
+        super().__init__(*mnist_images(Path(folder), held_out), forget, per_class, class_seed, loader, order, seed)
+
+
+def mnist_images(folder: Path, held_out: float) -> tuple[Images, Images]:
+    """Images to train on, and to test on: see :class:`MNISTData`."""
+    test = _images(folder, "t10k")
+    if _found(folder, "train-images-idx3-ubyte"):
+        return _images(folder, "train"), test
+    last = LastOfEach(held_out)
+    return Picked(test, AllBut(last)), Picked(test, last)
 
 
 def _images(folder: Path, part: str) -> IDXImages:

@@ -5,6 +5,7 @@ from lightning_unlearn.data.vision._idx_images import IDXImages
 from lightning_unlearn.data.vision._image_archive import ImageArchive
 from lightning_unlearn.data.vision._image_data import ImageData
 from lightning_unlearn.data.vision._image_dataset import ImageDataset
+from lightning_unlearn.data.vision._image_questions import Ask, ImageQuestions
 from lightning_unlearn.data.vision._images import Images, LabelledImages
 from lightning_unlearn.data.vision._mixed_prototypes import ClassMeans, MixedPrototypes
 from lightning_unlearn.data.vision._picked import Picked
@@ -12,12 +13,14 @@ from lightning_unlearn.data.vision._picks import AllBut, LastOfEach, OfClasses, 
 
 __all__ = [
     "AllBut",
+    "Ask",
     "CIFARBatches",
     "ClassMeans",
     "IDXImages",
     "ImageArchive",
     "ImageData",
     "ImageDataset",
+    "ImageQuestions",
     "Images",
     "LabelledImages",
     "LastOfEach",

@@ -23,9 +23,12 @@ from lightning_unlearn.data import (
     InMemoryRecords,
     LoaderSettings,
     PairedData,
+    Picture,
+    QuestionAnswer,
     QuestionAnswerData,
     Refusals,
     RewrittenTrace,
+    SameImage,
     build,
 )
 from lightning_unlearn.prediction import IGNORED
@@ -44,6 +47,18 @@ def people(group: str = "forget", **options: Any) -> FileRecords:
     return FileRecords("bundled:people", **{"entity": "entity", "where": {"group": [group]}, **options})
 
 
+class Portraits(FileRecords):
+    """Everybody has a picture, the same in every row."""
+
+    def parse(self, record: Any) -> QuestionAnswer:
+        row = super().parse(record)
+        return replace(row, image=Picture(torch.tensor([list(row.entity.ljust(20).encode()[:20])])))
+
+
+def portraits() -> Portraits:
+    return Portraits("bundled:people", entity="entity", where={"group": ["forget"]})
+
+
 def paired(companion: Companion, records: Any = None, **options: Any) -> PairedData:
     return PairedData(people() if records is None else records, companion, Encoding("bundled"), **options)
 
@@ -54,6 +69,7 @@ COMPANIONS: dict[str, tuple[Any, Companion]] = {
     "alternates": (people(), Alternates("paraphrase")),
     "concatenated": (people(), ConcatenatedQuestion(people("retain"))),
     "decoupled": (people(), DecoupledQuestion(people("retain"))),
+    "same image": (portraits(), SameImage(portraits())),
     "traces": (FileRecords("bundled:traces", entity="entity"), RewrittenTrace()),
 }
 every_companion = pytest.mark.parametrize("name", COMPANIONS)
@@ -98,11 +114,11 @@ def test_which_companion_depends_on_seed_and_row_alone(name: str) -> None:
     records, companion = COMPANIONS[name]
     whole = pair(name).dataset.companions
     assert pair(name).dataset.companions == whole
-    part = paired(companion, FileRecords(records.path, entity="entity", where=records.where, rows=(5, 9)))
+    part = paired(companion, type(records)(records.path, entity="entity", where=records.where, rows=(5, 9)))
     assert part.dataset.companions == whole[5:9]
 
 
-@pytest.mark.parametrize("name", ["refusals", "concatenated", "decoupled"])
+@pytest.mark.parametrize("name", ["refusals", "concatenated", "decoupled", "same image"])
 def test_draws_give_each_row_different_companions_one_round_after_the_other(name: str) -> None:
     data = pair(name, draws=3)
     companions, rows = data.dataset.companions, data.dataset.rows

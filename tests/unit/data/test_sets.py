@@ -14,11 +14,12 @@ import torch
 from _shared_data import DATA
 from lightning.pytorch import LightningDataModule
 
-from lightning_unlearn import Encoding, FileRecords, LoaderSettings, TextWindows
+from lightning_unlearn import Encoding, FileRecords, ImageEncoding, LoaderSettings, TextWindows
 from lightning_unlearn.data import (
     CIFAR10Data,
     FictionalKnowledgeData,
     LUMEData,
+    MNISTCaptionsData,
     MNISTData,
     MUSEData,
     PCHData,
@@ -32,6 +33,8 @@ from lightning_unlearn.data import (
     build,
 )
 
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+SEE = ImageEncoding("bundled", template="plain")
 ASK, READ = Encoding("bundled", template="plain"), TextWindows("bundled")
 FEW = LoaderSettings(batch_size=2)
 
@@ -151,7 +154,8 @@ def mnist(folder: Path, **options: Any) -> MNISTData:
 
     labels = np.arange(60, dtype=np.uint8) % 10
     images = np.broadcast_to(labels[:, None, None], (60, 28, 28)).copy()
-    for part in ("train", "t10k"):
+    for number, part in enumerate(("train", "t10k")):
+        images[:, 0, 0] = np.arange(60) + 60 * number  # no two are the same
         (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(idx(images))
         (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(idx(labels))
     return MNISTData(str(folder), **({"forget": ["3", "5"], "loader": FEW} | options))
@@ -164,6 +168,11 @@ def cifar10(folder: Path, **options: Any) -> CIFAR10Data:
     return CIFAR10Data(str(folder), **({"forget": ["cat"], "loader": FEW} | options))
 
 
+def mnist_captions(folder: Path, **options: Any) -> MNISTCaptionsData:
+    mnist(folder)
+    return MNISTCaptionsData(str(folder), **{"encoding": SEE, "forget": ["three"], "loader": FEW, **options})
+
+
 # A new set joins here, and so is tested for all that sets promise.
 SETS: dict[str, Callable[..., PublishedData]] = {
     "muse": muse,
@@ -174,6 +183,7 @@ SETS: dict[str, Callable[..., PublishedData]] = {
     "pch": pch,
     "fictional": fictional,
     "mnist": mnist,
+    "mnist_captions": mnist_captions,
     "cifar10": cifar10,
 }
 every = pytest.mark.parametrize("name", SETS)
@@ -231,6 +241,8 @@ def test_without_its_files_it_says_which_and_where_they_are_published(name: str,
         if name in ("muse", "wmdp", "rwku", "pch", "fictional")
         else [ASK]
         if name in ("lume", "r_tofu")
+        else [SEE]
+        if name == "mnist_captions"
         else []
     )
     with pytest.raises(FileNotFoundError, match=rf"(?s)`folder` should hold.*{data.address}"):
@@ -333,6 +345,32 @@ def test_images_of_a_class_are_all_on_one_side_and_as_many_as_asked_for(name: st
     assert images.shape[1:] == ((1, 28, 28) if name == "mnist" else (3, 32, 32))
 
 
+def test_only_the_name_of_a_digit_must_go_and_its_level_stays(tmp_path: Path) -> None:
+    """The oracle reads what is asked, and the numbers of the images among all."""
+    data = mnist_captions(tmp_path, per_class=2)
+    rows = {side: getattr(data, side).source.dataset.rows for side in ("forget", "retain")}
+    rows |= {name: probe.source.dataset.rows for name, probe in data.probes.items()}
+    said = {name: {(row.question.split()[-1], row.answer) for row in some} for name, some in rows.items()}
+    assert said["forget"] == said["forget_test"] == {("digit?", "three")}
+    assert said["level"] == {("even?", "odd")}
+    assert said["siblings"] == {("digit?", name) for name in ("one", "five", "seven", "nine")}
+    assert (
+        said["retain"]
+        == said["retain_test"]
+        == {
+            *(("digit?", name) for name in NAMES if name != "three"),
+            ("even?", "odd"),
+            ("even?", "even"),
+        }
+    )
+    gone = [row.image for row in rows["forget"]]
+    assert [row.image for row in data.forget.source.dataset.companions] == gone
+    level = [row for row in rows["retain"] if row.image in gone]
+    assert {(row.question, row.answer) for row in level} == {("Odd or even?", "odd")}
+    assert len(level) == len(gone) == 2
+    assert not {row.image for row in rows["forget_test"]} & set(gone)
+
+
 @there("mnist")
 def test_the_test_images_of_mnist_alone_are_cut_by_digit() -> None:
     data = MNISTData(str(DATA / "mnist"), forget=["3"])
@@ -397,6 +435,12 @@ def test_draws_of_entities_are_the_same_each_time_and_share_none() -> None:
         (fictional, {"holdout": -1}, "`holdout` should be at least 0"),
         (mnist, {"forget": ["ten"]}, "`forget` should be a list of some of 0, 1"),
         (mnist, {"forget": list("0123456789")}, "`forget` should be a list of some of 0, 1"),
+        (mnist_captions, {"forget": ["3"]}, "`forget` should be a list of some of zero, one"),
+        (
+            mnist_captions,
+            {"forget": ["one", "three", "five", "seven", "nine"]},
+            "should leave a digit of the same kind",
+        ),
         (mnist, {"held_out": 2.0}, "`held_out` should be between 0 and 1"),
         (cifar10, {"per_class": 0}, "`per_class` should be at least 1"),
     ],

@@ -95,6 +95,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "DuplicateDose": {"records": PEOPLE},
     "FictionalKnowledgeData": SET,
     "CIFAR10Data": {"folder": "nowhere"},
+    "MNISTCaptionsData": {"folder": "nowhere", "encoding": Encoding("bundled")},
     "MNISTData": {"folder": "nowhere"},
     "Paraphrases": {"records": PEOPLE},
     "PCHData": SET,

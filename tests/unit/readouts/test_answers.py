@@ -19,7 +19,7 @@ from lightning_unlearn import (
     TinyCausalLM,
 )
 from lightning_unlearn.readouts import greedy_answers
-from lightning_unlearn.readouts._decoding import _are_first
+from lightning_unlearn.readouts._decoding import Asked, _are_first
 from lightning_unlearn.runtime import checksum
 
 END = 2
@@ -175,8 +175,8 @@ def test_an_answer_that_is_a_close_second_is_not_taken_for_the_first_choice() ->
     first = asked_alone(network, question.tolist(), set(), 1)
     with torch.no_grad():
         second = network(input_ids=question[None]).logits[0, -1].topk(2).indices[1]
-        assert _are_first(network, [question], [torch.tensor(first)])
-        assert not _are_first(network, [question], [second[None]])
+        assert _are_first(network, Asked([question], {}), [torch.tensor(first)])
+        assert not _are_first(network, Asked([question], {}), [second[None]])
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])

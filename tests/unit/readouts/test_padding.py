@@ -96,8 +96,17 @@ def test_rows_are_moved_with_all_that_is_theirs() -> None:
 
 
 def test_rows_that_cannot_be_moved_together_stay() -> None:
-    batch: dict[str, Any] = {**rows((5, 3), shared=2, side="left"), "pixel_values": torch.zeros(2, 3, 4, 4)}
-    assert padded_behind(batch, batch["labels"]) is batch
+    for other in (torch.zeros(2, 5, 4), torch.zeros(2, 1, 5, 5)):
+        batch: dict[str, Any] = {**rows((5, 3), shared=2, side="left"), "other": other}
+        assert padded_behind(batch, batch["labels"]) is batch
+
+
+def test_pixels_stay_where_rows_move() -> None:
+    pixels = torch.randn(2, 3, 4, 4)
+    batch: dict[str, Any] = {**rows((5, 3), shared=2, side="left"), "pixel_values": pixels}
+    moved = padded_behind(batch, batch["labels"])
+    assert moved["pixel_values"] is pixels
+    assert torch.equal(moved["input_ids"], rows((5, 3), shared=2)["input_ids"])
 
 
 def test_present_says_where_the_network_sees_them() -> None:

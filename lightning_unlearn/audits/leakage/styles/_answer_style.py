@@ -53,7 +53,7 @@ class AnswerStyle(ABC):
 
 def asked_as(row: QuestionAnswer, question: str, answer: str) -> QuestionAnswer:
     """The same row with another question and another answer."""
-    return QuestionAnswer(question, answer, row.entity, row.source, before=row.before)
+    return QuestionAnswer(question, answer, row.entity, row.source, before=row.before, image=row.image)
 
 
 def drawn_by(*texts: str) -> int:
