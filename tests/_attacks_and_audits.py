@@ -72,7 +72,9 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     "relearn_adapter": lambda: Relearn(**TWO_STEPS),
     "relearn_full": lambda: Relearn(mode="full", **TWO_STEPS),
     # The last layer of a small classifier, and the only block of a language model.
-    "relearn_some_layers": lambda: Relearn(mode="full", layers=["4", "*layers.0.*"], data="other", repeats=2, **TWO_STEPS),
+    "relearn_some_layers": lambda: Relearn(
+        mode="full", layers=["4", "*layers.0.*"], data="other", repeats=2, **TWO_STEPS
+    ),
     "relearn_some_facts": lambda: Relearn(facts=FactSplit(by="fact"), order_seed=1, **TWO_STEPS),
     "passive": lambda: PassiveRecovery(0.5, **TWO_STEPS),
     "concept_shift": lambda: ConceptShift("other", every=1, **TWO_STEPS),

@@ -40,7 +40,13 @@ from lightning_unlearn.runtime import local
 
 RETAIN = (12, 24)
 FEW = {"forget": FORGET, "retain": (12, 18)}
-ALL = {"forget": FORGET, "retain": RETAIN, "forget_perturbed": (24, 36), "retain_perturbed": (36, 48), "holdout": (60, 72)}
+ALL = {
+    "forget": FORGET,
+    "retain": RETAIN,
+    "forget_perturbed": (24, 36),
+    "retain_perturbed": (36, 48),
+    "holdout": (60, 72),
+}
 CONTROL = "control.pt"
 
 

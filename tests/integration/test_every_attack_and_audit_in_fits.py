@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
@@ -37,53 +37,103 @@ def test_every_public_attack_and_audit_is_in_the_lists() -> None:
     assert {kind.__name__ for kind in found - listed} <= set(IN_NO_CHECK)
 
 
-def in_every_step(kind: str, net: str, **settings: Any) -> None:
-    """Three fits, each against the one without a check: with every attack, every audit, and attacks that break."""
-    plain = fit(None, kind, net, **settings)
-    assert len(plain) == 3
+def every_attack(*fitted: Any, **settings: Any) -> None:
     check = check_of(EVERY_ATTACK, ONE_AUDIT)
-    assert fit(check, kind, net, **settings) == plain
-    assert {failure.attack for failure in check.failures} == SAYS_NO[net]
-    assert {(o.attack, o.step) for o in check.observations} == set(
-        product({"none", *EVERY_ATTACK} - SAYS_NO[net], {0, 1, 2})
-    )
+    assert fit(check, *fitted, **settings) == fit(None, *fitted, **settings)
+    refused = SAYS_NO[fitted[1]]
+    assert {failure.attack for failure in check.failures} == refused
+    seen, steps = {(o.attack, o.step) for o in check.observations}, range(settings["steps"] + 1)
+    assert seen == set(product({"none", *EVERY_ATTACK} - refused, steps))
+
+
+def every_audit(*fitted: Any, **settings: Any) -> None:
     check = check_of(ONE_ATTACK, EVERY_AUDIT, control=CONTROL)
-    assert fit(check, kind, net, **settings) == plain
+    assert fit(check, *fitted, **settings) == fit(None, *fitted, **settings)
     assert not check.failures
-    named = {name for audit in check.audits for name in audit.definitions()}
-    assert len(named - {o.metric for o in check.observations}) < len(named) / 3  # some are of other splits
     assert {o.subject for o in check.observations} == {"original", "control", "unlearned"}
+    seen = {o.metric for o in check.observations}
+    assert all(seen & set(audit.definitions()) for audit in check.audits)
+
+
+def broken_attacks(*fitted: Any, **settings: Any) -> None:
     check = check_of(EVERY_ATTACK, ONE_AUDIT)
     check.moment = now_and_then()
-    assert fit(check, kind, net, **settings) == plain
-    broken = [failure for failure in check.failures if "in the midst" in failure.message]
-    assert len({failure.attack for failure in broken}) > len(EVERY_ATTACK) / 2
+    assert fit(check, *fitted, **settings) == fit(None, *fitted, **settings)
+    broken = {failure.attack for failure in check.failures if "in the midst" in failure.message}
+    assert len(broken) > len(EVERY_ATTACK) / 2
 
 
-def now_and_then(least: int = 2) -> Callable[[], None]:
-    """Raises in about every fourth pass, in the same ones on every rank; not in the first: these are not attacked."""
+def broken_audits(*fitted: Any, **settings: Any) -> None:
+    check = check_of(ONE_ATTACK, EVERY_AUDIT)
+    check.moment = now_and_then(first=0)
+    assert fit(check, *fitted, **settings) == fit(None, *fitted, **settings)
+    broken = {failure.audit for failure in check.failures if "in the midst" in failure.message}
+    assert len(broken) > len(EVERY_AUDIT) / 2
+
+
+def now_and_then(first: int = 4) -> Callable[[], None]:
+    """Raises in about every fourth pass, in the same ones on every rank, but not before the first attack."""
     draws, passes = random.Random(1), iter(range(1_000_000))
 
     def moment() -> None:
-        if next(passes) >= 2 * least and draws.random() < 0.25:
+        if next(passes) >= first and draws.random() < 0.25:
             raise RuntimeError("in the midst of a pass")
 
     return moment
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("net", NETWORKS)
-def test_in_one_process(net: str, precision: str) -> None:
-    in_every_step("single", net, precision=precision)
+fits = pytest.mark.parametrize(
+    "fits", [every_attack, every_audit, broken_attacks, broken_audits], ids=lambda f: f.__name__
+)
+nets = pytest.mark.parametrize("net", NETWORKS)
+precisions = pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@precisions
+@nets
+@fits
+def test_in_one_process(fits: Callable[..., None], net: str, precision: str) -> None:
+    fits("single", net, precision=precision, steps=2)
+
+
+@pytest.mark.slow
+@precisions
+@nets
+@fits
 @pytest.mark.parametrize("kind", [kind for kind in STRATEGIES if kind != "single"])
-def test_in_two_processes(kind: str, precision: str) -> None:
-    def on_rank(rank: int, world_size: int) -> None:
-        for net in NETWORKS:
-            in_every_step(kind, net, precision=precision)
+def test_in_two_processes(kind: str, fits: Callable[..., None], net: str, precision: str) -> None:
+    run_ranks(lambda rank, world_size: fits(kind, net, precision=precision, steps=1), timeout=280)
 
-    run_ranks(on_rank, timeout=3600)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_ctrl_c_in_the_midst_of_an_attack(attack: str) -> None:
+    """What is left is the fit at that step."""
+    whole, passes = fit(None), [0]
+
+    def count() -> None:
+        passes[0] += 1
+
+    check = check_of({attack: ATTACKS[attack]}, ONE_AUDIT)
+    check.moment = count
+    fit(check, steps=1)
+    last = passes[0]  # under attack
+
+    def press() -> None:
+        passes[0] -= 1
+        if passes[0] == 0:
+            signal.raise_signal(signal.SIGINT)
+
+    check = check_of({attack: ATTACKS[attack]}, ONE_AUDIT)
+    check.moment = press
+    assert last > 1
+    assert fit(check) == ["interrupted", whole[0]]
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_terminal() -> Iterator[None]:
+    """Lightning ignores Ctrl-C for good once it has seen one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
