@@ -1,5 +1,5 @@
-"""A fit with any attack or audit in every step is the fit without it, bit for bit, also if something raises in their midst,
-or somebody presses Ctrl-C."""
+"""A fit with any attack or audit in every step is the fit without it, bit for bit: alone and in two processes, also if
+something raises in their midst, or somebody presses Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from _attacks_and_audits import ATTACKS, AUDITS, AUDITS_IN_WORDS, IN_NO_CHECK, public_kinds
-from _fits_of_language_models import CONTROL, NETWORKS, check_of, fit
+from _fits_of_language_models import CONTROL, NETWORKS, STRATEGIES, check_of, fit
 from _prompts import PROMPTS
+from _ranks import run_ranks
 
 from lightning_unlearn import Attack
 from lightning_unlearn.audits import Audit, Unattacked
@@ -94,6 +95,16 @@ precisions = pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @fits
 def test_in_one_process(fits: Callable[..., None], net: str, precision: str) -> None:
     fits("single", net, precision=precision, steps=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@precisions
+@nets
+@fits
+@pytest.mark.parametrize("kind", [kind for kind in STRATEGIES if kind != "single"])
+def test_in_two_processes(kind: str, fits: Callable[..., None], net: str, precision: str) -> None:
+    run_ranks(lambda rank, world_size: fits(kind, net, precision=precision, steps=1), timeout=1100)
 
 
 @pytest.mark.slow
