@@ -93,8 +93,8 @@ precisions = pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @precisions
 @nets
 @fits
-def test_in_one_process(fits: Callable[..., None], net: str, precision: str) -> None:
-    fits("single", net, precision=precision, steps=2)
+def test_in_one_process(assert_unchanged: Callable[..., None], net: str, precision: str) -> None:
+    assert_unchanged("single", net, precision=precision, steps=2)
 
 
 @pytest.mark.slow
@@ -103,8 +103,8 @@ def test_in_one_process(fits: Callable[..., None], net: str, precision: str) -> 
 @nets
 @fits
 @pytest.mark.parametrize("kind", [kind for kind in STRATEGIES if kind != "single"])
-def test_in_two_processes(kind: str, fits: Callable[..., None], net: str, precision: str) -> None:
-    run_ranks(lambda rank, world_size: fits(kind, net, precision=precision, steps=1), timeout=1100)
+def test_in_two_processes(kind: str, assert_unchanged: Callable[..., None], net: str, precision: str) -> None:
+    run_ranks(lambda rank, world_size: assert_unchanged(kind, net, precision=precision, steps=1), timeout=1100)
 
 
 @pytest.mark.slow
