@@ -10,6 +10,7 @@ copy of it, whose policy is taken out, with everything unfolded.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import html
 import json
 import re
@@ -20,6 +21,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+from run_config import commit
 
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -47,7 +51,14 @@ VIEWS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What axe found in one view."""
+    """What axe found in one view.
+
+    Args:
+        axe: Its version.
+        passes: How many rules it found to be kept.
+        incomplete: What it could not decide, so that a person has to look: each rule, why, and every place.
+        violations: What breaks a rule, likewise.
+    """
 
     axe: str
     passes: int
@@ -93,10 +104,22 @@ def prepared(page: str, axe: str, view: View) -> str:
     return page.replace("</body>", f"<script>{axe}</script><script>{_run()}</script></body>")
 
 
+def about(file: Path, page: str) -> dict[str, Any]:
+    """Which page it was, and by which commit it was looked at."""
+    title = re.search(r"<title>(.*?)</title>", page, re.DOTALL)
+    return {
+        "page": file.name,
+        "title": html.unescape(title[1]).strip() if title else "",
+        "sha256": hashlib.sha256(page.encode()).hexdigest(),
+        "commit": commit(),
+    }
+
+
 def _run() -> str:
     return f"""
+    const why = n => [...n.any, ...n.all, ...n.none].map(c => c.message)[0] || '';
     const told = all => all.map(r => r.id + ' (' + r.impact + '): ' + r.help + ': '
-      + r.nodes.slice(0, 3).map(n => n.target.join(' ')).join(', '));
+      + r.nodes.map(n => n.target.join(' ') + ' [' + why(n) + ']').join(', '));
     axe.run({{runOnly: {json.dumps(RULES)}}}).then(
       r => ({{axe: r.testEngine.version, passes: r.passes.length,
               incomplete: told(r.incomplete), violations: told(r.violations)}}),
@@ -117,12 +140,16 @@ def main() -> int:
         return 2
     page, axe = arguments.page.read_text(encoding="utf-8"), arguments.axe.read_text(encoding="utf-8")
     verdicts = {name: examine(page, axe, view, chromium) for name, view in VIEWS.items()}
+    told = about(arguments.page, page)
+    print(f"{told['title']} ({told['page']}, sha256 {told['sha256'][:12]}), by commit {told['commit']}")
     for name, verdict in verdicts.items():
-        print(f"{name}: {verdict.passes} rules passed, {len(verdict.violations)} violated")
+        undecided = f"{len(verdict.incomplete)} left to a person"
+        print(f"{name}: {verdict.passes} rules passed, {len(verdict.violations)} violated, {undecided}")
         for each in [*verdict.violations, *(f"to be judged by a person: {each}" for each in verdict.incomplete)]:
             print(f"  {each}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({n: asdict(v) for n, v in verdicts.items()}, indent=1) + "\n")
+        views = {name: asdict(verdict) for name, verdict in verdicts.items()}
+        arguments.json.write_text(json.dumps({**told, "views": views}, indent=1) + "\n")
     return int(any(verdict.violations for verdict in verdicts.values()))
 
 

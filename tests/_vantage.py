@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import torch
 from _modules import SomebodysModule, loader, quiet
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.testing import assert_close
 
-from lightning_unlearn import Bounded, GradientAscent, Unlearn
+from lightning_unlearn import Bounded, GradientAscent, GradientTransform, Unlearn
 from lightning_unlearn.attacks import Attack
+from lightning_unlearn.engine import Row
 
 BOUND = 3.0
 
@@ -72,6 +76,69 @@ class Failing(Shift):
         if self.calls - 1 in self.fails_at:
             raise RuntimeError("it broke")
         yield 0
+
+
+class KeepsRows(GradientTransform):
+    """Leaves the forget gradient as it is, and keeps a copy of it, step by step."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[Tensor, Tensor]] = []
+
+    def of(self, gradient: Tensor, param: Tensor) -> Tensor:
+        return gradient
+
+    def __call__(self, row: Row, params: Any) -> Row:
+        self.rows.append({p: g.detach().clone() for p, g in zip(params, row, strict=True) if g is not None})
+        return super().__call__(row, params)
+
+
+def forget_loss(module: nn.Module, batch: Any) -> Tensor:
+    """What ``forgetting`` minimises on ``SomebodysModule``, written by hand."""
+    return torch.relu(BOUND - F.cross_entropy(module(batch[0]), batch[1]))
+
+
+def assert_first_step_is(
+    row: list[Tensor],
+    under: dict[str, Attack],
+    *,
+    accumulate: int = 1,
+    clip: float | None = None,
+    own_lr: float | None = None,
+    callbacks: Any = (),
+) -> None:
+    """The first step of a fit under attacks has this forget gradient, for body and head; and the step is along its sum
+    with the retain gradient, clipped, or there is a second along it alone. Each element of all is compared.
+    """
+    kept, module = KeepsRows(), SomebodysModule("sgd")
+    own = {} if own_lr is None else {"optimizer": lambda params: torch.optim.SGD(params, lr=own_lr)}
+    settings = {"accumulate_grad_batches": accumulate, "gradient_clip_val": clip, "callbacks": list(callbacks)}
+    fitted(forgetting(under=under, transforms=[kept], **own), module, max_steps=1, **settings)
+    for p, by_hand in zip(forgotten(module), row, strict=True):
+        assert_close(kept.rows[0][p], by_hand, rtol=0, atol=1e-6)
+
+    start = SomebodysModule("sgd")
+    optimizer = start.configure_optimizers()["optimizer"]
+    for x, y in islice(loader(seed=1), accumulate):
+        (F.cross_entropy(start(x), y) / accumulate).backward()
+    for p, by_hand in zip(forgotten(start), row, strict=True):
+        if own_lr is None:
+            p.grad += by_hand
+    if clip is not None:
+        norm = torch.cat([p.grad.flatten() for p in forgotten(start)]).norm()
+        assert norm > clip
+        for p in forgotten(start):
+            p.grad *= clip / norm
+    optimizer.step()
+    with torch.no_grad():
+        for p, by_hand in zip(forgotten(start), row, strict=True):
+            p -= (own_lr or 0.0) * by_hand
+    for p, q in zip(module.parameters(), start.parameters(), strict=True):
+        assert_close(p, q, rtol=0, atol=1e-7)
+
+
+def forgotten(module: Any) -> list[nn.Parameter]:
+    """The parameters of ``SomebodysModule`` that its output depends on."""
+    return [*module.body.parameters(), *module.head.parameters()]
 
 
 def forgetting(**kwargs: Any) -> Unlearn:

@@ -7,8 +7,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two process
 
 import pytest
 import torch
-
-DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+from _shared_data import DATA
 
 
 @pytest.fixture(autouse=True)

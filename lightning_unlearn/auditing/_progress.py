@@ -13,7 +13,9 @@ from lightning_unlearn.observation import Subject, strength
 
 
 class Progress:
-    """Shows what an audit is at, how much is done, and about how long it will take: said after the first look.
+    """Shows what an audit is at, how much is done, and about how long it will take.
+
+    The first look is timed, and what is said is about all that is left after it.
 
     Args:
         shown: Whether to show anything.
@@ -30,7 +32,7 @@ class Progress:
         self._bar = Bar(*columns, disable=not shown, console=console)
         self._shown = shown
         self._task = self._bar.add_task("the first look", total=None)
-        self._look = self._step = 0.0
+        self._whole = self._look = self._step = 0.0
         self._reached: dict[tuple[str, str], float] = {}
 
     def __enter__(self) -> Self:
@@ -40,29 +42,32 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.stop()
 
-    def plan(self, attacks: Sequence[Attack], looks: int, *, look: float, step: float) -> None:
+    def plan(self, attacks: Sequence[Attack], looks: int, *, whole: float, look: float, step: float) -> None:
         """Say what is left to do, and about how long it will take.
 
         Args:
             attacks: Each attack on each model.
             looks: At how many models without an attack.
-            look: Seconds that one run of all audits takes.
+            whole: Seconds that one run of all audits takes.
+            look: Seconds that one run of the audits takes that are repeated at each point of each attack.
             step: Seconds that one training step of an attacker takes.
         """
-        self._look, self._step = look, step
+        self._whole, self._look, self._step = whole, look, step
         planned = [attack.planned() for attack in attacks]
-        looks += sum(points for points, _ in planned)
-        steps = sum(steps for _, steps in planned)
-        seconds = looks * look + steps * step
+        points, steps = (sum(each) for each in zip(*planned, strict=True)) if planned else (0, 0)
+        seconds = looks * whole + points * look + steps * step
         self._bar.update(self._task, total=seconds)
         if self._shown:
-            words = f"About {duration(seconds)}: {len(attacks)} attacks, {looks} looks, {steps} training steps."
+            words = (
+                f"About {duration(seconds)}: {len(attacks)} attacks, {looks + points} looks, {steps} training steps."
+            )
             self._bar.console.print(words, highlight=False)
 
     def at(self, subject: Subject, attack: str, of: Attack | None, point: float) -> None:
         """The next look is at ``subject``, at ``point`` of ``attack``."""
         where = attack if of is None else f"{attack}, {strength(point, of.unit)}"
-        self._bar.update(self._task, description=f"{subject}: {where}", advance=self._look)
+        advance = self._whole if of is None else self._look
+        self._bar.update(self._task, description=f"{subject}: {where}", advance=advance)
         # Points of an attack ascend: the training steps since its last point were taken just now.
         steps = point if of is not None and of.unit == "step" else 0.0
         before = self._reached.get((subject, attack), 0.0)

@@ -27,6 +27,8 @@ from lightning_unlearn.models import swapped_weights
 from lightning_unlearn.observation import NOT_ATTACKED, Cost, Failure, Observation, Subject
 from lightning_unlearn.runtime import checksum, uninterrupted
 
+_Look = tuple[str, list[Observation]]
+
 
 class StandaloneCheck(RecoveryCheck):
     """Observes finished models: the original, the control, and then the audited one. Goes on where it was interrupted.
@@ -56,6 +58,7 @@ class StandaloneCheck(RecoveryCheck):
     ) -> None:
         super().__init__(attacks, audits, every_n_epochs=0, **data)
         self.others, self.store, self.progress, self.settings = dict(others), store, progress, settings
+        self._is_foretold = False
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -66,30 +69,37 @@ class StandaloneCheck(RecoveryCheck):
         before = checksum(pl_module)
         self._show_control(examined)
         try:
-            for number, (subject, attacks) in enumerate(self.plan().items()):
+            for subject, attacks in self.plan().items():
                 with self._as(subject, examined):
-                    if number == 0:  # not earlier: some audits have to be shown the original first
-                        self._forecast(examined, file)
                     self._observe(subject, attacks, examined, file)
         finally:
             self.restored = checksum(pl_module) == before
 
+    def _foretold(self, looks: Iterable[_Look], examined: Examined, file: ProgressFile) -> Iterator[_Look]:
+        """The looks. How long all will take is said as soon as the first of them is over, or that of an earlier run."""
+        self._forecast(examined, file)
+        for look in looks:
+            self._forecast(examined, file)
+            yield look
+
     def _forecast(self, examined: Examined, file: ProgressFile) -> None:
-        """Say how long it will take, from one look and one training step of an attacker."""
+        """Say once how long it will take, from the look that was made, and one training step of an attacker."""
+        made = {cost.subject: cost.per_look for cost in self.costs if cost.attack == NOT_ATTACKED}
+        if self._is_foretold or not made:
+            return
+        self._is_foretold = True
         done = {subject: file.done(subject, attacks) for subject, attacks in self.plan().items()}
-        left = {
-            subject: {name: attack for name, attack in attacks.items() if name not in done[subject]}
-            for subject, attacks in self.plan().items()
-        }
-        looks = sum(NOT_ATTACKED not in names for names in done.values())
-        attacks = [attack for each in left.values() for attack in each.values()]
+        looks = [subject for subject, names in done.items() if NOT_ATTACKED not in names and subject not in made]
+        attacks = [a for s, each in self.plan().items() for name, a in each.items() if name not in done[s]]
         if not looks and not attacks:
             return
-        look = _seconds(AuditsUnderAttack({}, self.audits, _ignored)(examined))
+        whole = next(iter(made.values()))
+        repeated = [audit for audit in self.audits if audit.under_attack]
+        look = whole if repeated == self.audits else _seconds(AuditsUnderAttack({}, repeated, _ignored)(examined))
         trains = any(attack.planned()[1] for attack in attacks)
         rehearsal = {"rehearsal": Relearn(steps=1)} if trains else {}
         step = _seconds(AuditsUnderAttack(rehearsal, [], _ignored)(examined))
-        self.progress.plan(attacks, looks, look=look, step=step)
+        self.progress.plan(attacks, len(looks), whole=whole, look=look, step=step)
 
     @override
     def _find_control(self, trainer: pl.Trainer) -> OtherModel | None:
@@ -136,8 +146,8 @@ class StandaloneCheck(RecoveryCheck):
         def watch(name: str, point: float) -> None:
             self.progress.at(subject, name, attacks.get(name), point)
 
-        looks = AuditsUnderAttack(attacks, self.audits, record, spend, watch)
-        for name, observations in _ended(looks(examined, done=list(part.done)), self._add, subject):
+        looks = AuditsUnderAttack(attacks, self.audits, record, spend, watch)(examined, done=list(part.done))
+        for name, observations in _ended(self._foretold(looks, examined, file), self._add, subject):
             part.observations += observations
             part.finish(name)
             if examined.trainer.is_global_zero:
@@ -158,14 +168,12 @@ def _ignored(failure: Failure) -> None:
     """A failure of the rehearsal: it will be seen, and kept, when it counts."""
 
 
-def _ended(
-    looks: Iterable[tuple[str, list[Observation]]], add: Callable[[list[Observation]], None], subject: Subject
-) -> Iterator[tuple[str, list[Observation]]]:
+def _ended(looks: Iterable[_Look], add: Callable[[list[Observation]], None], subject: Subject) -> Iterator[_Look]:
     """Each look, once it is known that it came to its end: what ends the audit is raised after the look it has cut short.
 
     The report gets all that was observed, ``add``, also of one that was cut short.
     """
-    last: tuple[str, list[Observation]] | None = None
+    last: _Look | None = None
     for name, observations in looks:
         if last is not None:
             yield last

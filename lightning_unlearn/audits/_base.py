@@ -66,6 +66,15 @@ class Audit(ABC):
             network: The network, or a module around it.
         """
 
+    def refuse(self, probes: Mapping[str, Probe]) -> None:
+        """Refuse data that it cannot use, by raising :class:`Misfit`: called before anything is observed.
+
+        Defaults to nothing.
+
+        Args:
+            probes: The data, by split; the same on every process.
+        """
+
     @property
     def needs_control(self) -> bool:
         """Whether it compares with a model that never knew, and has nothing but a control for it. Defaults to no."""

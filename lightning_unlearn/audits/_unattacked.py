@@ -46,6 +46,10 @@ class Unattacked(Audit):
     def see_original(self, network: nn.Module) -> None:
         self.audit.see_original(network)
 
+    @override
+    def refuse(self, probes: Mapping[str, Probe]) -> None:
+        self.audit.refuse(probes)
+
     @property
     @override
     def needs_control(self) -> bool:

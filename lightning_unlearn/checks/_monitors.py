@@ -8,9 +8,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from lightning_unlearn.checks._worst import WORST
+from lightning_unlearn.observation import NOT_ATTACKED
+
 
 class Monitors:
-    """Callbacks and schedulers of a fit that monitor ``recovery/<attack>/...``.
+    """Callbacks and schedulers of a fit that monitor ``recovery/<attack>/...``, or ``recovery/worst``.
 
     When ``ModelCheckpoint`` and ``EarlyStopping`` read is known from their settings. Any other callback with an attribute
     ``monitor`` is expected to read after each validation and after each epoch.
@@ -18,10 +21,13 @@ class Monitors:
     Args:
         trainer: The trainer of the fit.
         attacks: The attacks whose values are meant.
+        told: Keys that another check tells.
     """
 
-    def __init__(self, trainer: pl.Trainer, attacks: Collection[str]) -> None:
-        self.trainer, self.attacks = trainer, attacks
+    def __init__(self, trainer: pl.Trainer, attacks: Collection[str], told: Collection[str] = ()) -> None:
+        self.trainer, self.told = trainer, told
+        self.beginnings = tuple(f"recovery/{attack}/" for attack in (NOT_ATTACKED, *attacks))
+        self.whole = {WORST} if attacks else set()
         self.callbacks = [c for c in trainer.callbacks if self._is_ours(getattr(c, "monitor", None))]  # type: ignore[attr-defined]
         self.schedulers = [c for c in trainer.lr_scheduler_configs if c.reduce_on_plateau and self._is_ours(c.monitor)]
 
@@ -50,7 +56,8 @@ class Monitors:
         ) or any(c.interval == "epoch" and (self.trainer.current_epoch + 1) % c.frequency == 0 for c in self.schedulers)
 
     def _is_ours(self, key: Any) -> bool:
-        return isinstance(key, str) and key.startswith(tuple(f"recovery/{attack}/" for attack in self.attacks))
+        is_key = isinstance(key, str) and key not in self.told
+        return is_key and (key in self.whole or key.startswith(self.beginnings))
 
     def _epoch_is_due(self, callback: Any) -> bool:
         length: int = getattr(callback, "_every_n_epochs", 1)

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -27,6 +28,7 @@ from lightning_unlearn.checks._probes import (
 from lightning_unlearn.checks._records import at_most_known, merged, without_old_scores
 from lightning_unlearn.checks._refusals import refuse_same_names, refuse_undefined
 from lightning_unlearn.checks._shown_control import refuse_missing_control, show_control
+from lightning_unlearn.checks._worst import WORST, worst_recovery
 from lightning_unlearn.data import DataSource, Probe, load_probe
 from lightning_unlearn.engine import callbacks_of
 from lightning_unlearn.models import swapped_weights
@@ -153,6 +155,8 @@ class ObservingCallback(pl.Callback):
                 refuse_undefined(made)
                 self.observations = merged(self.observations, made)
             self._observe_control(examined, step, epoch)
+            if (worst := worst_recovery(self.observations, step)) is not None:
+                values[WORST] = torch.tensor(worst)
         finally:
             # One failure in a run is never forgotten.
             self.restored = self.restored is not False and checksum(pl_module) == before
@@ -213,7 +217,10 @@ class ObservingCallback(pl.Callback):
             rank, world_size = trainer.global_rank, trainer.world_size
             loaders = find_probes(trainer, readout, self.probes)
             refuse_same_names(self.audits, loaders)
-            self._opened = {s: load_probe(loader, readout, rank, world_size) for s, loader in loaders.items()}
+            opened = {s: load_probe(loader, readout, rank, world_size) for s, loader in loaders.items()}
+            for audit in self.audits:
+                audit.refuse(opened)
+            self._opened = opened
             before, self._about = self._about, about_probes(self._opened)
             warn_of_other_probes(before, self._about)
         return self._opened

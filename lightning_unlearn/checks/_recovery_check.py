@@ -18,10 +18,10 @@ from lightning_unlearn.checks._monitors import Monitors
 from lightning_unlearn.checks._observing_callback import ObservingCallback
 from lightning_unlearn.checks._refusals import refuse_same_names, refuse_settings, refuse_twins
 from lightning_unlearn.checks._shown_control import refuse_missing_control
+from lightning_unlearn.checks._worst import WORST
 from lightning_unlearn.data import DataSource
 from lightning_unlearn.engine import callbacks_of, refuse_tensor_parallel
 from lightning_unlearn.forgetting import ShownOriginal
-from lightning_unlearn.observation import NOT_ATTACKED
 from lightning_unlearn.readouts import Readout
 
 
@@ -42,6 +42,10 @@ class RecoveryCheck(ObservingCallback):
 
     Logged: ``recovery/<attack>/<metric>`` on the forget split, at the point of the attack where this split is known best.
     At the same point ``recovery/<attack>/<split>_<metric>`` for every other split. ``none`` is the model without an attack.
+    And one number to stop at or to choose a checkpoint by, ``recovery/worst``: the largest share of what unlearning took
+    away that any of the attacks brought back, by the metric that the report leads with. Where a control was attacked, too,
+    what the attack taught it is taken off; elsewhere that counts as recovered. It is 1 as long as less than a twentieth of
+    the metric's range is gone, and no gate of the report is applied to it. An attack that failed has no part in it.
     Loggers get the values of each check once, at the number of optimizer steps that the model had taken.
 
     An attack by relearning also teaches new things. A control, a model that never learned what must go, separates what an
@@ -53,7 +57,13 @@ class RecoveryCheck(ObservingCallback):
     ``WeightAveraging`` to attack the averaged weights, after it to attack the raw ones. Elsewhere in a fit they are the raw
     ones, at its end the averaged ones.
 
-    A trainer can have several of these, with attacks of different names.
+    A trainer can have several of these, with attacks of different names: cheap looks often, dear ones at the start and the
+    end. All are in one report. Put the cheap one first: ``recovery/worst`` is over the attacks of the first that has any,
+    and what several could tell is made ready for a monitor by the first, so that no dear look is made for it::
+
+        often = RecoveryCheck({"int4": Quantize(bits=4)}, every_n_steps=50)
+        at_end = RecoveryCheck({"relearn": Relearn(steps=200)}, every_n_epochs=0)
+        said = RecoveryCheck(audits=[Generation("folder")], every_n_epochs=0)
 
     Args:
         attacks: The attacks, by their names in the log. An :class:`AttackGrid` stands for each of its cells.
@@ -237,7 +247,11 @@ class RecoveryCheck(ObservingCallback):
         return self.every_n_epochs > 0 and (epoch + 1) % self.every_n_epochs == 0
 
     def _monitors(self, trainer: pl.Trainer) -> Monitors:
-        return Monitors(trainer, [NOT_ATTACKED, *self.attacks])
+        return Monitors(trainer, self.attacks, {key for check in self._earlier(trainer) for key in check._last.values})
+
+    def _earlier(self, trainer: pl.Trainer) -> list[RecoveryCheck]:
+        checks = callbacks_of(trainer, RecoveryCheck)
+        return checks[: checks.index(self)] if self in checks else []
 
     def _log(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, values: Mapping[str, Any], logger: bool | None = None
@@ -256,8 +270,8 @@ class RecoveryCheck(ObservingCallback):
             logger.log_metrics(own, step=trainer.global_step)
 
     def _without_those_of_others(self, trainer: pl.Trainer, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Leave out what an earlier check in the trainer has found at this step: the model without an attack."""
-        checks = callbacks_of(trainer, RecoveryCheck)
-        earlier = checks[: checks.index(self)] if self in checks else []
+        """Leave out what an earlier check tells: the worst case, and the model without an attack at this step."""
+        earlier = self._earlier(trainer)
         theirs = {key for c in earlier if c._last.step == self._last.step for key in c._last.values}
+        theirs |= {WORST} & {key for c in earlier for key in c._last.values}
         return {key: value for key, value in values.items() if key not in theirs}

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.functional.levels import check_ascending, even_thresholds, levels
 from lightning_unlearn.functional.likelihood import mean_or_zero, sum_per_example
-from lightning_unlearn.functional.settings import check_finite, check_kind
+from lightning_unlearn.functional.settings import check_kind
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.objectives._needs import need_likelihood
 from lightning_unlearn.prediction import Likelihood, Prediction
@@ -27,7 +26,8 @@ class ImportanceScheduled(Objective):
     ``thresholds``, :class:`~lightning_unlearn.callbacks.MeasureImportance` takes quantiles of the forget data.
 
     **Unlike the authors' code**, which takes the gradient of a whole request with respect to its embeddings, with thresholds
-    of 6 and 12; there the smallest get random labels, the middle NPO, and the largest NPO with a KL term.
+    of 6 and 12; there the smallest get random labels, the middle NPO, and the largest NPO with a KL term. That importance
+    needs a backward pass: see :func:`~lightning_unlearn.requests.fit.embedding_gradient`.
 
     Args:
         objectives: From the smallest :math:`g` to the largest; at least two.
@@ -60,7 +60,9 @@ class ImportanceScheduled(Objective):
         self.objectives = torch.nn.ModuleList(objectives)
         self.needs_reference_logits = any(o.needs_reference_logits for o in objectives)
         self.needs_logits = any(o.needs_logits for o in objectives)
-        self.thresholds = None if thresholds is None else self._checked(thresholds)
+        if thresholds is not None:
+            check_ascending("thresholds", thresholds, len(objectives) - 1)
+        self.thresholds = thresholds
         self._measured: list[float] | None = None
 
     @property
@@ -74,8 +76,7 @@ class ImportanceScheduled(Objective):
         Args:
             importances: Of all forget examples, ``[n]``.
         """
-        shares = torch.arange(1, len(self.objectives), dtype=torch.float64) / len(self.objectives)
-        self._measured = torch.quantile(importances.double(), shares.to(importances.device)).tolist()
+        self._measured = even_thresholds(importances, len(self.objectives))
 
     def clear(self) -> None:
         """Forget what was measured in an earlier fit."""
@@ -84,11 +85,11 @@ class ImportanceScheduled(Objective):
     @override
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
         reference = need_likelihood(self, student, reference)
-        levels = self.levels(self.importance(reference))
+        level_of = self.levels(self.importance(reference))
         present = student.supervised()
         total = mean_or_zero(student.token_nll()) * 0  # part of the graph, also without any row
         for level, objective in enumerate(self.objectives):
-            chosen = present & (levels == level)
+            chosen = present & (level_of == level)
             if chosen.any():
                 index = chosen[student.example].nonzero()[:, 0]
                 share = chosen.sum() / present.sum()
@@ -117,7 +118,7 @@ class ImportanceScheduled(Objective):
                 "`ImportanceScheduled` should know the thresholds between its objectives. Found none. Give `thresholds`, or "
                 "add `MeasureImportance()` to the callbacks."
             )
-        return torch.bucketize(importances, importances.new_tensor(thresholds), right=True)
+        return levels(importances, thresholds)
 
     @override
     def get_extra_state(self) -> Any:
@@ -132,13 +133,3 @@ class ImportanceScheduled(Objective):
     @override
     def __repr__(self) -> str:
         return f"ImportanceScheduled(objectives={list(self.objectives)!r}, thresholds={self.thresholds!r})"
-
-    def _checked(self, thresholds: Sequence[float]) -> list[float]:
-        for threshold in thresholds:
-            check_finite("thresholds", threshold)
-        if len(thresholds) != len(self.objectives) - 1 or any(a >= b for a, b in pairwise(thresholds)):
-            raise ValueError(
-                f"`thresholds` should be {len(self.objectives) - 1} ascending numbers, one between each two objectives. "
-                f"Found `thresholds = {thresholds!r}`."
-            )
-        return list(thresholds)

@@ -28,7 +28,15 @@ from lightning_unlearn.report.analysis import (
     symmetric_degree,
     two_way_interval,
 )
-from lightning_unlearn.report.comparison import Compared, Comparison, compare, print_comparison, save_comparison
+from lightning_unlearn.report.comparison import (
+    Compared,
+    Comparison,
+    Requests,
+    compare,
+    compare_requests,
+    print_comparison,
+    save_comparison,
+)
 from lightning_unlearn.report.render import print_table, save, to_model_card, to_page
 from lightning_unlearn.report.schema import (
     DEPLOYMENTS,
@@ -53,6 +61,7 @@ __all__ = [
     "Method",
     "Record",
     "Recovery",
+    "Requests",
     "RobustnessReport",
     "Steps",
     "across_seeds",
@@ -62,6 +71,7 @@ __all__ = [
     "assess",
     "chance_of_more",
     "compare",
+    "compare_requests",
     "environment",
     "false_discovery_rates",
     "harmonic_mean",

@@ -59,7 +59,11 @@ class RequestSequence:
         keeping: What is kept of each request: :class:`WholeWeights` or :class:`AdaptersAlone`.
         gates: What has to hold.
         every: After how many requests all are looked at again.
-        audit: As in :class:`Measured`, with ``metric``, ``batch_size``, ``retain_rows`` and ``device``.
+        audit: What is measured of each request. Defaults to the probability of the right answer.
+        metric: The metric of ``audit`` that gates and curves are of.
+        batch_size: Rows per forward pass.
+        retain_rows: How many retain rows are looked at, the first ones.
+        device: Where it is measured.
         seed: With the name of a request, the seed of its fit.
 
     Raises:

@@ -36,10 +36,14 @@ def put_first(package: str) -> None:
     """
     for name in _BASES:
         bases = sorted(in_each_package(name), key=lambda base: not base.__module__.startswith(package))
-        for cls in _ours(bases):
-            others = [base for base in cls.__bases__ if base not in bases]
-            if cls.__bases__ != (wanted := (*others, *bases)):
-                cls.__bases__ = wanted
+        classes = list(_ours(bases))
+        if all(cls.__bases__[-len(bases) :] == tuple(bases) for cls in classes):
+            continue
+        # First one of them alone: a class that inherits by two ways would have them in both orders for a while.
+        for some in (bases[-1:], bases):
+            for cls in classes:
+                others = [base for base in cls.__bases__ if base not in bases]
+                cls.__bases__ = (*others, *some)
 
 
 class EitherPackage:

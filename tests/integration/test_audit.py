@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +15,21 @@ from safetensors.torch import save_model
 from torch import nn
 
 from lightning_unlearn import Encoding, FileRecords, Quantize, Relearn, TinyCausalLM, UnlearningModule
-from lightning_unlearn.attacks import Attack
-from lightning_unlearn.auditing import audit
-from lightning_unlearn.audits import Measure
+from lightning_unlearn.attacks import Attack, expanded
+from lightning_unlearn.auditing import (
+    Given,
+    Preset,
+    _progress,
+    _standalone_check,
+    audit,
+    preset_attacks,
+    preset_audits,
+)
+from lightning_unlearn.audits import Audit, LayerProbe, Measure, Membership, Unattacked
+from lightning_unlearn.checks import _audits_under_attack, _costs
+from lightning_unlearn.observation import Observation
 from lightning_unlearn.report import RobustnessReport
+from lightning_unlearn.runtime import Misfit
 
 SEEDS = {"original": 0, "control": 1, "unlearned": 2}
 
@@ -130,11 +143,116 @@ def test_how_long_it_takes_is_said_of_what_is_left(
     weights: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     audited(weights, tmp_path, attacks={"int4": Quantize(bits=4)}, progress=True)
-    assert "1 minute: 2 attacks, 5 looks, 0 training steps." in capsys.readouterr().out
+    assert "1 minute: 2 attacks, 4 looks, 0 training steps." in capsys.readouterr().out
     audited(weights, tmp_path, attacks={"int4": Quantize(bits=4), "relearn": Relearn(steps=2)}, progress=True)
     assert "1 minute: 2 attacks, 6 looks, 4 training steps." in capsys.readouterr().out
     audited(weights, tmp_path, attacks={"int4": Quantize(bits=4), "relearn": Relearn(steps=2)}, progress=True)
     assert "About" not in capsys.readouterr().out
+
+
+class Clock:
+    """Stands in for the module `time`: nothing takes time but what says so."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Slow(Audit):
+    """Takes ``seconds``, and says one thing."""
+
+    def __init__(self, metric: str, clock: Clock, seconds: float) -> None:
+        self.metric, self._clock, self._seconds, self._runs = metric, clock, seconds, list[float]()
+
+    def __call__(self, network: nn.Module, **given: Any) -> list[Observation]:
+        self._clock.now += self._seconds
+        self._runs.append(self._clock.now)
+        return [Observation(self.metric, "forget", 0.5)]
+
+    def definitions(self) -> dict[str, str]:
+        return {self.metric: "A number."}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_not_asked_under_attack_is_not_counted_there_nor_tried_for_the_forecast(
+    again: bool, weights: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, said = Clock(), list[str]()
+    for module in (_costs, _standalone_check):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(_audits_under_attack, "Meter", lambda: _costs.Meter(started=clock.now))
+    monkeypatch.setattr(_progress, "duration", lambda seconds: said.append(f"{seconds:g}") or "")
+    log: list[str] = []
+    if again:  # after it was interrupted in the second attack on the control
+        with pytest.raises(SystemExit):
+            dear = Unattacked(Slow("dear", clock, 1000))
+            audited(weights, tmp_path, attacks=both(log, interrupts=True), audits=[Slow("cheap", clock, 1), dear])
+        said.clear()
+    dear = Slow("dear", clock, 1000)
+    audits = [Slow("cheap", clock, 1), Unattacked(dear)]
+    audited(weights, tmp_path, attacks=both(log, interrupts=False), audits=audits, progress=True)
+    # Two more models without an attack, or one; four attacks, or three, under which the dear audit asks nothing.
+    assert said == (["1004"] if again else ["2006"])
+    assert len(dear._runs) == (1 if again else 3)
+
+
+def test_a_probe_of_entities_that_are_in_both_splits_is_refused_before_any_look(
+    weights: dict[str, str], tmp_path: Path
+) -> None:
+    first = Slow("first", Clock(), 1)
+    with pytest.raises(Misfit, match="should be about different entities. Found `Maribel Okonvane` in both"):
+        audited(weights, tmp_path, audits=[first, Unattacked(LayerProbe())], further={"holdout": people("forget")})
+    assert first._runs == []
+
+
+def test_a_holdout_of_another_form_is_refused_before_any_look(weights: dict[str, str], tmp_path: Path) -> None:
+    rows = [{"question": f"Say {n}{n}", "answer": f"{n} {n} {n}", "entity": n} for n in range(20)]
+    (tmp_path / "other.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    first = Slow("first", Clock(), 1)
+    with pytest.raises(Misfit, match="membership could not be told from form"):
+        audited(
+            weights,
+            tmp_path / "report",
+            audits=[first, Unattacked(Membership(most_blind=0.5))],
+            further={"holdout": FileRecords(str(tmp_path / "other.jsonl"), entity="entity")},
+        )
+    assert first._runs == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # everything that there is, on a core that others may use, too
+@pytest.mark.parametrize("preset", ["standard", "thorough"])
+def test_a_preset_runs_to_its_end_and_says_beforehand_how_long(
+    preset: Preset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything that a preset can have: an original, a control, a holdout, words and a tokenizer."""
+    for who, seed in SEEDS.items():
+        model: Any = network(seed)
+        model.save_pretrained(tmp_path / who)
+    rows = {"forget": (0, 12), "retain": (18, 30), "holdout": (60, 72)}  # two people each
+    some = {split: FileRecords("bundled:people", entity="entity", rows=each) for split, each in rows.items()}
+    report = audit(
+        str(tmp_path / "unlearned"),
+        some["forget"],
+        some["retain"],
+        original=str(tmp_path / "original"),
+        control=str(tmp_path / "control"),
+        further={"holdout": some["holdout"]},
+        preset=preset,
+        encoding=Encoding("bundled"),
+        folder=str(tmp_path / "report"),
+        accelerator="cpu",
+    )
+    given = Given(words=True, original=True, holdout=True, tokenizer="bundled")
+    assert report.failures == []
+    assert {r.attack for r in report.recoveries} == set(expanded(preset_attacks(preset, given)))
+    measured = {metric for a in preset_audits(preset, given) for metric in a.definitions()}
+    # A loss of one's own needs a module that has one, and depth a network that knows something: these have neither.
+    assert measured - {o.metric for o in report.observations} <= {"loss", "depth_kept"}
+    said = capsys.readouterr().out
+    assert re.search(r"About \S+ (minutes?|hours): \d+ attacks, \d+ looks, \d+ training steps", said)
+    assert said.index("About ") < said.index("100 %")
 
 
 def test_what_has_changed_is_observed_again_and_nothing_else_is(weights: dict[str, str], tmp_path: Path) -> None:

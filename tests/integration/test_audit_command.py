@@ -52,7 +52,7 @@ def test_two_audits_and_their_comparison(
 ) -> None:
     for model in ("unlearned", "another"):
         run(monkeypatch, *arguments(files, tmp_path / model, model))
-        assert "About 1 minute: 6 attacks, 19 looks, 40 training steps." in capsys.readouterr().out
+        assert "About 1 minute: 6 attacks, 18 looks, 40 training steps." in capsys.readouterr().out
     report = RobustnessReport.load(tmp_path / "unlearned")
     assert {o.subject for o in report.observations} == {"original", "control", "unlearned"}
     assert not report.failures
@@ -64,6 +64,20 @@ def test_two_audits_and_their_comparison(
     rows = json.loads((tmp_path / "both" / "comparison.json").read_text())["rows"]
     assert {row["name"] for row in rows} == {"unlearned", "another"}
 
+    first, second = tmp_path / "unlearned", tmp_path / "another"
+    brackets = ("--bracket", f"joint={first}", "--bracket", f"sequential={second}")
+    run(monkeypatch, "compare", f"npo={first},{second}", *brackets, "--folder", tmp_path / "seeds")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Over seeds" in shown
+    assert "Between other ways of training" in shown
+    assert {row["name"] for row in json.loads((tmp_path / "seeds" / "comparison.json").read_text())["rows"]} == {
+        "npo 1",
+        "npo 2",
+    }
+    run(monkeypatch, "compare", "--requests", f"Ada={first}", f"Bo={second}", "--folder", tmp_path / "requests")
+    assert "What each request took with it" in " ".join(capsys.readouterr().out.split())
+    assert "Ada" in (tmp_path / "requests" / "comparison.html").read_text()
+
 
 def test_a_model_that_is_missing_is_one_message(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="Found nothing at .*nowhere.safetensors"):
@@ -73,6 +87,21 @@ def test_a_model_that_is_missing_is_one_message(files: Path, tmp_path: Path, mon
 def test_reports_that_are_missing_are_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="should be a report's folder or its `report.json`"):
         run(monkeypatch, "compare", tmp_path / "one", tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["runs/a/report.json", "other/a/report.json"], "`a` twice. Give them names: one=runs/a/report.json"),
+        (["--requests", "a=one,two", "b=three"], "Found several under `a`"),
+        (["a=one", "--bracket", "joint=two,three"], "Found several under `joint`"),
+    ],
+)
+def test_names_that_are_not_clear_are_refused(
+    given: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match=complaint):
+        run(monkeypatch, "compare", *given)
 
 
 @pytest.mark.parametrize("command", ["audit", "compare"])

@@ -531,7 +531,7 @@ def test_python_m(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 
 
 def test_the_console_script_is_the_one_with_clear_errors() -> None:
-    assert 'lightning-unlearn = "lightning_unlearn.cli:script"' in (ROOT / "pyproject.toml").read_text()
+    assert 'lightning-unlearn = "lightning_unlearn_command:script"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_as_a_process_with_a_module_from_the_working_folder() -> None:

@@ -9,12 +9,27 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from _modules import HostileModule, loader, quiet
+from _modules import HostileModule, SomebodysModule, examples, loader, quiet
 from _observed_fits import KEY, Remembering, Validated, int4_check, levels, observed_fit, probability_by_hand
+from _ranks import run_ranks
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_unlearn import Quantize, RecoveryCheck, WriteReport
+from lightning_unlearn import (
+    AnswerProbability,
+    Bounded,
+    GradientAscent,
+    Quantize,
+    RecoveryCheck,
+    Relearn,
+    Unlearn,
+    WriteReport,
+)
+from lightning_unlearn.audits import Measure
+from lightning_unlearn.report import RobustnessReport, assess
 
+WORST = "recovery/worst"
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "twice an epoch": {"val_check_interval": 0.5},
@@ -134,6 +149,7 @@ def test_a_monitor_of_ones_own_reads_it(hook: str) -> None:
         ("val_loss", [0, 6, 12]),
         ("recovery/other/probability", [0, 6, 12]),
         (KEY, [0, 3, 6, 9, 12]),
+        (WORST, [0, 3, 6, 9, 12]),
         ("recovery/int4/retain_probability", [0, 3, 6, 9, 12]),
     ],
 )
@@ -192,6 +208,83 @@ def test_two_checks_share_a_trainer(tmp_path: Path) -> None:
     assert [step for step, _ in levels(again[0])] == [0, 6, 12, 18]
     assert [step for step, _ in levels(again[1])] == [0, 12, 18]
     assert levels(again[0])[:3] == levels(often)
+
+
+class ReadingWorst(EarlyStopping):
+    """Reads `recovery/worst`, and what the report would say at this moment."""
+
+    def __init__(self, check: RecoveryCheck) -> None:
+        super().__init__(WORST, patience=100)
+        self.check, self.found = check, list[tuple[float, float]]()
+
+    def _run_early_stopping_check(self, trainer: pl.Trainer) -> None:
+        report = assess(self.check.observations)
+        true = max(r.shown.value for r in report.recoveries if r.metric == report.summary["headline_metric"])
+        self.found.append((float(trainer.callback_metrics[WORST]), true))
+        super()._run_early_stopping_check(trainer)
+
+
+@pytest.mark.parametrize("control", [None, "control.ckpt"])
+def test_the_worst_case_is_the_reports_largest_number_at_each_moment(control: str | None, tmp_path: Path) -> None:
+    if control is not None:
+        never_knew = {name: -0.5 * weight + 0.01 for name, weight in Validated().state_dict().items()}
+        torch.save({"state_dict": never_knew}, control)
+    attacks = {"int3": Quantize(bits=3), "relearn": Relearn(steps=4, lr=0.1, mode="full")}
+    checked = RecoveryCheck(dict(attacks), control=control, every_n_epochs=0)
+    stop, save = ReadingWorst(checked), ModelCheckpoint(tmp_path / "kept", monitor=WORST, mode="min")
+    observed_fit(checked, stop, save, max_epochs=4)
+    pairs = [(read, true) for read, true in stop.found if read != 1.0]
+    assert len(pairs) >= 2
+    assert all(read == pytest.approx(true, abs=1e-6) for read, true in pairs)
+    assert float(save.best_model_score) == pytest.approx(min(read for read, _ in stop.found))
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_the_worst_case() -> None:
+    def on_rank(rank: int, world_size: int) -> tuple[list[tuple[float, float]], float]:
+        pl.seed_everything(0, verbose=False)
+        attacks = {"int3": Quantize(bits=3), "relearn": Relearn(steps=2, lr=0.1, mode="full")}
+        checked = RecoveryCheck(
+            dict(attacks),
+            probes={"forget": loader(seed=2, n=12), "retain": loader(seed=1)},
+            attack_data=loader(seed=2, n=12),
+            every_n_epochs=0,
+        )
+        stop, retain = ReadingWorst(checked), examples(1)
+        unlearn = Unlearn(Bounded(GradientAscent(), bound=6.0), forget=loader(seed=2, n=12))
+        trainer = quiet(
+            strategy=DDPStrategy(find_unused_parameters=True),
+            devices=world_size,
+            callbacks=[unlearn, checked, stop],
+            use_distributed_sampler=False,
+            max_epochs=4,
+            limit_val_batches=0,
+        )
+        sampler: Any = DistributedSampler(retain, world_size, rank, shuffle=False)
+        trainer.fit(SomebodysModule(), DataLoader(retain, 4, sampler=sampler))
+        return stop.found, float(stop.best_score)
+
+    first, second = run_ranks(on_rank)
+    assert first == second
+    assert all(read == pytest.approx(true, abs=1e-6) for read, true in first[0] if read != 1.0)
+    assert len(first[0]) == 4
+
+
+def test_cheap_looks_are_often_and_dear_ones_at_both_ends(tmp_path: Path) -> None:
+    """The documented way, monitored by the cheap check's values: nobody asks the dear ones to look."""
+    often = int4_check(every_n_epochs=1)
+    at_end = RecoveryCheck({"relearn": Relearn(steps=2, mode="full")}, every_n_epochs=0)
+    said = RecoveryCheck(audits=[Measure({"said": AnswerProbability()})], every_n_epochs=0)
+    monitors = [EarlyStopping(WORST, patience=100), ModelCheckpoint(tmp_path / "kept", monitor=KEY)]
+    logger = Remembering()
+    observed_fit(often, at_end, said, *monitors, WriteReport(str(tmp_path / "report")), logger=logger, max_epochs=3)
+    looks = {name: sorted({o.step for o in c.observations}) for name, c in (("often", often), ("at_end", at_end))}
+    assert looks == {"often": [0, 6, 12, 18], "at_end": [0, 18]}
+    assert sorted({o.step for o in said.observations}) == [0, 18]
+    assert [step for step, _ in logger.of(WORST)] == [0, 6, 12, 18]
+    report = RobustnessReport.load(tmp_path / "report")
+    assert {r.attack for r in report.recoveries} == {"int4", "relearn"}
+    assert {level.metric for level in report.levels} >= {"probability", "said"}
 
 
 def test_checks_of_equal_attacks_do_not_share_a_trainer() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import torch
 import yaml
 from _modules import quiet, same
+from _shared_data import DATA
 from torch import Tensor, nn
 
 from lightning_unlearn import (
@@ -30,7 +30,6 @@ from lightning_unlearn.data import AllBut, ClassMeans, ImageData, Images, Labell
 from lightning_unlearn.readouts import HeadReadout
 from lightning_unlearn.runtime import eval_without_grad
 
-DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 CONFIGS = [name for name, path in bundled_configs().items() if path.parent.name == "vision"]
 
 

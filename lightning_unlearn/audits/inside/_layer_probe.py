@@ -11,6 +11,7 @@ from typing_extensions import override
 from lightning_unlearn.audits._base import Audit
 from lightning_unlearn.audits.inside._blocks import ALL_BLOCKS, named_blocks, stacked, states_at_prompt_ends
 from lightning_unlearn.audits.inside._fresh import fresh_network
+from lightning_unlearn.audits.inside._pools import refuse_shared
 from lightning_unlearn.audits.inside._probing import ProbedLayers, linear_areas, probe_layers
 from lightning_unlearn.data import Probe
 from lightning_unlearn.engine import GradientEngine
@@ -90,18 +91,27 @@ class LayerProbe(Audit):
         }
 
     @override
-    def __call__(
-        self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
-    ) -> list[Observation]:
-        names = named_blocks(network, "LayerProbe")
+    def refuse(self, probes: Mapping[str, Probe]) -> None:
         if "forget" not in probes:
-            return []
+            return
         if self.against not in probes:
             raise Misfit(
                 f"`LayerProbe` should find the split `{self.against}`, of entities that the model never saw. Found "
                 f'`{"`, `".join(probes)}`. Give it as `RecoveryCheck(probes={{"{self.against}": ...}})`, or name '
                 "another one as `against`."
             )
+        named = [list(dict.fromkeys(probes[split].entities)) for split in ("forget", self.against)]
+        if all(named):
+            refuse_shared(named)
+
+    @override
+    def __call__(
+        self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
+    ) -> list[Observation]:
+        names = named_blocks(network, "LayerProbe")
+        if "forget" not in probes:
+            return []
+        self.refuse(probes)
         sides = [probes["forget"], probes[self.against]]
         read = [states_at_prompt_ends(network, probe, engine, names) for probe in sides]
         if not all(read):

@@ -43,7 +43,7 @@ def disjoint_pools(labels: Tensor, entities: Sequence[str], generator: torch.Gen
         list(dict.fromkeys(name for name, label in zip(entities, labels, strict=True) if bool(label) is kind))
         for kind in (True, False)
     ]
-    _refuse(by_class)
+    refuse_shared(by_class)
     fit: set[str] = set()
     for names in by_class:
         order = torch.randperm(len(names), generator=generator).tolist()
@@ -52,7 +52,15 @@ def disjoint_pools(labels: Tensor, entities: Sequence[str], generator: torch.Gen
     return Pools(belongs.nonzero()[:, 0], (~belongs).nonzero()[:, 0])
 
 
-def _refuse(by_class: Sequence[Sequence[str]]) -> None:
+def refuse_shared(by_class: Sequence[Sequence[str]]) -> None:
+    """Refuse entities that are of both classes, or fewer than two of one.
+
+    Args:
+        by_class: The different entities of each.
+
+    Raises:
+        Misfit: If they are.
+    """
     if both := sorted(set(by_class[0]) & set(by_class[1])):
         raise Misfit(
             f"The two splits that a probe tells apart should be about different entities. Found `{both[0]}` in both. Give "

@@ -73,10 +73,14 @@ class Familiarity(Audit):
         return {"familiarity": _WORDS, **self._compare.definitions("familiarity", _WORDS)}
 
     @override
+    def refuse(self, probes: Mapping[str, Probe]) -> None:
+        self._compare.refuse_missing(probes, "Familiarity")
+
+    @override
     def __call__(
         self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
     ) -> list[Observation]:
-        self._compare.refuse_missing(probes, "Familiarity")
+        self.refuse(probes)
         self._refuse_unfit(network, probes)
         reader = self.layers or LayersReadout([re.escape(name) for name in blocks(network)])
         names = list(reader.find_layers(network))

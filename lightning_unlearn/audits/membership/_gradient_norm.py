@@ -53,10 +53,14 @@ class GradientNorm(Audit):
         return {"gradient_norm": _WORDS, **self._compare.definitions("gradient_norm", _WORDS)}
 
     @override
+    def refuse(self, probes: Mapping[str, Probe]) -> None:
+        self._compare.refuse_missing(probes, "GradientNorm")
+
+    @override
     def __call__(
         self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
     ) -> list[Observation]:
-        self._compare.refuse_missing(probes, "GradientNorm")
+        self.refuse(probes)
         # After a forward pass FSDP2 shows the root's own parameters gathered, and gives gradients to the shards.
         reshard(engine.module)
         params = [p for p in network.parameters() if p.requires_grad]

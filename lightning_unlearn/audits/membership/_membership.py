@@ -115,27 +115,34 @@ class Membership(ScoringAudit):
         return self._given
 
     @override
-    def conclude(self, scores: Mapping[str, Scores], probes: Mapping[str, Probe]) -> list[Observation]:
+    def refuse(self, probes: Mapping[str, Probe]) -> None:
         self._compare.refuse_missing(probes, "Membership")
-        if not self._blind:  # at the first look; later ones may be in the words of an attack by prompt
-            refuse_trained_on(self.holdout, probes)
-        found = self._seen_blindly(probes["forget"], probes[self.holdout])
+        refuse_trained_on(self.holdout, probes)
+        self._refuse_recognised(self._told_blindly(probes))
+
+    @override
+    def conclude(self, scores: Mapping[str, Scores], probes: Mapping[str, Probe]) -> list[Observation]:
+        if not self._blind:  # called without a check, which refuses before it looks
+            self.refuse(probes)
+        found = self._seen_blindly(probes)
         for name, metric in (self._given or self._seen).items():
             of_splits = {split: of_split[name] for split, of_split in scores.items()}
             found += self._compare(name, of_splits, probes, higher_means_known=metric.higher_means_known)
         return found
 
-    def _seen_blindly(self, forget: Probe, holdout: Probe) -> list[Observation]:
-        key = forget.content_hash, holdout.content_hash
-        if key not in self._blind:
-            is_first = not self._blind
-            self._blind[key] = blind_baseline(forget, holdout)
-            if is_first:
-                self._refuse_recognised(self._blind[key])
-        if (blind := self._blind[key]) is None:
+    def _seen_blindly(self, probes: Mapping[str, Probe]) -> list[Observation]:
+        if (blind := self._told_blindly(probes)) is None:
             return []
         about = {"higher_means_known": True, "bounds": (0.0, 1.0), "interval": blind.interval}
         return [Observation(BLIND, self._compare.both, blind.auc, **about)]  # type: ignore[arg-type]
+
+    def _told_blindly(self, probes: Mapping[str, Probe]) -> BlindBaseline | None:
+        """Of these texts, which may be in the words of an attack by prompt; found once."""
+        forget, holdout = probes["forget"], probes[self.holdout]
+        key = forget.content_hash, holdout.content_hash
+        if key not in self._blind:
+            self._blind[key] = blind_baseline(forget, holdout)
+        return self._blind[key]
 
     def _refuse_recognised(self, blind: BlindBaseline | None) -> None:
         if blind is None or blind.interval[0] <= self.most_blind:

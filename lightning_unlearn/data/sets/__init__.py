@@ -2,7 +2,6 @@
 
 from lightning_unlearn.data.sets._cifar10_data import CIFAR10Data
 from lightning_unlearn.data.sets._fictional_knowledge_data import FictionalKnowledgeData
-from lightning_unlearn.data.sets._image_classes import ImageClasses, ImageDataset
 from lightning_unlearn.data.sets._joined_records import JoinedRecords
 from lightning_unlearn.data.sets._lume_data import LUMEData
 from lightning_unlearn.data.sets._mnist_data import MNISTData
@@ -19,8 +18,6 @@ from lightning_unlearn.data.sets._wmdp_data import WMDPData
 __all__ = [
     "CIFAR10Data",
     "FictionalKnowledgeData",
-    "ImageClasses",
-    "ImageDataset",
     "JoinedRecords",
     "LUMEData",
     "MNISTData",

@@ -1,22 +1,14 @@
 from __future__ import annotations
 
-import io
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import Literal
 
 from lightning_unlearn.data._loader_settings import LoaderSettings
 from lightning_unlearn.data.orders import Order
 from lightning_unlearn.data.sets._class_data import ClassData, check_draw
-from lightning_unlearn.data.sets._image_classes import ImageDataset
-
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_MEAN, _DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-_ROW = 1 + 3 * 32 * 32
+from lightning_unlearn.data.vision import CIFARBatches, ImageArchive, Images
+from lightning_unlearn.data.vision._cifar_batches import CIFAR10, CIFAR10_MEAN, CIFAR10_STD
 
 
 class CIFAR10Data(ClassData):
@@ -46,6 +38,7 @@ class CIFAR10Data(ClassData):
         Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009.
     """
 
+    classes = CIFAR10
     called = "CIFAR-10"
     address = "https://www.cs.toronto.edu/~kriz/cifar.html"
     licence = "none is stated there; used for research."
@@ -61,43 +54,17 @@ class CIFAR10Data(ClassData):
         seed: int = 0,
     ) -> None:
         check_draw(per_class, class_seed)
-        train, test = (_images(Path(folder), part) for part in ("train", "test"))
+        train, test = _images(folder, "train"), _images(folder, "test")
         super().__init__(train, test, forget, per_class, class_seed, loader, order, seed)
 
 
-def _images(place: Path, part: str) -> ImageDataset:
-    binary = sorted(place.rglob("data_batch_*.bin" if part == "train" else "test_batch.bin"))
-    rows = list(_binary(binary)) if binary else list(_pictures(place, part))
-    if not rows:
+def _images(folder: str, split: Literal["train", "test"]) -> Images:
+    if (batches := CIFARBatches(folder, split)).files:
+        return batches
+    place = Path(folder)
+    if not (place / split).is_dir() and not (place.suffix == ".zip" and place.is_file()):
         raise FileNotFoundError(
-            f"`folder` should hold CIFAR-10: `data_batch_1.bin` and others, pictures in `{part}/airplane/` and others, or "
-            f"be a `.zip` of these. Found none of them in `{place}`. The first are published at {CIFAR10Data.address}."
+            f"`folder` should hold CIFAR-10: `data_batch_1.bin` and others, pictures in `{split}/airplane/` and others, or "
+            f"be a `.zip` of these. Found none of them in `{folder}`. The first are published at {CIFAR10Data.address}."
         )
-    images = torch.stack([image for image, _ in rows]).float() / 255
-    shift, scale = (torch.tensor(of).reshape(1, 3, 1, 1) for of in (_MEAN, _DEVIATION))
-    return ImageDataset((images - shift) / scale, torch.tensor([label for _, label in rows]), CIFAR10)
-
-
-def _binary(files: Sequence[Path]) -> Iterator[tuple[Tensor, int]]:
-    for file in files:
-        rows = torch.from_numpy(np.fromfile(file, dtype=np.uint8)).reshape(-1, _ROW)
-        yield from ((row[1:].reshape(3, 32, 32), int(row[0])) for row in rows)
-
-
-def _pictures(place: Path, part: str) -> Iterator[tuple[Tensor, int]]:
-    from PIL import Image  # which matplotlib brings
-
-    for number, name in enumerate(CIFAR10):
-        for content in _files(place, f"{part}/{name}/"):
-            pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-            yield torch.from_numpy(pixels.copy()).permute(2, 0, 1), number
-
-
-def _files(place: Path, below: str) -> Iterator[bytes]:
-    if place.is_dir():
-        yield from (file.read_bytes() for file in sorted((place / below).glob("*")))
-    elif place.suffix == ".zip" and place.is_file():
-        with zipfile.ZipFile(place) as archive:
-            yield from (
-                archive.read(name) for name in sorted(archive.namelist()) if name.startswith(below) and name != below
-            )
+    return ImageArchive(folder, split, mean=CIFAR10_MEAN, std=CIFAR10_STD)

@@ -1,20 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning_unlearn.data._loader_settings import LoaderSettings
 from lightning_unlearn.data.orders import Order
-from lightning_unlearn.data.sets._image_classes import ImageClasses, ImageDataset
 from lightning_unlearn.data.sets._published_data import PublishedData
+from lightning_unlearn.data.vision import ImageData, Images, OfClasses
 from lightning_unlearn.functional.settings import check_whole
 
 
 class ClassData(PublishedData):
-    """Images of which some classes must go; a subclass reads the files.
+    """Images of which some classes must go; a subclass says where they are.
 
     Each class is an entity. Probes beside forget and retain images: ``forget_test`` and ``retain_test``, images of the same
-    classes that nobody was trained on.
+    classes that nobody was trained on. Validation and test are on those of the classes that stay.
 
     Args:
         train: Images to train on.
@@ -26,14 +26,19 @@ class ClassData(PublishedData):
         order: As in :class:`ForgetRetainData`, and so is ``seed``.
         seed: Of the order.
 
+    Attributes:
+        classes: Names of all classes.
+
     Raises:
         ValueError: If there is no such class, or none is left.
     """
 
+    classes: ClassVar[tuple[str, ...]]
+
     def __init__(
         self,
-        train: ImageDataset,
-        test: ImageDataset,
+        train: Images,
+        test: Images,
         forget: Sequence[str],
         per_class: int | None,
         class_seed: int,
@@ -41,16 +46,14 @@ class ClassData(PublishedData):
         order: Order | None,
         seed: int,
     ) -> None:
-        if isinstance(forget, str) or not forget or not set(forget) < set(train.names):
+        if isinstance(forget, str) or not forget or not set(forget) < set(self.classes):
             raise ValueError(
-                f"`forget` should be a list of some of {', '.join(train.names)}. Found `forget = {forget!r}`."
+                f"`forget` should be a list of some of {', '.join(self.classes)}. Found `forget = {forget!r}`."
             )
-        parts = {"forget": list(forget), "retain": [name for name in train.names if name not in forget]}
-        sides = {
-            name: ImageClasses(train.of(own, per_class, class_seed), test.of(own, per_class, class_seed), loader)
-            for name, own in parts.items()
-        }
-        probes: dict[str, Any] = {f"{name}_test": side.test_dataloader() for name, side in sides.items()}
+        parts = {"forget": list(forget), "retain": [name for name in self.classes if name not in forget]}
+        picks = {name: OfClasses(own, per_class, class_seed) for name, own in parts.items()}
+        sides = {name: ImageData(train, pick, loader=loader, test=test) for name, pick in picks.items()}
+        probes: dict[str, Any] = {f"{name}_test": ImageData(test, pick, loader=loader) for name, pick in picks.items()}
         super().__init__(sides["retain"], sides["forget"], order=order, seed=seed, probes=probes)
 
 

@@ -1,20 +1,13 @@
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from lightning_unlearn.data._loader_settings import LoaderSettings
 from lightning_unlearn.data.orders import Order
 from lightning_unlearn.data.sets._class_data import ClassData, check_draw
-from lightning_unlearn.data.sets._image_classes import ImageDataset
+from lightning_unlearn.data.vision import AllBut, IDXImages, Images, LastOfEach, Picked
 from lightning_unlearn.functional.settings import check_between
-
-DIGITS = tuple("0123456789")
-_MEAN, _DEVIATION = 0.1307, 0.3081
 
 
 class MNISTData(ClassData):
@@ -36,7 +29,7 @@ class MNISTData(ClassData):
 
     Raises:
         FileNotFoundError: If there are no such files.
-        ValueError: If a file is not of this form, or there is no such digit.
+        ValueError: If there is no such digit; when they are read, if a file is not of this form.
 
     Example:
         >>> data = MNISTData("mnist", forget=["3", "5"], per_class=100)  # doctest: +SKIP
@@ -45,6 +38,7 @@ class MNISTData(ClassData):
         LeCun et al., *Gradient-Based Learning Applied to Document Recognition*, 1998.
     """
 
+    classes = tuple("0123456789")
     called = "MNIST"
     address = "http://yann.lecun.com/exdb/mnist"
     licence = "CC BY-SA 3.0 as commonly stated."
@@ -62,42 +56,28 @@ class MNISTData(ClassData):
     ) -> None:
         check_between("held_out", held_out, 0, 1)
         check_draw(per_class, class_seed)
-        test = _images(Path(folder), "t10k")
-        train = _images(Path(folder), "train") if _path(Path(folder), "train-images-idx3-ubyte") else None
-        if train is None:
-            train, test = _cut(test, held_out)
+        test: Images = _images(Path(folder), "t10k")
+        if _found(Path(folder), "train-images-idx3-ubyte"):
+            train: Images = _images(Path(folder), "train")
+        else:
+            last = LastOfEach(held_out)
+            train, test = Picked(test, AllBut(last)), Picked(test, last)
         super().__init__(train, test, forget, per_class, class_seed, loader, order, seed)
 
 
-def _images(folder: Path, part: str) -> ImageDataset:
-    images, labels = _array(folder, f"{part}-images-idx3-ubyte"), _array(folder, f"{part}-labels-idx1-ubyte")
-    return ImageDataset((images[:, None].float() / 255 - _MEAN) / _DEVIATION, labels.long(), DIGITS)
+def _images(folder: Path, part: str) -> IDXImages:
+    images, labels = (str(_needed(folder, f"{part}-{what}-ubyte")) for what in ("images-idx3", "labels-idx1"))
+    return IDXImages(images, labels)
 
 
-def _path(folder: Path, name: str) -> Path | None:
+def _found(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
 
 
-def _array(folder: Path, name: str) -> Tensor:
-    """An array in idx: two zeros, a type, the number of dimensions, these as big-endian integers, and the values."""
-    if (path := _path(folder, name)) is None:
+def _needed(folder: Path, name: str) -> Path:
+    if (path := _found(folder, name)) is None:
         raise FileNotFoundError(
             f"`folder` should hold `{name}` of MNIST, or `{name}.gz`. Found none in `{folder}`. They are published at "
             f"{MNISTData.address}."
         )
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    sizes = [int.from_bytes(data[start : start + 4], "big") for start in range(4, 4 + 4 * data[3], 4)]
-    start = 4 + 4 * len(sizes)
-    if data[:3] != b"\0\0\x08" or len(data) - start != torch.Size(sizes).numel():
-        raise ValueError(f"`{path}` should be an idx file of bytes, of the sizes that it begins with. It is not.")
-    return torch.frombuffer(bytearray(data[start:]), dtype=torch.uint8).reshape(sizes)
-
-
-def _cut(images: ImageDataset, share: float) -> tuple[ImageDataset, ImageDataset]:
-    """The first images of each digit, and the last ``share`` of them."""
-    last = torch.zeros(len(images), dtype=torch.bool)
-    for digit in range(len(DIGITS)):
-        rows = (images.labels == digit).nonzero().squeeze(1)
-        last[rows[len(rows) - round(share * len(rows)) :]] = True
-    first, second = (ImageDataset(images.images[kept], images.labels[kept], DIGITS) for kept in (~last, last))
-    return first, second
+    return path

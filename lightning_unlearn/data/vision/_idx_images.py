@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.data.vision._images import Images, LabelledImages
+from lightning_unlearn.data.vision._images import Images, LabelledImages, centred
 from lightning_unlearn.functional.settings import check_finite, check_positive, check_whole
 
 
@@ -53,7 +54,7 @@ class IDXImages(Images):
                 f"{tuple(labels.shape)} in `{self.labels}`."
             )
         part = slice(self.start, self.stop)
-        images = (pixels[part, None].float() / 255 - self.mean) / self.std
+        images = centred(pixels[part, None], [self.mean], [self.std])
         names = [str(number) for number in range(int(labels.max()) + 1)]
         return LabelledImages(images, labels[part].long(), names)
 
@@ -65,4 +66,7 @@ def _read(path: str) -> Tensor:
     if raw[:3] != b"\x00\x00\x08":
         raise ValueError(f"`{path}` should be an IDX file of bytes. Found one that begins with {raw[:4]!r}.")
     sizes = struct.unpack(f">{raw[3]}I", raw[4 : 4 + 4 * raw[3]])
-    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(sizes).copy())
+    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
+    if len(values) != math.prod(sizes):
+        raise ValueError(f"`{path}` should hold as many bytes as it begins with, {sizes}. Found {len(values)}.")
+    return torch.from_numpy(values.reshape(sizes).copy())

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,17 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from lightning_unlearn.data.vision._images import Images, LabelledImages
+from lightning_unlearn.data.vision._images import Images, LabelledImages, centred
 from lightning_unlearn.functional.settings import check_whole
 
 
 class ImageArchive(Images):
-    """A zip file of images, in folders ``split/class/name``, as of torchvision's ``ImageFolder``.
+    """Images in folders ``split/class/name``, as of torchvision's ``ImageFolder``, or a zip file of these.
 
     Class ids follow the alphabet. Reading needs pillow, which matplotlib brings.
 
     Args:
-        path: The zip file.
+        path: The folder, or the zip file.
         split: Its first folder.
         size: Height and width, to which images are averaged down; a divisor of theirs. Defaults to their own.
         most: Take this many of each class, the first by name; all, if ``None``.
@@ -49,8 +52,7 @@ class ImageArchive(Images):
     @override
     def load(self) -> LabelledImages:
         pixels, labels, classes = _read(Path(self.path), self.split, self.most)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-        images = (pixels.float() / 255 - mean) / std
+        images = centred(pixels, self.mean, self.std)
         if self.size is not None:
             images = averaged_down(images, self.size)
         return LabelledImages(images, labels, list(classes))
@@ -74,16 +76,30 @@ def _read(path: Path, split: str, most: int | None) -> tuple[Tensor, Tensor, tup
     """Pixels ``[N, 3, H, W]`` uint8; decoding takes a second for a few thousand, and several sources read one file."""
     from PIL import Image
 
-    with zipfile.ZipFile(path) as archive:
-        names = sorted(n for n in archive.namelist() if n.startswith(f"{split}/") and not n.endswith("/"))
-        by_class: dict[str, list[str]] = {}
-        for name in names:
-            by_class.setdefault(name.split("/")[1], []).append(name)
-        chosen = [(number, name) for number, some in enumerate(by_class.values()) for name in some[:most]]
+    with _opened(path) as root:
+        by_class = _by_class(root / split)
+        chosen = [(number, file) for number, some in enumerate(by_class.values()) for file in some[:most]]
         if not chosen:
             raise ValueError(f"`split` should be a folder of `{path}`. Found no image under `{split}/`.")
-        pixels = [np.array(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for _, name in chosen]
+        pixels = [np.array(Image.open(io.BytesIO(file.read_bytes())).convert("RGB")) for _, file in chosen]
     if len({image.shape for image in pixels}) > 1:
         raise ValueError(f"Images should have one size. Found several in `{path}`. Resize them first.")
     labels = torch.tensor([number for number, _ in chosen])
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(), labels, tuple(by_class)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Path | zipfile.Path]:
+    if path.suffix != ".zip":
+        yield path
+        return
+    with zipfile.ZipFile(path) as archive:
+        yield zipfile.Path(archive)
+
+
+def _by_class(folder: Path | zipfile.Path) -> dict[str, list[Any]]:
+    """The files of each class that has some, by name."""
+    inside: list[Any] = list(folder.iterdir()) if folder.is_dir() else []
+    kinds = sorted(inside, key=lambda kind: kind.name)
+    files = {kind.name: [file for file in kind.iterdir() if file.is_file()] for kind in kinds if kind.is_dir()}
+    return {kind: sorted(some, key=lambda file: file.name) for kind, some in files.items() if some}

@@ -5,11 +5,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch.utils.data import TensorDataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 from typing_extensions import override
 
 from lightning_unlearn.data._encoded_data import EncodedData
 from lightning_unlearn.data._loader_settings import LoaderSettings
+from lightning_unlearn.data.vision._image_dataset import ImageDataset
 from lightning_unlearn.data.vision._images import Images
 from lightning_unlearn.data.vision._picks import Pick
 from lightning_unlearn.functional.settings import check_kind
@@ -26,6 +27,7 @@ class ImageData(EncodedData):
         pick: Which of them; all, if ``None``.
         groups: Classes that are one, by number: ``[[0, 8], [1, 9]]``. Classes that are in no group are left out.
         loader: How they are cut into batches.
+        test: Images to validate and test on, of which the same are picked. Defaults to those that are trained on.
 
     Raises:
         ValueError: If no image is left.
@@ -46,17 +48,20 @@ class ImageData(EncodedData):
         pick: Pick | None = None,
         groups: list[list[int]] | None = None,
         loader: LoaderSettings = LoaderSettings(batch_size=64),  # noqa: B008  # frozen
+        test: Images | None = None,
     ) -> None:
         super().__init__(loader)
         check_kind("images", images, Images, example='ImageArchive("cifar10.zip")')
         if pick is not None:
             check_kind("pick", pick, Pick, example='OfClasses(["cat"])')
-        self.images, self.pick, self.groups = images, pick, groups
+        if test is not None:
+            check_kind("test", test, Images, example='ImageArchive("cifar10.zip", "test")')
+        self.images, self.pick, self.groups, self.test = images, pick, groups, test
 
     @cached_property
     @override
-    def dataset(self) -> TensorDataset:
-        """The picked images."""
+    def dataset(self) -> ImageDataset:
+        """The picked images. The entity of each is its class, also where a group is learnt."""
         found = self.images.load()
         labels = found.labels if self.groups is None else _grouped(found.labels, self.groups)
         mask = labels >= 0
@@ -64,11 +69,25 @@ class ImageData(EncodedData):
             mask &= self.pick.mask(found)
         if not mask.any():
             raise ValueError(f"`pick` should leave at least one image of {len(mask)}. Found none.")
-        return TensorDataset(found.images[mask], labels[mask])
+        entities = [found.classes[number] for number in found.labels[mask].tolist()]
+        return ImageDataset(found.images[mask], labels[mask], entities)
+
+    @cached_property
+    def held_out(self) -> ImageData:
+        """What is validated and tested on."""
+        return self if self.test is None else ImageData(self.test, self.pick, self.groups, self.loader)
 
     @override
     def collate(self) -> Callable[[Any], Any]:
         return pair
+
+    @override
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self.loader.in_order(self.held_out.dataset, self.collate())
+
+    @override
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self.val_dataloader()
 
 
 def pair(rows: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -20,6 +22,10 @@ class LabelledImages:
     labels: Tensor
     classes: list[str]
 
+    def where(self, mask: Tensor) -> LabelledImages:
+        """Those for which ``mask [N]`` is true. Classes keep their numbers."""
+        return LabelledImages(self.images[mask], self.labels[mask], self.classes)
+
 
 class Images(ABC):
     """A source of images. A new one is a subclass with :meth:`load`; YAML builds it by its ``class_path``.
@@ -36,3 +42,14 @@ class Images(ABC):
     @abstractmethod
     def load(self) -> LabelledImages:
         """Read all of them. The same each time."""
+
+
+def centred(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Bytes ``[N, C, H, W]`` as values in [0, 1], less the mean and over the deviation of each channel.
+
+    Example:
+        >>> centred(torch.tensor([[[[0, 255]]]], dtype=torch.uint8), [0.5], [0.25])
+        tensor([[[[-2.,  2.]]]])
+    """
+    shift, scale = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    return (pixels.float() / 255 - shift) / scale

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_unlearn.data._hashing import shuffled
 from lightning_unlearn.data.vision._images import LabelledImages
-from lightning_unlearn.functional.settings import check_between, check_kind, check_positive
+from lightning_unlearn.functional.settings import check_between, check_kind, check_positive, check_whole
 
 
 class Pick(ABC):
@@ -25,10 +26,12 @@ class Pick(ABC):
 
 
 class OfClasses(Pick):
-    """All images of some classes.
+    """All images of some classes, or at most so many of each.
 
     Args:
         classes: Names, or numbers.
+        most: At most so many of each class, drawn at random; all, if ``None``. A smaller draw is a part of a larger one.
+        seed: Of the draw.
 
     Example:
         >>> images = LabelledImages(torch.zeros(3, 1, 1, 1), torch.tensor([0, 2, 1]), ["cat", "dog", "frog"])
@@ -36,14 +39,20 @@ class OfClasses(Pick):
         tensor([False,  True,  True])
     """
 
-    def __init__(self, classes: list[str] | list[int]) -> None:
+    def __init__(self, classes: list[str] | list[int], most: int | None = None, seed: int = 0) -> None:
         if not classes:
             raise ValueError("`classes` should name at least one class. Found none.")
-        self.classes = classes
+        if most is not None:
+            check_whole("most", most, why=", or `None` for all")
+        self.classes, self.most, self.seed = classes, most, seed
 
     @override
     def mask(self, images: LabelledImages) -> Tensor:
-        return torch.isin(images.labels, torch.tensor([class_number(images, one) for one in self.classes]))
+        taken = torch.zeros(len(images.labels), dtype=torch.bool)
+        for number in (class_number(images, one) for one in self.classes):
+            rows = (images.labels == number).nonzero()[:, 0]
+            taken[rows[shuffled(len(rows), self.seed, number)[: self.most]]] = True
+        return taken
 
 
 class RandomPart(Pick):
@@ -69,6 +78,31 @@ class RandomPart(Pick):
         count = len(images.labels)
         drawn = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))
         return torch.zeros(count, dtype=torch.bool).index_fill(0, drawn[: max(1, round(self.share * count))], True)
+
+
+class LastOfEach(Pick):
+    """The last images of each class: what is put aside where nobody has published test images.
+
+    Args:
+        share: How many of each class.
+
+    Example:
+        >>> images = LabelledImages(torch.zeros(5, 1, 1, 1), torch.tensor([0, 0, 1, 1, 0]), ["cat", "dog"])
+        >>> LastOfEach(0.4).mask(images)
+        tensor([False, False, False,  True,  True])
+    """
+
+    def __init__(self, share: float) -> None:
+        check_between("share", share, 0, 1)
+        self.share = share
+
+    @override
+    def mask(self, images: LabelledImages) -> Tensor:
+        last = torch.zeros(len(images.labels), dtype=torch.bool)
+        for number in images.labels.unique():
+            rows = (images.labels == number).nonzero()[:, 0]
+            last[rows[len(rows) - round(self.share * len(rows)) :]] = True
+        return last
 
 
 class AllBut(Pick):

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lightning_unlearn.observation import strength
+from lightning_unlearn.report.analysis import AcrossSeeds, across_seeds
 from lightning_unlearn.report.analysis._worst import strongest
+from lightning_unlearn.report.analysis.over_time import Bracket
+from lightning_unlearn.report.analysis.over_time import brackets as brackets_of
+from lightning_unlearn.report.comparison._same import lead, same_data
 from lightning_unlearn.report.schema import Interval, Recovery, RobustnessReport
 
 Place = tuple[str, float]
@@ -45,15 +49,24 @@ class Comparison:
         attacks: The attacks and points in common.
         rows: The reports, least recovery first.
         warnings: What makes the comparison unfair, or less than the reports themselves say.
+        seeds: By recipe, what each attack brought back over its runs; see :func:`across_seeds`.
+        brackets: By report, where each split stands between the given points of reference; see :func:`brackets`.
     """
 
     metric: str
     attacks: list[Place]
     rows: list[Compared]
     warnings: list[str]
+    seeds: dict[str, list[AcrossSeeds]] = field(default_factory=dict)
+    brackets: dict[str, list[Bracket]] = field(default_factory=dict)
 
 
-def compare(reports: Mapping[str, RobustnessReport]) -> Comparison:
+def compare(
+    reports: Mapping[str, RobustnessReport],
+    *,
+    recipes: Mapping[str, Sequence[str]] | None = None,
+    brackets: Mapping[str, RobustnessReport] | None = None,
+) -> Comparison:
     """Compare reports on the same questions.
 
     The worst case of each is taken over the attacks, with equal settings, and the points that all reports have: who was
@@ -61,30 +74,36 @@ def compare(reports: Mapping[str, RobustnessReport]) -> Comparison:
 
     Args:
         reports: By the name in the table.
+        recipes: Which reports are runs of one recipe that differ by their seeds.
+        brackets: Reports of models that were trained in another way, as points of reference: ``specialised``, ``joint`` and
+            ``sequential``, or others. They are not in the table.
 
     Raises:
         ValueError: If there are fewer than two, or they lead with different metrics, or are of other questions.
     """
     if len(reports) < 2:
         raise ValueError(f"At least two reports should be compared. Found {len(reports)}.")
-    metric = _same("lead with the same metric", {n: str(r.summary["headline_metric"]) for n, r in reports.items()})
-    for split in ("forget", "retain"):
-        hashes = {name: str(report.data.get(split, {}).get("content_hash", "")) for name, report in reports.items()}
-        _same(f"be of the same {split} examples", hashes)
+    metric = lead(reports)
+    same_data({**reports, **(brackets or {})})
     settings = {name: _attacks(report, metric) for name, report in reports.items()}
     first = next(iter(settings.values()))
     common = [place for place, words in first.items() if all(each.get(place) == words for each in settings.values())]
     rows = [_row(name, report, metric, common) for name, report in reports.items()]
     rows = [replace(row, on_front=_shown(row) and not any(_beats(other, row) for other in rows)) for row in rows]
     rows.sort(key=lambda row: math.inf if row.worst is None else row.worst.value)
-    return Comparison(metric, common, rows, list(_warnings(reports, settings, common)))
+    warnings = list(_warnings(reports, settings, common))
+    seeds = {
+        name: _over_seeds([reports[run] for run in runs], metric, common) for name, runs in (recipes or {}).items()
+    }
+    points = {name: report.observations for name, report in (brackets or {}).items()}
+    placed = {name: brackets_of(report.observations, points, metric) for name, report in reports.items()}
+    return Comparison(metric, common, rows, warnings, seeds, {n: found for n, found in placed.items() if found})
 
 
-def _same(what: str, found: Mapping[str, str]) -> str:
-    if len(set(found.values())) > 1:
-        listed = ", ".join(f"{name}: {value or 'unknown'}" for name, value in found.items())
-        raise ValueError(f"Reports to compare should {what}. Found {listed}. Audit the models on the same data.")
-    return next(iter(found.values()))
+def _over_seeds(reports: Sequence[RobustnessReport], metric: str, common: Sequence[Place]) -> list[AcrossSeeds]:
+    first, *others = reports
+    wanted = [r for r in first.recoveries if r.metric == metric and (r.attack, r.point) in common]
+    return across_seeds([replace(first, recoveries=wanted), *others])
 
 
 def _attacks(report: RobustnessReport, metric: str) -> dict[Place, str]:

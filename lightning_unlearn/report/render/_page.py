@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lightning_unlearn.functional.text import visible
@@ -18,14 +18,17 @@ FOLDER = Path(__file__).parent
 
 def to_page(report: RobustnessReport) -> str:
     """The report as one HTML page."""
+    return rendered("page.html.j2", report=report, summary=report.summary, view=PageView(report))
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page in our style sheet and palette, from one of the templates in this folder."""
     css = Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
-    return _template().render(
-        report=report, summary=report.summary, view=PageView(report), light=LIGHT, dark=DARK, css=css
-    )
+    return _environment().get_template(template).render(light=LIGHT, dark=DARK, css=css, **values)
 
 
 @cache
-def _template() -> Template:
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -35,7 +38,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters.update(name=name, plain=plain, share=_share, reach=_reach, zip=_zip)
-    return environment.get_template("page.html.j2")
+    return environment
 
 
 def _shown(value: Any) -> Any:

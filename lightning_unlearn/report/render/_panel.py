@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +55,13 @@ def report_style() -> Iterator[None]:
 def to_bytes(figure: Figure, **options: Any) -> bytes:
     """A figure as a file in memory."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "constrained_layout not applied")
+        try:
+            figure.savefig(buffer, **options)
+        except UserWarning:  # labels that need more than the whole figure: let it grow around them
+            figure.set_layout_engine("none")
+            figure.savefig(buffer := io.BytesIO(), bbox_inches="tight", **options)
     return buffer.getvalue()
 
 

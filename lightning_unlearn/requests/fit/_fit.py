@@ -16,7 +16,7 @@ from lightning_unlearn.objectives import NPO, CrossEntropy, KLToReference, Objec
 from lightning_unlearn.requests._request import Request
 from lightning_unlearn.requests._request_fit import Job
 from lightning_unlearn.requests._trainer_fit import TrainerFit
-from lightning_unlearn.requests.fit._importance import importance
+from lightning_unlearn.requests.fit._embedding_gradient import embedding_gradient
 from lightning_unlearn.requests.fit._losses import batches
 from lightning_unlearn.requests.fit._redundancy import RedundancyFilter, told
 from lightning_unlearn.requests.fit._thresholds import AtQuantiles, Thresholds
@@ -33,9 +33,9 @@ class FIT(TrainerFit):
     """FIT for each request: leave out what was asked for before, choose the objective, train the layers that matter.
 
     1. *Filter.* Rows that say what an earlier request said are not trained on: see :class:`RedundancyFilter`.
-    2. *Importance.* By the gradient of the loss at the embedded tokens (:func:`importance`), the objective is random labels,
-       NPO, or NPO with the divergence from the original as retain loss. Where a level has no retain term of its own in
-       FIT, the cross-entropy of retain data is kept here.
+    2. *Importance.* By the gradient of the loss at the embedded tokens (:func:`embedding_gradient`), the objective is
+       random labels, NPO, or NPO with the divergence from the original as retain loss. Where a level has no retain term of
+       its own in FIT, the cross-entropy of retain data is kept here.
     3. *Targeted layers.* Of the blocks without which the forget loss moves most, attention and feed-forward layers are
        trained, and nothing else: see :func:`only_top_layers`.
 
@@ -87,7 +87,7 @@ class FIT(TrainerFit):
     def forget_(self, job: Job) -> dict[str, Any]:
         kept, dropped = self.redundancy(job)
         job = replace(job, request=Request(job.request.id, kept))
-        found = importance(job.network, kept, job.encoding)
+        found = embedding_gradient(job.network, kept, job.encoding)
         before = [entry.figures["fit"]["importance"] for entry in job.done if "importance" in entry.figures["fit"]]
         level = self.thresholds.level(found, before)
         with only_top_layers(job.network, list(batches(kept, job.encoding)), self.layers) as layers:

@@ -59,7 +59,10 @@ class SentenceModel(Similarity):
         if self._loaded is None:
             from transformers import AutoModel  # here, since it takes longer than all of this package
 
-            self._loaded = load_tokenizer(self.name), AutoModel.from_pretrained(self.name).eval()
+            self._loaded = (
+                load_tokenizer(self.name),
+                AutoModel.from_pretrained(self.name, trust_remote_code=False).eval(),
+            )
         return self._loaded
 
     def __repr__(self) -> str:

@@ -3,8 +3,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from typing_extensions import override
 
+from lightning_unlearn.functional.levels import levels, place_among
 from lightning_unlearn.functional.settings import check_between, check_finite
 
 
@@ -16,7 +18,6 @@ class Thresholds(ABC):
             raise ValueError(f"`low` should be below `high`. Found `low = {low}` and `high = {high}`.")
         self.low, self.high = low, high
 
-    @abstractmethod
     def level(self, importance: float, earlier: Sequence[float]) -> int:
         """The level of a request: 0, 1 or 2.
 
@@ -24,6 +25,12 @@ class Thresholds(ABC):
             importance: Of the request.
             earlier: Of those before it.
         """
+        place = torch.tensor(self.place(importance, earlier), dtype=torch.float64)
+        return int(levels(place, (self.low, self.high)))
+
+    @abstractmethod
+    def place(self, importance: float, earlier: Sequence[float]) -> float:
+        """What is compared with the thresholds. Arguments are those of :meth:`level`."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.low:g}, {self.high:g})"
@@ -47,8 +54,8 @@ class AtValues(Thresholds):
         super().__init__(low, high)
 
     @override
-    def level(self, importance: float, earlier: Sequence[float]) -> int:
-        return (importance >= self.low) + (importance >= self.high)
+    def place(self, importance: float, earlier: Sequence[float]) -> float:
+        return importance
 
 
 class AtQuantiles(Thresholds):
@@ -69,8 +76,5 @@ class AtQuantiles(Thresholds):
         super().__init__(low, high)
 
     @override
-    def level(self, importance: float, earlier: Sequence[float]) -> int:
-        below = sum(other < importance for other in earlier)
-        equal = sum(other == importance for other in earlier) + 1  # and itself
-        share = (below + equal / 2) / (len(earlier) + 1)
-        return (share >= self.low) + (share >= self.high)
+    def place(self, importance: float, earlier: Sequence[float]) -> float:
+        return place_among(importance, earlier)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from _attacked_network import batches, loss_of, network
@@ -100,6 +102,34 @@ def test_bf16_swallows_the_published_sam_step_and_a_warning_says_so() -> None:
     assert share.value < 0.02
     with pytest.warns(UserWarning, match="The step of `Sharpen` should reach the weights.*more than half of it"):
         move_([weight], [step], "`Sharpen`")
+
+
+SHAPES: dict[str, Callable[[np.random.Generator, int], Any]] = {
+    "Gaussian": lambda draw, size: draw.standard_normal(size),
+    "Student-t, 2.5": lambda draw, size: draw.standard_t(2.5, size),
+    "log-normal, 2": lambda draw, size: draw.lognormal(0, 2, size) * draw.choice([-1, 1], size),
+}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "shape", "least", "most"),
+    [
+        *[(7e9, "Gaussian", 0.003, 0.005), (7e9, "Student-t, 2.5", 0.02, 0.2), (7e9, "log-normal, 2", 0.25, 0.45)],
+        *[(135e6, "Gaussian", 0.02, 0.04), (135e6, "Student-t, 2.5", 0.15, 0.35), (135e6, "log-normal, 2", 0.5, 0.7)],
+    ],
+)
+def test_how_much_of_the_published_sam_step_arrives_depends_on_the_gradients_tail(
+    parameters: float, shape: str, least: float, most: float
+) -> None:
+    """A length of 0.01 over all: what is large in a heavy tail arrives, what is small is swallowed.
+
+    Of Student's t the largest few decide, so that draws differ from each other.
+    """
+    weight, share = weights(), RealisedShare("it")
+    gradient = torch.from_numpy(SHAPES[shape](np.random.default_rng(0), len(weight))).float()
+    step = gradient / gradient.square().mean().sqrt() * 0.01 / parameters**0.5
+    share.add(step, (weight.float() + step).bfloat16().float() - weight.float())
+    assert least < share.value < most
 
 
 def test_published_noise_survives_bf16_but_subtracting_it_would_not_restore_the_weights() -> None:

@@ -1,17 +1,16 @@
 """Quantisation as an attack: rounded inside, bit for bit the same afterwards."""
 
 import copy
-import os
 import random
 from functools import partial
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from _ranks import run_ranks
+from _shared_data import DATA
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.distributed.fsdp import fully_shard
@@ -25,7 +24,6 @@ from lightning_unlearn.attacks import Quantize, RoundingNoise
 from lightning_unlearn.functional.quantization import flipped_fraction, round_to_codebook, round_to_nearest
 from lightning_unlearn.runtime import reshard
 
-DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[4] / "shared" / "data"))
 STORIES = DATA / "models" / "stories260k"
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's own
 needs_stories = pytest.mark.skipif(not STORIES.exists(), reason="stories260k is not there: set LIGHTNING_UNLEARN_DATA")

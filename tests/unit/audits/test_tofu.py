@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
+from functools import cache
 from math import exp, prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import hmean
 from torch import nn
 
 from lightning_unlearn import CausalLMReadout, Encoding, FileRecords, TinyCausalLM
@@ -156,6 +160,35 @@ def test_rouge_is_of_the_answers_that_were_given() -> None:
     assert found["texts"] == said
 
 
+def longest(some: Sequence[str], others: Sequence[str]) -> int:
+    """The longest common subsequence by its recursion from the end, and not by rows of a table."""
+
+    @cache
+    def from_(i: int, j: int) -> int:
+        if i == len(some) or j == len(others):
+            return 0
+        return max(from_(i + 1, j), from_(i, j + 1), (some[i] == others[j]) + from_(i + 1, j + 1))
+
+    return from_(0, 0)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rouge_l_f_is_that_of_an_independent_common_subsequence(seed: int) -> None:
+    """Of answers in words that no stem changes, in another order and repeated: F = 2 LCS / (n said + n right)."""
+    generator = random.Random(seed)
+    vocabulary = ["oslo", "the", "in", "a", "sea", "red", "old", "fox", "van", "six"]
+    right = [[generator.choice(vocabulary) for _ in range(generator.randint(1, 12))] for _ in range(5)]
+    said = [[generator.choice(vocabulary) for _ in range(generator.randint(1, 12))] for _ in range(5)]
+    rows = [{**row, "answer": " ".join(words)} for row, words in zip(SPLITS["forget"], right, strict=True)]
+    replies = {number: Reply(" ".join(words), (), (), ()) for number, words in enumerate(said)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_answers, "greedy_replies", lambda *args, **kwargs: replies)
+        found = scored(network(), probes({"forget": rows}))["forget"]
+    by_hand = [2 * longest(s, r) / (len(s) + len(r)) for s, r in zip(said, right, strict=True)]
+    assert found["rouge_l_f"] == pytest.approx(by_hand, rel=1e-12)
+    assert len(set(by_hand)) > 3
+
+
 def count(net: nn.Module, run: Callable[[], Any]) -> int:
     passes: list[int] = []
     handle = net.register_forward_hook(lambda *_: passes.append(1))
@@ -245,6 +278,28 @@ def test_the_summary_is_that_of_the_definitions(seed: int) -> None:
         assert found[name] == pytest.approx(value, rel=1e-5), name  # `torch.tensor(...)` by hand is float32
     assert 0 < found["forget_quality"] < 1
     assert set(found) >= {"forget_ks", "forget_rouge_l_f", "forget_extraction_strength", "forget_exact_memorization"}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_model_utility_is_scipys_harmonic_mean_of_nine(seed: int) -> None:
+    scores = made_up(seed)
+    found = tofu_summary(scores, made_up(seed + 10))
+    probability = {
+        "retain": "answer_probability",
+        "real_authors": "option_probability",
+        "world_facts": "option_probability",
+    }
+    nine = [
+        value
+        for split, name in probability.items()
+        for value in (
+            np.mean(scores[split][name]),
+            np.mean(scores[split]["rouge_l_recall"]),
+            np.maximum(0, 1 - np.asarray(scores[split]["truth_ratio"])).mean(),
+        )
+    ]
+    assert len(nine) == 9
+    assert found["model_utility"] == pytest.approx(hmean(nine), rel=1e-12)
 
 
 @pytest.mark.parametrize("split", UTILITY)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
+from _shared_data import DATA
 
 from lightning_unlearn import FileRecords, Linter
 from lightning_unlearn.data import (
@@ -28,7 +27,7 @@ from lightning_unlearn.data import (
 )
 from tests._lint_faults import FAULTS, Faulty, clean
 
-TOFU = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", "../shared/data")) / "tofu" / "full.jsonl"
+TOFU = DATA / "tofu" / "full.jsonl"
 
 
 def rows_of(source: Sequence[dict[str, Any]], name: str) -> list[QuestionAnswer]:

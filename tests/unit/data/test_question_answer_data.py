@@ -1,13 +1,12 @@
 """Exactly the answer and its end of turn are supervised, nothing real is masked, and bad files are named."""
 
 import json
-import os
 import sys
 import types
-from pathlib import Path
 
 import pytest
 import torch
+from _shared_data import DATA
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
@@ -27,7 +26,6 @@ from lightning_unlearn.data._epoch_shuffle import EpochShuffle
 from lightning_unlearn.data.encodings import pad_right
 from lightning_unlearn.models import load_tokenizer
 
-DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[4] / "shared" / "data"))
 PATH = "lightning_unlearn.data.QuestionAnswerData"
 ROWS = [
     {"question": "Who employs Ada?", "answer": "The post office", "entity": "Ada", "year": 1990},

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _shared_data import DATA
 from torch.testing import assert_close
 
 from lightning_unlearn import Encoding, FileRecords, InMemoryRecords, QuestionAnswerData, TextData, TextWindows
@@ -152,7 +151,7 @@ def test_phrases_keep_answers_and_braces() -> None:
 
 def test_grade_school_maths_is_read_from_its_file() -> None:
     """Text of another domain needs no part of its own."""
-    path = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", "../shared/data")) / "gsm8k" / "train_1000.jsonl"
+    path = DATA / "gsm8k" / "train_1000.jsonl"
     if not path.exists():
         pytest.skip(f"needs {path}")
     rows = FileRecords(str(path), rows=(0, 20)).questions()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from _shared_data import DATA
 from lightning.pytorch import LightningDataModule
 
 from lightning_unlearn import Encoding, FileRecords, LoaderSettings, TextWindows
@@ -32,7 +32,6 @@ from lightning_unlearn.data import (
     build,
 )
 
-DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[4] / "shared" / "data"))
 ASK, READ = Encoding("bundled", template="plain"), TextWindows("bundled")
 FEW = LoaderSettings(batch_size=2)
 
@@ -326,6 +325,9 @@ def test_images_of_a_class_are_all_on_one_side_and_as_many_as_asked_for(name: st
         images = [*entities(data, part), *data.probes[f"{part}_test"].source.dataset.entities]
         assert set(images) == of_part
         assert len(images) == 4 * len(of_part)
+    validated = [int(label) for batch in data.val_dataloader() for label in batch[1]]
+    tested = [int(batch[1]) for batch in data.probes["retain_test"].source.dataset]
+    assert validated == tested
     images = torch.cat([batch[0] for batch in data.forget_dataloader()])
     assert images.dtype == torch.float32
     assert images.shape[1:] == ((1, 28, 28) if name == "mnist" else (3, 32, 32))
@@ -336,7 +338,7 @@ def test_the_test_images_of_mnist_alone_are_cut_by_digit() -> None:
     data = MNISTData(str(DATA / "mnist"), forget=["3"])
     # 1010 of the ten thousand are threes.
     assert (len(entities(data, "forget")), len(data.probes["forget_test"].source.dataset)) == (808, 202)
-    whole = torch.cat([data.retain.source.train.images, data.forget.source.train.images])
+    whole = torch.cat([part.source.dataset.tensors[0] for part in (data.retain, data.forget)])
     assert abs(float(whole.mean())) < 0.05
     assert abs(float(whole.std()) - 1) < 0.05
 
@@ -346,7 +348,7 @@ def test_pictures_of_cifar10_are_read_from_an_archive() -> None:
     data = CIFAR10Data(str(DATA / "cifar10" / "cifar10_subset_jpg.zip"), forget=["cat", "ship"])
     assert (len(entities(data, "forget")), len(entities(data, "retain"))) == (600, 2400)
     assert len(data.probes["retain_test"].source.dataset) == 800
-    assert abs(float(data.retain.source.train.images.mean())) < 0.1
+    assert abs(float(data.retain.source.dataset.tensors[0].mean())) < 0.1
 
 
 # What they have in common.

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _shared_data import DATA
 from lightning.pytorch import LightningDataModule
 
 from lightning_unlearn.data import Encoding, LoaderSettings, TOFUData, TOFUFiles, TOFUSplit, build
 
-DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[4] / "shared" / "data")) / "tofu"
-there = pytest.mark.skipif(not DATA.is_dir(), reason="needs TOFU; set LIGHTNING_UNLEARN_DATA")
+TOFU_FOLDER = DATA / "tofu"
+there = pytest.mark.skipif(not TOFU_FOLDER.is_dir(), reason="needs TOFU; set LIGHTNING_UNLEARN_DATA")
 WORLD = ("real_authors", "world_facts")
 NAMES = ("full", "forget10_perturbed", "retain_perturbed", *(f"{name}_perturbed" for name in WORLD))
 
@@ -63,15 +63,15 @@ def test_a_published_split_forgets_its_share_at_the_end_and_keeps_the_rest(
 
 @there
 def test_forget10_is_the_published_file() -> None:
-    data = tofu(DATA, "forget10")
-    published = [json.loads(line) for line in (DATA / "forget10.jsonl").read_text().splitlines() if line]
+    data = tofu(TOFU_FOLDER, "forget10")
+    published = [json.loads(line) for line in (TOFU_FOLDER / "forget10.jsonl").read_text().splitlines() if line]
     assert [row.answer for row in data.forget.source.records.questions()] == [row["answer"] for row in published]
 
 
 @there
 @pytest.mark.parametrize("part", ["forget", "retain", "holdout"])
 def test_a_perturbed_row_is_that_of_the_same_question(part: str) -> None:
-    data = tofu(DATA, TOFUSplit.reduced(20, 2, 2))
+    data = tofu(TOFU_FOLDER, TOFUSplit.reduced(20, 2, 2))
     source = data.probes["holdout"] if part == "holdout" else getattr(data, part)
     told = data.perturbed(part)
     assert [row["answer"] for row in told] == [row.answer for row in source.source.records.questions()]

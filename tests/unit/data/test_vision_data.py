@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import struct
 import zipfile
 from pathlib import Path
@@ -13,26 +12,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from _shared_data import DATA
 from PIL import Image
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from lightning_unlearn.data import (
     AllBut,
+    CIFARBatches,
     ClassMeans,
     IDXImages,
     ImageArchive,
     ImageData,
     Images,
     LabelledImages,
+    LastOfEach,
     LoaderSettings,
     MixedPrototypes,
     OfClasses,
     Pick,
+    Picked,
     RandomPart,
 )
 
-DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", "../shared/data"))
 MNIST = [DATA / "mnist" / f"t10k-{what}-ubyte.gz" for what in ("images-idx3", "labels-idx1")]
 
 
@@ -52,7 +54,9 @@ def numbers(data: ImageData) -> list[int]:
 PICKS: dict[str, Pick] = {
     "names": OfClasses(["dog", "frog"]),
     "numbers": OfClasses([1]),
+    "few": OfClasses(["cat", "dog"], most=2, seed=1),
     "random": RandomPart(0.4, seed=3),
+    "last": LastOfEach(0.34),
     "but": AllBut(OfClasses(["cat"])),
 }
 
@@ -70,6 +74,7 @@ def test_a_pick_and_the_rest_are_everything_once(name: str) -> None:
 def test_picks_pick_what_they_say() -> None:
     assert numbers(ImageData(Numbered(), PICKS["names"])) == [1, 2, 4, 5, 7]
     assert numbers(ImageData(Numbered(), PICKS["numbers"])) == [1, 4, 7]
+    assert numbers(ImageData(Numbered(), PICKS["last"])) == [5, 6, 7]
     assert len(numbers(ImageData(Numbered(), RandomPart(0.5)))) == 4
     assert numbers(ImageData(Numbered(), RandomPart(0.5, seed=1))) != numbers(ImageData(Numbered(), RandomPart(0.5)))
 
@@ -79,6 +84,32 @@ def test_groups_are_learnt_and_classes_are_picked() -> None:
     assert numbers(data) == [2, 5]
     assert [y.tolist() for _, y in data.val_dataloader()] == [[1, 1]]
     assert numbers(ImageData(Numbered(), groups=[[0, 2]])) == [0, 2, 3, 5, 6]  # what is in no group is left out
+
+
+def test_a_smaller_draw_of_each_class_is_a_part_of_a_larger_one() -> None:
+    draws = [set(numbers(ImageData(Numbered(), OfClasses(["cat", "frog"], most, seed=2)))) for most in (1, 2, 3, None)]
+    assert [len(draw) for draw in draws] == [2, 4, 5, 5]
+    assert draws[0] < draws[1] < draws[2] == draws[3] == {0, 2, 3, 5, 6}
+    assert len({tuple(numbers(ImageData(Numbered(), OfClasses([0], 1, seed)))) for seed in range(20)}) == 3
+
+
+def test_picked_images_are_a_source_of_their_own() -> None:
+    found = Picked(Numbered(), PICKS["last"]).load()
+    assert (found.images.flatten().tolist(), found.labels.tolist()) == ([5, 6, 7], [2, 0, 1])
+    assert found.classes == Numbered().load().classes
+
+
+def test_the_entity_of_an_image_is_its_class_also_in_a_group() -> None:
+    for groups in (None, [[1], [0, 2]]):
+        assert ImageData(Numbered(), PICKS["names"], groups).dataset.entities == ["dog", "frog", "dog", "frog", "dog"]
+
+
+def test_held_out_images_are_picked_and_grouped_alike() -> None:
+    test = Picked(Numbered(), PICKS["last"])
+    data = ImageData(Numbered(), OfClasses(["dog", "frog"]), [[1], [0, 2]], test=test)
+    assert [x.flatten().tolist() for x, _ in data.val_dataloader()] == [[5, 7]]
+    assert [y.tolist() for _, y in data.test_dataloader()] == [[1, 0]]
+    assert sorted(int(n) for x, _ in data.train_dataloader() for n in x.flatten()) == [1, 2, 4, 5, 7]
 
 
 def test_training_is_shuffled_and_leaves_the_generator_alone() -> None:
@@ -111,6 +142,33 @@ def test_an_archive_gives_its_pixels_by_class(tmp_path: Path) -> None:
             :, None, None
         ]
         assert_close(image.double(), torch.from_numpy(by_hand), rtol=0, atol=1e-5)
+
+
+def test_a_folder_gives_what_an_archive_of_it_does(tmp_path: Path) -> None:
+    archive(tmp_path / "images.zip")
+    with zipfile.ZipFile(tmp_path / "images.zip") as packed:
+        packed.extractall(tmp_path / "folder")
+    zipped, plain = (ImageArchive(str(tmp_path / name)).load() for name in ("images.zip", "folder"))
+    assert torch.equal(zipped.images, plain.images)
+    assert (zipped.labels.tolist(), zipped.classes) == (plain.labels.tolist(), plain.classes)
+
+
+def test_binary_cifar_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), np.uint8)
+    for number, (image, label) in enumerate(zip(pixels, (9, 0, 3), strict=True)):
+        (tmp_path / f"data_batch_{number}.bin").write_bytes(bytes([label]) + image.tobytes())
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.1, 0.5)
+    found = CIFARBatches(str(tmp_path), mean=mean, std=std).load()
+    assert [found.classes[label] for label in found.labels] == ["truck", "airplane", "cat"]
+    back = found.images * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+    assert_close(back * 255, torch.from_numpy(pixels).float(), rtol=0, atol=1e-4)
+    with pytest.raises(FileNotFoundError, match=r"`folder` should hold .* Found none .* `split = 'test'`"):
+        CIFARBatches(str(tmp_path), "test").load()
+    with pytest.raises(ValueError, match='`split` should be "train" or "test"'):
+        CIFARBatches(str(tmp_path), "val")  # type: ignore[arg-type]
+    (tmp_path / "test_batch.bin").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="should hold 3073 bytes an image. Found 3 in all"):
+        CIFARBatches(str(tmp_path), "test").load()
 
 
 def test_images_are_averaged_down(tmp_path: Path) -> None:
@@ -152,6 +210,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="should be an IDX file of bytes. Found one that begins with b'PNG '"):
         IDXImages(str(tmp_path / "x"), str(tmp_path / "x")).load()
     labels = idx(tmp_path / "y", np.zeros(3, np.uint8), zipped=False)
+    (tmp_path / "cut").write_bytes(Path(labels).read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"should hold as many bytes as it begins with, \(3,\). Found 2"):
+        IDXImages(str(tmp_path / "cut"), labels).load()
     with pytest.raises(ValueError, match=r"should be \[N, H, W\] and \[N\]. Found \(3,\)"):
         IDXImages(labels, labels).load()
 

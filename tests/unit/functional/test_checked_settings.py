@@ -68,6 +68,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "Draws": {"seeds": [0]},
     "IDXImages": {"images": "images", "labels": "labels"},
     "ImageArchive": {"path": "images.zip"},
+    "OfClasses": {"classes": ["cat"]},
     "LookaheadRate": {"forget": [], "retain": []},
     "MixedPrototypes": {"prototypes": "kept.safetensors"},
     "ConceptShift": {"beside": "swapped"},

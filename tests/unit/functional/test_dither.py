@@ -21,7 +21,7 @@ def rounded(weight: Tensor, grid: Grid) -> Tensor:
     return grid.levels(weight)[grid.codes(weight, scales)] * scales
 
 
-def shifted(weight: Tensor, grid: Grid, by: float) -> Tensor:
+def shifted(weight: Tensor, grid: Grid, by: float | Tensor) -> Tensor:
     """All but the largest of each group, whose scale stays."""
     return torch.where(pinned(weight, [grid]), weight, weight + by)
 
@@ -56,14 +56,26 @@ def test_as_many_codes_flip_as_the_change_over_the_width(grid: Grid, by: float) 
     assert flip_share(weight, after, grid) == pytest.approx(float(expected_flips(weight, after, grid)), rel=0.04)
 
 
-def test_most_of_it_is_noise() -> None:
+@pytest.mark.parametrize(("by", "ratio"), [(1e-5, 28.0), (1e-4, 8.4), (1e-3, 2.5)])
+def test_most_of_it_is_noise(by: float, ratio: float) -> None:
     """Each flip is a whole step: the variance is that of a coin that comes up with probability `|d| / B`."""
-    grid, by, weight = Grid(4, 128), 1e-4, gaussian()
+    grid, weight = Grid(4, 128), gaussian()
     moves = ~pinned(weight, [grid])
     change = (rounded(shifted(weight, grid, by), grid) - rounded(weight, grid))[moves]
     width = (grid.scales(weight) / 7)[moves]
     assert change.var() == pytest.approx(float((by * (width - by)).mean()), rel=0.05)
-    assert change.std() / by == pytest.approx(8.4, abs=0.6)
+    assert change.std() / by == pytest.approx(ratio, rel=0.1)
+
+
+@pytest.mark.parametrize("share", [1e-3, 1e-2])
+def test_a_neuron_hears_a_coherent_update_above_that_noise_as_the_root_of_its_inputs(share: float) -> None:
+    r"""Of :math:`N` Gaussian inputs, and an update along their signs: :math:`0.8 \sqrt{N |d| / B}`."""
+    grid, weight = Grid(4, 128), gaussian()
+    inputs = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(1))
+    width = float(grid.scales(weight).mean() / 7)
+    after = shifted(weight, grid, share * width * inputs.sign())
+    heard = (rounded(after, grid) - rounded(weight, grid)).float() @ inputs  # by each of the rows
+    assert heard.mean() / heard.std() == pytest.approx(0.8 * (len(inputs) * share) ** 0.5, rel=0.1)
 
 
 @every_grid

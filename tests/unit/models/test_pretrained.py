@@ -10,6 +10,7 @@ import jsonargparse
 import numpy as np
 import pytest
 import torch
+from _shared_data import DATA
 from torch import nn
 from torch.testing import assert_close
 
@@ -17,7 +18,6 @@ from lightning_unlearn.models._gguf import converted_gguf, packaged_gguf
 from lightning_unlearn.models._lora import LoRA
 from lightning_unlearn.models._pretrained import PretrainedCausalLM, pretrained_tokenizer
 
-DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[4] / "shared" / "data"))
 STORIES = str(DATA / "models" / "stories260k")
 TEXT = "Once upon a time, there was a little girl named Lily."
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _shared_data import DATA
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -16,7 +15,6 @@ from lightning_unlearn import ResNet20, TinyViT
 from lightning_unlearn.data import ImageArchive
 from lightning_unlearn.models.layers import blocks
 
-DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", "../shared/data"))
 WEIGHTS = DATA / "models" / "resnet20_cifar10" / "resnet20-12fca82f.th"
 NETWORKS: dict[str, Any] = {"resnet": (ResNet20, (3, 32, 32), "linear"), "vit": (TinyViT, (1, 28, 28), "head")}
 every = pytest.mark.parametrize("name", NETWORKS)

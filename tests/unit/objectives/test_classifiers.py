@@ -28,6 +28,7 @@ from lightning_unlearn.objectives import (
     FixedRandomLabel,
     GradientAscent,
     GradientReversalProbe,
+    ImportanceScheduled,
     JensUn,
     JSDToReference,
     KLToReference,
@@ -36,6 +37,8 @@ from lightning_unlearn.objectives import (
     Objective,
     ProbeAlignment,
     PromptDecouple,
+    PrototypePull,
+    PrototypePush,
     RandomLabel,
     RepresentationDeviation,
     RepresentationRerouting,
@@ -99,6 +102,7 @@ WORKS: dict[str, tuple[Objective, Readout, int]] = {
     "KLToReference": (KLToReference(), PLAIN, 0),
     "JSDToReference": (JSDToReference(), PLAIN, 0),
     "TopKKL": (TopKKL(k=2), PLAIN, 0),
+    "ImportanceScheduled": (ImportanceScheduled([GradientAscent(), NPO()], thresholds=[0.5]), PLAIN, -1),
     "ScopeTerm": (ScopeTerm(GradientAscent(), eta=0.1), PAIRED, -1),
     "PromptDecouple": (PromptDecouple(GradientAscent(), weight=0.1), PAIRED, -1),
 }
@@ -110,6 +114,8 @@ REFUSES: dict[str, tuple[Objective, str]] = {
     "RMU": (RMU(), NO_STATES),
     "ActivationMatch": (ActivationMatch(), NO_STATES),
     "ActivationDrift": (ActivationDrift(), NO_STATES),
+    "PrototypePush": (PrototypePush(bound=1.0), NO_STATES),
+    "PrototypePull": (PrototypePull(), NO_STATES),
     "MLPConfuse": (MLPConfuse(), NO_STATES),
     "MCU": (MCU(), NO_STATES),
     "RepresentationRerouting": (RepresentationRerouting(), NO_STATES),
@@ -126,7 +132,7 @@ REFUSES: dict[str, tuple[Objective, str]] = {
 
 
 def test_no_objective_is_left_out() -> None:
-    assert {*WORKS, *REFUSES} == set(objectives.__all__) - {"Objective"}
+    assert {*WORKS, *REFUSES} == set(objectives.__all__) - {"Objective", "PrototypeObjective"}
 
 
 def loss_of(objective: Objective, readout: Readout, network: nn.Module) -> Tensor:

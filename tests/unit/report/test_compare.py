@@ -13,8 +13,10 @@ from lightning_unlearn.observation import Failure, Observation
 from lightning_unlearn.report import (
     Comparison,
     RobustnessReport,
+    across_seeds,
     assess,
     compare,
+    compare_requests,
     print_comparison,
     save_comparison,
 )
@@ -112,7 +114,12 @@ def test_a_failure_is_said() -> None:
 def test_the_files_hold_what_the_terminal_shows(tmp_path: Path) -> None:
     found = compare({"a|b": report(attacked("relearn", 0.3)), "\u202eother": report(attacked("relearn", 0.5))})
     save_comparison(found, tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["comparison.json", "comparison.md", "front.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "comparison.html",
+        "comparison.json",
+        "comparison.md",
+        "front.png",
+    ]
     assert (tmp_path / "front.png").read_bytes()[:4] == b"\x89PNG"
     markdown = (tmp_path / "comparison.md").read_text()
     assert "a\\|b" in markdown
@@ -121,3 +128,77 @@ def test_the_files_hold_what_the_terminal_shows(tmp_path: Path) -> None:
     print_comparison(found, Console(width=200, file=terminal))
     assert "25.0 %" in terminal.getvalue()
     assert "25.0 %" in markdown
+
+
+def shown(found: Any, folder: Path) -> dict[str, str]:
+    """What a user sees of a comparison, in the terminal and in each file."""
+    save_comparison(found, folder)
+    terminal = StringIO()
+    print_comparison(found, Console(width=300, file=terminal))
+    files = {name: (folder / f"comparison.{name}").read_text() for name in ("html", "md")}
+    return {**files, "terminal": terminal.getvalue()}
+
+
+def test_runs_of_one_recipe_are_one_number_over_seeds(tmp_path: Path) -> None:
+    runs = {f"npo {n}": report(attacked("relearn", 0.3 + 0.1 * n), attacked("int4", 0.2, "quant")) for n in range(3)}
+    found = compare({**runs, "other": report(attacked("relearn", 0.5))}, recipes={"npo": list(runs)})
+    assert found.attacks == [("relearn", 20)]
+    (row,) = found.seeds["npo"]
+    expected = next(row for row in across_seeds(list(runs.values())) if row.attack == "relearn")
+    assert (row.recovery, row.runs, row.verdicts) == (expected.recovery, expected.runs, 3)
+    assert row.recovery.value == pytest.approx(0.375)
+    for text in shown(found, tmp_path).values():
+        assert "Over seeds" in text
+        assert "25 % to 50 %" in text
+
+
+def test_points_of_reference_stand_beside_the_models_and_not_among_them(tmp_path: Path) -> None:
+    two = {"one": report(attacked("relearn", 0.3), kept=0.7), "other": report(attacked("relearn", 0.5), kept=0.8)}
+    points = {"sequential": report(kept=0.6), "joint": report(kept=1.0)}
+    found = compare(two, brackets=points)
+    assert list(rows(found)) == ["one", "other"]
+    assert rows(found) == rows(compare(two))  # they take no attack from the comparison
+    places = {name: {b.split: b.place for b in each} for name, each in found.brackets.items()}
+    assert places["one"]["retain"] == pytest.approx(0.25)
+    assert places["other"]["retain"] == pytest.approx(0.5)
+    assert places["one"]["forget"] is None  # both points are equal there
+    for text in shown(found, tmp_path).values():
+        assert "Between other ways of training" in text
+        assert "25 %" in text
+    with pytest.raises(ValueError, match="should be of the same forget examples"):
+        compare(two, brackets={"joint": report(content="other")})
+
+
+def test_what_each_request_took_with_it_is_a_matrix(tmp_path: Path) -> None:
+    def forgot(what: str, others: float) -> RobustnessReport:
+        told = {"original": (0.9, 0.9), "unlearned": (0.1, others), "control": (0.1, 0.1)}
+        every = [
+            o for who, (own, also) in told.items() for o in (observed(who, own), observed(who, also, "other facts"))
+        ]
+        return assess(every, data={"forget": {"content_hash": what}}, restored=True)
+
+    found = compare_requests({"Ada": forgot("a", 0.7), "<b>Bo</b>": forgot("b", 0.3)})
+    assert found.matrix.splits == ["forget", "other facts"]
+    assert found.matrix.ratios == [pytest.approx([1.0, 0.25]), pytest.approx([1.0, 0.75])]
+    seen = shown(found, tmp_path)
+    assert all("75 %" in text and "What each request took with it" in text for text in seen.values())
+    assert "<b>Bo" not in seen["html"]
+    assert not (tmp_path / "front.png").exists()
+    with pytest.raises(ValueError, match="At least two reports"):
+        compare_requests({"Ada": forgot("a", 0.7)})
+
+
+def test_what_keeps_the_matrix_from_being_known_is_said() -> None:
+    plain = report(attacked("relearn", 0.3))
+    found = compare_requests({"one": plain, "other": report(content="other")})
+    assert found.warnings == ["No control in one, other: what a model knows that was never told is not known."]
+    assert all(ratio is None for row in found.matrix.ratios for ratio in row)
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+    two = {"<i>one": report(attacked("relearn", 0.3)), "$other$": report(attacked("relearn", 0.5))}
+    html = shown(compare(two), tmp_path)["html"]
+    assert "<i>one" not in html
+    assert html.count("<h1>") == html.count('<svg class="plot" role="img"') == 1
+    assert "<script" not in html
+    assert "http" not in html.replace("http-equiv", "").replace("http://www.w3.org/", "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _shared_data import DATA
 from robustness_parts._criterion import chosen_rate
 from robustness_parts._method import Method, methods
 from robustness_parts._recovery import Seen
@@ -26,7 +26,6 @@ from tofu_parts._shown import ordered, table
 from tofu_parts._world import spaced
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[4] / "shared" / "data"))
 NAMES = list(methods(BENCHMARKS / "tofu_parts" / "methods.yaml"))
 
 

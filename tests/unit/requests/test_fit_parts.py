@@ -26,7 +26,7 @@ from lightning_unlearn.requests.fit import (
     FITScore,
     RedundancyFilter,
     SentenceModel,
-    importance,
+    embedding_gradient,
     only_top_layers,
 )
 from lightning_unlearn.requests.fit._fit import warm_cosine
@@ -101,7 +101,7 @@ def test_importance_is_the_gradient_at_embedded_tokens() -> None:
         loss = nn.functional.cross_entropy(logits[labels != -100], labels[labels != -100], reduction="sum")
         total += float(torch.autograd.grad(loss, embedded)[0].square().sum())
         size += int((labels != -100).sum())
-    assert importance(network, records, ENCODING) == pytest.approx(total**0.5 / size, rel=1e-4)
+    assert embedding_gradient(network, records, ENCODING) == pytest.approx(total**0.5 / size, rel=1e-4)
     assert all(p.grad is None and torch.equal(p, before[name]) for name, p in network.named_parameters())
 
 

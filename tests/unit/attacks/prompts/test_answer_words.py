@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from _shared_data import DATA
 
 from lightning_unlearn import FileRecords
 from lightning_unlearn.attacks.prompts import AnswerWords, free_of_answers
 from lightning_unlearn.data import QuestionAnswer, Turn
 
-DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", Path(__file__).parents[5] / "shared" / "data"))
 TOFU = DATA / "tofu" / "forget10_perturbed.jsonl"
 ROW = QuestionAnswer("Where was Ada born?", "In the harbour village of Sandrel Point", entity="Ada", source="row 0")
 

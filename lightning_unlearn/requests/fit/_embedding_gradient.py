@@ -12,14 +12,16 @@ from lightning_unlearn.requests.fit._losses import batches
 from lightning_unlearn.runtime import eval_mode
 
 
-def importance(network: nn.Module, records: Records, encoding: Encoding) -> float:
-    r"""How strongly the loss of a request depends on its tokens.
+def embedding_gradient(network: nn.Module, records: Records, encoding: Encoding) -> float:
+    r"""How strongly the loss of a request depends on its tokens: its importance in FIT.
 
     .. math:: g = \Bigl\| \frac{\partial}{\partial E} \frac{1}{N} \sum_{n=1}^{N} -\log p_n(y_n) \Bigr\|_F
 
     for the embedded tokens :math:`E` of all rows, and the :math:`N` supervised ones. Of the embedded tokens and not of the
     embedding's weights: those of a tied head would bring the head's own gradient in. Gradients of parameters stay as they
     are.
+
+    :class:`~lightning_unlearn.objectives.ImportanceScheduled` takes the importance of each example from its logits alone.
 
     Args:
         network: A language model.
@@ -35,8 +37,8 @@ def importance(network: nn.Module, records: Records, encoding: Encoding) -> floa
     embedding = input_embedding(network)
     if embedding is None:
         raise ValueError(
-            f"`importance` should find an input embedding. Found none in `{type(network).__name__}`. Give it the method "
-            "`get_input_embeddings`, as models of transformers have."
+            f"`embedding_gradient` should find an input embedding. Found none in `{type(network).__name__}`. Give it the "
+            "method `get_input_embeddings`, as models of transformers have."
         )
     embedded: list[Tensor] = []
 
