@@ -13,6 +13,7 @@ import lightning_unlearn
 from lightning_unlearn import (
     GGUF,
     GPTQ,
+    AblateDirection,
     Attack,
     BitsAndBytes,
     ConceptShift,
@@ -81,6 +82,7 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     "recalibrate": Recalibrate,
     "noise": Noise,
     "sharpen": Sharpen,
+    "ablate": lambda: AblateDirection([r"(net|layers)\.0"]),
     "latent": lambda: LatentPerturbation(r"(net|layers)\.0", steps=2),
     "prune": Prune,
     "wanda": lambda: Wanda(head=True),

@@ -64,7 +64,7 @@ def broken_attacks(*fitted: Any, **settings: Any) -> None:
 
 
 def broken_audits(*fitted: Any, **settings: Any) -> None:
-    check = check_of(ONE_ATTACK, EVERY_AUDIT)
+    check = check_of(ONE_ATTACK, EVERY_AUDIT, control=CONTROL)
     check.moment = now_and_then(first=0)
     assert fit(check, *fitted, **settings) == fit(None, *fitted, **settings)
     broken = {failure.audit for failure in check.failures if "in the midst" in failure.message}
