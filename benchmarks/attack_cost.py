@@ -3,18 +3,20 @@
     python benchmarks/attack_cost.py              # all, some minutes
     python benchmarks/attack_cost.py --turns 5    # each of them as often
     python benchmarks/attack_cost.py --only quantize prune    # the other rows stay as they are, each with its commit
+    python benchmarks/attack_cost.py --tiny       # to try it, in a minute; writes nothing
 
 A Llama of the bundled tokenizer, 512 wide and 8 blocks deep, in float32, one thread; 18 forget and 18 retain rows of the
 bundled people. `check` is `RecoveryCheck` under `trainer.validate` with one attack and two audits, less the same check
 without the attack. `by_hand` is what one would write in a notebook for the same numbers, and throw the network away: the
-same steps of AdamW on the same parameters, and the same forward passes at the same points; for attacks that do not train
-only the passes. The difference is what isolation, hashes of the weights, the copy, and putting back cost; of rounding and
-pruning also these themselves.
+same steps of AdamW on the same parameters, or the same rounding, pruning or noise of the same tensors in a line of torch,
+and the same forward passes at the same points. The difference is what isolation, hashes of the weights, the copy, and
+putting back cost.
 
 Seconds are CPU time of the process, since the machine is shared; medians over turns. Memory is the peak resident size of a
 process of its own, less that of by hand, which changes the network for good; both have looked at the network once before,
-without an attack, so that what a trainer takes is in both. `passes` counts forward passes of the network
-for one look without an attack. Writes `benchmarks/results/attack_cost.json`.
+without an attack, so that what a trainer takes is in both. It is compared with one copy of what the attack changes.
+`passes` counts forward passes of the network for one look without an attack.
+Writes `benchmarks/results/attack_cost.json`.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 STEPS, RATE = 10, 1e-4
-OTHERS = ("quantize", "prune")
+OTHERS = ("quantize", "prune", "noise")
+TINY = "ATTACK_COST_TINY"
 NAMES = ("relearn_full", "relearn_full_cpu", "relearn_adapter", "passive", *OTHERS)
 
 
@@ -43,10 +46,15 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--one", help="what a process of its own runs: way:attack")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="which rows are measured anew")
+    parser.add_argument("--tiny", action="store_true", help="a small network, and nothing is written")
     arguments = parser.parse_args()
+    if arguments.tiny:
+        os.environ[TINY] = "1"
     if arguments.one:
         print("RESULT " + json.dumps(measured(*arguments.one.split(":"))))
         return
+    if TINY not in os.environ and os.getloadavg()[0] > 1.5:
+        print("Others are at work on this machine: medians of CPU time will be too high.", file=sys.stderr)
     passes, seen = in_a_process_of_its_own("passes:none"), {}
     for turn in range(arguments.turns):
         for name in arguments.only:
@@ -61,12 +69,13 @@ def write(seen: dict[str, list[dict[str, Any]]], passes: dict[str, Any]) -> None
     from run_config import commit, machine
 
     path = ROOT / "benchmarks" / "results" / "attack_cost.json"
-    before = json.loads(path.read_text())
+    before = {"rows": {}, "runs": {}} if TINY in os.environ else json.loads(path.read_text())
     names = [name for name in NAMES if f"check:{name}" in seen and f"by_hand:{name}" in seen]
     rows = {name: {**row(seen[f"check:{name}"], seen[f"by_hand:{name}"]), "commit": commit()} for name in names}
     rows = {**{name: old for name, old in before["rows"].items() if name in NAMES}, **rows}
     found = {"machine": machine(), "rows": rows, "passes": passes, "runs": {**before["runs"], **seen}}
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    if TINY not in os.environ:
+        path.write_text(json.dumps(found, indent=1) + "\n")
     print(table(rows, passes), flush=True)
 
 
@@ -115,14 +124,25 @@ def measured(way: str, name: str) -> dict[str, Any]:
     look(network, {})
     seconds = (checked if way == "check" else by_hand)(name, network)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    size = sum(p.numel() * p.element_size() for p in network.parameters()) / 2**30
+    size = sum(p.numel() * p.element_size() for p in changed(name, network)) / 2**30
     return {"seconds": round(seconds, 3), "gigabytes": round(peak, 4), "changed_gigabytes": round(size, 4)}
 
 
 def whole_network() -> Any:
     from lightning_unlearn import TinyCausalLM
 
+    if TINY in os.environ:
+        return TinyCausalLM(hidden_size=64, num_hidden_layers=2).eval()
     return TinyCausalLM(hidden_size=512, num_hidden_layers=8).eval()
+
+
+def changed(name: str, network: Any) -> list[Any]:
+    """The weights that an attack changes: of rounding and pruning those of linear layers, without the head."""
+    from torch import nn
+
+    if name not in ("quantize", "prune"):
+        return list(network.parameters())
+    return [m.weight for n, m in network.named_modules() if isinstance(m, nn.Linear) and not n.endswith("lm_head")]
 
 
 def data(group: str) -> Any:
@@ -133,7 +153,7 @@ def data(group: str) -> Any:
 
 
 def attack_of(name: str) -> Any:
-    from lightning_unlearn import PassiveRecovery, Prune, Quantize, Relearn
+    from lightning_unlearn import Noise, PassiveRecovery, Prune, Quantize, Relearn
 
     common: dict[str, Any] = {"steps": STEPS, "lr": RATE}
     made: dict[str, Callable[[], Any]] = {
@@ -143,6 +163,7 @@ def attack_of(name: str) -> Any:
         "passive": lambda: PassiveRecovery(0.5, mode="full", **common),
         "quantize": lambda: Quantize(bits=4),
         "prune": lambda: Prune(0.3),
+        "noise": lambda: Noise(0.01),
     }
     return made[name]()
 
@@ -185,7 +206,7 @@ def look(network: Any, attacks: Any, given: Any = None, calls: list[int] | None 
 
 
 def by_hand(name: str, network: Any) -> float:
-    """CPU seconds of the same steps and passes, in a few lines."""
+    """CPU seconds of the same changes and passes, in a few lines."""
     import torch
 
     from lightning_unlearn.attacks._adapter import attached_adapter
@@ -196,6 +217,9 @@ def by_hand(name: str, network: Any) -> float:
     forget, retain = ([*data(group).train_dataloader()] for group in ("forget", "retain"))
     start = time.process_time()
     if name in OTHERS:
+        with torch.no_grad():
+            for weight in changed(name, network):
+                weight.copy_(IN_TORCH[name](weight))
         evaluate(network, readout, [forget, retain])
         return time.process_time() - start
     adapter = attached_adapter(network, rank=8, seed=0) if attack.mode == "adapter" else nullcontext([])
@@ -218,6 +242,26 @@ def by_hand(name: str, network: Any) -> float:
             done = stop
             evaluate(network, readout, [forget, retain])
     return time.process_time() - start
+
+
+def rounded(weight: Any) -> Any:
+    """To four bits, one scale for each row."""
+    step = weight.abs().amax(1, keepdim=True) / 7
+    return (weight / step).round() * step
+
+
+def pruned(weight: Any) -> Any:
+    """Without the smallest three in ten."""
+    size = weight.abs()
+    return weight * (size > size.flatten().kthvalue(round(0.3 * size.numel())).values)
+
+
+def noisy(weight: Any) -> Any:
+    """With noise of a hundredth of its size."""
+    return weight + 0.01 * weight.square().mean().sqrt() * weight.new_empty(weight.shape).normal_()
+
+
+IN_TORCH: dict[str, Callable[[Any], Any]] = {"quantize": rounded, "prune": pruned, "noise": noisy}
 
 
 def over_and_over(batches: list[Any]) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from lightning_unlearn.attacks import (
     GGUF,
     GPTQ,
+    AblateDirection,
     AffirmativeStart,
     AnyWording,
     Attack,
@@ -187,6 +188,7 @@ inherit_from_both_packages()
 
 
 __all__ = [
+    "AblateDirection",
     "Adapted",
     "AdapterDisabled",
     "AdaptersAlone",

@@ -8,46 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import _attacks_and_audits as attacks_and_audits
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from _modules import HostileModule, loader, quiet
 
-from lightning_unlearn import (
-    GGUF,
-    GPTQ,
-    Attack,
-    BitsAndBytes,
-    ConceptShift,
-    FactSplit,
-    GradientAscent,
-    Interpolate,
-    LatentPerturbation,
-    Merge,
-    Noise,
-    PassiveRecovery,
-    Prune,
-    Quantize,
-    Recalibrate,
-    RecoveryCheck,
-    Relearn,
-    Sharpen,
-    TruncateUpdate,
-    Unlearn,
-    Wanda,
-)
-from lightning_unlearn.audits import (
-    AnswerRank,
-    Audit,
-    BucketFlips,
-    Calibration,
-    ExactLeak,
-    GradientNorm,
-    Measure,
-    Membership,
-    Specificity,
-)
-from lightning_unlearn.edits import Corrupt, Dampen, Edited
+from lightning_unlearn import Attack, GradientAscent, RecoveryCheck, Unlearn
+from lightning_unlearn.audits import Audit
 from lightning_unlearn.observation import Observation
 
 
@@ -99,48 +67,12 @@ class VandalAudit(Audit):
         return [Observation("vandalism", "forget", 1.0)]
 
 
-def sibling() -> str:
-    torch.save(HostileModule().state_dict(), "sibling.pt")
-    return "sibling.pt"
-
-
 ATTACKS: dict[str, Any] = {
-    "quantize": lambda: Quantize(bits=3, skip=()),
-    "relearn_adapter": lambda: Relearn(steps=3, lr=1e-2),
-    "relearn_full": lambda: Relearn(steps=3, lr=1e-2, mode="full"),
-    "relearn_some_layers": lambda: Relearn(steps=2, lr=1e-2, mode="full", layers=["4"], data="other", repeats=2),
-    "relearn_some_facts": lambda: Relearn(steps=2, lr=1e-2, facts=FactSplit(by="fact"), order_seed=1),
-    "passive": lambda: PassiveRecovery(0.5, steps=3, lr=1e-2),
-    "concept_shift": lambda: ConceptShift("other", every=1, steps=3, lr=1e-2),
-    "recalibrate": Recalibrate,
-    "noise": Noise,
-    "sharpen": Sharpen,
-    "latent": lambda: LatentPerturbation("0", steps=2),
-    "prune": Prune,
-    "wanda": lambda: Wanda(head=True),
-    "gptq": lambda: GPTQ(3, head=True),
-    "gguf": lambda: GGUF("Q4_0", head=True),
-    "nf4_kernel": lambda: BitsAndBytes("nf4"),
-    "int8_kernel": lambda: BitsAndBytes("int8"),
-    "merge": lambda: Merge(sibling()),
-    "interpolate": Interpolate,
-    "truncate": lambda: TruncateUpdate(1),
-    "edited": lambda: Edited(Dampen(alpha=1.2)),
-    "edited_without_data": lambda: Edited(Corrupt(alpha=0.5)),
+    **attacks_and_audits.ATTACKS,
     "vandal": lambda: Vandal(raises=False),
     "vandal_raises": lambda: Vandal(raises=True),
 }
-AUDITS: dict[str, Any] = {
-    "exact_leak": ExactLeak,
-    "measure": Measure,
-    "membership": lambda: Membership(holdout="retain"),
-    "gradient_norm": lambda: GradientNorm(holdout="retain"),
-    "answer_rank": lambda: AnswerRank(alternates=2, holdout="retain"),
-    "specificity": Specificity,
-    "bucket_flips": BucketFlips,
-    "calibration": Calibration,
-    "vandal": lambda: VandalAudit(),
-}
+AUDITS: dict[str, Any] = {**attacks_and_audits.AUDITS, "vandal": VandalAudit}
 
 
 class Fingerprint(pl.Callback):
@@ -184,6 +116,7 @@ def fingerprint(trainer: Any, module: Any) -> str:
 def fit(check: RecoveryCheck | None, **kwargs: Any) -> list[str]:
     pl.seed_everything(3, verbose=False)
     module, watch = HostileModule(), Fingerprint()
+    torch.save(HostileModule().state_dict(), attacks_and_audits.SIBLING)
     unlearn = Unlearn(GradientAscent(), forget=loader(seed=2, shuffle=True))
     callbacks = [unlearn, *([check] if check else []), watch]
     trainer = quiet(callbacks=callbacks, max_epochs=2, num_sanity_val_steps=0, **kwargs)

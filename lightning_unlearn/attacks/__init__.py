@@ -1,5 +1,6 @@
 """What an adversary, or a deployment, does to a network."""
 
+from lightning_unlearn.attacks._ablate_direction import AblateDirection
 from lightning_unlearn.attacks._attack_grid import AttackGrid, expanded
 from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._bits_and_bytes import BitsAndBytes
@@ -19,6 +20,7 @@ from lightning_unlearn.attacks._recalibrate import Recalibrate
 from lightning_unlearn.attacks._relearn import Relearn
 from lightning_unlearn.attacks._relearn_in_turn import RelearnInTurn
 from lightning_unlearn.attacks._rounding_noise import RoundingNoise
+from lightning_unlearn.attacks._runs_as_original import RunsAsOriginal
 from lightning_unlearn.attacks._sharpen import Sharpen
 from lightning_unlearn.attacks._tokenwise_perturbation import TokenwisePerturbation
 from lightning_unlearn.attacks._torch_ao import TorchAO
@@ -46,6 +48,7 @@ from lightning_unlearn.attacks.prompts import (
 )
 
 __all__ = [
+    "AblateDirection",
     "AffirmativeStart",
     "AnyWording",
     "Attack",
@@ -80,6 +83,7 @@ __all__ = [
     "RelearnInTurn",
     "RolePlay",
     "RoundingNoise",
+    "RunsAsOriginal",
     "SeveralTurns",
     "Sharpen",
     "SoftPrompt",

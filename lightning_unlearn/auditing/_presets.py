@@ -9,6 +9,7 @@ from typing import Literal
 from lightning_unlearn.attacks import (
     GGUF,
     GPTQ,
+    AblateDirection,
     AffirmativeStart,
     AnyWording,
     Attack,
@@ -115,6 +116,9 @@ def _dear_attacks(given: Given) -> Iterator[tuple[str, Attack | AttackGrid]]:
     yield "wanda", Wanda(0.5)
     if given.original:
         yield "truncated", TruncateUpdate(rank=8)
+        if given.tokenizer is not None:
+            # Found on half of the facts: of those it is judged by, the original would tell it.
+            yield "direction", AblateDirection(facts=FactSplit())
     if given.words:
         yield "misprints", CharacterNoise()
         yield "foreign", ForeignFrame()

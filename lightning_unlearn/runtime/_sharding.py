@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -21,10 +23,43 @@ def reshard(network: nn.Module) -> None:
     """Make FSDP2 modules drop their gathered parameters.
 
     After a forward pass without a graph the root keeps its gathered copy. Until it is dropped, the next forward pass does
-    not see a change of the shards.
+    not see a change of the shards. To be called between passes: one that an exception has ended is taken for ended.
     """
     from torch.distributed.fsdp import FSDPModule
 
     for module in network.modules():
         if isinstance(module, FSDPModule):
+            _end_broken_pass(module)
             module.reshard()
+
+
+def _end_broken_pass(module: Any) -> None:
+    """Put FSDP2's marks back to those of a module that no pass is in.
+
+    It does so itself when a pass ends, but not after an exception in its midst. Then it would drop no gathered parameters,
+    and take the next training step for a part of the broken one.
+    """
+    from torch.distributed.fsdp._fully_shard._fsdp_common import TrainingState
+
+    state = module._get_fsdp_state()
+    groups = [group for group in _groups(state) if group is not None]
+    for part in (state, *groups):
+        if part._training_state is not TrainingState.IDLE:
+            part._training_state = TrainingState.IDLE
+            state._state_ctx.iter_forward_root = None
+            state._state_ctx.post_backward_final_callback_queued = False
+            for param in (param for group in groups for param in group.fsdp_params):
+                _drop_gradient(param)
+
+
+def _groups(state: Any) -> list[Any]:
+    # One of each module, before torch had several.
+    groups: list[Any] = getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]
+    return groups
+
+
+def _drop_gradient(param: Any) -> None:
+    """What a broken backward pass has left on a gathered parameter, to which the next one would add."""
+    param.unsharded_accumulated_grad = None
+    if (gathered := getattr(param, "_unsharded_param", None)) is not None:
+        gathered.grad = None

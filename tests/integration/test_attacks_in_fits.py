@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from lightning_unlearn import (
     GPTQ,
+    AblateDirection,
     ApplyEdit,
     Attack,
     BitsAndBytes,
@@ -51,6 +52,7 @@ VANTAGE_POINTS: dict[str, Callable[[], Attack]] = {
     "merge": lambda: Merge(sibling(), 0.5),
     "nf4-kernel": lambda: BitsAndBytes("nf4", head=True),
     "wanda": lambda: Wanda(0.3),
+    "ablate": lambda: AblateDirection([r"body\.0"]),
     "latent": lambda: LatentPerturbation(r"body\.0", eps=0.3, steps=2),
     "noise": lambda: Noise(0.1),
     "passive": lambda: PassiveRecovery(0.5, steps=2, lr=1e-2),

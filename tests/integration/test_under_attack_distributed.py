@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from lightning_unlearn import (
     GPTQ,
     NPO,
+    AblateDirection,
     AdapterDisabled,
     BitsAndBytes,
     Interpolate,
@@ -59,6 +60,7 @@ ATTACKS: dict[str, Any] = {
     "wanda": lambda: Wanda(0.3, head=True),
     "nf4-kernel": lambda: BitsAndBytes("nf4", head=True),
     "merge": lambda: Merge(sibling(), 0.5),
+    "ablate": lambda: AblateDirection([r"body\.0"]),
     "latent": lambda: LatentPerturbation(r"body\.0", eps=0.3, steps=3),
     "tokenwise": lambda: TokenwisePerturbation(r"body\.0", eps=0.3, steps=3),
 }

@@ -1,21 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
-from typing_extensions import override
+from torch import nn
 
-from lightning_unlearn.attacks import KnowsOriginal
-from lightning_unlearn.attacks._perturbed import restored
+from lightning_unlearn.attacks import RunsAsOriginal
 from lightning_unlearn.audits._base import Audit
 from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.runtime import Misfit, local, on_every_rank, reshard, tensor_checksum
+from lightning_unlearn.runtime import Misfit
 
 
-class AuditByOriginal(KnowsOriginal, Audit):
+class AuditByOriginal(RunsAsOriginal, Audit):
     """An audit that runs the network with the weights of the original for a while.
 
     Args:
@@ -23,55 +17,15 @@ class AuditByOriginal(KnowsOriginal, Audit):
             Hugging Face folder.
     """
 
-    def __init__(self, original: str | None = None) -> None:
-        super().__init__(original)
-        self._frozen: dict[int, int] = {}
-
-    @override
-    def see_original(self, network: nn.Module) -> None:
-        """Keep what training changes, and hashes of the rest."""
-        super().see_original(network)
-        reshard(network)
-        frozen = {id(p): tensor_checksum(local(p)) for p in network.parameters() if not p.requires_grad}
-        self._frozen = frozen if self.original is None else {}
-
     def can_be_original(self, network: nn.Module) -> bool:
-        """Whether what no training changes is still the original's. Collective: every rank must call it.
-
-        An attack may have changed it, or it belongs to a control. Only what training changes was kept, so the original
-        cannot be had here; a warning says so.
-        """
-        reshard(network)
-        is_own = all(
-            tensor_checksum(local(p)) == self._frozen[id(p)] for p in network.parameters() if id(p) in self._frozen
-        )
-        if every := all(on_every_rank(is_own)):
-            return every
+        """Whether the original can be had here; else a warning says why not. Collective: every rank must call it."""
+        if self.has_own_frozen_weights(network):
+            return True
         rank_zero_warn(
             f"`{type(self).__name__}` says nothing here: weights that no training changes are not the original's, since an "
             "attack has changed them or a control has others. Give `original`, the path of its weights."
         )
         return False
-
-    @contextmanager
-    def as_original(self, network: nn.Module) -> Iterator[None]:
-        """Give ``network`` the weights of the original; afterwards it has its own again, bit for bit."""
-        reshard(network)  # FSDP2 may still hold weights that it has gathered, which are other parameters
-        with torch.inference_mode(False):
-            pairs = self._pairs(network)
-        with restored(network, [tensor for tensor, _ in pairs], store="cpu"):
-            with torch.inference_mode(False), torch.no_grad():
-                for tensor, original in pairs:
-                    # `.data`: a graph of the fit that has saved the tensor stays valid, since the value comes back.
-                    local(tensor).data.copy_(original)
-            yield
-
-    def _pairs(self, network: nn.Module) -> list[tuple[Tensor, Tensor]]:
-        """What has to be written to have the original: what training changes, or all that a file holds."""
-        if self.original is None:
-            return [(each.tensor, each.original) for each in self.moved(network)]
-        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        return [(tensors[name], value) for name, value in self._known(network).items()]
 
 
 def refuse_flat(engine: GradientEngine, who: str) -> None:

@@ -1,5 +1,7 @@
 """What layers know, as tables whose cells are coloured: they are read aloud, printed, and follow the reader's theme."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +12,10 @@ from lightning_unlearn.report.schema._words import grouped, name, number, percen
 
 DARKEST = 48
 """Percent of colour in the fullest cell: more, and the number in it could not be read."""
+
+
+COLUMNS = 6
+"""The most columns of numbers beside each other: more, and paper would cut them off, or their heads inside of words."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,18 @@ class HeatMap:
     title: str
     columns: list[str]
     rows: dict[str, list[HeatCell]]
+
+    def parts(self) -> list[HeatMap]:
+        """The same in tables that fit on paper, one below the other, with the rows of each."""
+        count = len(self.columns)
+        if count <= COLUMNS:
+            return [self]
+        return [self._part(start, min(start + COLUMNS, count)) for start in range(0, count, COLUMNS)]
+
+    def _part(self, start: int, stop: int) -> HeatMap:
+        title = f"{self.title}, columns {start + 1} to {stop} of {len(self.columns)}"
+        rows = {layer: cells[start:stop] for layer, cells in self.rows.items()}
+        return HeatMap(title, self.columns[start:stop], rows)
 
 
 def heat_maps(report: RobustnessReport) -> list[HeatMap]:

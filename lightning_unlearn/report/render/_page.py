@@ -37,13 +37,18 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(name=name, plain=plain, share=_share, reach=_reach, zip=_zip)
+    environment.filters.update(name=name, plain=plain, share=_share, reach=_reach, zip=_zip, breakable=_breakable)
     return environment
 
 
 def _shown(value: Any) -> Any:
     """Escape what would reorder or hide text on the page. Lines stay lines: the configuration has many."""
     return visible(value, keep="\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _breakable(words: str) -> Markup:
+    """Where the name of a layer may go on in the next line: behind its dots, not inside a word."""
+    return Markup(".<wbr>").join(visible(words).split("."))
 
 
 def _share(value: float) -> float:

@@ -19,6 +19,7 @@ from torch.testing import assert_close
 from lightning_unlearn import (
     GGUF,
     GPTQ,
+    AblateDirection,
     BitsAndBytes,
     Interpolate,
     LatentPerturbation,
@@ -57,6 +58,7 @@ ATTACKS: dict[str, Any] = {
     "relearn": lambda: Relearn(steps=2, lr=0.01, mode="full"),
     "layers": lambda: Relearn(steps=2, lr=0.01, mode="full", layers=["2"]),
     "passive": lambda: PassiveRecovery(0.5, steps=2, lr=0.01, mode="full"),
+    "ablate": lambda: AblateDirection(["0"]),
     "latent": lambda: LatentPerturbation("0", eps=0.5, steps=3),
 }
 

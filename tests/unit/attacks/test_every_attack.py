@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightning_unlearn import (
     GGUF,
     GPTQ,
+    AblateDirection,
     Attack,
     BitsAndBytes,
     ConceptShift,
@@ -44,6 +45,7 @@ ALL_ATTACKS: dict[str, Callable[[], Attack]] = {
     "gptq-cpu": lambda: GPTQ(3, group_size=2, head=True, store="cpu"),
     "concept-shift": lambda: ConceptShift("swapped", every=1, steps=3, lr=0.1),
     "interpolate": lambda: Interpolate(0.5),
+    "ablate": lambda: AblateDirection(["0"]),
     "latent": lambda: LatentPerturbation("0", eps=0.5, steps=3),
     "merge": lambda: Merge(sibling_file(), 0.5),
     "merge-away": lambda: Merge(sibling_file(), -0.5),

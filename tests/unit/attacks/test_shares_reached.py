@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from lightning_unlearn.attacks import (
+    AblateDirection,
     Attack,
     Interpolate,
     LatentPerturbation,
@@ -160,6 +161,7 @@ def test_of_attacks_back_to_the_original_it_is_of_what_training_changed(make: An
 
 
 def test_what_changes_activations_has_no_share() -> None:
+    assert AblateDirection().share_reached(of_all_kinds()) is None
     assert LatentPerturbation("0").share_reached(of_all_kinds()) is None
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from _studies import observed, report_of
-from accessibility import VIEWS, about, browser, examine
+from _studies import attacked, observed, report_of, study
+from accessibility import VIEWS, View, about, browser, examine, prepared
 
 from lightning_unlearn.observation import Change, Cost, Failure, Observation
 from lightning_unlearn.report import recorded, to_page
@@ -174,6 +177,48 @@ def test_paper_has_whole_pages_and_every_word(html: str, tmp_path: Path) -> None
     words = Said(html).words
     assert len(words) > 500
     assert [word for word in words if plainly(word) not in printed] == []
+
+
+CUT_WORDS = """
+const found = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+for (let text; (text = texts.nextNode());) {
+  if (!text.parentElement.closest('td,th')) continue;
+  for (const word of text.data.matchAll(/[^ \\n]+/g)) {
+    const range = document.createRange();
+    range.setStart(text, word.index);
+    range.setEnd(text, word.index + word[0].length);
+    const lines = new Set([...range.getClientRects()].map(box => Math.round(box.top)));
+    if (lines.size > 1) found.push(word[0]);
+  }
+}
+const wide = document.documentElement.scrollWidth > innerWidth;
+document.body.setAttribute('data-cut', JSON.stringify({words: found, wide: wide}));
+"""
+PAPER = View(688, VIEWS["print"].rewrites)
+"""As wide as A4 within its margins."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("view", [PAPER, VIEWS["wide"], VIEWS["phone"]], ids=["paper", "wide", "phone"])
+def test_no_column_of_a_table_is_narrower_than_its_words(view: View, tmp_path: Path) -> None:
+    chromium = browser()
+    if chromium is None:
+        pytest.skip("needs a Chromium to lay the page out")
+    names = ("relearn_lr3e-05", "long_lr0.0003", "unlearned_again")
+    levels = [level for name in names for level in attacked(name, (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8))]
+    inside = [
+        replace(level, metric="probe", layer=f"model.layers.{number}.self_attn.q_proj.weight")
+        for number in range(3)
+        for level in levels
+    ]
+    page = tmp_path / "page.html"
+    page.write_text(prepared(to_page(report_of([*study(), *levels, *inside])), CUT_WORDS, view), encoding="utf-8")
+    command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={view.width},900"]
+    command += [f"--user-data-dir={tmp_path}/profile", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True).stdout
+    found = re.search(r'data-cut="([^"]*)"', shown)
+    assert found is not None
+    assert json.loads(unescape(found[1])) == {"words": [], "wide": False}
 
 
 def test_axe_finds_no_error(html: str) -> None:

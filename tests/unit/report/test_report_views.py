@@ -52,6 +52,24 @@ def test_an_attack_on_a_layer_has_its_own_column() -> None:
     assert found.columns[-1] == "unlearned, relearn at step 1"
 
 
+def test_a_wide_map_is_shown_in_parts_that_fit_on_paper_and_hold_every_cell_once() -> None:
+    points = [inside("blocks.0", number / 20, **{**STEP, "point": number}) for number in range(1, 15)]
+    (found,) = heat_maps(report_of([*study(), *LAYERS, *points]))
+    parts = found.parts()
+    assert [len(part.columns) for part in parts] == [6, 6, 4]
+    assert [column for part in parts for column in part.columns] == found.columns
+    assert [cell for part in parts for cell in part.rows["blocks.0"]] == found.rows["blocks.0"]
+    assert all(list(part.rows) == list(found.rows) for part in parts)
+    assert parts[-1].title == "probe of the forget set, by layer, columns 13 to 16 of 16"
+    page = to_page(report_of([*study(), *LAYERS, *points]))
+    assert all(part.title in page for part in parts)
+
+
+def test_a_map_that_fits_is_one_table() -> None:
+    (found,) = heat_maps(report_of([*study(), *LAYERS]))
+    assert found.parts() == [found]
+
+
 def test_without_layers_there_is_no_map() -> None:
     made = report_of(study())
     assert heat_maps(made) == []
