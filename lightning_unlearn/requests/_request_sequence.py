@@ -136,7 +136,8 @@ class RequestSequence:
                 known = self.measured(network, requests, retain)
                 weights = self.weights()
                 for request in todo:
-                    weights = self._carry_out(request, weights, known, requests, retain)
+                    last = request is todo[-1]
+                    weights = self._carry_out(request, weights, known, requests, retain, last)
             return self.folder.ledger.entries()
 
     def known(self, weights: Weights, requests: Sequence[Request]) -> Known:
@@ -201,6 +202,7 @@ class RequestSequence:
         known: Known,
         requests: Sequence[Request],
         retain: Records,
+        last: bool,
     ) -> Weights:
         began = time.monotonic()
         entries = self.folder.checked_entries()
@@ -210,7 +212,7 @@ class RequestSequence:
         before = self.measured(network, [request], retain)
         told = dict(self.fit.forget_(self._job(len(entries), request, network, retain, requests, done)))
         plain = plain_network(network)
-        looks_back = len(done) % self.every == 0 or request is requests[-1]
+        looks_back = last or len(done) % self.every == 0
         now = self.measured(plain, requests if looks_back else [request], retain)
         figures = _figures(self.measured.metric, request.id, known, before, now, looks_back) | {"fit": told}
         after = plain_weights(plain)

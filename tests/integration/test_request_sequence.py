@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_unlearn import GroupSparse, RegLoRA
 from lightning_unlearn.requests import (
     AdaptersAlone,
     Job,
@@ -31,6 +32,7 @@ from lightning_unlearn.requests import (
     WholeWeights,
     in_effect,
 )
+from lightning_unlearn.transforms import protected_by
 
 
 class Stopping(RequestFit):
@@ -168,6 +170,15 @@ def test_all_are_looked_at_every_k_requests_and_after_the_last(tmp_path: Path) -
     assert looked == {1: 0, 2: 5, 3: 0, 4: 5, 5: 5}
 
 
+def test_all_are_looked_at_after_the_last_that_is_carried_out_also_where_it_is_not_the_last_in_the_file(
+    tmp_path: Path,
+) -> None:
+    first, second, third = requests(3)
+    sequence(tmp_path, Seen(), every=9).run([first, third])
+    entries = sequence(tmp_path, Seen(), every=9).run([first, second, third])
+    assert [len(entry.figures.get("audited", ())) for entry in entries[1:]] == [0, 2, 3]
+
+
 def test_what_comes_back_fails_the_gate_of_the_request_that_brought_it_back(tmp_path: Path) -> None:
     first, second, *_ = (request.id for request in requests(2))
     # The first request makes the network sure of something else, the second one takes that back.
@@ -234,6 +245,67 @@ def test_each_job_finds_the_adapters_of_the_requests_before_whose_products_are_w
     plain = name.removeprefix("base_model.model.").replace("lora_A.", "")
     assert change.abs().max() > 1e-4
     assert torch.allclose(after[plain] - before[plain], change, atol=1e-6)
+
+
+def protecting(job: Job) -> list[Any]:
+    """SEFE's: an adapter keeps off what those before it have changed."""
+    keep_off = RegLoRA(weight=10.0, share=0.1)
+    keep_off.protected = protected_by(job.adapters, share=0.1)
+    return [keep_off]
+
+
+def few_blocks(job: Job) -> list[Any]:
+    """GS-LoRA's: blocks whose adapters are of no use are left alone."""
+    return [GroupSparse(alpha=30.0, warmup_steps=1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("callbacks", [protecting, few_blocks], ids=["SEFE", "GS-LoRA"])
+def test_sequences_of_adapters_that_know_of_each_other_resume_and_are_carried_out_again_alike(
+    callbacks: Any, tmp_path: Path
+) -> None:
+    fit = plain_fit(tiny_with_adapter, callbacks=callbacks)
+    whole = sequence(tmp_path / "whole", fit, keeping=AdaptersAlone())
+    entries = whole.run(requests(3))
+    stopping = Stopping(fit)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            sequence(tmp_path / "parts", stopping, keeping=AdaptersAlone()).run(requests(3))
+    sequence(tmp_path / "parts", stopping, keeping=AdaptersAlone()).run(requests(3))
+    assert ledger_of(tmp_path / "parts") == ledger_of(tmp_path / "whole")
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
+    whole.undo(requests(1)[0].id)
+    again = whole.run(requests(3))
+    assert [entry.after for entry in in_effect(again)] == [entry.after for entry in entries]
+
+
+@pytest.mark.slow
+def test_what_earlier_requests_changed_most_moves_less_if_it_is_protected(tmp_path: Path) -> None:
+    moved = {}
+    for name, callbacks in (("plain", None), ("protected", protecting)):
+        one = sequence(tmp_path / name, plain_fit(tiny_with_adapter, callbacks=callbacks), keeping=AdaptersAlone())
+        one.run(requests(2))
+        entries = protected_by([one.folder.weights_of(1)], share=0.1)
+        before, after = (one.weights(request.id) for request in requests(2))
+        of = {layer: next(key for key in before if f"{layer}.weight" in key) for layer in entries}
+        moved[name] = sum(
+            float((after[key] - before[key])[tuple(entries[layer].T)].abs().sum()) for layer, key in of.items()
+        )
+        assert moved[name] > 0
+    assert moved["protected"] < 0.7 * moved["plain"]
+
+
+@pytest.mark.slow
+def test_group_sparse_leaves_some_blocks_of_each_request_alone(tmp_path: Path) -> None:
+    one = sequence(tmp_path, plain_fit(tiny_with_adapter, callbacks=few_blocks), keeping=AdaptersAlone())
+    one.run(requests(2))
+    for number in (1, 2):
+        factors = load_file(one.folder.weights_of(number))
+        blocks = {
+            block: any(bool(value.any()) for name, value in factors.items() if f".layers.{block}." in name)
+            for block in (0, 1)
+        }
+        assert not all(blocks.values())
 
 
 def test_several_processes_are_refused(tmp_path: Path) -> None:

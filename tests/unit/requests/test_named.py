@@ -38,7 +38,10 @@ def test_a_name_in_the_turns_before_among_other_answers_or_in_other_words_counts
         [{"role": "user", "content": f"{name} was here"}, {"role": "assistant", "content": "Yes"}]
         for name in ("Ada Lovell", "Bo")
     ]
-    chat = [{"turns": [*turns, {"role": "user", "content": "So?"}, {"role": "assistant", "content": "Home"}]} for turns in chats]
+    chat = [
+        {"turns": [*turns, {"role": "user", "content": "So?"}, {"role": "assistant", "content": "Home"}]}
+        for turns in chats
+    ]
     assert len(Unnamed(InMemoryRecords(chat, chat="turns"), ASKED).questions()) == 1
     others = [{**about, "answers": ["Home", name], "others": [f"Where is {name}?"]} for name in ("Ada Lovell", "Bo")]
     for columns in ({"paraphrase": "others"}, {"answer": "answers"}):
