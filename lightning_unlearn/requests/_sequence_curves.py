@@ -24,8 +24,9 @@ def sequence_curves(entries: Sequence[Entry], costs: Mapping[int, float], contro
 
     Returns:
         ``requests``, one each; ``looks``, one for each time that all were looked at again, with the mean level of what was
-        ``asked`` for and of what is ``to come``, what ``came_back`` by request, and, with a control, the ``forget_degree``
-        and ``retain_utility``; ``most_came_back``, ``failed``, ``seconds``, ``undone``.
+        ``asked`` for and of what is ``to come``, what ``came_back`` by request, and, with a control, the level ``of_all``
+        requests, the ``forget_target`` and ``retain_target`` on the way to it, and FIT's ``forget_degree`` and
+        ``retain_utility``; ``most_came_back``, ``failed``, ``seconds``, ``undone``.
     """
     done = in_effect(entries)[1:]
     looks = [_look(done[: place + 1], control) for place, entry in enumerate(done) if "audited" in entry.figures]
@@ -89,15 +90,24 @@ def _degrees(look: Found, figures: Mapping[str, Any], control: Known) -> Found:
     """FIT's two numbers, each between what was wanted at this request and what was found."""
     levels = figures["audited"]
     share = look["requests"] / len(levels)
-    found, start, never = (_mean([each.get(name) for name in levels]) for each in (levels, figures["start"], control))
-    kept = (look["retain"], figures["retain"]["start"], control.get(RETAIN))
-    return {"forget_degree": _degree(found, start, never, share), "retain_utility": _degree(*kept, share)}
+    of_all, start, never = (_mean([each.get(name) for name in levels]) for each in (levels, figures["start"], control))
+    forget = _target(start, never, share)
+    retain = _target(figures["retain"]["start"], control.get(RETAIN), share)
+    return {
+        "of_all": of_all,
+        "forget_target": forget,
+        "retain_target": retain,
+        "forget_degree": _degree(of_all, forget),
+        "retain_utility": _degree(look["retain"], retain),
+    }
 
 
-def _degree(found: float | None, start: float | None, never: float | None, share: float) -> float | None:
-    if found is None or start is None or never is None:
-        return None
-    return symmetric_degree(found, target(start, never, share))
+def _target(start: float | None, never: float | None, share: float) -> float | None:
+    return None if start is None or never is None else target(start, never, share)
+
+
+def _degree(found: float | None, wanted: float | None) -> float | None:
+    return None if found is None or wanted is None else symmetric_degree(found, wanted)
 
 
 def _mean(levels: Sequence[float | None]) -> float | None:
