@@ -23,10 +23,10 @@ def sequence_curves(entries: Sequence[Entry], costs: Mapping[int, float], contro
             :meth:`RequestSequence.known`.
 
     Returns:
-        ``requests``, one each; ``looks``, one for each time that all were looked at again, with the mean level of what was
-        ``asked`` for and of what is ``to come``, what ``came_back`` by request, and, with a control, the level ``of_all``
-        requests, the ``forget_target`` and ``retain_target`` on the way to it, and FIT's ``forget_degree`` and
-        ``retain_utility``; ``most_came_back``, ``failed``, ``seconds``, ``undone``.
+        ``requests``, one each; ``looks``, one for each time that all were looked at again, and ``beginning``, the same of the
+        start, if there are any: with the mean level of what was ``asked`` for and of what is ``to come``, what ``came_back``
+        by request, and, with a control, the level ``of_all`` requests, the ``forget_target`` and ``retain_target`` on the way
+        to it, and FIT's ``forget_degree`` and ``retain_utility``; ``most_came_back``, ``failed``, ``seconds``, ``undone``.
     """
     done = in_effect(entries)[1:]
     looks = [_look(done[: place + 1], control) for place, entry in enumerate(done) if "audited" in entry.figures]
@@ -35,6 +35,7 @@ def sequence_curves(entries: Sequence[Entry], costs: Mapping[int, float], contro
     known = [row["seconds"] for row in rows if row["seconds"] is not None]
     return {
         "requests": rows,
+        "beginning": _beginning(looks, done),
         "looks": looks,
         "most_came_back": max(back, default=None),
         "failed": sum(not entry.passed for entry in done),
@@ -84,6 +85,16 @@ def _look(done: Sequence[Entry], control: Known | None) -> Found:
         "came_back": came_back(figures, done[:-1]),
     }
     return look if control is None else {**look, **_degrees(look, figures, control)}
+
+
+def _beginning(looks: Sequence[Found], done: Sequence[Entry]) -> Found | None:
+    """A look at the start, from what was noted of it. There, all is where it should be."""
+    if not looks:
+        return None
+    figures = next(entry.figures for entry in reversed(done) if "start" in entry.figures)
+    level, kept = _mean(list(figures["start"].values())), figures["retain"]["start"]
+    wanted = {"of_all": level, "forget_target": level, "retain_target": kept} if "of_all" in looks[0] else {}
+    return {"number": 0, "requests": 0, "asked": None, "to_come": level, "retain": kept, "came_back": {}, **wanted}
 
 
 def _degrees(look: Found, figures: Mapping[str, Any], control: Known) -> Found:

@@ -13,25 +13,27 @@ Found = Mapping[str, Any]
 Points = Sequence[tuple[float, float]]
 _SOLID: Mapping[str, Any] = {"linestyle": "-", "marker": "o"}
 _DASHED: Mapping[str, Any] = {"linestyle": "--", "marker": ""}
+_DOTS: Mapping[str, Any] = {"linestyle": "", "marker": "o"}
 _CROSSES: Mapping[str, Any] = {"linestyle": "", "marker": "x"}
 
 
 def panels_of(found: Found) -> list[Panel]:
     """What is known after each look, what is left and came back, the way to a model that never knew, and what it cost."""
+    most = len(found["requests"])
     shown = [
         ("How much is known", "level", _levels(found), "the levels"),
         ("What is left, and what came back", "share of the start", _left(found), "the shares"),
         ("The way to a model that never knew", "level", _targets(found), "the levels, and where they should be"),
     ]
     panels = [
-        Panel(title, partial(_draw, label=label, lines=lines), _words(words, lines))
+        Panel(title, partial(_draw, label=label, lines=lines, most=most), _words(words, lines))
         for title, label, lines, words in shown
         if any(points for _, _, _, points in lines)
     ]
     costs = [(place, row["seconds"]) for place, row in _by_place(found) if row["seconds"] is not None]
     if costs:
         words = f"the seconds of each request, at most {max(cost for _, cost in costs):.1f}"
-        panels.append(Panel("What each request cost", partial(_draw_costs, costs=costs), words))
+        panels.append(Panel("What each request cost", partial(_draw_costs, costs=costs, most=most), words))
     return panels
 
 
@@ -60,7 +62,7 @@ def _left(found: Found) -> list[Line]:
     left = [(place, row["left"]) for place, row in _by_place(found) if row["left"] is not None]
     back = [(look["requests"], share) for look in found["looks"] for share in look["came_back"].values()]
     return [
-        ("left of each request", "student", _SOLID, left),
+        ("left of each request", "student", _DOTS, left),
         ("came back, of each before it", "attack-0", _CROSSES, back),
     ]
 
@@ -77,7 +79,8 @@ def _targets(found: Found) -> list[Line]:
 
 
 def _of_looks(found: Found, name: str) -> Points:
-    return [(look["requests"], look[name]) for look in found["looks"] if look.get(name) is not None]
+    looks = [found["beginning"], *found["looks"]] if found["looks"] else []
+    return [(look["requests"], look[name]) for look in looks if look.get(name) is not None]
 
 
 def _by_place(found: Found) -> list[tuple[int, Any]]:
@@ -91,24 +94,26 @@ def _words(what: str, lines: Sequence[Line]) -> str:
     return f"{what}, at the end. {'; '.join(ends)}"
 
 
-def _draw(axes: Any, *, label: str, lines: Sequence[Line]) -> None:
+def _draw(axes: Any, *, label: str, lines: Sequence[Line], most: int) -> None:
     for name, role, look, points in lines:
         if points:
             axes.plot(*zip(*points, strict=True), color=LIGHT[role], label=name, **look)
     axes.set_ylabel(label)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    _count_requests(axes)
+    _count_requests(axes, most)
 
 
-def _draw_costs(axes: Any, *, costs: Points) -> None:
+def _draw_costs(axes: Any, *, costs: Points, most: int) -> None:
     axes.bar(*zip(*costs, strict=True), color=LIGHT["student"])
     axes.set_ylabel("seconds")
-    _count_requests(axes)
+    _count_requests(axes, most)
 
 
-def _count_requests(axes: Any) -> None:
+def _count_requests(axes: Any, most: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("requests")
+    margin = 0.03 * most + 0.1
+    axes.set_xlim(-margin, most + max(margin, 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -17,10 +17,11 @@ _LOOKS = (
 
 def sentences(found: Found) -> list[str]:
     """How many requests passed, and how much came back."""
-    number, failed, undone = len(found["requests"]), found["failed"], found["undone"]
+    count, failed, undone = len(found["requests"]), found["failed"], found["undone"]
     back = found["most_came_back"]
+    carried_out = f"{count} requests are in effect: {count - failed} passed all gates, {failed} did not."
     return [
-        f"{number} requests are in effect, {number - failed} passed all gates, {failed} failed one; {undone} were undone.",
+        carried_out + (f" {undone} {'was' if undone == 1 else 'were'} undone." if undone else ""),
         "No request was looked at again."
         if back is None
         else f"The most of an earlier request that came back: {percent(back)} of what was known at the start.",
@@ -41,7 +42,7 @@ def _requests(found: Found) -> Sheet:
             *(percent(row[name]) for name in ("left", "retained")),
             "-" if row["steps"] is None else str(row["steps"]),
             "-" if row["seconds"] is None else f"{row['seconds']:.1f}",
-            "; ".join(row["failed"]) or "passed",
+            "\n".join(row["failed"]) or "passed",
         ]
         for row in found["requests"]
     ]

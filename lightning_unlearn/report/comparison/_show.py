@@ -63,5 +63,5 @@ def save_comparison(found: Comparison | Requests, folder: str | Path) -> None:
 def as_markdown(sheet: Sheet) -> str:
     """A table with its title and note."""
     rows = [sheet.columns, ["---"] * len(sheet.columns), *sheet.rows]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", "; ") for cell in row) + " |" for row in rows]
     return "\n".join([f"**{sheet.title}**", "", *lines, "", sheet.note])
