@@ -23,10 +23,11 @@ def sequence_curves(entries: Sequence[Entry], costs: Mapping[int, float], contro
             :meth:`RequestSequence.known`.
 
     Returns:
-        ``requests``, one each; ``looks``, one for each time that all were looked at again, and ``beginning``, the same at the
-        start, if there are any: the mean level of what was ``asked`` for and of what is ``to come``, what ``came_back`` by
-        request, and, with a control, the level ``of_all`` requests, the ``forget_target`` and ``retain_target`` on the way to
-        it, and FIT's ``forget_degree`` and ``retain_utility``; ``most_came_back``, ``failed``, ``seconds``, ``undone``.
+        ``requests``, one each; ``looks``, one for each time that all were looked at again, and ``beginning``, the same
+        at the start, if there are any; ``most_came_back``, ``failed``, ``seconds``, ``undone``. A look is the mean level of
+        what was ``asked`` for and of what is ``to come``, what ``came_back`` by request, and, with a control, the level
+        ``of_all`` requests, the ``forget_target`` and ``retain_target`` on the way to it, and FIT's ``forget_degree`` and
+        ``retain_utility``.
     """
     done = in_effect(entries)[1:]
     looks = [_look(done[: place + 1], control) for place, entry in enumerate(done) if "audited" in entry.figures]
