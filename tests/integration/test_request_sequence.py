@@ -210,6 +210,19 @@ def test_changed_weights_are_noticed(tmp_path: Path) -> None:
         one.run(requests(3))
 
 
+def test_changed_settings_are_noticed(tmp_path: Path) -> None:
+    one = sequence(tmp_path, Seen())
+    entries = one.run(requests(1))
+    path = tmp_path / "configurations" / f"{entries[1].configuration}.json"
+    whole = path.read_text()
+    for other in (whole.replace("Seen", "Sean"), whole[:-9]):
+        path.write_text(other)
+        with pytest.raises(ValueError, match="should hold the settings that it is named for"):
+            one.run(requests(2))
+    path.write_text(whole)
+    assert len(one.run(requests(2))) == 3
+
+
 def test_other_rows_under_an_old_name_are_refused(tmp_path: Path) -> None:
     one = sequence(tmp_path, Seen())
     one.run(requests(1))
