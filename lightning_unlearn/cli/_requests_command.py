@@ -113,7 +113,7 @@ def _verify(chosen: argparse.Namespace) -> None:
     number, head = len(files.checked_entries()), files.ledger.head
     if chosen.verify not in ("", head):
         raise ValueError(
-            f"The last entry of `{files.ledger.path}` should have the hash {chosen.verify}. Found {head}: lines were cut off "
-            "or added since it was noted."
+            f"The last entry of `{files.ledger.path}` should have the hash {chosen.verify}. Found {head}: lines were cut "
+            "off or added since it was noted."
         )
     sys.stdout.write(f"{number} entries, each following on the one before. Head of the ledger: {head}\n")
