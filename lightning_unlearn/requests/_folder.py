@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,18 @@ class SequenceFolder:
                 raise ValueError(
                     f"`{path}` should hold the settings that it is named for, by their hash. Found others ({found}): it was "
                     "changed. Restore it from a copy."
+                )
+
+    def refuse_other_keeping(self, entries: Sequence[Entry], keeping: str) -> None:
+        """Refuse to read what is kept of requests as if it were something else."""
+        for entry in entries:
+            path = self.path / "configurations" / f"{entry.configuration}.json"
+            kept = json.loads(path.read_text(encoding="utf-8"))["keeping"] if path.exists() else keeping
+            if kept != keeping:
+                raise ValueError(
+                    f"What is kept of requests in `{self.path}` should be the same for all of them. Found `{kept}` of "
+                    f"`{entry.request}`, and `{keeping}` now. Use `keeping={kept}`; in the shell, `--keep adapters` or "
+                    "`--keep weights`."
                 )
 
     def keep_configuration(self, settings: Mapping[str, Any]) -> str:

@@ -173,6 +173,7 @@ class RequestSequence:
         if last not in names:
             raise ValueError(f"`request` should be in effect, one of {names[1:]}. Found `request = {request!r}`.")
         used = done[: names.index(last) + 1]
+        self.folder.refuse_other_keeping(used[1:], repr(self.keeping))
         files = [self.folder.weights_of(entry.number) for entry in used[1:]]
         weights = self.keeping.load(self.folder.weights_of(0), files, self.fit.network)
         self.folder.refuse_other_weights(weights, used[-1])

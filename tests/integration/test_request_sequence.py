@@ -339,6 +339,14 @@ def test_adapters_alone_need_an_adapter(tmp_path: Path) -> None:
         sequence(tmp_path, plain_fit(), keeping=AdaptersAlone()).run(requests(1))
 
 
+def test_what_was_kept_in_one_way_is_not_read_in_another(tmp_path: Path) -> None:
+    sequence(tmp_path, Seen()).run(requests(1))
+    other = sequence(tmp_path, Seen(), keeping=AdaptersAlone())
+    for work in (other.weights, other.undo):
+        with pytest.raises(ValueError, match=r"Found `WholeWeights\(\)` of `.*`, and `AdaptersAlone\(\)` now"):
+            work(requests(1)[0].id)
+
+
 def test_the_ledger_holds_nothing_of_what_had_to_go(tmp_path: Path) -> None:
     named = [Request(str(number), request.records) for number, request in enumerate(requests(2))]
     sequence(tmp_path, Seen()).run(named)
