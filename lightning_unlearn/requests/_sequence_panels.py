@@ -99,7 +99,8 @@ def _draw(axes: Any, *, label: str, lines: Sequence[Line], most: int) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), color=LIGHT[role], label=name, **look)
     axes.set_ylabel(label)
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(min(0.0, bottom), max(0.1, top))  # of nearly nothing, nearly nothing is shown
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     _count_requests(axes, most)
 
