@@ -262,7 +262,7 @@ def test_each_job_finds_the_adapters_of_the_requests_before_whose_products_are_w
 
 def protecting(job: Job) -> list[Any]:
     """SEFE's: an adapter keeps off what those before it have changed."""
-    keep_off = RegLoRA(weight=1e3, share=0.1)
+    keep_off = RegLoRA(weight=10.0, share=0.1)
     keep_off.protected = protected_by(job.adapters, share=0.1)
     return [keep_off]
 
@@ -293,20 +293,14 @@ def test_sequences_of_adapters_that_know_of_each_other_resume_and_are_carried_ou
 
 
 @pytest.mark.slow
-def test_what_earlier_requests_changed_most_moves_less_if_it_is_protected(tmp_path: Path) -> None:
-    moved = {}
+def test_the_first_request_is_as_without_protection_and_the_second_keeps_off_what_it_changed(tmp_path: Path) -> None:
+    """That protected entries move less: `test_reg_lora.py`."""
+    found = {}
     for name, callbacks in (("plain", None), ("protected", protecting)):
-        fit = plain_fit(tiny_with_adapter, callbacks=callbacks, epochs=10)
-        one = sequence(tmp_path / name, fit, keeping=AdaptersAlone())
-        one.run(requests(2))
-        entries = protected_by([one.folder.weights_of(1)], share=0.1)
-        before, after = (one.weights(request.id) for request in requests(2))
-        of = {layer: next(key for key in before if f"{layer}.weight" in key) for layer in entries}
-        moved[name] = sum(
-            float((after[key] - before[key])[tuple(entries[layer].T)].abs().sum()) for layer, key in of.items()
-        )
-        assert moved[name] > 0
-    assert moved["protected"] < 0.7 * moved["plain"]
+        one = sequence(tmp_path / name, plain_fit(tiny_with_adapter, callbacks=callbacks), keeping=AdaptersAlone())
+        found[name] = [entry.after for entry in one.run(requests(2))]
+    assert found["protected"][:2] == found["plain"][:2]
+    assert found["protected"][2] != found["plain"][2]
 
 
 @pytest.mark.slow
