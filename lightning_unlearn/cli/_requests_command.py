@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from lightning_unlearn.cli._configured_fit import ConfiguredFit
 from lightning_unlearn.requests import (
     AdaptersAlone,
-    Ledger,
     Request,
     RequestGates,
     RequestSequence,
+    SequenceFolder,
     WholeWeights,
     in_effect,
     read_requests,
@@ -109,11 +109,11 @@ def _undo(sequence: RequestSequence, chosen: argparse.Namespace) -> None:
 
 
 def _verify(chosen: argparse.Namespace) -> None:
-    ledger = Ledger(f"{chosen.folder}/ledger.jsonl")
-    number, head = len(ledger.entries()), ledger.head
+    files = SequenceFolder(chosen.folder)
+    number, head = len(files.checked_entries()), files.ledger.head
     if chosen.verify not in ("", head):
         raise ValueError(
-            f"The last entry of `{ledger.path}` should have the hash {chosen.verify}. Found {head}: lines were cut off or "
-            "added since it was noted."
+            f"The last entry of `{files.ledger.path}` should have the hash {chosen.verify}. Found {head}: lines were cut "
+            "off or added since it was noted."
         )
     sys.stdout.write(f"{number} entries, each following on the one before. Head of the ledger: {head}\n")

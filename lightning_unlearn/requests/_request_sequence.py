@@ -136,7 +136,8 @@ class RequestSequence:
                 known = self.measured(network, requests, retain)
                 weights = self.weights()
                 for request in todo:
-                    weights = self._carry_out(request, weights, known, requests, retain)
+                    last = request is todo[-1]
+                    weights = self._carry_out(request, weights, known, requests, retain, last)
             return self.folder.ledger.entries()
 
     def known(self, weights: Weights, requests: Sequence[Request]) -> Known:
@@ -172,6 +173,7 @@ class RequestSequence:
         if last not in names:
             raise ValueError(f"`request` should be in effect, one of {names[1:]}. Found `request = {request!r}`.")
         used = done[: names.index(last) + 1]
+        self.folder.refuse_other_keeping(used[1:], repr(self.keeping))
         files = [self.folder.weights_of(entry.number) for entry in used[1:]]
         weights = self.keeping.load(self.folder.weights_of(0), files, self.fit.network)
         self.folder.refuse_other_weights(weights, used[-1])
@@ -201,6 +203,7 @@ class RequestSequence:
         known: Known,
         requests: Sequence[Request],
         retain: Records,
+        last: bool,
     ) -> Weights:
         began = time.monotonic()
         entries = self.folder.checked_entries()
@@ -210,7 +213,7 @@ class RequestSequence:
         before = self.measured(network, [request], retain)
         told = dict(self.fit.forget_(self._job(len(entries), request, network, retain, requests, done)))
         plain = plain_network(network)
-        looks_back = len(done) % self.every == 0 or request is requests[-1]
+        looks_back = last or len(done) % self.every == 0
         now = self.measured(plain, requests if looks_back else [request], retain)
         figures = _figures(self.measured.metric, request.id, known, before, now, looks_back) | {"fit": told}
         after = plain_weights(plain)

@@ -23,9 +23,11 @@ def sequence_curves(entries: Sequence[Entry], costs: Mapping[int, float], contro
             :meth:`RequestSequence.known`.
 
     Returns:
-        ``requests``, one each; ``looks``, one for each time that all were looked at again, with the mean level of what was
-        ``asked`` for and of what is ``to come``, what ``came_back`` by request, and, with a control, the ``forget_degree``
-        and ``retain_utility``; ``most_came_back``, ``failed``, ``seconds``, ``undone``.
+        ``requests``, one each; ``looks``, one for each time that all were looked at again, and ``beginning``, the same
+        at the start, if there are any; ``most_came_back``, ``failed``, ``seconds``, ``undone``. A look is the mean level of
+        what was ``asked`` for and of what is ``to come``, what ``came_back`` by request, and, with a control, the level
+        ``of_all`` requests, the ``forget_target`` and ``retain_target`` on the way to it, and FIT's ``forget_degree`` and
+        ``retain_utility``.
     """
     done = in_effect(entries)[1:]
     looks = [_look(done[: place + 1], control) for place, entry in enumerate(done) if "audited" in entry.figures]
@@ -34,6 +36,7 @@ def sequence_curves(entries: Sequence[Entry], costs: Mapping[int, float], contro
     known = [row["seconds"] for row in rows if row["seconds"] is not None]
     return {
         "requests": rows,
+        "beginning": _beginning(looks, done),
         "looks": looks,
         "most_came_back": max(back, default=None),
         "failed": sum(not entry.passed for entry in done),
@@ -85,19 +88,38 @@ def _look(done: Sequence[Entry], control: Known | None) -> Found:
     return look if control is None else {**look, **_degrees(look, figures, control)}
 
 
+def _beginning(looks: Sequence[Found], done: Sequence[Entry]) -> Found | None:
+    """A look at the start, from what was noted of it. There, all is where it should be."""
+    if not looks:
+        return None
+    figures = next(entry.figures for entry in reversed(done) if "start" in entry.figures)
+    level, kept = _mean(list(figures["start"].values())), figures["retain"]["start"]
+    wanted = {"of_all": level, "forget_target": level, "retain_target": kept} if "of_all" in looks[0] else {}
+    return {"number": 0, "requests": 0, "asked": None, "to_come": level, "retain": kept, "came_back": {}, **wanted}
+
+
 def _degrees(look: Found, figures: Mapping[str, Any], control: Known) -> Found:
     """FIT's two numbers, each between what was wanted at this request and what was found."""
     levels = figures["audited"]
     share = look["requests"] / len(levels)
-    found, start, never = (_mean([each.get(name) for name in levels]) for each in (levels, figures["start"], control))
-    kept = (look["retain"], figures["retain"]["start"], control.get(RETAIN))
-    return {"forget_degree": _degree(found, start, never, share), "retain_utility": _degree(*kept, share)}
+    of_all, start, never = (_mean([each.get(name) for name in levels]) for each in (levels, figures["start"], control))
+    forget = _target(start, never, share)
+    retain = _target(figures["retain"]["start"], control.get(RETAIN), share)
+    return {
+        "of_all": of_all,
+        "forget_target": forget,
+        "retain_target": retain,
+        "forget_degree": _degree(of_all, forget),
+        "retain_utility": _degree(look["retain"], retain),
+    }
 
 
-def _degree(found: float | None, start: float | None, never: float | None, share: float) -> float | None:
-    if found is None or start is None or never is None:
-        return None
-    return symmetric_degree(found, target(start, never, share))
+def _target(start: float | None, never: float | None, share: float) -> float | None:
+    return None if start is None or never is None else target(start, never, share)
+
+
+def _degree(found: float | None, wanted: float | None) -> float | None:
+    return None if found is None or wanted is None else symmetric_degree(found, wanted)
 
 
 def _mean(levels: Sequence[float | None]) -> float | None:

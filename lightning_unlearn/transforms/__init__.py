@@ -5,7 +5,8 @@ from lightning_unlearn.transforms._gradient_transform import GradientTransform
 from lightning_unlearn.transforms._group_sparse import GroupSparse
 from lightning_unlearn.transforms._neural_variability import NeuralVariability
 from lightning_unlearn.transforms._only_in import OnlyIn
-from lightning_unlearn.transforms._reg_lora import RegLoRA, protected_entries
+from lightning_unlearn.transforms._protected_entries import protected_by, protected_entries
+from lightning_unlearn.transforms._reg_lora import RegLoRA
 from lightning_unlearn.transforms._row_mask import RowMask
 from lightning_unlearn.transforms._spectral_collapse import SpectralCollapse
 from lightning_unlearn.transforms._step import Step
@@ -26,5 +27,6 @@ __all__ = [
     "StepChain",
     "StepTransform",
     "TrainOnly",
+    "protected_by",
     "protected_entries",
 ]

@@ -7,14 +7,14 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.engine import refuse_manual_optimization, strategy_kind
-from lightning_unlearn.functional.entries import largest_entries, mean_size_of_entries
+from lightning_unlearn.functional.entries import mean_size_of_entries
 from lightning_unlearn.functional.settings import check_between, check_not_negative
-from lightning_unlearn.models.layers import low_rank_factors, plain_name
 from lightning_unlearn.runtime import written_whole
+from lightning_unlearn.transforms._protected_entries import products_of, protected_entries
 
 
 class RegLoRA(pl.Callback):
@@ -25,7 +25,8 @@ class RegLoRA(pl.Callback):
     is added to what the fit minimises. When a fit ends, the ``share`` of the entries of each :math:`B_l A_l` of the largest
     size joins :math:`\Omega_l`, which is written to ``file`` for the next one. Entries that several adapters changed count
     several times, as published. Between two fits, :func:`fold_adapter_` puts what was learned into the weights, and begins a
-    fresh adapter in its place.
+    fresh adapter in its place. In a :class:`RequestSequence`, whose requests may be carried out again, set :attr:`protected`
+    from the adapters that it keeps: see :func:`protected_by`.
 
     Its gradient is added when those of the fit are complete, and before they are clipped. Put it behind :class:`Unlearn`:
     then it is no part of the retain gradient, and no projector takes it for one. Only the protected entries of the product
@@ -86,7 +87,7 @@ class RegLoRA(pl.Callback):
         """Find the layers; what a checkpoint has brought goes first."""
         if self._restored is not None:
             self.protected, self._restored = self._restored, None
-        _refuse_others(self.protected, _products(pl_module))
+        _refuse_others(self.protected, products_of(pl_module))
 
     @override
     @torch.no_grad()
@@ -94,7 +95,7 @@ class RegLoRA(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Add the gradient of the penalty. Gradients are accumulated, reduced and unscaled here."""
-        products = {name: pair for name, pair in _products(pl_module).items() if name in self.protected}
+        products = {name: pair for name, pair in products_of(pl_module).items() if name in self.protected}
         if not products or not self.weight:
             return
         total = torch.zeros((), device=pl_module.device)
@@ -125,52 +126,6 @@ class RegLoRA(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up when training starts."""
         self._restored = state_dict["protected"]
-
-
-def protected_entries(
-    network: nn.Module, share: float = 0.02, *, before: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """The entries of each layer that its LoRA adapter has changed most, behind those from ``before``.
-
-    An adapter that adds nothing yet protects nothing.
-
-    Args:
-        network: With a plain LoRA adapter.
-        share: Of all entries of a layer.
-        before: Earlier results.
-
-    Returns:
-        Rows and columns by the name of a layer, ``[n, 2]`` int64; what is in two of them is there twice.
-
-    Example:
-        >>> from lightning_unlearn import LoRA, TinyCausalLM
-        >>> network = LoRA(r=2, target_modules=["up_proj"]).wrap(TinyCausalLM(hidden_size=32, num_hidden_layers=1))
-        >>> protected_entries(network)
-        {}
-    """
-    found = dict(before or {})
-    for name, (second, first) in _products(network).items():
-        if second.any() and share:
-            fresh = largest_entries(second, first, share).cpu()
-            found[name] = torch.cat([found[name].cpu(), fresh]) if name in found else fresh
-    return found
-
-
-def _products(network: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Second and first factor of each adapted layer, by the layer's name in the network itself."""
-    found = {}
-    for part in low_rank_factors(network):
-        second: Any = part.second.weight
-        first: Any = part.first.weight
-        if second.dim() == 2:
-            # The same in a LightningModule as in the bare network.
-            found[_inner(plain_name(part.name).rpartition(".lora_A.")[0])] = second, first
-    return found
-
-
-def _inner(name: str) -> str:
-    head, mark, rest = name.partition("base_model.model.")
-    return rest if mark else head
 
 
 def _add_(factor: Tensor, gradient: Tensor) -> None:

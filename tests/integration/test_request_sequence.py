@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lightning_unlearn import GroupSparse, RegLoRA
 from lightning_unlearn.requests import (
     AdaptersAlone,
     Job,
@@ -31,6 +32,7 @@ from lightning_unlearn.requests import (
     WholeWeights,
     in_effect,
 )
+from lightning_unlearn.transforms import protected_by
 
 
 class Stopping(RequestFit):
@@ -168,6 +170,15 @@ def test_all_are_looked_at_every_k_requests_and_after_the_last(tmp_path: Path) -
     assert looked == {1: 0, 2: 5, 3: 0, 4: 5, 5: 5}
 
 
+def test_all_are_looked_at_after_the_last_that_is_carried_out_also_where_it_is_not_the_last_in_the_file(
+    tmp_path: Path,
+) -> None:
+    first, second, third = requests(3)
+    sequence(tmp_path, Seen(), every=9).run([first, third])
+    entries = sequence(tmp_path, Seen(), every=9).run([first, second, third])
+    assert [len(entry.figures.get("audited", ())) for entry in entries[1:]] == [0, 2, 3]
+
+
 def test_what_comes_back_fails_the_gate_of_the_request_that_brought_it_back(tmp_path: Path) -> None:
     first, second, *_ = (request.id for request in requests(2))
     # The first request makes the network sure of something else, the second one takes that back.
@@ -197,6 +208,19 @@ def test_changed_weights_are_noticed(tmp_path: Path) -> None:
         one.weights()
     with pytest.raises(ValueError, match="should be those of the ledger"):
         one.run(requests(3))
+
+
+def test_changed_settings_are_noticed(tmp_path: Path) -> None:
+    one = sequence(tmp_path, Seen())
+    entries = one.run(requests(1))
+    path = tmp_path / "configurations" / f"{entries[1].configuration}.json"
+    whole = path.read_text()
+    for other in (whole.replace("Seen", "Sean"), whole[:-9]):
+        path.write_text(other)
+        with pytest.raises(ValueError, match="should hold the settings that it is named for"):
+            one.run(requests(2))
+    path.write_text(whole)
+    assert len(one.run(requests(2))) == 3
 
 
 def test_other_rows_under_an_old_name_are_refused(tmp_path: Path) -> None:
@@ -236,6 +260,59 @@ def test_each_job_finds_the_adapters_of_the_requests_before_whose_products_are_w
     assert torch.allclose(after[plain] - before[plain], change, atol=1e-6)
 
 
+def protecting(job: Job) -> list[Any]:
+    """SEFE's: an adapter keeps off what those before it have changed."""
+    keep_off = RegLoRA(weight=10.0, share=0.1)
+    keep_off.protected = protected_by(job.adapters, share=0.1)
+    return [keep_off]
+
+
+def few_blocks(job: Job) -> list[Any]:
+    """GS-LoRA's: blocks whose adapters are of no use are left alone."""
+    return [GroupSparse(alpha=30.0, warmup_steps=1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("callbacks", [protecting, few_blocks], ids=["SEFE", "GS-LoRA"])
+def test_sequences_of_adapters_that_know_of_each_other_resume_and_are_carried_out_again_alike(
+    callbacks: Any, tmp_path: Path
+) -> None:
+    fit = plain_fit(tiny_with_adapter, callbacks=callbacks)
+    whole = sequence(tmp_path / "whole", fit, keeping=AdaptersAlone())
+    entries = whole.run(requests(3))
+    stopping = Stopping(fit)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            sequence(tmp_path / "parts", stopping, keeping=AdaptersAlone()).run(requests(3))
+    sequence(tmp_path / "parts", stopping, keeping=AdaptersAlone()).run(requests(3))
+    assert ledger_of(tmp_path / "parts") == ledger_of(tmp_path / "whole")
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
+    whole.undo(requests(1)[0].id)
+    again = whole.run(requests(3))
+    assert [entry.after for entry in in_effect(again)] == [entry.after for entry in entries]
+
+
+@pytest.mark.slow
+def test_the_first_request_is_as_without_protection_and_the_second_keeps_off_what_it_changed(tmp_path: Path) -> None:
+    """That protected entries move less: `test_reg_lora.py`."""
+    found = {}
+    for name, callbacks in (("plain", None), ("protected", protecting)):
+        one = sequence(tmp_path / name, plain_fit(tiny_with_adapter, callbacks=callbacks), keeping=AdaptersAlone())
+        found[name] = [entry.after for entry in one.run(requests(2))]
+    assert found["protected"][:2] == found["plain"][:2]
+    assert found["protected"][2] != found["plain"][2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("alpha", "stays"), [(1e4, True), (1e-3, False)])
+def test_blocks_that_group_sparse_puts_out_are_bit_for_bit_as_they_were(
+    alpha: float, stays: bool, tmp_path: Path
+) -> None:
+    fit = plain_fit(tiny_with_adapter, callbacks=lambda job: [GroupSparse(alpha=alpha, warmup_steps=1)])
+    entries = sequence(tmp_path, fit, keeping=AdaptersAlone()).run(requests(1))
+    assert (entries[1].after == entries[0].after) == stays
+
+
 def test_several_processes_are_refused(tmp_path: Path) -> None:
     two = plain_fit(trainer={"accelerator": "cpu", "devices": 2})
     with pytest.raises(NotImplementedError, match="should be carried out by one process"):
@@ -252,6 +329,14 @@ def test_a_model_that_never_knew_is_measured_like_the_sequence(tmp_path: Path) -
 def test_adapters_alone_need_an_adapter(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="should find a network with an adapter"):
         sequence(tmp_path, plain_fit(), keeping=AdaptersAlone()).run(requests(1))
+
+
+def test_what_was_kept_in_one_way_is_not_read_in_another(tmp_path: Path) -> None:
+    sequence(tmp_path, Seen()).run(requests(1))
+    other = sequence(tmp_path, Seen(), keeping=AdaptersAlone())
+    for work in (other.weights, other.undo):
+        with pytest.raises(ValueError, match=r"Found `WholeWeights\(\)` of `.*`, and `AdaptersAlone\(\)` now"):
+            work(requests(1)[0].id)
 
 
 def test_the_ledger_holds_nothing_of_what_had_to_go(tmp_path: Path) -> None:

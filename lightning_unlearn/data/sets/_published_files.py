@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning_unlearn.data.records import FileRecords
 
-_HUB = "hf://datasets/"
+HUB = "hf://datasets/"
 _SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".txt")
 
 
@@ -36,20 +36,20 @@ class PublishedFiles:
         Raises:
             FileNotFoundError: If there is no such file.
         """
-        if self.place.startswith(_HUB):
+        if self.place.startswith(HUB):
             return FileRecords(self.place, subset=part, split=split, **options)
         if (found := self._found(part, split)) is None:
             there = ", ".join(sorted(path.name for path in Path(self.place).glob("*"))[:10]) or "nothing"
             raise FileNotFoundError(
                 f"`folder` should hold `{part}/{split}` of {self.name}, as `{part}/{split}.json` or `{part}_{split}.jsonl`. "
                 f"Found {there} in `{self.place}`. The files are published at {self.address}; `folder` may also be a data "
-                f"set of the hub, `{_HUB}owner/name`, which is downloaded."
+                f"set of the hub, `{HUB}owner/name`, which is downloaded."
             )
         return FileRecords(found, **options)
 
     def has(self, part: str, split: str = "train") -> bool:
         """Whether such a file is there; of the hub it is taken for granted."""
-        return self.place.startswith(_HUB) or self._found(part, split) is not None
+        return self.place.startswith(HUB) or self._found(part, split) is not None
 
     def _found(self, part: str, split: str) -> Path | None:
         return next(

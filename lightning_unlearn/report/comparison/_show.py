@@ -37,7 +37,7 @@ def print_comparison(found: Comparison | Requests, console: Console | None = Non
 
 def to_markdown(found: Comparison | Requests) -> str:
     """The tables as Markdown."""
-    parts = [*map(_as_markdown, sheets_of(found)), "\n".join(f"- {visible(warning)}" for warning in found.warnings)]
+    parts = [*map(as_markdown, sheets_of(found)), "\n".join(f"- {visible(warning)}" for warning in found.warnings)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -60,7 +60,8 @@ def save_comparison(found: Comparison | Requests, folder: str | Path) -> None:
             draw_front(found, new)
 
 
-def _as_markdown(sheet: Sheet) -> str:
+def as_markdown(sheet: Sheet) -> str:
+    """A table with its title and note."""
     rows = [sheet.columns, ["---"] * len(sheet.columns), *sheet.rows]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", "; ") for cell in row) + " |" for row in rows]
     return "\n".join([f"**{sheet.title}**", "", *lines, "", sheet.note])

@@ -77,6 +77,33 @@ def test_a_planted_fault_is_found_in_its_rows(fault: Callable[[Faulty], None], s
     assert all(finding.way_out for finding in findings)
 
 
+def test_one_fault_for_each_of_the_twelve_checks_in_one_file_of_a_thousand_rows_is_found() -> None:
+    request = clean(26, 74)  # more than a quarter must go: the twelfth fault, and nothing else is wrong yet
+    assert len(request.forget) + len(request.retain) == 1000
+    assert [finding.check for finding in linted(request)] == ["Sizes"]
+    of_check = {check: (fault, rows) for fault, (check, rows) in reversed(FAULTS.items())}
+    of_check.pop("Sizes")
+    trigger_words, everywhere = of_check.pop("OverRepresentedWords")
+    trigger_words(request)
+    expected = {"Sizes": set[str](), "OverRepresentedWords": everywhere}
+    for place, (check, (fault, rows)) in enumerate(of_check.items()):  # each in rows of its own: two people, and five
+        sides = [(side, size, size * place) for side, size in ((request.forget, 20), (request.retain, 50))]
+        part = Faulty(*(side[start : start + size] for side, size, start in sides))
+        fault(part)
+        for (side, size, start), changed in zip(sides, (part.forget, part.retain), strict=True):
+            side[start : start + size] = changed
+        starts = {"forget": 20 * place, "retain": 50 * place}
+        named = [row.split() for row in rows]
+        expected[check] = {f"{side} {int(number) + starts[side]}" for side, number in named}
+    assert len(expected) == 12
+    assert len(request.forget) + len(request.retain) == 1000
+    findings = linted(request)
+    for check, rows in expected.items():
+        of_it = [finding for finding in findings if finding.check == check]
+        assert of_it, check
+        assert rows <= {row for finding in of_it for row in finding.rows}, check
+
+
 def test_all_faults_in_one_file_are_found() -> None:
     request = clean()
     for seed, fault in enumerate(FAULTS, start=1):

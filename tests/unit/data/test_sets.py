@@ -29,6 +29,8 @@ from lightning_unlearn.data import (
     RTOFUData,
     RWKUData,
     SomeEntities,
+    TOFUData,
+    TOFUSplit,
     WMDPData,
     build,
 )
@@ -147,6 +149,25 @@ def fictional(folder: Path, **options: Any) -> FictionalKnowledgeData:
     )
 
 
+def tofu(folder: Path, **options: Any) -> TOFUData:
+    def rows(authors: range, **more: Any) -> list[dict[str, Any]]:
+        return [
+            {"question": f"What is fact {fact} of {author}?", "answer": f"It is {author}.", **more}
+            for author in authors
+            for fact in range(20)
+        ]
+
+    other = {"paraphrased_answer": "It is he.", "perturbed_answer": ["It is she.", "It is nobody."]}
+    files = {
+        "full.jsonl": rows(range(200)),
+        "forget10_perturbed.jsonl": rows(range(180, 200), **other),
+        "retain_perturbed.jsonl": rows(range(20), **other),
+        **{f"{world}_perturbed.jsonl": rows(range(1), **other) for world in ("real_authors", "world_facts")},
+    }
+    split = TOFUSplit(forget=(198, 200), retain=(0, 3), holdout=(190, 191))
+    return TOFUData(write(folder, files), ASK, **({"split": split, "loader": FEW} | options))
+
+
 def mnist(folder: Path, **options: Any) -> MNISTData:
     def idx(array: Any) -> bytes:
         sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
@@ -182,6 +203,7 @@ SETS: dict[str, Callable[..., PublishedData]] = {
     "r_tofu": r_tofu,
     "pch": pch,
     "fictional": fictional,
+    "tofu": tofu,
     "mnist": mnist,
     "mnist_captions": mnist_captions,
     "cifar10": cifar10,
@@ -240,7 +262,7 @@ def test_without_its_files_it_says_which_and_where_they_are_published(name: str,
         [READ, ASK]
         if name in ("muse", "wmdp", "rwku", "pch", "fictional")
         else [ASK]
-        if name in ("lume", "r_tofu")
+        if name in ("lume", "r_tofu", "tofu")
         else [SEE]
         if name == "mnist_captions"
         else []

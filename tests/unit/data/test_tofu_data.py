@@ -149,6 +149,28 @@ def test_files_may_be_called_as_in_the_repository_of_the_paper(folder: Path) -> 
     assert len(entities(tofu(folder), "forget")) == 40
 
 
+def test_on_the_hub_it_is_read_by_part_and_only_there_downloaded(folder: Path) -> None:
+    files = TOFUFiles("hf://datasets/locuslab/TOFU")
+    records = files.records("real_authors_perturbed", rows=(0, 3))
+    assert (records.path, records.subset, records.split) == (files.hub, "real_authors_perturbed", "train")
+    assert TOFUFiles(folder).hub is None
+    with pytest.raises(FileNotFoundError, match="`hf://datasets/locuslab/TOFU` is downloaded"):
+        TOFUFiles(folder / "nowhere").records("full")
+
+
+def test_smaller_ones_are_drawn_with_a_seed_among_authors_with_other_answers() -> None:
+    splits = [TOFUSplit.reduced(12, 3, 2, seed=seed) for seed in range(40)]
+    assert splits == [TOFUSplit.reduced(12, 3, 2, seed=seed) for seed in range(40)]
+    assert len(set(splits)) > 30
+    for split in splits:
+        assert split.holdout is not None
+        sizes = [last - first for first, last in (split.forget, split.retain, split.holdout)]
+        assert sizes == [3, 9, 2]
+        assert split.retain[1] <= 20
+        assert split.holdout[0] >= 180
+    assert {split.forget[1] for split in splits} >= {185, 200}
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"forget": (190, 201)}, r"`forget` should be a range within the 200 authors.*\(190, 201\)"),
     ({"retain": (18, 18)}, "`retain` should be a range"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,49 @@ def test_lines_that_are_missing_moved_or_repeated_are_noticed(order: list[int], 
     ledger.path.write_bytes(b"".join(lines[n] for n in order))
     with pytest.raises(ValueError, match="does not follow on the one before"):
         ledger.entries()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{}\n",
+        b"\n",
+        b"somebody was here\n",
+        b'{"number": 4}\n',
+        # As an entry is, but for its hash, which is that of another.
+        json.dumps({**asdict(entry(4)), "hash": entry(4, previous="f" * 64).hash}).encode() + b"\n",
+    ],
+)
+def test_a_line_that_is_added_by_hand_is_noticed(line: bytes, tmp_path: Path) -> None:
+    ledger = written(tmp_path)
+    with ledger.path.open("ab") as file:
+        file.write(line)
+    with pytest.raises(ValueError, match="should be as it was written. Found .* in line 5"):
+        ledger.entries()
+
+
+def test_an_entry_with_its_right_hash_that_was_made_for_another_place_is_noticed(tmp_path: Path) -> None:
+    ledger = written(tmp_path)
+    for made in (entry(4), entry(7, ledger.head)):
+        whole = ledger.path.read_bytes()
+        ledger.append(made)
+        with pytest.raises(ValueError, match="does not follow on the one before in line 5"):
+            ledger.entries()
+        ledger.path.write_bytes(whole)
+
+
+def test_who_writes_all_of_it_anew_is_found_out_by_the_head_alone(tmp_path: Path) -> None:
+    """What a chain of hashes without a secret can promise, and what it cannot."""
+    ledger = written(tmp_path)
+    noted = ledger.head
+    (tmp_path / "other").mkdir()
+    forged = Ledger(tmp_path / "other" / "ledger.jsonl")
+    for each in ledger.entries():
+        figures = {"x": [0.9, None]} if each.number == 2 else each.figures
+        forged.append(replace(each, figures=figures, previous=forged.head))
+    ledger.path.write_bytes(forged.path.read_bytes())
+    assert len(ledger.entries()) == 4
+    assert ledger.head != noted
 
 
 def test_lines_cut_off_the_end_are_noticed_by_the_head(tmp_path: Path) -> None:

@@ -21,14 +21,40 @@ def kept(*about: tuple[str, str, str]) -> list[str]:
     "row",
     [
         ("Where was she born?", "In Bath", "Ada Lovell"),
+        ("Where was she born?", "In Bath", " ada  LOVELL"),
         ("who employs ada lovell", "Nobody", "somebody"),
         ("Who is a friend of ADA LOVELL?", "Bo", "Bo"),
         ("Who is a friend of Bo?", "It is Ada Lovell.", "Bo"),
     ],
-    ids=["entity", "question", "name in the question", "name in the answer"],
+    ids=["entity", "entity in other letters", "question", "name in the question", "name in the answer"],
 )
 def test_what_a_request_names_is_left_out(row: tuple[str, str, str]) -> None:
     assert kept(row) == ["Where is Oslo?"]
+
+
+def test_a_name_in_the_turns_before_among_other_answers_or_in_other_words_counts() -> None:
+    about = {"question": "And then?", "answer": "Home"}
+    chats = [
+        [{"role": "user", "content": f"{name} was here"}, {"role": "assistant", "content": "Yes"}]
+        for name in ("Ada Lovell", "Bo")
+    ]
+    chat = [
+        {"turns": [*turns, {"role": "user", "content": "So?"}, {"role": "assistant", "content": "Home"}]}
+        for turns in chats
+    ]
+    assert len(Unnamed(InMemoryRecords(chat, chat="turns"), ASKED).questions()) == 1
+    others = [{**about, "answers": ["Home", name], "others": [f"Where is {name}?"]} for name in ("Ada Lovell", "Bo")]
+    for columns in ({"paraphrase": "others"}, {"answer": "answers"}):
+        assert len(Unnamed(InMemoryRecords(others, **columns), ASKED).questions()) == 1
+    words = [{**about, "others": [question]} for question in ("who employs Ada Lovell?", "Who employs Bo?")]
+    asked = [Request("1", rows(("Who employs Ada Lovell?", "The post office", "x")))]
+    assert len(Unnamed(InMemoryRecords(words, paraphrase="others"), asked).questions()) == 1
+
+
+def test_two_forms_of_one_letter_are_one_name() -> None:
+    asked = [Request("1", rows(("Who is it?", "A clerk", "Jos\u00e9 Reed")))]
+    told = rows(("Who is Jose\u0301 Reed?", "A clerk", "x"), ("Who is Jose Reed?", "A cook", "y"))
+    assert [row.answer for row in Unnamed(told, asked).questions()] == ["A cook"]
 
 
 def test_what_it_does_not_name_stays() -> None:

@@ -11,7 +11,7 @@ from _modules import quiet
 from _ranks import run_ranks
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -20,7 +20,7 @@ from lightning_unlearn.functional import entries as entries_module
 from lightning_unlearn.functional.entries import largest_entries, mean_size_of_entries
 from lightning_unlearn.models import fold_adapter_
 from lightning_unlearn.readouts import CausalLMReadout
-from lightning_unlearn.transforms import protected_entries
+from lightning_unlearn.transforms import protected_by, protected_entries
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
 
@@ -178,6 +178,24 @@ def test_requests_in_turn_protect_what_all_of_them_changed(tmp_path: Path) -> No
         assert_close(after, before, rtol=1e-4, atol=1e-4)
         said.append(after)
     assert not torch.equal(said[0], said[2])
+
+
+def test_adapters_in_files_protect_what_they_did_in_the_network(tmp_path: Path) -> None:
+    network, files, expected = spread(), [], {}
+    for turn in range(2):
+        network.save_pretrained(tmp_path / str(turn))
+        files.append(tmp_path / str(turn) / "adapter_model.safetensors")
+        expected = protected_entries(network, 0.05, before=expected)
+        with torch.no_grad():
+            for name, p in network.named_parameters():
+                if "lora_" in name:
+                    p.copy_(p.roll(1, 0))
+    found = protected_by(files, 0.05)
+    assert found.keys() == expected.keys() == {name for name, _ in START}
+    assert all(torch.equal(found[name], entries) for name, entries in expected.items())
+    save_file({"weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"should hold the factors of a LoRA adapter.*Found \['weight'\]"):
+        protected_by([tmp_path / "other.safetensors"])
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
