@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import lightning
+import lightning.pytorch
 
-_FOLDER = str(Path(lightning.__file__).parent)
-_LOGGERS = ("lightning.pytorch", "lightning.fabric")
+_LIGHTNING = Path(lightning.pytorch.__file__).parents[1]
 
 
 @contextmanager
@@ -18,15 +17,15 @@ def without_tips() -> Iterator[None]:
 
     What it warns of is shown, and so is what we say ourselves, in its log.
     """
-    handlers = {handler for name in _LOGGERS for handler in logging.getLogger(name).handlers}
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     with ExitStack() as stack, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # between Lightning and torch
-        for handler in handlers:
+        for handler in {handler for logger in loggers for handler in logger.handlers}:
             handler.addFilter(_is_no_tip)
             stack.callback(handler.removeFilter, _is_no_tip)
         yield
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:
-    # The file that asked for it: under `rank_zero_info`, all have one logger.
-    return record.levelno > logging.INFO or not record.pathname.startswith(_FOLDER)
+    # By the file that said it: what goes through `rank_zero_info` is all of one logger, ours too.
+    return record.levelno > logging.INFO or not Path(record.pathname).is_relative_to(_LIGHTNING)
