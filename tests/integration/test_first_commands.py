@@ -122,7 +122,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
-TIPS = ("GPU available", "Tip", "Seed set")
+TIPS = ("GPU available", "Tip")
 
 
 def test_the_demo_is_without_the_tips_of_lightning_and_nothing_else_is(
