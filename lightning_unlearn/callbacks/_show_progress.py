@@ -41,6 +41,7 @@ class ShowProgress(pl.Callback):
         self._left: TimeLeft | None = None
         self._checks: list[RecoveryCheck] = []
         self._bar: Any = None
+        self._logged: _Figures = {}
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -61,6 +62,8 @@ class ShowProgress(pl.Callback):
         """Forecast anew; say it, if nobody sees a bar and a minute is over."""
         assert self._left is not None
         self._left.after_step(trainer.global_step)
+        # Now, of the step: at the end of an epoch, to ask for them is collective, and ranks have minutes of their own.
+        self._logged = dict(trainer.progress_bar_metrics)
         if self._minutes.is_over() and not has_seen_bar(trainer):
             tell(trainer, self._line(trainer))
 
@@ -73,7 +76,7 @@ class ShowProgress(pl.Callback):
             del self._bar.get_metrics
             if self._own_figures is not None:
                 self._bar.get_metrics = self._own_figures
-        self._checks, self._bar = [], None
+        self._checks, self._bar, self._logged = [], None, {}
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -98,7 +101,7 @@ class ShowProgress(pl.Callback):
     def _line(self, trainer: pl.Trainer) -> str:
         total = self._left.total if self._left is not None else None
         of = "" if total is None else f" of {total}"
-        logged = {name.removeprefix("unlearn/"): f"{float(v):.3f}" for name, v in trainer.progress_bar_metrics.items()}
+        logged = {name.removeprefix("unlearn/"): f"{float(v):.3f}" for name, v in self._logged.items()}
         figures = self.figures()
         left = f"; about {figures.pop('left')} left" if "left" in figures else ""
         shown = ", ".join(f"{name} {value}" for name, value in {**logged, **figures}.items())

@@ -177,6 +177,25 @@ def test_what_a_long_check_is_at_is_said_above_the_bar_too(
     assert not of_steps(log)
 
 
+def test_what_was_logged_is_asked_for_in_steps_alone(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of an epoch Lightning reduces over ranks what is asked for, and a minute is over on some of them only."""
+    in_step: list[bool] = []
+    theirs = pl.Trainer.progress_bar_metrics.fget  # type: ignore[attr-defined]
+
+    def asked(trainer: Any) -> Any:
+        in_step.append(trainer._logger_connector._first_loop_iter is not None)
+        return theirs(trainer)
+
+    monkeypatch.setattr(pl.Trainer, "progress_bar_metrics", property(asked))
+    clock = Clock()
+    observed_fit(SlowCheck(clock, 60.0), Passing(clock, 60.0), shown(clock))
+    assert [line for line in of_steps(log) if "A check:" in line and "forget" in line]
+    assert in_step
+    assert all(in_step)
+
+
 def test_a_fit_that_breaks_leaves_bar_and_checks_as_they_were() -> None:
     class Breaks(pl.Callback):
         def on_train_batch_end(self, *_: Any) -> None:
