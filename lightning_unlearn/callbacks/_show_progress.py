@@ -8,8 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from typing_extensions import override
 
-from lightning_unlearn.callbacks._time_left import TimeLeft
-from lightning_unlearn.checks import RecoveryCheck, shown_worst
+from lightning_unlearn.checks import RecoveryCheck, TimeLeft, shown_worst
 from lightning_unlearn.engine import callbacks_of, has_seen_bar, tell
 from lightning_unlearn.observation import NOT_ATTACKED
 from lightning_unlearn.runtime import EachMinute, in_minutes

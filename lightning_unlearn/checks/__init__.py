@@ -4,16 +4,10 @@ from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Exa
 from lightning_unlearn.checks._control import OtherModel
 from lightning_unlearn.checks._intact import Intact
 from lightning_unlearn.checks._looks import weights_on_every_rank
-from lightning_unlearn.checks._planned import (
-    last_step,
-    planned_looks,
-    seconds_at_start,
-    seconds_of_a_look,
-    shown_worst,
-    steps_per_epoch,
-)
+from lightning_unlearn.checks._planned import shown_worst
 from lightning_unlearn.checks._records import merged
 from lightning_unlearn.checks._recovery_check import RecoveryCheck
+from lightning_unlearn.checks._time_left import TimeLeft
 
 __all__ = [
     "AuditsUnderAttack",
@@ -21,12 +15,8 @@ __all__ = [
     "Intact",
     "OtherModel",
     "RecoveryCheck",
-    "last_step",
+    "TimeLeft",
     "merged",
-    "planned_looks",
-    "seconds_at_start",
-    "seconds_of_a_look",
     "shown_worst",
-    "steps_per_epoch",
     "weights_on_every_rank",
 ]

@@ -15,7 +15,7 @@ from _observed_fits import Remembering, int4_check, observed_fit
 from torch import nn
 
 from lightning_unlearn import Bounded, GradientAscent, RecoveryCheck, Relearn, ShowProgress, Unlearn, UnlearningModule
-from lightning_unlearn.callbacks._time_left import TimeLeft
+from lightning_unlearn.checks import TimeLeft
 from lightning_unlearn.engine import _shown
 from lightning_unlearn.observation import Cost
 

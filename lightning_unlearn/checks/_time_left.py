@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import lightning.pytorch as pl
 
-from lightning_unlearn.checks import (
-    RecoveryCheck,
+from lightning_unlearn.checks._planned import (
     last_step,
     planned_looks,
     seconds_at_start,
     seconds_of_a_look,
     steps_per_epoch,
 )
+from lightning_unlearn.checks._recovery_check import RecoveryCheck
 from lightning_unlearn.engine import callbacks_of
 
 
