@@ -56,8 +56,8 @@ matrix: newest lowest
 newest:
 	@set -e; for python in $(PYTHONS); do \
 	  $$python -c "" 2>/dev/null || { echo "$$python: not here, left out"; continue; }; \
-	  echo "== $$python, newest dependencies"; bin=build/matrix/$$python/bin; \
-	  $$python -m venv --clear build/matrix/$$python; \
+	  echo "== $$python, newest dependencies"; made=build/matrix/$$(basename $$python); bin=$$made/bin; \
+	  $$python -m venv --clear $$made; \
 	  $$bin/pip install --quiet $(TORCH); \
 	  $$bin/pip install --quiet --editable '.[dev]'; \
 	  $$bin/pytest -n 2 --dist loadfile $(MATRIX_TESTS); \

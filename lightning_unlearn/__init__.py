@@ -63,6 +63,7 @@ from lightning_unlearn.callbacks import (
     RegLoRA,
     RepairBursts,
     SavePretrained,
+    ShowProgress,
     SignGate,
     StepGuard,
     StepTransform,
@@ -184,7 +185,7 @@ from lightning_unlearn.runtime import inherit_from_both_packages
 from lightning_unlearn.selectors import Selector
 from lightning_unlearn.transforms import GradientTransform, RowMask, SpectralCollapse
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 inherit_from_both_packages()
 
 
@@ -333,6 +334,7 @@ __all__ = [
     "SeveralTurns",
     "Sharpen",
     "SignAscent",
+    "ShowProgress",
     "SignGate",
     "SimNPO",
     "SoftPrompt",

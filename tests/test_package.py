@@ -114,6 +114,21 @@ def test_there_is_one_version() -> None:
     assert re.findall(r"^## \[(.+?)\]", changes, flags=re.MULTILINE)[0] in ("Unreleased", PROJECT["version"])
 
 
+def test_a_release_is_refused_as_long_as_the_project_has_no_address(tmp_path: Path) -> None:
+    """And only a release: nothing else asks for the address. `package`, which builds, is taken for done."""
+    for name in ("Makefile", "CHANGELOG.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    release = ["make", "-o", "package", "release"]
+    refused = subprocess.run(release, cwd=tmp_path, capture_output=True, text=True, check=False)
+    placeholders = [url for url in PROJECT["urls"].values() if ".example/" in url]
+    assert ("should say where the project lives" in refused.stdout) == bool(placeholders)
+    assert (refused.returncode != 0) or not placeholders
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text().replace(".example/", ".org/"))
+    later = subprocess.run(release, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "should say where the project lives" not in later.stdout
+    assert "heading for this version" not in later.stdout
+
+
 def test_the_workflow_runs_every_python_that_the_classifiers_name() -> None:
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"]
     named = [text.rpartition(" ")[2] for text in PROJECT["classifiers"] if "Python :: 3." in text]

@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_unlearn.attacks import Attack, AttackGrid
 from lightning_unlearn.auditing._presets import Given, Preset, preset_attacks, preset_audits
-from lightning_unlearn.auditing._progress import Progress
+from lightning_unlearn.auditing._progress import AuditProgress
 from lightning_unlearn.auditing._standalone_check import StandaloneCheck
 from lightning_unlearn.auditing._subjects import Subjects, open_subjects
 from lightning_unlearn.audits import Audit
@@ -103,7 +103,7 @@ def audit(
     loaded = {name: _source(each, encoding, batch_size) for name, each in records.items()}
     given = Given(words, "original" in subjects.others, "holdout" in loaded, _tokenizer_name(encoding))
     data = ForgetRetainData(retain=loaded.pop("retain"), forget=loaded.pop("forget"))
-    with Progress(shown=progress) as shown:
+    with AuditProgress(shown=progress) as shown:
         check = StandaloneCheck(
             attacks=preset_attacks(preset, given) if attacks is None else attacks,
             audits=preset_audits(preset, given) if audits is None else audits,

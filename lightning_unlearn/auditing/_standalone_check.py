@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 from typing_extensions import override
 
 from lightning_unlearn.attacks import Attack, AttackGrid, Relearn
-from lightning_unlearn.auditing._progress import Progress
+from lightning_unlearn.auditing._progress import AuditProgress
 from lightning_unlearn.auditing._progress_file import ProgressFile
 from lightning_unlearn.audits import Audit
 from lightning_unlearn.checks import (
@@ -52,7 +52,7 @@ class StandaloneCheck(RecoveryCheck):
         audits: list[Audit],
         others: Mapping[Subject, OtherModel],
         store: Path,
-        progress: Progress,
+        progress: AuditProgress,
         settings: str = "",
         **data: Any,
     ) -> None:

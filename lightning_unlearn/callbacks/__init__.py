@@ -14,6 +14,7 @@ from lightning_unlearn.callbacks._refit_probe_directions import RefitProbeDirect
 from lightning_unlearn.callbacks._refresh import Refresh
 from lightning_unlearn.callbacks._repair_bursts import RepairBursts
 from lightning_unlearn.callbacks._save_pretrained import SavePretrained
+from lightning_unlearn.callbacks._show_progress import ShowProgress
 from lightning_unlearn.callbacks._write_report import WriteReport
 from lightning_unlearn.checks import RecoveryCheck
 from lightning_unlearn.finetuning import FinetuneFirst
@@ -42,6 +43,7 @@ __all__ = [
     "RegLoRA",
     "RepairBursts",
     "SavePretrained",
+    "ShowProgress",
     "SignGate",
     "StepGuard",
     "StepTransform",

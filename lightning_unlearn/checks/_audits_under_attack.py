@@ -27,6 +27,10 @@ from lightning_unlearn.readouts import Readout, packing_decided_apart, read_for_
 from lightning_unlearn.runtime import Agreement, Ended, Misfit, interruptible, termination_held, uninterrupted
 
 
+def unwatched(attack: str, point: float) -> None:
+    """Nobody asked what is looked at next."""
+
+
 @dataclass(frozen=True)
 class Examined:
     """A network inside a fit, with all that attacks and audits need.
@@ -121,7 +125,7 @@ class AuditsUnderAttack:
     audits: Sequence[Audit]
     record: Callable[[Failure], None]
     spend: Callable[[Cost], None] = lambda cost: None
-    watch: Callable[[str, float], None] = lambda attack, point: None
+    watch: Callable[[str, float], None] = unwatched
     _intact: Intact = field(default_factory=Intact)
 
     def __call__(self, examined: Examined, done: Collection[str] = ()) -> Iterator[tuple[str, list[Observation]]]:

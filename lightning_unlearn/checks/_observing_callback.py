@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from typing_extensions import override
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.audits import Audit
 from lightning_unlearn.checks._attackers_data import AttackersData
-from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined
+from lightning_unlearn.checks._audits_under_attack import AuditsUnderAttack, Examined, unwatched
 from lightning_unlearn.checks._control import OtherModel, find_control
 from lightning_unlearn.checks._costs import ledger
 from lightning_unlearn.checks._failures import recorder
@@ -41,7 +41,12 @@ class ObservingCallback(pl.Callback):
     """Observes a network without and under attack, and keeps what was observed, also in checkpoints.
 
     It does not say when: that is :class:`RecoveryCheck`, where the arguments are explained.
+
+    Attributes:
+        watch: Is told the attack and the point that is looked at next.
     """
+
+    watch: Callable[[str, float], None] = staticmethod(unwatched)
 
     def __init__(
         self,
@@ -91,6 +96,11 @@ class ObservingCallback(pl.Callback):
             the same step is replaced.
         """
         return self._check(trainer, pl_module, "unlearned")
+
+    @property
+    def last_look(self) -> Look:
+        """The check that was made last."""
+        return self._last
 
     def about_data(self) -> dict[str, dict[str, Any]]:
         """Size, entities and content hash of each probe, for the report; also of those that an interrupted run opened."""
@@ -149,7 +159,7 @@ class ObservingCallback(pl.Callback):
         record, spend = recorder(self.failures, subject, step, epoch), ledger(self.costs, subject)
         self._weigh(pl_module, subject, weights)
         try:
-            for _, observations in AuditsUnderAttack(self.attacks, self.audits, record, spend)(examined):
+            for _, observations in AuditsUnderAttack(self.attacks, self.audits, record, spend, self.watch)(examined):
                 values |= at_most_known(observations)
                 made = [replace(o, subject=subject, step=step, epoch=epoch) for o in observations]
                 refuse_undefined(made)
@@ -192,7 +202,7 @@ class ObservingCallback(pl.Callback):
         weights = control.load(examined.network)
         # `unchanged` outside: it sees the weights before the swap and after the swap back.
         record, spend = recorder(self.failures, "control", step, epoch), ledger(self.costs, "control")
-        under_attack = AuditsUnderAttack(self.attacks, self.audits, record, spend)
+        under_attack = AuditsUnderAttack(self.attacks, self.audits, record, spend, self.watch)
         with (
             uninterrupted(),
             Intact()(examined.module, "The control"),

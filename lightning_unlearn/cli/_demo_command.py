@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from lightning_unlearn.cli._main import main
+from lightning_unlearn.cli._without_tips import without_tips
 from lightning_unlearn.runtime import writable_folder
 
 _ABOUT = (
@@ -26,5 +27,6 @@ def run_demo(arguments: Sequence[str]) -> None:
     sys.stdout.write("A tiny model is taught, forgets and is attacked: about four minutes on two CPU cores.\n")
     # LightningCLI warns of arguments that are not the process's own.
     sys.argv[1:] = ["fit", "--config", "bundled:quickstart", *into, *further]
-    main()
+    with without_tips():
+        main()
     sys.stdout.write(f"\nOpen {(folder / 'report.html').resolve()}\n")

@@ -27,6 +27,7 @@ from lightning_unlearn.engine._scoped import sharding_groups, sum_by_scope
 from lightning_unlearn.engine._set_aside import gradients_set_aside
 from lightning_unlearn.engine._sharded_state import own_share, with_all_ranks
 from lightning_unlearn.engine._shared_pass import OwnPass, PrecededPass, SharedPass, offer_pass, taken_pass
+from lightning_unlearn.engine._shown import has_seen_bar, tell
 from lightning_unlearn.engine._sizes import root_mean_squares
 from lightning_unlearn.engine._strategy import is_fsdp1, kind_of_strategy, strategy_kind
 from lightning_unlearn.engine._trainer import (
@@ -63,6 +64,7 @@ __all__ = [
     "each_pass_kept",
     "gathered",
     "gradients_set_aside",
+    "has_seen_bar",
     "hessian_product",
     "in_full_precision",
     "inner_products",
@@ -94,6 +96,7 @@ __all__ = [
     "strategy_kind",
     "sum_by_scope",
     "taken_pass",
+    "tell",
     "unscaled",
     "unscales_by_itself",
     "was_skipped",

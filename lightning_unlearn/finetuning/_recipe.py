@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -16,6 +15,7 @@ from lightning_unlearn.models.layers import in_adapter, is_low_bit
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.prediction import with_router_loss
 from lightning_unlearn.readouts import Readout, read_for_a_loss, refuse_foreign_tokens
+from lightning_unlearn.runtime import Progress, ProgressBar, ProgressLines, someone_looks_on
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Recipe:
         # A plain loop, since the strategy has not wrapped the network yet. Every process goes through all of the data, in
         # the same order and with the same seed, and so makes the same weights.
         objective, readout = CrossEntropy(), readout.for_mean()
-        total = self.epochs * len(loader)
-        with torch.random.fork_rng(), _trained(network) as params:
+        total, words = self.epochs * len(loader), title
+        with torch.random.fork_rng(), _trained(network) as params, _shown(trainer, title) as progress:
+            progress.plan(total)
             torch.manual_seed(self.seed)
             network.train()
             optimizer = torch.optim.AdamW(params, lr=self.lr, betas=(0.9, 0.95), weight_decay=0.0)
             schedule = self._schedule(optimizer, total)
             batches = (batch for _ in range(self.epochs) for batch in loader)
-            shown = track(batches, title, total=total, disable=not trainer.is_global_zero)
-            for number, batch in enumerate(shown, start=1):
+            for number, batch in enumerate(batches, start=1):
                 refuse_foreign_tokens(network, batch)
                 on_device = trainer.strategy.batch_to_device(batch, device=trainer.strategy.root_device)
                 with trainer.precision_plugin.forward_context(), read_for_a_loss():
@@ -62,8 +62,10 @@ class Recipe:
                 optimizer.step()
                 optimizer.zero_grad()
                 schedule.step()
-                if number % len(loader) == 0:
-                    rank_zero_info(f"`FinetuneFirst`: step {number} of {total}, loss {float(loss.detach()):.4f}.")
+                if number % len(loader) == 0:  # not at every step: a device is waited for
+                    words = f"{title}, loss {float(loss.detach()):.3f}"
+                progress.at(number, words)
+        rank_zero_info(f"`FinetuneFirst`: {words} after {total} steps.")
 
     def _schedule(self, optimizer: torch.optim.Optimizer, total: int) -> torch.optim.lr_scheduler.LRScheduler:
         # `OneCycleLR` divides by the length of a phase less one: the rate has to rise for two steps at least.
@@ -76,6 +78,12 @@ class Recipe:
             anneal_strategy="linear",
             cycle_momentum=False,
         )
+
+
+def _shown(trainer: pl.Trainer, title: str) -> Progress:
+    """A bar where the fit has one, and somebody sees it; elsewhere a line a minute."""
+    wanted = trainer.progress_bar_callback is not None and trainer.is_global_zero
+    return ProgressBar(title) if wanted and someone_looks_on() else ProgressLines(rank_zero_info)
 
 
 def learns_in_base(network: nn.Module) -> bool:

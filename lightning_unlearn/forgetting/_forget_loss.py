@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_unlearn.data import ForgetStream
@@ -14,6 +15,7 @@ from lightning_unlearn.objectives import Objective
 from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout, read_for_a_loss, refuse_foreign_tokens
 from lightning_unlearn.references import FrozenCopy, Reference, choose_reference
+from lightning_unlearn.runtime import ProgressLines
 
 
 class ForgetLoss:
@@ -111,7 +113,7 @@ class ForgetLoss:
         reference = self.reference
         if reference is None or not reference.needs_sweep:
             return
-        batches: Iterable[Any] = (engine.to_device(batch) for batch in self._readable(stream.sweep()))
+        batches: Iterable[Any] = _told(engine.to_device(batch) for batch in self._readable(stream.sweep()))
         engine.forward(lambda all_batches: reference.sweep(self._reading, all_batches), batches)
         # Each rank swept its share of the data; in later epochs an example may come to another rank.
         _share_among_ranks(reference, engine.world_size)
@@ -146,6 +148,14 @@ class ForgetLoss:
         for batch in batches:
             refuse_foreign_tokens(self._network, batch)
             yield batch
+
+
+def _told(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches; a line a minute says which one it is. The trainer's bar is up already: no second one."""
+    progress = ProgressLines(rank_zero_info)
+    for number, batch in enumerate(batches, start=1):
+        yield batch
+        progress.at(number, f"`Unlearn` has asked the original about {number} batches of forget data")
 
 
 def _refuse_unfit(objective: Objective, reference: Reference, kind: str) -> None:

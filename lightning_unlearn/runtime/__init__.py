@@ -14,6 +14,14 @@ from lightning_unlearn.runtime._main_memory import in_main_memory
 from lightning_unlearn.runtime._misfit import Misfit
 from lightning_unlearn.runtime._modes import eval_mode, eval_without_grad
 from lightning_unlearn.runtime._packages import in_each_package, lightning_class
+from lightning_unlearn.runtime._progress import (
+    EachMinute,
+    Progress,
+    ProgressBar,
+    ProgressLines,
+    in_minutes,
+    someone_looks_on,
+)
 from lightning_unlearn.runtime._python_state import PythonState
 from lightning_unlearn.runtime._random_states import (
     hash_of,
@@ -30,11 +38,15 @@ from lightning_unlearn.runtime._unnoticed import is_sharded, unnoticed
 
 __all__ = [
     "Agreement",
+    "EachMinute",
     "EitherPackage",
     "Ended",
     "KeptTensors",
     "Misfit",
     "PRIVATE",
+    "Progress",
+    "ProgressBar",
+    "ProgressLines",
     "PythonState",
     "checksum",
     "data_share",
@@ -45,6 +57,7 @@ __all__ = [
     "hash_of",
     "in_each_package",
     "in_main_memory",
+    "in_minutes",
     "inherit_from_both_packages",
     "interruptible",
     "is_sharded",
@@ -61,6 +74,7 @@ __all__ = [
     "reshard",
     "seed_random_states",
     "seeded",
+    "someone_looks_on",
     "temporary_name",
     "tensor_checksum",
     "termination_held",

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+from lightning_utilities.core import rank_zero
 
 import lightning_unlearn
 import lightning_unlearn_command
 from lightning_unlearn import WriteReport
 from lightning_unlearn.cli import UnlearnCLI, script
+from lightning_unlearn.cli._without_tips import _is_no_tip, without_tips
 
 COMMANDS = re.findall(r"^  (lightning-unlearn .+)$", lightning_unlearn_command.answer([]) or "", flags=re.MULTILINE)
 QUICK = ["--trainer.fast_dev_run=1", "--trainer.accelerator=cpu", "--finetune_first.epochs=1", "--recovery=null"]
@@ -103,6 +107,61 @@ def test_the_demo_is_the_quickstart_in_a_folder_of_choice(
 
 def read_only(*_: Any, **__: Any) -> None:
     raise OSError(errno.EROFS, "Read-only file system", "runs")
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What reaches the handler of Lightning's log."""
+    told: list[str] = []
+    handler, logger = logging.Handler(), logging.getLogger("lightning.pytorch")
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    # It goes to the package that was imported last.
+    monkeypatch.setattr(rank_zero, "log", logging.getLogger("lightning.pytorch.utilities.rank_zero"))
+    logger.addHandler(handler)
+    yield told
+    logger.removeHandler(handler)
+
+
+TIPS = ("GPU available", "Tip")
+
+
+def test_the_demo_is_without_the_tips_of_lightning_and_nothing_else_is(
+    fits: list[tuple[str, UnlearnCLI]], monkeypatch: pytest.MonkeyPatch, log: list[str]
+) -> None:
+    typed(monkeypatch, "demo")
+    script()
+    assert not [line for line in log if any(tip in line for tip in TIPS)]
+    typed(monkeypatch, "fit", "--config", "bundled:quickstart")
+    script()
+    assert [tip for tip in TIPS if not any(tip in line for line in log)] == []
+
+
+def test_without_tips_there_are_still_our_own_lines_and_every_warning(log: list[str]) -> None:
+    with without_tips():
+        rank_zero.rank_zero_info("ours")
+        logging.getLogger("lightning.pytorch.trainer").warning("theirs")
+        with pytest.warns(UserWarning, match="to be heeded"):
+            rank_zero.rank_zero_warn("to be heeded")
+    assert log == ["ours", "theirs"]
+
+
+def test_what_is_installed_beside_lightning_is_not_lightning() -> None:
+    """`lightning_unlearn`, in one folder with `lightning`."""
+    folder = Path(pl.__file__).parents[1]
+    for path, is_kept in ((folder / "a.py", False), (folder.parent / "lightning_unlearn" / "a.py", True)):
+        record = logging.LogRecord("lightning.pytorch", logging.INFO, str(path), 1, "words", None, None)
+        assert _is_no_tip(record) == is_kept
+
+
+@pytest.mark.slow
+def test_the_demo_shows_the_model_once_and_what_it_teaches_in_two_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], log: list[str]
+) -> None:
+    typed(monkeypatch, "demo", *QUICK, "--report=null")
+    script()
+    out = capsys.readouterr().out
+    assert out.count("LlamaForCausalLM") == 1
+    assert len([line for line in log if "FinetuneFirst" in line]) == 2  # the model, and the control
 
 
 def test_the_demo_in_a_folder_that_cannot_be_written_names_its_setting(

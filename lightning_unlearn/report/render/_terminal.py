@@ -12,8 +12,8 @@ from lightning_unlearn.report.render._rows import BY_DEFINITION, Cell, Row, colu
 from lightning_unlearn.report.schema import RobustnessReport
 from lightning_unlearn.report.schema._words import name
 
-_WIDTHS = {"model": 10, "recovery": 8, "gates": 9}
-"""Of columns whose words should not be broken: "deployment", "recovery", "not shown"."""
+_WIDTHS = {"model": 10, "recovery": 8}
+"""Of columns whose words should not be broken: "deployment", "recovery"."""
 
 
 def print_table(report: RobustnessReport, console: Console | None = None, *, page: str | Path | None = None) -> None:
@@ -36,13 +36,13 @@ def to_table(report: RobustnessReport, *, page: str | Path | None = None) -> Ren
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
         show_edge=False,
         pad_edge=False,
     )
     for column in ("model", *columns_of(report).names, "gates"):
-        # Narrow terminals fold the other columns first: the two levels should stay readable.
-        fixed = column in ("forget", "retain")
+        # Narrow terminals fold the other columns first: the two levels should stay readable, and the verdict.
+        fixed = column in ("forget", "retain", "gates")
         table.add_column(_text(column), overflow="fold", no_wrap=fixed, min_width=_WIDTHS.get(column))
     for row in rows:
         table.add_row(*_cells(row), style="bright_black" if row.reasons else "")
@@ -60,7 +60,8 @@ def _page(path: Path) -> Path:
 
 
 def _cells(row: Row) -> list[Text]:
-    return [_text(row.who, row.where), *[_text(*_lines(cell)) for cell in (*row.cells, row.gate)]]
+    words = row.gate.words.rsplit(" ", 1)  # "not a", "verdict": broken here and nowhere else
+    return [_text(row.who, row.where), *[_text(*_lines(cell)) for cell in row.cells], _text(*words)]
 
 
 def _lines(cell: Cell) -> list[str]:
