@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.loops._fabric_refusals import refuse_fabric
 from lightning_unlearn.loops._forwarding_logger import ForwardingLogger
 from lightning_unlearn.loops._guest_module import GuestModule, Loss
@@ -88,6 +89,7 @@ class FabricLoop:
         accumulate_grad_batches: int = 1,
         log_every_n_steps: int = 50,
     ) -> None:
+        check_whole("log_every_n_steps", log_every_n_steps, least=0)
         refuse_fabric(fabric, model, optimizer, accumulate_grad_batches)
         self._fabric, self._retain = fabric, retain
         self._optimizer: torch.optim.Optimizer = optimizer.optimizer  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 
+from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.loops._guest_module import GuestModule
 from lightning_unlearn.loops._joined_trainer import joined_trainer
 from lightning_unlearn.loops._refusals import refuse_callbacks
@@ -56,6 +57,7 @@ class OuterLoop:
         logger: Logger | None = None,
         log_every_n_steps: int = 50,
     ) -> None:
+        check_whole("log_every_n_steps", log_every_n_steps, least=0)
         refuse_callbacks(callbacks)
         self.module = module
         self.trainer = joined_trainer(

@@ -55,6 +55,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "LatentPerturbation": {"layer": "layers.0"},
     "TokenwisePerturbation": {"layer": "layers.0"},
     "FindLatentTargets": {"unknown": {"people": []}},
+    "FabricLoop": dict.fromkeys(("fabric", "model", "optimizer", "retain", "callbacks")),
+    "OuterLoop": {"module": None, "callbacks": [], "device": None},
     "Generation": {"tokenizer": "bundled"},
     "Encoding": {"tokenizer": "bundled"},
     "TextWindows": {"tokenizer": "bundled"},
