@@ -13,10 +13,12 @@ Each request is one author of TOFU. The network is taught all authors first; a c
 - `npo-no-retain`: NPO whose retain gradient is left out, for what retain data are worth.
 - `fit`: FIT (filter, objective by importance, layers by ablation).
 
-All have the same rows, order, number of epochs and rate, but for `fit`, whose rate has a schedule. Rates were not tuned by
-method. *left*: answer probability of a request right after it, as a share of that at the start, mean and largest. *came
-back*: the most that an earlier request gained since its own fit, as a share of what was known. *must stay*: retain
-probability at the end, as a share of that at the start. *forget degree*, *retain utility*: FIT's, at the end.
+All have the same rows, order and number of epochs; `fit`'s rate has a schedule. Where a setting has several rates
+(stories260k), each method tries all of them on three requests of other authors, and takes the one that leaves the least
+of those that keep 0.9 of what must stay; if none does, the one that keeps most. *rate*: the chosen one. *left*: answer
+probability of a request right after it, as a share of that at the start, mean and largest. *came back*: the most that
+an earlier request gained since its own fit, as a share of what was known. *must stay*: retain probability at the end,
+as a share of that at the start. *forget degree*, *retain utility*: FIT's, at the end.
 
 `--seed` is that of teaching and of the sequence. `sequence.png` of each method is in its folder. Writes
 `benchmarks/results/requests_<model>.json`.
@@ -30,7 +32,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,11 +88,12 @@ class Setting:
         teach: Arguments of ``FinetuneFirst``.
         epochs: Of each request.
         batch_size: Rows per batch.
-        rate: Of full training; an adapter's is ``adapter_rate``.
-        adapter_rate: Likewise.
+        rates: That full training tries; if it is one, nothing is tuned.
+        adapter_rates: Likewise, of adapters.
         layers: That FIT trains.
         every: Requests between looks at all.
         seconds: Of one step of training on a core, for the estimate.
+        first: Author.
     """
 
     network: Callable[[LoRA | None], nn.Module]
@@ -101,11 +104,12 @@ class Setting:
     teach: Mapping[str, Any]
     epochs: int
     batch_size: int
-    rate: float
-    adapter_rate: float
+    rates: tuple[float, ...]
+    adapter_rates: tuple[float, ...]
     layers: int
     every: int
     seconds: float
+    first: int = 0
 
 
 def tiny(lora: LoRA | None) -> nn.Module:
@@ -123,8 +127,8 @@ SETTINGS = {
         teach={"epochs": 30, "lr": 4e-3, "batch_size": 16},
         epochs=12,
         batch_size=8,
-        rate=1e-3,
-        adapter_rate=5e-3,
+        rates=(1e-4, 3e-4, 1e-3),
+        adapter_rates=(3e-4, 1e-3, 3e-3),
         layers=2,
         every=5,
         seconds=0.12,
@@ -138,8 +142,8 @@ SETTINGS = {
         teach={"epochs": 6, "lr": 3e-4, "batch_size": 8},
         epochs=5,
         batch_size=4,
-        rate=3e-5,
-        adapter_rate=5e-4,
+        rates=(3e-5,),
+        adapter_rates=(5e-4,),
         layers=8,
         every=1,
         seconds=2.0,
@@ -154,13 +158,16 @@ SETTINGS = {
         teach={"epochs": 2, "lr": 3e-3, "batch_size": 8},
         epochs=2,
         batch_size=4,
-        rate=1e-3,
-        adapter_rate=5e-3,
+        rates=(3e-4, 1e-3),
+        adapter_rates=(5e-3,),
         layers=1,
         every=2,
         seconds=0.03,
     ),
 }
+
+
+TRIED, KEEP, TUNING_SEED = 3, 0.9, 100
 
 
 def main() -> None:
@@ -206,21 +213,49 @@ def quieten() -> None:
 
 def run(setting: Setting, method: str, seed: int, folder: Path) -> None:
     """Carry out what is missing of the requests, and write the sequence's report."""
-    sequence, requests = made(setting, method, seed, folder)
+    rate = tuned_rate(setting, method, folder)
+    sequence, requests = made(setting, method, seed, folder, rate)
     sequence.run(requests)
     control = sequence.known(load_file(folder / "control.safetensors"), requests)
     write_sequence_report(sequence.folder.path, control)
 
 
-def made(setting: Setting, method: str, seed: int, folder: Path) -> tuple[RequestSequence, list[Request]]:
+def tuned_rate(setting: Setting, method: str, folder: Path) -> float:
+    """The rate that serves best on other authors."""
+    rates = setting.adapter_rates if method == "npo-adapter" else setting.rates
+    if len(rates) == 1:
+        return rates[0]
+    little = replace(setting, first=setting.asked + setting.kept, asked=TRIED)
+    tried = {rate: trial(little, method, folder / "tuning", rate) for rate in rates}
+    kept = {rate: rows[-1]["retained"] for rate, rows in tried.items()}
+    enough = [rate for rate in rates if kept[rate] >= KEEP]
+    if not enough:
+        return max(rates, key=lambda rate: kept[rate])
+    return min(enough, key=lambda rate: sum(row["left"] for row in tried[rate]))
+
+
+def trial(setting: Setting, method: str, folder: Path, rate: float) -> list[dict[str, Any]]:
+    """What three requests came to at a rate."""
+    found = folder / f"{method}-{rate:g}" / "sequence.json"
+    if not found.exists():
+        sequence, requests = made(setting, method, TUNING_SEED, folder, rate, f"{method}-{rate:g}")
+        sequence.run(requests)
+        write_sequence_report(sequence.folder.path)
+    rows: list[dict[str, Any]] = json.loads(found.read_text())["requests"]
+    return rows
+
+
+def made(
+    setting: Setting, method: str, seed: int, folder: Path, rate: float, name: str = ""
+) -> tuple[RequestSequence, list[Request]]:
     """A method's sequence, whose network knows all authors."""
     by_author = authors(setting)
     requests = [Request(name, records(rows)) for name, rows in list(by_author.items())[: setting.asked]]
     retain = records([row for name in list(by_author)[setting.asked :] for row in by_author[name]])
     teach(setting, requests, retain, seed, folder)
     sequence = RequestSequence(
-        folder / method,
-        fit_of(setting, method, folder),
+        folder / (name or method),
+        fit_of(setting, method, folder, rate),
         retain,
         setting.encoding(),
         keeping=AdaptersAlone() if method == "npo-adapter" else WholeWeights(),
@@ -230,7 +265,7 @@ def made(setting: Setting, method: str, seed: int, folder: Path) -> tuple[Reques
     return sequence, requests
 
 
-def fit_of(setting: Setting, method: str, folder: Path) -> RequestFit:
+def fit_of(setting: Setting, method: str, folder: Path, rate: float) -> RequestFit:
     """How the method carries out a request."""
     lora = LoRA(r=8, alpha=16.0) if method == "npo-adapter" else None
 
@@ -243,8 +278,7 @@ def fit_of(setting: Setting, method: str, folder: Path) -> RequestFit:
     trainer = {"accelerator": "cpu"}
     common: dict[str, Any] = {"epochs": setting.epochs, "batch_size": setting.batch_size, "trainer": trainer}
     if method == "fit":
-        return FIT(network, layers=setting.layers, lr=setting.rate, **common)
-    rate = setting.rate if lora is None else setting.adapter_rate
+        return FIT(network, layers=setting.layers, lr=rate, **common)
     adamw = partial(torch.optim.AdamW, lr=rate, weight_decay=0.0)
     projector = WeightedSum(retain=0.0) if method == "npo-no-retain" else None
     return TrainerFit(network, NPO(beta=0.1), optimizer=adamw, projector=projector, **common)
@@ -287,7 +321,7 @@ def authors(setting: Setting) -> dict[str, list[dict[str, str]]]:
     """The first questions of the first authors of TOFU, by author."""
     lines = (DATA / "tofu" / "full.jsonl").read_text().splitlines()
     found: dict[str, list[dict[str, str]]] = {}
-    for number in range(setting.asked + setting.kept):
+    for number in range(setting.first, setting.first + setting.asked + setting.kept):
         rows = [json.loads(line) for line in lines[20 * number : 20 * number + setting.questions]]
         found[f"author {number}"] = [{**row, "entity": f"author {number}"} for row in rows]
     return found
@@ -305,10 +339,14 @@ def estimate(setting: Setting, methods: list[str]) -> None:
     look = (rows * (1 / setting.every + 1 / setting.asked) + 2 * 64) / 8 / 3
     each = 2 * steps + look  # a step has a retain and a forget pass
     total = taught * setting.seconds
+    if len(setting.rates) > 1 or len(setting.adapter_rates) > 1:
+        total *= 1 + (2 * setting.kept + TRIED) / (2 * setting.kept + setting.asked)
     print(f"teaching: {total / 60:.1f} min")
     for method in methods:
         more = (setting.layers + 2) if method == "fit" else 0
-        seconds = setting.asked * (each + more) * setting.seconds
+        rates = len(setting.adapter_rates if method == "npo-adapter" else setting.rates)
+        tried = TRIED * rates if rates > 1 else 0
+        seconds = (setting.asked + tried) * (each + more) * setting.seconds
         total += seconds
         print(f"{method}: {setting.asked} requests, {seconds / 60:.1f} min")
     print(f"in all {total / 60:.1f} min on one idle core; started again, it goes on where it was")
@@ -328,6 +366,7 @@ def results(model: str, setting: Setting, methods: list[str], folder: Path) -> d
         "machine": machine(),
         "folder": folder.name,
         "setting": numbers,
+        "rates": {m: tuned_rate(setting, m, folder) for m in found},
         "methods": found,
     }
 
@@ -335,7 +374,7 @@ def results(model: str, setting: Setting, methods: list[str], folder: Path) -> d
 def table(found: dict[str, Any]) -> str:
     """One row a method."""
     head = ["method", "requests", "left, mean", "left, most", "came back, most", "must stay"]
-    head += ["forget degree", "retain utility", "failed a gate", "seconds a request"]
+    head += ["forget degree", "retain utility", "failed a gate", "seconds a request", "rate"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for method, of in found["methods"].items():
         left = [row["left"] for row in of["requests"]]
@@ -353,6 +392,7 @@ def table(found: dict[str, Any]) -> str:
             ),
             str(of["failed"]),
             f"{of['seconds'] / len(left):.1f}" if of["seconds"] is not None else "-",
+            f"{found['rates'][method]:g}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(
