@@ -182,7 +182,7 @@ def test_what_is_not_asked_under_attack_is_not_counted_there_nor_tried_for_the_f
     for module in (_costs, _standalone_check):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(_audits_under_attack, "Meter", lambda: _costs.Meter(started=clock.now))
-    monkeypatch.setattr(_progress, "duration", lambda seconds: said.append(f"{seconds:g}") or "")
+    monkeypatch.setattr(_progress, "in_minutes", lambda seconds: said.append(f"{seconds:g}") or "")
     log: list[str] = []
     if again:  # after it was interrupted in the second attack on the control
         with pytest.raises(SystemExit):

@@ -491,7 +491,7 @@ def helped(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ),
         (
             ["fit", "--unlearn.help"],
-            ["The objective that forgetting minimises.", "lightning_unlearn.NPO", "cached likelihoods"],
+            ["The objective that forgetting minimises.", "lightning_unlearn.PCGrad", "cached likelihoods"],
         ),
         (["fit", "--unlearn.objective.help", "NPO"], ["Inverse temperature, positive", "default: 0.1"]),
         (["fit", "--recovery.attacks.help", "Quantize"], ["Weights that share a scale"]),

@@ -94,7 +94,7 @@ def test_checks_disturb_no_rank_and_agree_with_one_process(kind: str) -> None:
         assert all(torch.equal(a[name], b[name]) for name in a)
     _, logged = fit(None, "cache", 1, 1, 0, checks=True)
     names = [name for name in logged if name.startswith("recovery/")]
-    assert {name.split("/")[1] for name in names} == {"none", "int4", "adapter", "full", "facts", "passive"}
+    assert {name.split("/")[1] for name in names} == {"none", "int4", "adapter", "full", "facts", "passive", "worst"}
     for _, there in within:
         for name in names:
             assert there[name] == pytest.approx(logged[name], abs=1e-5), name

@@ -66,10 +66,10 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
 class Watched(RecoveryCheck):
     """The check of the original, with something switched on meanwhile."""
 
-    watch: Any = None
+    pressing: Any = None
 
     def see_original(self, trainer: Any, pl_module: Any) -> None:
-        with self.watch:
+        with self.pressing:
             super().see_original(trainer, pl_module)
 
 
@@ -84,7 +84,7 @@ def fit(watch: Any) -> tuple[nn.Module, dict[str, Tensor], bool]:
         probes={"forget": loader(seed=2, n=4), "retain": loader(seed=1, n=4)},
         attack_data=loader(seed=2, n=4),
     )
-    check.watch = watch
+    check.pressing = watch
     saving = [OnExceptionCheckpoint("saved"), ModelCheckpoint("saved", filename="model", save_on_exception=True)]
     trainer = quiet(
         callbacks=[Unlearn(GradientAscent(), forget=loader(seed=2, n=4)), check, *saving],

@@ -25,7 +25,8 @@ class ImageEncoding(Encoding):
         tokenizer: As in :class:`Encoding`.
         image_text: What is written before each question, for models that want marks where the image is:
             ``"<image>" * 576``, as many as the model has positions for it. Nothing for :class:`ImageCausalLM`.
-        processor: A folder or a hub id with an image processor of transformers, or such a processor.
+        processor: A folder or a hub id with an image processor of transformers, or such a processor: one that brings
+            Python code of its own has to be loaded by you.
         **kwargs: As in :class:`Encoding`.
 
     Raises:
@@ -51,7 +52,7 @@ class ImageEncoding(Encoding):
             return self._processor
         from transformers import AutoImageProcessor
 
-        return AutoImageProcessor.from_pretrained(self._processor)
+        return AutoImageProcessor.from_pretrained(self._processor, trust_remote_code=False)
 
     @override
     def encode(self, row: QuestionAnswer) -> EncodedRow:

@@ -51,7 +51,7 @@ class ImageTextModel(PreTrainedModel):  # type: ignore[misc]
     ) -> None:
         super().__init__(config)
         text = config.text_config
-        self.language_model = language_model or AutoModelForCausalLM.from_config(text)
+        self.language_model = language_model or AutoModelForCausalLM.from_config(text, trust_remote_code=False)
         self.encoder = encoder or PatchEncoder(**config.encoder)
         embedding: Any = self.language_model.get_input_embeddings()
         with torch.random.fork_rng(devices=[]):
