@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from typing import Any
 
-from lightning_unlearn.data import FileRecords, InMemoryRecords, Records
+from lightning_unlearn.data import FileRecords, InMemoryRecords, QuestionAnswer, Records
 from lightning_unlearn.functional.settings import check_kind
 from lightning_unlearn.requests._digest import digest_of
 
@@ -34,9 +34,14 @@ class Request:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of its rows: questions, answers, entities, and what was said before."""
-        rows = [asdict(row) for row in self.records.questions()]
-        return digest_of([{key: value for key, value in row.items() if key != "source"} for row in rows])
+        """SHA-256 of its rows: questions, answers, entities, what was said before, and images."""
+        return digest_of([_said(row) for row in self.records.questions()])
+
+
+def _said(row: QuestionAnswer) -> dict[str, Any]:
+    image = {} if row.image is None else {"image": row.image.key}
+    words = asdict(replace(row, image=None))
+    return {**{key: value for key, value in words.items() if key not in ("source", "image")}, **image}
 
 
 def read_requests(path: str | PathLike[str], *, field: str = "request", **columns: Any) -> list[Request]:

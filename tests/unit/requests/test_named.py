@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 from _request_sequences import PEOPLE, requests, rows
 
 from lightning_unlearn.data import InMemoryRecords
@@ -104,3 +105,14 @@ def test_a_row_without_a_request_is_refused() -> None:
 def test_a_request_without_a_name_is_refused() -> None:
     with pytest.raises(ValueError, match="should be the name of a request"):
         Request(" ", PEOPLE)
+
+
+def test_a_request_about_another_image_is_another_request() -> None:
+    def digest(*pixels: torch.Tensor) -> str:
+        row = {"question": "Who is it?", "answer": "Ada"}
+        rows = [{**row, "image": image} for image in pixels] or [row]
+        return Request("ada", InMemoryRecords(rows, image="image" if pixels else None)).digest
+
+    dark, light = torch.zeros(1, 4, 4), torch.ones(1, 4, 4)
+    assert digest(dark) == digest(dark.clone())
+    assert len({digest(), digest(dark), digest(light)}) == 3
