@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from _lint_faults import Faulty, clean, same_in_both, trigger_words
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lightning_unlearn import Encoding, ForgetRetainData, InMemoryRecords, Linter, PairedData, QuestionAnswerData
 from lightning_unlearn.cli import script
 from lightning_unlearn.data import Refusals, build
-from tests._lint_faults import Faulty, clean, same_in_both, trigger_words
 
 
 def linted(monkeypatch: pytest.MonkeyPatch, request: Faulty, *arguments: str) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from _lint_faults import FAULTS, Faulty, clean
 from _shared_data import DATA
 
 from lightning_unlearn import FileRecords, Linter
@@ -25,7 +26,6 @@ from lightning_unlearn.data import (
     Turn,
     lint_page,
 )
-from tests._lint_faults import FAULTS, Faulty, clean
 
 TOFU = DATA / "tofu" / "full.jsonl"
 
