@@ -18,12 +18,9 @@ Each unit is a file in `runs/orders/`, so that a study that was killed goes on, 
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,9 +35,10 @@ import lightning.pytorch as pl
 import torch
 from robustness_parts._fit import teach, trainer
 from robustness_parts._judges import READOUT, known
+from robustness_parts._runner import RESULTS, carry_out, options, prepare
 from robustness_parts._settings import SETTINGS
 from robustness_parts._study import digest, load, plain, write
-from robustness_parts._units import Found, Unit, do
+from robustness_parts._units import Found, Unit
 from run_config import commit, machine
 from torch import nn
 
@@ -61,8 +59,6 @@ from lightning_unlearn.data import (
     SpacedOrder,
 )
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "orders.json"
 SETTING = SETTINGS["stories260k"]
 ORDERS: dict[str, Order | None] = {
     "none: both shuffled by their loaders": None,
@@ -194,37 +190,23 @@ def _spread(runs: list[Found], key: str, form: str = "{:.3f}") -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["run", "estimate", "table", "reprint"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = options(__doc__, "orders")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--retry", action="store_true", help="try again what ended in an error")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "orders")
     chosen = parser.parse_args()
+    path = RESULTS / "orders.json"
     if chosen.command == "reprint":
-        print(table(json.loads(RESULTS.read_text())))
+        print(table(json.loads(path.read_text())))
         return
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    prepare(chosen)
     study = Study(chosen.seeds, chosen.steps, chosen.rate, chosen.folder)
-    units = list(study.units())
-    if chosen.retry:
-        for unit in units:
-            unit.forget_error()
-    left = [unit for unit in units if not unit.is_done]
-    print(
-        f"{len(left)} units left, about {sum(unit.seconds for unit in left) / 60:.0f} minutes in one process",
-        flush=True,
-    )
-    if chosen.command == "run":
-        do(units)
-    if chosen.command != "estimate":
-        found = results(study)
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-        print(table(found))
+    carry_out(study, chosen, lambda: show(study, path))
+
+
+def show(study: Study, path: Path) -> None:
+    found = results(study)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(found))
 
 
 if __name__ == "__main__":

@@ -34,93 +34,50 @@ lacks are named and skipped. Writes `benchmarks/results/robustness_<model>.json`
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent))
 
-import torch
 from robustness_parts._fit import meanings
-from robustness_parts._method import Method, methods
+from robustness_parts._method import methods
 from robustness_parts._results import results
-from robustness_parts._setting import Setting
+from robustness_parts._runner import RESULTS, available, carry_out, options, prepare
 from robustness_parts._settings import SETTINGS
 from robustness_parts._shown import draw, table
 from robustness_parts._study import Study
-from robustness_parts._units import do, made
-
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+from robustness_parts._units import made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["run", "estimate", "table", "reprint"])
+    parser = options(__doc__, "robustness", device=True)
     parser.add_argument("--model", choices=list(SETTINGS), default="bundled")
     parser.add_argument("--methods", nargs="+", help="some of `robustness_parts/methods.yaml`; all, if none is named")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", help="`cuda`: several processes share one card well")
-    parser.add_argument("--retry", action="store_true", help="try again what ended in an error")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "robustness")
     arguments = parser.parse_args()
+    path = RESULTS / f"robustness_{arguments.model}.json"
     if arguments.command == "reprint":
-        print(table(json.loads((RESULTS / f"robustness_{arguments.model}.json").read_text())))
+        print(table(json.loads(path.read_text())))
         return
-    torch.set_num_threads(arguments.threads)
-    if arguments.device != "cpu":
-        torch.set_float32_matmul_precision("high")  # TF32, for attacks: whole fits are in bfloat16 there
-    quieten()
+    prepare(arguments)
     setting = SETTINGS[arguments.model].on(arguments.device)
-    wanted, missing = available(arguments.methods or list(methods()), setting)
+    chosen = [methods()[name] for name in arguments.methods or methods()]
+    wanted, missing = available(chosen, meanings(setting, "test", seed=0, rate=1.0), setting.name)
     study = Study(setting, tuple(wanted), tuple(arguments.seeds), arguments.folder / setting.name)
-    if arguments.retry:
-        for unit in study.units():
-            unit.forget_error()
-    left = [unit for unit in study.units() if not unit.is_done]
-    seconds = sum(unit.seconds for unit in left)
-    print(f"{len(wanted)} methods, {len(left)} units left, about {seconds / 3600:.1f} hours in one process", flush=True)
-    for name, reason in missing.items():
-        print(f"skipped: {name} ({reason})", flush=True)
-    if arguments.command == "run":
-        do(study.units())
-    if arguments.command != "estimate":
-        show(study, missing)
+    carry_out(study, arguments, lambda: show(study, missing, path), missing=missing)
 
 
-def available(names: list[str], setting: Setting) -> tuple[list[Method], dict[str, str]]:
-    """The methods that this version has all parts of, and why not, of the others."""
-    chosen = [methods()[name] for name in names]
-    chosen = [method for method in chosen if setting.name in method.described.get("models", SETTINGS)]
-    names = meanings(setting, "test", seed=0, rate=1.0)
-    reasons = {method.name: method.missing(names) for method in chosen}
-    missing = {name: reason for name, reason in reasons.items() if reason}
-    return [method for method in chosen if method.name not in missing], missing
-
-
-def show(study: Study, missing: dict[str, str]) -> None:
+def show(study: Study, missing: dict[str, str], path: Path) -> None:
     """Merge what is there, write it, and print the table."""
     found = {"made": made(study.units()), **results(study, missing)}
     if not any(one["runs"] for one in found["methods"].values()):
         print("No method has been judged yet: `run` goes on. What was written before stays.")
         return
-    path = RESULTS / f"robustness_{study.setting.name}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
     draw(found, path.with_suffix(".png"))
     print(table(found))
-
-
-def quieten() -> None:
-    """Hundreds of fits would say the same."""
-    warnings.filterwarnings("ignore")
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

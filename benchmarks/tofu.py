@@ -35,12 +35,9 @@ Writes `benchmarks/results/tofu_<model>.json` and `.png`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,94 +45,47 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # several processes share a card
 sys.path.insert(0, str(Path(__file__).parent))
 
-import torch
-from robustness import quieten
 from robustness_parts._fit import meanings
 from robustness_parts._method import Method, methods
-from robustness_parts._units import Unit, do, made
+from robustness_parts._runner import RESULTS, available, carry_out, options, prepare
+from robustness_parts._units import made
 from tofu_parts._results import results
-from tofu_parts._settings import SETTINGS, TOFUSetting
+from tofu_parts._settings import SETTINGS
 from tofu_parts._shown import draw, table
 from tofu_parts._study import TOFUStudy
 
-ROOT = Path(__file__).parents[1]
 FILE = Path(__file__).parent / "tofu_parts" / "methods.yaml"
 
 
 def main() -> None:
-    arguments = read()
+    parser = options(__doc__, "tofu", ["prepare", "unlearn", "audit", "table", "estimate", "reprint"], device=True)
+    parser.add_argument("--model", choices=list(SETTINGS), default="smollm2")
+    parser.add_argument("--methods", nargs="+", default=list(methods(FILE)), help="some of `tofu_parts/methods.yaml`")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
     path = arguments.results / f"tofu_{arguments.model}.json"
     if arguments.command == "reprint":
         print(table(json.loads(path.read_text())))
         return
-    torch.set_num_threads(arguments.threads)
-    if arguments.device != "cpu":
-        torch.set_float32_matmul_precision("high")  # TF32, for attacks and audits
-    quieten()
+    prepare(arguments)
     setting = SETTINGS[arguments.model].on(arguments.device)
-    wanted, missing = available(arguments.methods, setting)
-    study = TOFUStudy(setting, tuple(wanted), tuple(arguments.seeds), arguments.folder / setting.name)
-    units = {"prepare": study.prepare, "unlearn": study.unlearn, "audit": study.audit}
-    if arguments.retry:
-        for unit in study.units():
-            unit.forget_error()
-    for name, reason in missing.items():
-        print(f"skipped: {name} ({reason})", flush=True)
-    if arguments.command == "estimate":
-        estimate({name: list(of()) for name, of in units.items()})
-    elif arguments.command == "table":
-        show(study, missing, path)
-    else:
-        earlier = list(units)[: list(units).index(arguments.command) + 1]
-        do([unit for name in earlier for unit in units[name]()])
+    chosen = [methods(FILE)[name] for name in arguments.methods]
+    there, missing = available(chosen, meanings(setting, "test", seed=0, rate=1.0), setting.name)
+    study = TOFUStudy(setting, tuple(with_the_best_two(there)), tuple(arguments.seeds), arguments.folder / setting.name)
+    stages = {"prepare": study.prepare, "unlearn": study.unlearn}
+    until = list(stages)[: list(stages).index(arguments.command) + 1] if arguments.command in stages else None
+    units = None if until is None else [unit for stage in until for unit in stages[stage]()]
+    carry_out(study, arguments, lambda: show(study, missing, path), units, missing)
 
 
-def read() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["prepare", "unlearn", "audit", "table", "estimate", "reprint"])
-    parser.add_argument("--model", choices=list(SETTINGS), default="smollm2")
-    parser.add_argument("--methods", nargs="+", default=list(methods(FILE)), help="some of `tofu_parts/methods.yaml`")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--retry", action="store_true", help="try again what ended in an error")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "tofu")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
-    return parser.parse_args()
-
-
-def available(names: Iterable[str], setting: TOFUSetting) -> tuple[list[Method], dict[str, str]]:
-    """The methods that this version has all parts of, and why not, of the others."""
-    chosen = [methods(FILE)[name] for name in names]
-    meaning = meanings(setting, "test", seed=0, rate=1.0)
-    missing = {method.name: reason for method in chosen if (reason := method.missing(meaning))}
-    there = [method for method in chosen if method.name not in missing]
-    parts = {method.name: dict(method.described) for method in there if "part" in method.described}
+def with_the_best_two(methods: list[Method]) -> list[Method]:
+    """With what the best two are chosen from, on which their results depend; without them, where there is no choice."""
+    parts = {method.name: dict(method.described) for method in methods if "part" in method.described}
     if len({described["part"] for described in parts.values()}) < 2:
-        there = [method for method in there if "best_two" not in method.described]
-    # Its results depend on whom it is chosen from.
+        return [method for method in methods if "best_two" not in method.described]
     return [
-        replace(m, described={**m.described, "best_two": parts}) if "best_two" in m.described else m for m in there
-    ], missing
-
-
-def estimate(units: dict[str, list[Unit]]) -> None:
-    """Say what is left, by kind, and how long it would take."""
-    for name, of in units.items():
-        left = {unit.path: unit for unit in of if not unit.is_done}.values()
-        seconds = sum(unit.seconds for unit in left)
-        longest = max((unit.seconds for unit in left), default=0.0)
-        print(
-            f"{name}: {len(left)} of {len(of)} units left, {seconds:.0f} s ({seconds / 3600:.1f} h) in one process, ",
-            end="",
-        )
-        print(f"the longest {longest:.0f} s", flush=True)
-        kinds: Counter[str] = Counter()
-        for unit in left:
-            kinds[unit.path.stem.split("-")[0]] += unit.seconds
-        print("  " + ", ".join(f"{kind} {seconds:.0f} s" for kind, seconds in kinds.items()))
-    every = {unit.path: unit for of in units.values() for unit in of if not unit.is_done}
-    print(f"in all: {sum(unit.seconds for unit in every.values()):.0f} s of processes (an estimate)")
+        replace(m, described={**m.described, "best_two": parts}) if "best_two" in m.described else m for m in methods
+    ]
 
 
 def show(study: TOFUStudy, missing: dict[str, str], path: Path) -> None:

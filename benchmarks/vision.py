@@ -33,92 +33,53 @@ are named and skipped. Writes `benchmarks/results/vision_<model>.json`.
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent))
 
-import torch
-from robustness_parts._method import Method, methods
-from robustness_parts._units import do
+from robustness_parts._method import methods
+from robustness_parts._runner import RESULTS, available, carry_out, options, prepare
 from run_config import commit, machine
 from vision_parts._fit import meanings
 from vision_parts._results import results, table
 from vision_parts._settings import SETTINGS
 from vision_parts._study import Study
-from vision_parts._world import KINDS, Setting, World
+from vision_parts._world import KINDS, World
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 METHODS = Path(__file__).parent / "vision_parts" / "methods.yaml"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["run", "estimate", "table", "reprint"])
+    parser = options(__doc__, "vision")
     parser.add_argument("--model", choices=list(SETTINGS), default="mnist")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--methods", nargs="+", help="some of `vision_parts/methods.yaml`; all, if none is named")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--retry", action="store_true", help="try again what ended in an error")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "vision")
     arguments = parser.parse_args()
+    path = RESULTS / f"vision_{arguments.model}.json"
     if arguments.command == "reprint":
-        print(table(json.loads((RESULTS / f"vision_{arguments.model}.json").read_text())))
+        print(table(json.loads(path.read_text())))
         return
-    torch.set_num_threads(arguments.threads)
-    quieten()
-    setting = SETTINGS[arguments.model]
-    wanted, missing = available(arguments.methods or list(methods(METHODS)), setting)
+    prepare(arguments)
+    setting, every = SETTINGS[arguments.model], methods(METHODS)
+    chosen = [every[name] for name in arguments.methods or every]
+    wanted, missing = available(chosen, meanings(World(setting, "class", "test", seed=0), rate=1.0), setting.name)
     kinds, seeds = tuple(arguments.kinds), tuple(arguments.seeds)
     study = Study(setting, kinds, tuple(wanted), seeds, arguments.folder / setting.name)
-    if arguments.retry:
-        for unit in study.units():
-            unit.forget_error()
-    left = [unit for unit in study.units() if not unit.is_done]
-    seconds = sum(unit.seconds for unit in left)
-    print(f"{len(wanted)} methods, {len(left)} units left, about {seconds / 60:.0f} minutes in one process", flush=True)
-    for name, reason in missing.items():
-        print(f"skipped: {name} ({reason})", flush=True)
-    if arguments.command == "run":
-        do(study.units())
-    if arguments.command != "estimate":
-        show(study, missing)
+    carry_out(study, arguments, lambda: show(study, missing, path), missing=missing)
 
 
-def available(names: list[str], setting: Setting) -> tuple[list[Method], dict[str, str]]:
-    """The methods that this version has all parts of, and why not, of the others."""
-    chosen = [methods(METHODS)[name] for name in names]
-    chosen = [method for method in chosen if setting.name in method.described.get("models", SETTINGS)]
-    known = meanings(World(setting, "class", "test", seed=0), rate=1.0)
-    reasons = {method.name: method.missing(known) for method in chosen}
-    missing = {name: reason for name, reason in reasons.items() if reason}
-    return [method for method in chosen if method.name not in missing], missing
-
-
-def show(study: Study, missing: dict[str, str]) -> None:
+def show(study: Study, missing: dict[str, str], path: Path) -> None:
     """Merge what is there, write it, and print the table."""
     found = {"commit": commit(), "machine": machine(), **results(study, missing)}
     if not any(method["runs"] for kind in found["kinds"].values() for method in kind["methods"].values()):
         print("No method has been judged yet: `run` goes on. What was written before stays.")
         return
-    path = RESULTS / f"vision_{study.setting.name}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))
-
-
-def quieten() -> None:
-    """Hundreds of fits would say the same."""
-    warnings.filterwarnings("ignore")
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ Every unit of work is a file in `runs/which_weights/`, so a study that was kille
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -37,61 +36,40 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent))
 
-import torch
-from robustness import quieten
+from robustness_parts._fit import meanings
+from robustness_parts._runner import RESULTS, available, carry_out, options, prepare
 from robustness_parts._study import Study
-from robustness_parts._units import do, made
+from robustness_parts._units import made
 from which_weights_parts._results import results
 from which_weights_parts._shown import complete, draw, shown
-from which_weights_parts._study import STEPS, SelectorStudy, available, selectors, settings
-
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+from which_weights_parts._study import STEPS, SelectorStudy, selectors, settings
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["run", "estimate", "table", "reprint"])
+    parser = options(__doc__, "which_weights", device=True)
     parser.add_argument("--model", choices=list(STEPS), default="bundled")
     parser.add_argument(
         "--selectors", nargs="+", help="some of `which_weights_parts/selectors.yaml`; all, if none is named"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--retry", action="store_true", help="try again what ended in an error")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "which_weights")
     arguments = parser.parse_args()
+    path = RESULTS / f"which_weights_{arguments.model}.json"
     if arguments.command == "reprint":
-        print(shown(json.loads((RESULTS / f"which_weights_{arguments.model}.json").read_text())))
+        print(shown(json.loads(path.read_text())))
         return
-    torch.set_num_threads(arguments.threads)
-    quieten()
-    setting = settings(arguments.model)
-    wanted, missing = available(arguments.selectors or list(selectors()), setting)
+    prepare(arguments)
+    setting = settings(arguments.model).on(arguments.device)
+    chosen = [selectors()[name] for name in arguments.selectors or selectors()]
+    wanted, missing = available(chosen, meanings(setting, "test", seed=0, rate=1.0), setting.name)
     study = SelectorStudy(setting, tuple(wanted), tuple(arguments.seeds), arguments.folder / setting.name)
-    if arguments.retry:
-        for unit in study.units():
-            unit.forget_error()
-    left = [unit for unit in study.units() if not unit.is_done]
-    seconds = sum(unit.seconds for unit in left)
-    print(
-        f"{len(wanted)} selectors, {len(left)} units left, about {seconds / 60:.0f} minutes in one process", flush=True
-    )
-    for name, reason in missing.items():
-        print(f"skipped: {name} ({reason})", flush=True)
-    if arguments.command == "run":
-        do(study.units())
-    if arguments.command != "estimate":
-        show(study, missing)
+    carry_out(study, arguments, lambda: show(study, missing, path), missing=missing)
 
 
-def show(study: Study, missing: dict[str, str]) -> None:
+def show(study: Study, missing: dict[str, str], path: Path) -> None:
     """Merge what is there, write it, and print the table."""
     found = {"made": made(study.units()), **results(study, missing)}
     if not complete(found):
         print("No selector has been judged yet: `run` goes on. What was written before stays.")
         return
-    path = RESULTS / f"which_weights_{study.setting.name}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
     draw(found, path.with_suffix(".png"))
     print(shown(found))

@@ -78,10 +78,16 @@ class Unit:
                 return False
             start = time.monotonic()
             found = self._tried()
-            found |= {"wall_s": round(time.monotonic() - start, 1), "made": _origin()}
+            found |= {"wall_s": round(time.monotonic() - start, 1), "made": _origin(), "files": self._files()}
             with written_whole(self.path) as new:
                 new.write_text(json.dumps(found))
         return True
+
+    def _files(self) -> list[str]:
+        """Weights that it left beside its result, which others need."""
+        stem = self.path.stem
+        found = (path.name for path in self.path.parent.glob("*.safetensors"))
+        return sorted(name for name in found if name.startswith((f"{stem}.", f"{stem}-")))
 
     def _tried(self, patience: int = 20) -> Found:
         try:

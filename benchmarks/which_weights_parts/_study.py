@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from robustness_parts._fit import meanings
 from robustness_parts._judges import PANELS, Judge
 from robustness_parts._method import Method, methods
 from robustness_parts._setting import Setting
@@ -28,16 +27,6 @@ def settings(name: str) -> Setting:
 def selectors() -> dict[str, Method]:
     """What is compared, by name."""
     return methods(SELECTORS)
-
-
-def available(names: list[str], setting: Setting) -> tuple[list[Method], dict[str, str]]:
-    """Those that this version has all parts of, and why not, of the others."""
-    chosen = [selectors()[name] for name in names]
-    chosen = [method for method in chosen if setting.name in method.described.get("models", SETTINGS)]
-    known = meanings(setting, "test", seed=0, rate=1.0)
-    reasons = {method.name: method.missing(known) for method in chosen}
-    missing = {name: reason for name, reason in reasons.items() if reason}
-    return [method for method in chosen if method.name not in missing], missing
 
 
 def control_of(method: Method) -> str | None:

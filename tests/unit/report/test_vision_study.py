@@ -12,9 +12,11 @@ import pytest
 import torch
 import vision
 from robustness_parts._method import Method, methods
+from robustness_parts._runner import available, quieten
 from robustness_parts._units import do
 from torch import nn
 from vision_parts._fit import forget as forgotten
+from vision_parts._fit import meanings
 from vision_parts._judges import PANEL, curve, distance, halves, known, weight_distance
 from vision_parts._results import lead, results, table
 from vision_parts._settings import SETTINGS
@@ -23,8 +25,6 @@ from vision_parts._world import KINDS, Setting, World
 
 from lightning_unlearn import ResNet20, TinyViT
 from lightning_unlearn.data import Images, LabelledImages
-
-NAMES = list(methods(vision.METHODS))
 
 
 class Drawn(Images):
@@ -55,6 +55,12 @@ SETTING = Setting(
     rates=(1e-3, 1e-2),
     seconds=0.001,
 )
+
+
+def those_of(setting: Setting) -> tuple[list[Method], dict[str, str]]:
+    """The methods for a setting, and what is missing of others."""
+    known = meanings(World(setting, "class", "test", seed=0), rate=1.0)
+    return available(methods(vision.METHODS).values(), known, setting.name)
 
 
 def images(world: World, which: str) -> torch.Tensor:
@@ -169,7 +175,7 @@ def test_a_network_with_statistics_is_recalibrated_and_left_as_it_was() -> None:
 
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_every_method_has_its_parts_or_is_named(name: str) -> None:
-    wanted, missing = vision.available(NAMES, SETTING if name == "mnist" else SETTINGS[name])
+    wanted, missing = those_of(SETTING if name == "mnist" else SETTINGS[name])
     assert {"NPO", "NPO under Relearn", "Random labels", "Random labels under Relearn"} <= {m.name for m in wanted}
     assert all("is not in this version" in reason for reason in missing.values())
     assert ("GS-LoRA" in {*missing, *(m.name for m in wanted)}) == (name == "mnist")
@@ -184,8 +190,8 @@ def done(study: Study) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_unit_can_be_done_and_is_done_once(kind: str, tmp_path: Path) -> None:
     """All methods of this version, on a network of a few hundred weights: from teaching to the table."""
-    vision.quieten()
-    wanted, missing = vision.available(NAMES, SETTING)
+    quieten()
+    wanted, missing = those_of(SETTING)
     study = Study(SETTING, (kind,), tuple(wanted), (0,), tmp_path)
     found = done(study)
     for name, method in found["kinds"][kind]["methods"].items():

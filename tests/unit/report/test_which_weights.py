@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import which_weights
 from robustness_parts._fit import meanings, trained_share
 from robustness_parts._method import Method
+from robustness_parts._runner import available, quieten
 from robustness_parts._setting import Setting, World
 from robustness_parts._settings import SETTINGS
 from robustness_parts._units import do
 from torch import nn
 from which_weights_parts._results import results
 from which_weights_parts._shown import draw, shown, verdict
-from which_weights_parts._study import SelectorStudy, available, control_of, selectors
+from which_weights_parts._study import SelectorStudy, control_of, selectors
 
 from lightning_unlearn import PackedCausalLMReadout, TinyCausalLM, TrainOnly, UnlearningModule
 
@@ -101,7 +101,8 @@ def test_every_selector_of_the_package_is_compared() -> None:
         "Random",
         "TopUpdate",
     }
-    wanted, missing = available(list(SELECTORS), SETTINGS["stories260k"] if _has_stories() else SETTING)
+    setting = SETTINGS["stories260k"] if _has_stories() else SETTING
+    wanted, missing = available(SELECTORS.values(), meanings(setting, "test", seed=0, rate=1.0), setting.name)
     assert not missing
     assert len(wanted) == len(SELECTORS) - (not _has_stories())
 
@@ -121,7 +122,7 @@ def test_the_trained_share_is_of_all_weights() -> None:
 def test_the_trained_share_counts_single_elements(tmp_path: Path) -> None:
     method = SELECTORS["Random, elements"]
     study = SelectorStudy(SETTING, (method,), (0,), tmp_path)
-    which_weights.quieten()
+    quieten()
     do([study.taught("test", 0), study.taught("tune", 100), *study.trials(method), study.fitted(method, 0)])
     assert study.fitted(method, 0).found()["trained"] == pytest.approx(0.1, abs=1e-4)
 
@@ -129,9 +130,10 @@ def test_the_trained_share_counts_single_elements(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_unit_can_be_done_and_is_done_once(tmp_path: Path) -> None:
     """One of elements and one of blocks, on a network of a few thousand weights: from teaching to table and figure."""
-    which_weights.quieten()
+    quieten()
     names = "all weights", "Random, elements", "FisherRatio, elements", "Random, one block", "LastLayers, one block"
-    wanted, missing = available(list(names), SETTING)
+    known = meanings(SETTING, "test", seed=0, rate=1.0)
+    wanted, missing = available([SELECTORS[name] for name in names], known, SETTING.name)
     study = SelectorStudy(replace(SETTING, rates=(1e-2,)), tuple(wanted), (0,), tmp_path)
     do(study.units())
     found = results(study, missing)
