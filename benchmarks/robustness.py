@@ -6,9 +6,10 @@
     python benchmarks/robustness.py table --model bundled          # results so far, figure, table of benchmarks/README.md
     python benchmarks/robustness.py reprint --model bundled        # that table, from the committed results
 
-**Settings.** `bundled`: TinyCausalLM, taught the bundled people, forgets three. `stories260k` and `smollm2`: taught ten
-authors of TOFU, forget two. Full fine-tuning. Original and control (taught the same without what must go) are made once
-a seed.
+**Settings.** `bundled`: TinyCausalLM, taught the bundled people, forgets three. `stories260k`: taught ten authors of TOFU,
+forgets two. Full fine-tuning. Original and control (taught the same without what must go) are made once a seed.
+`smollm2`: the networks of `tofu.py` (twenty authors, taught once; rates chosen as it says), eight of its methods, which
+further attackers judge here: `run` makes what is missing of them, too.
 
 **Budget.** One for all methods: the mean KL divergence, in nats a token, from the original to the unlearned network on
 text that is neither retained nor judged. The last weights within it are kept. That text is TinyStories for
@@ -43,6 +44,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from robustness_parts._fit import meanings
+from robustness_parts._judges import PANELS
 from robustness_parts._method import methods
 from robustness_parts._results import results
 from robustness_parts._runner import RESULTS, available, carry_out, options, prepare
@@ -50,11 +52,12 @@ from robustness_parts._settings import SETTINGS
 from robustness_parts._shown import draw, table
 from robustness_parts._study import Study
 from robustness_parts._units import made
+from tofu_parts._chosen import tofu_study
 
 
 def main() -> None:
     parser = options(__doc__, "robustness", device=True)
-    parser.add_argument("--model", choices=list(SETTINGS), default="bundled")
+    parser.add_argument("--model", choices=[*SETTINGS, "smollm2"], default="bundled")
     parser.add_argument("--methods", nargs="+", help="some of `robustness_parts/methods.yaml`; all, if none is named")
     arguments = parser.parse_args()
     path = RESULTS / f"robustness_{arguments.model}.json"
@@ -62,6 +65,12 @@ def main() -> None:
         print(table(json.loads(path.read_text())))
         return
     prepare(arguments)
+    if arguments.model == "smollm2":
+        # Teaching and unlearning SmolLM2 take hours: its networks are those of `tofu.py`.
+        arguments.folder = arguments.folder.with_name("tofu")
+        study, missing = tofu_study(arguments, PANELS["beside"])
+        carry_out(study, arguments, lambda: show(study, missing, path), missing=missing)
+        return
     setting = SETTINGS[arguments.model].on(arguments.device)
     chosen = [methods()[name] for name in arguments.methods or methods()]
     wanted, missing = available(chosen, meanings(setting, "test", seed=0, rate=1.0), setting.name)

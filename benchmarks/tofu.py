@@ -1,6 +1,6 @@
 """TOFU on a real language model: how methods compare, by the field's metrics and by attackers.
 
-    python benchmarks/tofu.py prepare              # teach the originals and the retain-only models, once
+    python benchmarks/tofu.py prepare              # teach the original and the retain-only model, once
     python benchmarks/tofu.py unlearn              # and tune, and forget
     python benchmarks/tofu.py audit                # and attack, and ask what TOFU asks: all that the table needs
     python benchmarks/tofu.py table                # what is there so far: JSON, figure, table
@@ -12,18 +12,18 @@ is killed goes on where it was. `--device cuda` is for one card and as many proc
 each: `for i in $(seq 12); do python benchmarks/tofu.py audit --device cuda & sleep 1; done; wait`.
 
 **Setting** `smollm2`: SmolLM2-135M-Instruct, all weights. 20 authors of TOFU are taught, two are to go (forget01), 18
-stay, two further ones are told to nobody. Original and retain-only model are taught once for each seed, in files that are
-named by what they were taught. `bundled` is the same in little, to see that it works.
+stay, two further ones are told to nobody. Original and retain-only model are taught once, in files that are named by what
+they were taught: seeds are those of unlearning. `bundled` is the same in little, to see that it works.
 
 **Equal budgets.** All methods have as many forget updates, as many trials of the learning rate, and one disruption
 budget: the mean KL divergence, in nats a token, from the original on WikiText. The last weights within it are kept. The
-rate is chosen on other authors, with a seed of its own: the smallest *lead* of an attacker (20 steps of full fine-tuning)
-over one with a network that never knew, among rates that keep 0.95 of the retain probability. Grid, trials and choice are
-in the JSON. The two parts on NPO that do best there are put together: the best two.
+rate is chosen by forgetting two other authors of those that were taught, with a seed of its own: where an attacker (20
+steps of full fine-tuning) gets least far, among rates that keep 0.95 of the retain probability. Grid, trials and choice
+are in the JSON. The two parts on NPO that do best there are put together: the best two.
 
 **Controls**: the original; the retain-only model; noise as long, in each tensor, as NPO's way; ascent without a budget.
 
-**Audits.** TOFU's metrics on 40 forget, 60 retain, 50 + 50 other questions, each with its wrong answers. The worst
+**Audits.** TOFU's metrics on 40 forget, 40 retain, 30 + 30 other questions, each with its wrong answers. The worst
 recovery of relearning by all weights and by an adapter (20 and 100 steps), int4 and nf4: [(attacked - unlearned) -
 (control attacked - control)] / (original - unlearned), of answer probability. Membership: AUC of answer probability
 against authors that nobody told. Time is that of the fit with its looks at the budget, beside whatever else runs.
@@ -38,29 +38,25 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # several processes share a card
 sys.path.insert(0, str(Path(__file__).parent))
 
-from robustness_parts._fit import meanings
-from robustness_parts._method import Method, methods
-from robustness_parts._runner import RESULTS, available, carry_out, options, prepare
+from robustness_parts._runner import RESULTS, carry_out, options, prepare
 from robustness_parts._units import made
+from tofu_parts._chosen import tofu_study
 from tofu_parts._results import results
 from tofu_parts._settings import SETTINGS
 from tofu_parts._shown import draw, table
 from tofu_parts._study import TOFUStudy
 
-FILE = Path(__file__).parent / "tofu_parts" / "methods.yaml"
-
 
 def main() -> None:
     parser = options(__doc__, "tofu", ["prepare", "unlearn", "audit", "table", "estimate", "reprint"], device=True)
     parser.add_argument("--model", choices=list(SETTINGS), default="smollm2")
-    parser.add_argument("--methods", nargs="+", default=list(methods(FILE)), help="some of `tofu_parts/methods.yaml`")
+    parser.add_argument("--methods", nargs="+", help="some of `tofu_parts/methods.yaml`; all, if none is named")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     path = arguments.results / f"tofu_{arguments.model}.json"
@@ -68,24 +64,11 @@ def main() -> None:
         print(table(json.loads(path.read_text())))
         return
     prepare(arguments)
-    setting = SETTINGS[arguments.model].on(arguments.device)
-    chosen = [methods(FILE)[name] for name in arguments.methods]
-    there, missing = available(chosen, meanings(setting, "test", seed=0, rate=1.0), setting.name)
-    study = TOFUStudy(setting, tuple(with_the_best_two(there)), tuple(arguments.seeds), arguments.folder / setting.name)
+    study, missing = tofu_study(arguments)
     stages = {"prepare": study.prepare, "unlearn": study.unlearn}
     until = list(stages)[: list(stages).index(arguments.command) + 1] if arguments.command in stages else None
     units = None if until is None else [unit for stage in until for unit in stages[stage]()]
     carry_out(study, arguments, lambda: show(study, missing, path), units, missing)
-
-
-def with_the_best_two(methods: list[Method]) -> list[Method]:
-    """With what the best two are chosen from, on which their results depend; without them, where there is no choice."""
-    parts = {method.name: dict(method.described) for method in methods if "part" in method.described}
-    if len({described["part"] for described in parts.values()}) < 2:
-        return [method for method in methods if "best_two" not in method.described]
-    return [
-        replace(m, described={**m.described, "best_two": parts}) if "best_two" in m.described else m for m in methods
-    ]
 
 
 def show(study: TOFUStudy, missing: dict[str, str], path: Path) -> None:

@@ -61,7 +61,7 @@ def forget_(
         "disruption": round(budget.disruption(network), 5),
         "disruption curve": budget.curve,
         "forget": known(network, setting, world.forget),
-        "retain": known(network, setting, world.retain),
+        "retain": known(network, setting, world.looked_at),
         "trained": trained_share(callbacks, network),
     }
 

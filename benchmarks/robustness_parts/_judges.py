@@ -86,10 +86,11 @@ PANELS: dict[str, dict[str, Judge]] = {
         **_quantised(),
         **_pruned(),
     },
-    # 100 full steps of SmolLM2 take five minutes: 20 steps, the two larger rates, and of benign text one.
-    "short": {
-        **_relearning({"forget": (1e-4, 1e-3), "paraphrase": (1e-4,), "half": (1e-4,), "benign": (1e-4,)}, 20),
-        **_to_100_steps(1e-4),
+    # Beside those of `tofu_parts/_settings.py`: 20 steps, and of most texts one rate, since a step of SmolLM2 takes seconds.
+    "beside": {
+        "relearn full 0.001 on forget": relearn("forget", "full", 1e-3, 20),
+        "relearn adapter 0.0001 on forget": relearn("forget", "adapter", 1e-4, 20),
+        **_relearning({"paraphrase": (1e-4,), "half": (1e-4,), "benign": (1e-4,)}, 20),
         **_quantised(),
         **_pruned(),
     },

@@ -39,6 +39,11 @@ class World:
         """Every other fact, to relearn from; the rest is judged."""
         return self.forget[::2]
 
+    @property
+    def looked_at(self) -> Rows:
+        """Of what must stay, that of which it is asked whether it is known."""
+        return self.retain
+
 
 @dataclass(frozen=True, eq=False)  # told apart by what they are, since mappings have no hash
 class Setting:

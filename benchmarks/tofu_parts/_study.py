@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from robustness_parts._fit import forget_
 from robustness_parts._judges import READOUT, Judge, known
 from robustness_parts._method import Method
-from robustness_parts._study import TUNING_SEED, Study, digest, load, shared, write
+from robustness_parts._study import Study, digest, load, shared, write
 from robustness_parts._units import Found, Unit
 from torch import nn
 from typing_extensions import override
@@ -23,6 +23,8 @@ from tofu_parts._teach import taught
 from tofu_parts._world import TOFUWorld
 
 NETWORKS = ("original", "control")
+TEACHING_SEED = 0
+"""Target and retain-only model are taught once: seeds are those of unlearning."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,15 @@ class Timed(Method):
 
 @dataclass(frozen=True)
 class TOFUStudy(Study):
-    """TOFU with methods and controls, as units of work in a folder: see :class:`Study`."""
+    """TOFU with methods and controls, as units of work in a folder: see :class:`Study`.
+
+    Args:
+        beside: Further judges, by name, who see those methods alone that `tofu_parts/methods.yaml` has `judged: widely`.
+            What TOFU asks is not asked then.
+    """
 
     setting: TOFUSetting
+    beside: Mapping[str, Judge] = field(default_factory=dict)
 
     @property
     def subjects(self) -> tuple[Method, ...]:
@@ -48,9 +56,8 @@ class TOFUStudy(Study):
 
     def prepare(self) -> Iterator[Unit]:
         """Originals and retain-only models."""
-        for world, seed in [("tune", TUNING_SEED), *(("test", seed) for seed in self.seeds)]:
-            yield from (self.told(name, world, seed) for name in NETWORKS)
-        yield from self._all_taught()
+        yield from (self.told(name) for name in NETWORKS)
+        yield from (self.taught(world, TEACHING_SEED) for world in self.setting.worlds)
 
     def unlearn(self) -> Iterator[Unit]:
         """Trials on other authors, and fits."""
@@ -59,14 +66,19 @@ class TOFUStudy(Study):
             yield from self.trials(method)
         yield from [self.best_two()] if self._parts else []
         for seed in self.seeds:
-            yield from (self.fitted(subject, seed) for subject in self.subjects)
+            yield from (self.fitted(subject, seed) for subject in self._seen)
 
     def audit(self) -> Iterator[Unit]:
         """What attackers bring back, and what TOFU asks, seed by seed."""
         for seed in self.seeds:
-            for subject in self.subjects:
-                yield self.asked(subject, seed)
+            for subject in self._seen:
+                yield from [] if self.beside else [self.asked(subject, seed)]
                 yield from self.judged(subject, seed).values()
+
+    @property
+    def _seen(self) -> list[Method]:
+        widely = [*(m for m in self.methods if m.described.get("judged") == "widely"), RETAIN_ONLY]
+        return widely if self.beside else list(self.subjects)
 
     @override
     def units(self) -> Iterator[Unit]:
@@ -74,31 +86,34 @@ class TOFUStudy(Study):
         yield from self.unlearn()
         yield from self.audit()
 
-    def told(self, name: str, world: str, seed: int) -> Unit:
-        """One network that is taught, in a file beside what it knows. Its name is what it is taught, and how."""
+    def told(self, name: str) -> Unit:
+        """A network that is taught, in a file beside its result. Its name is what it is taught, and how."""
 
         def work() -> Found:
-            network = taught(self.setting, self._rows(name, world), seed)
-            write(network, self._taught(name, world, seed))
-            return {"knows": self._knows(network, world)}
+            write(taught(self.setting, self._rows(name), TEACHING_SEED), self._taught(name, "test", TEACHING_SEED))
+            return {}
 
-        path = self._taught(name, world, seed).with_suffix(".json")
-        steps = self.setting.teach["epochs"] * len(self._rows(name, world)) / self.setting.batch[0] / 2
+        path = self._taught(name, "test", TEACHING_SEED).with_suffix(".json")
+        steps = self.setting.teach["epochs"] * len(self._rows(name)) / self.setting.batch[0]
         return Unit(path, work, seconds=steps * self.setting.step_seconds)
 
     @override
     def taught(self, world: str, seed: int) -> Unit:
-        needs = {name: self.told(name, world, seed) for name in NETWORKS}
+        """What the two know of a world. Of those that must go in tuning, both were taught."""
 
         def work() -> Found:
-            knows = {name: unit.found()["knows"] for name, unit in needs.items()}
-            if world != "tune":
-                return knows
-            return {**knows, "cheap": self._cheap(load(self.setting, self._taught("control", world, seed)))}
+            return {
+                name: self._knows(shared(self.setting, self._taught(name, world, seed)), world) for name in NETWORKS
+            }
 
-        steps = 20 if world == "tune" else 0
-        seconds = steps * self.setting.step_seconds
-        return Unit(self._here / f"taught-{world}-{seed}.json", work, tuple(needs.values()), seconds=seconds)
+        needs = tuple(self.told(name) for name in NETWORKS)
+        rows = len(NETWORKS) * (self._world(world).retain_known + 80) / self.setting.batch[0]
+        return Unit(self._here / f"taught-{world}.json", work, needs, seconds=rows / 3 * self.setting.step_seconds)
+
+    @override
+    def _lead(self, network: nn.Module, known: Found) -> float:
+        """What the cheap judge reaches: there is no network that never knew of these."""
+        return max(sum(of) / len(of) for curve in self._cheap(network) for of in curve.values())
 
     @override
     def trials(self, method: Method) -> list[Unit]:
@@ -136,20 +151,32 @@ class TOFUStudy(Study):
 
     @override
     def judged(self, method: Method, seed: int) -> dict[str, Unit]:
-        units = self.judged_control(seed) if method is RETAIN_ONLY else super().judged(method, seed)
-        times = {
-            name: judge.arguments.get("steps", 2) * self.setting.step_seconds for name, judge in self.panel.items()
-        }
-        return {name: Unit(unit.path, unit.work, unit.needs, unit.after, times[name]) for name, unit in units.items()}
+        if method is RETAIN_ONLY:
+            return self.judged_control(seed)
+        return self._timed(super().judged(method, self._own(method, seed)))
 
     @override
     def judged_control(self, seed: int) -> dict[str, Unit]:
+        seed = self._own(RETAIN_ONLY, seed)
+        units = self._timed(super().judged_control(seed))
+        return {name: _with(unit, self.fitted(RETAIN_ONLY, seed)) for name, unit in units.items()}
+
+    def _timed(self, units: Mapping[str, Unit]) -> dict[str, Unit]:
+        steps = {
+            name: judge.arguments.get("steps", 2) + 15 for name, judge in self.panel.items()
+        }  # and looks at answers
         return {
-            name: _with(unit, self.fitted(RETAIN_ONLY, seed)) for name, unit in super().judged_control(seed).items()
+            name: Unit(unit.path, unit.work, unit.needs, unit.after, steps[name] * self.setting.step_seconds)
+            for name, unit in units.items()
         }
+
+    def _own(self, method: Method, seed: int) -> int:
+        """What was not unlearned is the same in all seeds."""
+        return TEACHING_SEED if method in (ORIGINAL, RETAIN_ONLY) else seed
 
     def asked(self, method: Method, seed: int) -> Unit:
         """What TOFU asks, and what is answered."""
+        seed = self._own(method, seed)
         weights = self._weights(method, seed)
 
         def work() -> Found:
@@ -174,7 +201,7 @@ class TOFUStudy(Study):
     @cached_property
     @override
     def panel(self) -> dict[str, Judge]:
-        return {name: judge for name, judge in self.setting.judges.items() if judge.exists}
+        return {name: judge for name, judge in {**self.setting.judges, **self.beside}.items() if judge.exists}
 
     @property
     @override
@@ -189,6 +216,7 @@ class TOFUStudy(Study):
         return {**forget_(network, timed, rate, self.setting, world, seed), **spent.told()}
 
     def _made(self, control: Method, seed: int) -> Unit:
+        seed = self._own(control, seed)
         taught, npo = self.taught("test", seed), next((m for m in self.methods if m.name == "NPO"), None)
         needs = (taught, self.fitted(npo, seed)) if control is NOISE and npo else (taught,)
         works: dict[str, Callable[[], Found]] = {
@@ -234,21 +262,17 @@ class TOFUStudy(Study):
     @override
     def _taught(self, name: str, world: str, seed: int) -> Path:
         setting = self.setting
-        how = (setting.name, setting.teach, setting.precision, setting.device, self._rows(name, world))
-        return self.folder / "taught" / f"{name}-{world}-{seed}-{digest(how)}.safetensors"
+        how = (setting.name, setting.teach, setting.precision, setting.device, self._rows(name))
+        return self.folder / "taught" / f"{name}-{digest(how)}.safetensors"
 
-    def _rows(self, name: str, world_name: str) -> list[dict[str, str]]:
-        world = self._world(world_name)
+    def _rows(self, name: str) -> list[dict[str, str]]:
+        world = self._world("test")
         return world.retain if name == "control" else [*world.forget, *world.retain]
 
     def _world(self, name: str) -> TOFUWorld:
         world = self.setting.world(name)
         assert isinstance(world, TOFUWorld)
         return world
-
-    def _all_taught(self) -> Iterator[Unit]:
-        yield self.taught("tune", TUNING_SEED)
-        yield from (self.taught("test", seed) for seed in self.seeds)
 
     @property
     def _parts(self) -> list[Method]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from robustness_parts._setting import Rows, World
 from robustness_parts._settings import pieces, read
+from typing_extensions import override
 
 from lightning_unlearn import TOFUFiles, TOFUSplit
 
@@ -18,10 +19,17 @@ class TOFUWorld(World):
     Args:
         holdout: About authors nobody was told of, for membership.
         asked: By split, rows with right answers in other words and with wrong ones.
+        retain_known: How many rows of what must stay are looked at, evenly spaced.
     """
 
     holdout: Rows = field(default_factory=list)
     asked: Mapping[str, Rows] = field(default_factory=dict)
+    retain_known: int = 120
+
+    @property
+    @override
+    def looked_at(self) -> Rows:
+        return spaced(self.retain, self.retain_known)
 
 
 def reduced(folder: Path, split: TOFUSplit, text: Path, characters: int, retain_asked: int, known: int) -> TOFUWorld:
