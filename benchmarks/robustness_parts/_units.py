@@ -77,8 +77,8 @@ class Unit:
             if self.is_done:
                 return False
             start = time.monotonic()
-            found = self._tried()
-            found |= {"wall_s": round(time.monotonic() - start, 1), "made": _origin(), "files": self._files()}
+            found = self._tried()  # which may be part of another unit's result, so it is not added to
+            found = {**found, "wall_s": round(time.monotonic() - start, 1), "made": _origin(), "files": self._files()}
             with written_whole(self.path) as new:
                 new.write_text(json.dumps(found))
         return True

@@ -162,3 +162,10 @@ def test_an_interrupted_run_leaves_its_archive(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         carry_out(study, arguments("run", study.folder, archive), lambda: None, units)
     assert len(lzma.decompress(archive.read_bytes()).splitlines()) == 2
+
+
+def test_a_unit_that_hands_on_part_of_another_result_leaves_it_as_it_was(tmp_path: Path) -> None:
+    first = Unit(tmp_path / "first.json", lambda: {"control": {"forget": [0.1]}})
+    do([first])
+    do([Unit(tmp_path / "second.json", lambda: first.found()["control"], (first,))])
+    assert first.found()["control"] == {"forget": [0.1]}
