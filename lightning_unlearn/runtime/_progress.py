@@ -140,10 +140,10 @@ def in_minutes(seconds: float) -> str:
     """A duration in words, rounded to what a forecast is good for.
 
     Example:
-        >>> in_minutes(40), in_minutes(400), in_minutes(9000)
-        ('1 minute', '7 minutes', '2.5 hours')
+        >>> in_minutes(9), in_minutes(40), in_minutes(400), in_minutes(9000)
+        ('9 seconds', '1 minute', '7 minutes', '2.5 hours')
     """
-    minutes = max(1, round(seconds / 60))
-    if minutes >= 90:
+    if seconds >= 90 * 60:
         return f"{seconds / 3600:.1f} hours"
-    return f"{minutes} minute{'s' if minutes > 1 else ''}"
+    count, unit = (round(seconds), "second") if seconds < 30 else (round(seconds / 60), "minute")
+    return f"{count} {unit}{'' if count == 1 else 's'}"
