@@ -175,8 +175,9 @@ def test_only_its_adapter_moves_and_is_what_the_original_lacks() -> None:
 
 def test_a_loss_of_another_kind_is_what_is_forgotten() -> None:
     """DFT weighs each token by its probability: no readout gives that loss, so TRL's own is taken."""
-    found = trained([bounded()], loss_type="dft")
-    assert far(found.model, trained(None, loss_type="dft").model) > 1e-3
+    settings = {"loss_type": "dft", "optim": "adamw_torch"}  # its gradients are small, too
+    found = trained([bounded()], **settings)
+    assert far(found.model, trained(None, **settings).model) > 1e-3
     first, second = (line for line in found.state.log_history if line.get("step") in (1, 2) and "loss" in line)
     assert 0 < first["loss"] < 1  # of random weights, far below the entropy
     assert BOUND - 1 < first["unlearn/forget"] < BOUND
