@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import random
+import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType
@@ -13,6 +14,7 @@ from weakref import ProxyType, ReferenceType
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lightning_unlearn.runtime._kept_tensors import KeptTensors
 from lightning_unlearn.runtime._sharding import local
@@ -24,6 +26,7 @@ _UNCHANGING = {bool, int, float, complex, str, bytes, type(None), torch.dtype, t
 _UNCHANGING |= {FunctionType, BuiltinFunctionType, MethodType, type, range, slice}
 _UNCHANGING |= {ProxyType, ReferenceType}
 _TORCHS_OWN = frozenset(vars(nn.Module())) - {"training"}  # parameters, buffers, submodules, hooks
+_HOOKS_OF_PASSES = [name for name in vars(nn.Module()) if re.fullmatch(r"_(forward|backward)(_pre)?_hooks\w*", name)]
 
 
 class PythonState:
@@ -33,6 +36,9 @@ class PythonState:
     and deques; the values of arrays and of tensors without a graph; random generators; train and eval modes. It follows
     collections, and objects that hold nothing but data, such as a running average. Objects stay the same: others may
     refer to them. A tensor with a graph is put back as it is, graph included, and its values are not copied.
+
+    Hooks of passes that were registered since are taken off: transformers registers some in the first pass that needs them,
+    and keeps in an attribute that it did. Without the attribute it would do so again, and record each hidden state twice.
 
     Nothing is copied that is not written to, but for tensors, arrays, and the references in collections.
 
@@ -51,6 +57,7 @@ class PythonState:
         self._namespaces: list[tuple[dict[str, Any], dict[str, Any], int, Collection[str]]] = []
         self._mappings: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._others: list[Callable[[], object]] = []
+        self._next_hook = RemovableHandle.next_id  # they are numbered, in the order in which they are registered
         tensors: list[Tensor] = []
         seen: dict[int, Any] = {}  # the objects themselves, or an id could be given to another one
         left = self._modules(module, seen)
@@ -69,6 +76,8 @@ class PythonState:
 
     def put_back(self) -> None:
         """Put everything back."""
+        if RemovableHandle.next_id != self._next_hook:
+            self._take_off_new_hooks()
         for now, then, length, of_torch in self._namespaces:
             if len(now) == length and all(map(operator.is_, map(now.get, then), then.values())):
                 continue
@@ -84,6 +93,12 @@ class PythonState:
         for put_back in self._others:
             put_back()
         self._tensors.put_back()
+
+    def _take_off_new_hooks(self) -> None:
+        for now, *_ in self._namespaces:
+            for hooks in filter(None, map(now.get, _HOOKS_OF_PASSES)):
+                for number in [number for number in hooks if number >= self._next_hook]:
+                    del hooks[number]
 
     def _modules(self, module: nn.Module, seen: dict[int, Any]) -> list[Any]:
         """Remember the attributes of all modules in ``module``. Returns those that could change in place."""

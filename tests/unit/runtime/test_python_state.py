@@ -101,17 +101,62 @@ def test_modes_of_each_module() -> None:
     assert [m.training for m in module.modules()] == [True, True, False]
 
 
-def test_weights_hooks_and_submodules_are_not_its_business() -> None:
+def test_weights_and_submodules_are_not_its_business() -> None:
     module = nn.Sequential(nn.Linear(1, 1))
     state = PythonState(module)
-    handle = module.register_forward_hook(lambda *_: None)
     module.append(nn.ReLU())
     module[0].weight.data.fill_(3)
     state.put_back()
     assert len(module) == 2
     assert module[0].weight.item() == 3
-    handle.remove()
-    assert not module._forward_hooks
+
+
+HOOKS = {
+    "_forward_hooks": lambda m: m.register_forward_hook(lambda *_, **__: None, with_kwargs=True, always_call=True),
+    "_forward_pre_hooks": lambda m: m.register_forward_pre_hook(lambda *_, **__: None, with_kwargs=True),
+    "_backward_hooks": lambda m: m.register_full_backward_hook(lambda *_: None),
+    "_backward_pre_hooks": lambda m: m.register_full_backward_pre_hook(lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_new_hooks_are_taken_off_and_the_others_stay(kind: str) -> None:
+    module = nn.Sequential(nn.Linear(1, 1))
+    first = HOOKS[kind](module[0])
+    before = {name: list(value) for name, value in vars(module[0]).items() if "hooks" in name}
+    state = PythonState(module)
+    second, third = HOOKS[kind](module[0]), HOOKS[kind](module)
+    assert list(getattr(module[0], kind)) == [first.id, second.id]
+    state.put_back()
+    assert {name: list(value) for name, value in vars(module[0]).items() if "hooks" in name} == before
+    assert list(getattr(module[0], kind)) == [first.id]
+    assert not getattr(module, kind)
+    second.remove()  # by whoever has registered it, when it is gone already
+    third.remove()
+    module(torch.ones(1, 1, requires_grad=True)).sum().backward()
+
+
+def test_hooks_that_a_first_pass_registers_are_registered_once() -> None:
+    """As transformers does, to record hidden states: an attribute says that they are there."""
+
+    class Recording(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.seen = nn.Linear(1, 1), []
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not hasattr(self, "installed"):
+                self.layer.register_forward_hook(lambda *_: self.seen.append(1))
+                self.installed = True
+            return self.layer(x)
+
+    module = Recording()
+    state = PythonState(module)
+    module(torch.ones(1, 1))
+    state.put_back()
+    assert module.seen == []
+    module(torch.ones(1, 1))
+    assert module.seen == [1]
 
 
 def test_a_graph_that_has_saved_a_tensor_stays_valid() -> None:
