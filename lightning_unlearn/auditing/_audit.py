@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from torch import nn
+from typing_extensions import override
 
 from lightning_unlearn.attacks import Attack, AttackGrid
 from lightning_unlearn.auditing._presets import Given, Preset, preset_attacks, preset_audits
@@ -22,9 +23,11 @@ from lightning_unlearn.data import (
     LoaderSettings,
     QuestionAnswerData,
     Records,
+    in_order,
 )
 from lightning_unlearn.models import load_tokenizer
 from lightning_unlearn.module import UnlearningModule
+from lightning_unlearn.readouts import Readout
 from lightning_unlearn.report import RobustnessReport, environment
 
 Examples = str | Records | DataSource
@@ -44,6 +47,7 @@ def audit(
     audits: list[Audit] | None = None,
     encoding: Encoding | None = None,
     network: str | nn.Module | None = None,
+    readout: Readout | None = None,
     batch_size: int = 8,
     folder: str = "runs/audit",
     accelerator: str = "auto",
@@ -73,6 +77,7 @@ def audit(
         encoding: How questions and answers become tokens. Defaults to the tokenizer of the first whole model.
         network: What weights in files belong to, where none of the models says how it is built: a whole model of the same
             kind, such as the base model's hub id, or a network.
+        readout: How to run it. Defaults to what fits the network, as in :class:`UnlearningModule`.
         batch_size: Rows per forward pass.
         folder: Where ``report.json`` and ``report.html`` go, and ``progress.json`` meanwhile.
         accelerator: As in Lightning's ``Trainer``.
@@ -102,7 +107,7 @@ def audit(
     encoding = encoding or (_encoding(sources) if any(isinstance(each, Records) for each in records.values()) else None)
     loaded = {name: _source(each, encoding, batch_size) for name, each in records.items()}
     given = Given(words, "original" in subjects.others, "holdout" in loaded, _tokenizer_name(encoding))
-    data = ForgetRetainData(retain=loaded.pop("retain"), forget=loaded.pop("forget"))
+    data = _Audited(retain=loaded.pop("retain"), forget=loaded.pop("forget"))
     with AuditProgress(shown=progress) as shown:
         check = StandaloneCheck(
             attacks=preset_attacks(preset, given) if attacks is None else attacks,
@@ -125,9 +130,17 @@ def audit(
             enable_model_summary=False,
             limit_val_batches=1,
         )
-        trainer.validate(UnlearningModule(subjects.network), datamodule=data, verbose=False)
+        trainer.validate(UnlearningModule(subjects.network, readout), datamodule=data, verbose=False)
     assert report.report is not None  # written at the end of the validation, or an error has been raised
     return report.report
+
+
+class _Audited(ForgetRetainData):
+    """An audit is made in a validation, also of data that have none."""
+
+    @override
+    def val_dataloader(self) -> Any:
+        return in_order(self.train_dataloader())
 
 
 def _source(examples: Any, encoding: Encoding | None, batch_size: int) -> DataSource:

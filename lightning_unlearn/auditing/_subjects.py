@@ -72,7 +72,8 @@ def _network_for(model: str, others: tuple[str | None, ...], network: str | nn.M
         raise ValueError(
             "One of `model`, `original` and `control` should be a whole model, such as a Hugging Face folder or a hub id: "
             f"weights alone do not say how their network is built. Found `model = {model!r}`. Give the base model as "
-            "`original`, or the bare network as `network`."
+            "`original`, or the bare network as `network`. The command line reads language models; a module of your own is "
+            "audited in Python, by `lightning_unlearn.auditing.audit(..., network=YourModule())`, with your own data."
         )
     return _opened(whole[0])[0]
 

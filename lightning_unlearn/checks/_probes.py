@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from lightning_unlearn.data import DataSource, Probe, in_order, loader_of, one_loader
+from lightning_unlearn.data import DataSource, Probe, in_order, loader_of, one_loader, rows_of
 from lightning_unlearn.engine import callbacks_of, decided_readout
 from lightning_unlearn.forgetting import Unlearn, forget_source
 from lightning_unlearn.readouts import Readout
@@ -69,18 +70,27 @@ def warn_of_other_probes(before: Mapping[str, Mapping[str, Any]], now: Mapping[s
         )
 
 
+class _FirstBatches(list[Any]):
+    """Batches, and a data set that names the entity of each example in them, as a loader's may."""
+
+    def __init__(self, batches: Iterable[Any], entities: list[str]) -> None:
+        super().__init__(batches)
+        self.dataset = SimpleNamespace(entities=entities)
+
+
 def _first_training_batches(trainer: pl.Trainer, readout: Readout) -> list[Any]:
     """The first batches of the user's own training data, if the readout can read them; else none."""
     # In order and without shuffling: every check must ask the same examples.
     if (loader := one_loader(_training_loader(trainer))) is None:
         return []
-    batches = list(islice(in_order(loader), _TRAINING_BATCHES))
+    ordered = in_order(loader)
+    batches = list(islice(ordered, _TRAINING_BATCHES))
     try:
-        for batch in batches:
-            readout.keys(batch)
+        count = sum(len(readout.keys(batch)) for batch in batches)
     except (ValueError, TypeError, KeyError, AttributeError):
         return []
-    return batches
+    named = getattr(getattr(ordered, "dataset", None), "entities", []) if rows_of(loader) is not None else []
+    return _FirstBatches(batches, list(named)[:count])
 
 
 def _training_loader(trainer: pl.Trainer) -> Any:

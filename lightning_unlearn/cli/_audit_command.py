@@ -12,10 +12,12 @@ from lightning_unlearn.cli._parser import Parser
 from lightning_unlearn.data import Encoding, FileRecords, Records
 
 _ABOUT = (
-    "Attack a finished model, and write the report. For example: lightning-unlearn audit --model runs/unlearned "
+    "Attack a finished language model, and write the report; a module of your own is audited in Python, by "
+    "`lightning_unlearn.auditing.audit`. For example: lightning-unlearn audit --model runs/unlearned "
     "--original owner/base --control runs/retain-only --forget forget.jsonl --retain retain.jsonl. An audit that was "
     "interrupted goes on when the same command is given again."
 )
+_GIVEN = {"model", "forget", "retain", "further", "encoding"}
 _MODEL = "The model to audit: a Hugging Face folder, a hub id, a GGUF file, an adapter of PEFT, or a file of weights."
 
 
@@ -45,7 +47,7 @@ def run_audit(arguments: Sequence[str]) -> None:
     parser.add_argument("--further", type=dict[str, str], default={}, help="Further files by split, such as holdout.")
     parser.add_argument("--encoding", type=str | Encoding | None, help="A tokenizer. Defaults to that of the model.")
     parser.add_class_arguments(Columns, "columns")
-    parser.add_function_arguments(audit, skip={"model", "forget", "retain", "further", "encoding"})
+    parser.add_function_arguments(audit, skip=_GIVEN | {"readout"})
     chosen: Any = parser.instantiate(parser.parse_args(arguments))
     given: dict[str, Any] = {key: value for key, value in vars(chosen).items() if key not in ("config", "columns")}
     for name in ("forget", "retain"):

@@ -22,6 +22,9 @@ T = TypeVar("T")
 _MOST = 8
 """The most examples that are compared. Each costs two passes."""
 
+_LONGEST = 400
+"""Characters of an error: what should be, what was found, and the way out."""
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -122,4 +125,4 @@ def _parts(batches: Sequence[Any]) -> Iterator[list[Any]]:
 
 def _short(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return text if len(text) < 160 else f"{text[:160]}..."
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} [...]"

@@ -18,11 +18,14 @@ class ZeroGradient:
     measured, too.
 
     Args:
-        objective: One that is bounded, and has reached its bound, has done what it should.
+        objective: One that is bounded, and has reached its bound, has done what it should; so has one that pushed
+            before, and whose loss is zero now, as a hinge's.
     """
 
     def __init__(self, objective: Objective) -> None:
         self._is_bounded = any(isinstance(part, Bounded) for part in objective.modules())
+        self._name = type(objective).__name__
+        self._has_pushed = False
         self._steps = 0
         self._has_spoken = False
 
@@ -40,16 +43,18 @@ class ZeroGradient:
         if self._has_spoken or "forget_norm" not in values:
             return
         self._steps = self._steps + 1 if float(values["forget_norm"]) == 0 else 0
+        self._has_pushed |= self._steps == 0
         if self._steps == _IN_A_ROW:
             self._has_spoken = True
             self._say(float(values["forget"]))
 
     def _say(self, loss: float) -> None:
-        if self._is_bounded and loss == 0:
+        if loss == 0 and (self._is_bounded or self._has_pushed):
+            own = f"`{self._name}` has nothing left to ask for"
+            reached = "`Bounded` has reached its bound" if self._is_bounded else own
             rank_zero_info(
-                f"`Bounded` has reached its bound: in {_IN_A_ROW} steps in a row the forget loss and its gradient were "
-                "zero. That is what it is for. Nothing pushes any more, until training on the retain data brings something "
-                "back."
+                f"{reached}: in {_IN_A_ROW} steps in a row the forget loss and its gradient were zero. That is what it is "
+                "for. Nothing pushes any more, until training on the retain data brings something back."
             )
             return
         rank_zero_warn(

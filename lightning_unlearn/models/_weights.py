@@ -173,16 +173,29 @@ def plain_key(name: str) -> str:
 def without_prefix(given: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
     """``given`` without the prefix that fits most names of ``own``, such as a LightningModule's name for its network.
 
+    Or with it, if it is ``own`` that has one: weights of the bare network for a module that wraps it.
+
     Example:
         >>> without_prefix({"network.bias": torch.ones(1)}, ["bias"])
         {'bias': tensor([1.])}
+        >>> without_prefix({"bias": torch.ones(1)}, ["network.bias"])
+        {'network.bias': tensor([1.])}
     """
     own = list(own)
-    ends = Counter(
-        name.removesuffix(mine) for name in given for mine in own if name == mine or name.endswith(f".{mine}")
-    )
-    prefix = max(ends, key=lambda p: ends[p], default="")
+    prefix = _prefix(given, own)
+    if prefix is None:
+        inner = _prefix(own, given) or ""
+        return {f"{inner}{name}": value for name, value in given.items()}
     return {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+
+
+def _prefix(outer: Iterable[str], inner: Iterable[str]) -> str | None:
+    """What stands before most names of ``inner`` in ``outer``; ``None`` if none of them is there."""
+    inner = list(inner)
+    ends = Counter(
+        name.removesuffix(mine) for name in outer for mine in inner if name == mine or name.endswith(f".{mine}")
+    )
+    return max(ends, key=lambda p: ends[p], default=None)
 
 
 def _refuse_misfits(

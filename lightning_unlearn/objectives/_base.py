@@ -72,9 +72,10 @@ class Objective(nn.Module, ABC):
             raise ValueError(
                 f"`{type(self).__name__}` should get logits. Found `{readout!r}`, which gives the loss of `training_step` "
                 "and nothing else. Use an objective that needs no more, such as `NPO()`, `SimNPO()` or "
-                "`Bounded(GradientAscent(), bound=...)`, or write a `Readout` of your own, which gives a `Prediction`: "
-                "`help(lightning_unlearn.Readout)` has one in six lines. An objective of yours that only reads likelihoods "
-                "says so by `needs_logits = False`."
+                "`Bounded(GradientAscent(), bound=...)`. A classifier whose loss is another one (label smoothing, class "
+                "weights) gives its logits by `readout=ClassificationReadout()`. Else write a `Readout` of your own, which "
+                "gives a `Prediction`: `help(lightning_unlearn.Readout)` has one in six lines. An objective of yours that "
+                "only reads likelihoods says so by `needs_logits = False`."
             )
 
     @override

@@ -9,12 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from safetensors.torch import save_model
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
-from lightning_unlearn import Encoding, FileRecords, Quantize, Relearn, TinyCausalLM, UnlearningModule
+from lightning_unlearn import (
+    Encoding,
+    FileRecords,
+    Prediction,
+    Quantize,
+    Readout,
+    Relearn,
+    TinyCausalLM,
+    UnlearningModule,
+)
 from lightning_unlearn.attacks import Attack, expanded
 from lightning_unlearn.auditing import (
     Given,
@@ -28,6 +40,7 @@ from lightning_unlearn.auditing import (
 from lightning_unlearn.audits import Audit, LayerProbe, Measure, Membership, Unattacked
 from lightning_unlearn.checks import _audits_under_attack, _costs
 from lightning_unlearn.observation import Observation
+from lightning_unlearn.readouts import content_key
 from lightning_unlearn.report import RobustnessReport
 from lightning_unlearn.runtime import Misfit
 
@@ -331,3 +344,77 @@ def test_weights_alone_ask_for_a_network(weights: dict[str, str], tmp_path: Path
 def test_text_without_a_tokenizer_asks_for_one(weights: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="should be encoded by the tokenizer.*Give `encoding="):
         audited(weights, tmp_path, encoding=None)
+
+
+class Logs(Dataset[Any]):
+    """Somebody's rows, and whom each is about."""
+
+    def __init__(self, seed: int) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        self.events = torch.randint(0, 9, (12, 5), generator=draw)
+        self.tags = torch.randint(0, 3, (12, 5), generator=draw)
+        self.tags[::2, 3:] = -100
+        self.entities = [f"device {number // 2}" for number in range(12)]
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"events": self.events[index], "tags": self.tags[index]}
+
+
+class Tagger(pl.LightningModule):
+    """Somebody's module: of dictionaries, without a `validation_step`."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.net = nn.Sequential(nn.Embedding(9, 16), nn.Linear(16, 3))
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        tags: torch.Tensor = self.net(batch["events"])
+        return tags
+
+
+class Tags(Readout):
+    """One row per tag."""
+
+    def __call__(self, network: nn.Module, batch: Any) -> Prediction:
+        said = batch["tags"] != -100
+        return Prediction(network(batch)[said], batch["tags"][said], said.nonzero()[:, 0], batch_size=len(said))
+
+    def keys(self, batch: Any) -> list[str]:
+        return [content_key(*row) for row in zip(batch["events"], batch["tags"], strict=True)]
+
+
+def test_a_module_of_ones_own_is_audited_by_its_checkpoints_and_data(tmp_path: Path) -> None:
+    paths = {who: tmp_path / f"{who}.ckpt" for who in ("original", "unlearned")}
+    for who, path in paths.items():
+        torch.save({"state_dict": Tagger(SEEDS[who]).state_dict()}, path)
+    forget, retain = (DataLoader(Logs(seed), batch_size=4) for seed in (1, 2))
+    report = audit(
+        str(paths["unlearned"]),
+        forget,
+        retain,
+        original=str(paths["original"]),
+        network=Tagger(seed=9),
+        readout=Tags(),
+        preset="quick",
+        folder=str(tmp_path / "audit"),
+        accelerator="cpu",
+        progress=False,
+    )
+    rows = next(iter(DataLoader(Logs(1), batch_size=12)))
+    for who in paths:
+        with torch.no_grad():
+            nll = F.cross_entropy(Tagger(SEEDS[who])(rows).mT, rows["tags"], reduction="none").sum(1)
+        expected = (-nll / (rows["tags"] != -100).sum(1)).exp().mean().item()
+        assert levels(report)[who] == pytest.approx(expected, rel=1e-4)
+    assert {level.interval.entities for level in report.levels if level.metric == "probability"} == {6}
+    assert {"int4", "relearn"} <= {found.attack for found in report.recoveries}
+
+
+def test_weights_alone_say_where_modules_of_ones_own_are_audited(weights: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"is audited in Python, by `lightning_unlearn.auditing.audit"):
+        audit(weights["unlearned"], "forget.jsonl", "retain.jsonl")

@@ -54,6 +54,7 @@ from lightning_unlearn.audits import Measure
 from lightning_unlearn.engine import decided_readout
 from lightning_unlearn.guards import PerExample
 from lightning_unlearn.metrics import ExactMemorization
+from lightning_unlearn.objectives import UniformLabel
 from lightning_unlearn.readouts import TrainingStepReadout
 
 every = pytest.mark.parametrize("kind", OWN_LOSSES, ids=lambda kind: kind.__name__)
@@ -237,6 +238,48 @@ def test_objectives_that_need_logits_are_refused_by_name() -> None:
             Unlearn(KLToReference(), readout=readout).setup(trainer_of(module), module, "fit")
     with pytest.raises(ValueError, match=r"`KLToReference` should get logits"):
         fit(Embedding(), Unlearn(KLToReference()))
+
+
+def test_a_classifier_with_smoothed_labels_gives_logits_by_the_readout_that_the_refusal_names() -> None:
+    """That it is not what `training_step` computes is said once more, and it is used all the same."""
+    with pytest.raises(ValueError, match=r"label smoothing.*`readout=ClassificationReadout\(\)`"):
+        fit(Smoothed(), Unlearn(UniformLabel()))
+    with pytest.warns(UserWarning, match="It is used all the same"):
+        trainer = fit(Smoothed(), Unlearn(UniformLabel(), readout=ClassificationReadout()))
+    assert trainer.callback_metrics["unlearn/forget"] > 0
+
+
+class OfDictionaries(pl.LightningModule):
+    """Somebody's batches, of names that nobody can guess."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(8, 3)
+
+    def forward(self, batch: Any) -> Tensor:
+        said: Tensor = self.net(batch["events"])
+        return said
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch), batch["tags"])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_why_a_readout_does_not_fit_is_said_with_the_way_out(caplog: pytest.LogCaptureFixture) -> None:
+    """An error ends with what to do: that is not what is cut off."""
+    retain, forget = (
+        DataLoader([{"events": torch.full((8,), x), "tags": torch.tensor(0), "device": "a", "hours": 0.5}] * 8, 4)
+        for x in (1.0, 2.0)
+    )
+    with caplog.at_level(logging.INFO):
+        fit(OfDictionaries(), Unlearn(NPO()), data=ForgetRetainData(retain=retain, forget=forget))
+    (said,) = [record.message for record in caplog.records if "does not fit" in record.message]
+    assert (
+        "Say where they are with `ClassificationReadout(inputs=..., labels=...)`, or use `TrainingStepReadout()`."
+        in said
+    )
 
 
 def trainer_of(module: Shape) -> pl.Trainer:

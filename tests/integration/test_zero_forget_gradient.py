@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_unlearn import Bounded, ClassificationReadout, GradientAscent, Unlearn
-from lightning_unlearn.objectives import Objective
+from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
+from lightning_unlearn.objectives import LogitMarginFlattening, Objective
 
 ZERO = "Found no non-zero entry in 3 steps in a row"
 
@@ -81,3 +82,23 @@ def test_a_single_batch_without_a_label_is_fine() -> None:
     labels = torch.tensor([-100] * 4 + [1] * 4)
     forget = DataLoader(TensorDataset(torch.randn(8, 8), labels), batch_size=4)
     assert fit(SomebodysModule(), GradientAscent(), forget) == []
+
+
+def looked(norms: list[float], objective: Objective) -> ZeroGradient:
+    looks = ZeroGradient(objective)
+    for norm in norms:
+        looks.saw({"forget": torch.tensor(norm), "forget_norm": torch.tensor(norm)})
+    return looks
+
+
+def test_an_objective_that_pushed_and_has_nothing_left_is_no_problem(caplog: pytest.LogCaptureFixture) -> None:
+    """As a hinge of the user's own, once it has got where it wants to. A warning would be an error here."""
+    with caplog.at_level(logging.INFO):
+        looked([0.5, 0.0, 0.0, 0.0, 0.0], LogitMarginFlattening())
+    (said,) = [r.message for r in caplog.records]
+    assert said.startswith("`LogitMarginFlattening` has nothing left to ask for")
+
+
+def test_one_that_never_pushed_is() -> None:
+    with pytest.warns(UserWarning, match=ZERO):
+        looked([0.0, 0.0, 0.0], LogitMarginFlattening())

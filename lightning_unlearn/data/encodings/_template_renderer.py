@@ -56,7 +56,9 @@ class TemplateRenderer:
     def _template(self) -> str:
         if getattr(self.tokenizer, "chat_template", None) is None:
             raise ValueError(
-                f"The tokenizer should have a chat template. `{self.name}` has none: use `template='plain'`."
+                f"The tokenizer should have a chat template. `{self.name}` has none: use "
+                "`Encoding(..., template='plain')`; as arguments of `audit`, `--encoding lightning_unlearn.Encoding "
+                f"--encoding.tokenizer {self.name} --encoding.template plain`."
             )
         template = str(self.tokenizer.get_chat_template(tools=self._arguments.get("tools")))
         if unknown := [name for name in self._own if not re.search(rf"\b{re.escape(name)}\b", template)]:

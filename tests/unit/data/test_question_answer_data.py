@@ -203,7 +203,7 @@ def test_a_generation_prompt_that_is_no_prefix_changes_nothing(tokenizer):
 
 def test_a_tokenizer_without_chat_template_is_refused(tokenizer):
     tokenizer.chat_template = None
-    with pytest.raises(ValueError, match="has none: use `template='plain'`"):
+    with pytest.raises(ValueError, match=r"has none: use `Encoding\(..., template='plain'\)`"):
         Encoding(tokenizer)(one_row())
 
 
