@@ -5,13 +5,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 from typing_extensions import override
 
 from lightning_unlearn.attacks._on_kernels import Kernel, OnKernels
+from lightning_unlearn.functional.quantization import round_to_codebook
 from lightning_unlearn.functional.settings import check_not_negative
 from lightning_unlearn.models._extras import require
 
 _BITS = {"int8": 8, "nf4": 4, "fp4": 4}
+_BLOCK = 64
+"""Weights that share a scale, by default."""
+
 _NO_NUMBERS = "meta"
 """Where layers are made, so that their first weights are not drawn."""
 
@@ -97,10 +102,15 @@ def _int8(weight: Tensor, bias: Tensor | None, threshold: float) -> Kernel:
     return lambda x: layer(x.half()).to(x.dtype)
 
 
-def _four_bits(weight: Tensor, bias: Tensor | None, kind: str) -> Kernel:
+def _four_bits(weight: Tensor, bias: Tensor | None, kind: Literal["nf4", "fp4"]) -> Kernel:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     outputs, inputs = weight.shape
+    if weight.device.type == "cpu" and inputs % _BLOCK:
+        # Where rows end within a block of scales, the kernel for CPUs with AVX-512 reads wrong ones (0.50): what a layer of
+        # that width would compute elsewhere, in our words.
+        rounded = round_to_codebook(weight, kind, block_size=_BLOCK)
+        return lambda x: linear(x, rounded, bias)
     dtype = weight.dtype if weight.element_size() <= 4 else torch.float32  # no kernel knows float64
     has_bias, settings = bias is not None, {"compress_statistics": False, "quant_type": kind}
     layer: Any = Linear4bit(inputs, outputs, has_bias, compute_dtype=dtype, device=_NO_NUMBERS, **settings)

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
+
+_REPACKS = "support_avx512bf16_for_cpu"
 
 
 @contextmanager
@@ -22,14 +25,21 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
         [True, False]
     """
     modes = [(module, module.training) for module in network.modules()]
+    # On some CPUs bitsandbytes repacks 4-bit weights in the first evaluation pass, in place and with rounded scales, for a
+    # kernel that rounds inputs, too. A network that is looked at would be another one afterwards.
+    repacking: list[Any] = [module for module, _ in modes if getattr(module, _REPACKS, False)]
     is_recurrent = torch.is_grad_enabled() and any(isinstance(module, nn.RNNBase) for module, _ in modes)
     network.eval()
+    for module in repacking:
+        setattr(module, _REPACKS, False)
     try:
         with torch.backends.cudnn.flags(enabled=False) if is_recurrent else nullcontext():
             yield
     finally:
         for module, mode in modes:
             module.training = mode
+        for module in repacking:
+            setattr(module, _REPACKS, True)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import copy
 from math import prod
 from typing import Any
 
@@ -80,9 +81,14 @@ def _from_4bit(weight: Any, module: Any) -> Tensor:
     if state is None:  # not packed yet: bitsandbytes does that when the weight is moved to its device
         plain: Tensor = weight.data
         return plain
-    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes import functional
 
-    values: Tensor = dequantize_4bit(weight.data, state)
+    codes = weight.data
+    if getattr(state, "packing_format_for_cpu", False):  # by an evaluation pass on some CPUs: see `runtime.eval_mode`
+        scales = state.absmax.T.reshape(-1).float()
+        codes, state = functional._convert_weight_packed_for_cpu_inverse(codes, copy(state))
+        state.absmax, state.nested = scales, False
+    values: Tensor = functional.dequantize_4bit(codes, state)
     return values
 
 

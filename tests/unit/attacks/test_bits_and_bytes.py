@@ -34,6 +34,9 @@ def test_under_attack_a_model_says_what_it_says_where_it_is_loaded_in_few_bits(k
     deployed = AutoModelForCausalLM.from_pretrained(
         folder(), quantization_config=config, device_map={"": "cpu"}, dtype=dtype
     )
+    for layer in deployed.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):  # a kernel of some CPUs alone, which rounds inputs, too
+            layer.support_avx512bf16_for_cpu = False
     network = PretrainedCausalLM(folder(), dtype="float16" if kernel == "int8" else "float32")
     plain = said(network)
     with BitsAndBytes(kernel)(network) as points:

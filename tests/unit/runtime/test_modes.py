@@ -83,3 +83,20 @@ def test_backward_of_recurrent_layers_is_without_cudnn(network: nn.Module, enabl
     except RuntimeError:
         pass
     assert torch.backends.cudnn.enabled == before
+
+
+def test_a_pass_that_looks_on_repacks_no_weights() -> None:
+    """As bitsandbytes does, on CPUs that have a kernel for it, in the first evaluation pass, and never undoes."""
+    bnb = pytest.importorskip("bitsandbytes", reason="whose layers repack")
+    layer = bnb.nn.Linear4bit(64, 32, quant_type="nf4", compute_dtype=torch.float32).to("cpu")
+    layer.support_avx512bf16_for_cpu = True  # on every machine: without the kernel, the pass would fail
+    network, x = nn.Sequential(layer, nn.Linear(32, 2)), torch.randn(3, 64)
+    codes, scales = layer.weight.data.clone(), layer.weight.quant_state.absmax.clone()
+    with eval_without_grad(network):
+        network(x)
+    assert torch.equal(layer.weight.data, codes)
+    assert torch.equal(layer.weight.quant_state.absmax, scales)
+    assert layer.support_avx512bf16_for_cpu is True
+    with pytest.raises(ZeroDivisionError), eval_without_grad(network):
+        1 / 0
+    assert layer.support_avx512bf16_for_cpu is True
