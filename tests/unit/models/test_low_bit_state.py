@@ -13,7 +13,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from lightning_unlearn.models import loads_low_bit
-from lightning_unlearn.runtime import checksum
+from lightning_unlearn.runtime import checksum, eval_without_grad
 
 bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes stores weights in few bits")
 pytestmark = pytest.mark.filterwarnings("ignore:MatMul8bitLt:UserWarning")
@@ -91,7 +91,9 @@ def test_layers_that_were_not_moved_to_their_device_yet(kind: str) -> None:
     wanted, new, x = layer().to("cpu"), layer(), torch.randn(3, 64)
     loads_low_bit(new)
     new.load_state_dict(wanted.state_dict())
-    assert torch.equal(new.to("cpu").eval()(x), wanted.eval()(x))
+    new.to("cpu")
+    with eval_without_grad(new), eval_without_grad(wanted):
+        assert torch.equal(new(x), wanted(x))
 
 
 def test_other_modules_with_such_names_load_as_ever() -> None:
