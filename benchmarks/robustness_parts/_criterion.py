@@ -23,13 +23,15 @@ def lead(unlearned: Mapping[str, Sequence[float]], control: Mapping[str, Sequenc
 def chosen_rate(trials: Sequence[Mapping[str, Any]]) -> float:
     """The rate of the trial with the smallest lead among those that keep 0.95 of the retain probability.
 
-    If none does, the one that keeps most.
+    If none does, the one with the largest difference of what it keeps and the lead. A trial of which no weights but the
+    original's were within the budget keeps all, and has done nothing: it is chosen if there is no other.
     """
     worked = [trial for trial in trials if "error" not in trial]
     if not worked:
         raise ValueError(f"At least one trial should have worked. Found {[trial['error'] for trial in trials]}.")
-    good = [trial for trial in worked if kept(trial) >= KEEP]
-    best = min(good, key=lambda trial: trial["lead"]) if good else max(worked, key=kept)
+    moved = [trial for trial in worked if trial["steps"]] or worked
+    good = [trial for trial in moved if kept(trial) >= KEEP]
+    best = min(good or moved, key=lambda trial: trial["lead"] - (0 if good else kept(trial)))
     return float(best["rate"])
 
 

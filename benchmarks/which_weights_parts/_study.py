@@ -12,14 +12,14 @@ from robustness_parts._study import Study
 from typing_extensions import override
 
 SELECTORS = Path(__file__).parent / "selectors.yaml"
-RATES = (5e-4, 2e-3, 8e-3)
+RATES = (1.25e-4, 5e-4, 2e-3)
 """The same for all: what moves fewer weights may need to move them further."""
-STEPS = {"bundled": (128, 8), "stories260k": (30, 3)}
+STEPS = {"bundled": (128, 8), "stories260k": (60, 4)}
 """Of forgetting, and between two looks at the budget."""
 
 
 def settings(name: str) -> Setting:
-    """A setting of `robustness.py`, with rates wide enough for a tenth of the weights, and half as many steps."""
+    """A setting of `robustness.py`, with rates wide enough for a tenth of the weights."""
     steps, every = STEPS[name]
     return replace(SETTINGS[name], rates=RATES, steps=steps, every=every)
 

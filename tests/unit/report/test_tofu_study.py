@@ -30,8 +30,8 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 NAMES = list(methods(BENCHMARKS / "tofu_parts" / "methods.yaml"))
 
 
-def trial(rate: float, lead: float, kept: float = 1.0) -> dict[str, Any]:
-    return {"rate": rate, "lead": lead, "retain": [0.8 * kept], "original retain": [0.8]}
+def trial(rate: float, lead: float, kept: float = 1.0, steps: int = 30) -> dict[str, Any]:
+    return {"rate": rate, "lead": lead, "retain": [0.8 * kept], "original retain": [0.8], "steps": steps}
 
 
 # What is chosen
@@ -42,10 +42,21 @@ def trial(rate: float, lead: float, kept: float = 1.0) -> dict[str, Any]:
     [
         ([trial(1.0, 0.3), trial(2.0, 0.1), trial(3.0, 0.2)], 2.0),
         ([trial(1.0, 0.3), trial(2.0, 0.1, kept=0.9), trial(3.0, 0.2)], 3.0),
-        ([trial(1.0, 0.3, kept=0.8), trial(2.0, 0.1, kept=0.7)], 1.0),
+        ([trial(1.0, 0.3, kept=0.8), trial(2.0, 0.25, kept=0.7)], 1.0),
+        ([trial(1.0, 0.3, kept=0.8), trial(2.0, 0.1, kept=0.7)], 2.0),
+        ([trial(1.0, 0.3, kept=0.8), trial(2.0, 0.9, steps=0)], 1.0),
+        ([trial(1.0, 0.9, steps=0), trial(2.0, 0.9, steps=0)], 1.0),
         ([{"error": "it broke"}, trial(2.0, 0.9)], 2.0),
     ],
-    ids=["least lead", "of those that keep enough", "else what keeps most", "of those that worked"],
+    ids=[
+        "least lead",
+        "of those that keep enough",
+        "else what keeps more",
+        "or leads so much less",
+        "not what did nothing",
+        "unless all did nothing",
+        "of those that worked",
+    ],
 )
 def test_the_rate_is_chosen_by_lead_and_by_what_is_kept(trials: list[dict[str, Any]], rate: float) -> None:
     assert chosen_rate(trials) == rate
