@@ -169,12 +169,12 @@ def _recovered(group: Group, metric: str, worst: Recovery) -> str:
 def price_sentence(worst: Recovery, utility: str) -> str:
     """What an attack costs the rest of the model, in words and as a number."""
     if worst.price is None or not math.isfinite(worst.price):
-        return "What this costs the rest of the model was not measured."
+        return "What that attack costs the rest of the model was not measured."
     if worst.price <= 0:
-        return f"It costs the rest of the model nothing: its retain {utility} does not fall."
+        return f"That attack costs the rest of the model nothing: its retain {utility} does not fall."
     digits = 0 if worst.price >= 0.1 else 1
     share = percent(worst.price, digits=digits)
-    return f"The rest of the model loses {rough(worst.price)} of its retain {utility} ({share})."
+    return f"That attack costs the rest of the model {rough(worst.price)} of its retain {utility} ({share})."
 
 
 def _more_without_control(worst: Recovery, recoveries: Sequence[Recovery]) -> str:

@@ -13,7 +13,7 @@ def test_an_attack_that_breaks_the_model_leads_all_the_same_and_names_its_price(
     said = made.summary["verdict"]
     # (0.75 - 0.1) / (0.8 - 0.1) and (0.8 - 0.2) / 0.8, by hand
     assert "wreck at step 1, brings back 92.9 % [" in said
-    assert "The rest of the model loses most of its retain probability (75 %)." in said
+    assert "That attack costs the rest of the model most of its retain probability (75 %)." in said
 
 
 def test_the_worst_case_is_over_all_points_not_among_those_that_leave_a_working_model():
@@ -150,11 +150,11 @@ def test_a_third_split_is_shown_and_changes_nothing_else():
 @pytest.mark.parametrize(
     ("left", "words"),
     [
-        (0.8, "It costs the rest of the model nothing: its retain probability does not fall."),
-        (0.9, "It costs the rest of the model nothing"),
-        (0.796, "loses next to nothing of its retain probability (0.5 %)"),
-        (0.4, "loses about half of its retain probability (50 %)"),
-        (0.02, "loses nearly all of its retain probability (98 %)"),
+        (0.8, "That attack costs the rest of the model nothing: its retain probability does not fall."),
+        (0.9, "That attack costs the rest of the model nothing"),
+        (0.796, "costs the rest of the model next to nothing of its retain probability (0.5 %)"),
+        (0.4, "costs the rest of the model about half of its retain probability (50 %)"),
+        (0.02, "costs the rest of the model nearly all of its retain probability (98 %)"),
     ],
 )
 def test_the_price_is_said_in_words_and_as_a_number(left, words):
@@ -163,7 +163,9 @@ def test_the_price_is_said_in_words_and_as_a_number(left, words):
 
 def test_a_price_that_nobody_measured_is_said_to_be_unknown():
     observations = [o for o in study() if not (o.attacked and o.split == "retain")]
-    assert "What this costs the rest of the model was not measured." in report_of(observations).summary["verdict"]
+    assert (
+        "What that attack costs the rest of the model was not measured." in report_of(observations).summary["verdict"]
+    )
 
 
 def test_a_point_without_a_finite_number_never_leads_and_is_named():
