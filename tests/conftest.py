@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two processes on two cores collapse otherwise
@@ -13,6 +15,17 @@ from _shared_data import DATA
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _logs_are_left_as_they_were() -> Iterator[None]:
+    """A study that runs in this process silences them for good."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning_unlearn")
+    loggers = [logging.getLogger(name + part) for name in names for part in ("", ".utilities.rank_zero")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session", autouse=True)

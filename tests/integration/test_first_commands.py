@@ -118,10 +118,8 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     # It goes to the package that was imported last.
     monkeypatch.setattr(rank_zero, "log", logging.getLogger("lightning.pytorch.utilities.rank_zero"))
     logger.addHandler(handler)
-    before = logger.level  # as another test in this process has left it
     logger.setLevel(logging.INFO)
     yield told
-    logger.setLevel(before)
     logger.removeHandler(handler)
 
 
