@@ -147,20 +147,26 @@ def _mask_for(network: nn.Module, packed: Packed) -> Tensor:
     model: Any = base_model(network)
     visible = packed.visible
     if model.config._attn_implementation == "sdpa":
-        # Where launches cost more than products, as on a GPU, one masked call is the cheaper one.
-        return RowMask.of(packed) if visible.device.type == "cpu" else visible
+        return RowMask.of(packed) if _attends_by_rows(model.config, packed) else visible
     dtype: torch.dtype = model.dtype  # eager attention adds the mask to its scores
     return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
 
 
 def _pays(network: nn.Module, packed: Packed, labels: Tensor) -> bool:
     """Whether fewer tokens outweigh longer attention, by the operations of one Transformer layer."""
-    width = getattr(base_model(network).config, "hidden_size", 0)
+    config: Any = base_model(network).config
+    width = getattr(config, "hidden_size", 0)
+    length = packed.tokens.shape[1]
+    context = labels.shape[1] if _attends_by_rows(config, packed) else length
 
     def operations(tokens: int, context: int) -> int:
         # Two per weight, of which a layer has about 12 width^2; and for attention two per pair and channel, twice:
         # for the scores, and for the weighted sum of values.
         return tokens * (24 * width**2 + 4 * context * width)
 
-    length = packed.tokens.shape[1]
-    return operations(length, length) < operations(labels.numel(), labels.shape[1])
+    return operations(length, context) < operations(labels.numel(), labels.shape[1])
+
+
+def _attends_by_rows(config: Any, packed: Packed) -> bool:
+    # Where launches cost more than products, as on a GPU, one masked call is the cheaper one.
+    return config._attn_implementation == "sdpa" and packed.visible.device.type == "cpu"

@@ -129,6 +129,18 @@ def test_fewer_tokens_reach_the_network() -> None:
     assert seen == [5 + (12 - 5) + (9 - 5) + (14 - 5) + (7 - 5)]
 
 
+@pytest.mark.parametrize(("attention", "tokens"), [("sdpa", 16 * (8 + 14)), ("eager", 32 * 14)])
+def test_many_rows_are_packed_where_attention_goes_row_by_row(attention: str, tokens: int) -> None:
+    """In a narrow network, attention of all to all would cost more than the padding saves."""
+    net, data, seen = network("llama", attention), batch(prefix=1, lengths=(8, 14) * 16), []
+    data["input_ids"][:, 0] = torch.arange(3, 35)  # rows share nothing
+    readout = PackedCausalLMReadout()
+    readout(net, data)
+    net.model.layers[0].register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[0] * args[0].shape[1]))
+    readout(net, data)
+    assert seen == [tokens]
+
+
 def test_adapter_gets_the_same_gradient() -> None:
     net, data = LoRA(r=4).wrap(network("llama")), batch()
     with torch.no_grad():
