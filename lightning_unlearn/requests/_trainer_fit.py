@@ -38,6 +38,8 @@ class TrainerFit(RequestFit):
         scheduler: From an optimizer to a scheduler, stepped after each step.
         epochs: Passes over the rows of a request.
         batch_size: Rows per batch.
+        retain_batch_size: Rows of retain data beside each batch, ``batch_size`` by default. A request is forgotten in few
+            steps: what must stay is shown often enough only if each shows much of it.
         retain: What training on retain data minimises; each fit has a copy. Defaults to :class:`CrossEntropy`.
         projector: As in :class:`Unlearn`.
         order: Which retain rows go with which forget rows.
@@ -63,6 +65,7 @@ class TrainerFit(RequestFit):
         scheduler: LRSchedulerCallable | None = None,
         epochs: int = 3,
         batch_size: int = 8,
+        retain_batch_size: int | None = None,
         retain: Objective | None = None,
         projector: Projector | None = None,
         order: Order | None = None,
@@ -76,6 +79,8 @@ class TrainerFit(RequestFit):
         self.optimizer = _adamw if optimizer is None else optimizer
         self.scheduler = scheduler
         self.epochs, self.batch_size = epochs, batch_size
+        self.retain_batch_size = batch_size if retain_batch_size is None else retain_batch_size
+        check_whole("retain_batch_size", self.retain_batch_size)
         self.retain = CrossEntropy() if retain is None else retain
         self.order = RandomOrder() if order is None else order
         self.callbacks = callbacks
@@ -92,9 +97,11 @@ class TrainerFit(RequestFit):
     def fit_(self, job: Job, objective: Objective, retain: Objective) -> dict[str, Any]:
         """Fit ``job.network``. Returns the number of steps."""
         pl.seed_everything(job.seed, verbose=False)
-        settings = LoaderSettings(batch_size=self.batch_size, seed=job.seed)
+        beside, settings = (
+            LoaderSettings(batch_size=size, seed=job.seed) for size in (self.retain_batch_size, self.batch_size)
+        )
         data = ForgetRetainData(
-            retain=QuestionAnswerData(job.retain, job.encoding, settings),
+            retain=QuestionAnswerData(job.retain, job.encoding, beside),
             forget=QuestionAnswerData(job.request.records, job.encoding, settings),
             order=deepcopy(self.order),
             seed=job.seed,
@@ -131,6 +138,7 @@ class TrainerFit(RequestFit):
             "callbacks": _named(self.callbacks),
             "epochs": self.epochs,
             "batch_size": self.batch_size,
+            "retain_batch_size": self.retain_batch_size,
             "trainer": {name: repr(value) for name, value in self.trainer.items()},
         }
 

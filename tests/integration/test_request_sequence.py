@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_unlearn import GroupSparse, RegLoRA
+from lightning_unlearn import FIT, GroupSparse, RegLoRA, UnlearningModule
 from lightning_unlearn.requests import (
     AdaptersAlone,
     Job,
@@ -153,6 +154,20 @@ def test_no_fit_gets_a_retain_row_that_any_request_names_also_none_to_come(tmp_p
         retained = job.retain.questions()
         assert not {row.entity for row in retained} & asked
         assert len(retained) == 120 - 24
+
+
+@pytest.mark.parametrize("kind", [plain_fit, partial(FIT, tiny, layers=1, trainer={"accelerator": "cpu"})])
+def test_what_must_stay_is_shown_in_batches_of_its_own_size(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[int] = []
+
+    def see(self: Any, batch: Any, batch_idx: int) -> None:
+        shown.append(len(batch["input_ids"]))
+
+    monkeypatch.setattr(UnlearningModule, "on_train_batch_start", see)
+    sequence(tmp_path, kind(epochs=2, batch_size=3, retain_batch_size=24)).run(requests(1))
+    assert shown == [24] * (2 * 6 // 3)
 
 
 def test_each_job_knows_what_was_done_before(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.objectives import NPO, CrossEntropy, KLToReference, Objective, RandomLabel
+from lightning_unlearn.projectors import Projector
 from lightning_unlearn.requests._request import Request
 from lightning_unlearn.requests._request_fit import Job
 from lightning_unlearn.requests._trainer_fit import TrainerFit
@@ -51,6 +52,8 @@ class FIT(TrainerFit):
         lr: Highest rate.
         epochs: Passes over the rows of a request.
         batch_size: Rows per batch.
+        retain_batch_size: As in :class:`TrainerFit`.
+        projector: As in :class:`Unlearn`, such as ``WeightedSum(retain=10.0)``.
         trainer: As in :class:`TrainerFit`.
 
     Example:
@@ -73,12 +76,23 @@ class FIT(TrainerFit):
         lr: float = 3e-5,
         epochs: int = 3,
         batch_size: int = 8,
+        retain_batch_size: int | None = None,
+        projector: Projector | None = None,
         trainer: Mapping[str, Any] | None = None,
     ) -> None:
         check_whole("layers", layers)
         check_positive("lr", lr)
         adamw = partial(torch.optim.AdamW, lr=lr, betas=(0.9, 0.95), weight_decay=0.1)
-        super().__init__(network, NPO(beta=0.1), optimizer=adamw, epochs=epochs, batch_size=batch_size, trainer=trainer)
+        super().__init__(
+            network,
+            NPO(beta=0.1),
+            optimizer=adamw,
+            epochs=epochs,
+            batch_size=batch_size,
+            retain_batch_size=retain_batch_size,
+            projector=projector,
+            trainer=trainer,
+        )
         self.redundancy = RedundancyFilter() if redundancy is None else redundancy
         self.thresholds = AtQuantiles() if thresholds is None else thresholds
         self.layers, self.lr = layers, lr
