@@ -17,9 +17,10 @@ All have the same rows, order and number of epochs, large retain batches, and re
 but for `npo-no-retain`: without those, each request takes a little of what must stay, and thirty take all. `fit`'s
 rate has a schedule. Where a setting has several rates (stories260k), each method tries all of them on three requests of
 other authors, and takes the one that leaves the least of those that keep 0.9 of what must stay; if none does, the one that
-keeps most. *rate*: the chosen one. *left*: answer probability of a request right after it, as a share of that at the start, mean and largest. *came back*: the most that
-an earlier request gained since its own fit, as a share of what was known. *must stay*: retain probability at the end,
-as a share of that at the start. *forget degree*, *retain utility*: FIT's, at the end.
+keeps most. *rate*: the chosen one. *left*: answer probability of a request right after it, as a share of that at the
+start, mean and largest. *came back*: the most that an earlier request gained since its own fit, as a share of what was
+known. *must stay*: retain probability at the end, as a share of that at the start. *forget degree*, *retain utility*:
+FIT's, at the end.
 
 `--seed` is that of teaching and of the sequence. `sequence.png` of each method is in its folder. Writes
 `benchmarks/results/requests_<model>.json`.
