@@ -16,11 +16,12 @@ Each request is one author of TOFU. The network is taught all authors first; a c
 All have the same rows, order and number of epochs, large retain batches, and retain gradients that count several times,
 but for `npo-no-retain`: without those, each request takes a little of what must stay, and thirty take all. `fit`'s
 rate has a schedule. Where a setting has several rates (stories260k), each method tries all of them on three requests of
-other authors, and takes the one that leaves the least of those that keep 0.9 of what must stay; if none does, the one that
-keeps most. *rate*: the chosen one. *left*: answer probability of a request right after it, as a share of that at the
-start, mean and largest. *came back*: the most that an earlier request gained since its own fit, as a share of what was
-known. *must stay*: retain probability at the end, as a share of that at the start. *forget degree*, *retain utility*:
-FIT's, at the end.
+other authors, and takes the one that leaves the least of those that would keep 0.9 of what must stay after all requests, if
+each took the same share; if none does, the one that keeps most.
+*rate*: the chosen one. *left*: answer probability of a request right after it, as a share of that at the start, mean
+and largest. *came back*: the most that an earlier request gained since its own fit, as a share of what was known. *must
+stay*: retain probability at the end, as a share of that at the start. *forget degree*, *retain utility*: FIT's, at the
+end.
 
 `--seed` is that of teaching and of the sequence. `sequence.png` of each method is in its folder. Writes
 `benchmarks/results/requests_<model>.json`.
@@ -240,7 +241,8 @@ def tuned_rate(setting: Setting, method: str, folder: Path) -> float:
     little = replace(setting, first=setting.asked + setting.kept, asked=TRIED)
     tried = {rate: trial(little, method, folder / "tuning", rate) for rate in rates}
     kept = {rate: rows[-1]["retained"] for rate, rows in tried.items()}
-    enough = [rate for rate in rates if kept[rate] >= KEEP]
+    # As much as leaves enough at the end, if every request takes the same share.
+    enough = [rate for rate in rates if kept[rate] >= KEEP ** (TRIED / setting.asked)]
     if not enough:
         return max(rates, key=lambda rate: kept[rate])
     return min(enough, key=lambda rate: sum(row["left"] for row in tried[rate]))
