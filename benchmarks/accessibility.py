@@ -118,8 +118,13 @@ def about(file: Path, page: str) -> dict[str, Any]:
 def _run() -> str:
     return f"""
     const why = n => [...n.any, ...n.all, ...n.none].map(c => c.message)[0] || '';
+    // By reason, with one element of each: a picture has hundreds of words.
+    const grouped = nodes => nodes.reduce((all, n) => {{
+      (all[why(n)] = all[why(n)] || []).push(n.target.join(' '));
+      return all;
+    }}, {{}});
     const told = all => all.map(r => r.id + ' (' + r.impact + '): ' + r.help + ': '
-      + r.nodes.map(n => n.target.join(' ') + ' [' + why(n) + ']').join(', '));
+      + Object.entries(grouped(r.nodes)).map(([w, of]) => of.length + ' such as ' + of[0] + ' [' + w + ']').join(', '));
     axe.run({{runOnly: {json.dumps(RULES)}}}).then(
       r => ({{axe: r.testEngine.version, passes: r.passes.length,
               incomplete: told(r.incomplete), violations: told(r.violations)}}),
