@@ -66,7 +66,8 @@ def _returned(
     if found is None:
         return _nothing(title, recoveries_by(report, deployment=deployment))
     worst = found.largest
-    lines = (*_recovered(worst), f"effort: {_effort(report, worst)}", f"price: {price_words(worst.price)}")
+    cost = f"cost to the rest of the model: {price_words(worst.price)}"
+    lines = (*_recovered(worst), f"effort: {_effort(report, worst)}", cost)
     # The number that leads the verdict; the largest one stands below it.
     chosen = ("chosen by one half of the entities, judged by the other",) if found.is_of_two else ()
     return Tile(title, percent(found.number.value), (*chosen, *lines))
@@ -86,7 +87,7 @@ def _recovered(worst: Recovery) -> tuple[str, ...]:
     if worst.adjusted is None:
         return (f"of what was removed: {recovery_words(worst.rho)}; no control",)
     beyond = f"of what was removed, beyond the control: {recovery_words(worst.adjusted)}"
-    return beyond, f"control not taken off: {recovery_words(worst.rho)}"
+    return beyond, f"with what the attack teaches anybody: {recovery_words(worst.rho)}"
 
 
 def _effort(report: RobustnessReport, worst: Recovery) -> str:
