@@ -80,7 +80,7 @@ def _checked(
         return readout
     rank_zero_info(
         f"What is forgotten is measured by the loss of your `training_step` (`TrainingStepReadout()`), since "
-        f"`{readout!r}` does not fit: {verdicts[0]}."
+        f"`{readout!r}` does not fit: {verdicts[0]}. A report may have no verdict by a loss alone: give a `readout`."
     )
     return TrainingStepReadout()
 

@@ -14,7 +14,10 @@ from lightning_unlearn.readouts._base import Exchange, Readout, content_key
 _LABELS = ("labels", "label", "targets", "target", "y")
 """Under which name a batch of named parts keeps its labels, if nobody says."""
 
-_WAY_OUT = "Say where they are with `ClassificationReadout(inputs=..., labels=...)`, or use `TrainingStepReadout()`."
+_WAY_OUT = (
+    "Say where they are with `ClassificationReadout(inputs=..., labels=...)`; write a `Readout` of your own (docs: Write a "
+    "readout); or use `TrainingStepReadout()` in a fit, for the loss alone."
+)
 
 
 class ClassificationReadout(Readout):

@@ -57,7 +57,9 @@ class TemplateRenderer:
         if getattr(self.tokenizer, "chat_template", None) is None:
             raise ValueError(
                 f"The tokenizer should have a chat template. `{self.name}` has none: use "
-                "`Encoding(..., template='plain')`; as arguments of `audit`, `--encoding lightning_unlearn.Encoding "
+                "`Encoding(..., template='plain')`; in a config, "
+                f"`encoding: {{tokenizer: {self.name}, template: plain}}`; as arguments of `audit`, "
+                "`--encoding lightning_unlearn.Encoding "
                 f"--encoding.tokenizer {self.name} --encoding.template plain`."
             )
         template = str(self.tokenizer.get_chat_template(tools=self._arguments.get("tools")))

@@ -73,8 +73,8 @@ def _warnings(gates: Sequence[Gate]) -> Iterator[str]:
         )
     if unspecific := _warned(gates, "G7"):
         yield (
-            f"Specificity was not measured with an interval under {unspecific}: whether the model there knows the right "
-            "answers, or would give any answer, is not known. Such numbers are not excluded."
+            f"Specificity was not measured with an interval, or on too few rows to tell, under {unspecific}: whether the "
+            "model there knows the right answers, or would give any answer, is not known. Such numbers are not excluded."
         )
 
 

@@ -106,6 +106,8 @@ def attack_words(recovery: Recovery) -> str:
         'q at 4 bits'
         >>> attack_words(Recovery("bn", {}, "recalibrate", 10, "batches", 9, "p", Interval(0.5), None, Interval(0.5)))
         'new statistics of norms over 10 batches (bn)'
+        >>> attack_words(Recovery("relearn", {}, "relearn", 0, "step", 9, "p", Interval(0.5), None, Interval(0.5)))
+        'relearning, before its first step'
     """
     if recovery.family == "recalibrate" and recovery.unit == "batches":
         batches = "1 batch" if recovery.point == 1 else f"{recovery.point} batches"
@@ -115,6 +117,8 @@ def attack_words(recovery: Recovery) -> str:
         return f"{recovery.attack} at {point_words(recovery)}"
     steps = "1 step" if recovery.point == 1 else f"{recovery.point} steps"
     own_name = "" if recovery.attack in ("relearn", "relearning") else f" ({recovery.attack})"
+    if recovery.point == 0:
+        return f"relearning{own_name}, before its first step"
     return f"{steps} of relearning{own_name}"
 
 

@@ -5,6 +5,7 @@ import pytest
 from _studies import control, observed, report_of, specificity, status, study
 
 from lightning_unlearn.observation import Observation
+from lightning_unlearn.report.render._verdict import verdict
 
 
 def test_a_sound_study_passes_every_gate_but_the_missing_control_and_specificity():
@@ -168,10 +169,24 @@ def test_specificity_has_to_be_above_chance_with_its_whole_interval(level, expec
     assert made.recoveries[0].is_verdict is (expected == "pass")
 
 
-def test_specificity_without_scores_excludes_only_what_is_not_above_chance():
-    for level, expected in ((0.5, "fail"), (0.6, "warning")):
+def test_specificity_without_scores_excludes_nothing():
+    for level in (0.5, 0.6):
         bare = replace(specificity(level, "relearn"), scores=[], entities=[], value=level)
-        assert status(report_of([*study(), bare]), "G7") == [expected]
+        made = report_of([*study(), bare])
+        assert status(made, "G7") == ["warning"]
+        assert made.recoveries[0].is_verdict
+
+
+def test_rows_too_few_to_tell_are_no_all_clear():
+    """Half of the answers are ahead of all others: by chance, or since half of the facts are back?"""
+    undecided = specificity(0.5, "relearn")
+    undecided = replace(undecided, scores=[float(number // 2 % 2) for number in range(len(undecided.scores))])
+    made = report_of([*study(), undecided])
+    assert made.recoveries[0].specificity.low < 0.5 < 0.75 <= made.recoveries[0].specificity.high
+    assert status(made, "G7") == ["warning"]
+    assert made.recoveries[0].is_verdict
+    assert any("too few rows to tell" in limit for limit in made.warnings)
+    assert verdict(made).tone == verdict(report_of(study())).tone != "held"
 
 
 def test_specificity_is_a_level_and_a_gate_but_nothing_that_recovers():
