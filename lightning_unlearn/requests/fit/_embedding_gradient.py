@@ -46,7 +46,8 @@ def embedding_gradient(network: nn.Module, records: Records, encoding: Encoding)
         embedded.append(output.detach().requires_grad_())
         return embedded[-1]
 
-    readout, squares, tokens = choose_readout(network), 0.0, 0
+    # Not packed: a prefix that rows share would be embedded once, with the sum of their gradients.
+    readout, squares, tokens = choose_readout(network).unpacked(), 0.0, 0
     handle = embedding.register_forward_hook(apart)
     try:
         for batch in batches(records, encoding):
