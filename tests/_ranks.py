@@ -54,7 +54,7 @@ def _work(rank: int, world_size: int, port: int, function: Callable[[int, int], 
         "GROUP_RANK": 0,
     }
     os.environ.update({k: str(v) for k, v in names.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test", OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
     try:
         result = function(rank, world_size)

@@ -264,7 +264,7 @@ def test_a_preset_runs_to_its_end_and_says_beforehand_how_long(
     # A loss of one's own needs a module that has one, and depth a network that knows something: these have neither.
     assert measured - {o.metric for o in report.observations} <= {"loss", "depth_kept"}
     said = capsys.readouterr().out
-    assert re.search(r"About \S+ (minutes?|hours): \d+ attacks, \d+ looks, \d+ training steps", said)
+    assert re.search(r"About \S+ (seconds?|minutes?|hours): \d+ attacks, \d+ looks, \d+ training steps", said)
     assert said.index("About ") < said.index("100 %")
 
 

@@ -112,7 +112,7 @@ def test_a_model_that_shuns_what_it_was_to_forget_is_flagged(tmp_path: Path) -> 
     report, html = unlearned(Bounded(GradientAscent(), bound=12.0), lr=1e-3, steps=60, folder=tmp_path)
     assert level(report, "unlearned", "retain") > 0.8
     assert level(report, "original", "forget", "membership_auc_loss") > 0.9
-    assert level(report, "unlearned", "forget", "membership_auc_loss") < 0.1
+    assert level(report, "unlearned", "forget", "membership_auc_loss") < 0.25
     (gate,) = gates(report, "G11")
     assert gate.status == "warning"
     assert "the forget set is shunned" in gate.reason

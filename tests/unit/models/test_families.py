@@ -160,4 +160,8 @@ def committed_as_exact() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", committed_as_exact())
 def test_what_the_committed_table_calls_exact_is(family: str) -> None:
-    assert largest_difference(build(family), ORDERS["padding left"]) <= EXACT
+    network = build(family)
+    found = largest_difference(network, ORDERS["padding left"])
+    if EXACT < found < 100 * EXACT:  # as the table does: rounding, which is another on each processor, or an error
+        found = largest_difference(network.double(), ORDERS["padding left"])
+    assert found <= EXACT
