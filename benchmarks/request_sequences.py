@@ -5,6 +5,7 @@
     python benchmarks/request_sequences.py table --model stories260k   # what is there so far: JSON and table
     python benchmarks/request_sequences.py estimate --model smollm2    # how long it would take; starts nothing
     python benchmarks/request_sequences.py reprint --model smollm2     # the table, from the committed results
+    python benchmarks/request_sequences.py export --model smollm2 --methods npo    # folders and rows for an audit
 
 Each request is one author of TOFU. The network is taught all authors first; a control is taught those alone that stay.
 
@@ -22,6 +23,9 @@ each took the same share; if none does, the one that keeps most.
 and largest. *came back*: the most that an earlier request gained since its own fit, as a share of what was known. *must
 stay*: retain probability at the end, as a share of that at the start. *forget degree*, *retain utility*: FIT's, at the
 end.
+
+`export` writes `original`, `control` and a folder a method, as transformers reads them, into `models` of the sequence's
+folder, and beside them `forget.jsonl`, `retain.jsonl` and as many authors whom no model was told, `holdout.jsonl`.
 
 `--seed` is that of teaching and of the sequence. `sequence.png` of each method is in its folder. Writes
 `benchmarks/results/requests_<model>.json`.
@@ -46,7 +50,7 @@ import lightning.pytorch as pl
 import torch
 from run_config import commit, machine
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_unlearn import (
     FIT,
@@ -196,6 +200,9 @@ def main() -> None:
     if arguments.command == "estimate":
         estimate(setting, arguments.methods)
         return
+    if arguments.command == "export":
+        export(setting, arguments.methods, arguments.seed, folder)
+        return
     if arguments.command == "run":
         for method in arguments.methods:
             print(f"{method} ...", flush=True)
@@ -208,7 +215,7 @@ def main() -> None:
 
 def read() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["run", "table", "estimate", "reprint"])
+    parser.add_argument("command", choices=["run", "table", "estimate", "reprint", "export"])
     parser.add_argument("--model", choices=list(SETTINGS), default="stories260k")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seed", type=int, default=0)
@@ -365,6 +372,28 @@ def estimate(setting: Setting, methods: list[str]) -> None:
         total += seconds
         print(f"{method}: {setting.asked} requests, {seconds / 60:.1f} min")
     print(f"in all {total / 60:.1f} min on one idle core; started again, it goes on where it was")
+
+
+def export(setting: Setting, methods: list[str], seed: int, folder: Path) -> None:
+    """The models before and after all requests, and the rows, as `lightning-unlearn audit` takes them."""
+    target, encoding = folder / "models", setting.encoding()
+    files = {"original": "taught", "control": "control"}
+    weights: dict[str, Mapping[str, Tensor]] = {k: load_file(folder / f"{v}.safetensors") for k, v in files.items()}
+    for method in methods:
+        sequence, _ = made(setting, method, seed, folder, tuned_rate(setting, method, folder))
+        weights[method] = sequence.weights()
+    for name, state in weights.items():
+        network: Any = setting.network(None)
+        network.load_state_dict(dict(state), strict=False)  # a tied head is in it once
+        network.save_pretrained(target / name)
+        encoding.tokenizer.save_pretrained(target / name)
+    asked = setting.asked
+    by_author = list(authors(replace(setting, kept=setting.kept + asked)).values())
+    parts = {"forget": by_author[:asked], "retain": by_author[asked:-asked], "holdout": by_author[-asked:]}
+    for name, rows in parts.items():
+        lines = [json.dumps(row) for of_one in rows for row in of_one]
+        (target / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    print(target)
 
 
 def results(model: str, setting: Setting, methods: list[str], folder: Path) -> dict[str, Any]:
