@@ -17,23 +17,28 @@ from typing import Any
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 PAGES = {
-    "forget_a_fact.ipynb": "forget-a-fact-in-your-own-model.md",
-    "existing_loop.ipynb": "tutorials/existing-loop.md",
-    "vision.ipynb": "tutorials/vision.md",
+    "forget_a_fact.ipynb": ("tutorials/a-model-and-its-control.md", "forget-a-fact-in-your-own-model.md"),
+    "existing_loop.ipynb": ("tutorials/existing-loop.md",),
+    "vision.ipynb": ("tutorials/vision.md",),
 }
 _BLOCK = re.compile(r"^```(python|yaml|sh)\n(.*?)\n```$", flags=re.DOTALL | re.MULTILINE)
 
 
-def notebook(page: str, folder: Path = DOCS) -> dict[str, Any]:
-    """The text of a page in ``folder`` as a notebook, in the format of Jupyter."""
-    parts = _BLOCK.split(page)  # text, then kind, code and text for each block
-    cells = [_markdown(parts[0], folder)]
-    for kind, code, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-        cells += [_cell("code", _as_cell(kind, code)), _markdown(text, folder)]
+def notebook(*pages: Path) -> dict[str, Any]:
+    """Pages, one after the other, as a notebook in the format of Jupyter."""
+    cells = [cell for page in pages for cell in _cells(page.read_text(), page.parent)]
     numbered = [{"id": f"cell-{number}", **cell} for number, cell in enumerate(cells) if cell["source"]]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     about = {"kernelspec": kernel, "language_info": {"name": "python"}}
     return {"cells": numbered, "metadata": about, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _cells(page: str, folder: Path) -> list[dict[str, Any]]:
+    parts = _BLOCK.split(page)  # text, then kind, code and text for each block
+    cells = [_markdown(parts[0], folder)]
+    for kind, code, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        cells += [_cell("code", _as_cell(kind, code)), _markdown(text, folder)]
+    return cells
 
 
 def _as_cell(kind: str, code: str) -> str:
@@ -61,6 +66,6 @@ def _cell(kind: str, text: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    for name, page in PAGES.items():
-        made = notebook((DOCS / page).read_text(), (DOCS / page).parent)
+    for name, pages in PAGES.items():
+        made = notebook(*(DOCS / page for page in pages))
         (HERE / name).write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")

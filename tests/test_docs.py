@@ -35,6 +35,7 @@ SHORTER = {
         "--unlearn.under.relearn.init_args.steps=1 --recovery.attacks.relearn.init_args.steps=1 "
         "--recovery.attacks.adapter.init_args.steps=1\n"
     },
+    "tutorials/a-model-and-its-control.md": {"max_epochs: 50": "max_epochs: 1"},
     "how-to/qlora.md": {"trainer: {max_epochs: 10}": "unlearn: {under: null}\ntrainer: {max_epochs: 1}"},
     "tutorials/hugging-face-lora.md": {"max_epochs=10": "max_epochs=1", "steps=20": "steps=2"},
     "tutorials/read-the-report.md": {"epochs=50": "epochs=1", "max_epochs=2": "max_epochs=1", "steps=10": "steps=2"},

@@ -1,10 +1,10 @@
-"""The page "Forget a fact in your own model" and its notebook: the same, and they run from top to bottom."""
+"""The notebook of two pages runs from top to bottom: a model and its control, and how to forget a fact in it."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
+import runpy
 import shlex
 import sys
 from functools import reduce
@@ -20,23 +20,10 @@ from lightning_unlearn.cli._script import script
 from lightning_unlearn.report import RobustnessReport
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "forget-a-fact-in-your-own-model.md").read_text()
+MAKE = runpy.run_path(str(ROOT / "examples" / "make_notebook.py"))
+PAGE = "\n".join((ROOT / "docs" / page).read_text() for page in MAKE["PAGES"]["forget_a_fact.ipynb"])
 NOTEBOOK = json.loads((ROOT / "examples" / "forget_a_fact.ipynb").read_text())
 CELLS = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
-
-
-def made_from(page: str) -> dict[str, Any]:
-    spec = importlib.util.spec_from_file_location("make_notebook", ROOT / "examples" / "make_notebook.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found: dict[str, Any] = module.notebook(page)
-    return found
-
-
-def test_the_notebook_is_the_page() -> None:
-    assert made_from(PAGE) == NOTEBOOK, "call `python examples/make_notebook.py`"
 
 
 def test_every_block_that_can_run_is_a_cell_and_none_holds_output() -> None:
@@ -48,7 +35,8 @@ def test_every_block_that_can_run_is_a_cell_and_none_holds_output() -> None:
 
 
 def test_continued_commands_are_one_line() -> None:
-    (cell,) = (c for c in made_from("```sh\none \\\n    --two\nthree\n```\n")["cells"] if c["cell_type"] == "code")
+    cells = MAKE["_cells"]("```sh\none \\\n    --two\nthree\n```\n", ROOT)
+    (cell,) = (c for c in cells if c["cell_type"] == "code")
     assert "".join(cell["source"]) == "!one --two\n!three"
 
 

@@ -166,8 +166,8 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
         )
         ordered.trainer = self.trainer  # knows where `limit_train_batches` ends an epoch
         rank_zero_info(
-            f"`ForgetRetainData(order={type(self.order).__name__}())` makes an epoch of {len(ordered)} batches. The retain "
-            f"data alone have {-(-len(loader) // world_size)}. With `order=None` the epoch stays theirs."  # type: ignore[arg-type]
+            f"An epoch has {len(ordered)} batches, as `{type(self.order).__name__}()` orders forget and retain rows; "
+            f"the retain data alone have {-(-len(loader) // world_size)}, as an epoch has with `order=None`."  # type: ignore[arg-type]
         )
         return ordered
 

@@ -103,7 +103,9 @@ class Assessment:
             yield gate_changed(attack, self.cases.changed(attack))
         for point in self.index.points(attack):
             if self._is_deployment(attack):
-                yield gate_intact(attack, point, *self._utilities(attack, point))
+                yield gate_intact(
+                    attack, point, self._utilities(attack, point), self._utilities_of_original(attack, point)
+                )
             yield gate_specificity(attack, point, self._level(SPECIFICITY, "forget", attack, point))
 
     def _is_deployment(self, attack: str) -> bool:
@@ -141,6 +143,10 @@ class Assessment:
         """The utility of the unlearned model, without the attack and under it."""
         cases = self.cases
         return cases.unattacked(self.utility, "retain", attack), cases.attacked(self.utility, "retain", attack, point)
+
+    def _utilities_of_original(self, attack: str, point: float) -> tuple[Observation | None, Observation | None]:
+        before = self.index.find(self.utility, "retain", subject="original")
+        return before, self.index.find(self.utility, "retain", subject="original", attack=attack, point=point)
 
     def _level(self, metric: str, split: str, attack: str, point: float) -> Interval | None:
         observation = self.cases.attacked(metric, split, attack, point)

@@ -55,17 +55,24 @@ def gate_gap(metric: str, gap: Interval | None, bounds: tuple[float, float] | No
 
 def gate_utility(original: Observation | None, unlearned: Observation | None) -> Gate:
     """G2: the unlearned model keeps at least 0.8 of the original's retain utility."""
-    status, reason = _kept(original, unlearned, least=UTILITY_KEPT, of="the original's")
+    status, reason = _kept(original, unlearned, least=UTILITY_KEPT, of="the original", by="the unlearned model")
     return Gate("G2", CLAIMS["G2"], status, reason)
 
 
-def gate_intact(attack: str, point: float, unlearned: Observation | None, attacked: Observation | None) -> Gate:
+Utilities = tuple[Observation | None, Observation | None]
+"""Of a model on the retain set, without an attack and under it."""
+
+
+def gate_intact(attack: str, point: float, unlearned: Utilities, original: Utilities = (None, None)) -> Gate:
     """G3, of deployments: the model keeps at least 0.95 of the unlearned model's retain utility.
 
     A rounded model that no longer works is never deployed. An adversary does not care whether it works, so this gate is for
-    deployments only.
+    deployments only. If the original, where it was attacked too, does not keep as much either, the reason says so.
     """
-    status, reason = _kept(unlearned, attacked, least=UTILITY_AFTER_ATTACK, of="the unlearned model's")
+    status, reason = _kept(*unlearned, least=UTILITY_AFTER_ATTACK, of="the unlearned model", by="the attacked model")
+    share = None if None in original else kept_share(*original)
+    if status == "fail" and share is not None and share < UTILITY_AFTER_ATTACK:
+        reason += f"; the original keeps {share:.2f} of its own under it, so this attack breaks models of the kind"
     return Gate("G3", CLAIMS["G3"], status, reason, attack=attack, point=point)
 
 
@@ -152,16 +159,18 @@ def _above_chance(specificity: Interval | None) -> tuple[Status, str]:
     return "fail", f"{found}, not above chance ({CHANCE}): the right answer is not ahead of others'"
 
 
-def _kept(before: Observation | None, after: Observation | None, *, least: float, of: str) -> tuple[Status, str]:
+def _kept(
+    before: Observation | None, after: Observation | None, *, least: float, of: str, by: str
+) -> tuple[Status, str]:
     if before is None or after is None:
-        return "unknown", "the retain set was not measured"
+        return "unknown", f"the retain set was not asked of {of if before is None else by}"
     share = kept_share(before, after)
     if share is None:
         if before.metric == LOSS:
             return "unknown", f"a retain loss that is not positive ({before.estimate:.3g}) has no ratio to compare"
-        return "unknown", f"{of} retain {before.metric} of {as_utility(before):.3f} leaves nothing to compare with"
+        return "unknown", f"{of}'s retain {before.metric} of {as_utility(before):.3f} leaves nothing to compare with"
     what = "1 / loss" if before.metric == LOSS else before.metric
-    reason = f"retain {what} is {share:.2f} of {of}; at least {least} is needed"
+    reason = f"retain {what} is {share:.2f} of {of}'s; at least {least} is needed"
     return ("pass" if share >= least else "fail"), reason
 
 

@@ -207,6 +207,21 @@ def test_only_a_deployment_is_excused_for_breaking_the_model(family):
     assert made.recoveries[0].is_verdict is not excused
 
 
+@pytest.mark.parametrize(("kept", "says_so"), [(0.6, True), (0.79, False)])
+def test_that_a_rounding_breaks_the_original_as_well_is_said(kept, says_so):
+    how = {"attack": "quant", "family": "quant", "point": 1, "unit": "step", "subject": "original"}
+    made = report_of([*study(left=0.5, family="quant"), observed(kept, 0, "retain", **how)])
+    (reason,) = (gate.reason for gate in made.gates if gate.code == "G3")
+    assert ("the original keeps 0.75 of its own under it" in reason) is says_so
+
+
+def test_what_a_run_that_was_ended_never_asked_is_named():
+    made = report_of([o for o in study(family="quant") if o.subject == "original" or o.attack != "none"])
+    assert [gate.reason for gate in made.gates if gate.code == "G2"] == [
+        "the retain set was not asked of the unlearned model"
+    ]
+
+
 def test_an_attack_without_effect_is_no_evidence():
     made = report_of(study(back=(0.1, 0.1)))
     assert status(made, "G10") == ["fail"]
