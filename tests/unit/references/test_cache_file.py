@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -464,4 +465,4 @@ def test_a_file_says_where_its_values_come_from() -> None:
     head = json.loads(files()[0].read_text().splitlines()[0])
     assert set(head) == {"format", "weights", "architecture", "readout", "precision", "versions"}
     assert head["readout"] == "lightning_unlearn.readouts._causal_lm.CausalLMReadout(keep_features=False)"
-    assert head["versions"]["torch"] == torch.__version__
+    assert head["versions"]["torch"] == version("torch")

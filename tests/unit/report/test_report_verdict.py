@@ -86,18 +86,18 @@ def two_attacks(own: float, others: float) -> RobustnessReport:
 
 
 def test_the_word_follows_the_entities_that_did_not_choose_the_attack() -> None:
-    """Each attack brings back all of what its half knew, 58 % in all, but 15 % of the half that did not choose it."""
-    made = two_attacks(own=1.0, others=0.15)
+    """Each attack brings back all of what its half knew, 59 % in all, but 18 % of the half that did not choose it."""
+    made = two_attacks(own=1.0, others=0.18)
     largest = max((r for r in made.recoveries), key=lambda r: r.rho.value)
-    assert largest.rho.value == pytest.approx(0.575, abs=0.01)
+    assert largest.rho.value == pytest.approx(0.59, abs=0.01)
     assert largest.rho.low is not None
     assert largest.rho.low > 0.2  # by itself it would read "It came back"
     found = verdict(made)
     assert (found.tone, found.word) == ("partly", "Some came back")
-    assert "15.0 %" in found.sentence
+    assert "18.0 %" in found.sentence
     assert "(first) and 1 step of relearning (second), each judged by entities that did not choose it" in found.sentence
     assert "On all entities" in found.sentence
-    assert "57 %" in found.sentence  # the number that does not lead is not hidden
+    assert "59 %" in found.sentence  # the number that does not lead is not hidden
     assert "the largest of several noisy numbers, which errs upwards" in found.sentence
     assert found.sentence in " ".join(to_page(made).replace("&#39;", "'").split())
 
