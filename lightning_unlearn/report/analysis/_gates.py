@@ -63,7 +63,7 @@ Utilities = tuple[Observation | None, Observation | None]
 """Of a model on the retain set, without an attack and under it."""
 
 
-def gate_intact(attack: str, point: float, unlearned: Utilities, original: Utilities = (None, None)) -> Gate:
+def gate_intact(attack: str, point: float, unlearned: Utilities, original: Utilities) -> Gate:
     """G3, of deployments: the model keeps at least 0.95 of the unlearned model's retain utility.
 
     A rounded model that no longer works is never deployed. An adversary does not care whether it works, so this gate is for
@@ -72,7 +72,7 @@ def gate_intact(attack: str, point: float, unlearned: Utilities, original: Utili
     status, reason = _kept(*unlearned, least=UTILITY_AFTER_ATTACK, of="the unlearned model", by="the attacked model")
     share = None if None in original else kept_share(*original)
     if status == "fail" and share is not None and share < UTILITY_AFTER_ATTACK:
-        reason += f"; the original keeps {share:.2f} of its own under it, so this attack breaks models of the kind"
+        reason += f"; the original keeps {share:.2f} of its own under it, so unlearning is not all that breaks it"
     return Gate("G3", CLAIMS["G3"], status, reason, attack=attack, point=point)
 
 
