@@ -9,6 +9,7 @@ from rich.text import Text
 
 from lightning_unlearn.functional.text import visible
 from lightning_unlearn.report.render._rows import BY_DEFINITION, Cell, Row, columns_of, verdict_rows
+from lightning_unlearn.report.render._verdict import verdict
 from lightning_unlearn.report.schema import RobustnessReport
 from lightning_unlearn.report.schema._words import name
 
@@ -22,13 +23,13 @@ def print_table(report: RobustnessReport, console: Console | None = None, *, pag
     Args:
         report: The report.
         console: Where to. Defaults to the standard output.
-        page: Where the page was saved, to point to; its folder will do.
+        page: Where the page was saved, to point to; its folder will do. What stands there in full is not said twice.
     """
     (console or Console()).print(to_table(report, page=page))
 
 
 def to_table(report: RobustnessReport, *, page: str | Path | None = None) -> RenderableType:
-    """The verdict, the table behind it on the metric the report leads with, and its limits."""
+    """The verdict, the table behind it on the metric the report leads with, and its limits, or where they are."""
     metric = report.summary["headline_metric"]
     rows = verdict_rows(report, metric)
     table = Table(
@@ -46,13 +47,27 @@ def to_table(report: RobustnessReport, *, page: str | Path | None = None) -> Ren
         table.add_column(_text(column), overflow="fold", no_wrap=fixed, min_width=_WIDTHS.get(column))
     for row in rows:
         table.add_row(*_cells(row), style="bright_black" if row.reasons else "")
-    notes = [
-        _text(f"{row.who}: {note}", style="bright_black") for row in rows for note in (*_smaller(row), *row.reasons)
-    ]
-    verdict = [_text(report.summary[part], style="bold") for part in ("verdict", "deployment") if report.summary[part]]
+    short = verdict(report)
+    head = _text(f"{short.sign} {short.word}. {short.sentence}", style="bold")
+    reasons = [_text(f"{', '.join(who)}: {why}", style="bright_black") for why, who in _reasons(rows).items()]
+    if page:
+        limits = f", and {len(report.warnings)} limits to what it says" if report.warnings else ""
+        return Group(
+            head, "", table, *reasons, _text(f"The verdict in full{limits}: {_page(Path(page))}", style="yellow")
+        )
+    smaller = [_text(f"{row.who}: {note}", style="bright_black") for row in rows for note in _smaller(row)]
+    whole = [_text(report.summary[part], style="bold") for part in ("verdict", "deployment") if report.summary[part]]
     cautions = [_text(f"Note: {warning}", style="yellow") for warning in report.warnings]
-    where = [_text(f"The whole report: {_page(Path(page))}")] if page else []
-    return Group(table, *notes, *verdict, *cautions, *where)
+    return Group(head, "", table, *smaller, *reasons, *whole, *cautions)
+
+
+def _reasons(rows: list[Row]) -> dict[str, list[str]]:
+    """Why numbers are no verdict, each with those of which it is said."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for reason in row.reasons:
+            found.setdefault(reason, []).append(row.who)
+    return found
 
 
 def _page(path: Path) -> Path:

@@ -200,10 +200,29 @@ def test_limits_come_before_the_table(html, report):
     )
 
 
-def test_the_terminal_points_to_the_page(report, tmp_path):
+def test_the_terminal_points_to_the_page_and_leaves_to_it_what_it_says_at_length(report, tmp_path):
     page = save(report, tmp_path)
-    assert str(page) in in_terminal(report, width=300, page=page)
-    assert str(page) in in_terminal(report, width=300, page=tmp_path)
+    for given in (page, tmp_path):
+        said = in_terminal(report, width=300, page=given)
+        assert (
+            said.splitlines()[-1] == f"The verdict in full, and {len(report.warnings)} limits to what it says: {page}"
+        )
+        assert report.summary["verdict"] not in said
+        assert "prune: G3: retain probability is" in said
+    assert report.summary["verdict"] in in_terminal(report, width=2000)
+
+
+def test_the_terminal_begins_with_the_word_of_the_page(report, html):
+    first = in_terminal(report, width=2000, page="runs").splitlines()[0]
+    sign, word = re.search(r'<p class="word"><span [^>]*>(.)</span> ([^<]+)</p>', html).groups()
+    assert first.startswith(f"{sign} {word}. ")
+
+
+def test_a_reason_of_several_numbers_is_said_once(observations):
+    said = in_terminal(assess(observations, restored=False, draws=20), width=2000)
+    reasons = [line for line in said.splitlines() if re.search(r": G\d: ", line)]
+    assert len({line.split(": ", 1)[1] for line in reasons}) == len(reasons)
+    assert any(len(line.split(": ")[0].split(", ")) > 1 for line in reasons)
 
 
 def test_a_terminal_of_eighty_columns_is_enough(report):
