@@ -100,8 +100,13 @@ class ShowProgress(pl.Callback):
     def _line(self, trainer: pl.Trainer) -> str:
         total = self._left.total if self._left is not None else None
         of = "" if total is None else f" of {total}"
-        logged = {name.removeprefix("unlearn/"): f"{float(v):.3f}" for name, v in self._logged.items()}
+        logged = {_words(name): f"{float(v):.3f}" for name, v in self._logged.items()}
         figures = self.figures()
         left = f"; about {figures.pop('left')} left" if "left" in figures else ""
         shown = ", ".join(f"{name} {value}" for name, value in {**logged, **figures}.items())
         return f"Step {trainer.global_step}{of}{': ' if shown else ''}{shown}{left}."
+
+
+def _words(name: str) -> str:
+    ours = name.startswith("unlearn/")
+    return f"{name.removeprefix('unlearn/')} loss" if ours else name
