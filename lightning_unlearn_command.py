@@ -16,6 +16,9 @@ to begin with:
   demo        A tiny model is taught facts, forgets three, and is attacked: a report in a few minutes, no download.
   configs     List the configurations that come with the package, or print one.
 
+a language model, a file of what must go, a file of what must stay:
+  forget      Unlearn with LoRA, under attack; write the report and the merged model.
+
 a fit of your own:
   fit         Unlearn: train on what must stay, merge in what must go, attack, and write the report.
   validate    Run the checks alone, on the model or on --ckpt_path, with the validation loop; write the report.

@@ -61,7 +61,7 @@ def run_cell(source: str, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch
         exec(compile(source, "forget_a_fact.ipynb", "exec"), names)
 
 
-SHORTER = {"max_epochs: 50": "max_epochs: 2", "max_epochs: 60}": "max_epochs: 1}"}
+SHORTER = {"max_epochs: 50": "max_epochs: 2", "max_epochs: 60}": "max_epochs: 1}", "--steps 300": "--steps 5"}
 """That it learns and forgets takes longer, and is shown elsewhere."""
 
 

@@ -25,7 +25,7 @@ from lightning_unlearn.data import (
     Records,
     in_order,
 )
-from lightning_unlearn.models import load_tokenizer
+from lightning_unlearn.data.encodings import usual_encoding
 from lightning_unlearn.module import UnlearningModule
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.report import RobustnessReport, environment
@@ -118,7 +118,7 @@ def audit(
             settings=repr((environment()["package_version"], seed, str(precision), batch_size)),
             probes=loaded,
         )
-        report = WriteReport(folder, notes=_notes(subjects))
+        report = WriteReport(folder, notes=_notes(subjects, encoding))
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=devices,
@@ -162,8 +162,7 @@ def _encoding(sources: list[str]) -> Encoding:
     failed: Exception | None = None
     for source in sources:
         try:
-            load_tokenizer(source)
-            return Encoding(source)
+            return usual_encoding(source)
         except Exception as error:
             failed = failed or error
     raise ValueError(
@@ -172,6 +171,9 @@ def _encoding(sources: list[str]) -> Encoding:
     ) from failed
 
 
-def _notes(subjects: Subjects) -> list[str]:
+def _notes(subjects: Subjects, encoding: Encoding | None) -> list[str]:
     compared = [f"the {subject} is {other.source}" for subject, other in subjects.others.items()]
-    return [f"The audited model is {subjects.source}" + "".join(f"; {words}" for words in compared) + "."]
+    notes = [f"The audited model is {subjects.source}" + "".join(f"; {words}" for words in compared) + "."]
+    if encoding is not None and encoding.template == "plain":
+        notes.append("Rows were asked as plain text, `Question: ...` and `Answer:`, by no chat template.")
+    return notes

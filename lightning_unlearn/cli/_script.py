@@ -15,6 +15,7 @@ from lightning_unlearn.cli._compare_command import run_compare
 from lightning_unlearn.cli._configs_command import show_configs
 from lightning_unlearn.cli._demo_command import run_demo
 from lightning_unlearn.cli._edit_command import run_edit
+from lightning_unlearn.cli._forget_command import run_forget
 from lightning_unlearn.cli._lint_command import run_lint
 from lightning_unlearn.cli._main import main
 from lightning_unlearn.cli._push_command import run_push
@@ -31,6 +32,7 @@ _OWN_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "configs": show_configs,
     "demo": run_demo,
     "edit": run_edit,
+    "forget": run_forget,
     "lint": run_lint,
     "push": run_push,
     "requests": run_requests,
