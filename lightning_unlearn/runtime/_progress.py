@@ -100,6 +100,7 @@ class ProgressLines(Progress):
     def _share(self, done: float) -> str:
         if not self._total or not done:
             return ""
+        done = min(done, self._total)  # what was planned may have been too little
         left = (self._minutes.last - self._planned_at) * (self._total - done) / done
         return f": {done / self._total:.0%}, about {in_minutes(left)} left".replace("%", " %")
 

@@ -67,6 +67,11 @@ class AllWordings(PromptAttack):
     def points(self) -> Sequence[int]:
         return range(1, len(self._wordings) + 1)
 
+    @override
+    def planned(self) -> tuple[int, int]:
+        each = [attack.planned() for attack in self.attacks]
+        return sum(points for points, _ in each), sum(steps for _, steps in each)
+
     @property
     def _wordings(self) -> list[tuple[PromptAttack, float]]:
         return [(attack, point) for attack in self.attacks for point in attack.points]

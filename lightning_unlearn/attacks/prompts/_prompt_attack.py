@@ -45,6 +45,10 @@ class PromptAttack(Attack):
     def points(self) -> Sequence[float]:
         """The numbers of the wordings, or the strengths, in rising order."""
 
+    @override
+    def planned(self) -> tuple[int, int]:
+        return len(self.points), 0
+
     @abstractmethod
     def reword(self, row: QuestionAnswer, point: float) -> QuestionAnswer | None:
         """``row`` in other words; ``None`` if there are none for it."""

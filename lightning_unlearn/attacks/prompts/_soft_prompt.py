@@ -101,6 +101,10 @@ class SoftPrompt(PromptAttack):
         return f"{self.tokens} trained marks behind the question; steps on questions about others: {int(point)}."
 
     @override
+    def planned(self) -> tuple[int, int]:
+        return len(self.steps), self.steps[-1]
+
+    @override
     @contextmanager
     def __call__(
         self,

@@ -110,6 +110,8 @@ def test_it_changes_what_the_network_says_and_leaves_it_the_same_to_the_bit(name
         module.training = mode
     assert seen
     assert seen == sorted(seen)
+    if name != "recalibrate":  # the data alone say how many
+        assert len(seen) == attack.planned()[0]
     assert not torch.equal(attacked, undisturbed)
     assert_same_state(before, state(net))
     assert torch.equal(said(net, own), undisturbed)

@@ -63,6 +63,15 @@ def test_at_a_steady_pace_what_is_left_is_what_will_be_needed(share: float) -> N
     assert lines == [f"Teaching: {share:.0%}, about {in_minutes(3000 * (1 - share))} left.".replace("%", " %")]
 
 
+def test_more_than_was_planned_leaves_no_time_below_none() -> None:
+    clock, lines = Clock(), []
+    progress = ProgressLines(lines.append, clock)
+    progress.plan(10)
+    clock.now = 100.0
+    progress.at(12, "Teaching")
+    assert lines == ["Teaching: 100 %, about 0 seconds left."]
+
+
 def test_what_has_no_known_end_is_told_without_a_forecast() -> None:
     clock, lines = Clock(), []
     progress = ProgressLines(lines.append, clock)

@@ -80,6 +80,7 @@ def test_it_asks_the_same_whatever_the_random_state_and_leaves_that_alone(name: 
     network = TinyCausalLM(hidden_size=32)
     with attack(network, loss=loss_of(network)) as points:
         places = list(points)
+        assert len(places) == attack.planned()[0]
         first = [attack.asks(rows(), split="forget", point=p) for p in places]
         random.seed(5)
         torch.manual_seed(2)
