@@ -17,7 +17,7 @@ from lightning_unlearn.cli._main import main
 from lightning_unlearn.cli._without_tips import without_tips
 from lightning_unlearn.data import FileRecords
 from lightning_unlearn.data.encodings import usual_encoding
-from lightning_unlearn.runtime import writable_folder, written_whole
+from lightning_unlearn.runtime import someone_looks_on, writable_folder, written_whole
 
 _BASE = "bundled:your_model"
 _ABOUT = (
@@ -43,7 +43,8 @@ def run_forget(arguments: Sequence[str]) -> None:
         new.write_text(_HEAD.format(file=file) + text, encoding="utf-8")
     sys.stdout.write(said)
     # LightningCLI warns of arguments that are not the process's own.
-    sys.argv[1:] = ["fit", "--config", str(file), *further]
+    bar = f"--trainer.enable_progress_bar={someone_looks_on()}".lower()  # else a line a minute says as much
+    sys.argv[1:] = ["fit", "--config", str(file), bar, *further]
     with without_tips():
         main()
     sys.stdout.write(_closing(chosen, folder))
