@@ -18,6 +18,10 @@ COLUMNS = 6
 """The most columns of numbers beside each other: more, and paper would cut them off, or their heads inside of words."""
 
 
+MOST = 24
+"""Layers that are shown at once: of more, as of a language model's matrices, those with the most colour, and all on demand."""
+
+
 @dataclass(frozen=True)
 class HeatCell:
     """One number.
@@ -51,6 +55,19 @@ class HeatMap:
         if count <= COLUMNS:
             return [self]
         return [self._part(start, min(start + COLUMNS, count)) for start in range(0, count, COLUMNS)]
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it would fill pages of paper: it is on the screen alone then, and in the files beside the page."""
+        return len(self.rows) * len(self.columns) > MOST * COLUMNS
+
+    def leading(self) -> HeatMap | None:
+        """Those layers of too many to read in which any model has the largest values; ``None`` if there are few."""
+        if len(self.rows) <= MOST:
+            return None
+        hottest = sorted(self.rows, key=lambda layer: -max(cell.heat for cell in self.rows[layer]))[: MOST // 2]
+        rows = {layer: cells for layer, cells in self.rows.items() if layer in hottest}
+        return HeatMap(f"{self.title}: the {len(rows)} of {len(self.rows)} with the largest values", self.columns, rows)
 
     def _part(self, start: int, stop: int) -> HeatMap:
         title = f"{self.title}, columns {start + 1} to {stop} of {len(self.columns)}"

@@ -37,7 +37,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(name=name, plain=plain, share=_share, reach=_reach, zip=_zip, breakable=_breakable)
+    environment.filters.update(name=name, plain=plain, share=_share, reach=_reach, zip=_zip, breakable=_breakable, unbroken=_unbroken)
     return environment
 
 
@@ -49,6 +49,11 @@ def _shown(value: Any) -> Any:
 def _breakable(words: str) -> Markup:
     """Where the name of a layer may go on in the next line: behind its dots, not inside a word."""
     return Markup(".<wbr>").join(visible(words).split("."))
+
+
+def _unbroken(words: str) -> str:
+    """Where there is little room: no line begins with %."""
+    return words.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _share(value: float) -> float:

@@ -102,4 +102,5 @@ def _styles(curves: Mapping[str, Curve]) -> dict[str, LineStyle]:
 
 
 def _has_curve(curves: Mapping[str, Curve]) -> bool:
-    return any(len(curve) > 1 for curve in curves.values())
+    """Whether anything was observed at two steps: an audit of a finished model has but one, of several models."""
+    return any(len({step for step, _ in curve}) > 1 for curve in curves.values())

@@ -93,7 +93,7 @@ def _recovered(worst: Recovery) -> tuple[str, ...]:
 def _effort(report: RobustnessReport, worst: Recovery) -> str:
     """The attack with its strength, and what one run of it, to its last point, took here."""
     spent = [c for c in report.record.costs if (c.attack, c.subject) == (worst.attack, "unlearned") and c.looks]
-    return f"{attack_words(worst)}{f' ({_spent(spent[0])})' if spent else ''}"
+    return f"{attack_words(worst)}{f' (the whole attack: {_spent(spent[0])})' if spent else ''}"
 
 
 def _spent(cost: Cost) -> str:

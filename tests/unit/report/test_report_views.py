@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,29 @@ def test_a_wide_map_is_shown_in_parts_that_fit_on_paper_and_hold_every_cell_once
 def test_a_map_that_fits_is_one_table() -> None:
     (found,) = heat_maps(report_of([*study(), *LAYERS]))
     assert found.parts() == [found]
+
+
+def test_of_too_many_layers_to_read_those_with_the_most_colour_are_shown_and_all_on_demand() -> None:
+    many = [inside(f"blocks.{number}", number / 100) for number in range(60)]
+    (found,) = heat_maps(report_of([*study(), *many]))
+    leading = found.leading()
+    assert leading is not None
+    assert list(leading.rows) == [f"blocks.{number}" for number in range(48, 60)]
+    assert all(leading.rows[layer] == found.rows[layer] for layer in leading.rows)
+    page = to_page(report_of([*study(), *many]))
+    assert "the 12 of 60 with the largest values" in page
+    assert page.index('<details class="screen"><summary>All 60 layers') < page.index(">blocks.<wbr>0<")
+    few = heat_maps(report_of([*study(), *LAYERS]))[0]
+    assert few.leading() is None
+    assert not few.is_long
+
+
+def test_a_map_of_many_pages_is_left_out_of_print() -> None:
+    points = [
+        inside(f"blocks.{layer}", 0.5, **{**STEP, "point": step}) for layer in range(20) for step in range(1, 9)
+    ]
+    page = to_page(report_of([*study(), *LAYERS, *points, *(replace(o, metric="lens") for o in points)]))
+    assert '<details class="screen"><summary>lens of the forget set, by layer' in page
 
 
 def test_without_layers_there_is_no_map() -> None:
@@ -189,14 +213,14 @@ def test_the_effort_of_the_worst_attack_is_told_in_seconds_of_one_run() -> None:
         report_of(study(back=(0.6,))), costs=[Cost("relearn", "unlearned", looks=2, seconds=25.0, losses=4)]
     )
     html = to_page(made)
-    assert "effort: 1 step of relearning (12 s)" in html
+    assert "effort: 1 step of relearning (the whole attack: 12 s)" in html
     assert "What each attack cost" in html
 
 
 def test_the_effort_is_told_in_tokens_too_where_examples_are_text() -> None:
     spent = Cost("relearn", "unlearned", looks=2, seconds=25.0, losses=4, rows=16, tokens=24000)
     html = to_page(recorded(report_of(study(back=(0.6,))), costs=[spent]))
-    assert "effort: 1 step of relearning (12 s, 12 000 tokens)" in html
+    assert "effort: 1 step of relearning (the whole attack: 12 s, 12 000 tokens)" in html
     cells = dict(re.findall(r'<td data-label="(batches|examples|tokens)">([^<]*)<', html))
     assert cells == {"batches": "2", "examples": "8", "tokens": "12 000"}
 
