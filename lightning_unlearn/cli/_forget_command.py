@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -125,5 +126,11 @@ def _closing(chosen: argparse.Namespace, folder: Path) -> str:
     return (
         f"\nOpen {(folder / 'report.html').resolve()}\n"
         f"The model is in {folder / 'model'}, what made it in {folder / 'forget.yaml'}.\n"
+        f"Not what you want? What to change: {_documentation()}/forget-a-fact-in-your-own-model.md#read-the-report\n"
         f"Attack what was written, with more attacks, as a reviewer would:\n  {again}\n"
     )
+
+
+def _documentation() -> str:
+    urls: list[str] = metadata("lightning-unlearn").get_all("Project-URL") or []
+    return next(url.partition(", ")[2] for url in urls if url.startswith("Documentation"))

@@ -67,6 +67,7 @@ def test_it_ends_with_a_model_a_report_and_an_audit_that_runs(
     typed(monkeypatch, *GIVEN, *ASKED, "--columns.entity", "who", "--steps", "3", "--trainer.accelerator=cpu")
     said = capsys.readouterr().out
     assert f"Open {Path('runs/forgotten/report.html').resolve()}" in said
+    assert "/docs/forget-a-fact-in-your-own-model.md#read-the-report" in said
     report = RobustnessReport.load("runs/forgotten")
     assert report.run["steps"] == 3
     assert {o.subject for o in report.observations} == {"original", "unlearned"}

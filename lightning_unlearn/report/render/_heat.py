@@ -19,7 +19,7 @@ COLUMNS = 6
 
 
 MOST = 24
-"""Layers that are shown at once: of more, as of a language model's matrices, those with the most colour, and all on demand."""
+"""Layers that are shown at once: of more, those with the most colour, and all on demand."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(name=name, plain=plain, share=_share, reach=_reach, zip=_zip, breakable=_breakable, unbroken=_unbroken)
+    environment.filters.update(
+        name=name, plain=plain, share=_share, reach=_reach, zip=_zip, breakable=_breakable, unbroken=_unbroken
+    )
     return environment
 
 

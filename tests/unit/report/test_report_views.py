@@ -87,9 +87,7 @@ def test_of_too_many_layers_to_read_those_with_the_most_colour_are_shown_and_all
 
 
 def test_a_map_of_many_pages_is_left_out_of_print() -> None:
-    points = [
-        inside(f"blocks.{layer}", 0.5, **{**STEP, "point": step}) for layer in range(20) for step in range(1, 9)
-    ]
+    points = [inside(f"blocks.{layer}", 0.5, **{**STEP, "point": step}) for layer in range(20) for step in range(1, 9)]
     page = to_page(report_of([*study(), *LAYERS, *points, *(replace(o, metric="lens") for o in points)]))
     assert '<details class="screen"><summary>lens of the forget set, by layer' in page
 
