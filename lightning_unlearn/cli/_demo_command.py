@@ -6,8 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from lightning_unlearn.cli._main import main
-from lightning_unlearn.cli._without_tips import without_tips
+from lightning_unlearn.cli._quiet_fit import quiet_fit
 from lightning_unlearn.runtime import writable_folder
 
 _ABOUT = (
@@ -25,8 +24,5 @@ def run_demo(arguments: Sequence[str]) -> None:
     folder = writable_folder(chosen.folder)  # fail now, not after the teaching
     into = [f"--report.folder={folder}", f"--trainer.logger.init_args.save_dir={folder}"]
     sys.stdout.write("A tiny model is taught, forgets and is attacked: about four minutes on two CPU cores.\n")
-    # LightningCLI warns of arguments that are not the process's own.
-    sys.argv[1:] = ["fit", "--config", "bundled:quickstart", *into, *further]
-    with without_tips():
-        main()
+    quiet_fit("--config", "bundled:quickstart", *into, *further)
     sys.stdout.write(f"\nOpen {(folder / 'report.html').resolve()}\n")

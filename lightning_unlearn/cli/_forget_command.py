@@ -14,8 +14,7 @@ import yaml
 
 from lightning_unlearn.cli._audit_command import Columns
 from lightning_unlearn.cli._config_file import read_config
-from lightning_unlearn.cli._main import main
-from lightning_unlearn.cli._without_tips import without_tips
+from lightning_unlearn.cli._quiet_fit import quiet_fit
 from lightning_unlearn.data import FileRecords
 from lightning_unlearn.data.encodings import usual_encoding
 from lightning_unlearn.runtime import someone_looks_on, writable_folder, written_whole
@@ -43,11 +42,8 @@ def run_forget(arguments: Sequence[str]) -> None:
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         new.write_text(_HEAD.format(file=file) + text, encoding="utf-8")
     sys.stdout.write(said)
-    # LightningCLI warns of arguments that are not the process's own.
     bar = f"--trainer.enable_progress_bar={someone_looks_on()}".lower()  # else a line a minute says as much
-    sys.argv[1:] = ["fit", "--config", str(file), bar, *further]
-    with without_tips():
-        main()
+    quiet_fit("--config", str(file), bar, *further)
     sys.stdout.write(_closing(chosen, folder))
 
 

@@ -20,6 +20,7 @@ def without_tips() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     with ExitStack() as stack, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # between Lightning and torch
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing. is deprecated")  # between PEFT and transformers
         for handler in {handler for logger in loggers for handler in logger.handlers}:
             handler.addFilter(_is_no_tip)
             stack.callback(handler.removeFilter, _is_no_tip)
