@@ -53,9 +53,9 @@ def _breakable(words: str) -> Markup:
     return Markup(".<wbr>").join(visible(words).split("."))
 
 
-def _unbroken(words: str) -> str:
+def _unbroken(words: str) -> Markup:
     """Where there is little room: no line begins with %."""
-    return words.replace(" %", "\N{NO-BREAK SPACE}%")
+    return Markup("&nbsp;%").join(visible(words).split(" %"))
 
 
 def _share(value: float) -> float:
