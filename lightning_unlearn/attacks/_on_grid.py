@@ -8,6 +8,8 @@ from lightning_unlearn.functional.grids import Grid, widths
 # Rounding moves weights that are spread evenly in their buckets by as much as `even`. On a grid that was itself stored in
 # bf16 it is under a fiftieth of that.
 _ON_GRID = 0.05
+_ROWS = 4
+"""Of each piece of a matrix: enough to tell, and all of them would take as long as a look at the network."""
 
 
 class OnGrid:
@@ -31,7 +33,9 @@ class OnGrid:
         return (self._moved / self._even) ** 0.5 if self._even else 1.0
 
     def saw(self, weight: Tensor, rounded: Tensor, grid: Grid) -> None:
-        """Take a weight, as it is and rounded, into account."""
+        """Take a weight, as it is and rounded, into account: some of its rows, where they share no scale."""
+        step = 1 if _shares_scales(weight, grid) else max(1, len(weight) // _ROWS)
+        weight, rounded = weight[::step], rounded[::step]
         self._moved += float((rounded.double() - weight).square().sum())
         self._even += float(widths(weight, grid).square().sum()) / 12
 
@@ -45,3 +49,10 @@ class OnGrid:
                 "grid they are not: add an attack on another one, such as `Quantize(bits=4, group_size=128)`."
             )
         self.is_settled = True
+
+
+def _shares_scales(weight: Tensor, grid: Grid) -> bool:
+    """Whether rows have a scale in common, so that some of them alone would have another."""
+    if grid.codebook == "int":
+        return grid.group_size == "tensor"
+    return bool(weight[:1].numel() % (grid.group_size if isinstance(grid.group_size, int) else 64))

@@ -65,8 +65,8 @@ class Prune(ByFraction, EachAlone):
         # A weight that is computed is whole in each process when it is.
         weight = None if matrix.is_computed else matrix.tensor
 
-        def over_shards(count: Tensor) -> Tensor:
-            return count if weight is None else sum_by_scope([count[None]], [weight], [0], 1)[0, 0]
+        def over_shards(counts: Tensor) -> Tensor:
+            return counts if weight is None else sum_by_scope([counts], [weight], [0], 1)[0]
 
         def pruned(values: Tensor) -> Tensor:
             size = values.numel() if weight is None else weight.numel()
