@@ -8,8 +8,8 @@ from lightning_unlearn.functional.grids import Grid, widths
 # Rounding moves weights that are spread evenly in their buckets by as much as `even`. On a grid that was itself stored in
 # bf16 it is under a fiftieth of that.
 _ON_GRID = 0.05
-_ROWS = 4
-"""Of each piece of a matrix: enough to tell, and all of them would take as long as a look at the network."""
+_ROWS = 16
+"""Of a matrix: enough to tell, and all of them would take as long as a look at the network."""
 
 
 class OnGrid:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -117,7 +117,7 @@ class Quantize(InBits, EachAlone):
         # What is computed is rounded inside of a forward pass, which may be compiled, and goes on there after this look.
         if matrix.is_computed:
             return self.rounded
-        change = self.rounded if self._on_grid.is_settled else self._noted
+        change = self.rounded if self._on_grid.is_settled else self._noting()
         if self.group_size == "tensor":
             return change
         # Rounding takes some ten times the memory of what it rounds. Blocks of a codebook run on from row to row.
@@ -143,9 +143,16 @@ class Quantize(InBits, EachAlone):
         """The levels that weights are rounded to."""
         return Grid(self.bits, self.group_size, self.codebook)
 
-    def _noted(self, weight: Tensor) -> Tensor:
-        rounded = self.rounded(weight)
-        self._on_grid.saw(weight, rounded, self.grid)
+    def _noting(self) -> Callable[[Tensor], Tensor]:
+        """As :meth:`rounded`; of the first piece of a matrix it is noted whether it lies on the grid."""
+        first = iter([True])
+
+        def rounded(weight: Tensor) -> Tensor:
+            values = self.rounded(weight)
+            if next(first, False):
+                self._on_grid.saw(weight, values, self.grid)
+            return values
+
         return rounded
 
     @property
