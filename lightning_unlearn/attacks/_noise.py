@@ -89,11 +89,11 @@ class Noise(Attack):
                 generators[p.device] = torch.Generator(p.device).manual_seed(self.seed)
             # Whole, on each process: a shard of the noise that one process would draw.
             whole = torch.randn(p.shape, generator=generators[p.device], device=p.device)
-            yield local(sharded_like(whole, p)) * (self.sigma * size)
+            yield local(sharded_like(whole, p)).mul_(self.sigma * size)
 
 
 def _root_mean_squares(params: list[Tensor]) -> list[float]:
     with torch.inference_mode(False), torch.no_grad():
-        sums = (local(p).detach().double().square().sum() for p in params)
+        sums = (torch.linalg.vector_norm(local(p).detach(), dtype=torch.float64).square() for p in params)
         squares = sum_by_scope(sums, params, range(len(params)), len(params))
     return [(total / max(p.numel(), 1)) ** 0.5 for total, p in zip(squares.tolist(), params, strict=True)]

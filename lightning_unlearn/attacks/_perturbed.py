@@ -94,10 +94,12 @@ def move_(params: Iterable[Tensor], deltas: Iterable[Tensor | None], who: str) -
             if delta is None:
                 continue
             weight, wanted = local(p).data, local(delta)
-            before = weight.clone() if is_half(weight) else weight
-            weight.copy_(weight.to(in_full(weight)) + wanted)
-            if is_half(weight):
-                share.add(wanted, weight.float() - before.float())
+            if not is_half(weight):
+                weight.add_(wanted)
+                continue
+            before = weight.clone()
+            weight.copy_(weight.float() + wanted)
+            share.add(wanted, weight.float() - before.float())
     share.warn()
 
 
