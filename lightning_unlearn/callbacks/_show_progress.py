@@ -108,5 +108,5 @@ class ShowProgress(pl.Callback):
 
 
 def _words(name: str) -> str:
-    ours = name.startswith("unlearn/")
-    return f"{name.removeprefix('unlearn/')} loss" if ours else name
+    is_loss = name in ("unlearn/forget", "unlearn/retain")
+    return name.removeprefix("unlearn/") + (" loss" if is_loss else "")
