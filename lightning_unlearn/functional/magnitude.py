@@ -45,6 +45,6 @@ def _place(
 ) -> tuple[Tensor, Tensor]:
     """The ``count``-th smallest of whole numbers below ``size``, and how many are smaller."""
     counts = total(sum(torch.bincount(piece, minlength=size) for piece in pieces).double())  # type: ignore[union-attr]
-    upto = counts.cumsum(0).long()
+    upto = counts.long().cumsum(0)  # of floats it is not deterministic on every device
     place = (upto < count).sum().clamp_max(size - 1)
     return place, upto[place] - counts[place].long()
