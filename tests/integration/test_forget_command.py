@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from lightning_unlearn import Encoding, TinyCausalLM
+from lightning_unlearn.auditing._audit import _notes
+from lightning_unlearn.auditing._subjects import Subjects
 from lightning_unlearn.bundled import bundled_path
 from lightning_unlearn.cli import UnlearnCLI, read_config, script
+from lightning_unlearn.data.encodings import usual_encoding
 from lightning_unlearn.models import load_tokenizer
 from lightning_unlearn.report import RobustnessReport
 
@@ -169,3 +173,11 @@ def test_files_that_cannot_be_read_end_it_before_a_model_is_built(
     with pytest.raises(SystemExit, match=complaint):
         typed(monkeypatch, *arguments)
     assert fits == []
+
+
+def test_an_audit_of_a_model_without_a_chat_template_says_how_it_asked() -> None:
+    without_template()
+    encoding = usual_encoding("model")
+    assert encoding.template == "plain"
+    notes = [_notes(Subjects(nn.Linear(1, 1), "model"), each) for each in (encoding, Encoding("bundled"), None)]
+    assert [any("by no chat template" in note for note in said) for said in notes] == [True, False, False]
