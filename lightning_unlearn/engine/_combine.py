@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,8 @@ def combine_(params: Sequence[Tensor], rows: Sequence[Row], weights: Sequence[fl
     """Write the weighted sum of ``rows`` into ``p.grad``, overwriting their tensors. The last row may be ``p.grad`` itself.
 
     A parameter without a gradient in any row keeps none, so weight decay does not touch parameters that were not used.
+    A row whose weight is beyond what its numbers can be multiplied by adds nothing: it is shorter than the smallest normal
+    number, and its direction, to which some projector gives a length, is rounding error.
 
     Example:
         >>> p = torch.nn.Parameter(torch.zeros(2))
@@ -24,7 +27,7 @@ def combine_(params: Sequence[Tensor], rows: Sequence[Row], weights: Sequence[fl
     for i, param in enumerate(params):
         # Everything is added to the last row: if that is `p.grad`, nothing is copied, and it stays the same tensor, which
         # under DDP can be a view into a bucket of the reducer.
-        *others, last = [(row[i], weight) for row, weight in zip(rows, weights, strict=True)]
+        *others, last = [(row[i], _factor(weight, row[i])) for row, weight in zip(rows, weights, strict=True)]
         total, weight = last
         if total is not None and weight != 1:
             total.mul_(weight)
@@ -33,3 +36,8 @@ def combine_(params: Sequence[Tensor], rows: Sequence[Row], weights: Sequence[fl
                 continue
             total = tensor.mul_(weight) if total is None else total.add_(tensor, alpha=weight)
         param.grad = total
+
+
+def _factor(weight: float, tensor: Tensor | None) -> float:
+    """The weight, or 0 where torch refuses to multiply by it; one that is not finite stays seen."""
+    return 0.0 if tensor is not None and torch.finfo(tensor.dtype).max < abs(weight) < math.inf else weight

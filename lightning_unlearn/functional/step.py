@@ -148,6 +148,8 @@ def correct_step_(
     k = len(directions)
     products = torch.zeros(k + 1, dtype=torch.float64, device=after.device)
     alone = None if inverse_metric is not None else directions.only_one(multipliers)
+    if alone is not None and abs(alone[1]) > torch.finfo(after.dtype).max:  # the row is as short
+        alone = None
     if alone is not None:  # no sum, so nothing to gain from float64
         row, multiplier = alone
         after.sub_(row.to(after), alpha=multiplier)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -39,6 +40,16 @@ def test_last_row_with_weight_one_is_kept_to_the_bit() -> None:
     before = p.grad.clone()
     combine_([p], [[None], [p.grad]], [5.0, 1.0])
     assert torch.equal(p.grad, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_row_that_is_too_short_to_have_a_direction_adds_nothing(dtype: torch.dtype) -> None:
+    p, beyond = nn.Parameter(torch.zeros(2, dtype=dtype)), torch.finfo(dtype).max * 1.5
+    for weights, expected in ([beyond, 1.0], 3.0), ([1.0, -beyond], 2.0):
+        combine_([p], [[torch.full_like(p, 2.0)], [torch.full_like(p, 3.0)]], weights)
+        assert p.grad.tolist() == [expected] * 2
+    combine_([p], [[torch.ones_like(p)], [torch.ones_like(p)]], [math.nan, 1.0])
+    assert p.grad.isnan().all()
 
 
 def test_each_parameter_is_combined_by_itself() -> None:

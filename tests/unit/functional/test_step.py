@@ -61,6 +61,12 @@ def test_one_direction_at_work(place: int) -> None:
     assert_close(left, torch.stack([(d * other).sum() for other in (*directions, d)]))
 
 
+def test_direction_so_short_that_its_multiplier_is_no_float32() -> None:
+    after, before = torch.tensor([1.0, 2.0]), torch.zeros(2)
+    correct_step_(after, before, StoredRows([torch.tensor([0.0, 1e-40])]), torch.tensor([5e39], dtype=torch.float64))
+    assert_close(after, torch.tensor([1.0, 1.5]), rtol=1e-4, atol=0)  # the row has five digits left
+
+
 @pytest.mark.parametrize("fresh", [1, 2])
 @pytest.mark.parametrize("metric", [None, torch.rand(3, 4)])
 def test_what_is_known_is_not_computed_again(fresh: int, metric: Tensor | None) -> None:
