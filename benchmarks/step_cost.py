@@ -239,9 +239,12 @@ def profile(variant: str, steps: int) -> None:
 def floor(steps: int) -> str:
     """What a step has to compute and to hold, ours and the joint one, on the rows that are timed: counted, not measured.
 
-    A matrix of `n` weights costs `6 n` operations a token (forward, and twice in backward), the head only where a label is
-    predicted, attention `12 width` for each pair that is looked at. NPO's original is a forward pass, `2 n`, in the joint
-    step alone. Bytes are weights, gradients and Adam's moments; libraries and activations come on top.
+    A matrix of `n` weights costs `2 n` operations a token in a forward pass, as many again for the gradient of its input,
+    and for that of its weights, which under LoRA only adapters have; the head, where a label is predicted, or at every
+    position of a padded batch in the joint step. Attention costs `4 width` for each pair that is looked at, and twice that
+    in backward. The joint step asks the original about forget rows for NPO, and about retain rows for KL, for which it also
+    computes a retain pass that it throws away; we have the original's likelihoods from before, and ask it for KL alone.
+    Bytes are weights, gradients and Adam's moments; libraries and activations come on top.
     """
     from lightning_unlearn.readouts import join_rows
     from lightning_unlearn.readouts._packed_causal_lm import _packed
@@ -249,29 +252,46 @@ def floor(steps: int) -> str:
     model = network("full")
     head = model.lm_head.weight.numel()
     body = sum(p.numel() for p in model.parameters() if p.dim() == 2) - head
+    adapters = sum(8 * sum(m.weight.shape) for m in model.modules() if hasattr(m, "weight") and m.weight.dim() == 2)
+    adapters -= 2 * 8 * sum(model.lm_head.weight.shape)  # head and embedding have none
     layers, width = model.config.num_hidden_layers, model.config.hidden_size
-    count = dict.fromkeys(("ours", "joint", "reference"), 0.0)
+
+    def forward(tokens: int, heads: int, pairs: int) -> int:
+        return 2 * body * tokens + 2 * head * heads + 4 * layers * width * pairs
+
+    def step(training: str, tokens: int, heads: int, pairs: int) -> int:
+        once = forward(tokens, heads, pairs)
+        attention = 4 * layers * width * pairs  # its backward is twice its forward, whatever is trained
+        return 3 * once if training == "full" else 2 * once + attention + 6 * adapters * tokens
+
+    count = {(o, t): {"ours": 0, "joint": 0} for t in ("full", "lora") for o in OBJECTIVES}
     for forget, retain in zip(rows("forget", steps), rows("retain", steps), strict=True):
-        both = join_rows(forget, retain)
-        packed, _ = _packed(both, both["labels"])
-        predicted, pairs = int((both["labels"] != -100).sum()), int(packed.visible.sum())
-        count["ours"] += 6 * body * packed.tokens.shape[1] + 6 * head * predicted + 12 * layers * width * pairs
-        for batch in (forget, retain):
-            tokens, (size, length) = batch["labels"].numel(), batch["labels"].shape
-            here = (body + head) * tokens + 2 * layers * width * size * length**2
-            count["joint"] += 6 * here
-            count["reference"] += 2 * here if batch is forget else 0
-    ours, joint, reference = (count[name] / steps / 1e9 for name in ("ours", "joint", "reference"))
+        both = packed_size(join_rows(forget, retain), _packed)
+        padded = {}
+        for name, batch in (("forget", forget), ("retain", retain)):
+            size, length = batch["labels"].shape
+            padded[name] = (size * length, size * length, size * length**2)
+        for (objective, training), sums in count.items():
+            sums["ours"] += step(training, *both)
+            sums["joint"] += step(training, *padded["forget"]) + step(training, *padded["retain"])
+            if objective.startswith("npo"):
+                sums["joint"] += forward(*padded["forget"])
+            if objective == "npo_kl":
+                sums["ours"] += forward(*packed_size(retain, _packed))
+                sums["joint"] += 2 * forward(*padded["retain"])
     gigabytes = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
-    return "\n".join(
-        [
-            "| | ours, 10^9 operations | joint | ratio |",
-            "|---|---|---|---|",
-            f"| graddiff, simnpo | {ours:.0f} | {joint:.0f} | {ours / joint:.2f} |",
-            f"| npo | {ours:.0f} | {joint + reference:.0f} | {ours / (joint + reference):.2f} |",
-            f"Weights, gradients, two moments: {4 * gigabytes:.2f} GB; joint NPO's copy {gigabytes:.2f} GB more.",
-        ]
-    )
+    lines = ["| | ours, 10^9 operations | joint | ratio |", "|---|---|---|---|"]
+    for (objective, training), sums in count.items():
+        ours, joint = (sums[name] / steps / 1e9 for name in ("ours", "joint"))
+        lines.append(f"| {objective}, {training} | {ours:.0f} | {joint:.0f} | {ours / joint:.2f} |")
+    held = f"Weights, gradients, two moments: {4 * gigabytes:.2f} GB in full; {gigabytes:.2f} GB of weights under LoRA;"
+    return "\n".join([*lines, f"{held} joint NPO's copy {gigabytes:.2f} GB more."])
+
+
+def packed_size(batch: Any, packed_of: Callable[..., Any]) -> tuple[int, int, int]:
+    """Tokens, predicted labels, and pairs that attention looks at, of a batch that is packed."""
+    packed, _ = packed_of(batch, batch["labels"])
+    return packed.tokens.shape[1], int((batch["labels"] != -100).sum()), int(packed.visible.sum())
 
 
 def in_this_process(arguments: argparse.Namespace) -> None:

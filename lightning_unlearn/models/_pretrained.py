@@ -15,6 +15,7 @@ from lightning_unlearn.models._extras import require
 from lightning_unlearn.models._few_bits import made_trainable, on_own_device, quantized
 from lightning_unlearn.models._gguf import SMOLLM2, converted_gguf, packaged_gguf
 from lightning_unlearn.models._lora import LoRA
+from lightning_unlearn.models._offloading import offload_activations
 from lightning_unlearn.models._refused_kinds import few_bits, refuse_made_up_weights, refuse_other_kinds
 from lightning_unlearn.models.layers import is_low_bit, refuse_looking_ahead
 
@@ -28,6 +29,7 @@ def PretrainedCausalLM(
     gguf_file: str | None = None,
     attn_implementation: str | None = None,
     activation_checkpointing: bool = False,
+    activation_offloading: bool = False,
     cache_folder: str | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
@@ -51,6 +53,10 @@ def PretrainedCausalLM(
         attn_implementation: As in transformers: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``.
         activation_checkpointing: Keep each layer's input only, and compute the rest again in the backward pass: the same
             gradients in less memory, for one more forward pass.
+        activation_offloading: Keep what layers save for the backward pass in the CPU's memory, with
+            ``activation_checkpointing`` their inputs: the same gradients in less memory of the device, for the way there and
+            back. Nothing changes on the CPU. Leave it out with FSDP, which brings whole weights together in each layer, and
+            with ``torch.compile``.
         cache_folder: Where converted GGUF files are kept. Defaults to the environment variable
             ``LIGHTNING_UNLEARN_CACHE``, then ``~/.cache/lightning_unlearn``.
         trust_remote_code: Run Python code that comes with the model. Without it such a model is refused, and nothing is
@@ -90,6 +96,8 @@ def PretrainedCausalLM(
     network.train()
     if activation_checkpointing:
         checkpoint_activations(network)
+    if activation_offloading:
+        offload_activations(network)
     return network
 
 
