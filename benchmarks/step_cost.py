@@ -16,7 +16,9 @@ backward pass over the sum, Hugging Face's loss; `joint_fused` is the same with 
 `peer` is open-unlearning's own trainer on the same weights and rows, in an environment of its own (`peer/README.md`).
 `by_hand` is a loop that somebody writes in ten lines: the losses of `joint` in two backward passes, and fused AdamW.
 `plain` is fine-tuning on the retain rows and the forget rows, without any unlearning. `ours_checkpointed` is ours with
-activation checkpointing, `ours_two_passes` ours with `TwoPasses()`, `ours_one_pass` with one, whatever it takes.
+activation checkpointing, `ours_two_passes` with `TwoPasses()`, `ours_one_pass` with one, whatever it takes. `ours_cached`,
+for LoRA, has the original's likelihoods from before the first step, as is the default in full fine-tuning, instead of
+switching adapters off in each.
 `ours_under` takes the forget gradient also under three steps of relearning, every second step: of all weights in full
 fine-tuning, by an adapter beside the trained one under LoRA. Its seconds are means of two steps. What ours computes once
 before the first step (the original's likelihood of every forget row, one forward pass each, kept on disk if you like) is
@@ -31,6 +33,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import os
 import resource
@@ -46,7 +49,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("LIGHTNING_UNLEARN_DATA", ROOT.parent / "shared" / "data")) / "tofu"
 OBJECTIVES = ("graddiff", "npo", "simnpo", "npo_kl")
-OTHERS = ("ours_two_passes", "ours_one_pass", "ours_checkpointed")
+OURS = ("ours", "ours_two_passes", "ours_one_pass", "ours_cached", "ours_checkpointed")
+THEIRS = ("joint", "peer", "joint_fused", "by_hand")
 WARM_UP = 4
 """Steps that are not timed: ours asks whether larger batches may be packed in some of the first."""
 WAYS = ("joint", "joint_fused", "by_hand", "plain", "ours_two_passes", "ours_one_pass", "ours")
@@ -124,6 +128,7 @@ def main() -> None:
     )
     parser.add_argument("--in-process", action="store_true", help="as with `--device cuda`")
     parser.add_argument("--only", nargs="+", help="these variants, way:objective:training")
+    parser.add_argument("--add", action="store_true", help="with `--only`: to the results of all variants, beside them")
     parser.add_argument("--floor", action="store_true", help="count operations and bytes that no code could save")
     parser.add_argument("--one", help="what a process of its own runs: way:objective:training")
     parser.add_argument("--profile", help="way:objective:training")
@@ -150,9 +155,10 @@ def main() -> None:
     ]
     variants += [f"plain:none:{training}" for training in arguments.training]
     if "full" in arguments.training:
-        variants += [
-            f"{way}:graddiff:full" for way in ("joint_fused", "by_hand", "ours_two_passes", "ours_checkpointed")
-        ]
+        variants += [f"{way}:graddiff:full" for way in ("joint_fused", "by_hand", "ours_checkpointed")]
+        variants += [f"ours_one_pass:{objective}:full" for objective in arguments.objectives]
+    if "lora" in arguments.training and "npo" in arguments.objectives:
+        variants += ["ours_cached:npo:lora"]
     if arguments.only:
         variants = arguments.only
     if arguments.under:
@@ -169,8 +175,11 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from run_config import commit, machine
 
-    name = "step_cost_under" if arguments.under else "step_cost_some" if arguments.only else "step_cost"
+    some = arguments.only and not arguments.add
+    name = "step_cost_under" if arguments.under else "step_cost_some" if some else "step_cost"
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    if arguments.add:
+        seen = json.loads(path.read_text())["variants"] | seen
     path.parent.mkdir(exist_ok=True)
     about = {"commit": commit(), "machine": {**machine(), "threads": arguments.threads}, "clock": arguments.clock}
     path.write_text(json.dumps({**about, "variants": seen}, indent=1) + "\n")
@@ -362,6 +371,7 @@ def runs(sweep: list[float]) -> dict[str, Callable[..., Iterator[float]]]:
         "ours": lambda *a: ours(*a, checkpointed=False, sweep=sweep),
         "ours_two_passes": lambda *a: ours(*a, checkpointed=False, sweep=sweep, **passes(0)),
         "ours_one_pass": lambda *a: ours(*a, checkpointed=False, sweep=sweep, **passes(100)),
+        "ours_cached": lambda *a: ours(*a, checkpointed=False, sweep=sweep, reference=cached()),
         "ours_checkpointed": lambda *a: ours(*a, checkpointed=True, sweep=sweep),
         "ours_under": lambda *a: pair_means(ours(*a, checkpointed=False, sweep=sweep, **under_relearning(a[1]))),
         "plain": plain,
@@ -372,6 +382,12 @@ def passes(share: float) -> dict[str, Any]:
     from lightning_unlearn.forgetting import CheaperPass, TwoPasses
 
     return {"passes": CheaperPass(share) if share else TwoPasses()}
+
+
+def cached() -> Any:
+    from lightning_unlearn import CachedLogLikelihood
+
+    return CachedLogLikelihood()
 
 
 def under_relearning(training: str) -> dict[str, Any]:
@@ -632,6 +648,7 @@ SAID = {
     "joint_fused": " (joint with fused AdamW)",
     "by_hand": " (two losses by hand)",
     "ours_checkpointed": " (ours checkpointed)",
+    "ours_cached": " (ours cached)",
     "ours_two_passes": " (ours in two passes)",
     "ours_one_pass": " (ours in one pass)",
 }
@@ -639,16 +656,14 @@ SAID = {
 
 def table(seen: dict[str, dict[str, list[float]]]) -> str:
     """Ours over the joint way, and over the field's own trainers, with the spread of the ratio between steps."""
-    lines = ["| | joint s | ours s | ratio (quartiles) | joint GB | ours GB | ratio |", "|---|---|---|---|---|---|---|"]
-    pairs = [(v, v.replace("ours", way)) for way in ("joint", "peer") for v in seen if v.startswith("ours:")]
-    pairs += [(v, "joint" + v.removeprefix(way)) for way in OTHERS for v in seen if v.startswith(f"{way}:npo")]
-    pairs = [pair for pair in pairs if pair[1] in seen]
-    if "joint_fused:graddiff:full" in seen and "ours:graddiff:full" in seen:
-        pairs += [("ours:graddiff:full", f"{way}:graddiff:full") for way in ("joint_fused", "by_hand")]
-        pairs += [(f"{way}:graddiff:full", "joint:graddiff:full") for way in OTHERS]
-    for ours_variant, joint_variant in pairs:
-        way, objective, training = (joint_variant if ours_variant.startswith("ours:") else ours_variant).split(":")
-        objective += SAID.get(way, "")
+    lines = ["| | theirs s | ours s | ratio (quartiles) | theirs GB | ours GB | ratio |", "|---" * 7 + "|"]
+    ours_variants = [v for way in OURS for v in seen if v.split(":")[0] == way]
+    for ours_variant, them_too in itertools.product(ours_variants, THEIRS):
+        way, objective, training = ours_variant.split(":")
+        joint_variant = f"{them_too}:{objective}:{training}"
+        if joint_variant not in seen or (way != "ours" and them_too not in ("joint", "peer")):
+            continue
+        objective += SAID.get(way, "") + SAID.get(them_too, "")
         us, them = seen[ours_variant], seen[joint_variant]
         ours_s, joint_s = (statistics.median(x["seconds"]) for x in (us, them))
         ratios = sorted(a / b for a, b in zip(us["seconds"], them["seconds"], strict=False))
