@@ -46,13 +46,17 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "rank 8, null",
         "rank 8, bf16",
         "rank 8, int8",
+        "rank 8, int8, null",
         "4 examples",
         "4 examples, matrix-free",
         "subspace",
     ),
     "lora": ("Orthogonal", "rank 1", "rank 4", "rank 8", "4 examples", "4 examples, matrix-free", "subspace"),
 }
-FILLED = {"rank 4": 4, "rank 8": 8, "rank 8, null": 8, "rank 8, bf16": 8, "rank 8, int8": 8}
+FILLED = {
+    "rank 4": 4,
+    **dict.fromkeys(("rank 8", "rank 8, null", "rank 8, bf16", "rank 8, int8", "rank 8, int8, null"), 8),
+}
 
 
 def projectors() -> dict[str, Callable[[], Any]]:
@@ -87,6 +91,7 @@ def guards(retain: Any) -> dict[str, Callable[[], Any]]:
         "rank 8, null": lambda: StepGuard(NoChange(), History(8)),
         "rank 8, bf16": lambda: StepGuard(directions=History(8), storage=BFloat16()),
         "rank 8, int8": lambda: StepGuard(directions=History(8), storage=Int8()),
+        "rank 8, int8, null": lambda: StepGuard(NoChange(), History(8), storage=Int8()),
         "4 examples": lambda: StepGuard(directions=PerExample()),
         "4 examples, matrix-free": lambda: StepGuard(directions=PerExample(), storage=MatrixFree()),
         "subspace": lambda: SubspaceGuard(InputSubspace(rank=8), retain=retain, batches=4),
