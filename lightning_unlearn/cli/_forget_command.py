@@ -20,6 +20,7 @@ from lightning_unlearn.data.encodings import usual_encoding
 from lightning_unlearn.runtime import someone_looks_on, writable_folder, written_whole
 
 _BASE = "bundled:your_model"
+_PAGE = "report.html"
 _ABOUT = (
     "Make a language model forget the questions and answers of one file and keep those of another, attack it, and write "
     "the report, the model and the configuration, which `lightning-unlearn fit --config` runs again. Further arguments "
@@ -36,6 +37,7 @@ def run_forget(arguments: Sequence[str]) -> None:
     """Run ``lightning-unlearn forget --model MODEL --forget FILE --retain FILE [arguments of fit]``."""
     chosen, further = _parser().parse_known_args(arguments)
     folder = writable_folder(chosen.folder)  # fail now, not after the fit
+    before = _written(folder)
     said, settings = _settings(chosen)
     file = folder / "forget.yaml"
     with written_whole(file) as new:
@@ -44,7 +46,14 @@ def run_forget(arguments: Sequence[str]) -> None:
     sys.stdout.write(said)
     bar = f"--trainer.enable_progress_bar={someone_looks_on()}".lower()  # else a line a minute says as much
     quiet_fit("--config", str(file), bar, *further)
-    sys.stdout.write(_closing(chosen, folder))
+    is_new = _written(folder) != before  # not with `--report=null`, or a folder of its own
+    sys.stdout.write((f"\nOpen {(folder / _PAGE).resolve()}\n" if is_new else "\n") + _closing(chosen, folder))
+
+
+def _written(folder: Path) -> int:
+    """When its page was, in nanoseconds; 0 if there is none."""
+    page = folder / _PAGE
+    return page.stat().st_mtime_ns if page.exists() else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,7 +129,6 @@ def _closing(chosen: argparse.Namespace, folder: Path) -> str:
         audit += [] if value is None else [f"--{name}", value]
     again = shlex.join(["lightning-unlearn", "audit", *audit, "--preset", "quick", "--folder", str(folder / "audit")])
     return (
-        f"\nOpen {(folder / 'report.html').resolve()}\n"
         f"The model is in {folder / 'model'}, what made it in {folder / 'forget.yaml'}.\n"
         f"Not what you want? What to change: {_documentation()}/forget-a-fact-in-your-own-model.md#read-the-report\n"
         f"Attack what was written, with more attacks, as a reviewer would:\n  {again}\n"

@@ -91,6 +91,20 @@ def load_weights(folder: str) -> dict[str, torch.Tensor]:
     return load_file(Path(folder) / "model.safetensors")
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_no_page_is_pointed_at_where_none_was_written(
+    earlier: bool, fits: list[UnlearnCLI], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if earlier:
+        (folder := Path("runs/forgotten")).mkdir(parents=True)
+        (folder / "report.html").write_text("of another fit")
+    typed(monkeypatch, *GIVEN, *ASKED, "--report=null")
+    said = capsys.readouterr().out
+    assert "Open " not in said
+    assert "The model is in runs/forgotten/model" in said
+    assert len(fits) == 1
+
+
 def test_what_it_writes_is_what_it_runs_and_runs_again(
     fits: list[UnlearnCLI], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
