@@ -17,6 +17,9 @@ from lightning_unlearn.runtime import eval_without_grad
 class AdapterDisabled(Reference):
     """The original model is the same network with its adapter switched off: it takes no memory at all.
 
+    It takes one more forward pass over the forget rows in each step. Where objectives ask for likelihoods only and rows are
+    seen more than once, :class:`CachedLogLikelihood` is faster: it asks about each row once, before the first step.
+
     This is right only if nothing but the adapter is trained, and the adapter started as the identity. :meth:`attach`
     refuses other networks.
 
