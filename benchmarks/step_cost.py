@@ -655,7 +655,7 @@ SAID = {
 
 
 def table(seen: dict[str, dict[str, list[float]]]) -> str:
-    """Ours over the joint way, and over the field's own trainers, with the spread of the ratio between steps."""
+    """Ours over the joint way and the field's own trainers: medians and quartiles of ratios of steps on the same rows."""
     lines = ["| | theirs s | ours s | ratio (quartiles) | theirs GB | ours GB | ratio |", "|---" * 7 + "|"]
     ours_variants = [v for way in OURS for v in seen if v.split(":")[0] == way]
     for ours_variant, them_too in itertools.product(ours_variants, THEIRS):
@@ -666,11 +666,12 @@ def table(seen: dict[str, dict[str, list[float]]]) -> str:
         objective += SAID.get(way, "") + SAID.get(them_too, "")
         us, them = seen[ours_variant], seen[joint_variant]
         ours_s, joint_s = (statistics.median(x["seconds"]) for x in (us, them))
-        ratios = sorted(a / b for a, b in zip(us["seconds"], them["seconds"], strict=False))
-        low, high = ratios[len(ratios) // 4], ratios[-len(ratios) // 4]
+        low, ratio, high = statistics.quantiles(
+            [a / b for a, b in zip(us["seconds"], them["seconds"], strict=False)], n=4, method="inclusive"
+        )
         ours_g, joint_g = (max(x["gigabytes"]) for x in (us, them))
         lines.append(
-            f"| {objective}, {training} | {joint_s:.2f} | {ours_s:.2f} | {ours_s / joint_s:.2f} ({low:.2f} to {high:.2f}) "
+            f"| {objective}, {training} | {joint_s:.2f} | {ours_s:.2f} | {ratio:.2f} ({low:.2f} to {high:.2f}) "
             f"| {joint_g:.2f} | {ours_g:.2f} | {ours_g / joint_g:.2f} |"
         )
     for variant in (v for v in seen if v.startswith("plain:")):
