@@ -99,7 +99,10 @@ def figure(found: dict[str, Any], path: Path) -> None:
             sizes, values = curves(axis, points)
             for panel, key in zip(panels[:, column], ("seconds", "gigabytes"), strict=True):
                 if key in values:
-                    panel.loglog(sizes, values[key], "o-", label=way, base=2)
+                    panel.plot(sizes, values[key], "o-", label=way)
+                    panel.set_xscale("log", base=2)
+                    if min(values[key]) > 0:  # else nothing beyond what is there without any of it
+                        panel.set_yscale("log", base=2)
                 panel.set_xlabel(axis)
         panels[0, column].legend(fontsize=7)
     panels[0, 0].set_ylabel("CPU seconds")
