@@ -4,6 +4,7 @@
     python benchmarks/step_cost.py                     # all variants, about 40 minutes on two idle cores
     python benchmarks/step_cost.py --objectives npo    # one of them
     python benchmarks/step_cost.py --peer open-unlearning --peer-python open-unlearning/env/bin/python   # theirs, too
+    python benchmarks/step_cost.py --preload libtcmalloc_minimal.so.4   # with another allocator than the system's
     python benchmarks/step_cost.py --under             # forgetting under attack; results in `step_cost_under.json`
     python benchmarks/step_cost.py --profile ours:graddiff:full   # where the time of three steps goes
     python benchmarks/step_cost.py --device cuda --model llama-1b --precision bf16-true   # on a GPU, see below
@@ -128,6 +129,7 @@ def main() -> None:
     )
     parser.add_argument("--in-process", action="store_true", help="as with `--device cuda`")
     parser.add_argument("--only", nargs="+", help="these variants, way:objective:training")
+    parser.add_argument("--preload", type=Path, help="another allocator for all of them: a shared library")
     parser.add_argument("--add", action="store_true", help="with `--only`: to the results of all variants, beside them")
     parser.add_argument("--floor", action="store_true", help="count operations and bytes that no code could save")
     parser.add_argument("--one", help="what a process of its own runs: way:objective:training")
@@ -177,6 +179,7 @@ def main() -> None:
 
     some = arguments.only and not arguments.add
     name = "step_cost_under" if arguments.under else "step_cost_some" if some else "step_cost"
+    name = f"step_cost_{arguments.preload.name.partition('.')[0]}" if arguments.preload else name
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     if arguments.add:
         seen = json.loads(path.read_text())["variants"] | seen
@@ -192,6 +195,8 @@ def in_a_process_of_its_own(variant: str, arguments: argparse.Namespace) -> dict
     if variant.startswith("peer:"):
         command = peer_command(variant, arguments)
     environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    if arguments.preload:
+        environment["LD_PRELOAD"] = str(arguments.preload)
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
