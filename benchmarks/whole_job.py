@@ -12,8 +12,9 @@ is taught first: what is timed begins with a folder of weights and ends with a p
 - `by hand`: transformers and torch alone. Both files are tokenised, a copy of the model is the reference, every step is one
   padded batch of each; answer probability and loss of both files are measured before and after.
 - `ours, no attacks`: `lightning-unlearn fit` with the same steps, the same measurements, and the report.
-- `ours`: the same with three attacks: rounding to 8 and to 4 bits, and ten steps of relearning by an adapter, measured at
-  six points. The plain script does none of this.
+- `ours`: as it comes, with three attacks: rounding to 8 and to 4 bits, and ten steps of relearning by an adapter, measured
+  at six points; each look also asks about four other answers to each question (`Specificity`). The plain script does none of
+  this.
 - `open-unlearning`: the field's own `src/train.py` in an environment of its own (`peer/README.md`), with as many steps of
   NPO on as many rows, and answer probability of 40 forget and 40 retain rows before and after by its evaluator, in its
   batches of 32. It also saves the model.
@@ -49,6 +50,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument(
+        "--ways", nargs="+", default=[*WAYS, PEER], choices=[*WAYS, PEER], help="the others stay as they are"
+    )
     parser.add_argument("--peer", type=Path, help="a clone of open-unlearning: its own job is timed beside")
     parser.add_argument("--peer-python", type=Path, help="of the environment that its README says how to install")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -60,14 +64,14 @@ def main() -> None:
         return
     if not arguments.reprint:
         peer = (arguments.peer.absolute(), arguments.peer_python.absolute()) if arguments.peer else None
-        measure(arguments.models, arguments.turns, arguments.out, peer)
+        ways = [way for way in arguments.ways if peer or way != PEER]
+        measure(arguments.models, ways, arguments.turns, arguments.out, peer)
     print(table(json.loads(arguments.out.read_text())["models"]))
 
 
-def measure(models: list[str], turns: int, out: Path, peer: tuple[Path, Path] | None) -> None:
+def measure(models: list[str], ways: list[str], turns: int, out: Path, peer: tuple[Path, Path] | None) -> None:
     from run_config import commit, machine
 
-    ways = (*WAYS, PEER) if peer else WAYS
     found = json.loads(out.read_text()) if out.exists() else {"models": {}}
     found |= {"commit": commit(), "machine": machine()}
     for model in models:
@@ -76,7 +80,7 @@ def measure(models: list[str], turns: int, out: Path, peer: tuple[Path, Path] | 
             for way in ways if turn % 2 == 0 else reversed(ways):
                 runs[way].append(peer_job(model, *peer) if peer and way == PEER else job(way, model))
                 print(model, way, runs[way][-1], flush=True)
-        found["models"][model] = runs
+        found["models"][model] = found["models"].get(model, {}) | runs
         out.write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -183,6 +187,7 @@ def timed(command: list[str], folder: Path, more: dict[str, str] | None = None) 
 def settings(folder: Path, model: str, *, attacks: bool) -> dict[str, Any]:
     """A configuration as a user would write it."""
     made = {name: f"lightning_unlearn.{name}" for name in ("Quantize", "Relearn", "QuestionAnswerData", "NPO")}
+    made["Measure"] = "lightning_unlearn.audits.Measure"
 
     def rows(name: str) -> dict[str, Any]:
         parts = {
@@ -214,7 +219,7 @@ def settings(folder: Path, model: str, *, attacks: bool) -> dict[str, Any]:
             "init_args": {"forget": rows("forget"), "retain": rows("retain")},
         },
         "unlearn": {"objective": {"class_path": made["NPO"], "init_args": {"beta": BETA}}},
-        "recovery": {"attacks": taken if attacks else {}},
+        "recovery": {"attacks": taken} if attacks else {"attacks": {}, "audits": [{"class_path": made["Measure"]}]},
         "report": {"folder": str(folder / "report")},
         "trainer": {
             "max_steps": STEPS,
