@@ -12,8 +12,8 @@ from lightning_unlearn.functional.rows import Rows
 from lightning_unlearn.functional.step import StepProducts
 
 # Elements of a block, by device: on the CPU one row of it should fit the cache, and a sum of so many products be exact to
-# 1e-7; a GPU is faster with few large kernels, and adds up in a tree.
-_BLOCK = {"cpu": 1 << 16}
+# 1e-6; smaller ones wait for threads. A GPU is faster with few large kernels, and adds up in a tree.
+_BLOCK = {"cpu": 1 << 17}
 _LARGE_BLOCK = 1 << 23
 # Solving for multipliers enlarges errors by one over the root of the smallest eigenvalue. Below this one, products are to
 # be taken in float64.
@@ -78,11 +78,13 @@ def quick_products(after: Tensor, before: Tensor, directions: Rows, fresh: int) 
     for here, rows, step, spare in _blocks(flat, directions):
         torch.sub(flat[here], old[here], out=step)
         every = [*rows, step]
-        wanted = [*range(fresh), k]
-        dots = [
-            _square(every[i], spare) if i == j else torch.dot(every[i], every[j]) for i in wanted for j in range(k + 1)
-        ]
-        products += torch.stack(dots).view(fresh + 1, k + 1)
+        dots: dict[tuple[int, int], Tensor] = {}
+        for i in (*range(fresh), k):
+            for j in range(k + 1):
+                if (known := dots.get((j, i))) is None:
+                    known = _square(every[i], spare) if i == j else torch.dot(every[i], every[j])
+                dots[i, j] = known
+        products += torch.stack(list(dots.values())).view(fresh + 1, k + 1)
     return StepProducts(products[:fresh, :k], products[fresh, :k], products[range(fresh + 1), [*range(fresh), k]])
 
 
