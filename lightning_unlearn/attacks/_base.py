@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.attacks._around_autocast import around_autocast
 from lightning_unlearn.data import FactSplit
 from lightning_unlearn.data.records import QuestionAnswer
 from lightning_unlearn.engine import GradientEngine
@@ -59,6 +60,11 @@ class Attack(ABC):
     beside: str = "retain"
     facts: FactSplit | None = None
     of_grid: str = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__call__" in vars(cls):
+            type.__setattr__(cls, "__call__", around_autocast(cls.__call__))  # also of attacks of others
 
     @abstractmethod
     def __call__(

@@ -17,7 +17,7 @@ from lightning_unlearn.attacks._rounding import Rounding
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.models.layers import Matrix, blocks, eager_if_compiled, sizes
-from lightning_unlearn.runtime import eval_mode, reshard
+from lightning_unlearn.runtime import drop_copies, eval_mode
 
 
 class Calibrated(InPlace):
@@ -81,10 +81,10 @@ class Calibrated(InPlace):
                 "give `ForgetRetainData` some."
             )
         for group in _by_block(network, found):
-            reshard(network)
+            drop_copies(network)
             for matrix, statistic in self._observed(network, group, own, loss, engine):
                 yield self.changed(matrix, self.calibrated(matrix, statistic))
-        reshard(network)
+        drop_copies(network)
 
     def _observed(
         self, network: nn.Module, group: Sequence[Matrix], batches: list[Any], loss: BatchLoss, engine: GradientEngine

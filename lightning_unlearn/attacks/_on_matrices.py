@@ -16,7 +16,7 @@ from lightning_unlearn.attacks._places import places
 from lightning_unlearn.attacks._rounding import Rounding, rounded_weight, weights_kept
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.models.layers import Matrix, only_adds
-from lightning_unlearn.runtime import reshard
+from lightning_unlearn.runtime import drop_copies
 
 
 class OnMatrices(Attack):
@@ -68,7 +68,7 @@ class OnMatrices(Attack):
         engine: GradientEngine | None = None,
     ) -> Iterator[Iterator[float]]:
         # FSDP2 may still hold gathered weights, and would use them instead of the shards that are changed here.
-        reshard(network)
+        drop_copies(network)
         engine = GradientEngine(network) if engine is None else engine
         found = self.matrices(network)
         with ExitStack() as undo:
@@ -76,7 +76,7 @@ class OnMatrices(Attack):
             for change in self.changes(network, found, batches, loss, engine):
                 undo.enter_context(change)
             # Undone in reverse order: first the gathered copies of changed weights go, then the shards are restored.
-            undo.callback(reshard, network)
+            undo.callback(drop_copies, network)
             yield iter((self.point,))
 
     @override

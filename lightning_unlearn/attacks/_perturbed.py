@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.runtime import KeptTensors, local, reshard, uninterrupted
+from lightning_unlearn.runtime import KeptTensors, drop_copies, local, uninterrupted
 
 
 def trainable(
@@ -51,13 +51,13 @@ def restored(network: nn.Module, tensors: Sequence[Tensor], *, store: str = "dev
         store: ``"cpu"`` or ``"device"``, where the copy is kept.
     """
     # FSDP2 may still hold gathered weights, and would use them instead of the shards that change; and again afterwards.
-    reshard(network)
+    drop_copies(network)
     kept = KeptTensors(tensors, on_cpu=store == "cpu")
     try:
         yield kept
     finally:
         with uninterrupted():
-            reshard(network)
+            drop_copies(network)
             kept.put_back()
 
 

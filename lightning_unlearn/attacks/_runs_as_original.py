@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from lightning_unlearn.attacks._knows_original import KnowsOriginal
 from lightning_unlearn.attacks._perturbed import restored
-from lightning_unlearn.runtime import local, on_every_rank, reshard, tensor_checksum
+from lightning_unlearn.runtime import drop_copies, local, on_every_rank, tensor_checksum
 
 
 class RunsAsOriginal(KnowsOriginal):
@@ -28,7 +28,7 @@ class RunsAsOriginal(KnowsOriginal):
     def see_original(self, network: nn.Module) -> None:
         """Keep what training changes, and hashes of the rest."""
         super().see_original(network)
-        reshard(network)
+        drop_copies(network)
         frozen = {id(p): tensor_checksum(local(p)) for p in network.parameters() if not p.requires_grad}
         self._frozen = frozen if self.original is None else {}
 
@@ -38,7 +38,7 @@ class RunsAsOriginal(KnowsOriginal):
         An attack may have changed it, or it belongs to a control. Only what training changes was kept, so that the original
         cannot be had here.
         """
-        reshard(network)
+        drop_copies(network)
         return all(
             on_every_rank(
                 all(
@@ -52,7 +52,7 @@ class RunsAsOriginal(KnowsOriginal):
     @contextmanager
     def as_original(self, network: nn.Module) -> Iterator[None]:
         """Give ``network`` the weights of the original; afterwards it has its own again, bit for bit."""
-        reshard(network)  # FSDP2 may still hold weights that it has gathered, which are other parameters
+        drop_copies(network)  # FSDP2 may still hold weights that it has gathered, which are other parameters
         with torch.inference_mode(False):
             pairs = self._pairs(network)
         with restored(network, [tensor for tensor, _ in pairs], store="cpu"):

@@ -18,7 +18,7 @@ from lightning_unlearn.functional.settings import check_named, check_whole
 from lightning_unlearn.models.layers import Matrix
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import eval_without_grad, hash_of, local, reshard
+from lightning_unlearn.runtime import drop_copies, eval_without_grad, hash_of, local
 
 
 class BucketFlips(KnowsOriginal, Audit):
@@ -90,7 +90,7 @@ class BucketFlips(KnowsOriginal, Audit):
     def __call__(
         self, network: nn.Module, *, readout: Readout, probes: Mapping[str, Probe], engine: GradientEngine
     ) -> list[Observation]:
-        reshard(network)  # FSDP2 may still hold gathered weights
+        drop_copies(network)  # FSDP2 may still hold gathered weights
         with torch.inference_mode(False), eval_without_grad(network):
             originals = {id(m.tensor): (m.tensor, m.original) for m in self.moved(network)}
             found = [(name, self._flips(grid, network, originals)) for name, grid in self.grids.items()]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn.engine import written_in_forward
 from lightning_unlearn.references import Original, copied, copy_of, moves
-from lightning_unlearn.runtime import reshard, uninterrupted
+from lightning_unlearn.runtime import drop_copies, uninterrupted
 
 
 class Snapshot:
@@ -33,7 +33,7 @@ class Snapshot:
 
     def take(self) -> None:
         """Copy what is there now."""
-        reshard(self._module)
+        drop_copies(self._module)
         self._kept = [each for each in self._kept if each.found() is not None]
         with torch.no_grad():
             for each in self._kept:
@@ -49,19 +49,19 @@ class Snapshot:
             return id(tensor) not in held and (moves(tensor) or id(tensor) in written)
 
         if any(is_new(t) for t in (*self._module.parameters(), *self._module.buffers())):
-            reshard(self._module)
+            drop_copies(self._module)
             self._kept += copied(self._module, is_new, on_cpu=True)
 
     def put_back(self) -> None:
         """Write the copy back."""
         with uninterrupted(), torch.no_grad():
-            reshard(self._module)
+            drop_copies(self._module)
             for each in self._kept:
                 each.now().copy_(each.value)
 
     def is_current(self) -> bool:
         """Whether the module holds, on this rank, what was copied."""
-        reshard(self._module)
+        drop_copies(self._module)
         return all(torch.equal(each.now().cpu(), each.value) for each in self._kept)
 
     def state_dict(self) -> dict[str, Tensor]:

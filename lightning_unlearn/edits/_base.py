@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from lightning_unlearn.engine import GradientEngine, sharded_like, sum_by_scope
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import local, reshard
+from lightning_unlearn.runtime import drop_copies, local
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Edit(ABC):
         """
         engine = GradientEngine(network) if engine is None else engine
         params = dict(network.named_parameters())
-        reshard(network)  # FSDP2 modules that still hold gathered weights would go on computing with those
+        drop_copies(network)  # FSDP2 modules that still hold gathered weights would go on computing with those
         written: list[Tensor] = []
         changes: list[Tensor] = []
         values = self.new_values(network, forget=forget, retain=retain, readout=readout, engine=engine)
@@ -121,7 +121,7 @@ class Edit(ABC):
             if before is not None:
                 _reset_(optimizers, params[name], before)
             written.append(params[name])
-        reshard(network)  # again, since `new_values` may have run the network
+        drop_copies(network)  # again, since `new_values` may have run the network
         return self._record(changes, written, engine)
 
     def see_original(self, network: nn.Module) -> None:

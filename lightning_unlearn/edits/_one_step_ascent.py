@@ -13,7 +13,7 @@ from lightning_unlearn.edits._needs import mean_row, needed
 from lightning_unlearn.engine import GradientEngine, Row, with_local
 from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import eval_mode, local, reshard
+from lightning_unlearn.runtime import drop_copies, eval_mode, local
 from lightning_unlearn.selectors import selectable
 
 _ENOUGH = 1e-4
@@ -215,10 +215,10 @@ def _moved(start: Tensor, way: Tensor, step: float) -> Tensor:
 def _place_(
     network: nn.Module, params: dict[str, nn.Parameter], start: dict[str, Tensor], way: dict[str, Tensor], step: float
 ) -> None:
-    reshard(network)
+    drop_copies(network)
     for name, p in params.items():
         local(p).data.copy_(_moved(start[name], way[name], step))
-    reshard(network)
+    drop_copies(network)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from lightning_unlearn.engine import GradientEngine, sharded_like, with_local
 from lightning_unlearn.functional.bisection import largest_scale
 from lightning_unlearn.functional.settings import check_kind, check_positive, check_whole
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import local, reshard, uninterrupted
+from lightning_unlearn.runtime import drop_copies, local, uninterrupted
 
 
 class WithinBudget(Edit):
@@ -121,7 +121,9 @@ class WithinBudget(Edit):
         disruption = Disruption(neutral_batches(loader, engine, most=self.batches), readout, engine)
         disruption.see_original(network)
         disruption.refuse_unlike(network)
-        reshard(network)  # or the edit would be given the weights that FSDP2 has gathered, whose memory is let go of
+        drop_copies(
+            network
+        )  # or the edit would be given the weights that FSDP2 has gathered, whose memory is let go of
         return disruption
 
     def _search(self, ray: _Ray, disruption: Disruption, network: nn.Module) -> None:
@@ -174,11 +176,11 @@ class _Ray:
 
     def write_(self, scale: float) -> None:
         """Set the weights to those at ``scale``; 0 is where they were, to the bit."""
-        reshard(self._network)
+        drop_copies(self._network)
         with torch.no_grad():
             for param, before, direction in self._parts.values():
                 local(param).data.copy_(_at(before, direction, scale))
-        reshard(self._network)
+        drop_copies(self._network)
 
     def values(self, scale: float) -> Iterator[tuple[str, Tensor]]:
         """Names and values at ``scale``."""

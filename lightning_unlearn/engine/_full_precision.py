@@ -3,8 +3,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from lightning_unlearn.runtime import without_autocast
 
 
 def in_full_precision(loss: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
@@ -22,10 +23,7 @@ def in_full_precision(loss: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
 
     def run(batch: Any) -> Tensor:
         # Asked when it runs: the engine enters the autocast of the fit.
-        on = [kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.is_autocast_enabled(kind)]
-        if not on:
-            return loss(batch)
-        with torch.autocast(on[0], enabled=False):
+        with without_autocast():
             return loss(batch)
 
     return run

@@ -88,6 +88,8 @@ class GradientEngine:
             return self._forward(function, batch)
 
     def _forward(self, function: Callable[[Any], T], batch: Any) -> T:
+        # Weights may have changed since the last pass, and whoever called may be inside autocast, which keeps its casts.
+        torch.clear_autocast_cache()
         if self.trainer is None:
             return function(batch)
         strategy = self.trainer.strategy

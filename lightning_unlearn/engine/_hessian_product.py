@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_unlearn.engine._gradients import GradientEngine
 from lightning_unlearn.engine._products import Row
-from lightning_unlearn.runtime import KeptTensors, local, reshard, uninterrupted
+from lightning_unlearn.runtime import KeptTensors, drop_copies, local, uninterrupted
 
 
 def hessian_product(
@@ -65,21 +65,21 @@ def hessian_product(
 @contextmanager
 def moved_weights(engine: GradientEngine, params: Sequence[Tensor], row: Row, factor: float) -> Iterator[None]:
     """Add ``factor`` times ``row`` to the weights. Afterwards they are put back from a copy, bit for bit."""
-    reshard(engine.module)
+    drop_copies(engine.module)
     kept = KeptTensors(params)
     try:
         move_(engine, params, row, factor)
         yield
     finally:
         with uninterrupted():
-            reshard(engine.module)
+            drop_copies(engine.module)
             kept.put_back()
 
 
 @torch.no_grad()
 def move_(engine: GradientEngine, params: Sequence[Tensor], row: Row, factor: float) -> None:
     """Add ``factor`` times ``row`` to the weights, in place. A parameter without an entry stays."""
-    reshard(engine.module)
+    drop_copies(engine.module)
     for p, direction in zip(params, row, strict=True):
         if direction is not None:
             local(p).add_(local(direction), alpha=factor)

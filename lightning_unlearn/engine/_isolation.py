@@ -11,8 +11,8 @@ from lightning_unlearn.engine._weight_noise import clean_weights
 from lightning_unlearn.engine._written_in_forward import written_in_forward
 from lightning_unlearn.runtime import (
     PythonState,
+    drop_copies,
     remember_random_states,
-    reshard,
     uninterrupted,
     without_logging,
 )
@@ -48,10 +48,10 @@ def isolated_but_for_weights(trainer: pl.Trainer, pl_module: pl.LightningModule)
 def _isolated(pl_module: pl.LightningModule, remembered: Sequence[Remember]) -> Iterator[None]:
     # FSDP2 keeps gathered weights after a forward pass. Let go of them before, or attacks would change the copies, and
     # after, or the fit would go on with copies that an attack has left.
-    reshard(pl_module)
+    drop_copies(pl_module)
     ours = {id(pl_module), id(_kept)}
     with clean_weights(pl_module), _restored(pl_module, remembered, ours), ExitStack() as stack:
-        stack.callback(reshard, pl_module)
+        stack.callback(drop_copies, pl_module)
         # Validation runs under inference mode or `no_grad`, where an attack could not compute gradients.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.runtime import local, reshard, uninterrupted
+from lightning_unlearn.runtime import drop_copies, local, uninterrupted
 
 # By module, and only while the noise is on.
 _on: WeakKeyDictionary[nn.Module, WeightNoise] = WeakKeyDictionary()
@@ -56,7 +56,7 @@ class WeightNoise:
             for p, clean in zip(self._params, self._clean, strict=True):
                 local(p).copy_(clean)
             self._clean = []
-            reshard(self._module)
+            drop_copies(self._module)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -72,7 +72,7 @@ class WeightNoise:
 
     @torch.no_grad()
     def _put_on_again(self) -> None:
-        reshard(self._module)
+        drop_copies(self._module)
         self._clean = [local(p).detach().clone() for p in self._params]
         _on[self._module] = self
         for i, (p, clean) in enumerate(zip(self._params, self._clean, strict=True)):

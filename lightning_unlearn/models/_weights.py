@@ -16,7 +16,7 @@ from lightning_unlearn.functional.text import visible
 from lightning_unlearn.models._weight_files import read_weights
 from lightning_unlearn.models.layers import in_adapter, input_embedding, is_low_bit, output_head
 from lightning_unlearn.models.layers._names import WRAPPERS
-from lightning_unlearn.runtime import local, reshard, uninterrupted
+from lightning_unlearn.runtime import drop_copies, local, uninterrupted
 
 _WRAPPERS = re.compile(
     rf"(?:(?<=\.)|^)(?:{'|'.join(WRAPPERS)}|base_model\.model|base_layer(?!\.(?:base_layer\.)*lora_)|original_module|modules_to_save\.\w+)\."
@@ -109,7 +109,7 @@ def swapped_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterat
     own = _own_tensors(network)
     # By identity: a tied weight has several names, but is saved and written once.
     pairs = {id(own[name]): (own[name], value) for name, value in weights.items()}
-    reshard(network)  # FSDP2's gathered copy would hide what is written into the shards
+    drop_copies(network)  # FSDP2's gathered copy would hide what is written into the shards
     saved = [(tensor, local(tensor).detach().to("cpu", copy=True)) for tensor, _ in pairs.values()]
     try:
         with torch.inference_mode(False), torch.no_grad():
@@ -118,7 +118,7 @@ def swapped_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterat
         yield
     finally:
         with uninterrupted(), torch.inference_mode(False), torch.no_grad():
-            reshard(network)
+            drop_copies(network)
             for tensor, value in saved:
                 local(tensor).copy_(value)
 

@@ -14,7 +14,7 @@ from lightning_unlearn.prediction import Likelihood, Prediction
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference, refuse_other_kind
 from lightning_unlearn.references._original import Original, copied, copy_of, moves
-from lightning_unlearn.runtime import eval_without_grad, on_every_rank, own_rank, reshard, uninterrupted
+from lightning_unlearn.runtime import drop_copies, eval_without_grad, on_every_rank, own_rank, uninterrupted
 
 
 class FrozenCopy(Reference):
@@ -51,7 +51,7 @@ class FrozenCopy(Reference):
         if network is not getattr(self, "network", None):
             self.start_anew()
         super().attach(network)
-        reshard(network)  # or the copies would be of weights that FSDP2 has gathered
+        drop_copies(network)  # or the copies would be of weights that FSDP2 has gathered
         before = self._held()
         # What was trainable earlier in this fit is copied too: a callback may have frozen it for some epochs.
         self._originals = copied(network, lambda t: moves(t) or id(t) in before, on_cpu=self.on_cpu)
@@ -66,7 +66,7 @@ class FrozenCopy(Reference):
     @override
     def __call__(self, readout: Readout, batch: Any) -> Likelihood:
         # Resharded first: a weight that FSDP2 still holds gathered would hide what is written into its shards.
-        reshard(self.network)
+        drop_copies(self.network)
         self._copy_joined()
         # One forward pass is short enough to wait for: Ctrl-C inside would leave the fit with the original's weights.
         with uninterrupted(), self._swapped(), eval_without_grad(self.network):
@@ -148,7 +148,7 @@ class FrozenCopy(Reference):
                     original.now().copy_(original.value)
             yield
         finally:
-            reshard(self.network)
+            drop_copies(self.network)
             with torch.no_grad():
                 for original, now in zip(self._originals, current, strict=True):
                     original.now().copy_(now)

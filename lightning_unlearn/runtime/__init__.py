@@ -1,6 +1,7 @@
 """Support for passes and results: ranks that agree, shards, modes, interrupts, hashes, files, both Lightning packages."""
 
 from lightning_unlearn.runtime._agreement import Agreement, Ended
+from lightning_unlearn.runtime._autocast import autocast_of_now, without_autocast
 from lightning_unlearn.runtime._buffers import remember_buffers
 from lightning_unlearn.runtime._checksum import checksum, tensor_checksum
 from lightning_unlearn.runtime._early_end import ended_by, exit_as_terminated
@@ -31,7 +32,7 @@ from lightning_unlearn.runtime._random_states import (
     seeded,
 )
 from lightning_unlearn.runtime._ranks import data_share, on_every_rank, own_rank
-from lightning_unlearn.runtime._sharding import local, reshard
+from lightning_unlearn.runtime._sharding import drop_copies, local
 from lightning_unlearn.runtime._termination import termination_held
 from lightning_unlearn.runtime._threads import map_in_threads
 from lightning_unlearn.runtime._unnoticed import is_sharded, unnoticed
@@ -48,6 +49,7 @@ __all__ = [
     "ProgressBar",
     "ProgressLines",
     "PythonState",
+    "autocast_of_now",
     "checksum",
     "data_share",
     "ended_by",
@@ -71,7 +73,7 @@ __all__ = [
     "remember_buffers",
     "remember_random_states",
     "remove_leftovers",
-    "reshard",
+    "drop_copies",
     "seed_random_states",
     "seeded",
     "someone_looks_on",
@@ -80,6 +82,7 @@ __all__ = [
     "termination_held",
     "uninterrupted",
     "unnoticed",
+    "without_autocast",
     "without_logging",
     "writable_folder",
     "written_whole",

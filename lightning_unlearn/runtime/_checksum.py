@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.runtime._sharding import local, reshard
+from lightning_unlearn.runtime._sharding import drop_copies, local
 
 _BLOCK, _BLOCK_ON_CPU = 1 << 20, 1 << 16
 """Words that are hashed at once: as many as fit a CPU's cache; elsewhere more, since each block waits for the device."""
@@ -29,7 +29,7 @@ def checksum(network: nn.Module) -> int:
         >>> checksum(layer) == before
         False
     """
-    reshard(network)  # or `parameters()` would be the gathered copies that FSDP2 may have kept
+    drop_copies(network)  # or `parameters()` would be the gathered copies that FSDP2 may have kept
     total = 0
     for tensor in [*network.parameters(), *network.buffers(), *_scales(network)]:
         total = (total * 31 + tensor_checksum(local(tensor).detach())) % (1 << 64)

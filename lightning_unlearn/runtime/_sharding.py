@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -12,21 +13,22 @@ def local(tensor: Tensor) -> Tensor:
     """The local shard of a ``DTensor``; any other tensor as it is. It shares memory: writing to it changes the parameter.
 
     Example:
-        >>> import torch
         >>> local(torch.ones(2))
         tensor([1., 1.])
     """
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def reshard(network: nn.Module) -> None:
-    """Make FSDP2 modules drop their gathered parameters.
+def drop_copies(network: nn.Module) -> None:
+    """Make FSDP2 and autocast drop the copies of parameters that they keep, so that the next pass sees what is written.
 
-    After a forward pass without a graph the root keeps its gathered copy. Until it is dropped, the next forward pass does
-    not see a change of the shards. To be called between passes: one that an exception has ended is taken for ended.
+    After a forward pass without a graph the root of FSDP2 keeps its gathered copy, whatever happens to the shards. Autocast
+    keeps what it has cast until its outermost block is left; inside Lightning it keeps nothing. To be called between passes:
+    one that an exception has ended is taken for ended.
     """
     from torch.distributed.fsdp import FSDPModule
 
+    torch.clear_autocast_cache()
     for module in network.modules():
         if isinstance(module, FSDPModule):
             _end_broken_pass(module)

@@ -12,7 +12,7 @@ from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.models.layers import blocks, name_fits
 from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import eval_without_grad, hash_of, reshard
+from lightning_unlearn.runtime import drop_copies, eval_without_grad, hash_of
 from lightning_unlearn.selectors._base import Selector, selectable
 from lightning_unlearn.selectors._losses import needed
 from lightning_unlearn.selectors._traced import corrupted, recorded, restored
@@ -92,7 +92,7 @@ class CausalTrace(Selector):
                     for window in windows:
                         with restored(network, {m: clean[m] for m in window}, adds=self.part is None):
                             effects.append((probabilities(batch) - broken) / (whole - broken + 1e-6))
-        reshard(network)  # without a graph, FSDP2's root keeps what it has gathered
+        drop_copies(network)  # without a graph, FSDP2's root keeps what it has gathered
         # [batches * windows] tensors of [examples]
         medians = [torch.cat(effects[i :: len(windows)]).quantile(0.5).float() for i in range(len(windows))]
         found: dict[Tensor, Tensor] = {}

@@ -10,7 +10,7 @@ from typing_extensions import override
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.models.layers import blocks
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import eval_without_grad, reshard
+from lightning_unlearn.runtime import drop_copies, eval_without_grad
 from lightning_unlearn.selectors._base import Selector, selectable
 from lightning_unlearn.selectors._losses import mean_nll, needed
 from lightning_unlearn.selectors._traced import ChangesShape, skipped
@@ -74,7 +74,7 @@ class LayerAblation(Selector):
                 continue
             # A parameter of several blocks matters as much as the one that matters most.
             effects.update({p: torch.maximum(effect, effects.get(p, effect)) for p in block.parameters()})
-        reshard(network)  # without a graph, FSDP2's root keeps what it has gathered
+        drop_copies(network)  # without a graph, FSDP2's root keeps what it has gathered
         if not effects:
             raise ValueError(
                 "`LayerAblation` should find blocks, modules that repeat in a list and give states of the shape that they "

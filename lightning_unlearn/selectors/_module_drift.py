@@ -10,7 +10,7 @@ from typing_extensions import override
 from lightning_unlearn.engine import GradientEngine, move_, sum_by_scope
 from lightning_unlearn.functional.settings import check_positive
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import KeptTensors, eval_mode, local, reshard, uninterrupted
+from lightning_unlearn.runtime import KeptTensors, drop_copies, eval_mode, local, uninterrupted
 from lightning_unlearn.selectors._base import Selector, selectable
 from lightning_unlearn.selectors._losses import mean_nll, needed
 
@@ -86,7 +86,7 @@ class ModuleDrift(Selector):
     ) -> Tensor:
         """Mean absolute change of each of ``params`` by a pass over ``batches``, ``[len(params)]`` float64."""
         loss = mean_nll(network, readout)
-        reshard(network)
+        drop_copies(network)
         kept = KeptTensors(params)
         try:
             for batch in batches:
@@ -95,7 +95,7 @@ class ModuleDrift(Selector):
             moved = [(local(p).detach().double() - before.double()).abs().sum() for p, before in kept.pairs()]
         finally:
             with uninterrupted():
-                reshard(network)
+                drop_copies(network)
                 kept.put_back()
         sums = sum_by_scope(moved, params, range(len(params)), len(params), engine.sharding_group)
         return sums / sums.new_tensor([p.numel() for p in params]).clamp_min(1)

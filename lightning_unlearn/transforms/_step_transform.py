@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.engine import Row, refuse_manual_optimization, refuse_optimizers, strategy_kind
-from lightning_unlearn.runtime import reshard
+from lightning_unlearn.runtime import drop_copies
 from lightning_unlearn.transforms._chain import Stage, StepChain
 from lightning_unlearn.transforms._step import Step
 
@@ -93,7 +93,9 @@ class StepTransform(pl.Callback):
         """Put the chain's hook on the optimizer. By now all optimizers exist, the fit's and those of forgetting."""
         self._has_started = True
         refuse_optimizers(trainer, type(self).__name__)
-        reshard(pl_module)  # after a sanity check FSDP2 still shows gathered weights, which the optimizer does not have
+        drop_copies(
+            pl_module
+        )  # after a sanity check FSDP2 still shows gathered weights, which the optimizer does not have
         chain = StepChain.of(trainer)
         if self.stage != Stage.RESTRICT:  # restrictions hold for every step
             chain.refuse_several_steps(type(self).__name__)

@@ -12,7 +12,7 @@ from lightning_unlearn.data import Probe, in_order
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.readouts import CUTS, Readout
-from lightning_unlearn.runtime import Misfit, eval_mode, reshard
+from lightning_unlearn.runtime import Misfit, drop_copies, eval_mode
 
 _WORDS = "How far one step of training on an example would move the model; a short way for what it has learned already."
 
@@ -62,7 +62,7 @@ class GradientNorm(Audit):
     ) -> list[Observation]:
         self.refuse(probes)
         # After a forward pass FSDP2 shows the root's own parameters gathered, and gives gradients to the shards.
-        reshard(engine.module)
+        drop_copies(engine.module)
         params = [p for p in network.parameters() if p.requires_grad]
         if not params:
             raise Misfit(

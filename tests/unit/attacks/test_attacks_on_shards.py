@@ -33,7 +33,7 @@ from lightning_unlearn import (
     Wanda,
 )
 from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.runtime import local, reshard
+from lightning_unlearn.runtime import drop_copies, local
 
 
 def sibling() -> str:
@@ -125,7 +125,7 @@ def attack_shards(rank: int, world_size: int) -> list[str]:
             assert_close(attacked, said(whole, batch[0]), rtol=1e-5, atol=1e-5)
             assert not torch.equal(attacked, original)
         assert torch.equal(said(network, batch[0]), original)
-        reshard(network)
+        drop_copies(network)
         assert all(torch.equal(local(p), kept) for p, kept in zip(network.parameters(), shards, strict=True))
         compared.append(name)
     dist.destroy_process_group()
@@ -182,7 +182,7 @@ def adapt_shards(rank: int, world_size: int) -> list[float]:
         assert_close(said(network, x), said(whole, x), rtol=1e-5, atol=1e-5)
         moved = float((said(network, x) - original).abs().max())
     assert torch.equal(said(network, x), original)
-    reshard(network)
+    drop_copies(network)
     assert all(torch.equal(local(p), kept) for p, kept in zip(network.parameters(), shards, strict=True))
     shares = [attack.share_reached(network), attack.share_reached(whole)]
     dist.destroy_process_group()

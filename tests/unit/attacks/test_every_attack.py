@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -167,6 +168,33 @@ def test_it_is_the_same_attack_in_validation_too(name: str, mode: Any) -> None:
     assert torch.equal(seen, expected)
     assert all(torch.equal(a, b) for a, b in zip(before[0], state(net)[0], strict=True))
     assert not any(t.is_inference() for t in [*net.parameters(), *net.buffers()])
+
+
+@every_attack
+@pytest.mark.filterwarnings("ignore:The step of")
+def test_it_is_the_same_attack_inside_one_long_autocast(name: str) -> None:
+    """Which keeps weights that were cast once until it is left."""
+    attack = ALL_ATTACKS[name]()
+    (net, own), seen = (moved(attack), data(attack)), []
+    mixed = partial(torch.autocast, "cpu", torch.bfloat16)
+
+    def loss(batch: Any) -> Tensor:
+        with mixed():
+            return loss_of(net)(batch)
+
+    for outer in (nullcontext, mixed):
+        with outer():
+            with mixed():
+                loss_of(net)((own["attack"] if isinstance(own, dict) else own)[0])  # casts weights
+            with attack(net, batches=own, loss=loss) as points:
+                for _ in points:
+                    with mixed():
+                        attacked = said(net, own)
+            with mixed():
+                seen.append((attacked, said(net, own)))
+        net = moved(attack)
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert torch.equal(seen[0][1], seen[1][1])
 
 
 @every_attack

@@ -22,7 +22,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from lightning_unlearn.attacks import Quantize, RoundingNoise
 from lightning_unlearn.functional.quantization import flipped_fraction, round_to_codebook, round_to_nearest
-from lightning_unlearn.runtime import reshard
+from lightning_unlearn.runtime import drop_copies
 
 STORIES = DATA / "models" / "stories260k"
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's own
@@ -428,7 +428,7 @@ def attack_shards(rank, world_size):
             assert_close(attacked, said(whole, x))
             assert not torch.equal(attacked, original)
         assert torch.equal(said(network, x), original)
-        reshard(network)
+        drop_copies(network)
         assert all(torch.equal(p.to_local(), shards[name]) for name, p in network.named_parameters())
 
     network = fully_shard(nn.Sequential(nn.Linear(128, 6), nn.Linear(96, 6)))

@@ -150,6 +150,24 @@ def test_the_same_network_and_data_give_the_same_weights(build: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
+@every_edit
+def test_inside_one_long_autocast_the_network_runs_as_edited_and_then_as_undone(build: Any) -> None:
+    net, seen = network().eval(), []
+    inputs = batches(1)[0][0]
+    with torch.autocast("cpu", torch.bfloat16):
+        net(inputs)  # casts weights
+        with edited(build(), net, **data_for(net)):
+            seen.append(net(inputs))
+            torch.clear_autocast_cache()
+            seen.append(net(inputs))
+        seen.append(net(inputs))
+    with torch.autocast("cpu", torch.bfloat16):
+        undisturbed = net(inputs)
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], undisturbed)
+    assert torch.equal(seen[2], undisturbed)
+
+
 @pytest.mark.parametrize("build", NOTHING_AT_ALL.values(), ids=list(NOTHING_AT_ALL))
 def test_at_scale_zero_nothing_changes_to_the_bit(build: Any) -> None:
     net = network()

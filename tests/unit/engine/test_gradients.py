@@ -177,6 +177,20 @@ def test_row_runs_in_the_precision_of_the_fit() -> None:
     assert row[0].dtype == losses.dtype == torch.float32
 
 
+def test_row_is_of_the_weights_as_they_are_inside_one_long_autocast() -> None:
+    module, (batch,) = SomebodysModule(), batches(1)
+    params, engine, loss = [module.head.weight], GradientEngine(module), loss_of(module)
+    with torch.autocast("cpu", torch.bfloat16):
+        engine.row(loss, [batch], params)  # casts weights
+        with torch.no_grad():
+            for p in module.parameters():
+                p.mul_(2)
+        seen, _ = engine.row(loss, [batch], params)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, _ = engine.row(loss, [batch], params)
+    assert torch.equal(seen[0], expected[0])
+
+
 def test_batches_go_through_the_users_transfer_hooks_and_precision() -> None:
     class Transferring(SomebodysModule):
         def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

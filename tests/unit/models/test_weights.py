@@ -71,8 +71,9 @@ FILES: list[Callable[[Any, Path], str]] = [
 
 @pytest.mark.parametrize("write", FILES, ids=lambda write: write.__name__)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("mixed", [False, True], ids=["plain", "inside autocast"])
 def test_a_network_with_them_says_what_the_other_says(
-    write: Callable[[Any, Path], str], tied: bool, tmp_path: Path
+    write: Callable[[Any, Path], str], tied: bool, mixed: bool, tmp_path: Path
 ) -> None:
     def tie(network: Any) -> Any:
         if tied:
@@ -81,11 +82,13 @@ def test_a_network_with_them_says_what_the_other_says(
         return network
 
     network, another = tie(family("llama")), tie(other())
-    path, before, own = write(another, tmp_path), checksum(network), says(network)
-    with swapped_weights(network, load_weights(path, network)):
-        assert torch.equal(says(network), says(another))
+    path, before = write(another, tmp_path), checksum(network)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        own = says(network)
+        with swapped_weights(network, load_weights(path, network)):
+            assert torch.equal(says(network), says(another))
+        assert torch.equal(says(network), own)
     assert checksum(network) == before
-    assert torch.equal(says(network), own)
 
 
 def test_they_are_put_back_after_an_exception_too() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,23 @@ def test_says_what_the_original_said(case: str) -> None:
     assert not prediction.token_nll().requires_grad
     if reference.gives_logits:
         assert torch.equal(prediction.logits, expected.logits)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "cache" not in case])  # whose values a sweep finds
+def test_inside_one_long_autocast_original_and_network_each_keep_to_their_own_weights(case: str) -> None:
+    make, build, data, readout, move = CASES[case]
+    reference, network = make(), build().eval()
+    mixed = partial(torch.autocast, "cpu", torch.bfloat16)
+    with mixed():
+        expected = original(network, readout, data)
+    reference.attach(network)
+    move(network)
+    with mixed():
+        now = original(network, readout, data)
+    with mixed():
+        seen = [each for _ in range(2) for each in (reference(readout, data), original(network, readout, data))]
+    for each, wanted in zip(seen, [expected, now, expected, now], strict=True):
+        assert torch.equal(each.token_nll(), wanted.token_nll())
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from lightning_unlearn.runtime import checksum, local, reshard
+from lightning_unlearn.runtime import checksum, drop_copies, local
 
 
 def sharded() -> nn.Module:
@@ -63,7 +63,7 @@ def compare(rank: int, world_size: int) -> list[str]:
             gradients(network, x)
             before = checksum(network)
             breaks(network, x, network if place is None and name == "forward" else network[place or 1])
-            reshard(network)
+            drop_copies(network)
             assert all(isinstance(p, DTensor) for p in network.parameters())
             assert checksum(network) == before
             for now, then in zip(gradients(network, x), expected, strict=True):
