@@ -71,7 +71,7 @@ def main() -> None:
         study, missing = tofu_study(arguments, PANELS["beside"])
         carry_out(study, arguments, lambda: show(study, missing, path), missing=missing)
         return
-    setting = SETTINGS[arguments.model].on(arguments.device)
+    setting = SETTINGS[arguments.model].on(arguments.device, arguments.precision)
     chosen = [methods()[name] for name in arguments.methods or methods()]
     wanted, missing = available(chosen, meanings(setting, "test", seed=0, rate=1.0), setting.name)
     study = Study(setting, tuple(wanted), tuple(arguments.seeds), arguments.folder / setting.name)

@@ -104,12 +104,15 @@ def curve(network: nn.Module, judge: Judge, setting: Setting, world: World) -> C
     rows = list(setting.batches(world.forget, size=2 * setting.batch[1]))
     loss = CrossEntropy()
     attack = judge.made()
-    with attack(
-        network,
-        batches=batches if attack.needs_data else (),
-        loss=lambda batch: loss(READOUT(network, batch)),
-        engine=GradientEngine(network),
-    ) as points:
+    with (
+        setting.mixed(),
+        attack(
+            network,
+            batches=batches if attack.needs_data else (),
+            loss=lambda batch: loss(READOUT(network, batch)),
+            engine=GradientEngine(network),
+        ) as points,
+    ):
         return {str(point): probabilities(network, rows) for point in points}  # as JSON has them
 
 
@@ -123,4 +126,5 @@ def probabilities(network: nn.Module, batches: Iterable[Any]) -> list[float]:
 
 def known(network: nn.Module, setting: Setting, rows: Rows) -> list[float]:
     """Probability of each answer of these rows."""
-    return probabilities(network, setting.batches(rows, size=2 * setting.batch[1]))
+    with setting.mixed():
+        return probabilities(network, setting.batches(rows, size=2 * setting.batch[1]))

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Self
 
+import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 
@@ -63,7 +65,7 @@ class Setting:
         names: What ``$name`` in a method stands for.
         panel: Which judges sit.
         clip: Largest norm of a gradient.
-        precision: Of the fits on an accelerator; on the CPU, as attacks everywhere, they are in float32.
+        precision: Of fits and attacks on an accelerator. On the CPU both are in float32, unless another is asked for.
         seconds: Of one step of training on a core, for the estimate.
         device: Where fits and attacks run.
     """
@@ -85,10 +87,16 @@ class Setting:
     seconds: float = 0.05
     device: str = "cpu"
 
-    def on(self, device: str) -> Self:
-        """The same setting on a device."""
+    def on(self, device: str, precision: str | None = None) -> Self:
+        """The same setting on a device, in a precision."""
         # bfloat16 takes three times as long as float32 on a CPU without units for it, and more when it is shared.
-        return replace(self, device=device, **({"precision": "32-true"} if device == "cpu" else {}))
+        usual = "32-true" if device == "cpu" else self.precision
+        return replace(self, device=device, precision=precision or usual)
+
+    def mixed(self) -> AbstractContextManager[None]:
+        """The precision of attacks, and of looks at what is known."""
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16-mixed")
 
     def world(self, name: str) -> World:
         """A world, made once."""

@@ -20,7 +20,7 @@ def tofu_study(
     arguments: argparse.Namespace, beside: Mapping[str, Judge] | None = None
 ) -> tuple[TOFUStudy, dict[str, str]]:
     """The study that a command line asks for, and which methods this version lacks parts of."""
-    setting = SETTINGS[arguments.model].on(arguments.device)
+    setting = SETTINGS[arguments.model].on(arguments.device, arguments.precision)
     chosen = [methods(FILE)[name] for name in arguments.methods or methods(FILE)]
     there, missing = available(chosen, meanings(setting, "test", seed=0, rate=1.0), setting.name)
     methods_, seeds = tuple(_with_the_best_two(there)), tuple(arguments.seeds)

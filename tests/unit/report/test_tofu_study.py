@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from _shared_data import DATA
 from robustness_parts._criterion import chosen_rate
+from robustness_parts._judges import curve, known, relearn
 from robustness_parts._method import Method, methods
 from robustness_parts._recovery import Seen
 from scipy.stats import ks_2samp
@@ -67,6 +69,23 @@ def test_on_the_cpu_fits_are_in_float32_and_results_of_two_devices_are_kept_apar
     setting, other = SETTINGS["bundled"].on(device), SETTINGS["bundled"].on({"cpu": "cuda", "cuda": "cpu"}[device])
     assert setting.precision == {"cpu": "32-true", "cuda": "bf16-mixed"}[device]
     assert setting.numbers() != other.numbers()
+
+
+def test_in_mixed_precision_attacks_and_looks_are_too_and_results_are_kept_apart() -> None:
+    plain, mixed = SETTINGS["bundled"].on("cpu"), SETTINGS["bundled"].on("cpu", "bf16-mixed")
+    assert plain.numbers() != mixed.numbers()
+    rows, judge = mixed.world("tune").forget[:3], relearn("forget", "full", 1e-3, 2)
+    world = replace(mixed.world("tune"), forget=rows)
+    network = mixed.start(0)
+    seen = {
+        name: (known(network, one, rows), curve(network, judge, one, world))
+        for name, one in (("f", plain), ("b", mixed))
+    }
+    for one, other in ((seen["f"][0], seen["b"][0]), *((seen["f"][1][at], seen["b"][1][at]) for at in ("0", "1", "2"))):
+        assert one != other
+        assert one == pytest.approx(other, rel=0.1)
+    # Attacked in one block of autocast, it is the network after each step that is seen.
+    assert seen["b"][1]["0"] != seen["b"][1]["2"]
 
 
 PARTS = {"a": "guard", "b": "guard", "c": "attack", "d": "projector"}
