@@ -94,7 +94,7 @@ class Setting:
         return replace(self, device=device, precision=precision or usual)
 
     def mixed(self) -> AbstractContextManager[None]:
-        """The precision of attacks, and of looks at what is known."""
+        """The precision of attacks, and of what is asked."""
         kind = torch.device(self.device).type
         return torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16-mixed")
 

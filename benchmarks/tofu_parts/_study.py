@@ -182,9 +182,10 @@ class TOFUStudy(Study):
         def work() -> Found:
             tokenizer = self.setting.encoding().tokenizer
             network = shared(self.setting, weights)
-            found = tofu_scores(
-                network, READOUT, self.setting.probes(), tokenizer, max_new_tokens=self.setting.new_tokens
-            )
+            with self.setting.mixed():
+                found = tofu_scores(
+                    network, READOUT, self.setting.probes(), tokenizer, max_new_tokens=self.setting.new_tokens
+                )
             return {"scores": _rounded(found)}
 
         # About as long as so many steps: a forward pass of the rows, and the tokens one after the other.
