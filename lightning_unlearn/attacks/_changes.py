@@ -70,9 +70,9 @@ class LowRank(Change):
         stacked, outputs, inputs = place.sizes
         rank = rank if place.has_hook else min(rank, outputs, inputs)
         # Scaled so that the size of what goes through does not depend on the width.
-        first = torch.randn(*stacked, rank, inputs, generator=generator) / inputs**0.5
+        first = torch.randn(*stacked, rank, inputs, generator=generator, dtype=torch.float32) / inputs**0.5
         self.a = nn.Parameter(first.to(place.device))
-        self.b = nn.Parameter(torch.zeros(*stacked, outputs, rank, device=place.device))
+        self.b = nn.Parameter(torch.zeros(*stacked, outputs, rank, device=place.device, dtype=torch.float32))
 
     @property
     @override
@@ -99,7 +99,7 @@ class Whole(Change):
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         stacked, outputs, inputs = place.sizes
-        self.delta = nn.Parameter(torch.zeros(*stacked, outputs, inputs, device=place.device))
+        self.delta = nn.Parameter(torch.zeros(*stacked, outputs, inputs, device=place.device, dtype=torch.float32))
 
     @property
     @override

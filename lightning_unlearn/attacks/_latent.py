@@ -126,7 +126,7 @@ class _Added:
         self._check(states)
         shape = self._attack.shape(states)
         if self.value is None:
-            self.value = torch.zeros(shape, device=states.device, requires_grad=True)
+            self.value = torch.zeros(shape, device=states.device, requires_grad=True, dtype=torch.float32)
         if self.value.shape != shape:
             raise ValueError(
                 f"`{type(self._attack).__name__}` should run on the batch it was trained on. Found hidden states of "

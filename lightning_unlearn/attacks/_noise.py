@@ -88,7 +88,7 @@ class Noise(Attack):
             if p.device not in generators:
                 generators[p.device] = torch.Generator(p.device).manual_seed(self.seed)
             # Whole, on each process: a shard of the noise that one process would draw.
-            whole = torch.randn(p.shape, generator=generators[p.device], device=p.device)
+            whole = torch.randn(p.shape, generator=generators[p.device], device=p.device, dtype=torch.float32)
             yield local(sharded_like(whole, p)).mul_(self.sigma * size)
 
 

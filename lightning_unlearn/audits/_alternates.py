@@ -57,7 +57,7 @@ def choose_alternates(pool: Sequence[Exchange], entities: Sequence[str], *, firs
 def _token_sets(questions: Sequence[Tensor]) -> Tensor:
     """Which tokens occur in each question, ``[n, V]`` of zeros and ones, over the tokens that occur in any."""
     seen = torch.unique(torch.cat(list(questions))) if questions else torch.empty(0)
-    sets = torch.zeros(len(questions), len(seen))
+    sets = torch.zeros(len(questions), len(seen), dtype=torch.float32)
     for row, question in zip(sets, questions, strict=True):
         row[torch.searchsorted(seen, question)] = 1
     return sets

@@ -237,4 +237,4 @@ def _params(trainer: pl.Trainer) -> list[Tensor]:
 def _normal(param: Tensor, seed: int) -> Tensor:
     device = local(param).device
     generator = torch.Generator(device).manual_seed(seed)
-    return torch.randn(param.shape, generator=generator, device=device)
+    return torch.randn(param.shape, generator=generator, device=device, dtype=torch.float32)

@@ -166,7 +166,7 @@ class ObservingCallback(pl.Callback):
                 self.observations = merged(self.observations, made)
             self._observe_control(examined, step, epoch)
             if (worst := worst_recovery(self.observations, step)) is not None:
-                values[WORST] = torch.tensor(worst)
+                values[WORST] = torch.tensor(worst, dtype=torch.float32)
         finally:
             # One failure in a run is never forgotten.
             self.restored = self.restored is not False and checksum(pl_module) == before

@@ -60,7 +60,9 @@ def at_most_known(observations: Sequence[Observation]) -> dict[str, Tensor]:
         of_metric = [o for o in observations if o.metric == metric]
         point = _worst_point(of_metric)
         for o in (o for o in of_metric if o.point == point):
-            values[f"recovery/{o.attack}/{logged_as(o.split, metric, o.layer)}"] = torch.tensor(o.value)
+            values[f"recovery/{o.attack}/{logged_as(o.split, metric, o.layer)}"] = torch.tensor(
+                o.value, dtype=torch.float32
+            )
     return values
 
 

@@ -87,4 +87,4 @@ class Corrupt(Edit):
     def _noise(self, param: Tensor, place: int) -> Tensor:
         # Drawn on the CPU and whole: other devices, and shards, would draw other numbers from the same seed.
         generator = torch.Generator().manual_seed(hash_of(self.seed, place))
-        return nn.init.xavier_uniform_(torch.empty(param.shape), generator=generator)
+        return nn.init.xavier_uniform_(torch.empty(param.shape, dtype=torch.float32), generator=generator)

@@ -107,7 +107,9 @@ class ResetNeurons(Edit):
         generator = torch.Generator().manual_seed(hash_of(self.seed, place))
         index = torch.randperm(neurons.number, generator=generator)[:number]
         rows, shifts = neurons.rows(), neurons.shifts()
-        fresh = torch.randn(number, rows.shape[1], generator=generator) * self._std(network, rows.shape[1])
+        fresh = torch.randn(number, rows.shape[1], generator=generator, dtype=torch.float32) * self._std(
+            network, rows.shape[1]
+        )
         rows[index.to(rows.device)] = fresh.to(rows)
         if shifts is not None:
             shifts[index.to(shifts.device)] = 0

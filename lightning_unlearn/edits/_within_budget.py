@@ -170,7 +170,7 @@ class _Ray:
 
     def is_flat(self, engine: GradientEngine) -> bool:
         """Whether nothing changes along it, on any process."""
-        changes = torch.tensor(float(any(bool(d.any()) for _, _, d in self._parts.values())))
+        changes = torch.tensor(float(any(bool(d.any()) for _, _, d in self._parts.values())), dtype=torch.float32)
         device = next(self._network.parameters()).device
         return engine.average(changes.to(device)).item() == 0
 

@@ -202,7 +202,7 @@ class GradientEngine:
 
     def is_finite(self, row: Row) -> bool:
         """Whether ``row`` is finite in every process. Collective: every rank must call it."""
-        infinite = torch.zeros((), device=local(next(t for t in self.module.parameters())).device)
+        infinite = torch.zeros((), device=local(next(t for t in self.module.parameters())).device, dtype=torch.float32)
         for tensor in row:
             if tensor is not None:
                 infinite += (~torch.isfinite(local(tensor))).any()

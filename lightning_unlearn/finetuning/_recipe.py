@@ -45,7 +45,12 @@ class Recipe:
         # the same order and with the same seed, and so makes the same weights.
         objective, readout = CrossEntropy(), readout.for_mean()
         total, words = self.epochs * len(loader), title
-        with torch.random.fork_rng(), _trained(network) as params, _shown(trainer, title) as progress:
+        with (
+            torch.random.fork_rng(),
+            torch.enable_grad(),
+            _trained(network) as params,
+            _shown(trainer, title) as progress,
+        ):
             progress.plan(total)
             torch.manual_seed(self.seed)
             network.train()

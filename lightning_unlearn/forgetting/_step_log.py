@@ -50,4 +50,4 @@ def shown_realised(ratio: float | None) -> dict[str, Tensor]:
             f"The weights took {ratio:.0%} of the length of the step the optimizer asked for: their precision swallows "
             "small steps. Train float32 weights with `precision='bf16-mixed'`, or use LoRA."
         )
-    return {"realised": torch.tensor(ratio)}
+    return {"realised": torch.tensor(ratio, dtype=torch.float32)}

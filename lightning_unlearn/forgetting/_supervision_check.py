@@ -42,7 +42,7 @@ class SupervisionCheck:
             return
         device = next(self._engine.module.parameters()).device
         # Over all ranks: one rank's share may have no label. All ranks then raise together, and none waits for another.
-        rows: Tensor = self._engine.average(torch.tensor(float(self._rows), device=device))
+        rows: Tensor = self._engine.average(torch.tensor(float(self._rows), device=device, dtype=torch.float32))
         self._found = bool(rows)
         if self._found or (self._batches < self._enough and not is_end):
             return

@@ -214,7 +214,7 @@ class VantagePoints:
                 f"failures are counted in the log, as `unlearn/under/{name}/failed`."
             )
         counts["failed"] += 1
-        self._step_log[f"under/{name}/failed"] = torch.tensor(float(counts["failed"]))
+        self._step_log[f"under/{name}/failed"] = torch.tensor(float(counts["failed"]), dtype=torch.float32)
 
 
 def _sum(rows: list[Row]) -> Row:

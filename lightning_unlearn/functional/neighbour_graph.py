@@ -38,7 +38,7 @@ def neighbour_graph(features: Tensor, codes: Tensor, *, neighbours: int = 2, dec
     """
     count = len(codes)
     order = torch.cdist(features.double(), codes.double()).argsort(1)[:, : neighbours + 1]
-    graph = torch.zeros(count, count)
+    graph = torch.zeros(count, count, dtype=torch.float32)
     for winner in range(count):
         won = order[order[:, 0] == winner, 1:]
         if not len(won):
@@ -74,5 +74,5 @@ def mixed_prototypes(
     """
     alone = torch.eye(len(graph)) * (graph.sum(1, keepdim=True) == 0)
     drawn = torch.multinomial((graph > 0).float()[labels] + alone[labels], 1, generator=generator)[:, 0]
-    gamma = low + (1 - low) * torch.rand(len(labels), 1, generator=generator)
+    gamma = low + (1 - low) * torch.rand(len(labels), 1, generator=generator, dtype=torch.float32)
     return gamma * prototypes[labels] + (1 - gamma) * prototypes[drawn]

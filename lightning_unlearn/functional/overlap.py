@@ -81,4 +81,5 @@ def similarities(text: Words, others: Sequence[Words]) -> Tensor:
         distances = torch.cummin(torch.cat([start, changed], 1) - steps, 1).values + steps
     distance = distances.gather(1, lengths[:, None]).squeeze(1)
     longest = lengths.clamp_min(len(own))
-    return torch.where(longest > 0, 1 - distance / longest.clamp_min(1), 1.0)
+    alike = 1 - distance.float() / longest.clamp_min(1)
+    return torch.where(longest > 0, alike, torch.ones_like(alike))

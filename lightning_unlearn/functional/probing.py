@@ -82,7 +82,7 @@ def shuffled_by_cluster(labels: Tensor, clusters: Sequence[str], count: int, gen
     of_row = torch.tensor([number[name] for name in clusters])
     of_cluster = torch.zeros(len(number), dtype=torch.bool)
     of_cluster[of_row] = labels
-    return of_cluster[torch.rand(count, len(number), generator=generator).argsort(1)][:, of_row]
+    return of_cluster[torch.rand(count, len(number), generator=generator, dtype=torch.float32).argsort(1)][:, of_row]
 
 
 def resampled_areas(

@@ -131,7 +131,7 @@ def _leading(matrix: Tensor, q: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _sketched(matrix: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
     # As `torch.svd_lowrank`, which draws from the global generator: ours has to be left alone, and equal on all ranks.
-    test = torch.randn(matrix.shape[-1], width, generator=torch.Generator().manual_seed(0))
+    test = torch.randn(matrix.shape[-1], width, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     basis = torch.linalg.qr(matrix @ test.to(matrix)).Q
     for _ in range(_ITERATIONS):
         basis = torch.linalg.qr(matrix.mT @ basis).Q

@@ -79,7 +79,7 @@ def match_weights(weights: Mapping[str, Tensor], network: nn.Module, *, source: 
         if _ADAPTER.search(name) and not adapter_given:
             # The first factor keeps its own values: it does not matter while the second is zero.
             if _SECOND_FACTOR.search(name):
-                matched[name] = torch.zeros(tensor.shape)
+                matched[name] = torch.zeros(tensor.shape, dtype=torch.float32)
         elif (value := given.get(plain_key(name))) is not None:
             matched[name] = value
     _refuse_misfits(matched, given, own, network, source)

@@ -115,4 +115,4 @@ def trained_by(matrix: Matrix) -> Iterator[Tensor]:
 def _gaussian(shape: torch.Size) -> Tensor:
     # On the CPU, by a seed of the shape: the same in every process and on every device.
     seed = int.from_bytes(blake2b(repr(tuple(shape)).encode(), digest_size=6).digest(), "big")
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)

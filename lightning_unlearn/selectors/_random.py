@@ -77,7 +77,7 @@ class Random(Selector):
         # On the CPU: devices draw other numbers from the same seed. For a sharded parameter, every process draws all of it.
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
         shape = param.shape if self.by == "element" else ()
-        drawn = torch.rand(shape, generator=generator).to(param.device)
+        drawn = torch.rand(shape, generator=generator, dtype=torch.float32).to(param.device)
         return sharded_like(drawn, param) if self.by == "element" else drawn
 
     def __repr__(self) -> str:

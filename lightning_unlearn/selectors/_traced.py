@@ -57,7 +57,7 @@ def corrupted(network: nn.Module, first: nn.Module, noise: float, *, seed: int) 
         states = _taken(args, kwargs)
         assert states is not None  # a block takes states
         # On the CPU: devices draw other numbers from the same seed.
-        drawn = torch.randn(states.shape, generator=torch.Generator().manual_seed(seed))
+        drawn = torch.randn(states.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
         scale = noise * states.float().std(correction=0)
         new = states + (drawn.to(states.device) * scale).to(states.dtype)
         swap = {id(states): new}

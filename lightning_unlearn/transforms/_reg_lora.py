@@ -98,7 +98,7 @@ class RegLoRA(pl.Callback):
         products = {name: pair for name, pair in products_of(pl_module).items() if name in self.protected}
         if not products or not self.weight:
             return
-        total = torch.zeros((), device=pl_module.device)
+        total = torch.zeros((), device=pl_module.device, dtype=torch.float32)
         for name, (second, first) in products.items():
             entries = self.protected[name].to(second.device)
             size, *gradients = mean_size_of_entries(second, first, entries)

@@ -176,7 +176,7 @@ class _Soft:
         if self.delta is None and here.any():
             self.size = embedded.detach().float().square().mean().sqrt().item()
             shape = len(self._filler), embedded.shape[-1]
-            self.delta = torch.zeros(shape, device=embedded.device, requires_grad=True)
+            self.delta = torch.zeros(shape, device=embedded.device, requires_grad=True, dtype=torch.float32)
         if self.delta is None:
             return embedded
         added = self.delta[place.clamp_min(0)].to(embedded.dtype)

@@ -36,14 +36,14 @@ def mlp_scores(fit: Tensor, labels: Tensor, judged: Tensor, *, hidden: int, seed
     generator = torch.Generator().manual_seed(seed)
 
     def start(rows: int, columns: int) -> Tensor:
-        one = (2 * torch.rand(rows, columns, generator=generator) - 1) / rows**0.5
+        one = (2 * torch.rand(rows, columns, generator=generator, dtype=torch.float32) - 1) / rows**0.5
         weights: Tensor = one.expand(layers, rows, columns).clone()
         return weights.requires_grad_(True)
 
     with torch.inference_mode(False), torch.enable_grad():
         x, target = x.clone(), labels.float().expand(layers, -1).clone()
         first, second = start(width, hidden), start(hidden, 1)
-        biases = [torch.zeros(layers, 1, columns, requires_grad=True) for columns in (hidden, 1)]
+        biases = [torch.zeros(layers, 1, columns, requires_grad=True, dtype=torch.float32) for columns in (hidden, 1)]
 
         def scores(states: Tensor) -> Tensor:
             logits: Tensor = (states @ first + biases[0]).relu() @ second + biases[1]

@@ -75,4 +75,6 @@ def _unit_rows(counts: Sequence[Counter[str]], numbers: dict[str, int], rare: di
         places += [(row, numbers[word]) for word in weights]
         values += [weight / length for weight in weights.values()]
     indices = torch.tensor(places, dtype=torch.int64).reshape(-1, 2).T
-    return torch.sparse_coo_tensor(indices, torch.tensor(values), (len(counts), size), check_invariants=True)
+    return torch.sparse_coo_tensor(
+        indices, torch.tensor(values, dtype=torch.float32), (len(counts), size), check_invariants=True
+    )

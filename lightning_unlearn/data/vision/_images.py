@@ -51,5 +51,5 @@ def centred(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tens
         >>> centred(torch.tensor([[[[0, 255]]]], dtype=torch.uint8), [0.5], [0.25])
         tensor([[[[-2.,  2.]]]])
     """
-    shift, scale = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    shift, scale = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (mean, std))
     return (pixels.float() / 255 - shift) / scale

@@ -161,10 +161,10 @@ def device_of(layer: Any) -> torch.device:
 
 def drawn(*shape: int, inputs: int, generator: torch.Generator, device: torch.device) -> nn.Parameter:
     """A factor that starts as LoRA's first one does: uniform, within one over the root of the number of inputs."""
-    uniform = torch.rand(*shape, generator=generator) * 2 - 1
+    uniform = torch.rand(*shape, generator=generator, dtype=torch.float32) * 2 - 1
     return nn.Parameter((uniform / inputs**0.5).to(device))
 
 
 def zeros(*shape: int, device: torch.device) -> nn.Parameter:
     """A factor that adds nothing at first."""
-    return nn.Parameter(torch.zeros(*shape, device=device))
+    return nn.Parameter(torch.zeros(*shape, device=device, dtype=torch.float32))

@@ -58,7 +58,7 @@ def fold_adapter_(network: nn.Module, seed: int = 0) -> None:
 
 
 def _start_again_(first: Tensor, second: Tensor, generator: torch.Generator) -> None:
-    uniform = torch.rand(first.shape, generator=generator) * 2 - 1
+    uniform = torch.rand(first.shape, generator=generator, dtype=torch.float32) * 2 - 1
     # As PEFT's Kaiming with a = sqrt(5): the bound is one over the root of the number of inputs.
     first.copy_((uniform / first[0].numel() ** 0.5).to(first))
     second.zero_()

@@ -73,7 +73,7 @@ def train_sae(
 
 
 def _start(width: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
-    decoder = torch.randn(size, width, generator=generator, device=generator.device)
+    decoder = torch.randn(size, width, generator=generator, device=generator.device, dtype=torch.float32)
     _unit_rows_(decoder)
     zeros = {"bias": decoder.new_zeros(size), "offset": decoder.new_zeros(width)}
     weights = {"encoder": decoder.T.clone(), "decoder": decoder, **zeros}

@@ -198,6 +198,23 @@ def test_it_is_the_same_attack_inside_one_long_autocast(name: str) -> None:
 
 
 @every_attack
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
+def test_it_is_the_same_attack_whatever_new_tensors_are_by_default(name: str, default: torch.dtype) -> None:
+    seen = []
+    for dtype in (torch.get_default_dtype(), default):
+        attack = ALL_ATTACKS[name]()
+        net, own = moved(attack), data(attack)
+        torch.set_default_dtype(dtype)
+        try:
+            with attack(net, batches=own, loss=loss_of(net)) as points:
+                list(points)
+                seen.append(said(net, own))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(*seen)
+
+
+@every_attack
 def test_what_is_drawn_is_an_attack_of_its_kind_and_the_same_from_the_same_state(name: str) -> None:
     attack = ALL_ATTACKS[name]()
     net, own = moved(attack), data(attack)

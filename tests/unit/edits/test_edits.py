@@ -168,6 +168,20 @@ def test_inside_one_long_autocast_the_network_runs_as_edited_and_then_as_undone(
     assert torch.equal(seen[2], undisturbed)
 
 
+@every_edit
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
+def test_it_is_the_same_edit_whatever_new_tensors_are_by_default(build: Any, default: torch.dtype) -> None:
+    one, other = network(), network()
+    apply(build(), one)
+    edit, data = build(), data_for(other)
+    torch.set_default_dtype(default)
+    try:
+        edit(other, **data)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("build", NOTHING_AT_ALL.values(), ids=list(NOTHING_AT_ALL))
 def test_at_scale_zero_nothing_changes_to_the_bit(build: Any) -> None:
     net = network()
