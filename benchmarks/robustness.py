@@ -5,6 +5,7 @@
     python benchmarks/robustness.py estimate --model smollm2       # how long it would take; starts nothing
     python benchmarks/robustness.py table --model bundled          # results so far, figure, table of benchmarks/README.md
     python benchmarks/robustness.py reprint --model bundled        # that table, from the committed results
+    python benchmarks/robustness.py run --model bundled --beyond   # judged by higher learning rates, a table of its own
 
 **Settings.** `bundled`: TinyCausalLM, taught the bundled people, forgets three. `stories260k`: taught ten authors of TOFU,
 forgets two. Full fine-tuning. Original and control (taught the same without what must go) are made once a seed.
@@ -24,6 +25,7 @@ at the best of 0 to 20 steps) among those that keep 0.95 of the retain probabili
 rows, on paraphrases, on every other fact (the rest is judged), and on text without the facts; int8, int4, nf4; pruning.
 No method trains against them as they stand here, but for one: `Relearn(20)` in a loop knows the first twenty steps of all
 weights at 1e-3 on the rows.
+With `--beyond` relearning at 3e-3 and 1e-2 judges instead, 100 steps each: an attacker chooses his rate.
 The network has no statistics to recalibrate. For the pretrained models fewer rates and mostly 20 steps: see `_judges.py`.
 
 **Recovery**: [(attacked - unlearned) - (control attacked - control)] / (original - unlearned), of answer probability;
@@ -38,6 +40,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -59,8 +62,11 @@ def main() -> None:
     parser = options(__doc__, "robustness", device=True)
     parser.add_argument("--model", choices=[*SETTINGS, "smollm2"], default="bundled")
     parser.add_argument("--methods", nargs="+", help="some of `robustness_parts/methods.yaml`; all, if none is named")
+    parser.add_argument("--beyond", action="store_true", help="judge by relearning at 3e-3 and 1e-2 instead")
     arguments = parser.parse_args()
-    path = RESULTS / f"robustness_{arguments.model}.json"
+    if arguments.beyond and arguments.model == "smollm2":
+        parser.error("`--beyond` should come with a model whose networks are made here. Found `--model smollm2`.")
+    path = RESULTS / f"robustness_{arguments.model}{'_beyond' if arguments.beyond else ''}.json"
     if arguments.command == "reprint":
         print(table(json.loads(path.read_text())))
         return
@@ -72,6 +78,8 @@ def main() -> None:
         carry_out(study, arguments, lambda: show(study, missing, path), missing=missing)
         return
     setting = SETTINGS[arguments.model].on(arguments.device, arguments.precision)
+    if arguments.beyond:
+        setting = replace(setting, panel="beyond")
     chosen = [methods()[name] for name in arguments.methods or methods()]
     wanted, missing = available(chosen, meanings(setting, "test", seed=0, rate=1.0), setting.name)
     study = Study(setting, tuple(wanted), tuple(arguments.seeds), arguments.folder / setting.name)

@@ -86,6 +86,8 @@ PANELS: dict[str, dict[str, Judge]] = {
         **_quantised(),
         **_pruned(),
     },
+    # Where all weights, and then adapters, learn fastest and begin to break down.
+    "beyond": _relearning(dict.fromkeys(EVERYTHING, (3e-3, 1e-2)), 100),
     # Beside those of `tofu_parts/_settings.py`: 20 steps, and of most texts one rate, since a step of SmolLM2 takes seconds.
     "beside": {
         "relearn full 0.001 on forget": relearn("forget", "full", 1e-3, 20),
