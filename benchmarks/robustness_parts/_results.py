@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -70,14 +71,19 @@ def _run(study: Study, method: Method, seed: int) -> dict[str, Any] | None:
         "forget": round(float(np.mean(fit["forget"])), 4),
         "kept": round(kept({**fit, "original retain": known["retain"]}), 4),
         "worst": {str(most): _told(worst(seen, most)) for most in BUDGETS},
-        "judges": {name: [round(one.worst(most)[0], 4) for most in BUDGETS] for name, one in seen.items()},
+        "judges": {name: [_rounded(one.worst(most)[0]) for most in BUDGETS] for name, one in seen.items()},
         "failed": _failed(study, method, seed),
     }
 
 
 def _told(found: tuple[float, str, str]) -> dict[str, Any]:
     value, judge, point = found
-    return {"recovery": round(value, 4), "judge": judge, "point": point}
+    return {"recovery": _rounded(value), "judge": judge, "point": point}
+
+
+def _rounded(recovery: float) -> float | None:
+    """``None`` where nothing was forgotten, so that nothing can come back."""
+    return None if isnan(recovery) else round(recovery, 4)
 
 
 def seen_by_judges(study: Study, method: Method, seed: int) -> dict[str, Seen] | None:
@@ -107,12 +113,13 @@ def _failed(study: Study, method: Method, seed: int) -> dict[str, str]:
 
 
 def _interval(study: Study, method: Method, seeds: list[int], most: int) -> list[float] | None:
-    """Of the mean over seeds of the worst recovery, each at its own judge and point."""
+    """Of the mean over seeds of the worst recovery, each at its own judge and point; of those where something went."""
     chosen = []
     for seed in seeds:
         seen = seen_by_judges(study, method, seed)
         if seen is None:
             return None
-        _, judge, point = worst(seen, most)
-        chosen.append(seen[judge].scores(point))
-    return [round(end, 4) for end in interval(chosen)]
+        value, judge, point = worst(seen, most)
+        if not isnan(value):
+            chosen.append(seen[judge].scores(point))
+    return [round(end, 4) for end in interval(chosen)] if chosen else None

@@ -31,12 +31,12 @@ def table(results: Mapping[str, Any]) -> str:
     ]
     lines = ["| " + " | ".join([*head, "steps", "passes"]) + " |", "|---" * (len(head) + 2) + "|"]
     for name, runs in complete(results).items():
-        low, high = results["methods"][name]["interval"]["100"]
+        ends = results["methods"][name]["interval"]["100"]
         cells = [
             name,
             span(runs, lambda run: run["worst"]["20"]["recovery"], 2),
             span(runs, lambda run: run["worst"]["100"]["recovery"], 2),
-            f"{low:.2f} to {high:.2f}",
+            f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else "-",
             "; ".join(dict.fromkeys(run["worst"]["100"]["judge"].removeprefix("relearn ") for run in runs)),
             span(runs, lambda run: run["kept"], 3),
             span(runs, lambda run: run["forget"], 3),
@@ -56,16 +56,27 @@ def left_out(results: Mapping[str, Any]) -> list[str]:
     return [f"Not run: {name} ({reason})." for name, reason in {**results["skipped"], **failed}.items()]
 
 
-def mean(runs: Runs, read: Callable[[dict[str, Any]], float]) -> float:
-    """Over the seeds."""
-    return float(np.mean([read(run) for run in runs]))
+Read = Callable[[dict[str, Any]], float | None]
 
 
-def span(runs: Runs, read: Callable[[dict[str, Any]], float], digits: int) -> str:
+def values_of(runs: Runs, read: Read) -> list[float]:
+    """Of the seeds that have one: where nothing was forgotten, nothing can come back."""
+    return [value for run in runs if (value := read(run)) is not None]
+
+
+def mean(runs: Runs, read: Read) -> float:
+    """Over the seeds; infinite if none has a value."""
+    return float(np.mean(values_of(runs, read) or [np.inf]))
+
+
+def span(runs: Runs, read: Read, digits: int) -> str:
     """Mean, smallest and largest."""
-    values = [read(run) for run in runs]
-    told = f"{np.mean(values):.{digits}f}"
-    return told if len(values) == 1 else f"{told} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    values = values_of(runs, read)
+    if not values:
+        return "-"
+    around = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
+    some = f", {len(values)} of {len(runs)} seeds" if len(values) < len(runs) else ""
+    return f"{np.mean(values):.{digits}f}{around}{some}"
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
@@ -76,7 +87,9 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     for axis, most in zip(axes, ("20", "100"), strict=True):
         axis.axhline(0, color="0.8", lw=1, zorder=0)
         for number, (name, runs) in enumerate(complete(results).items(), start=1):
-            recoveries = [run["worst"][most]["recovery"] for run in runs]
+            recoveries = values_of(runs, lambda run, most=most: run["worst"][most]["recovery"])  # type: ignore[misc]
+            if not recoveries:
+                continue
             spent, recovery = mean(runs, lambda run: run["disruption"]), float(np.mean(recoveries))
             around = [[recovery - min(recoveries)], [max(recoveries) - recovery]]
             keeps = mean(runs, lambda run: run["kept"]) >= 0.95
