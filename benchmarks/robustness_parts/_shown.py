@@ -83,7 +83,8 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     """Recovery after the worst attack against what was spent, one point a method, with its range over seeds."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(12, 5.5), sharey=True, layout="constrained")
+    height = max(5.5, 0.22 * len(complete(results)))  # the legend has a line for each
+    figure, axes = plt.subplots(1, 2, figsize=(14, height), sharey=True, layout="constrained")
     for axis, most in zip(axes, ("20", "100"), strict=True):
         axis.axhline(0, color="0.8", lw=1, zorder=0)
         for number, (name, runs) in enumerate(complete(results).items(), start=1):
@@ -106,9 +107,8 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
             )
             axis.annotate(str(number), (spent, recovery), xytext=(5, 4), textcoords="offset points", fontsize=8)
         axis.axvline(results["numbers"]["kl"], color="0.6", lw=1, ls="--")
-        axis.set(
-            xlabel="disruption: KL on neutral text, nats a token (dashed: the budget)", title=f"up to {most} steps"
-        )
+        axis.set_title(f"up to {most} steps")
+    figure.supxlabel("disruption: KL on neutral text, nats a token (dashed: the budget)", fontsize=10)
     axes[0].set_ylabel("recovery after the worst attack, beyond the control")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
