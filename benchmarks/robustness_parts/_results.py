@@ -70,15 +70,17 @@ def _run(study: Study, method: Method, seed: int) -> dict[str, Any] | None:
         **{key: fit[key] for key in ("rate", "steps", "disruption")},
         "forget": round(float(np.mean(fit["forget"])), 4),
         "kept": round(kept({**fit, "original retain": known["retain"]}), 4),
-        "worst": {str(most): _told(worst(seen, most)) for most in BUDGETS},
+        "worst": {str(most): _told(worst(seen, most), seen) for most in BUDGETS},
         "judges": {name: [_rounded(one.worst(most)[0]) for most in BUDGETS] for name, one in seen.items()},
         "failed": _failed(study, method, seed),
     }
 
 
-def _told(found: tuple[float, str, str]) -> dict[str, Any]:
+def _told(found: tuple[float, str, str], seen: Mapping[str, Seen]) -> dict[str, Any]:
     value, judge, point = found
-    return {"recovery": _rounded(value), "judge": judge, "point": point}
+    _, _, unlearned, _, control = seen[judge].scores(point).mean(0)
+    attacked = {"unlearned": round(float(unlearned), 4), "control": round(float(control), 4)}
+    return {"recovery": _rounded(value), "judge": judge, "point": point, "attacked": attacked}
 
 
 def _rounded(recovery: float) -> float | None:
