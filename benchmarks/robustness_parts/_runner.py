@@ -50,7 +50,7 @@ def options(
             "--precision",
             choices=["32-true", "bf16-mixed"],
             help="of fits and attacks; by default that of the setting on a GPU, and float32 on the CPU. Where a CPU has "
-            "units for bfloat16 (`avx512_bf16`), `bf16-mixed` takes two thirds of the time; elsewhere thrice as long",
+            "units for bfloat16 (`avx512_bf16`), `bf16-mixed` is the faster one; elsewhere it is the slower",
         )
     parser.add_argument("--retry", action="store_true", help="try again what ended in an error")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / name)

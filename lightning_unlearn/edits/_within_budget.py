@@ -121,9 +121,8 @@ class WithinBudget(Edit):
         disruption = Disruption(neutral_batches(loader, engine, most=self.batches), readout, engine)
         disruption.see_original(network)
         disruption.refuse_unlike(network)
-        drop_copies(
-            network
-        )  # or the edit would be given the weights that FSDP2 has gathered, whose memory is let go of
+        # Or the edit would be given the weights that FSDP2 has gathered, whose memory is let go of.
+        drop_copies(network)
         return disruption
 
     def _search(self, ray: _Ray, disruption: Disruption, network: nn.Module) -> None:
