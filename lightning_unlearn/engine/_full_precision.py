@@ -15,6 +15,7 @@ def in_full_precision(loss: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
     weights a thousandth apart.
 
     Example:
+        >>> import torch
         >>> layer = torch.nn.Linear(2, 2)
         >>> with torch.autocast("cpu", torch.bfloat16):
         ...     layer(torch.ones(2)).dtype, in_full_precision(layer)(torch.ones(2)).dtype
