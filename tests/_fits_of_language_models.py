@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +15,8 @@ import numpy as np
 import torch
 from _attacks_and_audits import FORGET, SIBLING
 from _modules import quiet
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from _sharded_fits import LANGUAGE_MODELS
 from torch import nn
-from torch.distributed.fsdp import fully_shard
 
 from lightning_unlearn import (
     Attack,
@@ -50,26 +48,7 @@ ALL = {
 CONTROL = "control.pt"
 
 
-class Sharded(UnlearningModule):
-    """FSDP2, block by block."""
-
-    def configure_model(self) -> None:
-        mesh = self.device_mesh["data_parallel"]
-        if not any(hasattr(p, "device_mesh") for p in self.parameters()):
-            for name, part in list(self.network.named_modules()):
-                if re.search(r"layers\.\d+$", name):
-                    fully_shard(part, mesh=mesh)
-            fully_shard(self.network, mesh=mesh)
-
-
-STRATEGIES: dict[str, Any] = {
-    "single": (UnlearningModule, lambda: "auto"),
-    "ddp": (UnlearningModule, DDPStrategy),
-    "fsdp2": (
-        Sharded,
-        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
-    ),
-}
+STRATEGIES: dict[str, Any] = {"single": (UnlearningModule, lambda: "auto"), **LANGUAGE_MODELS}
 NETWORKS: dict[str, LoRA | None] = {
     "plain": None,
     "adapter": LoRA(r=2, dropout=0.3, target_modules=["q_proj", "v_proj"]),

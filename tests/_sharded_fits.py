@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from lightning_unlearn import UnlearningModule
 
 
 class Sharded(SomebodysModule):
@@ -31,17 +34,37 @@ class FSDP1OnCPU(FSDPStrategy):
         )
 
 
+def fsdp2(distributed: bool) -> ModelParallelStrategy:
+    return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=distributed)
+
+
 STRATEGIES: dict[str, Any] = {
     "ddp": (SomebodysModule, lambda: DDPStrategy(find_unused_parameters=True)),
     "ddp_bucket_view": (
         SomebodysModule,
         lambda: DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True),
     ),
-    "fsdp2": (
-        Sharded,
-        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
-    ),
+    "fsdp2": (Sharded, lambda: fsdp2(False)),
     "fsdp1": (SomebodysModule, lambda: FSDP1OnCPU(auto_wrap_policy={torch.nn.Linear})),
+}
+
+
+class ShardedLanguageModel(UnlearningModule):
+    """FSDP2, block by block, once: Lightning asks again for each part of a run."""
+
+    def configure_model(self) -> None:
+        if any(isinstance(p, DTensor) for p in self.parameters()):
+            return
+        mesh = self.device_mesh["data_parallel"]
+        for name, part in list(self.network.named_modules()):
+            if re.search(r"(layers?|h)\.\d+$", name):
+                fully_shard(part, mesh=mesh)
+        fully_shard(self.network, mesh=mesh)
+
+
+LANGUAGE_MODELS: dict[str, Any] = {
+    "ddp": (UnlearningModule, DDPStrategy),
+    "fsdp2": (ShardedLanguageModel, lambda: fsdp2(False)),
 }
 
 
@@ -76,10 +99,6 @@ class AllUsed(SomebodysModule):
 
 class AllUsedSharded(AllUsed, Sharded):
     pass
-
-
-def fsdp2(distributed: bool) -> ModelParallelStrategy:
-    return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=distributed)
 
 
 SAVING: dict[str, Any] = {

@@ -10,10 +10,9 @@ import pytest
 import torch
 from _modules import SomebodysModule, examples, loader, quiet
 from _ranks import run_ranks
+from _sharded_fits import STRATEGIES
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_unlearn import (
@@ -237,25 +236,8 @@ def test_weights_of_another_model_are_refused() -> None:
         fit(check(control="other.pt"))
 
 
-class Sharded(SomebodysModule):
-    def configure_model(self) -> None:
-        mesh = self.device_mesh["data_parallel"]
-        for part in (self.body[0], self.head):
-            fully_shard(part, mesh=mesh)
-        fully_shard(self, mesh=mesh)
-
-
-STRATEGIES: dict[str, Any] = {
-    "ddp": (SomebodysModule, lambda: DDPStrategy(find_unused_parameters=True)),
-    "fsdp2": (
-        Sharded,
-        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
-    ),
-}
-
-
 @pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
-@pytest.mark.parametrize("kind", STRATEGIES)
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_observe_it_as_one_does(kind: str) -> None:
     path = str(Path(control_file()).resolve())
     alone = check(control=path)

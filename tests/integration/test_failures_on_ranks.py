@@ -15,7 +15,8 @@ import pytest
 import torch
 from _modules import SomebodysModule, loader, quiet
 from _ranks import run_ranks
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from _sharded_fits import fsdp2
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 
@@ -37,7 +38,7 @@ class Sharded(SomebodysModule):
 
 STRATEGIES: dict[str, Any] = {
     "ddp": (SomebodysModule, lambda: DDPStrategy(find_unused_parameters=True)),
-    "fsdp2": (Sharded, lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)),
+    "fsdp2": (Sharded, lambda: fsdp2(True)),
 }
 
 

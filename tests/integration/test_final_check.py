@@ -13,6 +13,7 @@ import torch
 from _modules import loader, quiet
 from _observed_fits import Remembering, Validated, WithBatchNorm, int4_check, levels, observed_fit, probability_by_hand
 from _ranks import run_ranks
+from _sharded_fits import Sharded, fsdp2
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
@@ -22,10 +23,9 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.tuner import Tuner
 from torch import nn
-from torch.distributed.fsdp import fully_shard
 
 from lightning_unlearn import (
     Bounded,
@@ -387,20 +387,13 @@ def test_a_search_for_the_learning_rate_leaves_nothing_behind(tmp_path: Path, mo
     assert [step for step, _ in levels(checked)] == [0, 6]
 
 
-class Sharded(RoundsItself):
-    def configure_model(self) -> None:
-        mesh = self.device_mesh["data_parallel"]
-        for part in (self.body[0], self.head):
-            fully_shard(part, mesh=mesh)
-        fully_shard(self, mesh=mesh)
+class ShardedRoundsItself(RoundsItself, Sharded):
+    pass
 
 
 STRATEGIES: dict[str, Any] = {
     "ddp": (RoundsItself, lambda: DDPStrategy(find_unused_parameters=True)),
-    "fsdp2": (
-        Sharded,
-        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
-    ),
+    "fsdp2": (ShardedRoundsItself, lambda: fsdp2(False)),
 }
 
 

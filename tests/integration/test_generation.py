@@ -10,10 +10,9 @@ import pytest
 import torch
 from _modules import SomebodysModule, loader, quiet
 from _ranks import run_ranks
+from _sharded_fits import LANGUAGE_MODELS
 from _taught_language_models import FORGET, RETAIN, network, refused, rows, split, taught_weights
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor
-from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from lightning_unlearn import (
@@ -158,28 +157,11 @@ def test_it_is_logged_at_the_end_of_every_nth_epoch_and_watched_by_others(taught
     assert trainer.callback_metrics["recovery/none/refusals"] == 1
 
 
-class Sharded(UnlearningModule):
-    def configure_model(self) -> None:
-        if not any(hasattr(p, "device_mesh") for p in self.parameters()):
-            for layer in self.network.model.layers:
-                fully_shard(layer, mesh=self.device_mesh["data_parallel"])
-            fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
-
-
-STRATEGIES: dict[str, Any] = {
-    "ddp": (UnlearningModule, DDPStrategy),
-    "fsdp2": (
-        Sharded,
-        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
-    ),
-}
-
-
 @pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
-@pytest.mark.parametrize("kind", STRATEGIES)
+@pytest.mark.parametrize("kind", LANGUAGE_MODELS)
 def test_two_processes_count_what_one_does_whatever_the_length_of_their_answers(kind: str, taught: Any) -> None:
     """Batches of two: three of questions it refuses, of which the ranks get two and one, and one rank waits."""
-    make, strategy = STRATEGIES[kind]
+    make, strategy = LANGUAGE_MODELS[kind]
     data = {"forget": rows((1, 8)), "retain": rows(RETAIN)}
 
     def on_rank(rank: int, world_size: int) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 from _image_text_models import image_batch, image_text_model
 from _modules import quiet
 from _ranks import run_ranks
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from _sharded_fits import LANGUAGE_MODELS
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -59,24 +58,10 @@ def rows(name: str, seed: int, blind: bool = False) -> list[dict[str, Tensor]]:
     return found
 
 
-class Sharded(UnlearningModule):
-    """FSDP2, layer by layer, of what sees and of what speaks."""
-
-    def configure_model(self) -> None:
-        mesh = self.device_mesh["data_parallel"]
-        for name, part in list(self.network.named_modules()):
-            if re.search(r"layers?\.\d+$", name):
-                fully_shard(part, mesh=mesh)
-        fully_shard(self.network, mesh=mesh)
-
-
 STRATEGIES: dict[str, Any] = {
+    **LANGUAGE_MODELS,
     "one": (UnlearningModule, lambda: "auto"),
     "ddp": (UnlearningModule, lambda: DDPStrategy(find_unused_parameters=True)),  # some do not use all of their encoder
-    "fsdp2": (
-        Sharded,
-        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
-    ),
 }
 
 

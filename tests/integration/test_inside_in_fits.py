@@ -10,8 +10,7 @@ import torch
 from _insides import FORGET, HOLDOUT, RETAIN, rows, taught, untaught
 from _modules import quiet
 from _ranks import run_ranks
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from torch.distributed.fsdp import fully_shard
+from _sharded_fits import LANGUAGE_MODELS
 from torch.distributed.tensor import DTensor
 
 from lightning_unlearn import Bounded, GradientAscent, LoRA, Quantize, RecoveryCheck, Unlearn, UnlearningModule
@@ -61,23 +60,6 @@ class Watching(pl.Callback):
         tensors = [v.to_local() if isinstance(v, DTensor) else v for v in values]
         modes = [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in pl_module.modules()]
         self.steps.append([[t.clone() for t in tensors], modes, torch.get_rng_state()])
-
-
-class Sharded(UnlearningModule):
-    def configure_model(self) -> None:
-        if not any(hasattr(p, "device_mesh") for p in self.parameters()):
-            for layer in self.network.model.layers:
-                fully_shard(layer, mesh=self.device_mesh["data_parallel"])
-            fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
-
-
-STRATEGIES: dict[str, Any] = {
-    "ddp": (UnlearningModule, DDPStrategy),
-    "fsdp2": (
-        Sharded,
-        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
-    ),
-}
 
 
 def fit(*checks: RecoveryCheck, lora: LoRA | None = None, make: Any = UnlearningModule, **kwargs: Any) -> Any:
@@ -161,9 +143,9 @@ def test_a_control_with_another_base_is_not_taken_for_the_original() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
-@pytest.mark.parametrize("kind", STRATEGIES)
+@pytest.mark.parametrize("kind", LANGUAGE_MODELS)
 def test_two_processes_observe_what_one_does_and_their_fit_is_the_same_to_the_bit(kind: str) -> None:
-    make, strategy = STRATEGIES[kind]
+    make, strategy = LANGUAGE_MODELS[kind]
 
     def on_rank(rank: int, world_size: int) -> Any:
         def go(*checks: RecoveryCheck) -> Any:

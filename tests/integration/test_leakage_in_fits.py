@@ -11,9 +11,8 @@ import pytest
 import torch
 from _modules import quiet
 from _ranks import run_ranks
+from _sharded_fits import LANGUAGE_MODELS
 from _taught_language_models import FORGET, RETAIN, network, rows, split, taught_weights
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from lightning_unlearn import (
@@ -104,23 +103,6 @@ def test_a_fit_with_all_of_them_in_every_step_is_the_same_to_the_bit(lora: LoRA 
         assert all(torch.equal(a, b) for a, b in zip([*one[0], one[3]], [*other[0], other[3]], strict=True))
 
 
-class Sharded(UnlearningModule):
-    def configure_model(self) -> None:
-        if not any(hasattr(p, "device_mesh") for p in self.parameters()):
-            for layer in self.network.model.layers:
-                fully_shard(layer, mesh=self.device_mesh["data_parallel"])
-            fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
-
-
-STRATEGIES: dict[str, Any] = {
-    "ddp": (UnlearningModule, DDPStrategy),
-    "fsdp2": (
-        Sharded,
-        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
-    ),
-}
-
-
 def logged(make: type[UnlearningModule], **settings: Any) -> dict[str, float]:
     """All values of a fit that learns nothing. Batches of three: ranks get two and one, and rows are done at their time."""
     built = network()
@@ -136,9 +118,9 @@ def logged(make: type[UnlearningModule], **settings: Any) -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
-@pytest.mark.parametrize("kind", STRATEGIES)
+@pytest.mark.parametrize("kind", LANGUAGE_MODELS)
 def test_two_processes_find_what_one_does(kind: str) -> None:
-    make, strategy = STRATEGIES[kind]
+    make, strategy = LANGUAGE_MODELS[kind]
     expected = logged(UnlearningModule)
     assert 0 < expected["recovery/none/leak_at_1"] < 1  # some rows are done after a round
     for found in run_ranks(lambda rank, world_size: logged(make, strategy=strategy(), devices=world_size)):
@@ -147,9 +129,9 @@ def test_two_processes_find_what_one_does(kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
-@pytest.mark.parametrize("kind", STRATEGIES)
+@pytest.mark.parametrize("kind", LANGUAGE_MODELS)
 def test_no_fit_of_two_processes_notices(kind: str) -> None:
-    make, strategy = STRATEGIES[kind]
+    make, strategy = LANGUAGE_MODELS[kind]
 
     def fit(*checks: RecoveryCheck) -> tuple[int, list[int]]:
         torch.manual_seed(0)

@@ -13,10 +13,8 @@ from _joined_fits import Passes, rows
 from _language_models import VOCABULARY, family
 from _modules import quiet
 from _ranks import run_ranks
-from _sharded_fits import fsdp2, whole
-from lightning.pytorch.strategies import DDPStrategy
+from _sharded_fits import LANGUAGE_MODELS, whole
 from torch import nn
-from torch.distributed.fsdp import fully_shard
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, DistributedSampler
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -281,23 +279,12 @@ def test_a_forget_loss_that_is_not_finite_is_refused() -> None:
         fit(ONE, objective=Infinite())
 
 
-class Sharded(UnlearningModule):
-    def configure_model(self) -> None:
-        mesh = self.device_mesh["data_parallel"]
-        for layer in self.network.transformer.h:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(self.network, mesh=mesh)
-
-
-RANKS: dict[str, Any] = {"ddp": (UnlearningModule, DDPStrategy), "fsdp2": (Sharded, lambda: fsdp2(False))}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", RANKS)
+@pytest.mark.parametrize("kind", LANGUAGE_MODELS)
 @pytest.mark.parametrize(("accumulate", "network"), [(1, "tied"), (2, "tied"), (1, "untied")])
 def test_two_processes_take_the_same_step_in_one_pass_and_in_two(kind: str, accumulate: int, network: str) -> None:
     def on_rank(rank: int, world: int, passes: Any) -> Any:
-        make, strategy = RANKS[kind]
+        make, strategy = LANGUAGE_MODELS[kind]
         net = untied() if network == "untied" else family("gpt2")
         module, seen = make(net.double(), optimizer=lambda params: torch.optim.SGD(params, lr=0.1)), Passes()
         retain, forget = rows(1, 11), rows(2, 9)

@@ -13,9 +13,8 @@ import torch
 from _modules import SomebodysModule, loader, quiet
 from _prompts import FORGET, PROMPTS, RETAIN, records
 from _ranks import run_ranks
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from _sharded_fits import LANGUAGE_MODELS
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from lightning_unlearn import (
@@ -281,27 +280,10 @@ def test_an_attack_that_raises_while_it_asks_leaves_the_fit_alone_too() -> None:
     assert check.failures
 
 
-class Sharded(UnlearningModule):
-    def configure_model(self) -> None:
-        if not any(hasattr(p, "device_mesh") for p in self.parameters()):
-            for layer in self.network.model.layers:
-                fully_shard(layer, mesh=self.device_mesh["data_parallel"])
-            fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
-
-
-STRATEGIES: dict[str, Any] = {
-    "ddp": (UnlearningModule, DDPStrategy),
-    "fsdp2": (
-        Sharded,
-        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
-    ),
-}
-
-
 @pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
-@pytest.mark.parametrize("kind", STRATEGIES)
+@pytest.mark.parametrize("kind", LANGUAGE_MODELS)
 def test_two_processes_ask_and_hear_what_one_does(kind: str) -> None:
-    weights, (sharded, strategy) = models()["refuses"], STRATEGIES[kind]
+    weights, (sharded, strategy) = models()["refuses"], LANGUAGE_MODELS[kind]
 
     def heard(make: Any, **options: Any) -> list[Observation]:
         attacks: dict[str, Attack] = {
@@ -333,9 +315,9 @@ def test_two_processes_ask_and_hear_what_one_does(kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
-@pytest.mark.parametrize("kind", STRATEGIES)
+@pytest.mark.parametrize("kind", LANGUAGE_MODELS)
 def test_a_fit_in_two_processes_that_is_asked_in_every_way_is_the_same_to_the_bit(kind: str) -> None:
-    sharded, strategy = STRATEGIES[kind]
+    sharded, strategy = LANGUAGE_MODELS[kind]
 
     def fitted(check: RecoveryCheck | None) -> list[Tensor]:
         with torch.random.fork_rng(devices=[]):

@@ -9,8 +9,8 @@ import torch
 from _language_models import VOCABULARY, family
 from _modules import quiet
 from _ranks import run_ranks
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from torch.distributed.fsdp import fully_shard
+from _sharded_fits import LANGUAGE_MODELS
+from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.tensor import DTensor
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
@@ -57,21 +57,10 @@ CASES = {
 }
 
 
-class Sharded(UnlearningModule):
-    def configure_model(self) -> None:
-        mesh = self.device_mesh["data_parallel"]
-        for block in self.network.model.layers:
-            fully_shard(block, mesh=mesh)
-        fully_shard(self.network, mesh=mesh)
-
-
 STRATEGIES: dict[str, Any] = {
+    **LANGUAGE_MODELS,
     "one": (UnlearningModule, lambda: "auto"),
     "ddp": (UnlearningModule, lambda: DDPStrategy(find_unused_parameters=True)),
-    "fsdp2": (
-        Sharded,
-        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
-    ),
 }
 
 

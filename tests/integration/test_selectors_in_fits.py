@@ -12,7 +12,8 @@ import torch
 import yaml
 from _modules import SomebodysModule, loader, quiet
 from _ranks import run_ranks
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from _sharded_fits import fsdp2
+from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
@@ -164,10 +165,7 @@ class DeepSharded(Deep):
 
 STRATEGIES: dict[str, Any] = {
     "ddp": (Deep, DDPStrategy),
-    "fsdp2": (
-        DeepSharded,
-        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
-    ),
+    "fsdp2": (DeepSharded, lambda: fsdp2(False)),
 }
 SCORED = {
     **{name: getattr(selectors, name)(**case[0]) for name, case in CASES.items() if name != "TopUpdate"},

@@ -11,10 +11,9 @@ import pytest
 import torch
 from _modules import quiet
 from _ranks import run_ranks
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from _sharded_fits import LANGUAGE_MODELS
 from safetensors.torch import save_model
 from torch import nn
-from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from lightning_unlearn import (
@@ -176,23 +175,6 @@ def test_without_a_control_a_fit_does_not_begin() -> None:
     assert not any(o.subject == "control" for o in checked.observations)
 
 
-class Sharded(UnlearningModule):
-    def configure_model(self) -> None:
-        if not any(hasattr(p, "device_mesh") for p in self.parameters()):
-            for layer in self.network.model.layers:
-                fully_shard(layer, mesh=self.device_mesh["data_parallel"])
-            fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
-
-
-STRATEGIES: dict[str, Any] = {
-    "ddp": (UnlearningModule, DDPStrategy),
-    "fsdp2": (
-        Sharded,
-        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
-    ),
-}
-
-
 def logged(make: type[UnlearningModule], **settings: Any) -> tuple[dict[str, float], dict[str, float]]:
     """All that a fit that learns nothing logs, and what was observed of the control."""
     net = network()
@@ -211,10 +193,10 @@ def logged(make: type[UnlearningModule], **settings: Any) -> tuple[dict[str, flo
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, about its first FSDP
-@pytest.mark.parametrize("kind", STRATEGIES)
+@pytest.mark.parametrize("kind", LANGUAGE_MODELS)
 def test_two_processes_find_what_one_does(kind: str) -> None:
     save_model(models()["control"], "control.safetensors")
-    make, strategy = STRATEGIES[kind]
+    make, strategy = LANGUAGE_MODELS[kind]
     expected, of_control = logged(UnlearningModule)
     assert 0 < expected["recovery/none/forget_quality"] < 0.1  # with four questions 2 / C(8, 4) is the least
     assert of_control["forget forget_quality"] == 1

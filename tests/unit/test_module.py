@@ -10,12 +10,10 @@ import torch
 from _language_models import adapted, batch, family
 from _modules import examples, loader, quiet
 from _ranks import run_ranks
-from _sharded_fits import FSDP1OnCPU
+from _sharded_fits import FSDP1OnCPU, ShardedLanguageModel, fsdp2
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import ModelParallelStrategy
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
@@ -207,20 +205,11 @@ def test_without_need_no_original_is_kept() -> None:
     assert module.reference is None
 
 
-class Sharded(UnlearningModule):
-    def configure_model(self) -> None:
-        if not any(hasattr(p, "device_mesh") for p in self.parameters()):
-            fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
-
-
 SHARDED: dict[str, Any] = {
     # Of its two kinds of checkpoints the other hangs on CPUs, whatever the module.
     "fsdp1": (UnlearningModule, lambda: FSDP1OnCPU(auto_wrap_policy={nn.Linear}, state_dict_type="sharded")),
-    "fsdp2": (
-        Sharded,
-        lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False),
-    ),
-    "fsdp2_distributed": (Sharded, lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)),
+    "fsdp2": (ShardedLanguageModel, lambda: fsdp2(False)),
+    "fsdp2_distributed": (ShardedLanguageModel, lambda: fsdp2(True)),
 }
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from _modules import SomebodysModule, loader, quiet, same
 from _ranks import run_ranks
+from _sharded_fits import fsdp2
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
@@ -209,9 +210,7 @@ def test_two_processes_shrink_as_one_does(kind: str) -> None:
         module: Any = Halves() if kind == "fsdp2" and world > 1 else Replicated()
         strategy: Any = "auto"
         if world > 1:
-            strategy = (
-                DDPStrategy() if kind == "ddp" else ModelParallelStrategy(2, 1, save_distributed_checkpoint=False)
-            )
+            strategy = DDPStrategy() if kind == "ddp" else fsdp2(False)
         sparse = GroupSparse(alpha=1.0)
         quiet(max_steps=5, callbacks=[sparse], strategy=strategy, devices=world).fit(module, loader(seed=1, n=48))
         return sparse.selected, [gathered(layer.weight).detach() for layer in module.body]
