@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 import subprocess
@@ -15,11 +16,14 @@ import numpy as np
 import pytest
 from _shared_data import DATA
 from robustness_parts._criterion import chosen_rate
-from robustness_parts._judges import curve, known, relearn
+from robustness_parts._judges import PANELS, curve, known, relearn
 from robustness_parts._method import Method, methods
 from robustness_parts._recovery import Seen
+from robustness_parts._results import results
+from robustness_parts._units import do
 from scipy.stats import ks_2samp
 from tofu_parts._best_two import best_two, together
+from tofu_parts._chosen import tofu_study
 from tofu_parts._claims import BOUNDS, CLAIMS, Claim
 from tofu_parts._differences import all_differences, difference
 from tofu_parts._draws import DRAWS, drawn, interval, means, over_seeds
@@ -310,6 +314,29 @@ def test_the_table_shows_the_nearest_first_then_controls_and_marks_what_is_destr
     assert "**did not hold**: c (s)" in text
     assert "Not run: gone (no such part)." in text
     assert "Not run: unfinished (fit, seed 0: it broke)." in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "tofu").is_dir(), reason="needs TOFU; set LIGHTNING_UNLEARN_DATA")
+@pytest.mark.filterwarnings("ignore")  # as `prepare` does
+def test_its_networks_are_judged_by_further_attackers_without_being_made_again(tmp_path: Path) -> None:
+    asked = argparse.Namespace(
+        model="bundled", device="cpu", precision=None, methods=["GA", "NPO"], seeds=[0], folder=tmp_path
+    )
+    further = {"int8": PANELS["beside"]["int8"], "half": relearn("half", "full", 1e-3, 2)}
+    study, missing = tofu_study(asked, further)
+    do(study.units())
+    assert not missing
+    assert not list(tmp_path.rglob("asked-*"))
+    assert not list(tmp_path.rglob("GA-*/judged-*"))  # of the two NPO alone is `judged: widely`
+    again, _ = tofu_study(asked)
+    npo = next(method for method in again.methods if method.name == "NPO")
+    assert all(unit.is_done for unit in (*again.trials(npo), again.fitted(npo, 0), again.judged(npo, 0)["nf4"]))
+    found = results(study, missing)["methods"]
+    (run_,) = found["NPO"]["runs"]
+    assert set(run_["judges"]) == {"relearn full", "relearn adapter", "int4, groups of 32", "nf4", "int8", "half"}
+    assert run_["failed"] == {}
+    assert found["GA"]["runs"] == []
 
 
 def tofu(*arguments: str, folder: Path) -> subprocess.Popen[str]:
