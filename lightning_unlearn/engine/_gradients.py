@@ -202,11 +202,9 @@ class GradientEngine:
 
     def is_finite(self, row: Row) -> bool:
         """Whether ``row`` is finite in every process. Collective: every rank must call it."""
-        infinite = torch.zeros((), device=local(next(t for t in self.module.parameters())).device, dtype=torch.float32)
-        for tensor in row:
-            if tensor is not None:
-                infinite += (~torch.isfinite(local(tensor))).any()
-        return self.average(infinite).item() == 0
+        held = [local(tensor) for tensor in row if tensor is not None]
+        device = local(next(t for t in self.module.parameters())).device
+        return self.average(torch.tensor(float(_all_finite(held)), device=device, dtype=torch.float32)).item() == 1
 
     def _average_(self, row: Row, params: Sequence[Tensor]) -> None:
         """Mean over replicas, in place: of all under DDP. Sharded strategies have reduced the module's own already."""
@@ -239,6 +237,15 @@ def _transfers_by_itself(module: nn.Module) -> bool:
     """Whether the class of ``module`` overrides a hook through which batches go to the device."""
     hooks = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
     return not all(getattr(type(module), hook).__module__.endswith(".core.hooks") for hook in hooks)
+
+
+def _all_finite(tensors: Sequence[Tensor]) -> bool:
+    # A finite sum has finite terms, and is one pass, where `isfinite` writes several masks. A sum of finite terms may be
+    # too large for its type: only then is each of them looked at.
+    sums = [tensor.sum() for tensor in tensors]
+    if not sums or bool(torch.stack(sums).isfinite().all()):
+        return True
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def _buckets(indices: Sequence[int], params: Sequence[Tensor]) -> Iterator[list[int]]:

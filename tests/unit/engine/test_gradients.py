@@ -444,6 +444,29 @@ def test_rows_are_averaged_over_replicas_also_of_layers_that_only_one_used(monke
         assert any(g is not None for g in grads)
 
 
+LARGEST = torch.finfo(torch.float32).max
+
+
+@pytest.mark.parametrize(
+    ("row", "finite"),
+    [
+        ([torch.ones(3), None, torch.ones(2, 2, dtype=torch.bfloat16)], True),
+        ([None, torch.ones(0)], True),
+        ([], True),
+        ([torch.full((3,), LARGEST)], True),
+        ([torch.full((70_000,), 2.0, dtype=torch.float16)], True),
+        ([torch.tensor([1e300], dtype=torch.float64), torch.ones(1)], True),
+        ([torch.ones(1), torch.tensor([1.0, float("nan")])], False),
+        ([torch.tensor([float("inf"), -float("inf")])], False),
+        ([torch.full((3,), LARGEST), torch.tensor([float("inf")], dtype=torch.float16)], False),
+        ([torch.tensor([complex(1, float("inf"))]), torch.ones(1)], False),
+        ([torch.full((3,), LARGEST), torch.tensor([complex(1, 2)])], True),
+    ],
+)
+def test_finite_is_what_has_neither_nan_nor_infinity_however_large(row: list[Tensor | None], finite: bool) -> None:
+    assert GradientEngine(nn.Linear(1, 1)).is_finite(row) == finite
+
+
 def test_strategies_are_told_by_name_whatever_package_they_come_from() -> None:
     twin = type("DDPStrategy", (), {"__module__": "pytorch_lightning.strategies"})
     own = type("MyStrategy", (twin,), {})
