@@ -121,9 +121,9 @@ def _said(error: Exception) -> Found:
 
 
 def _free_memory() -> None:
-    """Give the memory of a GPU back, which other processes share."""
+    """Give memory back, which other processes share: a trainer and its parts know each other, so only `gc` frees them."""
+    gc.collect()
     if torch.cuda.is_available():
-        gc.collect()
         torch.cuda.empty_cache()
 
 
