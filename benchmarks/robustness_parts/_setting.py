@@ -12,6 +12,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 
 from lightning_unlearn import Encoding, InMemoryRecords, LoaderSettings, QuestionAnswerData
+from robustness_parts._criterion import KEEP
 
 Rows = list[dict[str, str]]
 
@@ -68,6 +69,7 @@ class Setting:
         precision: Of fits and attacks on an accelerator. On the CPU both are in float32, unless another is asked for.
         seconds: Of one step of training on a core, for the estimate.
         device: Where fits and attacks run.
+        keep: The share of the retain probability that a rate must leave; ``None`` weighs it against the attacker's lead.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Setting:
     precision: str = "32-true"
     seconds: float = 0.05
     device: str = "cpu"
+    keep: float | None = KEEP
 
     def on(self, device: str, precision: str | None = None) -> Self:
         """The same setting on a device, in a precision."""

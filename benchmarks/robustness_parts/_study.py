@@ -80,7 +80,7 @@ class Study:
 
         def work() -> Found:
             network = load(self.setting, self._taught("original", "test", seed))
-            rate = chosen_rate([unit.found() for unit in self.trials(method)])
+            rate = chosen_rate([unit.found() for unit in self.trials(method)], self.setting.keep)
             found = self._forget(network, method, rate, "test", seed)
             write(network, self._weights(method, seed))
             return found

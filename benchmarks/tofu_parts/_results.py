@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from robustness_parts._criterion import KEEP, kept
+from robustness_parts._criterion import kept
 from robustness_parts._method import Method
 from robustness_parts._recovery import Seen, worst
 
@@ -61,12 +61,18 @@ def _numbers(study: TOFUStudy) -> Found:
     return {
         **{name: getattr(setting, name) for name in names},
         "trials of each method": len(setting.rates),
-        "chosen": f"smallest lead of an attacker among rates that keep {KEEP} of the retain probability, on other authors",
+        "chosen": _choice(setting.keep),
         "draws": DRAWS,
         "recovery needs": FORGOTTEN,
         "destroyed below": DESTROYED,
         "rows": {name: len(rows) for name, rows in setting.world("test").asked.items()},  # type: ignore[attr-defined]
     }
+
+
+def _choice(keep: float | None) -> str:
+    if keep is None:
+        return "largest difference of the share of the retain probability kept and an attacker's lead, on other authors"
+    return f"smallest lead of an attacker among rates that keep {keep} of the retain probability, on other authors"
 
 
 def _runs(study: TOFUStudy, subject: Method) -> dict[int, Run]:

