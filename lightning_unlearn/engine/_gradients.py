@@ -204,7 +204,8 @@ class GradientEngine:
         """Whether ``row`` is finite in every process. Collective: every rank must call it."""
         held = [local(tensor) for tensor in row if tensor is not None]
         device = local(next(t for t in self.module.parameters())).device
-        return self.average(torch.tensor(float(_all_finite(held)), device=device, dtype=torch.float32)).item() == 1
+        finite = torch.tensor(float(_all_finite(held, device)), device=device, dtype=torch.float32)
+        return self.average(finite).item() == 1
 
     def _average_(self, row: Row, params: Sequence[Tensor]) -> None:
         """Mean over replicas, in place: of all under DDP. Sharded strategies have reduced the module's own already."""
@@ -239,10 +240,10 @@ def _transfers_by_itself(module: nn.Module) -> bool:
     return not all(getattr(type(module), hook).__module__.endswith(".core.hooks") for hook in hooks)
 
 
-def _all_finite(tensors: Sequence[Tensor]) -> bool:
+def _all_finite(tensors: Sequence[Tensor], device: torch.device) -> bool:
     # A finite sum has finite terms, and is one pass, where `isfinite` writes several masks. A sum of finite terms may be
     # too large for its type: only then is each of them looked at.
-    sums = [tensor.sum() for tensor in tensors]
+    sums = [tensor.sum().to(device) for tensor in tensors]  # a loss may be elsewhere than weights that are offloaded
     if not sums or bool(torch.stack(sums).isfinite().all()):
         return True
     return all(bool(tensor.isfinite().all()) for tensor in tensors)
