@@ -59,19 +59,26 @@ class TOFUStudy(Study):
         yield from (self.told(name) for name in NETWORKS)
         yield from (self.taught(world, TEACHING_SEED) for world in self.setting.worlds)
 
-    def unlearn(self) -> Iterator[Unit]:
-        """Trials on other authors, and fits."""
+    def tune(self) -> Iterator[Unit]:
+        """Trials on other authors, and what follows from them."""
         ordered = sorted(self.methods, key=lambda method: "part" not in method.described)
         for method in ordered:  # those first that the best two are chosen from
             yield from self.trials(method)
         yield from [self.best_two()] if self._parts else []
-        for seed in self.seeds:
-            yield from (self.fitted(subject, seed) for subject in self._seen)
+
+    def unlearn(self) -> Iterator[Unit]:
+        """Trials, and fits."""
+        yield from self.tune()
+        yield from (self.fitted(subject, seed) for seed in self.seeds for subject in self._seen)
 
     def audit(self) -> Iterator[Unit]:
-        """What attackers bring back, and what TOFU asks, seed by seed."""
+        """Each fit, what TOFU asks of it, and what attackers bring back, seed by seed.
+
+        One after the other: where it is cut off, few fits are left whose weights are still wanted.
+        """
         for seed in self.seeds:
             for subject in self._seen:
+                yield self.fitted(subject, seed)
                 yield from [] if self.beside else [self.asked(subject, seed)]
                 yield from self.judged(subject, seed).values()
 
@@ -83,7 +90,7 @@ class TOFUStudy(Study):
     @override
     def units(self) -> Iterator[Unit]:
         yield from self.prepare()
-        yield from self.unlearn()
+        yield from self.tune()
         yield from self.audit()
 
     def told(self, name: str) -> Unit:
