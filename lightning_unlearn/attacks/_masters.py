@@ -7,9 +7,7 @@ from torch import Tensor
 
 from lightning_unlearn.attacks._perturbed import RealisedShare, in_full, is_half
 from lightning_unlearn.engine import Row
-from lightning_unlearn.runtime import local
-
-_FUSED = ("cpu", "cuda")  # the devices on which torch has it for whatever is trained here
+from lightning_unlearn.runtime import can_be_fused, local
 
 
 class Masters:
@@ -28,10 +26,8 @@ class Masters:
         self._params = list(params)
         # `detach` shares memory, and has a `.grad` of its own.
         self._masters = [p.detach().to(in_full(p)) if is_half(p) else p.detach() for p in params]
-        # In one pass over each tensor, without temporaries of its size: the same to rounding.
-        fused = all(p.device.type in _FUSED for p in self._masters)
         self._optimizer: torch.optim.Optimizer | None = torch.optim.AdamW(
-            self._masters, lr=lr, weight_decay=0.0, fused=fused
+            self._masters, lr=lr, weight_decay=0.0, fused=can_be_fused(self._masters)
         )
 
     def step(self, row: Row) -> None:

@@ -15,7 +15,7 @@ from lightning_unlearn.models.layers import in_adapter, is_low_bit
 from lightning_unlearn.objectives import CrossEntropy
 from lightning_unlearn.prediction import with_router_loss
 from lightning_unlearn.readouts import Readout, read_for_a_loss, refuse_foreign_tokens
-from lightning_unlearn.runtime import Progress, ProgressBar, ProgressLines, someone_looks_on
+from lightning_unlearn.runtime import Progress, ProgressBar, ProgressLines, can_be_fused, someone_looks_on
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ class Recipe:
             progress.plan(total)
             torch.manual_seed(self.seed)
             network.train()
-            optimizer = torch.optim.AdamW(params, lr=self.lr, betas=(0.9, 0.95), weight_decay=0.0)
+            optimizer = torch.optim.AdamW(
+                params, lr=self.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=can_be_fused(params)
+            )
             schedule = self._schedule(optimizer, total)
             batches = (batch for _ in range(self.epochs) for batch in loader)
             for number, batch in enumerate(batches, start=1):

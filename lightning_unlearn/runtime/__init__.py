@@ -8,6 +8,7 @@ from lightning_unlearn.runtime._early_end import ended_by, exit_as_terminated
 from lightning_unlearn.runtime._either_package import EitherPackage, inherit_from_both_packages, put_first
 from lightning_unlearn.runtime._files import PRIVATE, remove_leftovers, temporary_name, written_whole
 from lightning_unlearn.runtime._folders import writable_folder
+from lightning_unlearn.runtime._fused import can_be_fused
 from lightning_unlearn.runtime._interrupts import interruptible, uninterrupted
 from lightning_unlearn.runtime._kept_tensors import KeptTensors
 from lightning_unlearn.runtime._logging import without_logging
@@ -50,6 +51,7 @@ __all__ = [
     "ProgressLines",
     "PythonState",
     "autocast_of_now",
+    "can_be_fused",
     "checksum",
     "data_share",
     "ended_by",
