@@ -5,7 +5,7 @@ import gc
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,8 +44,8 @@ class Unit:
 
     @property
     def is_ready(self) -> bool:
-        """Whether everything it needs is there."""
-        return all(unit.is_done for unit in (*self.needs, *self.after)) and not self.is_lost
+        """Whether everything it needs is there, and what that needs: of a unit that was unpacked the weights may not be."""
+        return all(unit.is_done for unit in (*self._needed(), *self.after)) and not self.is_lost
 
     @property
     def is_lost(self) -> bool:
@@ -62,6 +62,11 @@ class Unit:
         if self.is_done and "error" in self.found():
             self.path.unlink(missing_ok=True)
             _read.cache_clear()
+
+    def _needed(self) -> Iterator[Unit]:
+        for need in self.needs:
+            yield need
+            yield from need._needed()
 
     def try_to_do(self) -> bool:
         """Do it, unless it is done, or another process is at it. Returns whether it was done here.
