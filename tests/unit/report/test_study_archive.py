@@ -99,6 +99,17 @@ def test_what_is_missing_is_done_with_the_networks_that_it_needs(
     assert all("error" not in unit.found() for unit in there.units())
 
 
+def test_nothing_begins_while_another_process_makes_the_network_again(tmp_path: Path) -> None:
+    here = whole(tmp_path / "here")
+    (here.folder / "npo" / "judged-0-int4.json").unlink()
+    pack(here.units(), here.folder, tmp_path / "units.jsonl.xz")
+    told, taught, fit, *_ = units = list(Study(tmp_path / "there", []).units())
+    unpack(units, tmp_path / "there", tmp_path / "units.jsonl.xz")
+    assert (told.is_done, taught.is_done, fit.is_ready) == (False, True, False)
+    do([told])
+    assert fit.is_ready
+
+
 def test_weights_that_are_there_are_used(tmp_path: Path) -> None:
     here = whole(tmp_path / "here")
     (here.folder / "npo" / "judged-0-int4.json").unlink()
