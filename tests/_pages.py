@@ -17,6 +17,8 @@ from lightning_unlearn.cli import script
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+MADE = {"api", "gallery", "measured", "_build"}
+"""Folders of `docs/` that are there when it has been built."""
 RUN = ("python", "yaml", "sh")
 SHOWN = ("text", "json", "bash", "{math}", "{toctree}", "{include}")
 """Not run. ``bash`` is for commands that need a network, several GPUs or many minutes; they are checked otherwise."""
