@@ -23,6 +23,17 @@ from tofu_parts._teach import taught
 from tofu_parts._world import TOFUWorld
 
 NETWORKS = ("original", "control")
+WIDELY = (
+    "NPO",
+    "UNDIAL",
+    "WGA",
+    "NPO, SpectralCollapse",
+    "NPO under Relearn",
+    "WGA under Relearn",
+    "NPO, StepGuard with a history of 8",
+    "best two together",
+)
+"""Whom the further attackers of `robustness.py` judge: NPO, and the best in the trials, of several guards one."""
 TEACHING_SEED = 0
 """Target and retain-only model are taught once: seeds are those of unlearning."""
 
@@ -41,8 +52,8 @@ class TOFUStudy(Study):
     """TOFU with methods and controls, as units of work in a folder: see :class:`Study`.
 
     Args:
-        beside: Further judges, by name, who see those methods alone that `tofu_parts/methods.yaml` has `judged: widely`.
-            What TOFU asks is not asked then.
+        beside: Further judges, by name, who see those methods alone that :data:`WIDELY` names. What TOFU asks is not
+            asked then.
     """
 
     setting: TOFUSetting
@@ -84,7 +95,7 @@ class TOFUStudy(Study):
 
     @property
     def _seen(self) -> list[Method]:
-        widely = [*(m for m in self.methods if m.described.get("judged") == "widely"), RETAIN_ONLY]
+        widely = [*(method for method in self.methods if method.name in WIDELY), RETAIN_ONLY]
         return widely if self.beside else list(self.subjects)
 
     @override

@@ -345,7 +345,7 @@ def test_its_networks_are_judged_by_further_attackers_without_being_made_again(t
     do(study.units())
     assert not missing
     assert not list(tmp_path.rglob("asked-*"))
-    assert not list(tmp_path.rglob("GA-*/judged-*"))  # of the two NPO alone is `judged: widely`
+    assert not list(tmp_path.rglob("GA-*/judged-*"))  # of the two they see NPO alone
     again, _ = tofu_study(asked)
     npo = next(method for method in again.methods if method.name == "NPO")
     assert all(unit.is_done for unit in (*again.trials(npo), again.fitted(npo, 0), again.judged(npo, 0)["nf4"]))
