@@ -11,9 +11,10 @@ Each does whatever is missing of what comes before. A second process, started in
 is killed goes on where it was. `--device cuda` is for one card and as many processes as it has memory for, about 6 GB
 each: `for i in $(seq 12); do python benchmarks/tofu.py audit --device cuda & sleep 1; done; wait`.
 
-**Setting** `smollm2`: SmolLM2-135M-Instruct, all weights. 20 authors of TOFU are taught, two are to go (forget01), 18
+**Settings**. `smollm2`: SmolLM2-135M-Instruct, all weights. 20 authors of TOFU are taught, two are to go (forget01), 18
 stay, two further ones are told to nobody. Original and retain-only model are taught once, in files that are named by what
-they were taught: seeds are those of unlearning. `bundled` is the same in little, to see that it works.
+they were taught: seeds are those of unlearning. `smollm2_long` has four times the updates and two rates, for a few methods
+that are named. `bundled` is the same in little, to see that it works.
 
 **Equal budgets.** All methods have as many forget updates, as many trials of the learning rate, and one disruption
 budget: the mean KL divergence, in nats a token, from the original on WikiText. The last weights within it are kept. The
