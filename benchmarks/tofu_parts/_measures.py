@@ -23,6 +23,7 @@ FORGOTTEN = 0.05
 TITLES = {
     "distance": "distance to the retain model, nats a token",
     "ks": "KS distance of truth ratios (0: as the retain model)",
+    "retain": "retain answer probability",
     "utility": "model utility",
     "recovery 20": "worst recovery, up to 20 steps",
     "recovery 100": "worst recovery, up to 100 steps",
@@ -62,6 +63,7 @@ def measured(run: Run) -> dict[str, Measured]:
     return {
         "distance": _mean("forget", np.abs(np.subtract(forget["token_nll"], retained["token_nll"]))),
         "ks": _ks(forget["truth_ratio"], retained["truth_ratio"]),
+        "retain": _mean("retain", run.scores["retain"]["answer_probability"]),
         **({"utility": _utility(run.scores)} if {"real_authors", "world_facts"} <= set(run.scores) else {}),
         **{f"recovery {most}": _recovery(run, most) for most in BUDGETS},
         "membership": _membership(run.knows["forget"], run.knows["holdout"]),

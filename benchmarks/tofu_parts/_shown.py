@@ -7,17 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from tofu_parts._measures import TITLES
+from tofu_parts._measures import BUDGETS, TITLES
 
 Found = Mapping[str, Any]
 DASH = "-"
-COMPARED = ("distance", "ks", "utility", "recovery 20", "recovery 100")
+COMPARED = ("distance", "ks", "retain", "utility", "recovery 20", "recovery 100")
 
 
 def table(results: Found) -> str:
     """One row a network: methods by their distance to the retain model, then controls."""
-    head = ["network", "forget quality", "distance", "KS", "utility", "recovery, 20 steps", "recovery, 100 steps", "by"]
-    head += ["membership", "extraction", "forget", "KL", "rate", "steps", "fit, s", "GiB"]
+    head = [
+        "network",
+        "forget quality",
+        "distance",
+        "KS",
+        "retain",
+        "utility",
+        *(f"recovery, {n} steps" for n in BUDGETS),
+    ]
+    head += ["by", "membership", "extraction", "forget", "KL", "rate", "steps", "fit, s", "GiB"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     lines += ["| " + " | ".join(_row(name, of)) + " |" for name, of in ordered(results).items()]
     return "\n".join([*lines, "", *beside(results)])
@@ -42,7 +50,7 @@ def _row(name: str, of: Found) -> list[str]:
     return [
         name + marks,
         f"{np.median(qualities):.2g} ({min(qualities):.1g} to {max(qualities):.1g})",
-        *(_around(of, measure) for measure in ("distance", "ks", "utility", "recovery 20", "recovery 100")),
+        *(_around(of, measure) for measure in ("distance", "ks", "retain", "utility", "recovery 20", "recovery 100")),
         "; ".join(by) or DASH,
         *(_around(of, measure) for measure in ("membership", "extraction", "forget probability")),
         *(_mean(runs, key, form) for key, form in (("disruption", ".3f"), ("rate", "g"), ("steps", ".0f"))),
@@ -68,7 +76,8 @@ def beside(results: Found) -> list[str]:
     said = [
         f"In brackets the 95 % interval over seeds and facts ({numbers['draws']} draws); of forget quality, the median and "
         f"the smallest and largest over seeds. Recovery is {DASH} where less than {numbers['recovery needs']:.0%} of what "
-        f"was taught had gone. Destroyed: less than {numbers['destroyed below']:.0%} of the original's utility is left.",
+        f"was taught had gone. Destroyed: less than {numbers['destroyed below']:.0%} of the original's retain probability "
+        "is left.",
         *([f"Best two: {' and '.join(pair)}."] if pair else []),
         "",
         "Which differences from NPO have a 95 % interval, paired by seed and fact, that excludes zero:",
@@ -134,14 +143,14 @@ def _share(share: float) -> str:
 
 
 def draw(results: Found, path: Path) -> None:
-    """The front: how near to the retain model, and what comes back, against the utility that is left."""
+    """The front: how near to the retain model, and what comes back, against the retain probability that is left."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(13, 5.5), sharex=True, layout="constrained")
     networks = ordered(results)
     for axis, measure in zip(axes, ("distance", "recovery 100"), strict=True):
         for number, (name, of) in enumerate(networks.items(), start=1):
-            x, y = of["intervals"].get("utility", [None]), of["intervals"].get(measure, [None])
+            x, y = of["intervals"].get("retain", [None]), of["intervals"].get(measure, [None])
             if x[0] is None or y[0] is None:
                 continue
             axis.errorbar(
@@ -157,7 +166,7 @@ def draw(results: Found, path: Path) -> None:
                 label=f"{number} {name}",
             )
             axis.annotate(str(number), (x[0], y[0]), xytext=(5, 4), textcoords="offset points", fontsize=8)
-        axis.set(xlabel="model utility (right is better)", ylabel=f"{TITLES[measure]} (down is better)")
+        axis.set(xlabel=f"{TITLES['retain']} (right is better)", ylabel=f"{TITLES[measure]} (down is better)")
         axis.axhline(0, color="0.8", lw=1, zorder=0)
     axes[0].set_yscale("symlog", linthresh=1.0)  # ascent to collapse is far away
     labels = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))

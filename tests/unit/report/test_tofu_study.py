@@ -28,6 +28,7 @@ from tofu_parts._claims import BOUNDS, CLAIMS, Claim
 from tofu_parts._differences import all_differences, difference
 from tofu_parts._draws import DRAWS, drawn, interval, means, over_seeds
 from tofu_parts._measures import TITLES, Run, forgotten, ks, measured
+from tofu_parts._results import mark_destroyed
 from tofu_parts._settings import SETTINGS
 from tofu_parts._shown import ordered, table
 from tofu_parts._world import spaced
@@ -307,6 +308,15 @@ def shown(name: str, distance: float, **more: Any) -> dict[str, Any]:
     }
     around = {measure: [0.5, 0.4, 0.6] for measure in TITLES} | {"distance": [distance, 0.0, 1.0]}
     return {name: {"control": False, "destroyed": False, "runs": [run_], "intervals": around, "failed": {}, **more}}
+
+
+def test_destroyed_is_who_has_lost_what_must_stay_whatever_the_utility_says() -> None:
+    networks = {
+        name: {"intervals": {"retain": [retain, 0.0, 1.0], "utility": [utility, 0.0, 1.0]}}
+        for name, retain, utility in (("original", 0.98, 0.3), ("guarded", 0.9, 0.0), ("broken", 0.4, 0.3))
+    } | {"unfinished": {"intervals": {}}}
+    mark_destroyed(networks)
+    assert [of["destroyed"] for of in networks.values()] == [False, False, True, None]
 
 
 def test_the_table_shows_the_nearest_first_then_controls_and_marks_what_is_destroyed() -> None:
