@@ -10,8 +10,8 @@ import torch
 from robustness_parts._fit import forget_, teach
 from robustness_parts._judges import known
 from robustness_parts._settings import SETTINGS
-from tofu_parts._controls import ASCENT, COLLAPSE, add_noise_, boundless
-from tofu_parts._results import DESTROYED, _mark_destroyed
+from tofu_parts._controls import ASCENT, add_noise_, boundless
+from tofu_parts._results import DESTROYED
 from torch import nn
 from torch.testing import assert_close
 
@@ -85,11 +85,3 @@ def test_ascent_goes_past_the_budget_and_destroys_what_was_to_stay() -> None:
     held = forget_(network, ASCENT, 3 * max(setting.rates), setting, "test", 0)
     assert held["steps"] < 24
     assert held["disruption"] <= setting.kl
-
-
-def test_less_than_half_of_the_utility_is_marked_as_destroyed() -> None:
-    utilities = {"original": 0.6, COLLAPSE.name: 0.02, "half": 0.3, "less": 0.29, "not a number": None}
-    shown = {name: {"intervals": {"utility": [value, None, None]}} for name, value in utilities.items()}
-    _mark_destroyed(shown)
-    marked = [name for name, found in shown.items() if found["destroyed"]]
-    assert marked == [COLLAPSE.name, "less", "not a number"]
