@@ -42,6 +42,13 @@ TABLES = (
         lambda script, found: script.table(found),
     ),
     Table(
+        "TOFU on SmolLM2-135M",
+        "tofu.py audit --seeds 0 --precision bf16-mixed",
+        "tofu_smollm2",
+        "tofu_parts._shown",
+        lambda script, found: script.table(found),
+    ),
+    Table(
         "The demo, with the attack in the loop",
         "run_config.py bundled:quickstart --seeds 0 1 2",
         "quickstart",
