@@ -169,6 +169,7 @@ def draw(results: Found, path: Path) -> None:
         axis.set(xlabel=f"{TITLES['retain']} (right is better)", ylabel=f"{TITLES[measure]} (down is better)")
         axis.axhline(0, color="0.8", lw=1, zorder=0)
     axes[0].set_yscale("symlog", linthresh=1.0)  # ascent to collapse is far away
+    axes[0].set_ylim(bottom=-0.2)
     labels = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
     figure.legend(labels.values(), labels.keys(), loc="outside right upper", fontsize=8, frameon=False)
     figure.suptitle(
