@@ -86,6 +86,7 @@ def _of_all(log: Log) -> dict[str, float]:
     """Where a metric is missing, it is not in the table."""
     names = {
         "forget probability": PROBABILITY,
+        "retain": "retain_Q_A_Prob",
         "forget ROUGE-L": "forget_Q_A_ROUGE",
         "extraction": "extraction_strength",
         "membership": "mia_min_k",

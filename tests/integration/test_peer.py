@@ -89,6 +89,7 @@ def test_numbers_are_those_that_the_log_says_of_itself(retain: dict[str, Any]) -
     assert found["forget_quality"] == pytest.approx(ours["forget_quality"]["agg_value"], rel=1e-12)
     assert found["utility"] == pytest.approx(ours["model_utility"]["agg_value"], rel=1e-12)
     assert (found["extraction"], found["membership"]) == (0.25, 0.75)
+    assert found["retain"] == ours["retain_Q_A_Prob"]["agg_value"]
     losses = [
         [row["avg_loss"] for row in each["forget_Q_A_Prob"]["value_by_index"].values()] for each in (ours, retain)
     ]
