@@ -42,6 +42,13 @@ TABLES = (
         lambda script, found: script.table(found),
     ),
     Table(
+        "Which forgetting stays on SmolLM2-135M?",
+        "robustness.py run --model smollm2 --seeds 0 --precision bf16-mixed",
+        "robustness_smollm2",
+        "robustness_parts._shown",
+        lambda script, found: script.table(found),
+    ),
+    Table(
         "TOFU on SmolLM2-135M",
         "tofu.py audit --seeds 0 --precision bf16-mixed",
         "tofu_smollm2",
