@@ -30,7 +30,7 @@ class Relearn(Attack):
     the whole curve is measured, not only its end.
 
     Args:
-        steps: Optimizer steps (AdamW without decay, constant rate).
+        steps: Optimizer steps (AdamW without decay, constant rate), each on one batch, whose size is that of the data.
         lr: Learning rate.
         batches: Use only this many of the attacker's batches, the first ones, in turn; ``None`` for all.
         mode: ``"adapter"`` trains low-rank factors on every weight matrix but embeddings, whatever holds it; they are held
