@@ -96,6 +96,8 @@ def spent(history: Sequence[Mapping[str, Any]]) -> Found:
 def worst(audit: Path, most: int) -> Found | None:
     """The attack that brought back most after at most so many steps, beyond what it teaches the control.
 
+    None where less was removed than the report's gate G1 asks for: there is nothing to bring back.
+
     Raises:
         ValueError: If there was no control.
     """
@@ -103,7 +105,8 @@ def worst(audit: Path, most: int) -> Found | None:
     seen = [each for each in report["recoveries"] if each["metric"] == "probability"]
     if any(each["adjusted"] is None for each in seen):
         raise ValueError("The audit should have a control. Found none: give `--control`, the retain model.")
-    within = [each for each in seen if each["unit"] != "step" or each["point"] <= most]
+    removed = [each for each in seen if not any(reason.startswith("G1:") for reason in each.get("reasons", []))]
+    within = [each for each in removed if each["unit"] != "step" or each["point"] <= most]
     if not within:
         return None
     top = max(within, key=lambda each: each["adjusted"]["value"])

@@ -213,6 +213,13 @@ def test_recovery_is_that_of_the_worst_attack_within_the_steps() -> None:
     assert worst(Path(), 100) == {"recovery": 0.5, "judge": "relearn_full", "point": 100}
 
 
+def test_where_nothing_was_removed_there_is_no_recovery() -> None:
+    reasons = ["G1: unlearning removed 0.030 [0.007, 0.110]; at least 0.050 is needed"]  # as a report said it
+    nothing = {**recovered("relearn_full", 20, "step", 0.25), "reasons": reasons}
+    Path("report.json").write_text(json.dumps({"recoveries": [nothing]}))
+    assert worst(Path(), 20) is None
+
+
 def test_an_audit_without_a_control_is_refused() -> None:
     Path("report.json").write_text(json.dumps({"recoveries": [recovered("int4", 4, "bits", None)]}))
     with pytest.raises(ValueError, match="give `--control`"):
