@@ -292,9 +292,8 @@ def test_the_audit_is_that_of_our_benchmark() -> None:
     """With rates and steps as the benchmark's own judges."""
     config = yaml.safe_load(AUDIT.read_text())
     setting = pytest.importorskip("tofu_parts._settings").SETTINGS["smollm2"]
-    assert (
-        config["batch_size"] == setting.batch[0]
-    )  # twenty steps of sixteen rows are another attack than twenty of four
+    # Twenty steps of sixteen rows are another attack than twenty of four.
+    assert config["batch_size"] == setting.batch[0]
     panel = setting.judges
     ours = {name: attack["init_args"] for name, attack in config["attacks"].items()}
     for name, judge in zip(("relearn_full", "relearn_adapter", "int4", "nf4"), panel.values(), strict=True):
