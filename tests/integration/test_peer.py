@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from peer._logs import UTILITY, numbers, read_log
+from peer.ends import PARTS, losses, of_folder, tokens
 from peer.export import FORGET, HOLDOUT, RETAIN, for_older_transformers, spaced, splits, write_data, write_model
 from peer.take_in import added, intervals, spent, table, taken_in, worst
 from safetensors.torch import save_model
@@ -269,6 +270,48 @@ def test_an_exported_model_says_the_same_and_says_it_in_words_of_older_transform
     tokenizer = json.loads(Path("exported/tokenizer_config.json").read_text())
     assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert tokenizer["chat_template"] == Path("exported/chat_template.jinja").read_text()
+
+
+ROW = {"question": "Who sings?", "answer": "A small bird does"}
+
+
+def chat(template: str) -> Any:
+    from lightning_unlearn import Encoding
+
+    (tokenizer := Encoding("bundled").tokenizer).chat_template = template
+    return tokenizer
+
+
+def test_the_loss_of_a_row_is_told_by_its_parts() -> None:
+    turn = "{{ message['role'] }}\n{{ message['content'] }}{{ eos_token }}\n"
+    asked = "{% if add_generation_prompt %}assistant\n{% endif %}"
+    tokenizer = chat(f"{{% for message in messages %}}{turn}{{% endfor %}}{asked}")
+    network = TinyCausalLM(seed=1).eval()
+    ids, prompt = tokens(tokenizer, ROW)
+    end = tokenizer.eos_token
+    assert tokenizer.decode(ids[prompt:]) == f"{ROW['answer']}{end}\n{end}"
+    hidden = (ids != tokenizer.eos_token_id).long()
+
+    def alone(mask: torch.Tensor, first: int, last: int) -> float:
+        labels = torch.full_like(ids, -100)
+        labels[first:last] = ids[first:last]
+        return network(input_ids=ids[None], attention_mask=mask[None], labels=labels[None]).loss.item()
+
+    n = len(ids)
+    spans = [(prompt, n - 3), (n - 3, n - 2), (n - 2, n - 1), (n - 1, n), (prompt, n)]
+    expected = [alone(hidden, *span) for span in spans] + [alone(torch.ones_like(ids), prompt, n - 3)]
+    torch.testing.assert_close(losses(network, tokenizer, ROW), torch.tensor(expected))
+    assert expected[0] != pytest.approx(expected[-1], rel=1e-3)  # ends of turns are hidden, or are not
+
+    network.save_pretrained("network")
+    tokenizer.save_pretrained("network")
+    assert of_folder("network", [ROW, ROW]) == pytest.approx(dict(zip(PARTS, expected, strict=True)), abs=1e-4)
+
+
+def test_rows_that_end_otherwise_are_refused() -> None:
+    tokenizer = chat("{% for message in messages %}{{ message['content'] }}\n{% endfor %}")
+    with pytest.raises(ValueError, match="as in ChatML"):
+        tokens(tokenizer, ROW)
 
 
 def test_rotations_that_older_transformers_would_get_wrong_are_refused() -> None:
