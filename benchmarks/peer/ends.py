@@ -6,7 +6,7 @@ open-unlearning's rows in ChatML end with the end of turn, a new line, and the e
 Prints means over the forty rows that must go, in nats a token: of their rows and in their masking (every end of turn is
 hidden from attention), and of the words alone as our audit asks them, nothing hidden.
 
-Writes `benchmarks/results/tofu_peer_ends.json`.
+Writes `benchmarks/results/tofu_peer_ends.json`, beside the networks that are in it, or in their place.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ def main() -> None:
     folders = [given.rpartition("=")[::2] for given in arguments.networks]
     found = {name or Path(folder).name: of_folder(folder, rows) for name, folder in folders}
     path = arguments.results / "tofu_peer_ends.json"
+    if path.exists():
+        found = json.loads(path.read_text())["networks"] | found
     path.write_text(json.dumps({"unit": "nats a token", "rows": len(rows), "networks": found}, indent=1) + "\n")
     print("| network | " + " | ".join(PARTS) + " |\n|" + "---|" * (len(PARTS) + 1))
     for name, values in found.items():
