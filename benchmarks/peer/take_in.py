@@ -39,7 +39,7 @@ def main() -> None:
     if arguments.command == "table":
         print(table(json.loads(path.read_text()), arguments.results / f"tofu_{arguments.model}.json"))
         return
-    run = taken_in(arguments.folder, arguments.retain, arguments.audit)
+    run = taken_in(arguments.folder, arguments.retain, arguments.audit, arguments.name)
     run |= {name: given for name in ("fit_s", "peak_gib") if (given := getattr(arguments, name)) is not None}
     before = json.loads(path.read_text()) if path.exists() else {"networks": {}}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +54,7 @@ def read() -> argparse.Namespace:
     add.add_argument("folder", type=Path, help="`saves/unlearn/TASK` of open-unlearning")
     add.add_argument("--retain", type=Path, required=True, help="`TOFU_EVAL.json` of the model that never knew")
     add.add_argument("--audit", type=Path, help="the folder of `lightning-unlearn audit` of the model in `folder`")
+    add.add_argument("--name", help="of the row; the trainer's, if none is given")
     add.add_argument("--fit-s", type=float, help="seconds, if measured from outside")
     add.add_argument("--peak-gib", type=float, help="memory, if measured from outside")
     for command in (add, commands.add_parser("table")):
@@ -62,13 +63,13 @@ def read() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def taken_in(folder: Path, retain: Path, audit: Path | None) -> Found:
+def taken_in(folder: Path, retain: Path, audit: Path | None, name: str | None = None) -> Found:
     """One run: its method, seed and rate, what it cost, what its log says, and what our audit brought back."""
     config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())["trainer"]
     state = json.loads((folder / "trainer_state.json").read_text())
     found = numbers(read_log(folder / "evals" / "TOFU_EVAL.json"), read_log(retain))
     return {
-        "name": f"{config['handler']} (open-unlearning)",
+        "name": f"{name or config['handler']} (open-unlearning)",
         "seed": config["args"]["seed"],
         "rate": config["args"]["learning_rate"],
         "steps": state["global_step"],

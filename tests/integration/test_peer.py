@@ -161,6 +161,8 @@ def test_a_run_is_taken_in_with_what_it_cost(tmp_path: Path, retain: dict[str, A
     assert (run["name"], run["seed"], run["rate"], run["steps"]) == ("NPO (open-unlearning)", 0, 1e-5, 12)
     assert (run["fit_s"], run["peak_gib"]) == (31.5, 2.5)
     assert run["worst"] == {"20": None, "100": None}
+    other = taken_in(tmp_path / "npo", Path("retain.json"), None, name="NPO, one end")
+    assert other == {**run, "name": "NPO, one end (open-unlearning)"}
 
 
 def test_memory_that_was_not_measured_is_not_invented() -> None:
