@@ -13,6 +13,14 @@ from lightning_unlearn.report.analysis import adjusted_recovery_rate, percentile
 Curve = Mapping[str, Sequence[float]]
 Floats = NDArray[np.float64]
 
+FORGOTTEN = 0.05
+"""The least share of what was taught that must have gone for its recovery to mean anything."""
+
+
+def forgotten(original: Sequence[float], unlearned: Sequence[float], control: Sequence[float]) -> float:
+    """The share of what the original knows more than the control that is gone."""
+    return float((np.mean(original) - np.mean(unlearned)) / (np.mean(original) - np.mean(control)))
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -45,7 +53,9 @@ class Seen:
         return np.asarray(columns, dtype=float).T[self.judged]
 
     def recovery(self, point: str) -> float:
-        """Control-adjusted recovery at a point."""
+        """Control-adjusted recovery at a point; not a number if too little was forgotten to come back."""
+        if forgotten(self.original, *self.before) < FORGOTTEN:
+            return float("nan")
         return float(adjusted_recovery_rate(*self.scores(point).mean(0)))
 
     def worst(self, most: int) -> tuple[float, str]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from robustness_parts._recovery import Seen, worst
+from robustness_parts._recovery import FORGOTTEN, Seen, worst
+from robustness_parts._recovery import forgotten as share_forgotten
 
 from lightning_unlearn.report.analysis import adjusted_recovery_rate
 from tofu_parts._draws import drawn, means
@@ -17,8 +18,6 @@ from tofu_parts._draws import drawn, means
 Floats = NDArray[np.float64]
 Scores = Mapping[str, Mapping[str, list[Any]]]
 BUDGETS = (20, 100)
-FORGOTTEN = 0.05
-"""The least share of what was taught that must have gone for its recovery to mean anything."""
 
 TITLES = {
     "distance": "distance to the retain model, nats a token",
@@ -74,8 +73,7 @@ def measured(run: Run) -> dict[str, Measured]:
 
 def forgotten(run: Run) -> float:
     """The share of what the original knows more than the retain model that is gone."""
-    whole = np.mean(run.original) - np.mean(run.control)
-    return float((np.mean(run.original) - np.mean(run.knows["forget"])) / whole)
+    return share_forgotten(run.original, run.knows["forget"], run.control)
 
 
 def _mean(split: str, values: Any) -> Measured:

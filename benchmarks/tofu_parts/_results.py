@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from robustness_parts._criterion import kept
 from robustness_parts._method import Method
-from robustness_parts._recovery import Seen, worst
+from robustness_parts._recovery import FORGOTTEN, Seen, worst
 
 from lightning_unlearn.audits.tofu import tofu_summary
 from tofu_parts._claims import BOUNDS, CLAIMS
 from tofu_parts._controls import CONTROLS, ORIGINAL, RETAIN_ONLY
 from tofu_parts._differences import Draws, all_differences
 from tofu_parts._draws import DRAWS, interval, over_seeds
-from tofu_parts._measures import BUDGETS, FORGOTTEN, Measured, Run, forgotten, measured
+from tofu_parts._measures import BUDGETS, Measured, Run, forgotten, measured
 from tofu_parts._study import TOFUStudy
 
 DESTROYED = 0.5

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import pytest
+from robustness_parts._recovery import Seen, worst
 from robustness_parts._shown import complete, draw, span, table
 
 
@@ -51,3 +53,13 @@ def test_what_forgot_nothing_comes_last_and_has_no_number(tmp_path: Path) -> Non
     assert last.startswith("| nothing | - | - | - |")
     draw(found, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size
+
+
+@pytest.mark.parametrize(("unlearned", "expected"), [(0.5, 1.0), (0.85, 1.0), (0.87, None), (0.9, None), (0.91, None)])
+def test_where_next_to_nothing_has_gone_nothing_can_come_back(unlearned: float, expected: float | None) -> None:
+    """Less than a twentieth of what the control does not know; an original that was taught anew differs by less."""
+    before = ([unlearned] * 3, [0.1] * 3)
+    seen = Seen([0.9] * 3, before, {"20": [0.9] * 3}, {"20": [0.1] * 3}, slice(None), counts_steps=True)
+    value, judge, point = worst({"relearn": seen}, 20)
+    assert (judge, point) == ("relearn", "20")
+    assert isnan(value) if expected is None else value == pytest.approx(expected)
