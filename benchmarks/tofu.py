@@ -13,7 +13,8 @@ each: `for i in $(seq 12); do python benchmarks/tofu.py audit --device cuda & sl
 
 **Settings**. `smollm2`: SmolLM2-135M-Instruct, all weights. 20 authors of TOFU are taught, two are to go (forget01), 18
 stay, two further ones are told to nobody. Original and retain-only model are taught once, in files that are named by what
-they were taught: seeds are those of unlearning. `smollm2_long` has four times the updates and two rates, for a few methods
+they were taught: seeds are those of unlearning, of the order of what stays and of a method's own draws, where what must go
+comes in one order. `smollm2_long` has four times the updates and two rates, for a few methods
 that are named. `bundled` is the same in little, to see that it works.
 
 **Equal budgets.** All methods have as many forget updates, as many trials of the learning rate, and one disruption
