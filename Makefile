@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 export OMP_WAIT_POLICY ?= PASSIVE  # two torch processes on two cores collapse otherwise
 
-.PHONY: demo test slow gpu docs links lint types unit doctest matrix newest lowest package release clean
+.PHONY: demo test slow jitter gpu docs links lint types unit doctest matrix newest lowest package release clean
 
 demo: $(VENV)/installed
 	$(BIN)/lightning-unlearn fit --config bundled:quickstart
@@ -27,6 +27,10 @@ unit: $(VENV)/installed
 
 slow: $(VENV)/installed
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
+
+# What documents and examples say is so, with gradients rounded as another processor would: `tests/_jitter.py`; JITTER=2 for other digits.
+jitter: $(VENV)/installed
+	JITTER=$(or $(JITTER),1) PYTHONPATH=tests $(BIN)/pytest -n 2 --dist loadfile -p _jitter -m slow tests/test_docs.py tests/test_examples.py
 
 # The documentation. A warning fails it, and so does a public name without a word, or a link between pages that leads nowhere.
 docs: $(VENV)/installed
