@@ -43,7 +43,7 @@ TABLES = (
     ),
     Table(
         "Which forgetting stays on SmolLM2-135M?",
-        "robustness.py run --model smollm2 --seeds 0 --precision bf16-mixed",
+        "robustness.py run --model smollm2 --seeds 0 1 --precision bf16-mixed",
         "robustness_smollm2",
         "robustness_parts._shown",
         lambda script, found: script.table(found),
