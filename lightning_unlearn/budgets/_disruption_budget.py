@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -16,7 +16,7 @@ from lightning_unlearn.functional.settings import check_kind, check_positive, ch
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import on_every_rank
 
-OnExceed = Literal["restore_and_stop", "stop", "warn"]
+OnExceed = Literal["restore_and_stop", "restore", "stop", "warn"]
 
 
 class DisruptionBudget(DivergenceCallback):
@@ -29,6 +29,10 @@ class DisruptionBudget(DivergenceCallback):
     is copied to main memory. Above it, the last copy is put back and the fit stops: these weights are what the fit hands
     back, what later checks and the report see, and what the last checkpoint holds. The state of the optimizer is not put
     back: it stays that of the last step.
+
+    Forgetting often disturbs first and is repaired by later steps. ``on_exceed="restore"`` goes on above the budget, and
+    puts the last weights within it back when training ends: what ``benchmarks/robustness.py`` does for all its methods.
+    Checkpoints of the fit hold the weights of their step then; ``trainer.save_checkpoint`` after it keeps those put back.
 
     Until the budget is exceeded the fit is, bit for bit, the one without this callback. Small budgets are spent in few
     steps: with ``every=1`` the weights come closest to it. A mean divergence of ``kl`` is a total variation of at most
@@ -50,7 +54,8 @@ class DisruptionBudget(DivergenceCallback):
             divergence is smaller than on other text.
         kl: The budget, in nats per supervised row.
         every: After how many optimizer steps to measure.
-        on_exceed: ``"stop"`` leaves the weights of the step that exceeded the budget; ``"warn"`` goes on, too.
+        on_exceed: ``"restore_and_stop"`` and ``"restore"`` as above; ``"stop"`` leaves the weights of the step that exceeded
+            the budget; ``"warn"`` goes on, too.
         batches: The most batches of the neutral data to use, the first ones.
         readout: How to run the network on them; it must give logits. Defaults as in :class:`RecoveryCheck`.
 
@@ -84,15 +89,19 @@ class DisruptionBudget(DivergenceCallback):
         check_positive("kl", kl)
         check_whole("every", every)
         check_whole("batches", batches)
-        if on_exceed not in ("restore_and_stop", "stop", "warn"):
-            raise ValueError(
-                f'`on_exceed` should be "restore_and_stop", "stop" or "warn". Found `on_exceed = {on_exceed!r}`.'
-            )
+        if on_exceed not in get_args(OnExceed):
+            choices = '"restore_and_stop", "restore", "stop" or "warn"'
+            raise ValueError(f"`on_exceed` should be {choices}. Found `on_exceed = {on_exceed!r}`.")
         if readout is not None:
             check_kind("readout", readout, Readout, example="ClassificationReadout()")
             refuse_without_logits(readout)
-        super().__init__(neutral, batches, readout, keeps_copy=on_exceed == "restore_and_stop")
+        super().__init__(neutral, batches, readout, keeps_copy=on_exceed in ("restore_and_stop", "restore"))
         self.kl, self.every, self.on_exceed = kl, every, on_exceed
+
+    @property
+    def changes_weights_at_end(self) -> bool:
+        """Whether it may put weights back only when training ends: checks before it look again then."""
+        return self.on_exceed == "restore"
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -156,25 +165,27 @@ class DisruptionBudget(DivergenceCallback):
             is_judged = all(on_every_rank(self._snapshot.is_current()))
         if not is_judged:
             with on_its_device(trainer, pl_module):
-                self._decide(trainer, self._measure(trainer, pl_module))
+                self._decide(trainer, self._measure(trainer, pl_module), is_over=True)
 
-    def _decide(self, trainer: pl.Trainer, kl: float) -> None:
+    def _decide(self, trainer: pl.Trainer, kl: float, *, is_over: bool = False) -> None:
         if kl <= self.kl:  # false for NaN
             self.spent, self._is_current = kl, True
             if self._snapshot is not None:
                 self._snapshot.take()
             return
         found = f"`DisruptionBudget`: at step {trainer.global_step} the divergence is {kl:.3g}, above {self.kl}."
-        if self.on_exceed == "warn":
-            if self.exceeded_at is None:
-                rank_zero_warn(f"{found} The fit goes on. To stop it, use `on_exceed='restore_and_stop'`.")
-        else:
+        if self._snapshot is not None and (is_over or self.on_exceed == "restore_and_stop"):
+            self._snapshot.put_back()
+            self._is_current = True
+            found += f" The last weights within the budget are put back, whose divergence is {self.spent:.3g}."
+        if self.on_exceed in ("restore_and_stop", "stop"):
             trainer.should_stop = True
-            end = "The fit stops."
-            if self._snapshot is not None:
-                self._snapshot.put_back()
-                self._is_current = True
-                end = f"The last weights within the budget are put back, whose divergence is {self.spent:.3g}. {end}"
-            rank_zero_info(f"{found} {end}")
+            rank_zero_info(f"{found} The fit stops.")
+        elif is_over:
+            rank_zero_info(found)
+        elif self.exceeded_at is None and self.on_exceed == "restore":
+            rank_zero_info(f"{found} The fit goes on; the last weights within the budget are put back at its end.")
+        elif self.exceeded_at is None:
+            rank_zero_warn(f"{found} The fit goes on. To stop it, use `on_exceed='restore_and_stop'`.")
         if self.exceeded_at is None:
             self.exceeded_at = trainer.global_step

@@ -165,6 +165,52 @@ def test_it_may_only_stop_or_only_warn(on_exceed: Any) -> None:
     assert callback._snapshot is None
 
 
+class Detour(pl.Callback):
+    """Far away from step 5, and back before step ``until``."""
+
+    def __init__(self, until: int) -> None:
+        self.until = until
+
+    def on_train_batch_start(self, trainer: Any, module: Any, *args: Any) -> None:
+        factor = {4: 10.0, self.until - 1: 0.1}.get(trainer.global_step, 1.0)
+        with torch.no_grad():
+            module.head.weight.mul_(factor)
+
+
+@pytest.mark.parametrize(("until", "valid"), [(11, 18), (100, 4)])
+def test_it_may_go_on_and_put_the_last_valid_weights_back_at_the_end(until: int, valid: int, tmp_path: Path) -> None:
+    module, seen, callback = SomebodysModule(), Weights(), budget(kl=0.2, on_exceed="restore")
+    probes = {"forget": loader(seed=2), "retain": loader(seed=NEUTRAL_SEED)}
+    check = RecoveryCheck(every_n_epochs=1, probes=probes)
+    trainer = fit(module, Detour(until), seen, check, callback)
+    bare = Weights()
+    fit(SomebodysModule(), Detour(until), bare)
+    assert trainer.global_step == 18
+    assert all(same(seen.at[step], bare.at[step]) for step in range(19))
+    above = [step for step, kl in callback.history if kl > callback.kl]
+    assert callback.exceeded_at == above[0] == 6
+    assert valid == max({step for step, _ in callback.history} - set(above))
+    assert same(state(module), seen.at[valid])
+    assert divergence_by_hand(module) == pytest.approx(callback.spent, rel=1e-5)
+    again = RecoveryCheck(probes=probes)
+    fit(module.train(), again, max_steps=1)
+    assert {(o.split, o.metric): o.value for o in check.observations if o.step == 18} == {
+        (o.split, o.metric): o.value for o in again.observations if o.step == 0
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_fit_resumed_above_the_budget_still_puts_the_last_valid_weights_back(tmp_path: Path) -> None:
+    seen, callback = Weights(), budget(kl=0.2, on_exceed="restore")
+    saved = ModelCheckpoint(str(tmp_path), every_n_train_steps=8, filename="{step}")
+    interrupted = [Detour(100), seen, budget(kl=0.2, on_exceed="restore"), saved]
+    going_on(None, callbacks=interrupted, max_steps=8, enable_checkpointing=True)
+    _, module = going_on(None, tmp_path / "step=8.ckpt", callbacks=[callback])
+    assert callback.exceeded_at == 6
+    assert same(state(module), seen.at[4])
+
+
 def test_weights_that_became_nan_are_put_back() -> None:
     class Breaks(pl.Callback):
         def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
@@ -450,7 +496,7 @@ def test_shards_resume_with_the_original_and_the_copy(tmp_path: Path) -> None:
         ({"kl": 0}, ValueError, "`kl` should be positive and finite. Found `kl = 0`"),
         ({"every": 0}, ValueError, "`every` should be at least 1"),
         ({"batches": 0}, ValueError, "`batches` should be at least 1"),
-        ({"on_exceed": "restore"}, ValueError, '`on_exceed` should be "restore_and_stop", "stop" or "warn". Found'),
+        ({"on_exceed": "raise"}, ValueError, '`on_exceed` should be "restore_and_stop", "restore", "stop" or "warn". Found'),
         ({"readout": ClassificationReadout}, TypeError, "`readout` should be a `Readout`"),
         ({"readout": TrainingStepReadout()}, ValueError, "by a readout that gives logits. Found `TrainingStepReadout"),
     ],
