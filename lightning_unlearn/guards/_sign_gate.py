@@ -34,8 +34,8 @@ class SignGate(Protecting):
     Adam: a third of the coordinates then still moves uphill. Coordinates in which the retain gradient is zero are free, such
     as the embeddings of tokens that the retain batch does not have.
 
-    **The learning rate.** About half of the coordinates stand still in each step. The gate needs a learning rate about ten
-    times as high; at that of the fit without it, little is forgotten.
+    **The learning rate.** About half of the coordinates stand still in each step. The gate needs a higher learning rate:
+    look for it between twice and ten times that of the fit without it, at which little is forgotten.
 
     **With other parts.** :class:`StepGuard` beside it comes after the gate, and keeps its promise: with several directions,
     or with :class:`NoChange`, it may then move a coordinate uphill. If it protects this step's retain gradient alone, it

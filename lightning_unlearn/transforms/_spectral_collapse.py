@@ -34,7 +34,7 @@ class SpectralCollapse(GradientTransform):
     collapsed by itself.
 
     **The learning rate.** A collapsed gradient is shorter and forgets more slowly for each step, but leaves more intact:
-    choose the learning rate anew, and expect it to be three to ten times higher.
+    choose the learning rate anew, and expect it to be two to ten times higher.
 
     **How many.** A gradient's rank is at most the number of tokens in the forget batches of a step. ``q`` should stay well
     below. It is limited by the numerical rank, and for ``hard`` so that one direction is left. Under ``bf16-mixed`` the
