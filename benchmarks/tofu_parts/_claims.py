@@ -14,6 +14,10 @@ SIMNPO = "Fan et al., 2410.07163"
 QUANTISED = "Zhang et al., 2410.16454"
 JOGGED = "Hu et al., 2406.13356"
 SMOOTH = "Fan et al., 2502.05374"
+WEIGHTED = "Wang et al., 2502.19301"
+DISTILLED = "Dong et al., 2402.10052"
+JENSEN = "Singh et al., 2509.02820"
+SELECTED = "RepSelect, 2606.17168, of its one-shot edit"
 
 Verdict = Literal["held", "did not hold", "undecided", "not asked"]
 
@@ -90,7 +94,7 @@ CLAIMS = (
         "recovery 100",
         "NPO under Relearn",
         ("NPO",),
-        False,
+        more=False,
     ),
     Claim(
         "A guard on the step keeps more utility than NPO alone",
@@ -99,6 +103,19 @@ CLAIMS = (
         "NPO, StepGuard of rank 1",
         ("NPO",),
         more=True,
+    ),
+    Claim("WGA keeps more of what must stay than GA", WEIGHTED, "retain", "WGA", ("GA",), more=True),
+    Claim(
+        "UNDIAL keeps more of what must stay than GA and NPO", DISTILLED, "retain", "UNDIAL", ("GA", "NPO"), more=True
+    ),
+    Claim("JensUn keeps more utility than NPO", JENSEN, "utility", "JensUn", ("NPO",), more=True),
+    Claim(
+        "Without a gradient's largest directions less comes back than after NPO",
+        SELECTED,
+        "recovery 100",
+        "NPO, SpectralCollapse",
+        ("NPO",),
+        more=False,
     ),
 )
 
@@ -135,7 +152,7 @@ BOUNDS = (
     Bound(
         "Relearning or 4 bits bring back more than half of what a plain method took",
         f"{JOGGED}; {QUANTISED}",
-        "recovery 100",
+        "raw recovery",
         0.5,
     ),
 )

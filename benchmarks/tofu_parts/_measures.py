@@ -13,7 +13,7 @@ from robustness_parts._recovery import FORGOTTEN, Seen, worst
 from robustness_parts._recovery import forgotten as share_forgotten
 
 from lightning_unlearn.report.analysis import adjusted_recovery_rate
-from tofu_parts._draws import drawn, means
+from tofu_parts._draws import DRAWS, drawn, means
 
 Floats = NDArray[np.float64]
 Scores = Mapping[str, Mapping[str, list[Any]]]
@@ -26,6 +26,7 @@ TITLES = {
     "utility": "model utility",
     "recovery 20": "worst recovery, up to 20 steps",
     "recovery 100": "worst recovery, up to 100 steps",
+    "raw recovery": "worst recovery, up to 100 steps, control not taken off",
     "membership": "membership, AUC against authors nobody told",
     "forget probability": "forget answer probability",
     "extraction": "extraction strength",
@@ -54,6 +55,7 @@ class Run:
 
 
 Measured = tuple[float, Floats]
+NOTHING: Measured = float("nan"), np.full(DRAWS, np.nan)
 
 
 def measured(run: Run) -> dict[str, Measured]:
@@ -65,6 +67,7 @@ def measured(run: Run) -> dict[str, Measured]:
         "retain": _mean("retain", run.scores["retain"]["answer_probability"]),
         **({"utility": _utility(run.scores)} if {"real_authors", "world_facts"} <= set(run.scores) else {}),
         **{f"recovery {most}": _recovery(run, most) for most in BUDGETS},
+        "raw recovery": _raw_recovery(run),
         "membership": _membership(run.knows["forget"], run.knows["holdout"]),
         "forget probability": _mean("forget", forget["answer_probability"]),
         "extraction": _mean("forget", forget["extraction_strength"]),
@@ -114,9 +117,23 @@ def _harmonic(rows: Floats) -> Floats:
 def _recovery(run: Run, most: int) -> Measured:
     """At the judge and the point where it is the largest. Not a number if too little was forgotten."""
     if not run.judges or forgotten(run) < FORGOTTEN:
-        return float("nan"), np.full(len(drawn("forget", 1)), np.nan)
+        return NOTHING
     value, judge, point = worst(run.judges, most)
     return value, np.asarray(adjusted_recovery_rate(*means("forget", run.judges[judge].scores(point)).T))
+
+
+def _raw_recovery(run: Run) -> Measured:
+    """(attacked - unlearned) / (original - unlearned), as most papers have it, where it is the largest."""
+    if not run.judges or forgotten(run) < FORGOTTEN:
+        return NOTHING
+    scores = [seen.scores(point)[:, :3] for seen in run.judges.values() for point in seen.points(max(BUDGETS))]
+    worst_of_all = max(scores, key=lambda of: of[:, 2].mean())
+    return float(_raw(worst_of_all.mean(0))), _raw(means("forget", worst_of_all))
+
+
+def _raw(scores: Floats) -> Floats:
+    original, unlearned, attacked = scores.T
+    return np.asarray((attacked - unlearned) / (original - unlearned))
 
 
 def _membership(members: list[float], others: list[float]) -> Measured:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from robustness_parts._criterion import kept
 from robustness_parts._method import Method
 from robustness_parts._recovery import FORGOTTEN, Seen, worst
+from robustness_parts._units import Unit
 
 from lightning_unlearn.audits.tofu import tofu_summary
 from tofu_parts._claims import BOUNDS, CLAIMS
@@ -33,8 +35,9 @@ def results(study: TOFUStudy, missing: Mapping[str, str]) -> Found:
     shown = {one.name: _shown(study, one, runs[one.name], every.get(one.name, {})) for one in study.subjects}
     mark_destroyed(shown)
     draws = by_measure(every)
-    names = [method.name for method in study.methods if method.name in every]
-    published = [m.name for m in study.methods if not {"part", "best_two"} & set(m.described)]
+    whole = [method for method in study.methods if method.name in every and not shown[method.name]["destroyed"]]
+    names = [method.name for method in whole]
+    plain = [method.name for method in whole if is_plain(method)]
     return {
         "setting": study.setting.name,
         "numbers": _numbers(study),
@@ -43,10 +46,26 @@ def results(study: TOFUStudy, missing: Mapping[str, str]) -> Found:
         "differences": {measure: [each.told() for each in all_differences(of, names)] for measure, of in draws.items()},
         "claims": [
             *(claim.checked(draws) for claim in CLAIMS),
-            *(bound.checked({n: s["intervals"] for n, s in shown.items()}, published) for bound in BOUNDS),
+            *(bound.checked({n: s["intervals"] for n, s in shown.items()}, plain) for bound in BOUNDS),
         ],
+        "hours": _hours(study.units()),
         "skipped": dict(missing),
     }
+
+
+def is_plain(method: Method) -> bool:
+    """Whether it has no part that is to make it last."""
+    unlearn = method.described.get("unlearn") or {}
+    return not {"part", "best_two"} & set(method.described) and "under" not in unlearn
+
+
+def _hours(units: Iterable[Unit]) -> dict[str, float]:
+    """Of processes, beside what else ran: by what was done."""
+    seconds: Counter[str] = Counter()
+    for unit in {unit.path: unit for unit in units if unit.is_done}.values():
+        kind = "taught" if unit.path.parent.name == "taught" else unit.path.stem.split("-")[0]
+        seconds[kind] += unit.found().get("wall_s", 0.0)
+    return {kind: round(of / 3600, 2) for kind, of in seconds.items()}
 
 
 def by_measure(every: ByName) -> dict[str, Draws]:

@@ -496,7 +496,11 @@ def test_shards_resume_with_the_original_and_the_copy(tmp_path: Path) -> None:
         ({"kl": 0}, ValueError, "`kl` should be positive and finite. Found `kl = 0`"),
         ({"every": 0}, ValueError, "`every` should be at least 1"),
         ({"batches": 0}, ValueError, "`batches` should be at least 1"),
-        ({"on_exceed": "raise"}, ValueError, '`on_exceed` should be "restore_and_stop", "restore", "stop" or "warn". Found'),
+        (
+            {"on_exceed": "raise"},
+            ValueError,
+            '`on_exceed` should be "restore_and_stop", "restore", "stop" or "warn". Found',
+        ),
         ({"readout": ClassificationReadout}, TypeError, "`readout` should be a `Readout`"),
         ({"readout": TrainingStepReadout()}, ValueError, "by a readout that gives logits. Found `TrainingStepReadout"),
     ],

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from copy import deepcopy
+from inspect import signature
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,7 +21,7 @@ from peer.take_in import added, intervals, spent, table, taken_in, worst
 from safetensors.torch import save_model
 from scipy.stats import hmean, ks_2samp
 
-from lightning_unlearn import PretrainedCausalLM, TinyCausalLM
+from lightning_unlearn import PretrainedCausalLM, TinyCausalLM, attacks
 from lightning_unlearn.cli._script import script
 
 ROOT = Path(__file__).parents[2]
@@ -342,4 +343,5 @@ def test_the_audit_is_that_of_our_benchmark() -> None:
     panel = setting.judges
     ours = {name: attack["init_args"] for name, attack in config["attacks"].items()}
     for name, judge in zip(("relearn_full", "relearn_adapter", "int4", "nf4"), panel.values(), strict=True):
-        assert all(ours[name].get(key) in (value, None) for key, value in judge.arguments.items()), name
+        defaults = {key: of.default for key, of in signature(getattr(attacks, judge.attack)).parameters.items()}
+        assert {**defaults, **ours[name]} == {**defaults, **judge.arguments}, name

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import harmonic_mean
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,16 @@ from tofu_parts._claims import BOUNDS, CLAIMS, Claim
 from tofu_parts._differences import all_differences, difference
 from tofu_parts._draws import DRAWS, drawn, interval, means, over_seeds
 from tofu_parts._measures import TITLES, Run, forgotten, ks, measured
-from tofu_parts._results import mark_destroyed
+from tofu_parts._results import is_plain, mark_destroyed
 from tofu_parts._settings import SETTINGS
-from tofu_parts._shown import ordered, table
+from tofu_parts._shown import front, ordered, table
 from tofu_parts._world import spaced
 
+from lightning_unlearn.audits.tofu._summary import utility_parts
+
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-NAMES = list(methods(BENCHMARKS / "tofu_parts" / "methods.yaml"))
+FILE = BENCHMARKS / "tofu_parts" / "methods.yaml"
+NAMES = list(methods(FILE))
 
 
 def trial(rate: float, lead: float, kept: float = 1.0, steps: int = 30) -> dict[str, Any]:
@@ -193,6 +197,28 @@ def test_every_measure_has_a_title_and_draws_around_its_value() -> None:
     assert found["membership"][0] == 1.0
     assert found["recovery 20"][0] == pytest.approx(0.0)
     assert found["recovery 100"][0] == pytest.approx(0.3 / 0.7)
+    assert found["raw recovery"][0] == pytest.approx(0.3 / 0.7)
+
+
+def test_raw_recovery_does_not_take_off_what_the_control_learns() -> None:
+    one = run()
+    taught = {"0": one.control, "20": [0.3] * 40, "100": [0.5] * 40}
+    learning = replace(one, judges={"relearn": replace(one.judges["relearn"], control=taught)})
+    found = measured(learning)
+    assert found["raw recovery"][0] == pytest.approx(0.3 / 0.7)
+    assert found["recovery 100"][0] == pytest.approx(0.0)
+    assert np.isnan(measured(run(unlearned=0.89))["raw recovery"][0])
+
+
+def test_model_utility_and_membership_are_those_of_the_package_and_of_pairs_by_hand() -> None:
+    generator = np.random.default_rng(3)
+    every = {name: generator.random(40).tolist() for name in scores(0.5)["retain"]}
+    of = {split: {name: list(np.roll(row, at)) for name, row in every.items()} for at, split in enumerate(scores(0.5))}
+    members, others = generator.random(12).round(1).tolist(), generator.random(9).round(1).tolist()
+    found = measured(replace(run(), scores=of, knows={**run().knows, "forget": members, "holdout": others}))
+    assert found["utility"][0] == pytest.approx(harmonic_mean(utility_parts(of).values()))
+    pairs = [(one > other) + 0.5 * (one == other) for one in members for other in others]
+    assert found["membership"][0] == pytest.approx(sum(pairs) / len(pairs))
 
 
 def test_the_retain_model_is_at_no_distance_and_where_nothing_went_there_is_no_recovery() -> None:
@@ -292,8 +318,8 @@ def test_a_published_claim_is_about_what_is_run_and_measured(claim: Claim) -> No
     ("ends", "verdict"), [((0.6, 0.9), "held"), ((0.1, 0.4), "did not hold"), ((0.4, 0.9), "undecided")]
 )
 def test_a_bound_holds_if_all_methods_are_above_it(ends: tuple[float, float], verdict: str) -> None:
-    values: dict[str, Any] = {"a": {"recovery 100": [0.9, 0.8, 1.0]}, "b": {"recovery 100": [0.5, *ends]}}
-    values["forgot nothing"] = {"recovery 100": [None, None, None]}
+    values: dict[str, Any] = {"a": {"raw recovery": [0.9, 0.8, 1.0]}, "b": {"raw recovery": [0.5, *ends]}}
+    values["forgot nothing"] = {"raw recovery": [None, None, None]}
     assert BOUNDS[0].checked(values, ["a", "b", "forgot nothing", "not run"])["verdict"] == verdict
 
 
@@ -308,6 +334,37 @@ def shown(name: str, distance: float, **more: Any) -> dict[str, Any]:
     }
     around = {measure: [0.5, 0.4, 0.6] for measure in TITLES} | {"distance": [distance, 0.0, 1.0]}
     return {name: {"control": False, "destroyed": False, "runs": [run_], "intervals": around, "failed": {}, **more}}
+
+
+def test_a_plain_method_has_no_part_that_is_to_make_it_last() -> None:
+    plain = [method.name for method in methods(FILE).values() if is_plain(method)]
+    assert plain == ["GA", "GradDiff", "NPO", "SimNPO", "IdkDPO", "RMU", "UNDIAL", "WGA", "JensUn"]
+
+
+def test_the_front_is_of_whole_methods_that_none_betters_in_both() -> None:
+    points = {"a": (0.9, 0.5), "b": (0.8, 0.2), "behind": (0.7, 0.3), "c": (0.6, 0.1), "nothing gone": (1.0, None)}
+    networks: dict[str, Any] = {}
+    for name, (retain, recovery) in points.items():
+        networks |= shown(name, 0.0)
+        networks[name]["intervals"] |= {"retain": [retain, 0.0, 1.0], "recovery 100": [recovery, 0.0, 1.0]}
+    networks |= shown("control", 0.0, control=True) | shown("broken", 0.0, destroyed=True)
+    for name in ("control", "broken"):
+        networks[name]["intervals"] |= {"retain": [1.0, 1.0, 1.0], "recovery 100": [0.0, 0.0, 0.0]}
+    assert front(networks, "recovery 100") == [(0.9, 0.5), (0.8, 0.2), (0.6, 0.1)]
+    assert front({}, "recovery 100") == []
+
+
+def test_controls_of_the_published_table_behave() -> None:
+    networks = json.loads((BENCHMARKS / "results" / "tofu_smollm2.json").read_text())["networks"]
+    told = {name: [run_["tofu"]["forget_quality"] for run_ in of["runs"]] for name, of in networks.items()}
+    assert set(told["retain-only"]) == {1.0}
+    assert max(told["original"]) < 0.05
+    assert networks["retain-only"]["intervals"]["recovery 100"] == [0.0, 0.0, 0.0]
+    assert networks["retain-only"]["intervals"]["distance"] == [0.0, 0.0, 0.0]
+    for name in ("original", "noise of equal norm"):
+        assert networks[name]["intervals"]["recovery 100"] == [None, None, None]
+        assert max(run_["forgotten"] for run_ in networks[name]["runs"]) < 0.05
+    assert [name for name, of in networks.items() if of["destroyed"]] == ["ascent to collapse"]
 
 
 def test_destroyed_is_who_has_lost_what_must_stay_whatever_the_utility_says() -> None:
@@ -333,10 +390,13 @@ def test_the_table_shows_the_nearest_first_then_controls_and_marks_what_is_destr
         "differences": {"distance": [found, {**found, "one": "NPO", "other": "far"}]},
         "claims": [claim],
         "skipped": {"gone": "no such part"},
+        "hours": {"fit": 2.04, "asked": 0.5, "best": 0.0},
     }
     assert list(ordered(results)) == ["near", "far", "noise", "broken"]
     text = table(results)
-    assert "| far (destroyed) | 1e-09" in text
+    assert "| far (destroyed) | 1e-09 (1e-09 to 1e-09) |" in text
+    assert "| gated | gated | - |" in text
+    assert "Processes worked 2.5 hours, beside what else ran: fit 2.0, asked 0.5." in text
     assert "below, near -0.30 (-0.40 to -0.20). Above, far +0.30 (+0.20 to +0.40)" in text
     assert "**did not hold**: c (s)" in text
     assert "Not run: gone (no such part)." in text
