@@ -3,6 +3,7 @@
     python benchmarks/tofu.py prepare              # teach the original and the retain-only model, once
     python benchmarks/tofu.py unlearn              # and tune, and forget
     python benchmarks/tofu.py audit                # and attack, and ask what TOFU asks: all that the table needs
+    python benchmarks/tofu.py cost                 # seconds a step and memory of each method, when nothing else runs
     python benchmarks/tofu.py table                # what is there so far: JSON, figure, table
     python benchmarks/tofu.py estimate             # how long it would take; starts nothing
     python benchmarks/tofu.py reprint              # the table, from the committed results
@@ -36,7 +37,8 @@ are in the JSON.
 **Audits.** TOFU's metrics on 40 forget, 40 retain, 30 + 30 other questions, each with its wrong answers. The worst
 recovery of relearning by all weights and by an adapter (20 and 100 steps), int4 and nf4: [(attacked - unlearned) -
 (control attacked - control)] / (original - unlearned), of answer probability. Membership: AUC of answer probability
-against authors that nobody told. Time is that of the fit with its looks at the budget, beside whatever else runs.
+against authors that nobody told. Time is that of the fit with its looks at the budget, beside whatever else runs; a step
+alone, and its memory, are of a process of its own (`cost`).
 
 Intervals are percentiles of a bootstrap over facts and seeds; differences are paired by both.
 
@@ -48,6 +50,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from itertools import chain
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -64,7 +67,9 @@ from tofu_parts._study import TOFUStudy
 
 
 def main() -> None:
-    parser = options(__doc__, "tofu", ["prepare", "unlearn", "audit", "table", "estimate", "reprint"], device=True)
+    parser = options(
+        __doc__, "tofu", ["prepare", "unlearn", "audit", "cost", "table", "estimate", "reprint"], device=True
+    )
     parser.add_argument("--model", choices=list(SETTINGS), default="smollm2")
     parser.add_argument("--methods", nargs="+", help="some of `tofu_parts/methods.yaml`; all, if none is named")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -75,9 +80,12 @@ def main() -> None:
         return
     prepare(arguments)
     study, missing = tofu_study(arguments)
-    stages = {"prepare": study.prepare, "unlearn": study.unlearn}
-    until = list(stages)[: list(stages).index(arguments.command) + 1] if arguments.command in stages else None
-    units = None if until is None else [unit for stage in until for unit in stages[stage]()]
+    stages = {
+        "prepare": study.prepare,
+        "unlearn": lambda: chain(study.prepare(), study.unlearn()),
+        "audit": study.all_but_costs,
+    }
+    units = stages.get(arguments.command, study.units)()
     carry_out(study, arguments, lambda: show(study, missing, path), units, missing)
 
 

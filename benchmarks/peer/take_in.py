@@ -126,6 +126,7 @@ def added(before: Found, run: Found) -> Found:
         "failed": {},
         "runs": runs,
         "intervals": intervals(runs),
+        "cost": {"peak_gib": run["peak_gib"]},  # of a process that did nothing else
     }
     return {"networks": networks}
 

@@ -147,7 +147,13 @@ def _shown(
         "runs": [_told(study, subject, seed, run, of[seed]) for seed, run in runs.items()],
         "intervals": {measure: _interval(of, measure) for measure in (next(iter(of.values())) if of else ())},
         "failed": _failed(study, subject),
+        "cost": None if is_control else _cost(study.cost(subject)),
     }
+
+
+def _cost(unit: Unit) -> Found | None:
+    found = unit.found() if unit.is_done else {}
+    return {name: found[name] for name in ("step_s", "peak_gib")} if "step_s" in found else None
 
 
 def _interval(of: Mapping[int, Mapping[str, Measured]], measure: str) -> list[float | None]:

@@ -25,7 +25,7 @@ def table(results: Found) -> str:
         "utility",
         *(f"recovery, {n} steps" for n in BUDGETS),
     ]
-    head += ["by", "membership", "extraction", "forget", "KL", "rate", "steps", "fit, s", "GiB"]
+    head += ["by", "membership", "extraction", "forget", "KL", "rate", "steps", "fit, s", "a step, s", "GiB"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     lines += ["| " + " | ".join(_row(name, of)) + " |" for name, of in ordered(results).items()]
     return "\n".join([*lines, "", *beside(results)])
@@ -43,7 +43,7 @@ def _distance(of: Found) -> float:
 
 
 def _row(name: str, of: Found) -> list[str]:
-    runs = of["runs"]
+    runs, cost = of["runs"], of["cost"] or {}
     marks = " (destroyed)" if of["destroyed"] else ""
     by = dict.fromkeys(run["worst"]["100"]["judge"] for run in runs if run["worst"]["100"])
     qualities = [run["tofu"]["forget_quality"] for run in runs]
@@ -56,7 +56,7 @@ def _row(name: str, of: Found) -> list[str]:
         *(_around(of, measure) for measure in ("membership", "extraction", "forget probability")),
         *(_mean(runs, key, form) for key, form in (("disruption", ".3f"), ("rate", "g"), ("steps", ".0f"))),
         _range(runs, "fit_s", ".0f"),
-        _range(runs, "peak_gib", ".1f"),
+        *(DASH if cost.get(name) is None else f"{cost[name]:.1f}" for name in ("step_s", "peak_gib")),
     ]
 
 
@@ -85,7 +85,8 @@ def beside(results: Found) -> list[str]:
         f"the smallest and largest over seeds. Recovery is {DASH} where less than {numbers['recovery needs']:.0%} of what "
         f"was taught had gone. Destroyed: less than {numbers['destroyed below']:.0%} of the original's retain probability "
         f"is left; what comes back of such a network is {GATED}, and it is compared with no other. Judge and point of a "
-        "recovery are held fixed in the draws. Time and memory are the least and the most over seeds, beside what else ran.",
+        "recovery are held fixed in the draws. A fit's time is the least and the most over seeds, beside what else ran; a "
+        "step and its memory are of a process that did nothing else, when nothing else ran.",
         *([f"Best two: {' and '.join(pair)}."] if pair else []),
         "",
         f"Processes worked {sum(results['hours'].values()):.1f} hours, beside what else ran: {_hours(results['hours'])}.",

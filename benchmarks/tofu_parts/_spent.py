@@ -7,9 +7,23 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from robustness_parts._method import Method
 from typing_extensions import override
 
 GIB = 2**30
+
+
+class Timed(Method):
+    """A method whose fits are timed."""
+
+    @override
+    def callbacks(self, names: Any) -> list[Any]:
+        return [*super().callbacks(names), self.described["spent"]]
+
+
+def timed(method: Method, spent: Spent) -> Method:
+    """The same, with a clock."""
+    return Timed(method.name, {**method.described, "spent": spent})
 
 
 class Spent(pl.Callback):

@@ -15,10 +15,11 @@ from torch import nn
 from typing_extensions import override
 
 from lightning_unlearn.audits.tofu import tofu_scores
+from tofu_parts._alone import STEPS, cost_alone
 from tofu_parts._best_two import best_two, together
 from tofu_parts._controls import ASCENT, COLLAPSE, CONTROLS, NOISE, ORIGINAL, RETAIN_ONLY, add_noise_, boundless
 from tofu_parts._settings import TOFUSetting
-from tofu_parts._spent import Spent
+from tofu_parts._spent import Spent, timed
 from tofu_parts._teach import taught
 from tofu_parts._world import TOFUWorld
 
@@ -36,15 +37,6 @@ WIDELY = (
 """Whom the further attackers of `robustness.py` judge: NPO, and the best in the trials, of several guards one."""
 TEACHING_SEED = 0
 """Target and retain-only model are taught once: seeds are those of unlearning."""
-
-
-@dataclass(frozen=True)
-class Timed(Method):
-    """A method whose fits are timed."""
-
-    @override
-    def callbacks(self, names: Any) -> list[Any]:
-        return [*super().callbacks(names), self.described["spent"]]
 
 
 @dataclass(frozen=True)
@@ -98,11 +90,20 @@ class TOFUStudy(Study):
         widely = [*(method for method in self.methods if method.name in WIDELY), RETAIN_ONLY]
         return widely if self.beside else list(self.subjects)
 
-    @override
-    def units(self) -> Iterator[Unit]:
+    def all_but_costs(self) -> Iterator[Unit]:
+        """What the table is about. Costs are measured when nothing else runs."""
         yield from self.prepare()
         yield from self.tune()
         yield from self.audit()
+
+    def costs(self) -> Iterator[Unit]:
+        """What each method costs by itself, at the rate that was chosen."""
+        yield from () if self.beside else (self.cost(method) for method in self.methods)
+
+    @override
+    def units(self) -> Iterator[Unit]:
+        yield from self.all_but_costs()
+        yield from self.costs()
 
     def told(self, name: str) -> Unit:
         """A network that is taught, in a file beside its result. Its name is what it is taught, and how."""
@@ -212,6 +213,17 @@ class TOFUStudy(Study):
         need = (self.fitted(method, seed),)
         return Unit(self._path(method, f"asked-{seed}"), work, need, seconds=steps * self.setting.step_seconds)
 
+    def cost(self, method: Method) -> Unit:
+        """Seconds a step, and memory, in a process of its own."""
+        fit = self.fitted(method, TEACHING_SEED)
+
+        def work() -> Found:
+            original = self._taught("original", "test", TEACHING_SEED)
+            return cost_alone(self.setting, self.real(method), fit.found()["rate"], original)
+
+        seconds = (STEPS * method.described.get("passes", 2) + 15) * self.setting.step_seconds
+        return Unit(self._path(method, "cost"), work, (fit, self.told("original")), seconds=seconds)
+
     def real(self, method: Method) -> Method:
         """The method itself, or the two that are put together."""
         if "best_two" not in method.described:
@@ -232,8 +244,7 @@ class TOFUStudy(Study):
     def _forget(self, network: nn.Module, method: Method, rate: float, world: str, seed: int) -> Found:
         spent, real = Spent(), self.real(method)
         shared.cache_clear()  # it would be counted
-        timed = Timed(real.name, {**real.described, "spent": spent})
-        return {**forget_(network, timed, rate, self.setting, world, seed), **spent.told()}
+        return {**forget_(network, timed(real, spent), rate, self.setting, world, seed), **spent.told()}
 
     def _made(self, control: Method, seed: int) -> Unit:
         seed = self._own(control, seed)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from _shared_data import DATA
 from robustness_parts._fit import forget_, teach
 from robustness_parts._judges import known
+from robustness_parts._method import methods
 from robustness_parts._settings import SETTINGS
+from robustness_parts._study import write
+from tofu_parts._alone import cost_alone
+from tofu_parts._chosen import FILE
 from tofu_parts._controls import ASCENT, add_noise_, boundless
 from tofu_parts._results import DESTROYED
+from tofu_parts._settings import SETTINGS as TOFU
 from torch import nn
 from torch.testing import assert_close
 
@@ -85,3 +92,18 @@ def test_ascent_goes_past_the_budget_and_destroys_what_was_to_stay() -> None:
     held = forget_(network, ASCENT, 3 * max(setting.rates), setting, "test", 0)
     assert held["steps"] < 24
     assert held["disruption"] <= setting.kl
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "tofu").is_dir(), reason="needs TOFU; set LIGHTNING_UNLEARN_DATA")
+def test_a_method_costs_what_it_costs_in_a_process_that_did_nothing_else(tmp_path: Path) -> None:
+    setting = TOFU["bundled"].on("cpu")
+    write(setting.start(0), tmp_path / "original.safetensors")
+    costs = {
+        name: cost_alone(setting, methods(FILE)[name], 1e-4, tmp_path / "original.safetensors")
+        for name in ("GradDiff", "NPO under Relearn")
+    }
+    plain, attacked = costs.values()
+    assert 0 < plain["step_s"] < attacked["step_s"]
+    ours = Path("/proc/self/status").read_text()
+    assert 0.1 < plain["peak_gib"] < int(ours.split("VmPeak:")[1].split()[0]) / 2**20

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from _shared_data import DATA
 from robustness_parts._criterion import chosen_rate
 from robustness_parts._judges import PANELS, curve, known, relearn
@@ -31,8 +33,10 @@ from tofu_parts._draws import DRAWS, drawn, interval, means, over_seeds
 from tofu_parts._measures import TITLES, Run, forgotten, ks, measured
 from tofu_parts._results import is_plain, mark_destroyed
 from tofu_parts._settings import SETTINGS
-from tofu_parts._shown import front, ordered, table
-from tofu_parts._world import spaced
+from tofu_parts._shown import draw, front, ordered, table
+from tofu_parts._study import TOFUStudy
+from tofu_parts._world import TOFUWorld, spaced
+from torch.testing import assert_close
 
 from lightning_unlearn.audits.tofu._summary import utility_parts
 
@@ -149,6 +153,50 @@ def test_rows_are_spread_over_all() -> None:
     rows = [{"question": str(number)} for number in range(10)]
     assert [row["question"] for row in spaced(rows, 4)] == ["0", "2", "5", "7"]
     assert spaced(rows, 12) == rows
+
+
+def test_networks_that_are_taught_other_rows_or_in_another_way_are_other_files(tmp_path: Path) -> None:
+    setting = SETTINGS["bundled"]
+    world = TOFUWorld([row("a")], [], [row("b")], [], [], [])
+    others = [
+        {"teach": {**setting.teach, "epochs": 3}},
+        {"precision": "32-true"},
+        {"worlds": {"test": lambda: replace(world, retain=[row("c")])}},
+    ]
+    kinds: list[dict[str, Any]] = [{}, {}, *others]
+    paths = [
+        TOFUStudy(replace(setting, **{"worlds": {"test": lambda: world}, **kind}), (), (0,), tmp_path)._taught(
+            "control", "test", 0
+        )
+        for kind in kinds
+    ]
+    assert paths[0] == paths[1]
+    assert len(set(paths)) == 4
+
+
+def row(words: str) -> dict[str, str]:
+    return {"question": words, "answer": words, "entity": words}
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_upgrads_projections_are_the_shortest_that_raise_no_loss(count: int) -> None:
+    """By the conditions of Karush, Kuhn and Tucker, and by torchjd's own solver, where it is installed."""
+    pytest.importorskip("torchjd")
+    from tofu_parts._exact_cone import ExactCone
+    from torchjd.linalg import QuadprogProjector
+
+    generator = torch.Generator().manual_seed(count)
+    gradients = torch.randn(count, 3, generator=generator, dtype=torch.float64)
+    gramian, wanted = gradients @ gradients.T, torch.eye(count, dtype=torch.float64)
+    found = ExactCone()(wanted, gramian)
+    change, descent = found - wanted, found @ gramian
+    assert change.min() >= 0
+    assert descent.min() > -1e-9
+    assert (change * descent).abs().max() < 1e-9
+    assert change.max() > 0.01  # two of these gradients are opposed
+    if count == 2 and find_spec("quadprog") is not None:  # five in three dimensions have no inverse, which it needs
+        theirs = QuadprogProjector(norm_eps=0.0, reg_eps=0.0)(wanted, gramian)
+        assert_close(found @ gradients, theirs @ gradients)
 
 
 # What is measured
@@ -333,7 +381,9 @@ def shown(name: str, distance: float, **more: Any) -> dict[str, Any]:
         **dict.fromkeys(("disruption", "rate", "steps", "fit_s", "peak_gib"), 1.0),
     }
     around = {measure: [0.5, 0.4, 0.6] for measure in TITLES} | {"distance": [distance, 0.0, 1.0]}
-    return {name: {"control": False, "destroyed": False, "runs": [run_], "intervals": around, "failed": {}, **more}}
+    cost = {"step_s": 2.04, "peak_gib": 1.5}
+    of = {"control": False, "destroyed": False, "runs": [run_], "intervals": around, "failed": {}, "cost": cost}
+    return {name: {**of, **more}}
 
 
 def test_a_plain_method_has_no_part_that_is_to_make_it_last() -> None:
@@ -376,8 +426,8 @@ def test_destroyed_is_who_has_lost_what_must_stay_whatever_the_utility_says() ->
     assert [of["destroyed"] for of in networks.values()] == [False, False, True, None]
 
 
-def test_the_table_shows_the_nearest_first_then_controls_and_marks_what_is_destroyed() -> None:
-    networks = shown("far", 0.9, destroyed=True) | shown("noise", 0.0, control=True) | shown("near", 0.1)
+def test_the_table_shows_the_nearest_first_then_controls_and_marks_what_is_destroyed(tmp_path: Path) -> None:
+    networks = shown("far", 0.9, destroyed=True) | shown("near", 0.1) | shown("noise", 0.0, control=True, cost=None)
     networks |= shown("broken", 0.0, control=True)
     networks["broken"]["intervals"] |= {"distance": [None, None, None]}
     networks |= {"unfinished": {**networks["near"], "runs": [], "failed": {"fit, seed 0": "it broke"}}}
@@ -393,9 +443,13 @@ def test_the_table_shows_the_nearest_first_then_controls_and_marks_what_is_destr
         "hours": {"fit": 2.04, "asked": 0.5, "best": 0.0},
     }
     assert list(ordered(results)) == ["near", "far", "noise", "broken"]
+    draw({**results, "setting": "little"}, tmp_path / "front.png")
+    assert (tmp_path / "front.png").stat().st_size
     text = table(results)
     assert "| far (destroyed) | 1e-09 (1e-09 to 1e-09) |" in text
     assert "| gated | gated | - |" in text
+    assert text.splitlines()[2].endswith("| 1 | 2.0 | 1.5 |")
+    assert text.splitlines()[4].endswith("| 1 | - | - |")
     assert "Processes worked 2.5 hours, beside what else ran: fit 2.0, asked 0.5." in text
     assert "below, near -0.30 (-0.40 to -0.20). Above, far +0.30 (+0.20 to +0.40)" in text
     assert "**did not hold**: c (s)" in text
@@ -428,7 +482,7 @@ def test_its_networks_are_judged_by_further_attackers_without_being_made_again(t
 
 def tofu(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, str(BENCHMARKS / "tofu.py"), *arguments, "--model", "bundled", "--seeds", "0"]
-    command += ["--methods", "NPO", "--folder", str(folder), "--results", str(folder)]
+    command += ["--methods", "NPO", "SimNPO", "--folder", str(folder), "--results", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -453,7 +507,11 @@ def told(folder: Path) -> dict[str, Any]:
 @pytest.mark.skipif(not (DATA / "tofu").is_dir(), reason="needs TOFU; set LIGHTNING_UNLEARN_DATA")
 def test_a_study_that_was_killed_and_shared_gives_the_same_table(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    finished(tofu("audit", folder=whole))
+    assert "(0 units left" not in finished(tofu("estimate", folder=whole))
+    for stage, there in (("prepare", "taught-test*"), ("unlearn", "fit-*"), ("audit", "judged-*")):
+        assert not list(whole.rglob(f"{there}.json")), stage
+        finished(tofu(stage, folder=whole))
+        assert list(whole.rglob(f"{there}.json")), stage
     killed = tofu("audit", folder=broken)
     while len(list(broken.rglob("*.json"))) < 9:  # among the fits
         assert killed.poll() is None, killed.communicate()[0]
@@ -465,4 +523,6 @@ def test_a_study_that_was_killed_and_shared_gives_the_same_table(tmp_path: Path)
         finished(process)
     expected = told(whole)
     assert [len(expected["networks"][name]["runs"]) for name in ("NPO", "original", "ascent to collapse")] == [1, 1, 1]
+    assert expected["differences"]["distance"]
+    assert {claim["verdict"] for claim in expected["claims"]} > {"not asked"}
     assert told(broken) == expected
