@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from lightning_unlearn import Interpolate, Quantize, Relearn, RowMask, StepGuard, WeightedSum
+from lightning_unlearn import Interpolate, Noise, Quantize, Relearn, RowMask, StepGuard, WeightedSum
 from lightning_unlearn.data import ForgetStream
 
 
@@ -135,6 +137,66 @@ def test_steps_that_are_not_due_are_plain() -> None:
     attack = Nothing()
     fitted(forgetting(under={"nothing": attack}, under_every=4))
     assert len(attack.given) == 2  # steps 0 and 4 of six
+
+
+class Draws(Nothing):
+    """Keeps the number that it is given as its strength, and one that it takes from the global generator."""
+
+    def drawn(self, generator: torch.Generator) -> Draws:
+        self.strength = int(torch.randint(2**31, (), generator=generator))
+        return self
+
+    @contextmanager
+    def __call__(self, network: Any, **kwargs: Any) -> Iterator[Any]:
+        self.given.append([self.strength, float(torch.rand(()))])
+        yield iter((0,))
+
+
+def draws(seed: int) -> dict[str, list[list[float]]]:
+    attacks: dict[str, Any] = {"one": Draws(), "other": Draws()}
+    fitted(forgetting(under=attacks, seed=seed))
+    return {name: attack.given for name, attack in attacks.items()}
+
+
+def test_what_is_drawn_is_another_in_each_step_for_each_attack_and_with_another_seed() -> None:
+    found = [number for seed in (5, 6) for given in draws(seed).values() for met in given for number in met]
+    assert len(found) == len(set(found)) == 2 * 2 * 6 * 2
+
+
+def test_with_the_same_seed_it_is_the_same_whatever_the_global_random_state() -> None:
+    one = draws(5)
+    torch.manual_seed(99)
+    assert draws(5) == one
+
+
+class NotedNoise(Noise):
+    drawn_seeds: list[int]
+
+    def drawn(self, generator: torch.Generator) -> Noise:
+        self.drawn_seeds.append((made := super().drawn(generator)).seed)
+        return made
+
+
+class NotedRelearn(Relearn):
+    drawn_steps: list[int]
+
+    def drawn(self, generator: torch.Generator) -> Relearn:
+        self.drawn_steps.append((made := super().drawn(generator)).steps)
+        return made
+
+
+def test_the_number_of_steps_and_the_noise_are_those_of_seed_and_step() -> None:
+    found = []
+    for seed in (5, 5, 6):
+        noise, relearn = NotedNoise(0.1), NotedRelearn(steps=4, lr=1e-2)
+        noise.drawn_seeds, relearn.drawn_steps = [], []
+        fitted(forgetting(under={"noise": noise, "relearn": relearn}, seed=seed))
+        found.append((noise.drawn_seeds, relearn.drawn_steps))
+    (seeds, steps), again, (others, steps_of_other) = found
+    assert again == (seeds, steps)
+    assert len({*seeds, *others}) == 12
+    assert steps != steps_of_other
+    assert 1 < len(set(steps)) <= 4
 
 
 def test_a_failing_attack_leaves_the_step_without_it_and_is_counted() -> None:
