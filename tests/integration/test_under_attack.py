@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from _modules import SomebodysModule, examples, loader, quiet
-from _vantage import Failing, Nothing, Shift, assert_first_step_is, fitted, forget_loss, forgetting
+from _vantage import BOUND, Failing, Nothing, Shift, assert_first_step_is, fitted, forget_loss, forgetting
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn import functional as F
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from lightning_unlearn import Interpolate, Noise, Quantize, Relearn, RowMask, StepGuard, WeightedSum
+from lightning_unlearn import (
+    Bounded,
+    CyclicOrder,
+    ForgetRetainData,
+    GradientAscent,
+    Interpolate,
+    Noise,
+    Quantize,
+    Relearn,
+    RowMask,
+    StepGuard,
+    Unlearn,
+    WeightedSum,
+)
 from lightning_unlearn.data import ForgetStream
 
 
@@ -265,6 +280,37 @@ def test_a_resumed_fit_meets_the_same_attacks(mode: str, tmp_path: Any) -> None:
     resumed, _, unlearn = run(ckpt_path=tmp_path / "half.ckpt", weights_only=False)
     assert same(whole, resumed)
     assert unlearn._vantage.counts["relearn"] == {"met": 5, "failed": 0}
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("interrupted_at", [1, 4])
+@pytest.mark.parametrize(("mode", "knows"), [("adapter", "judged"), ("full", "others")])
+def test_a_fit_resumed_in_mid_epoch_meets_the_same_attacks(
+    mode: Any, knows: Any, interrupted_at: int, tmp_path: Path
+) -> None:
+    """Three steps an epoch, of 2, 2 and 1 micro-batches: after the first of the first epoch, and of the second."""
+
+    def run(folder: str, **kwargs: Any) -> Any:
+        unlearn = Unlearn(
+            Bounded(GradientAscent(), bound=BOUND),
+            under={"relearn": Relearn(steps=4, lr=1e-2, mode=mode, knows=knows), "noise": Noise(0.1)},
+            seed=5,
+        )
+        saved = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+        settings = {"max_epochs": 2, "accumulate_grad_batches": 2, "enable_checkpointing": True}
+        trainer = quiet(callbacks=[unlearn, saved], max_steps=kwargs.pop("max_steps", -1), **settings)
+        module, retain, forget = SomebodysModule(), loader(seed=1, n=20), loader(seed=2, n=24)
+        trainer.fit(module, datamodule=ForgetRetainData(retain=retain, forget=forget, order=CyclicOrder()), **kwargs)
+        return module, trainer, unlearn._vantage.counts
+
+    whole, trainer, counts = run("whole")
+    half, _, _ = run("half", max_steps=interrupted_at)
+    resumed, again, counts_again = run("resumed", ckpt_path=tmp_path / "half" / f"step={interrupted_at}.ckpt")
+    assert trainer.global_step == again.global_step == 6
+    assert counts == counts_again == dict.fromkeys(("relearn", "noise"), {"met": 6, "failed": 0})
+    assert same(whole, resumed)
+    assert not same(whole, half)
 
 
 def fit_towards_the_original(start: SomebodysModule, **kwargs: Any) -> Any:
