@@ -308,7 +308,7 @@ def test_a_fit_resumed_in_mid_epoch_meets_the_same_attacks(
     half, _, _ = run("half", max_steps=interrupted_at)
     resumed, again, counts_again = run("resumed", ckpt_path=tmp_path / "half" / f"step={interrupted_at}.ckpt")
     assert trainer.global_step == again.global_step == 6
-    assert counts == counts_again == dict.fromkeys(("relearn", "noise"), {"met": 6, "failed": 0})
+    assert counts == counts_again == {name: {"met": 6, "failed": 0} for name in ("relearn", "noise")}
     assert same(whole, resumed)
     assert not same(whole, half)
 
