@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.attacks._base import Attack, BatchLoss
+from lightning_unlearn.attacks._replaced import replaced
 from lightning_unlearn.engine import GradientEngine, state_kept
 from lightning_unlearn.functional.settings import check_whole
 from lightning_unlearn.runtime import KeptTensors, eval_mode
@@ -26,6 +27,9 @@ class Recalibrate(Attack):
     Norms run in training mode meanwhile, and everything else in evaluation mode. Yields the number of batches at 1, 10,
     100, ..., and after the last. A batch too small to have statistics is left out.
 
+    In the loop of a fit, ``Unlearn(under=...)``, it is of use where norms are frozen, ``norm.eval()``. Others take the
+    statistics of each batch there, whatever the running ones are, and the attack would change nothing: it fails.
+
     Meant are modules with ``running_mean``, ``momentum`` and ``reset_running_stats``: ``BatchNorm``, ``SyncBatchNorm``,
     ``InstanceNorm`` with ``track_running_stats``, and what is derived from them.
 
@@ -33,8 +37,8 @@ class Recalibrate(Attack):
         batches: Use only this many retain batches, the first ones; ``None`` for one pass over all.
 
     Raises:
-        ValueError: If there are no retain batches, or no norm keeps running statistics: an attack that changes nothing must
-            not count as withstood.
+        ValueError: If there are no retain batches, or no norm keeps running statistics, or none uses them in the loop of a
+            fit: an attack that changes nothing must not count as withstood.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
@@ -57,6 +61,14 @@ class Recalibrate(Attack):
         if batches is not None:
             check_whole("batches", batches, why=", or `None` for all")
         self.batches = batches
+        self._draw: int | None = None
+
+    @override
+    def drawn(self, generator: torch.Generator) -> Recalibrate:
+        """After 1 batch to all of them, each number as likely."""
+        made = replaced(self)
+        made._draw = int(torch.randint(2**31, (), generator=generator))
+        return made
 
     @override
     @contextmanager
@@ -73,6 +85,12 @@ class Recalibrate(Attack):
             raise ValueError(
                 "`Recalibrate` should find norms with running statistics, such as `nn.BatchNorm2d`. Found none in "
                 f"`{type(network).__name__}`: the attack would change nothing. Leave it out."
+            )
+        if self._draw is not None and all(norm.training for norm in norms):
+            raise ValueError(
+                "`Recalibrate` should find norms in evaluation mode, which use their running statistics in a fit. Found all "
+                f"{len(norms)} in training mode: the attack would change nothing. Freeze norms, `norm.eval()`, before the "
+                "fit, or give the attack to `RecoveryCheck`."
             )
         if loss is None:
             raise ValueError("`Recalibrate` should get retain batches and a loss that runs the network. Found no loss.")
@@ -93,12 +111,15 @@ class Recalibrate(Attack):
         engine: GradientEngine,
     ) -> Iterator[int]:
         count = 0
-        for batch in islice(batches, self.batches):
+        given, most = self._given(batches)
+        for batch in given:
             if not self._has_seen(network, norms, batch, loss, engine):
                 continue
             count += 1
             if count == 10 ** (len(str(count)) - 1):
                 yield count
+            if count == most:
+                break
         if count == 0:
             raise ValueError(
                 "`Recalibrate` should get retain batches of at least two examples. Found none. Fit on retain data, or give "
@@ -106,6 +127,14 @@ class Recalibrate(Attack):
             )
         if count != 10 ** (len(str(count)) - 1):
             yield count
+
+    def _given(self, batches: Iterable[Any]) -> tuple[Iterable[Any], int | None]:
+        """The batches, and after how many of them to stop; ``None`` for after all."""
+        given = islice(batches, self.batches)
+        if self._draw is None:
+            return given, None
+        held = list(given)
+        return held, 1 + self._draw % max(len(held), 1)
 
     def _has_seen(
         self, network: nn.Module, norms: list[nn.Module], batch: Any, loss: BatchLoss, engine: GradientEngine

@@ -37,7 +37,8 @@ class EncodedMatch(Objective):
     :math:`\mu`, :math:`\sigma` and the chosen latents :math:`S` in the original network.
 
     Args:
-        encoder: What makes latents of hidden states. Defaults to :class:`Identity`.
+        encoder: What makes latents of hidden states, such as :class:`SAE` from a file that ``benchmarks/train_encoder.py``
+            has written. Defaults to :class:`Identity`.
         rho: Weight of the margin term, not negative.
         margin: How much closer to the unknown than to the known, not negative.
 

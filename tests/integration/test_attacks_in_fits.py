@@ -8,19 +8,25 @@ from typing import Any
 
 import pytest
 import torch
+from _attacks_and_audits import public_kinds
 from _modules import SomebodysModule, loader, quiet, same
 from _observed_fits import Validated
+from _prompts import PROMPTS
 from _ranks import run_ranks
 from _sharded_fits import SAVING
 from _vantage import assert_first_step_is, fitted, forget_loss, forgetting
+from torch import nn
 from torch.nn import functional as F
 
 from lightning_unlearn import (
+    GGUF,
     GPTQ,
     AblateDirection,
     ApplyEdit,
     Attack,
     BitsAndBytes,
+    ConceptShift,
+    FactSplit,
     Interpolate,
     LatentPerturbation,
     Merge,
@@ -29,6 +35,7 @@ from lightning_unlearn import (
     PassiveRecovery,
     Prune,
     Quantize,
+    Recalibrate,
     RecoveryCheck,
     Relearn,
     Sharpen,
@@ -37,7 +44,14 @@ from lightning_unlearn import (
     Unlearn,
     Wanda,
 )
+from lightning_unlearn.attacks import RoundingNoise
 from lightning_unlearn.data import ForgetStream
+from lightning_unlearn.edits import Corrupt, Dampen, Edited
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Found 1 module.s. in eval mode"),  # the frozen norm of `Normed`
+    pytest.mark.filterwarnings("ignore:`Dampen` should have a small forget share"),
+]
 
 
 def sibling() -> str:
@@ -45,7 +59,23 @@ def sibling() -> str:
     return "sibling.pt"
 
 
+class Normed(SomebodysModule):
+    """With rows of 32 weights, of which GGUF makes a block, and a frozen BatchNorm, whose statistics are used in a fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(2)
+            self.body.extend([nn.Linear(16, 32), nn.BatchNorm1d(32).eval(), nn.Linear(32, 16)])
+
+
 VANTAGE_POINTS: dict[str, Callable[[], Attack]] = {
+    "concept-shift": lambda: ConceptShift("retain", every=1, steps=2, lr=1e-2),
+    "edited": lambda: Edited(Dampen(alpha=0.5)),
+    "edited-without-data": lambda: Edited(Corrupt(alpha=0.5)),
+    "gguf": lambda: GGUF("Q4_0"),
+    "recalibrate": Recalibrate,
+    "rounding-noise": lambda: RoundingNoise(bits=3),
     "gptq": lambda: GPTQ(3, head=True),
     "int8-kernel": lambda: BitsAndBytes("int8", head=True),
     "interpolate": lambda: Interpolate(0.5),
@@ -64,6 +94,63 @@ VANTAGE_POINTS: dict[str, Callable[[], Attack]] = {
     "tokenwise": lambda: TokenwisePerturbation(r"body\.0", eps=0.3, steps=2),
     "truncate": lambda: TruncateUpdate(1),
 }
+"""Every attack that changes the network. A new one joins here."""
+
+IN_NO_FIT = {"TorchAO": "needs torchao, which is not everywhere"}
+"""Classes that are not in the list, and why."""
+
+
+def module_for(name: str) -> SomebodysModule:
+    return Normed() if name in ("gguf", "recalibrate") else SomebodysModule()
+
+
+def test_every_public_attack_is_a_vantage_point_or_a_prompt_and_refused() -> None:
+    met, refused = ({type(make()) for make in each.values()} for each in (VANTAGE_POINTS, PROMPTS))
+    found = public_kinds(Attack)
+    assert len(found) > 30
+    assert {kind.__name__ for kind in found - met - refused} <= {"AllWordings", *IN_NO_FIT}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_a_prompt_is_refused_by_name(name: str) -> None:
+    attack = PROMPTS[name]()
+    with pytest.raises(
+        ValueError, match=f"change the network. Found `{type(attack).__name__}`, which only asks in other"
+    ):
+        forgetting(under={name: attack})
+
+
+@pytest.mark.parametrize(
+    ("setting", "attack"),
+    [
+        ("data = 'mine'", lambda: Relearn(data="mine")),
+        ("data = 'mine'", lambda: Edited(Dampen(), data="mine")),
+        ("beside = 'swapped'", lambda: ConceptShift("swapped")),
+        ("beside = 'other'", lambda: PassiveRecovery(beside="other")),
+        ("facts = <", lambda: Relearn(facts=FactSplit())),
+    ],
+)
+def test_data_of_checks_are_refused_by_name(setting: str, attack: Callable[[], Attack]) -> None:
+    with pytest.raises(ValueError, match=rf"`under\['it'\]` should take the data of the fit. Found `{setting}"):
+        forgetting(under={"it": attack()})
+
+
+def points(attack: Attack, module: SomebodysModule) -> list[float]:
+    """Its strengths, on a network in evaluation mode."""
+    attack.see_original(module.eval())
+    data: Any = list(loader(seed=2, n=4 if attack.needs_data == "judged" else 24))
+    given = {"attack": data, "beside": list(loader(seed=1))} if attack.needs_data == "both" else data
+    with attack(module, batches=given, loss=lambda batch: F.cross_entropy(module(batch[0]), batch[1])) as found:
+        return list(found)
+
+
+def test_of_attacks_with_several_points_one_is_drawn() -> None:
+    """Else they would always be met at their last one."""
+    several = [name for name, make in VANTAGE_POINTS.items() if len(points(make(), module_for(name))) > 1]
+    assert {"recalibrate", "relearn", "passive"} <= set(several)
+    for name in several:
+        draws = [VANTAGE_POINTS[name]().drawn(torch.Generator().manual_seed(seed)) for seed in range(12)]
+        assert len({points(drawn, module_for(name))[-1] for drawn in draws}) > 1, name
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -73,7 +160,7 @@ def test_each_is_a_vantage_point_of_forgetting(name: str, accumulate: int) -> No
     fits = []
     for under in ({name: VANTAGE_POINTS[name]()}, {name: VANTAGE_POINTS[name]()}, None):
         unlearn = forgetting(under=under)
-        fits.append(fitted(unlearn, accumulate_grad_batches=accumulate)[0])
+        fits.append(fitted(unlearn, module_for(name), accumulate_grad_batches=accumulate)[0])
         assert under is None or unlearn._vantage.counts[name] == {"met": 6 // accumulate, "failed": 0}
     one, two, plain = ([p.detach() for p in module.parameters()] for module in fits)
     assert all(map(torch.equal, one, two))
@@ -86,7 +173,7 @@ def test_a_resumed_fit_meets_the_same(name: str, tmp_path: Path) -> None:
 
     def run(epochs: int, **kwargs: Any) -> tuple[SomebodysModule, Any, Unlearn]:
         unlearn = forgetting(under={name: VANTAGE_POINTS[name]()}, under_every=2)
-        module, trainer = SomebodysModule(), quiet(callbacks=[unlearn], max_epochs=epochs)
+        module, trainer = module_for(name), quiet(callbacks=[unlearn], max_epochs=epochs)
         trainer.fit(module, loader(seed=1, n=12), **kwargs)
         return module, trainer, unlearn
 
@@ -97,6 +184,17 @@ def test_a_resumed_fit_meets_the_same(name: str, tmp_path: Path) -> None:
     assert same(whole, resumed)
     assert not same(whole, half)
     assert unlearn._vantage.counts[name] == {"met": 3, "failed": 0}
+
+
+def test_where_norms_take_the_statistics_of_each_batch_recalibrating_fails_by_name() -> None:
+    """There the gradient is the plain one, whatever the running statistics are."""
+    module = Normed()
+    module.body[4].train()
+    with (
+        pytest.warns(UserWarning, match="`norms` .* failed, .*Found all 1 in training mode.*Freeze norms"),
+        pytest.raises(RuntimeError, match="`norms`. Found that it failed in each of the 6 steps"),
+    ):
+        fitted(forgetting(under={"norms": Recalibrate()}), module)
 
 
 def test_under_sharpen_the_forget_row_is_that_of_sam_by_hand() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import pytest
@@ -80,6 +81,48 @@ def test_with_a_weight_that_vanishes_each_step_is_that_of_the_plain_fit(name: st
     assert len(attacked) == len(plain) == 13
     assert [differences(*step) for step in zip(attacked, plain, strict=True)] == [[]] * 13
     assert unlearn._vantage.counts[name] == {"met": 12 // kwargs.get("accumulate_grad_batches", 1), "failed": 0}
+
+
+class BreaksOff(Relearn):
+    """Three steps of relearning, which fail in the midst of the second in every other call."""
+
+    def __init__(self, mode: Literal["adapter", "full"], *, breaks: bool) -> None:
+        super().__init__(steps=3, lr=1e-2, mode=mode)
+        self.breaks, self.calls, self.passes = breaks, 0, 0
+
+    def drawn(self, generator: torch.Generator) -> Relearn:
+        return self
+
+    @contextmanager
+    def __call__(self, network: Any, *, loss: Any = None, **kwargs: Any) -> Iterator[Any]:
+        self.calls += 1
+        self.passes = 0
+
+        def breaking(batch: Any) -> torch.Tensor:
+            self.passes += 1
+            value: torch.Tensor = loss(batch)
+            if self.breaks and self.calls % 2 == 0 and self.passes == 2:
+                raise RuntimeError("out of memory")
+            return value
+
+        with super().__call__(network, loss=breaking, **kwargs) as points:
+            yield points
+
+
+@pytest.mark.filterwarnings("ignore:Attack `relearn` of .* failed.*out of memory")
+@pytest.mark.parametrize("mode", ["adapter", "full"])
+def test_where_relearning_breaks_off_the_fit_is_that_in_which_it_was_not_met(mode: Any) -> None:
+    """Met in every step, and broken off in every other one; or due in every other step only."""
+    found = []
+    for breaks in (True, False):
+        under = {"relearn": BreaksOff(mode, breaks=breaks)}
+        forget, every = loader(seed=2, shuffle=True), 1 if breaks else 2
+        unlearn = Unlearn(GradientAscent(), forget=forget, weight=0.1, under=under, under_every=every)
+        found.append(fit(unlearn))
+        assert unlearn._vantage.counts["relearn"] == {"met": 6, "failed": 6 if breaks else 0}
+    assert len(found[0]) == 13
+    assert [differences(*step) for step in zip(*found, strict=True)] == [[]] * 13
+    assert differences(found[0][-1], fit(None)[-1])
 
 
 def test_something_that_moves_is_noticed() -> None:

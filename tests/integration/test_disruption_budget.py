@@ -531,6 +531,29 @@ def test_fits_that_cannot_be_measured_are_refused() -> None:
 
 
 @pytest.mark.slow
+class Restless(SomebodysModule):
+    """Draws from a generator of its own, in evaluation mode too: no seed makes two passes the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draw = partial(torch.rand, (), generator=torch.Generator().manual_seed(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1 + self.draw())
+
+
+@pytest.mark.filterwarnings("ignore:`ClassificationReadout..` should compute what `training_step` does")
+def test_a_network_that_differs_from_itself_is_refused_before_the_first_step() -> None:
+    module = Restless()
+    start = state(module)
+    callback = budget(kl=1e6, readout=ClassificationReadout())
+    with pytest.raises(ValueError, match=r"Measured on the original itself, .* below 1e-06. Found .* by its logits"):
+        fit(module, callback)
+    assert same(state(module), start)
+    assert module.losses == []
+    assert callback.history == []
+
+
 def test_flattened_parameters_are_refused() -> None:
     def attempt(rank: int, world: int) -> None:
         strategy = FSDP1OnCPU(auto_wrap_policy={nn.Linear})

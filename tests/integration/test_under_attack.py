@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from _modules import SomebodysModule, examples, loader, quiet
-from _vantage import Failing, Nothing, Shift, assert_first_step_is, fitted, forget_loss, forgetting
+from _vantage import BOUND, Failing, Nothing, Shift, assert_first_step_is, fitted, forget_loss, forgetting
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn import functional as F
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from lightning_unlearn import Interpolate, Quantize, Relearn, RowMask, StepGuard, WeightedSum
+from lightning_unlearn import (
+    Bounded,
+    CyclicOrder,
+    ForgetRetainData,
+    GradientAscent,
+    Interpolate,
+    Noise,
+    Quantize,
+    Relearn,
+    RowMask,
+    StepGuard,
+    Unlearn,
+    WeightedSum,
+)
 from lightning_unlearn.data import ForgetStream
 
 
@@ -137,6 +154,66 @@ def test_steps_that_are_not_due_are_plain() -> None:
     assert len(attack.given) == 2  # steps 0 and 4 of six
 
 
+class Draws(Nothing):
+    """Keeps the number that it is given as its strength, and one that it takes from the global generator."""
+
+    def drawn(self, generator: torch.Generator) -> Draws:
+        self.strength = int(torch.randint(2**31, (), generator=generator))
+        return self
+
+    @contextmanager
+    def __call__(self, network: Any, **kwargs: Any) -> Iterator[Any]:
+        self.given.append([self.strength, float(torch.rand(()))])
+        yield iter((0,))
+
+
+def draws(seed: int) -> dict[str, list[list[float]]]:
+    attacks: dict[str, Any] = {"one": Draws(), "other": Draws()}
+    fitted(forgetting(under=attacks, seed=seed))
+    return {name: attack.given for name, attack in attacks.items()}
+
+
+def test_what_is_drawn_is_another_in_each_step_for_each_attack_and_with_another_seed() -> None:
+    found = [number for seed in (5, 6) for given in draws(seed).values() for met in given for number in met]
+    assert len(found) == len(set(found)) == 2 * 2 * 6 * 2
+
+
+def test_with_the_same_seed_it_is_the_same_whatever_the_global_random_state() -> None:
+    one = draws(5)
+    torch.manual_seed(99)
+    assert draws(5) == one
+
+
+class NotedNoise(Noise):
+    drawn_seeds: list[int]
+
+    def drawn(self, generator: torch.Generator) -> Noise:
+        self.drawn_seeds.append((made := super().drawn(generator)).seed)
+        return made
+
+
+class NotedRelearn(Relearn):
+    drawn_steps: list[int]
+
+    def drawn(self, generator: torch.Generator) -> Relearn:
+        self.drawn_steps.append((made := super().drawn(generator)).steps)
+        return made
+
+
+def test_the_number_of_steps_and_the_noise_are_those_of_seed_and_step() -> None:
+    found = []
+    for seed in (5, 5, 6):
+        noise, relearn = NotedNoise(0.1), NotedRelearn(steps=4, lr=1e-2)
+        noise.drawn_seeds, relearn.drawn_steps = [], []
+        fitted(forgetting(under={"noise": noise, "relearn": relearn}, seed=seed))
+        found.append((noise.drawn_seeds, relearn.drawn_steps))
+    (seeds, steps), again, (others, steps_of_other) = found
+    assert again == (seeds, steps)
+    assert len({*seeds, *others}) == 12
+    assert steps != steps_of_other
+    assert 1 < len(set(steps)) <= 4
+
+
 def test_a_failing_attack_leaves_the_step_without_it_and_is_counted() -> None:
     with pytest.warns(UserWarning, match="Attack `failing` .* failed, and this step goes on without it: .*it broke"):
         sometimes, trainer = fitted(forgetting(under={"failing": Failing(1, 3)}))
@@ -203,6 +280,37 @@ def test_a_resumed_fit_meets_the_same_attacks(mode: str, tmp_path: Any) -> None:
     resumed, _, unlearn = run(ckpt_path=tmp_path / "half.ckpt", weights_only=False)
     assert same(whole, resumed)
     assert unlearn._vantage.counts["relearn"] == {"met": 5, "failed": 0}
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("interrupted_at", [1, 4])
+@pytest.mark.parametrize(("mode", "knows"), [("adapter", "judged"), ("full", "others")])
+def test_a_fit_resumed_in_mid_epoch_meets_the_same_attacks(
+    mode: Any, knows: Any, interrupted_at: int, tmp_path: Path
+) -> None:
+    """Three steps an epoch, of 2, 2 and 1 micro-batches: after the first of the first epoch, and of the second."""
+
+    def run(folder: str, **kwargs: Any) -> Any:
+        unlearn = Unlearn(
+            Bounded(GradientAscent(), bound=BOUND),
+            under={"relearn": Relearn(steps=4, lr=1e-2, mode=mode, knows=knows), "noise": Noise(0.1)},
+            seed=5,
+        )
+        saved = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+        settings = {"max_epochs": 2, "accumulate_grad_batches": 2, "enable_checkpointing": True}
+        trainer = quiet(callbacks=[unlearn, saved], max_steps=kwargs.pop("max_steps", -1), **settings)
+        module, retain, forget = SomebodysModule(), loader(seed=1, n=20), loader(seed=2, n=24)
+        trainer.fit(module, datamodule=ForgetRetainData(retain=retain, forget=forget, order=CyclicOrder()), **kwargs)
+        return module, trainer, unlearn._vantage.counts
+
+    whole, trainer, counts = run("whole")
+    half, _, _ = run("half", max_steps=interrupted_at)
+    resumed, again, counts_again = run("resumed", ckpt_path=tmp_path / "half" / f"step={interrupted_at}.ckpt")
+    assert trainer.global_step == again.global_step == 6
+    assert counts == counts_again == {name: {"met": 6, "failed": 0} for name in ("relearn", "noise")}
+    assert same(whole, resumed)
+    assert not same(whole, half)
 
 
 def fit_towards_the_original(start: SomebodysModule, **kwargs: Any) -> Any:

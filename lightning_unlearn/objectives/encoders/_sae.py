@@ -12,8 +12,9 @@ class SAE(StoredEncoder):
 
     .. math:: z = \mathrm{ReLU}\Bigl(\frac{h - m}{s} \, W + b\Bigr), \qquad \hat h = m + s \, (z \, U + c)
 
-    The rows of :math:`U` have length one. :func:`train_sae` makes the file, on hidden states of one layer; weights of a
-    published autoencoder fit, if they are saved under these names, with :math:`m = 0` and :math:`s = 1`.
+    The rows of :math:`U` have length one. :func:`train_sae` makes the file, on hidden states of one layer, and
+    ``benchmarks/train_encoder.py`` does so from a network and a text. Weights of a published autoencoder fit, if they are
+    saved under these names, with :math:`m = 0` and :math:`s = 1`.
 
     Args:
         path: A ``.safetensors`` file with ``mean [D]``, ``scale []``, ``encoder [D, M]``, ``bias [M]``, ``decoder [M, D]``

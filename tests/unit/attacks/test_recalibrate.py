@@ -101,6 +101,40 @@ def test_everything_is_put_back_to_the_bit(norm: str, raises: bool) -> None:
     assert torch.equal(numbers_now, numbers)
 
 
+@pytest.mark.parametrize("limit", [None, 3])
+def test_in_a_fit_it_is_met_after_any_number_of_batches(limit: int | None) -> None:
+    """Each of them, drawn by the generator alone; and the statistics are those of the first so many."""
+    model, data = network(nn.BatchNorm1d(16)).eval(), batches(5)
+    with torch.no_grad():
+        means = torch.stack([model[0](x).mean(0) for x in data])
+
+    def met(seed: int) -> int:
+        drawn = Recalibrate(limit).drawn(torch.Generator().manual_seed(seed))
+        with drawn(model, batches=data, loss=run(model)) as points:
+            *_, last = points
+            assert_close(model[1].running_mean, means[:last].mean(0))
+        return last
+
+    found = [met(seed) for seed in range(40)]
+    assert set(found) == set(range(1, (limit or 5) + 1))
+    assert found == [met(seed) for seed in range(40)]
+
+
+def test_of_a_single_batch_that_counts_any_draw_takes_it() -> None:
+    model = network(nn.BatchNorm1d(16)).eval()
+    for seed in range(8):
+        drawn = Recalibrate().drawn(torch.Generator().manual_seed(seed))
+        with drawn(model, batches=[torch.randn(1, 8), *batches(1)], loss=run(model)) as points:
+            assert list(points) == [1]
+
+
+def test_in_a_fit_norms_that_do_not_use_their_statistics_are_named() -> None:
+    model, drawn = network(nn.BatchNorm1d(16)), Recalibrate().drawn(torch.Generator())
+    with pytest.raises(ValueError, match="Found all 1 in training mode: the attack would change nothing. Freeze"):
+        with drawn(model, batches=batches(), loss=run(model)):
+            pass
+
+
 def test_it_brings_back_what_was_hidden_in_the_statistics() -> None:
     """A classifier that knows, and forgets only because its running statistics were shifted."""
     torch.manual_seed(0)

@@ -128,6 +128,29 @@ def test_after_a_fit_codes_are_those_of_the_original_and_what_the_fit_has_flippe
         assert total == 300
 
 
+@pytest.mark.parametrize("drift", [0.0, 2e-3, 0.05])
+def test_after_a_fit_all_four_usual_grids_have_the_codes_that_it_left_but_for_the_chosen(drift: float) -> None:
+    edit, net = BucketMargin(choice=TopNumber(100), price=0.0), network()
+    assert len(edit.against) == 4
+    original = matrices(net)
+    edit.see_original(net)
+    left = matrices(drifted(net, drift))
+    apply(edit, net)
+    changed = {name: torch.zeros_like(before, dtype=torch.bool) for name, before in original.items()}
+    for name, after in matrices(net).items():
+        grids = [attack.grid for attack in edit.against]
+        scales = [grid.scales(original[name]) for grid in grids]
+        smallest = torch.stack(scales).amin(0)
+        held = torch.where(left[name].abs() > smallest, left[name].sign() * smallest, left[name])
+        for grid, scale in zip(grids, scales, strict=True):
+            assert torch.equal(grid.scales(after), scale)
+            changed[name] |= grid.codes(after, scale) != grid.codes(held, scale)
+        changed[name] &= ~pinned(original[name], grids)
+    total = sum(int(mask.sum()) for mask in changed.values())
+    assert 50 < total <= 100
+    assert drift or total == 100
+
+
 def test_several_grids_see_the_same_flips() -> None:
     net = network()
     before = matrices(net)

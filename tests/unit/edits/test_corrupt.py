@@ -32,6 +32,19 @@ def test_without_noise_each_weight_is_multiplied_exactly(alpha: float) -> None:
     assert record.relative_change == pytest.approx(alpha, rel=1e-9)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_with_alpha_zero_no_bit_changes(dtype: torch.dtype, beta: float) -> None:
+    net = network().to(dtype)
+    with torch.no_grad():
+        net[2].weight[0] = -0.0  # with zeros added it would be 0.0
+    before = [p.detach().clone() for p in net.parameters()]
+    record = Corrupt(alpha=0, beta=beta)(net)
+    for now, then in zip(net.parameters(), before, strict=True):
+        assert torch.equal(now.detach().view(torch.uint8), then.view(torch.uint8))
+    assert (record.elements, record.relative_change) == (0, 0.0)
+
+
 def test_noise_is_that_of_a_new_initialisation_and_vectors_get_none() -> None:
     alpha, beta = 0.4, 0.5
     net = network()

@@ -129,6 +129,23 @@ def test_an_error_while_searching_leaves_the_weights_as_they_were() -> None:
     assert checksum(net) == before
 
 
+def test_a_network_that_differs_from_itself_is_refused_before_the_search() -> None:
+    generator = torch.Generator().manual_seed(1)
+
+    class Restless(nn.Linear):
+        """Draws from a generator of its own, in evaluation mode too."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (1 + torch.rand((), generator=generator))
+
+    net, inner = Restless(6, 4).double(), Towards()
+    before = checksum(net)
+    with pytest.raises(ValueError, match=r"Measured on the original itself, .* below 1e-06. Found .* by its logits"):
+        edit(net, inner)
+    assert inner._asked == 0
+    assert checksum(net) == before
+
+
 def test_rep_select_on_a_language_model_keeps_to_its_budget() -> None:
     net, original = family("llama").double(), family("llama").double()
     wrapped = WithinBudget(RepSelect(collapse=SpectralCollapse(q=2, pattern="mlp")), kl=0.01, neutral=[batch("left")])

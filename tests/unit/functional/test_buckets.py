@@ -32,6 +32,7 @@ SEVERAL = {
     "ints": [Grid(4, 32), Grid(4, 128)],
     "all": [Grid(4, 32), Grid(4, 128), Grid(4, None, "nf4"), Grid(8)],
 }
+EACH_AND_SEVERAL = {**{name: [grid] for name, grid in GRIDS.items()}, **SEVERAL}
 
 
 def rounding(grid: Grid) -> Any:
@@ -114,20 +115,37 @@ def test_without_a_margin_weights_lie_on_the_boundary_and_half_of_them_stay() ->
     assert moved[chosen].double().mean() == pytest.approx(0.5, abs=0.1)
 
 
-@every_grid
+@pytest.mark.parametrize("grids", EACH_AND_SEVERAL.values(), ids=EACH_AND_SEVERAL)
 @pytest.mark.parametrize("drift", [1e-3, 0.3])
-def test_what_a_fit_has_flipped_stays_flipped_off_the_chosen(grid: Grid, drift: float) -> None:
-    """The grid is the original's, the bucket that of the weight as it is now."""
+def test_what_a_fit_has_flipped_stays_flipped_off_the_chosen(grids: list[Grid], drift: float) -> None:
+    """The grid is the original's, the bucket that of the weight as it is now, but for what exceeds a scale."""
     weight = uniform()
-    direction, chosen, _, new = flipped(weight, [grid], drift=drift)
+    direction, chosen, _, new = flipped(weight, grids, drift=drift)
     moved = weight + drift * torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)).double()
-    now = grid.codes(moved, grid.scales(weight))
-    others = ~chosen & ~pinned(weight, [grid])
-    after = grid.codes(new, grid.scales(new))
-    assert torch.equal(grid.scales(new), grid.scales(weight))
-    assert torch.equal(after[others], now[others])
-    ways = (after - grid.codes(weight, grid.scales(weight))) * direction
-    assert (ways[chosen] >= 1).all()
+    smallest = smallest_scale(weight, grids)
+    moved = torch.where(moved.abs() > smallest, moved.sign() * smallest, moved)
+    others = ~chosen & ~pinned(weight, grids)
+    for grid in grids:
+        now, after = grid.codes(moved, grid.scales(weight)), grid.codes(new, grid.scales(new))
+        assert torch.equal(grid.scales(new), grid.scales(weight))
+        assert torch.equal(after[others], now[others])
+        ways = (after - grid.codes(weight, grid.scales(weight))) * direction
+        assert (ways[chosen] >= 1).all()
+
+
+@pytest.mark.parametrize("now", [0.2144, 0.216, 0.2165])
+def test_between_boundaries_that_are_too_close_for_the_margin_a_weight_goes_to_the_middle(now: float) -> None:
+    """Its bucket of int4 begins at 1.5 / 7 = 0.21429, that of int8 ends at 27.5 / 127 = 0.21654."""
+    original, grids = torch.tensor([[0.215, 1.0]], dtype=torch.float64), [Grid(4), Grid(8)]
+    weight, nobody = torch.tensor([[now, 1.0]], dtype=torch.float64), torch.zeros(1, 2, dtype=torch.bool)
+
+    def inside(margin: float) -> float:
+        new = settled(weight, original, nobody, torch.zeros_like(original), grids, margin)
+        assert [grid.codes(new, grid.scales(new)).tolist() for grid in grids] == [[[9, 14]], [[154, 254]]]
+        return new[0, 0].item()
+
+    assert inside(0.05) == pytest.approx((1.5 / 7 + 27.5 / 127) / 2, abs=1e-12)
+    assert inside(0.01) == pytest.approx(min(max(now, 1.51 / 7), 27.49 / 127), abs=1e-12)  # there is room for less
 
 
 @pytest.mark.parametrize("grids", SEVERAL.values(), ids=SEVERAL)
