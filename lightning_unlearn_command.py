@@ -6,7 +6,7 @@ import platform
 import sys
 from importlib.metadata import version
 
-ABOUT = "Make a model forget inside a PyTorch Lightning fit, and prove it."
+ABOUT = "Make a model forget inside a PyTorch Lightning fit, and measure whether it did."
 _HELP = f"""\
 usage: lightning-unlearn COMMAND [ARGUMENTS]
 

@@ -24,8 +24,8 @@ at the best of 0 to 20 steps) among those that keep 0.95 of the retain probabili
 **Judges.** Relearning in float32, of all weights and by an adapter, at 3e-5, 1e-4, 3e-4 and 1e-3, on the forgotten
 rows, on paraphrases, on every other fact (the rest is judged), and on text without the facts (sums of GSM8K; of the
 bundled model, what the fit retains); int8, int4, nf4; pruning.
-Two kinds of method train against a judge as he stands: `Relearn(20)` in a loop knows the first twenty steps of all weights
-at 1e-3 on the rows, and `Quantize` in a loop is int4 in groups of 32.
+Three judges are in some method's loop: `Relearn(20)` takes up to twenty steps of all weights, or of an adapter, at 1e-3 on
+the rows, and `Quantize` is int4 in groups of 32.
 With `--beyond` relearning at 3e-3 and 1e-2 judges instead, 100 steps each: an attacker chooses his rate.
 The network has no statistics to recalibrate. For the pretrained models fewer rates and mostly 20 steps: see `_judges.py`.
 

@@ -1,4 +1,4 @@
-"""Make a model forget inside the PyTorch Lightning fit you already have, and prove it."""
+"""Make a model forget inside the PyTorch Lightning fit you already have, and measure whether it did."""
 
 from lightning_unlearn.attacks import (
     GGUF,

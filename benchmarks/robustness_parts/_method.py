@@ -68,6 +68,31 @@ class Method:
         return None
 
 
+def passes(described: Mapping[str, Any]) -> float | None:
+    """Forward and backward passes of a step, in the mean over what is drawn, by what the method is; references not counted.
+
+    ``None`` for two parts that are put together: which they are, their descriptions do not say.
+    """
+    if "best_two" in described:
+        return None
+    if any("BilevelUnlearn" in one for one in described.get("callbacks", [])):
+        return 14.0  # thirteen more than the fit's own, by its defaults
+    unlearn = described.get("unlearn", {})
+    if unlearn is None:
+        return 1.0
+    paired = "PairedReadout" in (unlearn.get("readout") or {})
+    attacks = [next(iter(attack.items())) for attack in unlearn.get("under", {}).values()]
+    at_each = 2 if unlearn.get("under_retain") else 1
+    attacked = sum(_inner(*attack) + at_each for attack in attacks)
+    return 2 + paired + attacked / unlearn.get("under_every", 1)
+
+
+def _inner(attack: str, arguments: Mapping[str, Any]) -> float:
+    if attack == "Relearn":
+        return (arguments["steps"] + 1) / 2  # one to all of them
+    return {"Sharpen": 1.0, "LatentPerturbation": 16.0, "TokenwisePerturbation": 16.0}.get(attack, 0.0)
+
+
 @cache
 def methods(file: Path = FILE) -> dict[str, Method]:
     """All methods of a file, by name."""

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from robustness_parts._method import passes
+
 Runs = list[dict[str, Any]]
 
 
@@ -17,7 +19,7 @@ def complete(results: Mapping[str, Any]) -> dict[str, Runs]:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """One row a method: mean over seeds, smallest and largest in brackets; passes are those of a step, counted."""
+    """One row a method: mean over seeds, smallest and largest in brackets; passes are those of a step."""
     head = [
         "method",
         "worst, 20 steps",
@@ -43,10 +45,14 @@ def table(results: Mapping[str, Any]) -> str:
             span(runs, lambda run: run["disruption"], 2),
             f"{runs[0]['rate']:g}",
             span(runs, lambda run: run["steps"], 0),
-            f"{results['methods'][name]['description'].get('passes', 2)}",
+            _short(passes(results["methods"][name]["description"])),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *left_out(results)])
+
+
+def _short(number: float | None) -> str:
+    return "-" if number is None else f"{number:.1f}".removesuffix(".0")
 
 
 def left_out(results: Mapping[str, Any]) -> list[str]:

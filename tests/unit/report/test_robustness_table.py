@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from robustness_parts._method import passes
 from robustness_parts._recovery import Seen, worst
 from robustness_parts._shown import complete, draw, span, table
 
@@ -63,3 +64,25 @@ def test_where_next_to_nothing_has_gone_nothing_can_come_back(unlearned: float, 
     value, judge, point = worst({"relearn": seen}, 20)
     assert (judge, point) == ("relearn", "20")
     assert isnan(value) if expected is None else value == pytest.approx(expected)
+
+
+RELEARN = {"full": {"Relearn": {"steps": 20, "mode": "full"}}}
+QUANTIZE = {"int4": {"Quantize": {"bits": 4}}}
+
+
+@pytest.mark.parametrize(
+    ("described", "expected"),
+    [
+        ({"unlearn": {"objective": "NPO"}}, 2.0),
+        ({"unlearn": {"objective": "NPO", "under": QUANTIZE}}, 3.0),
+        ({"unlearn": {"objective": "NPO", "under": QUANTIZE, "under_retain": True}}, 4.0),
+        ({"unlearn": {"objective": "NPO", "under": RELEARN}}, 13.5),
+        ({"unlearn": {"objective": "NPO", "under": {**RELEARN, **QUANTIZE}}}, 14.5),
+        ({"unlearn": {"objective": "NPO", "under": RELEARN, "under_every": 2}}, 7.75),
+        ({"unlearn": {"objective": "DPO", "readout": {"PairedReadout": {}}}}, 3.0),
+        ({"unlearn": None, "callbacks": [{"ApplyEdit": {}}]}, 1.0),
+        ({"best_two": {}, "passes": 9}, None),
+    ],
+)
+def test_passes_of_a_step_are_counted_from_what_a_method_is(described: dict[str, Any], expected: float | None) -> None:
+    assert passes(described) == expected
