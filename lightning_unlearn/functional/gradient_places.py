@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # Not a context variable: on a GPU, backward runs in a thread of its own.
-_open: dict[Tensor, Place] = {}  # tensors are equal as keys if they are the same
+_open: list[Mapping[Tensor, Place]] = []  # tensors are equal as keys if they are the same
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,19 @@ def added_in_place(places: Mapping[Tensor, Place]) -> Iterator[None]:
         ...     place_of(weight).total.tolist()
         [[1.5, 1.0], [1.0, 1.5]]
     """
-    before = dict(_open)
-    _open.update(places)
+    own = dict(places)
+    _open.append(own)
     try:
         yield
-    finally:
-        _open.clear()
-        _open.update(before)
+    finally:  # callbacks leave in the order in which they came: its own places alone, which need not be the last
+        _open[:] = [others for others in _open if others is not own]
 
 
 def place_of(weight: Tensor) -> Place | None:
     """Where the gradient of ``weight`` is to be added; ``None`` where autograd gets it, as for second derivatives."""
-    return None if torch.is_grad_enabled() else _open.get(weight)
+    if torch.is_grad_enabled():
+        return None
+    return next((places[weight] for places in reversed(_open) if weight in places), None)
 
 
 def takes_in_place(weight: Tensor, total: Tensor | None) -> bool:

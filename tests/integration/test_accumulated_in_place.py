@@ -34,7 +34,7 @@ def untied() -> Any:
 NETWORKS: dict[str, Any] = {"tied": lambda: family("gpt2"), "untied": untied}
 
 
-def fit(network: Any, passes: Any, hook: Any = None) -> list[Tensor]:
+def fit(network: Any, passes: Any, hook: Any = None, betas: tuple[float, ...] = (0.3,)) -> list[Tensor]:
     net = network().double()
     if hook is not None:
         net.lm_head.weight.register_hook(hook)
@@ -43,7 +43,7 @@ def fit(network: Any, passes: Any, hook: Any = None) -> list[Tensor]:
     quiet(
         max_steps=2,
         accumulate_grad_batches=3,
-        callbacks=[Unlearn(NPO(0.3), passes=passes)],
+        callbacks=[Unlearn(NPO(beta), passes=passes) for beta in betas],
         limit_val_batches=0,
         precision="64-true",
         log_every_n_steps=0,
@@ -69,17 +69,27 @@ def test_the_step_is_that_of_autograds_sum(network: str, passes: Any, monkeypatc
     assert not added
 
 
+def test_it_is_with_several_unlearns_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each says where gradients are, and they leave in the order in which they came; `fit` sees to it that all do."""
+    found = fit(untied, TwoPasses(), betas=(0.3, 0.5))
+    for module in (_accumulating, _add):
+        monkeypatch.setattr(module, "takes_in_place", lambda *_: False)
+    for one, other in zip(found, fit(untied, TwoPasses(), betas=(0.3, 0.5)), strict=True):
+        assert_close(one, other, rtol=0, atol=1e-12)
+
+
 def test_a_hook_of_the_users_sees_each_gradient() -> None:
     seen = []
     fit(untied, TwoPasses(), hook=lambda grad: seen.append(float(grad.norm())))
     assert len([norm for norm in seen if norm > 0]) == 2 * 3 * 2  # of two steps, three micro-batches, both kinds
 
 
-def test_an_error_in_a_backward_pass_closes_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("betas", [(0.3,), (0.3, 0.5)], ids=["one", "two"])
+def test_an_error_in_a_backward_pass_closes_the_places(betas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(gradient_places.Place, "add_product_", fails)
     with pytest.raises(ZeroDivisionError):
-        fit(untied, TwoPasses())
+        fit(untied, TwoPasses(), betas=betas)
     assert not gradient_places._open
