@@ -30,10 +30,10 @@ def turn_of(trainer: pl.Trainer) -> Turn:
     return next((c.turn(trainer.global_step) for c in callbacks if isinstance(c, Turns)), Turn.BOTH)
 
 
-def only_learns(trainer: pl.Trainer, params: Sequence[Tensor]) -> bool:
-    """Whether the coming step only learns. If it only forgets, the gradients of the fit are dropped."""
+def only_learns(trainer: pl.Trainer, params: Sequence[Tensor], *, is_first: bool) -> bool:
+    """Whether the coming step only learns. If it only forgets, the first ``Unlearn`` drops the gradients of the fit."""
     turn = turn_of(trainer)
-    if turn is Turn.FORGET:
+    if turn is Turn.FORGET and is_first:  # to those after it, they are what was forgotten already
         for p in params:
             p.grad = None  # as `zero_grad` does: an optimizer then leaves alone what has no forget gradient
     return turn is Turn.LEARN

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.data import DataSource
-from lightning_unlearn.engine import GradientEngine, refuse_optimizers, unscaled, unscales_by_itself
+from lightning_unlearn.engine import GradientEngine, callbacks_of, refuse_optimizers, unscaled, unscales_by_itself
 from lightning_unlearn.forgetting._accumulating import AccumulatingCallback
 from lightning_unlearn.forgetting._forget_batches import ForgetBatches, forget_stream
 from lightning_unlearn.forgetting._forget_source import forget_source
@@ -232,7 +232,7 @@ class Unlearn(AccumulatingCallback):
         if self.is_idle:
             return
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        self._only_learns = only_learns(trainer, params)
+        self._only_learns = only_learns(trainer, params, is_first=callbacks_of(trainer, Unlearn)[0] is self)
         if self._only_learns:
             self._vantage.pass_over()
             return self._batches.pass_over()

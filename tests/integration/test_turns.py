@@ -44,8 +44,8 @@ STEPS = 12  # two epochs of six
 NOTHING_FORGOTTEN = "ignore:`PeriodicUnlearn.every=1000.` should forget"
 
 
-def unlearn(**kwargs: Any) -> Unlearn:
-    return Unlearn(Bounded(GradientAscent(), bound=BOUND), forget=loader(seed=2, n=10), seed=5, **kwargs)
+def unlearn(bound: float = BOUND, **kwargs: Any) -> Unlearn:
+    return Unlearn(Bounded(GradientAscent(), bound=bound), forget=loader(seed=2, n=10), seed=5, **kwargs)
 
 
 def fit(*callbacks: pl.Callback, module: Any = None, **kwargs: Any) -> Any:
@@ -60,8 +60,8 @@ def fit(*callbacks: pl.Callback, module: Any = None, **kwargs: Any) -> Any:
     return module
 
 
-def hand_written(turns: str, accumulate: int = 1) -> SomebodysModule:
-    """No Lightning: one letter for each step, `f` or `r`."""
+def hand_written(turns: str, accumulate: int = 1, bounds: tuple[float, ...] = (BOUND,)) -> SomebodysModule:
+    """No Lightning: one letter for each step, `f` or `r`; one bound for each objective."""
     module, stream = SomebodysModule(), ForgetStream(loader(seed=2, n=10), seed=5)
     setup = module.configure_optimizers()
     optimizer, scheduler = setup["optimizer"], setup["lr_scheduler"]["scheduler"]
@@ -70,7 +70,7 @@ def hand_written(turns: str, accumulate: int = 1) -> SomebodysModule:
         for batch in retain[number * accumulate : (number + 1) * accumulate]:
             x, y = batch if turn == "r" else next(stream)
             loss = F.cross_entropy(module(x), y)
-            loss = loss if turn == "r" else torch.relu(BOUND - loss)
+            loss = loss if turn == "r" else sum(torch.relu(bound - loss) for bound in bounds)
             (loss / accumulate).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -100,6 +100,15 @@ def test_equals_the_loop_written_by_hand(name: str, accumulate: int) -> None:
         assert_close(p, by_hand, rtol=0, atol=1e-6)
     forgets = turns(steps).count("f")
     assert forgetting._steps == {"merged": forgets, "taken": forgets}
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_step_that_forgets_does_so_by_each_unlearn(accumulate: int) -> None:
+    steps, bounds = STEPS // accumulate, (BOUND, 2.9)
+    expected = hand_written(("rf" * steps)[:steps], accumulate, bounds)
+    found = fit(*(unlearn(bound) for bound in bounds), PeriodicUnlearn(every=2), accumulate_grad_batches=accumulate)
+    for p, by_hand in zip(found.parameters(), expected.parameters(), strict=True):
+        assert_close(p, by_hand, rtol=0, atol=1e-6)
 
 
 @pytest.mark.filterwarnings(NOTHING_FORGOTTEN)
