@@ -43,6 +43,7 @@ class ResumedCallback(pl.Callback):
     _rewrite: TransformsInOrder
     _one_pass: OnePass
     _private: PrivateStep | None
+    _only_learns: bool
     _steps: dict[str, int]
     _restored: dict[str, Any]
     _step_log: dict[str, Tensor]
@@ -78,6 +79,18 @@ class ResumedCallback(pl.Callback):
             "shown": self._original.shown.state_dict(),
             **self._parts().state_dict(),
         }
+
+    def _start_anew(self) -> None:
+        """Nothing is left of an earlier fit, or of the run of a tuner."""
+        self._private, self._only_learns = None, False
+        self._steps, self._restored = {"merged": 0, "taken": 0}, {}
+        self._step_log = {}
+
+    def _parts_start_anew(self) -> None:
+        """Nor in its parts; not before a fit, as others may use them until then."""
+        for part in (*self.objective.modules(), self.projector):
+            if isinstance(part, (Objective, Projector)):
+                part.start_anew()
 
     def _parts(self) -> SavedParts:
         return SavedParts(

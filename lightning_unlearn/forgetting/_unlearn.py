@@ -162,6 +162,7 @@ class Unlearn(AccumulatingCallback):
         self._loader, self._order = forget_source(trainer, self.forget)
         StepChain.of(trainer).add_forgetting(self)
         self._start_anew()
+        self._parts_start_anew()
         self._original = OriginalLoss(
             self.objective, self.readout, self.reference, trainer, pl_module, self.under.each()
         )
@@ -292,9 +293,3 @@ class Unlearn(AccumulatingCallback):
             realised = self._private.realised
         self._step_log |= shown_realised(realised)
         return taken
-
-    def _start_anew(self) -> None:
-        """Nothing is left of an earlier fit, or of the run of a tuner."""
-        self._private, self._only_learns = None, False
-        self._steps, self._restored = {"merged": 0, "taken": 0}, {}
-        self._step_log = {}

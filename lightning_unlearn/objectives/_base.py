@@ -78,6 +78,12 @@ class Objective(nn.Module, ABC):
                 "only reads likelihoods says so by `needs_logits = False`."
             )
 
+    def start_anew(self) -> None:
+        """Drop what was drawn or computed in an earlier fit: called when a fit starts. A checkpoint's is loaded after that.
+
+        Objectives inside of this one are told, too.
+        """
+
     @override
     def __repr__(self) -> str:
         """Name and settings in one line. Logs, reports and checkpoints distinguish objectives by it."""

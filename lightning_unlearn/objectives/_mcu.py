@@ -80,6 +80,11 @@ class MCU(Objective):
         return self._directions
 
     @override
+    def start_anew(self) -> None:
+        """The directions are of one network."""
+        self._seen = self._directions = None
+
+    @override
     def get_extra_state(self) -> dict[str, Any]:
         """The directions, and as long as more rows are to come, those that were seen."""
         return {"seen": self._seen, "directions": self._directions}

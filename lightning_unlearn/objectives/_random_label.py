@@ -42,6 +42,11 @@ class RandomLabel(Objective):
         return mean_or_zero(token_nll(student.scores, drawn))
 
     @override
+    def start_anew(self) -> None:
+        """The draws begin again."""
+        self._generator.manual_seed(self.seed)
+
+    @override
     def get_extra_state(self) -> Tensor:
         """The state of the generator of draws."""
         return self._generator.get_state()

@@ -60,6 +60,11 @@ class RMU(Objective):
             )
         return mean_per_example((states - self.control.to(states.dtype)).square().mean(-1), student)
 
+    @override
+    def start_anew(self) -> None:
+        """Perhaps the next fit is of another width."""
+        self.control = torch.empty(0)
+
     def _draw(self, width: int) -> Tensor:
         direction: Tensor = torch.rand(width, generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
         control: Tensor = self.steering_coefficient * direction / direction.norm()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class TorchJD(Projector):
     give it a ``QuadprogProjector`` with a smaller ``norm_eps``.
 
     Weightings that draw random numbers (PCGrad's order) draw the same on every rank, and leave the global generator as it
-    was. The running averages of some (GradVac) begin anew when a fit is resumed.
+    was. The running averages of some (GradVac) begin anew with each fit, also when one is resumed.
 
     Args:
         weighting: As ``torchjd.aggregation.UPGradWeighting()``; by ``class_path`` in YAML.
@@ -47,6 +48,14 @@ class TorchJD(Projector):
         super().__init__()
         refuse_unsupported(weighting)
         self.weighting = weighting
+
+    @override
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        """Begin anew, whatever is in the state: only half of what a weighting remembers is."""
+        for part in self.weighting.modules():
+            if callable(reset := getattr(part, "reset", None)):
+                reset()
+        return super().load_state_dict({}, strict=False)
 
     @override
     @torch.no_grad()

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from _modules import SomebodysModule, examples, quiet
+from _modules import SomebodysModule, examples, quiet, same
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from lightning_unlearn import (
     NPO,
+    Bounded,
     CachedLogLikelihood,
     CyclicOrder,
     ForgetRetainData,
@@ -24,6 +25,8 @@ from lightning_unlearn import (
     RecoveryCheck,
     Unlearn,
 )
+from lightning_unlearn.objectives import RandomLabel
+from lightning_unlearn.projectors import LinearSchedule, PrimalDual
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The dirpath has changed"),
@@ -128,6 +131,28 @@ def test_a_second_fit_does_not_go_back_to_the_checkpoint(tmp_path: Path) -> None
     quiet(callbacks=[unlearn], max_steps=2).fit(module, datamodule=data)
     assert unlearn._stream.position == 2
     assert unlearn._steps == {"merged": 2, "taken": 2}
+
+
+# A part with a state of its own joins here.
+PARTS: dict[str, Any] = {
+    "schedule": lambda: {"projector": LinearSchedule(steps=3)},
+    "multiplier": lambda: {"projector": PrimalDual(eps=0.0)},
+    "draws": lambda: {"objective": Bounded(RandomLabel(), bound=5.0)},
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_second_fit_equals_the_first_to_the_bit(part: str, tmp_path: Path) -> None:
+    """What a part has counted or drawn belongs to one fit: a second one starts anew, also after one that was resumed."""
+    built = parts("none", tmp_path)
+    unlearn, fitted = Unlearn(**{"objective": GradientAscent(), **PARTS[part]()}), []
+    for ckpt_path in (None, None, tmp_path / "ckpt" / "step=2.ckpt", None):
+        module = SomebodysModule("adamw")
+        callbacks = [unlearn, *(built["callbacks"][2:] if not fitted else ())]
+        trainer = quiet(callbacks=callbacks, enable_checkpointing=not fitted, max_steps=3, max_epochs=-1)
+        trainer.fit(module, datamodule=built["data"], ckpt_path=ckpt_path)
+        fitted.append(module)
+    assert all(same(fitted[0], module) for module in fitted[1:])
 
 
 @pytest.mark.parametrize("reference", [None, CachedLogLikelihood, FrozenCopy])

@@ -156,6 +156,13 @@ def test_states_of_another_width_are_refused():
         ActivationMatch()(states(), states(width=4))
 
 
+def test_a_second_fit_may_be_of_another_width():
+    objective = RMU()
+    objective(states())
+    objective.start_anew()
+    assert objective(states(width=4)) == RMU()(states(width=4))
+
+
 def test_predictions_without_states_are_refused():
     prediction = states()
     plain = Prediction(torch.zeros(9, 3), prediction.labels, prediction.example, 4)

@@ -359,6 +359,13 @@ def test_directions_are_those_of_the_first_rows_and_survive_a_checkpoint():
     assert [fresh(*pair) for pair in batches] == losses
 
 
+def test_a_second_fit_takes_nothing_of_the_first_ones_directions():
+    again, fresh, first, second = MCU(components=2), MCU(components=2), states(), states(seed=1)
+    again(first, original_of(first))
+    again.start_anew()
+    assert again(second, original_of(second)) == fresh(second, original_of(second))
+
+
 def mcu_on_a_rank(rank, world_size):
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     objective, prediction = MCU(components=2, rows=12), states(seed=rank)

@@ -32,6 +32,7 @@ WEIGHTINGS = {
 }
 NEEDS = {"CAGradWeighting": "cvxpy", "DualProjWeighting": "quadprog", "UPGradWeighting": "quadprog"}
 REFUSED = ["ExcessMTLWeighting", "MoDoWeighting", "SDMGradWeighting"]
+REMEMBERED = torch.tensor([[1.0, -0.5], [-0.5, 2.0]], dtype=torch.float64)
 
 
 def build(name):
@@ -60,6 +61,19 @@ def test_weights_are_torchjds_own(name):
     for step in range(1, 4):  # some remember
         weights = projector(step * square)
         assert_close(weights, weighting(step * square).double())
+
+
+def test_what_one_remembers_is_gone_with_the_next_fit_and_with_a_resumed_one():
+    projector, resumed = TorchJD(build("GradVacWeighting")), TorchJD(build("GradVacWeighting"))
+    fits = []
+    for _ in range(2):
+        projector.start_anew()
+        fits.append([projector(REMEMBERED).tolist() for _ in range(3)])
+    resumed.load_state_dict(projector.state_dict())
+    fits.append([resumed(REMEMBERED).tolist() for _ in range(3)])
+
+    assert fits[0] == fits[1] == fits[2]
+    assert projector(REMEMBERED).tolist() != fits[0][0]
 
 
 @pytest.mark.parametrize("name", ["PCGradWeighting", "RandomWeighting"])
