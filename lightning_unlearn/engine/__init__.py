@@ -19,7 +19,7 @@ from lightning_unlearn.engine._isolation import (
     remember_python_state,
     state_kept,
 )
-from lightning_unlearn.engine._joined import JoinedProcesses, joined_strategy
+from lightning_unlearn.engine._joined import JoinedProcesses, is_joined, joined_strategy
 from lightning_unlearn.engine._observed import ObservedGradient
 from lightning_unlearn.engine._optimizer_state import load_optimizer_state, optimizer_state
 from lightning_unlearn.engine._products import Row, inner_products
@@ -69,6 +69,7 @@ __all__ = [
     "in_full_precision",
     "inner_products",
     "is_fsdp1",
+    "is_joined",
     "isolated",
     "isolated_but_for_weights",
     "joined_strategy",

@@ -60,6 +60,11 @@ class JoinedProcesses(ClusterEnvironment):
         return 0
 
 
+def is_joined(trainer: pl.Trainer) -> bool:
+    """Whether the trainer joins a loop of somebody else's, which by itself says when gradients are dropped."""
+    return isinstance(trainer._accelerator_connector.cluster_environment, JoinedProcesses)
+
+
 def joined_strategy(module: pl.LightningModule, device: torch.device) -> Strategy:
     """The strategy of a trainer that joins a loop of somebody else's: one process, or replicas that their loop averages.
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Any
 
 import lightning.pytorch as pl
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.engine import GradientEngine, taken_pass
+from lightning_unlearn.engine import GradientEngine, is_joined, taken_pass
 from lightning_unlearn.forgetting._ending import EndingCallback
+from lightning_unlearn.forgetting._merger import Merger
 from lightning_unlearn.functional.gradient_places import Place, added_in_place, takes_in_place
 
 
@@ -19,7 +21,16 @@ class AccumulatingCallback(EndingCallback):
     """
 
     _engine: GradientEngine
+    _merger: Merger
     _adding: ExitStack
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Where Lightning begins a gradient, so do we: if an epoch was cut short, micro-batches are left without a step."""
+        if batch_idx % trainer.accumulate_grad_batches == 0 and not is_joined(trainer):
+            self._pass_over()
 
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -35,6 +46,12 @@ class AccumulatingCallback(EndingCallback):
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gradients are autograd's again."""
         self._adding.close()
+
+    def _pass_over(self) -> None:
+        """Micro-batches until now are for no step of ours."""
+        self._one_pass.pass_over()
+        self._vantage.pass_over()
+        self._merger.pass_over()
 
     @override
     def _end(self, trainer: pl.Trainer) -> None:

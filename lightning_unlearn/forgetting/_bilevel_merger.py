@@ -40,6 +40,12 @@ class BilevelMerger(Merger):
     def only_adds(self) -> bool:
         return False
 
+    @override
+    def pass_over(self) -> None:
+        super().pass_over()
+        self._early = []
+        self._retain.clear()
+
     def saw_retain_batch(self, batch: Any) -> None:
         """Keep a retain micro-batch of this step."""
         if self._potential.beta:

@@ -57,6 +57,10 @@ class Merger:
             factor = accumulate / (1.0 if scaler is None else float(scaler.get_scale()))
             self._retain_losses.append(loss.detach().float() * factor)
 
+    def pass_over(self) -> None:
+        """Nothing is merged in this step."""
+        self._retain_losses.clear()
+
     @property
     def only_adds(self) -> bool:
         """Whether nothing needs the two gradients apart in this step."""

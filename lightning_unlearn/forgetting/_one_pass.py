@@ -79,6 +79,11 @@ class OnePass(SharedPass):
         self._losses, self._waiting = [], []
         return losses, [*waiting, *self._batches.take()]
 
+    def pass_over(self) -> None:
+        """Take none in this step. The gradients of those that were joined are dropped with the fit's."""
+        self._losses, self._waiting = [], []
+        self._batches.pass_over()
+
     def state_dict(self) -> dict[str, Any]:
         """What the first reading has shown: measured anew, a resumed fit would take one step in two passes."""
         if self._bytes_per_token is None:

@@ -204,6 +204,7 @@ class Unlearn(AccumulatingCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Count the micro-batch, and check it for forget examples."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self.see_original(trainer, pl_module)
         self._batches.saw_retain(batch)
         self._vantage.saw_retain(batch)
@@ -235,8 +236,7 @@ class Unlearn(AccumulatingCallback):
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self._only_learns = only_learns(trainer, params, is_first=callbacks_of(trainer, Unlearn)[0] is self)
         if self._only_learns:
-            self._vantage.pass_over()
-            return self._batches.pass_over()
+            return self._pass_over()
         joined, batches = self._one_pass.take()
         logged = is_logged(trainer)
         accumulate = trainer.accumulate_grad_batches
@@ -251,6 +251,7 @@ class Unlearn(AccumulatingCallback):
                 row, self._step_log = merger.forget_row(loss, batches, params, accumulate=accumulate)
                 self._private.hold(params, row, measured=logged)
         self._step_log |= self._vantage.take_log()
+        self._vantage.pass_over()  # retain micro-batches of a step in which no attack was due
         self._batches.refuse_unsupervised()
         if self._private is not None:
             return  # counted and measured in `after_fit_step`, if the step is not skipped

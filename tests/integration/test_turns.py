@@ -260,6 +260,12 @@ def test_an_attack_is_given_the_retain_data_of_its_own_step_alone() -> None:
     assert asking.given == [1, 1, 1, 1]
 
 
+def test_so_it_is_where_an_attack_is_not_due_in_each_step() -> None:
+    asking = Asking()
+    fit(unlearn(under={"asking": asking}, under_every=3))
+    assert asking.given == [1, 1, 1, 1]
+
+
 # What cannot work is refused
 
 
