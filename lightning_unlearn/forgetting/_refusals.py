@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import lightning.pytorch as pl
@@ -70,6 +71,23 @@ def refuse_unsupported(
             "`Unlearn` should find retain data: what the fit trains on is what must stay. Found no training data. Use "
             "`trainer.fit(module, datamodule=ForgetRetainData(retain=..., forget=...))`, or "
             "`trainer.fit(module, retain)`."
+        )
+
+
+def refuse_after_others(trainer: pl.Trainer, ours: Any, kind: type[Any]) -> None:
+    """Refuse what needs the retain gradient alone in a callback of ``kind``, `Unlearn`, after one that merges."""
+    needs = ["under_retain=True"] if ours.under.retain else []
+    needs += [] if ours.projector is None else [f"projector={ours.projector!r}"]
+    before = takewhile(lambda callback: callback is not ours, callbacks_of(trainer, kind))
+    merging = [
+        f"{type(callback).__name__}({callback.objective!r})" for callback in before if callback.optimizer is None
+    ]
+    if needs and merging:
+        raise NotImplementedError(
+            f"`{type(ours).__name__}({needs[0]})` should find the retain gradient alone. Found `{merging[0]}` before it "
+            "among the callbacks, whose forget gradient is merged by then, and would be taken for a part of it. Put this "
+            "one first. Only one can be: to protect the step of several, leave it out, and add `StepGuard(NoIncrease())`, "
+            "which sees their sum."
         )
 
 

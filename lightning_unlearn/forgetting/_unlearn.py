@@ -23,6 +23,7 @@ from lightning_unlearn.forgetting._passes import CheaperPass, Passes
 from lightning_unlearn.forgetting._private_step import PrivateStep
 from lightning_unlearn.forgetting._realised_step import RealisedStep
 from lightning_unlearn.forgetting._refusals import (
+    refuse_after_others,
     refuse_settings,
     refuse_unmerged,
     refuse_unsupported,
@@ -100,8 +101,9 @@ class Unlearn(AccumulatingCallback):
             Defaults to :class:`CheaperPass`: where it takes no more memory.
 
     Raises:
-        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed, and under FSDP1 with a transform that
-            needs whole matrices; when the fit starts, with LBFGS.
+        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed; under FSDP1 with a transform that needs
+            whole matrices; with ``projector`` or ``under_retain`` after another :class:`Unlearn` that merges; when the fit
+            starts, with LBFGS.
         RuntimeError: When training ends, if an attack of ``under`` failed in every step.
         ValueError: In ``setup``, if there is no forget or no retain data; during the fit, if forget examples are among the
             retain data, or nothing in the forget data is supervised.
@@ -158,6 +160,7 @@ class Unlearn(AccumulatingCallback):
         if stage != "fit":
             return
         refuse_unsupported(trainer, pl_module, self.transforms)
+        refuse_after_others(trainer, self, Unlearn)
         warn_of_other_forget_data(trainer, Unlearn)
         self._loader, self._order = forget_source(trainer, self.forget)
         StepChain.of(trainer).add_forgetting(self)

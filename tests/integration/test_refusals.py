@@ -31,6 +31,7 @@ from lightning_unlearn import (
     ForgetRetainData,
     FrozenCopy,
     GradientAscent,
+    HalfSpace,
     KLToReference,
     Objective,
     Quantize,
@@ -375,6 +376,26 @@ class Optimized(SomebodysModule):
 
     def configure_optimizers(self) -> Any:
         return self.make(self.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "found"),
+    [
+        ({"projector": HalfSpace()}, r"Unlearn\(projector=HalfSpace\(\)\)"),
+        ({"under": {"int4": Quantize(bits=4)}, "under_retain": True}, r"Unlearn\(under_retain=True\)"),
+    ],
+    ids=["projector", "under attack"],
+)
+def test_what_needs_the_retain_gradient_alone_comes_first(kwargs: Any, found: str) -> None:
+    """After another `Unlearn` it would take what that one has merged for the gradient of the retain data."""
+    first, needy = Unlearn(NPO(0.3), forget=loader(seed=2)), Unlearn(NPO(0.5), forget=loader(seed=2), **kwargs)
+    with pytest.raises(
+        NotImplementedError, match=rf"`{found}` should find the retain .* Found `Unlearn\(NPO\(beta=0.3"
+    ):
+        quiet(callbacks=[first, needy]).fit(SomebodysModule(), loader(seed=1))
+    quiet(callbacks=[needy, first], max_steps=1).fit(SomebodysModule(), loader(seed=1))
+    first.optimizer = torch.optim.SGD  # it merges nothing
+    quiet(callbacks=[first, needy], max_steps=1).fit(SomebodysModule(), loader(seed=1))
 
 
 def test_lbfgs() -> None:
