@@ -121,7 +121,10 @@ def _gradient(potential: Potential, point: Point, *, create_graph: bool) -> tupl
         return forget, losses.detach().float()
     retained: Any = sum(engine.forward(potential.retain_loss, batch) for batch in point.retain)
     retain = torch.autograd.grad(retained / len(point.retain), params, create_graph=True, allow_unused=True)
-    cosine = _dot(forget, retain) / (_dot(forget, forget) * _dot(retain, retain)).sqrt()
+    lengths = _dot(forget, forget) * _dot(retain, retain)
+    if not lengths:
+        return forget, losses.detach().float()  # the cosine with a gradient of zeros has no gradient
+    cosine = _dot(forget, retain) / lengths.sqrt()
     value = losses.sum() / point.divisor + potential.added(cosine)
     return torch.autograd.grad(value, params, create_graph=True, allow_unused=True), losses.detach().float()
 

@@ -218,6 +218,16 @@ def forget_batches(steps: int) -> list[Any]:
     return [next(stream) for _ in range(steps)]
 
 
+@BOTH
+def test_where_the_bound_is_reached_the_fit_is_that_of_the_retain_data(curvature: str) -> None:
+    """The cosine with a gradient of zeros has no gradient."""
+    reached = Bounded(GradientAscent(), bound=0.01)
+    settings = {"beta": 1.0, "rho": 1.0, "inner_steps": 2, "curvature": CURVATURES[curvature]()}
+    module, _ = fit(BilevelUnlearn(reached, forget=loader(seed=2), **settings), max_epochs=1)
+    plain, _ = fit(max_epochs=1)
+    assert same(module, plain)
+
+
 def test_several_micro_batches_make_one_step() -> None:
     unlearn = forgetting(beta=0.5, rho=1e-3)
     _, trainer = fit(unlearn, accumulate_grad_batches=3)
