@@ -234,11 +234,11 @@ class Unlearn(AccumulatingCallback):
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self._only_learns = only_learns(trainer, params)
         if self._only_learns:
+            self._original.join()
             self._vantage.pass_over()
             return self._batches.pass_over()
         joined, batches = self._one_pass.take()
-        logged = is_logged(trainer)
-        accumulate = trainer.accumulate_grad_batches
+        logged, accumulate = is_logged(trainer), trainer.accumulate_grad_batches
         merger, loss = self._merger, self.forget_loss
         self._vantage.begin(self._steps["merged"])
         # Fused optimizers unscale inside their step. Until then `p.grad` is scaled, and the forget gradient is not.
