@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from lightning_unlearn.budgets._divergence_callback import DivergenceCallback
-from lightning_unlearn.checks._looks import on_its_device, weights_will_change
+from lightning_unlearn.checks._looks import on_its_device, weights_on_every_rank, weights_will_change
 from lightning_unlearn.data import DataSource
 from lightning_unlearn.disruption import refuse_without_logits
 from lightning_unlearn.engine import refuse_tensor_parallel, strategy_kind
@@ -160,7 +160,7 @@ class DisruptionBudget(DivergenceCallback):
         if self._disruption is None or not trainer.global_step:
             return
         if self._snapshot is None:
-            is_judged = self._last_step == trainer.global_step
+            is_judged = self._measured_weights == weights_on_every_rank(pl_module)
         else:
             is_judged = all(on_every_rank(self._snapshot.is_current()))
         if not is_judged:
@@ -178,7 +178,9 @@ class DisruptionBudget(DivergenceCallback):
             self._snapshot.put_back()
             self._is_current = True
             found += f" The last weights within the budget are put back, whose divergence is {self.spent:.3g}."
-        if self.on_exceed in ("restore_and_stop", "stop"):
+        if is_over and self._snapshot is None:
+            rank_zero_warn(f"{found} These weights are handed back. To put others back, use `on_exceed='restore'`.")
+        elif self.on_exceed in ("restore_and_stop", "stop"):
             trainer.should_stop = True
             rank_zero_info(f"{found} The fit stops.")
         elif is_over:

@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 from torch import nn
 from typing_extensions import override
 
+from lightning_unlearn.checks._looks import weights_on_every_rank
 from lightning_unlearn.checks._probes import measuring_readout
 from lightning_unlearn.data import DataSource, loader_of
 from lightning_unlearn.disruption import Disruption, KnownOriginal, Snapshot, neutral_batches, spare_neutral
@@ -37,6 +38,7 @@ class DivergenceCallback(pl.Callback):
         self._disruption: Disruption | None = None
         self._snapshot: Snapshot | None = None
         self._is_current = False  # whether the weights are those of the snapshot
+        self._measured_weights: list[int] = []  # a hash, by rank, where there is no snapshot to compare with
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -133,6 +135,7 @@ class DivergenceCallback(pl.Callback):
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> float:
         assert self._disruption is not None
         with isolated(trainer, pl_module):
+            self._measured_weights = [] if self.keeps_copy else weights_on_every_rank(pl_module)
             kl = self._disruption(self._readout.find_network(pl_module))
         self.history.append((trainer.global_step, kl))
         # Past the module: what it logs in a step reaches a logger only in every n-th.

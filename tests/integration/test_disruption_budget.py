@@ -274,6 +274,24 @@ def test_averaged_weights_are_measured_when_they_are_handed_back() -> None:
     assert [step for step, _ in callback.history] == [2, 4, 6, 6]
 
 
+@pytest.mark.filterwarnings("ignore:.*averag")
+@pytest.mark.parametrize("other", [lambda: WeightAveraging(), lambda: ApplyEdit(Double(), when="end")])
+@pytest.mark.parametrize("on_exceed", ["stop", "warn"])
+def test_what_is_handed_back_is_measured_also_where_nothing_is_put_back(on_exceed: Any, other: Any) -> None:
+    module, callback = SomebodysModule(), budget(kl=1e6, on_exceed=on_exceed)
+    fit(module, callback, other(), max_epochs=1)
+    assert [step for step, _ in callback.history] == [2, 4, 6, 6]
+    assert callback.history[-1][1] == pytest.approx(divergence_by_hand(module), rel=1e-5)
+
+
+@pytest.mark.parametrize("on_exceed", ["stop", "warn"])
+def test_it_warns_of_weights_that_are_handed_back_above_the_budget(on_exceed: Any) -> None:
+    callback = budget(kl=0.5, on_exceed=on_exceed)
+    with pytest.warns(UserWarning, match="at step 6 the divergence is .*, above 0.5. These weights are handed back"):
+        fit(SomebodysModule(), callback, Grow("on_train_end"), max_epochs=1)
+    assert callback.exceeded_at == 6
+
+
 class Unfreeze(BaseFinetuning):
     """The first layer is frozen at first, and trained from the second epoch on."""
 
