@@ -67,7 +67,8 @@ class DisruptionBudget(DivergenceCallback):
     Raises:
         NotImplementedError: In ``setup``, under FSDP1, DeepSpeed and tensor parallelism.
         ValueError: Before the first step, if the readout gives no logits, or the divergence
-            of the original from itself is not zero.
+            of the original from itself is not zero; in a resumed fit, if weights are to be put back, and the checkpoint
+            holds none within the budget.
 
     Example:
         >>> from lightning_unlearn import NPO, Unlearn
@@ -156,6 +157,16 @@ class DisruptionBudget(DivergenceCallback):
         """Measure what the end of training has put into the module: averaged weights, or those of an edit."""
         self._judge_final(trainer, pl_module)
 
+    @override
+    def _judge_restored(self, kl: float) -> None:
+        if not kl <= self.kl:  # true for NaN
+            raise ValueError(
+                f"`DisruptionBudget(on_exceed={self.on_exceed!r})` should go on from weights within the budget, or from a "
+                f"checkpoint that holds the last ones that were. Found a divergence of {kl:.3g}, above {self.kl}, and no "
+                "copy. Resume from an earlier checkpoint, or use a larger `kl`, or `on_exceed='stop'` or `'warn'`."
+            )
+        self.spent = kl
+
     def _judge_final(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._disruption is None or not trainer.global_step:
             return
@@ -174,9 +185,9 @@ class DisruptionBudget(DivergenceCallback):
                 self._snapshot.take()
             return
         found = f"`DisruptionBudget`: at step {trainer.global_step} the divergence is {kl:.3g}, above {self.kl}."
-        if self._snapshot is not None and (is_over or self.on_exceed == "restore_and_stop"):
+        self._is_current = self._snapshot is not None and (is_over or self.on_exceed == "restore_and_stop")
+        if self._snapshot is not None and self._is_current:
             self._snapshot.put_back()
-            self._is_current = True
             found += f" The last weights within the budget are put back, whose divergence is {self.spent:.3g}."
         if is_over and self._snapshot is None:
             rank_zero_warn(f"{found} These weights are handed back. To put others back, use `on_exceed='restore'`.")

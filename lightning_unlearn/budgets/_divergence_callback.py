@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -60,7 +61,7 @@ class DivergenceCallback(pl.Callback):
             return
         if self.keeps_copy:
             self._snapshot = Snapshot(pl_module)
-            self._start_snapshot(self._snapshot)
+            self._start_snapshot(self._snapshot, trainer, pl_module)
         self._restored, self._is_restored = {}, False
 
     @override
@@ -80,6 +81,7 @@ class DivergenceCallback(pl.Callback):
             "history": list(self.history),
             "spent": self.spent,
             "exceeded_at": self.exceeded_at,
+            "is_within": self._is_current,
             "origin": self._origin,
             "snapshot": with_all_ranks({"kept": kept}, self._engine),
         }
@@ -119,14 +121,19 @@ class DivergenceCallback(pl.Callback):
             disruption.see_original(network, self._known.resumed(self._origin))
         return disruption
 
-    def _start_snapshot(self, snapshot: Snapshot) -> None:
+    @abstractmethod
+    def _judge_restored(self, kl: float) -> None:
+        """Refuse a checkpoint whose weights are above the budget, and which holds no others."""
+
+    def _start_snapshot(self, snapshot: Snapshot, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         saved = self._restored.get("snapshot", {})
         kept = own_share(saved, self._engine, "The copy of `DisruptionBudget`").get("kept", {}) if saved else {}
-        # Without one the weights in the checkpoint are within the budget.
         if kept:
-            snapshot.load_state_dict(kept)
-        else:
-            snapshot.take()
+            return snapshot.load_state_dict(kept)
+        if self._restored:  # the weights in the checkpoint may be the last ones within the budget, if there was a copy
+            is_within = self._restored.get("is_within", False)
+            self._judge_restored(self.spent if is_within else self._measure(trainer, pl_module))
+        snapshot.take()
 
     @property
     def _last_step(self) -> int:

@@ -467,6 +467,28 @@ def test_a_checkpoint_of_somebody_elses_is_an_original(tmp_path: Path) -> None:
     assert callback.history[-1][1] == pytest.approx(divergence_by_hand(after, module), rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*The fit goes on. To stop it")
+@pytest.mark.parametrize("on_exceed", ["restore", "restore_and_stop"])
+@pytest.mark.parametrize("before", ["stop", "warn"])
+def test_weights_that_were_left_above_the_budget_are_no_last_valid_ones(
+    before: Any, on_exceed: Any, tmp_path: Path
+) -> None:
+    trainer, _ = going_on(budget(kl=0.03, on_exceed=before), max_steps=5)
+    trainer.save_checkpoint(tmp_path / "above.ckpt")
+    with pytest.raises(ValueError, match=r"from weights within the budget.* Found a divergence of .*, above 0.03, and no"):
+        going_on(budget(kl=0.03, on_exceed=on_exceed), tmp_path / "above.ckpt")
+    callback = budget(kl=1e6, on_exceed=on_exceed)
+    going_on(callback, tmp_path / "above.ckpt")
+    assert callback.spent == callback.history[-1][1] > 0
+    within = budget(kl=1e6, on_exceed=before)
+    trainer, _ = going_on(within, max_steps=5)
+    trainer.save_checkpoint(tmp_path / "within.ckpt")
+    seen, callback = Weights(), budget(kl=1.01 * within.spent, every=100, on_exceed=on_exceed)
+    _, module = going_on(None, tmp_path / "within.ckpt", callbacks=[seen, callback])
+    assert callback.exceeded_at is not None
+    assert same(state(module), seen.at[0])  # as it was when the fit went on
+
+
 # Language models, adapters
 
 
