@@ -45,6 +45,7 @@ class DivergenceCallback(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Watch for a checkpoint: what it replaces may be the original."""
         self._start_anew()
+        self._end_watch()
         self._known = KnownOriginal(trainer, pl_module)
         self._loader = None if self.neutral is None else loader_of(self.neutral, "neutral", trainer)
 
@@ -67,9 +68,14 @@ class DivergenceCallback(pl.Callback):
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave no hook on the module, and keep no copy of it."""
-        if stage == "fit" and hasattr(self, "_known"):
-            self._known.end_watch()
+        if stage == "fit":
+            self._end_watch()
             self._disruption, self._snapshot = None, None
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no hook on the module. The copy is left: others may save a checkpoint now."""
+        self._end_watch()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -100,6 +106,10 @@ class DivergenceCallback(pl.Callback):
         self._restored = state_dict
         self.history = [(int(step), float(kl)) for step, kl in state_dict.get("history", ())]
         self.spent, self.exceeded_at = state_dict.get("spent", 0.0), state_dict.get("exceeded_at")
+
+    def _end_watch(self) -> None:
+        if hasattr(self, "_known"):
+            self._known.end_watch()
 
     def _measured(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Disruption:
         self._readout = measuring_readout(trainer, pl_module, self.readout)

@@ -208,8 +208,14 @@ class RecoveryCheck(ObservingCallback):
         self.check_final(trainer, pl_module)
 
     @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no hook on the module."""
+        self._original.end_watch()
+
+    @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check the final model if another ``on_fit_end`` has changed it."""
+        """Check the final model if another ``on_fit_end`` has changed it, and leave no hook on the module."""
+        self._original.end_watch()
         if self._fit_has_ended:  # `Tuner` tears down a fit that did not run
             self.check_final(trainer, pl_module)
             self._fit_has_ended = False
