@@ -4,6 +4,7 @@ from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import ModelPruning
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
@@ -11,7 +12,7 @@ from lightning_unlearn.budgets._divergence_callback import DivergenceCallback
 from lightning_unlearn.checks._looks import on_its_device, weights_on_every_rank, weights_will_change
 from lightning_unlearn.data import DataSource
 from lightning_unlearn.disruption import refuse_without_logits
-from lightning_unlearn.engine import refuse_tensor_parallel, strategy_kind
+from lightning_unlearn.engine import callbacks_of, refuse_tensor_parallel, strategy_kind
 from lightning_unlearn.functional.settings import check_kind, check_positive, check_whole
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import on_every_rank
@@ -65,7 +66,8 @@ class DisruptionBudget(DivergenceCallback):
         exceeded_at: The first step at which the budget was exceeded; ``None`` if it was not.
 
     Raises:
-        NotImplementedError: In ``setup``, under FSDP1, DeepSpeed and tensor parallelism.
+        NotImplementedError: In ``setup``, under FSDP1, DeepSpeed and tensor parallelism; and beside ``ModelPruning``, if
+            weights are to be put back.
         ValueError: Before the first step, if the readout gives no logits, or the divergence
             of the original from itself is not zero; in a resumed fit, if weights are to be put back, and the checkpoint
             holds none within the budget.
@@ -114,6 +116,11 @@ class DisruptionBudget(DivergenceCallback):
             raise NotImplementedError(
                 f"`DisruptionBudget` should find parameters as they are, to put them back. Found "
                 f"`{type(trainer.strategy).__name__}` ({kind}). Use `strategy='ddp'` or `ModelParallelStrategy` (FSDP2)."
+            )
+        if self.keeps_copy and callbacks_of(trainer, ModelPruning):
+            raise NotImplementedError(
+                f"`DisruptionBudget(on_exceed={self.on_exceed!r})` should find parameters as they were, to put them back. "
+                "Found `ModelPruning`, which replaces them. Use `on_exceed='stop'` or `'warn'`, or prune before the fit."
             )
         super().setup(trainer, pl_module, stage)
 

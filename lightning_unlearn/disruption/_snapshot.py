@@ -55,7 +55,16 @@ class Snapshot:
                 self._kept += copied(self._module, is_new, on_cpu=True)
 
     def put_back(self) -> None:
-        """Write the copy back."""
+        """Write the copy back.
+
+        Raises:
+            ValueError: If what was copied is gone, or has another shape.
+        """
+        if gone := [each.path for each in self._kept if each.found() is None]:
+            raise ValueError(
+                f"Weights should be put back where they were copied. Found that `{gone[0]}` was replaced since. Change the "
+                "architecture before the fit, or use `DisruptionBudget(on_exceed='stop')` or `'warn'`."
+            )
         with uninterrupted(), torch.no_grad(), clean_weights(self._module):
             drop_copies(self._module)
             for each in self._kept:
@@ -64,7 +73,7 @@ class Snapshot:
     def is_current(self) -> bool:
         """Whether the module holds, on this rank, what was copied."""
         drop_copies(self._module)
-        return all(torch.equal(each.now().cpu(), each.value) for each in self._kept)
+        return all(each.found() is not None and torch.equal(each.now().cpu(), each.value) for each in self._kept)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The copies, by path."""

@@ -15,7 +15,7 @@ from _ranks import run_ranks
 from _sharded_fits import AllUsed, AllUsedSharded, FSDP1OnCPU, data, fsdp2, whole
 from _sharded_fits import loader as shares
 from jsonargparse import ArgumentParser
-from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint, ModelPruning, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -475,7 +475,9 @@ def test_weights_that_were_left_above_the_budget_are_no_last_valid_ones(
 ) -> None:
     trainer, _ = going_on(budget(kl=0.03, on_exceed=before), max_steps=5)
     trainer.save_checkpoint(tmp_path / "above.ckpt")
-    with pytest.raises(ValueError, match=r"from weights within the budget.* Found a divergence of .*, above 0.03, and no"):
+    with pytest.raises(
+        ValueError, match=r"from weights within the budget.* Found a divergence of .*, above 0.03, and no"
+    ):
         going_on(budget(kl=0.03, on_exceed=on_exceed), tmp_path / "above.ckpt")
     callback = budget(kl=1e6, on_exceed=on_exceed)
     going_on(callback, tmp_path / "above.ckpt")
@@ -676,6 +678,21 @@ def test_flattened_parameters_are_refused() -> None:
             quiet(callbacks=[budget()], strategy=strategy, devices=world).fit(SomebodysModule(), loader(seed=1))
 
     run_ranks(attempt)
+
+
+@pytest.mark.parametrize("on_exceed", ["restore", "restore_and_stop"])
+def test_weights_that_are_replaced_in_the_fit_cannot_be_put_back(on_exceed: Any) -> None:
+    def pruning(module: Any) -> ModelPruning:
+        return ModelPruning("l1_unstructured", parameters_to_prune=[(module.head, "weight")], amount=0.2)
+
+    module = SomebodysModule()
+    with pytest.raises(
+        NotImplementedError, match=r"to put them back. Found `ModelPruning`, which replaces them.*'stop'"
+    ):
+        fit(module, budget(on_exceed=on_exceed), pruning(module))
+    callback = budget(kl=1e6, on_exceed="stop")
+    fit(module, callback, pruning(module), max_epochs=1)
+    assert callback.history[-1][1] == pytest.approx(divergence_by_hand(module), rel=1e-5)
 
 
 def test_it_can_be_written_in_yaml() -> None:
