@@ -4,14 +4,15 @@ from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import ModelPruning
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from lightning_unlearn.budgets._divergence_callback import DivergenceCallback
-from lightning_unlearn.checks._looks import on_its_device, weights_will_change
+from lightning_unlearn.checks._looks import on_its_device, weights_on_every_rank, weights_will_change
 from lightning_unlearn.data import DataSource
 from lightning_unlearn.disruption import refuse_without_logits
-from lightning_unlearn.engine import refuse_tensor_parallel, strategy_kind
+from lightning_unlearn.engine import callbacks_of, refuse_tensor_parallel, strategy_kind
 from lightning_unlearn.functional.settings import check_kind, check_positive, check_whole
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import on_every_rank
@@ -65,9 +66,11 @@ class DisruptionBudget(DivergenceCallback):
         exceeded_at: The first step at which the budget was exceeded; ``None`` if it was not.
 
     Raises:
-        NotImplementedError: In ``setup``, under FSDP1, DeepSpeed and tensor parallelism.
+        NotImplementedError: In ``setup``, under FSDP1, DeepSpeed and tensor parallelism; and beside ``ModelPruning``, if
+            weights are to be put back.
         ValueError: Before the first step, if the readout gives no logits, or the divergence
-            of the original from itself is not zero.
+            of the original from itself is not zero; in a resumed fit, if weights are to be put back, and the checkpoint
+            holds none within the budget.
 
     Example:
         >>> from lightning_unlearn import NPO, Unlearn
@@ -114,6 +117,11 @@ class DisruptionBudget(DivergenceCallback):
                 f"`DisruptionBudget` should find parameters as they are, to put them back. Found "
                 f"`{type(trainer.strategy).__name__}` ({kind}). Use `strategy='ddp'` or `ModelParallelStrategy` (FSDP2)."
             )
+        if self.keeps_copy and callbacks_of(trainer, ModelPruning):
+            raise NotImplementedError(
+                f"`DisruptionBudget(on_exceed={self.on_exceed!r})` should find parameters as they were, to put them back. "
+                "Found `ModelPruning`, which replaces them. Use `on_exceed='stop'` or `'warn'`, or prune before the fit."
+            )
         super().setup(trainer, pl_module, stage)
 
     @override
@@ -156,11 +164,21 @@ class DisruptionBudget(DivergenceCallback):
         """Measure what the end of training has put into the module: averaged weights, or those of an edit."""
         self._judge_final(trainer, pl_module)
 
+    @override
+    def _judge_restored(self, kl: float) -> None:
+        if not kl <= self.kl:  # true for NaN
+            raise ValueError(
+                f"`DisruptionBudget(on_exceed={self.on_exceed!r})` should go on from weights within the budget, or from a "
+                f"checkpoint that holds the last ones that were. Found a divergence of {kl:.3g}, above {self.kl}, and no "
+                "copy. Resume from an earlier checkpoint, or use a larger `kl`, or `on_exceed='stop'` or `'warn'`."
+            )
+        self.spent = kl
+
     def _judge_final(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._disruption is None or not trainer.global_step:
             return
         if self._snapshot is None:
-            is_judged = self._last_step == trainer.global_step
+            is_judged = self._measured_weights == weights_on_every_rank(pl_module)
         else:
             is_judged = all(on_every_rank(self._snapshot.is_current()))
         if not is_judged:
@@ -174,11 +192,13 @@ class DisruptionBudget(DivergenceCallback):
                 self._snapshot.take()
             return
         found = f"`DisruptionBudget`: at step {trainer.global_step} the divergence is {kl:.3g}, above {self.kl}."
-        if self._snapshot is not None and (is_over or self.on_exceed == "restore_and_stop"):
+        self._is_current = self._snapshot is not None and (is_over or self.on_exceed == "restore_and_stop")
+        if self._snapshot is not None and self._is_current:
             self._snapshot.put_back()
-            self._is_current = True
             found += f" The last weights within the budget are put back, whose divergence is {self.spent:.3g}."
-        if self.on_exceed in ("restore_and_stop", "stop"):
+        if is_over and self._snapshot is None:
+            rank_zero_warn(f"{found} These weights are handed back. To put others back, use `on_exceed='restore'`.")
+        elif self.on_exceed in ("restore_and_stop", "stop"):
             trainer.should_stop = True
             rank_zero_info(f"{found} The fit stops.")
         elif is_over:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,6 +8,7 @@ import lightning.pytorch as pl
 from torch import nn
 from typing_extensions import override
 
+from lightning_unlearn.checks._looks import weights_on_every_rank
 from lightning_unlearn.checks._probes import measuring_readout
 from lightning_unlearn.data import DataSource, loader_of
 from lightning_unlearn.disruption import Disruption, KnownOriginal, Snapshot, neutral_batches, spare_neutral
@@ -37,11 +39,13 @@ class DivergenceCallback(pl.Callback):
         self._disruption: Disruption | None = None
         self._snapshot: Snapshot | None = None
         self._is_current = False  # whether the weights are those of the snapshot
+        self._measured_weights: list[int] = []  # a hash, by rank, where there is no snapshot to compare with
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Watch for a checkpoint: what it replaces may be the original."""
         self._start_anew()
+        self._end_watch()
         self._known = KnownOriginal(trainer, pl_module)
         self._loader = None if self.neutral is None else loader_of(self.neutral, "neutral", trainer)
 
@@ -58,15 +62,20 @@ class DivergenceCallback(pl.Callback):
             return
         if self.keeps_copy:
             self._snapshot = Snapshot(pl_module)
-            self._start_snapshot(self._snapshot)
+            self._start_snapshot(self._snapshot, trainer, pl_module)
         self._restored, self._is_restored = {}, False
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave no hook on the module, and keep no copy of it."""
-        if stage == "fit" and hasattr(self, "_known"):
-            self._known.end_watch()
+        if stage == "fit":
+            self._end_watch()
             self._disruption, self._snapshot = None, None
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no hook on the module. The copy is left: others may save a checkpoint now."""
+        self._end_watch()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -78,6 +87,7 @@ class DivergenceCallback(pl.Callback):
             "history": list(self.history),
             "spent": self.spent,
             "exceeded_at": self.exceeded_at,
+            "is_within": self._is_current,
             "origin": self._origin,
             "snapshot": with_all_ranks({"kept": kept}, self._engine),
         }
@@ -96,6 +106,10 @@ class DivergenceCallback(pl.Callback):
         self._restored = state_dict
         self.history = [(int(step), float(kl)) for step, kl in state_dict.get("history", ())]
         self.spent, self.exceeded_at = state_dict.get("spent", 0.0), state_dict.get("exceeded_at")
+
+    def _end_watch(self) -> None:
+        if hasattr(self, "_known"):
+            self._known.end_watch()
 
     def _measured(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Disruption:
         self._readout = measuring_readout(trainer, pl_module, self.readout)
@@ -117,14 +131,19 @@ class DivergenceCallback(pl.Callback):
             disruption.see_original(network, self._known.resumed(self._origin))
         return disruption
 
-    def _start_snapshot(self, snapshot: Snapshot) -> None:
+    @abstractmethod
+    def _judge_restored(self, kl: float) -> None:
+        """Refuse a checkpoint whose weights are above the budget, and which holds no others."""
+
+    def _start_snapshot(self, snapshot: Snapshot, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         saved = self._restored.get("snapshot", {})
         kept = own_share(saved, self._engine, "The copy of `DisruptionBudget`").get("kept", {}) if saved else {}
-        # Without one the weights in the checkpoint are within the budget.
         if kept:
-            snapshot.load_state_dict(kept)
-        else:
-            snapshot.take()
+            return snapshot.load_state_dict(kept)
+        if self._restored:  # the weights in the checkpoint may be the last ones within the budget, if there was a copy
+            is_within = self._restored.get("is_within", False)
+            self._judge_restored(self.spent if is_within else self._measure(trainer, pl_module))
+        snapshot.take()
 
     @property
     def _last_step(self) -> int:
@@ -133,6 +152,7 @@ class DivergenceCallback(pl.Callback):
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> float:
         assert self._disruption is not None
         with isolated(trainer, pl_module):
+            self._measured_weights = [] if self.keeps_copy else weights_on_every_rank(pl_module)
             kl = self._disruption(self._readout.find_network(pl_module))
         self.history.append((trainer.global_step, kl))
         # Past the module: what it logs in a step reaches a logger only in every n-th.

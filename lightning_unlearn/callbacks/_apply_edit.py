@@ -105,6 +105,7 @@ class ApplyEdit(pl.Callback):
         self.record, self._knows_original = None, False  # a checkpoint is restored after `setup`, and brings its record
         self._forget = forget_source(trainer, self.forget, "ApplyEdit")[0] if self.edit.needs_forget else None
         self._retain = loader_of(self.retain, "retain", trainer) if self.retain is not None else None
+        self._end_watch()
         if not trainer.strategy.restore_checkpoint_after_setup:
             self._watch = before_restore(trainer, pl_module, lambda: self._see_original(pl_module))
 
@@ -141,6 +142,11 @@ class ApplyEdit(pl.Callback):
         if self.changes_weights_at_end:
             with on_its_device(trainer, pl_module):
                 self._apply(trainer, pl_module)
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no hook on the module."""
+        self._end_watch()
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

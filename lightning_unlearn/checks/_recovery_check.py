@@ -20,7 +20,7 @@ from lightning_unlearn.checks._refusals import refuse_same_names, refuse_setting
 from lightning_unlearn.checks._shown_control import refuse_missing_control
 from lightning_unlearn.checks._worst import WORST
 from lightning_unlearn.data import DataSource
-from lightning_unlearn.engine import callbacks_of, refuse_tensor_parallel
+from lightning_unlearn.engine import callbacks_of, clean_weights, refuse_tensor_parallel
 from lightning_unlearn.forgetting import ShownOriginal
 from lightning_unlearn.readouts import Readout
 
@@ -165,7 +165,8 @@ class RecoveryCheck(ObservingCallback):
         # A fit that is resumed from its checkpoint of the last step of an epoch is not told that this epoch ends.
         ended = self._reached["epoch"]
         if ended < trainer.current_epoch and self._is_due(ended) and self._last.step < trainer.global_step:
-            self._send(trainer, self.check(trainer, pl_module))
+            with clean_weights(pl_module):  # their hash is kept, too
+                self._send(trainer, self.check(trainer, pl_module))
 
     def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Observe the original, unless that was done: before the first step, or before an edit."""
@@ -207,8 +208,14 @@ class RecoveryCheck(ObservingCallback):
         self.check_final(trainer, pl_module)
 
     @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no hook on the module."""
+        self._original.end_watch()
+
+    @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check the final model if another ``on_fit_end`` has changed it."""
+        """Check the final model if another ``on_fit_end`` has changed it, and leave no hook on the module."""
+        self._original.end_watch()
         if self._fit_has_ended:  # `Tuner` tears down a fit that did not run
             self.check_final(trainer, pl_module)
             self._fit_has_ended = False

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from lightning.pytorch.utilities import CombinedLoader
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 
@@ -26,6 +28,32 @@ class CombinedBatches:
         # Made anew: a `CombinedLoader` holds its iterator, and the trainer may be in the middle of the user's.
         for batch, _, _ in CombinedLoader(self._loaders, self._mode):
             yield batch
+
+    def apart(self) -> CombinedBatches:
+        """The same, each loader :func:`apart`."""
+        own = copy(self)
+        own._loaders = tree_map(apart, self._loaders)
+        return own
+
+
+def apart(loader: Any) -> Any:
+    """The same loader with an iterator of its own: whoever is in the middle of ``loader`` goes on undisturbed.
+
+    A loader with persistent workers has one iterator, which starts anew whenever the loader is iterated again.
+
+    Example:
+        >>> loader = DataLoader([1, 2, 3], num_workers=1, persistent_workers=True)
+        >>> iterator = iter(loader)
+        >>> next(iterator), list(apart(loader)), next(iterator)
+        (tensor([1]), [tensor([1]), tensor([2]), tensor([3])], tensor([2]))
+    """
+    if isinstance(loader, CombinedBatches):
+        return loader.apart()
+    if not isinstance(loader, DataLoader) or not (loader.persistent_workers or loader._iterator is not None):
+        return loader
+    own = copy(loader)
+    own._iterator = None
+    return own
 
 
 def one_loader(loaders: Any) -> Iterable[Any] | None:

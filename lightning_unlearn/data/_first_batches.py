@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_unlearn.data._combined import one_loader
+from lightning_unlearn.data._combined import apart, one_loader
 from lightning_unlearn.data._loaders import Seeded, batch_size_of, makes_its_own_batches, rows_of, visited
 
 
@@ -30,7 +30,7 @@ def first_batches(loader: Any, count: int) -> list[Any]:
     loader = one_loader(loader)
     if loader is None or isinstance(loader, Iterator):
         return []
-    return list(islice(_rows_in_order(loader) if _has_rows(loader) else Seeded(loader), count))
+    return list(islice(_rows_in_order(loader) if _has_rows(loader) else Seeded(apart(loader)), count))
 
 
 def _has_rows(loader: Any) -> bool:

@@ -17,6 +17,7 @@ from torch.utils.data import (
     Subset,
 )
 
+from lightning_unlearn.data._combined import apart
 from lightning_unlearn.runtime import hash_of, seeded
 
 _MOST_BATCHES = 100_000
@@ -86,7 +87,7 @@ def in_order(loader: Iterable[Any]) -> Iterable[Any]:
         ValueError: While iterating, if the batches seem never to end.
     """
     if rows_of(loader) is None:
-        return Seeded(loader, most=_MOST_BATCHES)
+        return Seeded(apart(loader), most=_MOST_BATCHES)
     return reordered(loader, batch_size=batch_size_of(loader), shuffle=False)
 
 

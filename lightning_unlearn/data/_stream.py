@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import Sampler
 
+from lightning_unlearn.data._combined import apart
 from lightning_unlearn.data._hashing import shuffled
 from lightning_unlearn.data._loaders import Seeded, batch_size_of, drops_last, in_order, reordered, rows_of
 
@@ -101,7 +102,7 @@ class ForgetStream:
     def _batches(self) -> Iterable[Any]:
         # The rank is among the seeds: ranks augment their rows independently.
         if self._rows is None:
-            return islice(_repeated(self.loader, self.name, self._seed, self._rank), self.position, None)
+            return islice(_repeated(apart(self.loader), self.name, self._seed, self._rank), self.position, None)
         # Here only row numbers are skipped on a resume; no batch is loaded in vain.
         sampler = _Batches(
             self._order,

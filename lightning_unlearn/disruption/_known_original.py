@@ -7,7 +7,9 @@ import lightning.pytorch as pl
 from torch import nn
 from typing_extensions import override
 
+from lightning_unlearn.disruption._frozen_weights import CopyBeforeRestore, frozen_state, moved_since
 from lightning_unlearn.engine import before_restore
+from lightning_unlearn.models.layers import in_adapter
 from lightning_unlearn.prediction import Likelihood
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references import AdapterDisabled, FrozenCopy, Reference, why_adapter_is_not_enough
@@ -16,8 +18,9 @@ from lightning_unlearn.references import AdapterDisabled, FrozenCopy, Reference,
 class KnownOriginal:
     """The original of a fit that is resumed from a checkpoint: it has to be there before the checkpoint is restored.
 
-    Checkpoints hold a hash of the weights of the original, by which a resumed fit knows whether they are the right ones;
-    with a fresh adapter, nothing, since the original is the network without it.
+    Checkpoints hold a hash of each weight of the original, of frozen ones too, by which a resumed fit knows whether they are
+    the right ones, and which of the frozen ones the fit has unfrozen, or edited, before it was interrupted. With a fresh
+    adapter, the original is the network without it.
 
     Args:
         trainer: Of the fit, in ``setup``.
@@ -25,7 +28,7 @@ class KnownOriginal:
     """
 
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._module = module
+        self._trainer, self._module = trainer, module
         self._reference: Reference | None = None
         self._after_setup = trainer.strategy.restore_checkpoint_after_setup
         # Weights that the module loads in its own `setup` come after that of callbacks.
@@ -44,11 +47,11 @@ class KnownOriginal:
             self._watch = None
 
     def state_dict(self) -> dict[str, Any]:
-        """A hash of the weights that the module has now, the original's. Collective: every rank must call it."""
-        self._attach()  # what was kept in `start` is of weights that others may have changed since
-        assert self._reference is not None
-        reference, self._reference = self._reference, None
-        return reference.state_dict()
+        """Hashes of the weights that the module has now, the original's. Collective: every rank must call it."""
+        self._reference = None  # what was kept in `start` is of weights that others may have changed since
+        reference = _reference_for(self._module) or FrozenCopy(on_cpu=True)
+        reference.attach(self._module)
+        return {**reference.state_dict(), "frozen": frozen_state(self._module)}
 
     def resumed(self, state: dict[str, Any]) -> Callable[[Readout, Any], Likelihood]:
         """Runs readouts on the original of the interrupted fit. Collective: every rank must call it.
@@ -59,7 +62,8 @@ class KnownOriginal:
         try:
             if self._reference is None:
                 raise ValueError("no weights: the checkpoint was restored by other means than the trainer's")
-            self._reference.load_state_dict(state)
+            moved = moved_since(self._module, state.get("frozen", {}))
+            self._reference.load_state_dict(_with_moved(self._reference, state, moved))
         except ValueError as error:
             raise ValueError(
                 "A resumed fit should have the original's weights before its checkpoint is restored, for divergences are "
@@ -71,7 +75,9 @@ class KnownOriginal:
         return lambda readout, batch: reference(_OfModule(readout), batch)
 
     def _attach(self) -> None:
-        self._reference = _reference_for(self._module)
+        # Empty for strategies that restore later: nobody has read a checkpoint yet.
+        saved = self._trainer._checkpoint_connector._loaded_checkpoint.get("state_dict", {})
+        self._reference = _reference_for(self._module) or CopyBeforeRestore(saved)
         self._reference.attach(self._module)
 
 
@@ -90,5 +96,19 @@ class _OfModule(Readout):
         return self.readout.keys(batch)
 
 
-def _reference_for(module: nn.Module) -> Reference:
-    return AdapterDisabled() if why_adapter_is_not_enough(module) is None else FrozenCopy(on_cpu=True)
+def _reference_for(module: nn.Module) -> Reference | None:
+    return AdapterDisabled() if why_adapter_is_not_enough(module) is None else None
+
+
+def _with_moved(reference: Reference, state: dict[str, Any], moved: list[dict[str, int]]) -> dict[str, Any]:
+    """The state, where the copy must have what was frozen in the original and has moved since, too."""
+    if isinstance(reference, FrozenCopy) and any(moved):
+        saved = state["ranks"] if len(state["ranks"]) > 1 else state["ranks"] * len(moved)
+        ranks = [{**r, "hashes": {**r["hashes"], **m}} for r, m in zip(saved, moved, strict=True)]
+        return {**state, "ranks": ranks}
+    if base := sorted({path for of_rank in moved for path in of_rank if not in_adapter(path)}):
+        raise ValueError(
+            f"{len(base)} weights below the adapter that the interrupted fit has changed, `{base[0]}` first: without its "
+            "adapter the network is not the original any more"
+        )
+    return state

@@ -38,9 +38,9 @@ from lightning_unlearn.engine._trainer import (
     show_original,
 )
 from lightning_unlearn.engine._unscaled import unscaled, unscales_by_itself, was_skipped
-from lightning_unlearn.engine._weight_noise import WeightNoise, clean_weights, settle_noise
 from lightning_unlearn.engine._whole import gathered, sharded_like, with_local
 from lightning_unlearn.engine._written_in_forward import written_in_forward
+from lightning_unlearn.runtime import WeightNoise, clean_weights, settle_noise
 
 __all__ = [
     "CapturedRows",

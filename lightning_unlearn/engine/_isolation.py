@@ -7,10 +7,10 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
-from lightning_unlearn.engine._weight_noise import clean_weights
 from lightning_unlearn.engine._written_in_forward import written_in_forward
 from lightning_unlearn.runtime import (
     PythonState,
+    clean_weights,
     drop_copies,
     remember_random_states,
     uninterrupted,

@@ -106,6 +106,11 @@ class OriginalLoss:
             self.loss.sweep(engine, stream)
             self.is_known = True
 
+    def join(self) -> None:
+        """A step is next that does not ask for the original."""
+        if self.loss.reference is not None:
+            self.loss.reference.join()
+
     def end_watch(self) -> None:
         """Leave no hook on the module."""
         self.shown.end_watch()

@@ -239,10 +239,10 @@ class Unlearn(AccumulatingCallback):
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self._only_learns = only_learns(trainer, params, is_first=callbacks_of(trainer, Unlearn)[0] is self)
         if self._only_learns:
+            self._original.join()
             return self._pass_over()
         joined, batches = self._one_pass.take()
-        logged = is_logged(trainer)
-        accumulate = trainer.accumulate_grad_batches
+        logged, accumulate = is_logged(trainer), trainer.accumulate_grad_batches
         merger, loss = self._merger, self.forget_loss
         self._vantage.begin(self._steps["merged"])
         # Fused optimizers unscale inside their step. Until then `p.grad` is scaled, and the forget gradient is not.

@@ -35,6 +35,9 @@ class Reference(ABC):
     def sweep(self, readout: Readout, batches: Iterable[Any]) -> None:
         """Read all forget data once, before the first step."""
 
+    def join(self) -> None:
+        """A step is next that does not ask for the original: see what it may move, and earlier steps did not."""
+
     @abstractmethod
     def __call__(self, readout: Readout, batch: Any) -> Likelihood:
         """The original model's prediction of ``batch``, without a graph."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
@@ -14,7 +14,14 @@ from lightning_unlearn.prediction import Likelihood, Prediction
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references._base import Reference, refuse_other_kind
 from lightning_unlearn.references._original import Original, copied, copy_of, moves
-from lightning_unlearn.runtime import drop_copies, eval_without_grad, on_every_rank, own_rank, uninterrupted
+from lightning_unlearn.runtime import (
+    clean_weights,
+    drop_copies,
+    eval_without_grad,
+    on_every_rank,
+    own_rank,
+    uninterrupted,
+)
 
 
 class FrozenCopy(Reference):
@@ -64,10 +71,25 @@ class FrozenCopy(Reference):
             )
 
     @override
+    def join(self) -> None:
+        """Copy parameters that were unfrozen or added since: they have not moved yet."""
+        before = self._held()
+
+        def is_new(tensor: Tensor) -> bool:
+            return moves(tensor) and id(tensor) not in before and tensor.is_floating_point()
+
+        if any(is_new(t) for t in (*self.network.parameters(), *self.network.buffers())):
+            drop_copies(self.network)
+            with clean_weights(self.network):
+                joined = copied(self.network, is_new, on_cpu=self.on_cpu)
+            self._originals += joined
+            self._joined |= {o.path for o in joined if o.is_parameter}
+
+    @override
     def __call__(self, readout: Readout, batch: Any) -> Likelihood:
         # Resharded first: a weight that FSDP2 still holds gathered would hide what is written into its shards.
         drop_copies(self.network)
-        self._copy_joined()
+        self.join()
         # One forward pass is short enough to wait for: Ctrl-C inside would leave the fit with the original's weights.
         with uninterrupted(), self._swapped(), eval_without_grad(self.network):
             return self._held_apart(readout(self.network, batch))
@@ -118,13 +140,6 @@ class FrozenCopy(Reference):
         if weight is None or weight.device != logits.device:  # the copy is in main memory
             return replace(likelihood, logits=logits.whole())
         return replace(likelihood, logits=logits.of(logits.hidden, weight, bias))
-
-    def _copy_joined(self) -> None:
-        """Copy parameters that were unfrozen or added since: they have not moved yet."""
-        before = self._held()
-        joined = copied(self.network, lambda t: moves(t) and id(t) not in before, on_cpu=self.on_cpu)
-        self._originals += joined
-        self._joined |= {o.path for o in joined if o.is_parameter}
 
     def _held(self) -> set[int]:
         return {id(original.found()) for original in self._originals}

@@ -37,6 +37,7 @@ from lightning_unlearn.runtime._sharding import drop_copies, local
 from lightning_unlearn.runtime._termination import termination_held
 from lightning_unlearn.runtime._threads import map_in_threads
 from lightning_unlearn.runtime._unnoticed import is_sharded, unnoticed
+from lightning_unlearn.runtime._weight_noise import WeightNoise, clean_weights, settle_noise
 
 __all__ = [
     "Agreement",
@@ -50,9 +51,11 @@ __all__ = [
     "ProgressBar",
     "ProgressLines",
     "PythonState",
+    "WeightNoise",
     "autocast_of_now",
     "can_be_fused",
     "checksum",
+    "clean_weights",
     "data_share",
     "ended_by",
     "eval_mode",
@@ -78,6 +81,7 @@ __all__ = [
     "drop_copies",
     "seed_random_states",
     "seeded",
+    "settle_noise",
     "someone_looks_on",
     "temporary_name",
     "tensor_checksum",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.engine import WeightNoise, root_mean_squares, sharded_like
+from lightning_unlearn.engine import WeightNoise, root_mean_squares, sharded_like, show_original
 from lightning_unlearn.functional.settings import check_not_negative, check_whole
 from lightning_unlearn.runtime import hash_of, local
 from lightning_unlearn.transforms._chain import Stage, StepChain
@@ -69,12 +69,14 @@ class NeuralVariability(StepTransform):
         self.b, self.dist, self.seed = b, dist, seed
         self._noise: WeightNoise | None = None
         self._watch: Any = None
+        self._has_shown = False
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Watch for who saves the weights in the middle of a batch, as when an exception ends the fit."""
         super().on_train_start(trainer, pl_module)
         noise = self._noise = WeightNoise(pl_module)
+        self._has_shown = False
 
         def take_off(saved: Any, *args: Any) -> None:
             if saved is pl_module:  # copies of the module have this hook, too
@@ -90,6 +92,9 @@ class NeuralVariability(StepTransform):
         # SWA renews BatchNorm's statistics in an epoch of its own, for the averaged weights.
         if trainer.global_step and self.b and not trainer.fit_loop._skip_backward:
             assert self._noise is not None
+            if not self._has_shown:  # a fit that is resumed: others, further down the list, see the original only now
+                show_original(trainer, pl_module)
+                self._has_shown = True
             params = self._noisy_params(trainer)
             self._noise.put_on(params, self._drawn(params, trainer.global_step))
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from _modules import SomebodysModule, loader, quiet
 from safetensors.torch import save_model
 
-from lightning_unlearn import GradientAscent, RecoveryCheck, Unlearn
+from lightning_unlearn import (
+    NPO,
+    ApplyEdit,
+    DisruptionBudget,
+    FrozenCopy,
+    GradientAscent,
+    Interpolate,
+    RecoveryCheck,
+    Unlearn,
+)
+from lightning_unlearn.edits import Corrupt
 from lightning_unlearn.models import explain_checkpoint, load_weights
 
 CHECKPOINT = Path("first.ckpt")
@@ -30,6 +42,28 @@ def resume(path: Path = CHECKPOINT) -> int:
     trainer = quiet(callbacks=[Unlearn(GradientAscent(), forget=loader(2))], max_epochs=2)
     trainer.fit(SomebodysModule(), loader(1), ckpt_path=path)
     return trainer.global_step
+
+
+WATCHING: dict[str, Callable[[], pl.Callback]] = {
+    "budget": lambda: DisruptionBudget(loader(5)),
+    "edit": lambda: ApplyEdit(Corrupt(), when="end"),
+    "check": lambda: RecoveryCheck({"between": Interpolate(0.3)}, probes={"forget": loader(2), "retain": loader(1)}),
+    "forgetting": lambda: Unlearn(NPO(), forget=loader(2), reference=FrozenCopy()),
+}
+
+
+@pytest.mark.parametrize("name", WATCHING)
+def test_a_fit_that_fails_before_it_starts_leaves_nothing_on_the_module(name: str) -> None:
+    module, callback = SomebodysModule(), WATCHING[name]()
+    hooks = [len(module._load_state_dict_pre_hooks), len(module._state_dict_pre_hooks)]
+    with pytest.raises(FileNotFoundError):
+        quiet(callbacks=[callback], max_steps=2).fit(module, loader(1), ckpt_path="not there.ckpt")
+    assert [len(module._load_state_dict_pre_hooks), len(module._state_dict_pre_hooks)] == hooks
+    module.trainer = None
+    pickle.dumps(module)
+    again = quiet(callbacks=[callback], max_steps=2)
+    again.fit(module, loader(1))
+    assert again.global_step == 2
 
 
 def cut(path: Path, share: float) -> None:

@@ -15,7 +15,7 @@ from _ranks import run_ranks
 from _sharded_fits import AllUsed, AllUsedSharded, FSDP1OnCPU, data, fsdp2, whole
 from _sharded_fits import loader as shares
 from jsonargparse import ArgumentParser
-from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint, ModelPruning, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -248,12 +248,13 @@ def test_the_last_look_and_the_last_checkpoint_are_of_the_weights_put_back(first
 class Grow(pl.Callback):
     """Leaves other weights behind."""
 
-    def __init__(self, hook: str) -> None:
+    def __init__(self, hook: str, layer: str = "head") -> None:
+        self.layer = layer
         setattr(self, hook, self.grow)
 
     def grow(self, trainer: Any, module: Any) -> None:
         with torch.no_grad():
-            module.head.weight.mul_(10)
+            module.get_submodule(self.layer).weight.mul_(10)
 
 
 @pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_train_end"])
@@ -273,21 +274,47 @@ def test_averaged_weights_are_measured_when_they_are_handed_back() -> None:
     assert [step for step, _ in callback.history] == [2, 4, 6, 6]
 
 
+@pytest.mark.filterwarnings("ignore:.*averag")
+@pytest.mark.parametrize("other", [lambda: WeightAveraging(), lambda: ApplyEdit(Double(), when="end")])
+@pytest.mark.parametrize("on_exceed", ["stop", "warn"])
+def test_what_is_handed_back_is_measured_also_where_nothing_is_put_back(on_exceed: Any, other: Any) -> None:
+    module, callback = SomebodysModule(), budget(kl=1e6, on_exceed=on_exceed)
+    fit(module, callback, other(), max_epochs=1)
+    assert [step for step, _ in callback.history] == [2, 4, 6, 6]
+    assert callback.history[-1][1] == pytest.approx(divergence_by_hand(module), rel=1e-5)
+
+
+@pytest.mark.parametrize("on_exceed", ["stop", "warn"])
+def test_it_warns_of_weights_that_are_handed_back_above_the_budget(on_exceed: Any) -> None:
+    callback = budget(kl=0.5, on_exceed=on_exceed)
+    with pytest.warns(UserWarning, match="at step 6 the divergence is .*, above 0.5. These weights are handed back"):
+        fit(SomebodysModule(), callback, Grow("on_train_end"), max_epochs=1)
+    assert callback.exceeded_at == 6
+
+
+class Unfreeze(BaseFinetuning):
+    """The first layer is frozen at first, and trained from the second epoch on."""
+
+    def __init__(self, lr: float) -> None:
+        super().__init__()
+        self.lr = lr
+
+    def freeze_before_training(self, module: Any) -> None:
+        self.freeze(module.body[0])
+
+    def finetune_function(self, module: Any, epoch: int, optimizer: Any) -> None:
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(module.body[0], optimizer, lr=self.lr)
+
+
+class Adds(SomebodysModule):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=1e-3)
+
+
 def test_a_layer_unfrozen_during_the_fit_is_put_back_too() -> None:
-    class Unfreeze(BaseFinetuning):
-        def freeze_before_training(self, module: Any) -> None:
-            self.freeze(module.body[0])
-
-        def finetune_function(self, module: Any, epoch: int, optimizer: Any) -> None:
-            if epoch == 1:
-                self.unfreeze_and_add_param_group(module.body[0], optimizer, lr=1.0)
-
-    class Adds(SomebodysModule):
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=1e-3)
-
     module, callback = Adds(), budget(kl=0.02, every=50)
-    trainer = fit(module, Unfreeze(), callback)
+    trainer = fit(module, Unfreeze(lr=1.0), callback)
     assert trainer.global_step == 12
     assert callback.exceeded_at == 12
     assert torch.equal(module.body[0].weight, Adds().body[0].weight)
@@ -366,12 +393,102 @@ def test_a_resumed_fit_without_the_originals_weights_is_refused(tmp_path: Path) 
         quiet(callbacks=[budget()], max_epochs=2).fit(other, loader(seed=1), ckpt_path=tmp_path / "half.ckpt")
 
 
+def interrupted(module: Any, path: Path, *callbacks: Any) -> None:
+    fit(module, *callbacks, budget(kl=1e6), max_epochs=2).save_checkpoint(path)
+
+
+class Copied(pl.Callback):
+    """What is copied before a checkpoint is restored."""
+
+    def on_fit_start(self, trainer: Any, module: Any) -> None:
+        known = next(c for c in trainer.callbacks if isinstance(c, DisruptionBudget))._known
+        self.paths = {o.path for o in known._reference._originals}
+
+
+@pytest.mark.parametrize("unfrozen", [True, False])
+def test_a_layer_unfrozen_before_the_interruption_is_measured_from_where_it_was(unfrozen: bool, tmp_path: Path) -> None:
+    late, module, callback, seen = (lambda: Unfreeze(lr=0.5 if unfrozen else 0.0)), Adds(), budget(kl=1e6), Copied()
+    interrupted(Adds(), tmp_path / "half.ckpt", late())
+    trainer = quiet(callbacks=[seen, late(), callback], max_epochs=3)
+    trainer.fit(module, loader(seed=1), ckpt_path=tmp_path / "half.ckpt")
+    assert torch.equal(module.body[0].weight, Adds().body[0].weight) is not unfrozen
+    assert callback.history[-1] == (18, pytest.approx(divergence_by_hand(module, Adds()), rel=1e-3))
+    # Not what the checkpoint leaves as it is: a frozen base may be large.
+    assert ("body.0.weight" in seen.paths) is unfrozen
+
+
+@pytest.mark.parametrize("edited", [True, False])
+def test_of_frozen_weights_that_start_at_random_the_original_has_those_of_the_interrupted_fit(
+    edited: bool, tmp_path: Path
+) -> None:
+    def build(seed: int) -> Any:
+        module = Adds()
+        module.body[0].requires_grad_(False)
+        nn.init.normal_(module.body[0].weight, generator=torch.Generator().manual_seed(seed))
+        return module
+
+    first, module, callback = build(1), build(2), budget(kl=1e6)
+    interrupted(first, tmp_path / "half.ckpt", *([Grow("on_train_epoch_end", "body.0")] if edited else []))
+    going_on = quiet(callbacks=[callback], max_epochs=3)
+    if edited:  # what they were is not known any more
+        with pytest.raises(ValueError, match="Found others, or none, in 1 parameters, `body.0.weight` first"):
+            going_on.fit(module, loader(seed=1), ckpt_path=tmp_path / "half.ckpt")
+        return
+    going_on.fit(module, loader(seed=1), ckpt_path=tmp_path / "half.ckpt")
+    assert callback.history[-1][1] == pytest.approx(divergence_by_hand(module, build(1)), rel=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_a_base_that_was_changed_below_an_adapter_is_refused_when_the_fit_is_resumed(tmp_path: Path) -> None:
+    def build() -> UnlearningModule:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return UnlearningModule(adapted(family("llama")))
+
+    def one(*callbacks: Any, path: Path | None = None, epochs: int = 1) -> pl.Trainer:
+        measured = DisruptionBudget([batch()], kl=1e6, every=1)
+        trainer = quiet(callbacks=[*callbacks, measured], max_epochs=epochs)
+        trainer.fit(build(), language(0), ckpt_path=path)
+        return trainer
+
+    base = next(name for name, p in build().named_parameters() if not p.requires_grad).removesuffix(".weight")
+    one().save_checkpoint(tmp_path / "left.ckpt")
+    one(Grow("on_train_epoch_end", base)).save_checkpoint(tmp_path / "changed.ckpt")
+    one(path=tmp_path / "left.ckpt", epochs=2)
+    with pytest.raises(ValueError, match=r"Found: 1 weights below the adapter that the interrupted fit has changed"):
+        one(path=tmp_path / "changed.ckpt", epochs=2)
+
+
 def test_a_checkpoint_of_somebody_elses_is_an_original(tmp_path: Path) -> None:
     trainer, module = going_on(Weights(), max_epochs=1)
     trainer.save_checkpoint(tmp_path / "theirs.ckpt")
     callback = budget(kl=1e6)
     _, after = going_on(callback, tmp_path / "theirs.ckpt", max_epochs=2)
     assert callback.history[-1][1] == pytest.approx(divergence_by_hand(after, module), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*The fit goes on. To stop it")
+@pytest.mark.parametrize("on_exceed", ["restore", "restore_and_stop"])
+@pytest.mark.parametrize("before", ["stop", "warn"])
+def test_weights_that_were_left_above_the_budget_are_no_last_valid_ones(
+    before: Any, on_exceed: Any, tmp_path: Path
+) -> None:
+    trainer, _ = going_on(budget(kl=0.03, on_exceed=before), max_steps=5)
+    trainer.save_checkpoint(tmp_path / "above.ckpt")
+    with pytest.raises(
+        ValueError, match=r"from weights within the budget.* Found a divergence of .*, above 0.03, and no"
+    ):
+        going_on(budget(kl=0.03, on_exceed=on_exceed), tmp_path / "above.ckpt")
+    callback = budget(kl=1e6, on_exceed=on_exceed)
+    going_on(callback, tmp_path / "above.ckpt")
+    assert callback.spent == callback.history[-1][1] > 0
+    within = budget(kl=1e6, on_exceed=before)
+    trainer, _ = going_on(within, max_steps=5)
+    trainer.save_checkpoint(tmp_path / "within.ckpt")
+    seen, callback = Weights(), budget(kl=1.01 * within.spent, every=100, on_exceed=on_exceed)
+    _, module = going_on(None, tmp_path / "within.ckpt", callbacks=[seen, callback])
+    assert callback.exceeded_at is not None
+    assert same(state(module), seen.at[0])  # as it was when the fit went on
 
 
 # Language models, adapters
@@ -561,6 +678,21 @@ def test_flattened_parameters_are_refused() -> None:
             quiet(callbacks=[budget()], strategy=strategy, devices=world).fit(SomebodysModule(), loader(seed=1))
 
     run_ranks(attempt)
+
+
+@pytest.mark.parametrize("on_exceed", ["restore", "restore_and_stop"])
+def test_weights_that_are_replaced_in_the_fit_cannot_be_put_back(on_exceed: Any) -> None:
+    def pruning(module: Any) -> ModelPruning:
+        return ModelPruning("l1_unstructured", parameters_to_prune=[(module.head, "weight")], amount=0.2)
+
+    module = SomebodysModule()
+    with pytest.raises(
+        NotImplementedError, match=r"to put them back. Found `ModelPruning`, which replaces them.*'stop'"
+    ):
+        fit(module, budget(on_exceed=on_exceed), pruning(module))
+    callback = budget(kl=1e6, on_exceed="stop")
+    fit(module, callback, pruning(module), max_epochs=1)
+    assert callback.history[-1][1] == pytest.approx(divergence_by_hand(module), rel=1e-5)
 
 
 def test_it_can_be_written_in_yaml() -> None:

@@ -26,7 +26,10 @@ from torch.utils.data import DataLoader
 from lightning_unlearn import (
     Attack,
     Bounded,
+    DisruptionBudget,
+    FrozenCopy,
     GradientAscent,
+    KLToReference,
     NeuralVariability,
     Quantize,
     RecoveryCheck,
@@ -37,6 +40,7 @@ from lightning_unlearn import (
 from lightning_unlearn.data import ForgetStream
 from lightning_unlearn.engine import WeightNoise, isolated
 from lightning_unlearn.guards import NoChange
+from lightning_unlearn.runtime import checksum
 from lightning_unlearn.selectors import Random, TopShare
 
 B = 0.05
@@ -183,6 +187,67 @@ def test_a_fit_with_checks_equals_the_fit_without() -> None:
     checked, _ = fit(unlearn(), RecoveryCheck({"int4": Quantize(bits=4)}, every_n_steps=1), NeuralVariability(B))
     assert same(bare, checked)
     assert not same(bare, fit(unlearn())[0])
+
+
+class Copies(pl.Callback):
+    """What a budget and a reference hold for the weights, after each step, and what these were before the first."""
+
+    def __init__(self, budget: DisruptionBudget, forgetting: Unlearn) -> None:
+        self.budget, self.forgetting = budget, forgetting
+        self.after: dict[int, list[dict[str, Tensor]]] = {}
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if not hasattr(self, "start"):
+            self.start = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
+        copy = {name: value.clone() for name, value in self.budget._snapshot.state_dict().items()}
+        self.after[trainer.global_step] = [copy, {o.path: o.value for o in self.forgetting.reference._originals}]
+
+    def are_exact(self, step: int, names: set[str]) -> bool:
+        return all(torch.equal(found[n], self.start[n]) for found in self.after[step] for n in names)
+
+
+def copying() -> tuple[Unlearn, DisruptionBudget]:
+    forgetting = Unlearn(KLToReference(), forget=loader(seed=2, n=12), reference=FrozenCopy())
+    return forgetting, DisruptionBudget(loader(seed=9), kl=1e6, every=100)
+
+
+@pytest.mark.parametrize("first", ["noise", "others"])
+def test_copies_of_weights_that_a_checkpoint_has_brought_are_clean(first: str, tmp_path: Path) -> None:
+    _, trainer = fit(max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "plain.ckpt")
+    (forgetting, budget), noise = copying(), NeuralVariability(0.5)
+    copies, check = Copies(budget, forgetting), RecoveryCheck(every_n_epochs=0)
+    order = [noise, forgetting, budget, check] if first == "noise" else [forgetting, budget, check, noise]
+    # The callback that looks is the first: it sees the weights before anybody else is asked.
+    module, trainer = Watched(), quiet(callbacks=[copies, *order], max_epochs=2)
+    trainer.fit(module, loader(seed=1), loader(seed=3, n=8), ckpt_path=tmp_path / "plain.ckpt")
+    assert copies.are_exact(7, set(copies.start))
+    assert check.weights["original"] == [checksum(restored(Watched(), copies.start))]
+    assert not torch.equal(module.in_steps[0][0], next(iter(copies.start.values())))
+
+
+def restored(module: Any, weights: dict[str, Tensor]) -> Any:
+    module.load_state_dict(weights)
+    return module
+
+
+@pytest.mark.parametrize("first", ["noise", "others"])
+def test_copies_of_what_is_unfrozen_are_clean(first: str) -> None:
+    class Unfreezes(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+            module.body[0].requires_grad_(trainer.global_step >= 3)
+
+    (forgetting, budget), noise = copying(), NeuralVariability(0.5)
+    copies, late = Copies(budget, forgetting), {"body.0.weight", "body.0.bias"}
+    order = [noise, forgetting, budget] if first == "noise" else [forgetting, budget, noise]
+    module = Watched()
+    module.body[0].requires_grad_(False)
+    fit(Unfreezes(), *order, copies, module=module, max_epochs=1)
+    assert not any(late & found.keys() for found in copies.after[3])
+    assert copies.are_exact(4, late)
+    assert not torch.equal(module.body[0].weight, copies.start["body.0.weight"])
 
 
 @pytest.mark.parametrize("order", [1, -1])

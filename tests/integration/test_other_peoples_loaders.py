@@ -12,20 +12,23 @@ from _modules import SomebodysModule, examples, loader, quiet
 from _shapes import SHAPES, Classifier
 from lightning.pytorch.utilities import CombinedLoader
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
 from lightning_unlearn import (
     NPO,
     Bounded,
     CyclicOrder,
+    DisruptionBudget,
     ForgetRetainData,
     GradientAscent,
     RandomOrder,
     RecoveryCheck,
     Relearn,
+    SubspaceGuard,
     Unlearn,
 )
 from lightning_unlearn.data import in_order
+from lightning_unlearn.guards import InputSubspace
 from lightning_unlearn.prediction import Prediction
 from lightning_unlearn.readouts import Readout, content_key
 
@@ -68,6 +71,47 @@ def test_the_epoch_is_the_users_with_a_forget_set_beside_it() -> None:
     assert len(plain) == len(beside) == len(given) == 12
     for theirs in (beside, given):
         assert all(torch.equal(a, b) for a, b in zip(plain, theirs, strict=True))
+
+
+class Numbered(IterableDataset[Any]):
+    """No rows that could be asked for by number."""
+
+    def __iter__(self) -> Any:
+        return ((torch.full((8,), float(i)), i % 5) for i in range(16))
+
+
+class Reversed(Sampler[int]):
+    """A rule of its own."""
+
+    def __iter__(self) -> Any:
+        return iter(range(15, -1, -1))
+
+    def __len__(self) -> int:
+        return 16
+
+
+PERSISTENT: dict[str, Any] = {
+    "iterable": lambda **kwargs: DataLoader(Numbered(), 4, **kwargs),
+    "own sampler": lambda **kwargs: DataLoader(list(Numbered()), 4, sampler=Reversed(), **kwargs),
+}
+LOOKING: dict[str, Any] = {
+    "budget": lambda: [DisruptionBudget(kl=1e6)],
+    "subspace": lambda: [ascent(forget=loader(2, n=8)), SubspaceGuard(InputSubspace(), batches=2)],
+    "check": lambda: [ascent(forget=loader(2, n=8)), RecoveryCheck({"relearn": Relearn(steps=1)}, every_n_steps=1)],
+}
+
+
+@pytest.mark.filterwarnings("ignore:All trained parameters should be protected")
+@pytest.mark.parametrize("looking", LOOKING)
+@pytest.mark.parametrize("kind", PERSISTENT)
+def test_no_batch_is_lost_where_workers_persist(kind: str, looking: str) -> None:
+    """Their one iterator is in flight when callbacks look at what the fit trains on."""
+    plain, beside = (
+        trained(*callbacks, train_dataloaders=PERSISTENT[kind](num_workers=1, persistent_workers=True))
+        for callbacks in ([], LOOKING[looking]())
+    )
+    assert len(plain) == 8
+    assert all(torch.equal(a, b) for a, b in zip(plain, beside, strict=True))
 
 
 @pytest.mark.parametrize(("order", "length"), [(RandomOrder(), 2), (CyclicOrder(), 6)])

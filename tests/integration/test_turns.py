@@ -24,8 +24,10 @@ from lightning_unlearn import (
     NPO,
     BilevelUnlearn,
     Bounded,
+    ClassificationReadout,
     CyclicOrder,
     ForgetRetainData,
+    FrozenCopy,
     GradientAscent,
     PeriodicUnlearn,
     RepairBursts,
@@ -264,6 +266,24 @@ def test_so_it_is_where_an_attack_is_not_due_in_each_step() -> None:
     asking = Asking()
     fit(unlearn(under={"asking": asking}, under_every=3))
     assert asking.given == [1, 1, 1, 1]
+
+
+def test_what_is_unfrozen_between_two_steps_that_forget_is_known_to_the_original() -> None:
+    """Steps that learn move it before the original is asked for again."""
+
+    class Unfreezes(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+            module.body[0].requires_grad_(trainer.global_step >= 6)
+
+    forgetting = Unlearn(NPO(), forget=loader(seed=2, n=10), reference=FrozenCopy(), readout=ClassificationReadout())
+    module = SomebodysModule()
+    module.body[0].requires_grad_(False)
+    fit(Unfreezes(), forgetting, PeriodicUnlearn(every=5), module=module)
+    copies = {o.path: o.value for o in forgetting.reference._originals}
+    for name in ("body.0.weight", "body.0.bias"):
+        start = SomebodysModule().get_parameter(name)
+        assert torch.equal(copies[name], start)
+        assert not torch.equal(module.get_parameter(name), start)
 
 
 # What cannot work is refused

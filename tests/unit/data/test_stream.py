@@ -27,7 +27,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_unlearn.data import ForgetStream, in_order, shared_batches
+from lightning_unlearn.data import ForgetStream, first_batches, in_order, shared_batches
+from lightning_unlearn.data._combined import one_loader
 from lightning_unlearn.data._loaders import rows_of
 
 ROWS = 10
@@ -230,6 +231,25 @@ def test_collation_and_workers_are_the_users() -> None:
     spawning = DataLoader(rows(), 3, num_workers=1, multiprocessing_context="spawn")
     assert in_order(spawning).multiprocessing_context.get_start_method() == "spawn"
     assert next(ForgetStream(DataLoader(rows(), 2, collate_fn=tuple), order=lambda _: rows())) == (0, 1)
+
+
+LOOKS: dict[str, Any] = {
+    "in order": lambda loader: list(in_order(loader)),
+    "first batches": lambda loader: first_batches(loader, 1),
+    "a stream": lambda loader: next(ForgetStream(loader)),
+}
+
+
+@pytest.mark.parametrize("among_others", [False, True])
+@pytest.mark.parametrize("look", LOOKS)
+def test_whoever_is_in_the_middle_of_a_loader_goes_on_undisturbed(look: str, among_others: bool) -> None:
+    loader = DataLoader(Shuffling(), 3, num_workers=1, persistent_workers=True)
+    iterator = iter(loader)
+    started = [next(iterator)]
+    found = LOOKS[look](one_loader({"a": loader, "b": DataLoader(rows(), 3)} if among_others else loader))
+    assert len(found)
+    assert sorted(torch.cat([*started, *iterator]).tolist()) == rows()
+    assert sorted(torch.cat(list(loader)).tolist()) == rows()
 
 
 def test_in_order_is_repeatable_whatever_the_loader() -> None:

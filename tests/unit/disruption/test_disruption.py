@@ -240,6 +240,18 @@ def test_a_snapshot_puts_back_what_training_changes_and_nothing_else() -> None:
     assert torch.equal(after["2.weight"], before["2.weight"] + 1)
 
 
+def test_weights_that_were_replaced_are_named_and_are_not_current() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    snapshot = Snapshot(module)
+    snapshot.take()
+    module[0].weight = nn.Parameter(torch.ones(3, 2))
+    assert not snapshot.is_current()
+    with pytest.raises(ValueError, match="put back where they were copied. Found that `0.weight` was replaced"):
+        snapshot.put_back()
+    snapshot.take()
+    assert snapshot.is_current()
+
+
 def test_what_is_unfrozen_later_joins_before_it_moves() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
     before = module[1].weight.detach().clone()

@@ -7,7 +7,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.runtime import drop_copies, local, uninterrupted
+from lightning_unlearn.runtime._interrupts import uninterrupted
+from lightning_unlearn.runtime._sharding import drop_copies, local
 
 # By module, and only while the noise is on.
 _on: WeakKeyDictionary[nn.Module, WeightNoise] = WeakKeyDictionary()
@@ -86,8 +87,11 @@ class WeightNoise:
 
 @contextmanager
 def clean_weights(module: nn.Module) -> Iterator[None]:
-    """Let ``module`` have its own weights, without the noise on them, if there is any; afterwards it is put on again."""
-    noise = _on.get(module)
+    """Let ``module`` have its own weights, without the noise on them, if there is any; afterwards it is put on again.
+
+    Also if ``module`` is only a part of the one that has the noise.
+    """
+    noise = next((on for whole, on in _on.items() if any(part is module for part in whole.modules())), None)
     if noise is None:
         yield
         return
