@@ -20,6 +20,7 @@ from lightning_unlearn.engine import (
     refuse_coarse_weights,
     refuse_manual_optimization,
     refuse_optimizers,
+    refuse_sparse_gradients,
     root_mean_squares,
     sharded_like,
     show_original,
@@ -70,7 +71,7 @@ class Refresh(pl.Callback):
 
     Raises:
         NotImplementedError: In ``setup``, under manual optimization, DeepSpeed or FSDP1, and beside
-            :class:`BilevelUnlearn`; when training starts, with LBFGS.
+            :class:`BilevelUnlearn`; when training starts, with LBFGS or sparse gradients.
         ValueError: When training starts, if the precision of the weights would swallow the change: at 1e-5, a quarter of a
             percent of bf16 weights would move.
 
@@ -128,6 +129,7 @@ class Refresh(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find out how to run the network."""
         refuse_optimizers(trainer, "Refresh")
+        refuse_sparse_gradients(pl_module, "Refresh")
         refuse_coarse_weights(_params(trainer), "Refresh", self.delta)
         self._engine = GradientEngine(pl_module, trainer)
         self._reading = decided_readout(trainer, pl_module, self.readout)
