@@ -13,7 +13,7 @@ from lightning_unlearn.attacks._base import Attack, BatchLoss
 from lightning_unlearn.attacks._replaced import replaced
 from lightning_unlearn.engine import GradientEngine, state_kept
 from lightning_unlearn.functional.settings import check_whole
-from lightning_unlearn.runtime import KeptTensors, eval_mode
+from lightning_unlearn.runtime import KeptTensors, eval_mode, remember_buffers
 
 
 class Recalibrate(Attack):
@@ -96,16 +96,17 @@ class Recalibrate(Attack):
             raise ValueError("`Recalibrate` should get retain batches and a loss that runs the network. Found no loss.")
         engine = GradientEngine(network) if engine is None else engine
         # Kept for as long as the attack lasts: else each pass of the engine would put the statistics back.
+        calls = dict.fromkeys(norms, 0)
         with ExitStack() as stack, torch.inference_mode(False):
             stack.enter_context(state_kept(engine.module))
             for norm in norms:
-                stack.enter_context(_averaging(norm))
-            yield self._points(network, norms, batches, loss, engine)
+                stack.enter_context(_averaging(norm, calls))
+            yield self._points(network, calls, batches, loss, engine)
 
     def _points(
         self,
         network: nn.Module,
-        norms: list[nn.Module],
+        calls: dict[nn.Module, int],
         batches: Iterable[Any],
         loss: BatchLoss,
         engine: GradientEngine,
@@ -113,7 +114,7 @@ class Recalibrate(Attack):
         count = 0
         given, most = self._given(batches)
         for batch in given:
-            if not self._has_seen(network, norms, batch, loss, engine):
+            if not self._has_seen(network, calls, batch, loss, engine):
                 continue
             count += 1
             if count == 10 ** (len(str(count)) - 1):
@@ -137,17 +138,22 @@ class Recalibrate(Attack):
         return held, 1 + self._draw % max(len(held), 1)
 
     def _has_seen(
-        self, network: nn.Module, norms: list[nn.Module], batch: Any, loss: BatchLoss, engine: GradientEngine
+        self, network: nn.Module, calls: dict[nn.Module, int], batch: Any, loss: BatchLoss, engine: GradientEngine
     ) -> bool:
+        before, put_back = dict(calls), [remember_buffers(norm) for norm in calls]
         with eval_mode(network), torch.no_grad():
-            for norm in norms:
+            for norm in calls:
                 norm.training = True  # this one alone; `eval_mode` puts its mode back, too
             try:
                 engine.forward(loss, batch)
             except ValueError as error:
-                if "more than 1 value per channel" in str(error):
-                    return False
-                raise
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                # Norms before the one that could not take the batch have taken it.
+                calls.update(before)
+                for restore in put_back:
+                    restore()
+                return False
         return True
 
 
@@ -157,16 +163,14 @@ def _keeps_statistics(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _averaging(norm: Any) -> Iterator[None]:
-    """Let the statistics of ``norm`` start anew, as a mean over all its calls. Afterwards they are what they were."""
+def _averaging(norm: Any, calls: dict[nn.Module, int]) -> Iterator[None]:
+    """Let the statistics of ``norm`` start anew, as a mean over all its ``calls``. Afterwards they are what they were."""
     statistics, momentum = KeptTensors(norm.buffers(recurse=False)), norm.momentum
-    calls = 0
 
     def count(*_: Any) -> None:
         # Not `momentum=None`, which is torch's own way: `InstanceNorm` takes it as 0.
-        nonlocal calls
-        calls += 1
-        norm.momentum = 1 / calls
+        calls[norm] += 1
+        norm.momentum = 1 / calls[norm]
 
     handle = norm.register_forward_pre_hook(_while_training(norm, count))
     try:

@@ -80,11 +80,7 @@ class TokenwisePerturbation(LatentAttack):
     @override
     def gradient(self, perturbation: Tensor, batch: Any, loss: BatchLoss, engine: GradientEngine) -> Tensor | None:
         """Of this rank's own batch: other ranks judge other examples, perhaps more of them."""
-        # Only directions count, so the factor that keeps fp16 from vanishing need not be taken out again.
-        scaler = engine.scaler()
-        scale = 1.0 if scaler is None else scaler.get_scale()
-        engine.backward(lambda own: loss(own) * scale, batch)
-        grad, perturbation.grad = perturbation.grad, None
+        (grad,), _ = engine.own_row(loss, [batch], [perturbation])
         return grad
 
     @override

@@ -38,7 +38,7 @@ class ApplyEdit(pl.Callback):
 
     Random generators, buffers, gradients and modes are left as they were. A fit that is resumed from a checkpoint of edited
     weights does not edit again, also if it takes more steps; a second ``fit`` does. A resumed fit that has no step left to
-    take edits in ``on_fit_end``: put this callback before those that save then.
+    take edits in ``on_fit_end``: put this callback before others than :class:`SavePretrained` that save then.
 
     To edit without training, use ``Trainer(max_steps=0)``: the network is edited when that fit starts. Lightning then calls
     no hook of training, so no check runs. To see the effect, call ``trainer.validate`` with a :class:`RecoveryCheck` before

@@ -120,13 +120,11 @@ class LookaheadRate(StepTransform):
 
     def _try(self, step: Step, trainer: pl.Trainer) -> None:
         ends = [self.factor * (1 + 1 / self.divider), self.factor * (1 - 1 / self.divider)]
-        found = {c: self._utility_at(step, c, trainer) for c in ends}
-        up, down = (found[c] for c in ends)
+        # As the first process sees it: another might round the other way.
+        up, down = trainer.strategy.broadcast([self._utility_at(step, c, trainer) for c in ends])
         self._step_log = {"up": up, "down": down}
         if up != down and isfinite(up) and isfinite(down):
-            better = max(ends, key=found.__getitem__)
-            # As the first process sees it: another might round the other way.
-            self.factor = trainer.strategy.broadcast(min(max(better, 1 / self.most), self.most))
+            self.factor = min(max(ends[0] if up > down else ends[1], 1 / self.most), self.most)
         self._step_log["factor"] = self.factor
 
     def _utility_at(self, step: Step, factor: float, trainer: pl.Trainer) -> float:

@@ -20,6 +20,7 @@ from lightning_unlearn.engine import (
     refuse_coarse_weights,
     refuse_manual_optimization,
     refuse_optimizers,
+    refuse_sparse_gradients,
     root_mean_squares,
     sharded_like,
     show_original,
@@ -49,8 +50,9 @@ class Refresh(pl.Callback):
 
     Without noise and :math:`F` the loss of the batch rises by :math:`\delta \sum_l \|\theta_l\| \, \|g_l\|`, to first order.
     The pass runs on the network itself, and moves neither BatchNorm's statistics nor random generators. With several
-    micro-batches a step, the first one is unlearned. The change is no step of the optimizer: restrictions
-    (:class:`TrainOnly`) hold for it, a :class:`StepGuard` does not see it. That it makes relearning harder is a hypothesis.
+    micro-batches a step, the first one is unlearned. A loss that is not finite moves nothing. The change is no step of the
+    optimizer: restrictions (:class:`TrainOnly`) hold for it, a :class:`StepGuard` does not see it. That it makes relearning
+    harder is a hypothesis.
 
     Costs one more pass for each of ``steps``; with ``fisher_weight``, one copy of the weights, and at the end of the fit one
     pass of its micro-batch for each example.
@@ -70,7 +72,7 @@ class Refresh(pl.Callback):
 
     Raises:
         NotImplementedError: In ``setup``, under manual optimization, DeepSpeed or FSDP1, and beside
-            :class:`BilevelUnlearn`; when training starts, with LBFGS.
+            :class:`BilevelUnlearn`; when training starts, with LBFGS or sparse gradients.
         ValueError: When training starts, if the precision of the weights would swallow the change: at 1e-5, a quarter of a
             percent of bf16 weights would move.
 
@@ -128,6 +130,7 @@ class Refresh(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find out how to run the network."""
         refuse_optimizers(trainer, "Refresh")
+        refuse_sparse_gradients(pl_module, "Refresh")
         refuse_coarse_weights(_params(trainer), "Refresh", self.delta)
         self._engine = GradientEngine(pl_module, trainer)
         self._reading = decided_readout(trainer, pl_module, self.readout)
@@ -150,6 +153,9 @@ class Refresh(pl.Callback):
         with clean_weights(pl_module):
             for number in range(self.steps):
                 row = self._change(batch, params, hash_of(self.seed, trainer.global_step, number))
+                # Of a loss that is not finite. A gradient scaler will skip the step, and could not take this back.
+                if not self._engine.is_finite(row):
+                    break
                 for restriction in StepChain.of(trainer).restrictions:
                     row = restriction.allowed(row, params)
                 move_(self._engine, params, row, self.delta)

@@ -7,6 +7,8 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from typing_extensions import override
 
+from lightning_unlearn.budgets import DisruptionBudget
+from lightning_unlearn.callbacks._apply_edit import ApplyEdit
 from lightning_unlearn.engine import callbacks_of, strategy_kind
 from lightning_unlearn.finetuning import FinetuneFirst
 from lightning_unlearn.models import merged, refuse_other_adapter, refuse_other_weights, savable
@@ -20,7 +22,8 @@ class SavePretrained(pl.Callback):
     """Write the unlearned language model as a Hugging Face folder when the fit ends.
 
     ``AutoModelForCausalLM.from_pretrained(folder)`` loads it back, under its usual keys, and ``PretrainedCausalLM(folder)``
-    an adapter with its base. The tokenizer of the data is written beside it.
+    an adapter with its base. The tokenizer of the data is written beside it. The weights are those that the fit hands back:
+    an edit at its end, and a :class:`DisruptionBudget`, come before, wherever they stand in the list.
 
     What was written is loaded back and compared with the network, weight by weight; a merged adapter also by what it
     says to a few tokens. A head that is no longer tied to the embeddings, as after merging an adapter of one of them,
@@ -61,6 +64,10 @@ class SavePretrained(pl.Callback):
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather the weights, if they are sharded, and write."""
+        # Wherever they stand in the list, the folder holds what the fit hands back. A second call of them does nothing.
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ApplyEdit | DisruptionBudget):
+                callback.on_fit_end(trainer, pl_module)
         network: Any = _network(pl_module)
         if network is None:
             network = CausalLMReadout().find_network(pl_module)  # which says what should be there

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from lightning_unlearn.edits._base import Edit
 from lightning_unlearn.edits._needs import needed
-from lightning_unlearn.edits._output_neurons import Neurons, all_linear, neurons_of
+from lightning_unlearn.edits._output_neurons import Neurons, all_linear, neurons_of, plain
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.conjugate_gradients import conjugate_gradients
 from lightning_unlearn.functional.settings import check_finite, check_positive, check_whole
@@ -105,7 +105,7 @@ class NewtonInfluence(Edit):
                 f"`layer` should name a linear layer. Found none for {self.layer!r}. There are "
                 f"{all_linear(network) or 'none'}."
             )
-        return found[0]
+        return plain(self, found)[0]
 
 
 def _hessian(inputs: Tensor, probabilities: Tensor, damping: float) -> Callable[[Tensor], Tensor]:

@@ -13,7 +13,7 @@ from lightning_unlearn.edits._needs import mean_row, needed
 from lightning_unlearn.engine import GradientEngine, Row, with_local
 from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import drop_copies, eval_mode, local
+from lightning_unlearn.runtime import drop_copies, eval_mode, interruptible, local, uninterrupted
 from lightning_unlearn.selectors import selectable
 
 _ENOUGH = 1e-4
@@ -136,16 +136,18 @@ class OneStepAscent(_Ascent):
             start = {name: local(p.detach()).clone() for name, p in params.items()}
             rows: Row = [with_local(params[name], d) for name, d in way.items()]
             slope = float(engine.gramian([rows], list(params.values())))
-            before = merit.of(merit.forgotten, merit.retained, self.bound)
-            step = 0.0
-            for halving in range(self.halvings + 1):
-                tried = self.lr / 2**halving
-                _place_(network, params, start, way, tried)
-                losses = [_mean_loss(network, data, readout, engine) for data in (forget, retain)]
-                if merit.of(losses[0], losses[1], self.bound) <= before - _ENOUGH * tried * slope:
-                    step = tried
-                    break
-            _place_(network, params, start, way, 0.0)
+            before, step = merit.of(merit.forgotten, merit.retained, self.bound), 0.0
+            with uninterrupted():
+                try:
+                    for tried in [self.lr / 2**halving for halving in range(self.halvings + 1)]:
+                        with interruptible():
+                            _place_(network, params, start, way, tried)
+                            losses = [_mean_loss(network, data, readout, engine) for data in (forget, retain)]
+                        if merit.of(losses[0], losses[1], self.bound) <= before - _ENOUGH * tried * slope:
+                            step = tried
+                            break
+                finally:
+                    _place_(network, params, start, way, 0.0)
         if not step:
             rank_zero_warn(
                 "`OneStepAscent` should find a step that lowers what it minimises. Found none down to "

@@ -19,7 +19,7 @@ class Neurons:
     Args:
         name: Of the layer.
         layer: The layer.
-        weight: Name of its weight, as in ``network.named_parameters()``.
+        weight: Name of its weight, as in ``network.named_parameters()``; empty if it is :attr:`computed`.
         bias: Name of its bias; ``None`` if it has none.
     """
 
@@ -27,6 +27,14 @@ class Neurons:
     layer: Any
     weight: str
     bias: str | None
+
+    @property
+    def computed(self) -> str:
+        """``"weight"`` or ``"bias"``, where it is no parameter, but computed from others, as in weight norm; else empty."""
+        own = self.layer._parameters
+        if "weight" not in own:
+            return "weight"
+        return "bias" if "bias" not in own and getattr(self.layer, "bias", None) is not None else ""
 
     @property
     def number(self) -> int:
@@ -54,13 +62,26 @@ def neurons_of(network: nn.Module, patterns: Sequence[str] | None) -> list[Neuro
     names = {id(p): name for name, p in network.named_parameters()}
     found = []
     for name, module in network.named_modules():
-        layer: Any = module
-        if not is_linear(module) or "lora_" in name or is_low_bit(layer.weight):
+        # Not by attribute: to compute a weight may change buffers, as those of spectral norm.
+        weight, bias = (module._parameters.get(part, module._buffers.get(part)) for part in ("weight", "bias"))
+        if not is_linear(module) or "lora_" in name or is_low_bit(weight):
             continue
         if patterns is not None and not name_fits(plain_name(name), patterns):
             continue
-        bias = getattr(layer, "bias", None)
-        found.append(Neurons(name, layer, names[id(layer.weight)], None if bias is None else names[id(bias)]))
+        found.append(Neurons(name, module, names.get(id(weight), ""), names.get(id(bias))))
+    return found
+
+
+def plain(who: Any, found: list[Neurons]) -> list[Neurons]:
+    """The same; those whose weight or bias is computed from other parameters are refused, in the name of an edit."""
+    for neurons in found:
+        if neurons.computed:
+            raise ValueError(
+                f"`{type(who).__name__}` should change weights that are parameters. Found that the {neurons.computed} of "
+                f"`{plain_name(neurons.name)}` is computed from others in each forward pass, as in weight norm or pruning. "
+                "Make it a parameter first (`torch.nn.utils.parametrize.remove_parametrizations`, or "
+                "`torch.nn.utils.prune.remove`), or name other layers."
+            )
     return found
 
 

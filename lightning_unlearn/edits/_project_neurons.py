@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from lightning_unlearn.edits._base import Edit
 from lightning_unlearn.edits._needs import needed
-from lightning_unlearn.edits._output_neurons import Neurons, all_linear, neurons_of
+from lightning_unlearn.edits._output_neurons import Neurons, all_linear, neurons_of, plain
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.settings import check_between
 from lightning_unlearn.functional.subspace import energy_rank
@@ -96,7 +96,7 @@ class ProjectNeurons(Edit):
                 f"`layers` should fit names of linear layers. Found none for {patterns or 'all but the last'}. There are "
                 f"{all_linear(network) or 'none'}."
             )
-        return found
+        return plain(self, found)
 
     def _projected(self, neurons: Neurons, here: Sequence[Tensor], there: Tensor) -> Iterator[tuple[str, Tensor]]:
         size = torch.stack([means[1] for means in here]).mean(0) - there[1]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.edits._base import Edit
-from lightning_unlearn.edits._output_neurons import Neurons, all_linear, neurons_of
+from lightning_unlearn.edits._output_neurons import Neurons, all_linear, neurons_of, plain
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.functional.settings import check_between, check_not_negative, check_whole
 from lightning_unlearn.models.layers import base_model, blocks, plain_name
@@ -100,7 +100,7 @@ class ResetNeurons(Edit):
                 f"`layers` should fit names of linear layers. Found none for {patterns or 'the last block'}. There are "
                 f"{all_linear(network) or 'none'}."
             )
-        return found
+        return plain(self, found)
 
     def _reset(self, network: nn.Module, neurons: Neurons, number: int, place: int) -> Iterator[tuple[str, Tensor]]:
         # On the CPU and whole: other devices, and shards, would draw other numbers from the same seed.

@@ -18,7 +18,7 @@ from lightning_unlearn.engine import GradientEngine, sharded_like, with_local
 from lightning_unlearn.functional.bisection import largest_scale
 from lightning_unlearn.functional.settings import check_kind, check_positive, check_whole
 from lightning_unlearn.readouts import Readout
-from lightning_unlearn.runtime import drop_copies, local, uninterrupted
+from lightning_unlearn.runtime import drop_copies, interruptible, local, uninterrupted
 
 
 class WithinBudget(Edit):
@@ -105,10 +105,11 @@ class WithinBudget(Edit):
         ray = _Ray(network, values)
         self._found = {"scale": 0.0, "spent": 0.0}
         if not ray.is_flat(engine):
-            try:
-                self._search(ray, disruption, network)
-            finally:
-                with uninterrupted():
+            with uninterrupted():
+                try:
+                    with interruptible():
+                        self._search(ray, disruption, network)
+                finally:
                     ray.write_(0.0)
         yield from ray.values(self._found["scale"])
 

@@ -34,6 +34,7 @@ from lightning_unlearn.engine._trainer import (
     callbacks_of,
     refuse_manual_optimization,
     refuse_optimizers,
+    refuse_sparse_gradients,
     refuse_tensor_parallel,
     show_original,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "refuse_coarse_weights",
     "refuse_manual_optimization",
     "refuse_optimizers",
+    "refuse_sparse_gradients",
     "refuse_tensor_parallel",
     "remember_buffers",
     "remember_python_state",

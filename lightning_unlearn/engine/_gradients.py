@@ -128,6 +128,20 @@ class GradientEngine:
         Raises:
             FloatingPointError: If the losses are finite, but their gradient is not at any loss scale.
         """
+        row, losses = self.own_row(loss, batches, params, divisor=divisor)
+        # DDP's reducer has not seen this gradient, since its wrapper was not called. Sharded ones were reduced in backward.
+        self._average_(row, params)
+        return row, self.average(losses)
+
+    def own_row(
+        self,
+        loss: Callable[[Any], Tensor],
+        batches: Sequence[Any],
+        params: Sequence[Tensor],
+        *,
+        divisor: float | None = None,
+    ) -> tuple[Row, Tensor]:
+        """As :meth:`row`, of this rank's own batches: not averaged, for what every rank has to itself."""
         if not batches:
             raise ValueError("`batches` should hold at least one micro-batch. Found none.")
         divisor = len(batches) if divisor is None else divisor
@@ -147,9 +161,7 @@ class GradientEngine:
         for tensor in row:
             if tensor is not None and scale * divisor != 1:
                 tensor.div_(scale * divisor)
-        # DDP's reducer has not seen this gradient, since its wrapper was not called. Sharded ones were reduced in backward.
-        self._average_(row, params)
-        return row, self.average(losses)
+        return row, losses
 
     def gramian(self, rows: Sequence[Row], params: Sequence[Tensor]) -> Tensor:
         """Inner products of ``rows`` over whole parameters, ``[m, m]`` float64, the same on every rank."""

@@ -111,14 +111,17 @@ def random_numbers_kept() -> Iterator[None]:
 
 @contextmanager
 def _restored(module: nn.Module, remember: Sequence[Remember], kept: set[int]) -> Iterator[None]:
-    restorers = [remember_one(module) for remember_one in remember]
+    restorers: list[Restore] = []
     new = kept - _kept
-    _kept.update(new)
     try:
+        with uninterrupted():
+            for remember_one in remember:
+                restorers.append(remember_one(module))
+            _kept.update(new)
         yield
     finally:
-        _kept.difference_update(new)
         with uninterrupted():
+            _kept.difference_update(new)
             for restore in restorers:
                 restore()
 

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from lightning_unlearn.runtime import uninterrupted
+
 
 @contextmanager
 def gradients_set_aside(module: nn.Module, params: Iterable[Tensor] = ()) -> Iterator[None]:
@@ -27,10 +29,11 @@ def gradients_set_aside(module: nn.Module, params: Iterable[Tensor] = ()) -> Ite
     """
     # The same tensors matter: under DDP they can be views into the buckets of its reducer.
     saved: list[tuple[Tensor, Tensor | None]] = [(p, p.grad) for p in {*module.parameters(), *params}]
-    for p, _ in saved:
-        p.grad = None
     try:
+        for p, _ in saved:
+            p.grad = None
         yield
     finally:
-        for p, grad in saved:
-            p.grad = grad
+        with uninterrupted():
+            for p, grad in saved:
+                p.grad = grad

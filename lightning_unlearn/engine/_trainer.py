@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import lightning.pytorch as pl
 import torch
+from torch import nn
 
 from lightning_unlearn.runtime import data_share
 
@@ -37,6 +38,16 @@ def refuse_optimizers(trainer: pl.Trainer, who: str) -> None:
         raise NotImplementedError(
             f"`{who}` should get an optimizer that takes one gradient a step. Found `LBFGS`. Use `AdamW` or `SGD`."
         )
+
+
+def refuse_sparse_gradients(pl_module: pl.LightningModule, who: str) -> None:
+    """Refuse embeddings that are trained by sparse gradients, which cannot be added to others, measured or kept."""
+    for name, module in pl_module.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse and module.weight.requires_grad:
+            raise NotImplementedError(
+                f"`{who}` should find gradients that are dense. Found `{name}`, an `{type(module).__name__}` with "
+                "`sparse=True`. Leave `sparse` out, and `SparseAdam` with it, or freeze the embedding."
+            )
 
 
 def refuse_tensor_parallel(trainer: pl.Trainer, who: str) -> None:

@@ -10,7 +10,13 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_unlearn.engine import callbacks_of, refuse_manual_optimization, strategy_kind
+from lightning_unlearn.engine import (
+    callbacks_of,
+    refuse_manual_optimization,
+    refuse_optimizers,
+    refuse_sparse_gradients,
+    strategy_kind,
+)
 from lightning_unlearn.functional.settings import check_kind, check_positive
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.projectors import Projector
@@ -89,6 +95,12 @@ def refuse_after_others(trainer: pl.Trainer, ours: Any, kind: type[Any]) -> None
             "one first. Only one can be: to protect the step of several, leave it out, and add `StepGuard(NoIncrease())`, "
             "which sees their sum."
         )
+
+
+def refuse_gradients(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    """Refuse, when the fit starts, optimizers and embeddings whose gradients are not one dense one in each step."""
+    refuse_optimizers(trainer, "Unlearn")
+    refuse_sparse_gradients(pl_module, "Unlearn")
 
 
 def warn_of_other_forget_data(trainer: pl.Trainer, kind: type[Any]) -> None:

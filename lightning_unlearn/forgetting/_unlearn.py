@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.data import DataSource
-from lightning_unlearn.engine import GradientEngine, callbacks_of, refuse_optimizers, unscaled, unscales_by_itself
+from lightning_unlearn.engine import GradientEngine, callbacks_of, unscaled, unscales_by_itself
 from lightning_unlearn.forgetting._accumulating import AccumulatingCallback
 from lightning_unlearn.forgetting._forget_batches import ForgetBatches, forget_stream
 from lightning_unlearn.forgetting._forget_source import forget_source
@@ -24,6 +24,7 @@ from lightning_unlearn.forgetting._private_step import PrivateStep
 from lightning_unlearn.forgetting._realised_step import RealisedStep
 from lightning_unlearn.forgetting._refusals import (
     refuse_after_others,
+    refuse_gradients,
     refuse_settings,
     refuse_unmerged,
     refuse_unsupported,
@@ -103,7 +104,7 @@ class Unlearn(AccumulatingCallback):
     Raises:
         NotImplementedError: In ``setup``, under manual optimization or DeepSpeed; under FSDP1 with a transform that needs
             whole matrices; with ``projector`` or ``under_retain`` after another :class:`Unlearn` that merges; when the fit
-            starts, with LBFGS.
+            starts, with LBFGS or sparse gradients.
         RuntimeError: When training ends, if an attack of ``under`` failed in every step.
         ValueError: In ``setup``, if there is no forget or no retain data; during the fit, if forget examples are among the
             retain data, or nothing in the forget data is supervised.
@@ -139,8 +140,7 @@ class Unlearn(AccumulatingCallback):
         self.projector = projector
         self.reference = reference
         self.weight = weight
-        self.seed = seed
-        self.forget = forget
+        self.seed, self.forget = seed, forget
         self.optimizer = optimizer
         self.transforms = list(transforms or ())
         self.under = Under(under, under_every, under_retain)
@@ -173,7 +173,7 @@ class Unlearn(AccumulatingCallback):
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make what needs the optimizer: it exists from here on, as do sharded modules and those of ``configure_model``."""
-        refuse_optimizers(trainer, "Unlearn")
+        refuse_gradients(trainer, pl_module)
         self._engine = GradientEngine(pl_module, trainer)
         if self.optimizer is not None:
             self._private = PrivateStep(self._engine, self.optimizer, trainer.optimizers[0])

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.data import DataSource, ForgetStream, loader_of
-from lightning_unlearn.engine import GradientEngine
+from lightning_unlearn.engine import GradientEngine, refuse_sparse_gradients
 from lightning_unlearn.guards._layout import added_since
 from lightning_unlearn.guards._refusals import refuse_nothing_to_protect
 from lightning_unlearn.guards.directions import Direction, Directions
@@ -64,6 +64,7 @@ class Protecting(StepTransform):
         """Refuse what other callbacks rule out: all of them joined the chain in ``setup``, so they are known now."""
         super().on_fit_start(trainer, pl_module)
         refuse_nothing_to_protect(trainer, self.retain, type(self).__name__)
+        refuse_sparse_gradients(pl_module, type(self).__name__)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -71,8 +71,9 @@ class SignGate(Protecting):
         seed: Seed of the order of ``retain``.
 
     Raises:
-        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed; when the fit starts, beside a restriction
-            that projects; when training starts, with LBFGS, or beside several :class:`Unlearn` if one has its own optimizer.
+        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed; when the fit starts, with sparse
+            gradients, or beside a restriction that projects; when training starts, with LBFGS, or beside several
+            :class:`Unlearn` if one has its own optimizer.
         ValueError: When the fit starts, if there is nothing to protect.
         RuntimeError: When training ends, if an optimizer step was not gated.
 

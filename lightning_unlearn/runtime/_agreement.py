@@ -21,6 +21,8 @@ GRACE = 4.0
 _HEARD = 1.0  # seconds until every rank that listens has heard a verdict
 _PULSE = 0.01
 _NUMBERS = count()
+_left: list[str] = []
+"""Keys of agreements that this rank has left. They can go as soon as every rank has come to the end of a later one."""
 
 
 class Ended(NamedTuple):
@@ -63,13 +65,15 @@ class Agreement:
         several = distributed.is_available() and distributed.is_initialized()
         self._ranks = distributed.get_world_size() if several else 1
         self._heard = ""
+        self._written: list[str] = []
         self._over = threading.Event()
 
     def __enter__(self) -> Self:
         if self._ranks > 1:
             self._store: Any = distributed.distributed_c10d._get_default_store()  # torch has no public name for it
             self._rank = distributed.get_rank()
-            threading.Thread(target=self._listen, daemon=True).start()
+            self._listener = threading.Thread(target=self._listen, daemon=True)
+            self._listener.start()
         return self
 
     def __exit__(
@@ -79,6 +83,9 @@ class Agreement:
         if kind is not None and self._ranks > 1:
             with suppress(DistError):  # the store may be gone by now
                 self._end(f"{self.who} was ended on rank {self._rank} by {kind.__name__}: {error}")
+        elif self._ranks > 1:
+            self._listener.join()  # or it might wait for a verdict that is deleted by now
+            _left.extend(self._written)
 
     def settle(self, error: Exception | None, place: str) -> Ended | None:
         """Find out how the others fared.
@@ -115,7 +122,11 @@ class Agreement:
         if verdict := self._verdict(failed=mine is not None):
             self._give_up(verdict, error)
         self.asked_to_end = self._store.check([f"{self._key}/asked"])
-        return self._reports()
+        reports = self._reports()
+        failed = [f"failed/{rank}" for rank in reports]
+        asked = ["asked"] * self.asked_to_end
+        self._written = [f"{self._key}/{name}" for name in ("ended", "verdict", *asked, *failed)]
+        return reports
 
     def _report(self, mine: Ended | None, place: str) -> None:
         if mine is not None:
@@ -125,6 +136,10 @@ class Agreement:
             self._store.set(f"{self._key}/asked", "")
         if self._store.add(f"{self._key}/ended", 1) == self._ranks:
             self._end("")
+            # Else a fit with an attack in each step would fill the memory of the process that keeps the store.
+            for key in _left:
+                self._store.delete_key(key)
+        _left.clear()
 
     def _reports(self) -> dict[int, dict[str, Any]]:
         """Of the ranks that have failed so far, by rank."""

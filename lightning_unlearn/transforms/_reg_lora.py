@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.engine import refuse_manual_optimization, strategy_kind
+from lightning_unlearn.engine import GradientEngine, refuse_manual_optimization, strategy_kind, unscaled
 from lightning_unlearn.functional.entries import mean_size_of_entries
 from lightning_unlearn.functional.settings import check_between, check_not_negative
 from lightning_unlearn.runtime import written_whole
@@ -94,18 +94,21 @@ class RegLoRA(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Add the gradient of the penalty. Gradients are accumulated, reduced and unscaled here."""
+        """Add the gradient of the penalty. Gradients are accumulated and reduced here."""
         products = {name: pair for name, pair in products_of(pl_module).items() if name in self.protected}
         if not products or not self.weight:
             return
         total = torch.zeros((), device=pl_module.device, dtype=torch.float32)
-        for name, (second, first) in products.items():
-            entries = self.protected[name].to(second.device)
-            size, *gradients = mean_size_of_entries(second, first, entries)
-            total = total + size.to(total.device) * self.weight / len(products)
-            for factor, gradient in zip((second, first), gradients, strict=True):
-                if factor.requires_grad:
-                    _add_(factor, gradient * (self.weight / len(products)))
+        factors = [factor for pair in products.values() for factor in pair if factor.requires_grad]
+        # Fused optimizers unscale inside their step. Until then `p.grad` is scaled, and the penalty's gradient is not.
+        with unscaled(GradientEngine(pl_module, trainer), optimizer, factors):
+            for name, (second, first) in products.items():
+                entries = self.protected[name].to(second.device)
+                size, *gradients = mean_size_of_entries(second, first, entries)
+                total = total + size.to(total.device) * self.weight / len(products)
+                for factor, gradient in zip((second, first), gradients, strict=True):
+                    if factor.requires_grad:
+                        _add_(factor, gradient * (self.weight / len(products)))
         pl_module.log("reg_lora/penalty", total, batch_size=1)
 
     @override

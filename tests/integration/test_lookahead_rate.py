@@ -192,3 +192,23 @@ def test_two_processes_equal_one(kind: str) -> None:
         assert there == factor
         for name, value in expected.items():
             assert_close(found[name], value, rtol=0, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.slow
+def test_a_tie_on_one_process_alone_is_none_if_the_first_one_finds_a_difference() -> None:
+    """Or it would not come to where the others agree on the factor. Processes may round differently."""
+
+    class Rounds(LookaheadRate):
+        def _utility_at(self, step: Any, factor: float, trainer: Any) -> float:
+            super()._utility_at(step, factor, trainer)
+            return 1.0 if trainer.global_rank else factor
+
+    def run(rank: int, world_size: int) -> float:
+        callback = Rounds(forget=loader(seed=3), retain=loader(seed=4), every_n_steps=1)
+        strategy = STRATEGIES["ddp"][1]()
+        trainer = quiet(callbacks=[callback], strategy=strategy, devices=world_size, max_steps=2)
+        trainer.fit(STRATEGIES["ddp"][0]("sgd"), shared_loader(data(1, 32, False), rank, world_size))
+        return callback.factor
+
+    first, second = run_ranks(run, timeout=40)
+    assert first == second == pytest.approx(1.1**2)

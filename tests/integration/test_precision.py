@@ -10,8 +10,9 @@ from _modules import SomebodysModule, loader, quiet
 from _scaled import scaled
 from torch.testing import assert_close
 
-from lightning_unlearn import Bounded, GradientAscent, Unlearn
+from lightning_unlearn import Bounded, GradientAscent, LatentPerturbation, TokenwisePerturbation, Unlearn
 from lightning_unlearn.forgetting._realised_step import RealisedStep
+from lightning_unlearn.readouts import ClassificationReadout
 
 
 def fit(module: SomebodysModule | None = None, **kwargs: Any) -> tuple[SomebodysModule, Unlearn, dict[str, float]]:
@@ -48,6 +49,15 @@ def test_forget_gradient_overflow_is_retried_and_the_users_own_is_left_to_the_sc
     assert unlearn._steps["merged"] == 6
     assert 0 < unlearn._steps["taken"] < 6  # skipped ones were not taken
     assert all(p.isfinite().all() for p in module.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("attack", [LatentPerturbation, TokenwisePerturbation])
+def test_an_attack_in_the_loop_is_met_where_its_gradient_overflows_at_the_scalers_factor(attack: Any) -> None:
+    under, readout = {"latent": attack("body")}, ClassificationReadout()
+    unlearn = Unlearn(Bounded(GradientAscent(), bound=3.0), forget=loader(seed=2), under=under, readout=readout)
+    quiet(callbacks=[unlearn], max_steps=4, **scaled(2.0**34)).fit(SomebodysModule("sgd"), loader(seed=1))
+    assert unlearn._vantage.counts == {"latent": {"met": 4, "failed": 0}}
 
 
 def test_bf16_mixed_is_near_full_precision() -> None:

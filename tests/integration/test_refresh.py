@@ -14,6 +14,7 @@ from _fingerprints import differences, fingerprint
 from _modules import HostileModule, SomebodysModule, examples, loader, quiet, same
 from _observed_fits import WithBatchNorm, levels, probability_by_hand
 from _ranks import run_ranks
+from _scaled import scaled
 from _sharded_fits import STRATEGIES, FSDP1OnCPU, data, whole
 from _sharded_fits import loader as sharded_loader
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -195,6 +196,20 @@ def test_beside_noise_the_clean_weights_are_refreshed(order: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(outside.seen[0], alone.seen[0], strict=True))
     assert all(torch.equal(a, b) for a, b in zip(outside.seen[1], alone.seen[1], strict=True))  # the first has no noise
     assert not torch.equal(outside.seen[2][W], alone.seen[2][W])
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_a_batch_whose_loss_is_not_finite_moves_nothing() -> None:
+    """As the scaler skips the fit's own step of it."""
+    inputs, labels = examples(1, n=12).tensors
+    inputs[4] = torch.inf  # in the second of three batches
+    outside, module = Outside(), SomebodysModule("sgd")
+    batches = DataLoader(TensorDataset(inputs, labels), batch_size=4)
+    fit(outside, Refresh(steps=2, delta=DELTA), module=module, batches=batches, **scaled(2.0**8))
+    _, before, after = outside.seen
+    assert all(map(torch.equal, before, after))
+    assert all(p.isfinite().all() for p in weights(module))
+    assert not all(map(torch.equal, after, weights(module)))
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")

@@ -23,6 +23,7 @@ from lightning_unlearn import (
     NPO,
     AdapterDisabled,
     Attack,
+    Bounded,
     CachedLogLikelihood,
     CyclicOrder,
     Encoding,
@@ -38,8 +39,11 @@ from lightning_unlearn import (
     QuestionAnswerData,
     RandomOrder,
     RecoveryCheck,
+    Refresh,
     Relearn,
     SavePretrained,
+    SignGate,
+    StepGuard,
     TinyCausalLM,
     Unlearn,
     UnlearningModule,
@@ -401,6 +405,46 @@ def test_what_needs_the_retain_gradient_alone_comes_first(kwargs: Any, found: st
 def test_lbfgs() -> None:
     with pytest.raises(NotImplementedError, match=r"Found `LBFGS`\. Use `AdamW` or `SGD`"):
         fit(module=Optimized(torch.optim.LBFGS))
+
+
+class Lookup(pl.LightningModule):
+    """An embedding by sparse gradients, from which a classifier reads."""
+
+    def __init__(self, sparse: bool = True, is_frozen: bool = False) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(10, 6, sparse=sparse).requires_grad_(not is_frozen)
+        self.head = torch.nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embedding(x))
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def looked_up(first: int) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(torch.arange(first, first + 4), torch.arange(4)), batch_size=2)
+
+
+SPARSE: dict[str, Any] = {
+    "Unlearn": lambda: Unlearn(Bounded(GradientAscent(), bound=3.0), forget=looked_up(5)),
+    "Refresh": lambda: Refresh(),
+    "StepGuard": lambda: StepGuard(retain=looked_up(0)),
+    "SignGate": lambda: SignGate(retain=looked_up(0)),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparse_gradients(name: str) -> None:
+    with pytest.raises(
+        NotImplementedError, match=f"`{name}` should find gradients that are dense. Found `embedding`, an"
+    ):
+        fit(SPARSE[name](), Lookup(), looked_up(0), max_steps=2)
+    for module in (Lookup(is_frozen=True), Lookup(sparse=False)):
+        fit(SPARSE[name](), module, looked_up(0), max_steps=2)
 
 
 @pytest.mark.filterwarnings("ignore:.*configure_optimizers` returned `None`")

@@ -21,6 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_unlearn import (
     NPO,
+    ApplyEdit,
+    DisruptionBudget,
     Encoding,
     FileRecords,
     FinetuneFirst,
@@ -36,6 +38,7 @@ from lightning_unlearn import (
     UnlearningModule,
     WriteReport,
 )
+from lightning_unlearn.edits import Edit
 from lightning_unlearn.models import refuse_other_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -68,6 +71,26 @@ def test_plain_model_loads_back(tmp_path: Path) -> None:
     assert_close(logits(again), logits(module.network), rtol=0, atol=0)
     assert set(again.state_dict()) == set(tiny().state_dict())
     assert (logits(again) - logits(tiny())).abs().max() > 1e-3  # and it is the unlearned one
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_wherever_it_stands_it_writes_the_weights_that_the_fit_hands_back(place: int, tmp_path: Path) -> None:
+    """An edit at the end costs too much, and the budget takes it back when the fit ends."""
+    budget = DisruptionBudget(kl=1e3, every=1, on_exceed="restore", batches=1)
+    budget_and_edit = [budget, ApplyEdit(Spoil(), when="end")]
+    module = unlearned(tiny(), *budget_and_edit[:place], SavePretrained(str(tmp_path)), *budget_and_edit[place:])
+    assert budget.exceeded_at is not None
+    written = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert_close(logits(written), logits(module.network), rtol=0, atol=0)
+
+
+class Spoil(Edit):
+    """Logits so far apart that no divergence is within a budget."""
+
+    def new_values(self, network: Any, **data: Any) -> Any:
+        for name, param in network.named_parameters():
+            if "norm" in name:
+                yield name, param.detach() * 1e6
 
 
 def test_adapter_loads_back(tmp_path: Path) -> None:

@@ -175,6 +175,24 @@ def test_a_batch_of_one_is_left_out() -> None:
         assert list(points) == [1, 2]
 
 
+@pytest.mark.parametrize("place", [0, 1, 4])
+def test_what_is_left_out_leaves_no_trace(place: int) -> None:
+    """Nor in a norm that could take the batch before another one could not."""
+    first, last = nn.BatchNorm2d(2), nn.BatchNorm1d(16)
+    model = nn.Sequential(nn.Unflatten(1, (2, 2, 2)), first, nn.Flatten(), nn.Linear(8, 16), last)
+
+    def found(data: list[Tensor]) -> list[Tensor]:
+        with Recalibrate()(model, batches=data, loss=run(model)) as points:
+            assert list(points) == [1, 4]
+            return [t.clone() for norm in (first, last) for t in norm.buffers()]
+
+    others = batches(4)
+    left_out = torch.full((1, 8), 100.0)
+    expected = found(others)
+    assert_close(expected[0], torch.stack(others).view(16, 2, 4).mean((0, 2)))
+    assert all(map(torch.equal, found([*others[:place], left_out, *others[place:]]), expected))
+
+
 def test_settings_and_data_are_checked() -> None:
     model = network(nn.BatchNorm1d(16))
     with pytest.raises(ValueError, match="`batches` should be at least 1, or `None` for all. Found `batches = 0`"):

@@ -9,10 +9,11 @@ import pytest
 import torch
 from _modules import SomebodysModule, loader, quiet
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.testing import assert_close
 
 from lightning_unlearn import ApplyEdit, LoRA, TinyCausalLM
-from lightning_unlearn.edits import ProjectNeurons, ResetNeurons
+from lightning_unlearn.edits import NewtonInfluence, ProjectNeurons, ResetNeurons
 from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2}
@@ -102,6 +103,29 @@ def test_factors_of_an_adapter_are_no_layers() -> None:
     ResetNeurons(layers="mlp")(net)
     assert moved(net, before)
     assert not any("lora_" in name for name in moved(net, before))
+
+
+COMPUTED = {
+    "weight norm": lambda layer: nn.utils.parametrizations.weight_norm(layer),
+    "spectral norm": lambda layer: nn.utils.parametrizations.spectral_norm(layer),
+    "old weight norm": lambda layer: nn.utils.weight_norm(layer),
+    "pruned": lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+    "pruned bias": lambda layer: prune.random_unstructured(layer, "bias", 0.5),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("edit", [ResetNeurons(layers="1"), ProjectNeurons("1"), NewtonInfluence("1")])
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_a_weight_that_is_computed_from_others_is_refused_by_name_and_others_are_not(kind: str, edit: Any) -> None:
+    net = nn.Sequential(COMPUTED[kind](nn.Linear(2, 2)), COMPUTED[kind](nn.Linear(2, 2)), nn.Linear(2, 2))
+    before = deepcopy(net.state_dict())
+    data: Any = {name: [(torch.eye(2), torch.tensor([0, 1]))] for name in ("forget", "retain")}
+    part = "bias" if "bias" in kind else "weight"
+    with pytest.raises(ValueError, match=f"`{type(edit).__name__}` should .* Found that the {part} of `1` is computed"):
+        edit(net, **data, readout=ClassificationReadout())
+    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+    ResetNeurons(layers="2")(net)
 
 
 def test_names_that_fit_nothing_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from copy import deepcopy
 from typing import Any
 
@@ -99,6 +100,29 @@ def test_where_no_step_helps_nothing_changes_and_it_says_so() -> None:
         record = OneStepAscent(lr=1.0, bound=2.0, halvings=5)(net, forget=gone, retain=sure, readout=READOUT)
     assert record.elements == 0
     assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_line_search_that_breaks_off_leaves_the_weights_as_they_were(error: type[BaseException]) -> None:
+    """An error, or Ctrl-C, in any of its passes."""
+
+    class BreaksOff(ClassificationReadout):
+        left = 0
+
+        def __call__(self, net: Any, batch: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                if error is KeyboardInterrupt:
+                    signal.raise_signal(signal.SIGINT)
+                raise RuntimeError("out of memory")
+            return super().__call__(net, batch)
+
+    for passes in range(5, 15):
+        net, readout = network(), BreaksOff()
+        readout.left = passes
+        with pytest.raises(error):
+            OneStepAscent(64.0, bound=1.3)(net, forget=FORGET, retain=RETAIN, readout=readout)
+        assert all(map(torch.equal, net.parameters(), network().parameters()))
 
 
 def test_by_sign_it_is_the_first_step_of_adam() -> None:

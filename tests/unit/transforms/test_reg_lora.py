@@ -9,6 +9,7 @@ import pytest
 import torch
 from _modules import quiet
 from _ranks import run_ranks
+from _scaled import scaled
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file, save_file
@@ -145,6 +146,30 @@ def spread() -> Any:
 
 
 START = list(deltas(adapted()).items())
+STARTED = list(deltas(spread()).items())
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_loss_scale_leaves_the_penalty_as_it_is(fused: bool) -> None:
+    """Fused optimizers unscale inside their step, others before it. Both factors move by the penalty alone."""
+    moved = []
+    for kwargs in ({}, scaled(2.0**16)):
+        network, callback = spread(), RegLoRA(weight=1.0)
+        callback.protected = protected_entries(spread(), 0.05)
+        module = OnlyPenalty(
+            network, readout=CausalLMReadout(), optimizer=lambda p: torch.optim.SGD(p, lr=1.0, fused=fused)
+        )
+        quiet(callbacks=[callback], max_steps=1, **kwargs).fit(module, rows(0))
+        moved.append(
+            {name: delta - before for (name, before), delta in zip(STARTED, deltas(network).values(), strict=True)}
+        )
+    assert all(change.any() for change in moved[0].values())
+    assert_close(moved[1], moved[0])
+
+
+class OnlyPenalty(UnlearningModule):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return 0.0 * sum(p.float().sum() for p in self.parameters() if p.requires_grad)
 
 
 def test_the_more_weight_the_less_protected_entries_move() -> None:
