@@ -191,12 +191,14 @@ def test_a_run_is_a_row_beside_ours(tmp_path: Path, retain: dict[str, Any]) -> N
     run = taken_in(folder_of_theirs(tmp_path / "npo", 0, retain), Path("retain.json"), None)
     numbers_ = {"draws": 9, "recovery needs": 0.2, "destroyed below": 0.5}
     ours = {"numbers": numbers_, "networks": {}, "best two": None, "differences": {}, "claims": [], "skipped": {}}
+    ours["hours"] = {}
     Path("tofu_smollm2.json").write_text(json.dumps(ours))
     head, _, row, *_ = table(added({"networks": {}}, run), Path("tofu_smollm2.json")).splitlines()
     cells = dict(zip(head.split(" | "), row.split(" | "), strict=True))
     assert "NPO (open-unlearning)" in row
     assert cells["steps"] == "12"
-    assert cells["fit, s"] == "31.5"
+    assert cells["fit, s"] == "32"
+    assert cells["GiB |"] == "2.5 |"
 
 
 def recovered(attack: str, point: float, unit: str, value: float | None) -> dict[str, Any]:
