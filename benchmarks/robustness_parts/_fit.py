@@ -41,7 +41,8 @@ def forget_(
     world = setting.world(world_name)
     pl.seed_everything(seed, verbose=False)
     names = meanings(setting, world_name, seed, rate)
-    budget = LastWithinBudget(list(setting.batches(world.neutral, size=setting.batch[1])), setting.kl, setting.every)
+    kl = method.described.get("budget", setting.kl)
+    budget = LastWithinBudget(list(setting.batches(world.neutral, size=setting.batch[1])), kl, setting.every)
     arguments = method.unlearn(names)
     forgetting = [] if arguments is None else [Unlearn(**arguments)]
     module = UnlearningModule(

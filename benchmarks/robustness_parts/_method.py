@@ -37,8 +37,8 @@ class Method:
         name: In tables.
         described: ``unlearn`` (arguments of ``Unlearn``; ``null`` for a callback that forgets by itself), ``module``
             (arguments of ``UnlearningModule``), ``callbacks``, ``rate`` (factor on the setting's learning rates),
-            ``passes`` (forward and backward, in a step, for the estimate of time; 2, if not given), and ``models``
-            (which settings it is for, if not all).
+            ``passes`` (forward and backward, in a step, for the estimate of time; 2, if not given), ``budget`` (that of
+            the setting, if not given), and ``models`` (which settings it is for, if not all).
     """
 
     name: str
