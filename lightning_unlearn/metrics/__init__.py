@@ -8,9 +8,11 @@ from lightning_unlearn.metrics._base import KnowledgeMetric
 from lightning_unlearn.metrics._exact_memorization import ExactMemorization
 from lightning_unlearn.metrics._extraction_strength import ExtractionStrength
 from lightning_unlearn.metrics._fluency import Fluency
+from lightning_unlearn.metrics._forget_quality import ForgetQuality
 from lightning_unlearn.metrics._loss import Loss
 from lightning_unlearn.metrics._min_k import MinK
 from lightning_unlearn.metrics._min_k_plus_plus import MinKPlusPlus
+from lightning_unlearn.metrics._model_utility import ModelUtility
 from lightning_unlearn.metrics._option_probability import OptionProbability
 from lightning_unlearn.metrics._refusal_rate import RefusalRate
 from lightning_unlearn.metrics._rouge_l import RougeLF, RougeLRecall
@@ -32,9 +34,11 @@ __all__ = [
     "ExactMemorization",
     "ExtractionStrength",
     "Fluency",
+    "ForgetQuality",
     "Loss",
     "MinK",
     "MinKPlusPlus",
+    "ModelUtility",
     "OptionProbability",
     "RefusalRate",
     "RougeLF",

@@ -18,6 +18,8 @@ from lightning_unlearn.metrics import (
     ExactMemorization,
     ExtractionStrength,
     Fluency,
+    ForgetQuality,
+    ModelUtility,
     OptionProbability,
     RougeLF,
     RougeLRecall,
@@ -45,11 +47,11 @@ _OF_QUESTIONS = {
     "fluency": Fluency.in_words,
 }
 _OF_MODELS = {
-    "forget_quality": "Chance of truth ratios so far from those of a model that never knew, if there were no difference.",
+    "forget_quality": ForgetQuality.in_words,
     "forget_ks": "Largest distance between the distributions of its truth ratios and those of a model that never knew.",
     "forget_degree": "How near what it knows of what must go is to a model that never knew; less counts as more does.",
     "retain_utility": "How near what it knows of what must stay is to a model that never knew; less counts as more does.",
-    "model_utility": "Harmonic mean of nine numbers about what must stay; 0 if one of them is.",
+    "model_utility": ModelUtility.in_words,
 }
 _DISTANCE = "retain_model_distance"
 DEFINITIONS = {

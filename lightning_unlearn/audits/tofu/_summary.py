@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, harmonic_mean
+from statistics import fmean
 
 import torch
 
 from lightning_unlearn.audits.tofu._questions import TofuScores, refuse_other_questions
-from lightning_unlearn.functional.truth_ratio import near_one, true_better
-from lightning_unlearn.functional.two_samples import kolmogorov_smirnov, symmetric_degree
-
-UTILITY = ("retain", "real_authors", "world_facts")
-"""The splits whose three numbers each make up the model utility."""
+from lightning_unlearn.functional.truth_ratio import near_one
+from lightning_unlearn.functional.two_samples import symmetric_degree
+from lightning_unlearn.metrics import ForgetQuality, ModelUtility
+from lightning_unlearn.metrics._model_utility import SPLITS
 
 
 def tofu_summary(scores: TofuScores, retain_scores: TofuScores) -> dict[str, float]:
@@ -43,10 +42,11 @@ def tofu_summary(scores: TofuScores, retain_scores: TofuScores) -> dict[str, flo
     """
     refuse_missing(scores, retain_scores)
     forget, retained = scores["forget"], retain_scores["forget"]
-    test = kolmogorov_smirnov(forget["truth_ratio"], retained["truth_ratio"])
+    quality = ForgetQuality(retained["truth_ratio"], sync_on_compute=False)  # scores are gathered
+    quality.update(_tensor(forget["truth_ratio"]))
     return {
-        "forget_quality": test.p_value,
-        "forget_ks": test.statistic,
+        "forget_quality": float(quality.compute()),
+        "forget_ks": float(quality.distance()),
         "forget_truth_ratio": _mean_near_one(forget["truth_ratio"]),
         **{f"forget_{short}": fmean(forget[name]) for short, name in _SHORT.items()},
         "forget_degree": degree(scores, retain_scores, "forget"),
@@ -71,21 +71,21 @@ def _of_what_stays(scores: TofuScores, retain_scores: TofuScores) -> dict[str, f
         found["retain_fluency"] = fmean(scores["retain"]["fluency"])
         if "retain" in retain_scores:
             found["retain_utility"] = degree(scores, retain_scores, "retain")
-    if nine := utility_parts(scores):
-        found |= {"model_utility": harmonic_mean(list(nine.values())), **nine}
+    if (utility := utility_of(scores)) is not None:
+        found |= {"model_utility": float(utility.compute()), **utility.parts()}
     return found
 
 
-def utility_parts(scores: TofuScores) -> dict[str, float]:
-    """The nine numbers of the model utility; none if a split, or its wrong answers, are missing."""
-    if any("truth_ratio" not in scores.get(split, {}) for split in UTILITY):
-        return {}
-    found = {}
-    for split in UTILITY:
+def utility_of(scores: TofuScores) -> ModelUtility | None:
+    """The model utility and its nine numbers; none if a split, or its wrong answers, are missing."""
+    if any("truth_ratio" not in scores.get(split, {}) for split in SPLITS):
+        return None
+    found = ModelUtility(sync_on_compute=False)  # scores are gathered
+    for split in SPLITS:
         of = scores[split]
-        found[f"{split}_probability"] = fmean(of["answer_probability" if split == "retain" else "option_probability"])
-        found[f"{split}_rouge_l_recall"] = fmean(of["rouge_l_recall"])
-        found[f"{split}_truth_ratio"] = float(true_better(_tensor(of["truth_ratio"])).mean())
+        probability = of["answer_probability" if split == "retain" else "option_probability"]
+        columns = (probability, of["rouge_l_recall"], of["truth_ratio"])
+        found.update(split, *map(_tensor, columns))
     return found
 
 
