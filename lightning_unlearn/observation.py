@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, get_args
@@ -55,7 +56,7 @@ class Observation:
         entities: What each score is about (an author, a document, a class), parallel to ``scores``. Scores of one entity
             are never treated as independent. If empty, every example counts as independent.
         higher_means_known: Whether a larger value means that the model knows more.
-        bounds: Smallest and largest possible value, if both are finite.
+        bounds: Smallest and largest possible value; None unless both are finite.
         layer: The part of the network that it was read at; empty for the output.
         interval: A 95 % interval, if resampling ``scores`` would not give the right one: an AUC has two samples.
         examples: The number of each score's example in the data, parallel to ``scores``. Empty: all of them, in order. Where
@@ -90,6 +91,8 @@ class Observation:
     by_entity: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.bounds is not None and not all(map(math.isfinite, self.bounds)):
+            object.__setattr__(self, "bounds", None)  # no range: a share of it could not be asked for
         # Checked here, not in the report: a wrong name would otherwise show up as a missing number after the fit.
         if not self.split:
             raise ValueError('`split` should be the name of the examples, such as "forget". Found an empty one.')

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.observation import NOT_ATTACKED, Cost, Failure, Observation
-from lightning_unlearn.runtime import written_whole
+from lightning_unlearn.runtime import in_words, written_whole
 
 
 @dataclass
@@ -115,11 +115,4 @@ def _part(row: dict[str, Any]) -> Part:
 
 
 def _every_setting(attacks: Mapping[str, Attack]) -> dict[str, str]:
-    return {NOT_ATTACKED: "", **{name: _settings(attack) for name, attack in attacks.items()}}
-
-
-def _settings(attack: Attack) -> str:
-    plain = (bool, int, float, str, tuple, list, dict, type(None))
-    return (
-        f"{type(attack).__name__} { ({k: v for k, v in vars(attack).items() if isinstance(v, plain) and k[0] != '_'}) }"
-    )
+    return {NOT_ATTACKED: "", **{name: in_words(attack) for name, attack in attacks.items()}}

@@ -25,7 +25,7 @@ from lightning_unlearn.checks import (
 )
 from lightning_unlearn.models import swapped_weights
 from lightning_unlearn.observation import NOT_ATTACKED, Cost, Failure, Observation, Subject
-from lightning_unlearn.runtime import checksum, uninterrupted
+from lightning_unlearn.runtime import checksum, in_words, uninterrupted
 
 _Look = tuple[str, list[Observation]]
 
@@ -64,8 +64,9 @@ class StandaloneCheck(RecoveryCheck):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Observe every model."""
         examined = self._examined(trainer, pl_module)
-        questions = {split: probe.content_hash for split, probe in examined.probes.items()}
-        file = ProgressFile(self.store, repr((self.settings, list(map(repr, self.audits)), questions)))
+        questions = {split: (probe.content_hash, probe.entities) for split, probe in examined.probes.items()}
+        asked = in_words(self.audits), questions, in_words(examined.readout)
+        file = ProgressFile(self.store, repr((self.settings, *asked)))
         before = checksum(pl_module)
         self._show_control(examined)
         try:

@@ -75,11 +75,11 @@ class Generation(Audit):
         self.tokenizer = load_tokenizer(tokenizer)
         self.scores = scores or {"rouge_l": RougeRecall(), "said": ContainsAnswer(), "refusals": Refuses()}
         self.max_new_tokens = max_new_tokens
-        self._styles = None if styles is None else SaidInStyles(styles)
+        self.styles = None if styles is None else SaidInStyles(styles)
 
     @override
     def definitions(self) -> dict[str, str]:
-        in_styles = {} if self._styles is None else self._styles.definitions()
+        in_styles = {} if self.styles is None else self.styles.definitions()
         return {**{name: score.in_words for name, score in self.scores.items()}, **in_styles}
 
     @override
@@ -95,8 +95,8 @@ class Generation(Audit):
         for split, probe in probes.items():
             replies = ask(probe)
             observations += self._scored(split, probe, replies)
-            if self._styles is not None and probe.rows is not None:
-                observations += self._styles.observe(split, probe, replies, ask)
+            if self.styles is not None and probe.rows is not None:
+                observations += self.styles.observe(split, probe, replies, ask)
         return observations
 
     def _scored(self, split: str, probe: Probe, replies: Mapping[int, Reply]) -> list[Observation]:

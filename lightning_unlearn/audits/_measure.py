@@ -37,7 +37,7 @@ class Measure(ScoringAudit):
                 raise ValueError(
                     "`metrics` should hold at least one metric. Found none. Leave it out for the two defaults."
                 )
-        self._given = metrics
+        self.given = metrics
         self._likelihoods: dict[str, KnowledgeMetric] = {"probability": AnswerProbability(), "token_nll": TokenNLL()}
         self._seen: Mapping[str, KnowledgeMetric] = {}
         self._own_loss: dict[str, KnowledgeMetric] = {"loss": Loss()}
@@ -45,7 +45,7 @@ class Measure(ScoringAudit):
     @override
     def definitions(self) -> dict[str, str]:
         # Which of the defaults it is depends on the readout, and is known at the first look.
-        metrics = self._given or self._seen or {**self._likelihoods, **self._own_loss}
+        metrics = self.given or self._seen or {**self._likelihoods, **self._own_loss}
         return {name: metric.in_words for name, metric in metrics.items()}
 
     @override
@@ -59,19 +59,18 @@ class Measure(ScoringAudit):
         for split, of_split in scores.items():
             for name, of_metric in of_split.items():
                 kind = self._seen[name]
-                bounds = kind.bounds if max(kind.bounds) < float("inf") else None
-                about = {"higher_means_known": kind.higher_means_known, "bounds": bounds}
+                about = {"higher_means_known": kind.higher_means_known, "bounds": kind.bounds}
                 observations += observations_of(split, probes[split], name, of_metric, **about)
         return observations
 
     def _chosen(self, readout: Readout) -> Mapping[str, KnowledgeMetric]:
-        if self._given is None:
+        if self.given is None:
             return self._likelihoods if readout.gives_logits else self._own_loss
-        for name, metric in self._given.items():
+        for name, metric in self.given.items():
             if metric.needs_logits and not readout.gives_logits:
                 raise Misfit(
                     f"`{type(metric).__name__}`, measured as `{name}`, should get logits. Found `{readout!r}`, which gives "
                     "the loss of `training_step` and nothing else. Measure `Loss()`, or leave `metrics` out; or write a "
                     "`Readout` of your own, which gives a `Prediction`."
                 )
-        return self._given
+        return self.given

@@ -16,6 +16,7 @@ from lightning_unlearn.data import Probe, empty_set
 from lightning_unlearn.functional.settings import check_kind, check_named, check_whole
 from lightning_unlearn.observation import NOT_ATTACKED, Observation
 from lightning_unlearn.readouts import Readout, refuse_foreign_tokens
+from lightning_unlearn.runtime import in_words
 
 
 def refuse_settings(
@@ -104,7 +105,7 @@ def refuse_undefined(observations: Iterable[Observation]) -> None:
 
 
 def _measures(check: Any) -> tuple[Any, ...]:
-    return check.definitions(), repr(check.audits), check.probes, repr(check.readout)
+    return check.definitions(), in_words(check.audits), check.probes, repr(check.readout)
 
 
 def _refuse_audits(audits: Any) -> None:

@@ -9,6 +9,7 @@ from lightning_unlearn.runtime._either_package import EitherPackage, inherit_fro
 from lightning_unlearn.runtime._files import PRIVATE, remove_leftovers, temporary_name, written_whole
 from lightning_unlearn.runtime._folders import writable_folder
 from lightning_unlearn.runtime._fused import can_be_fused
+from lightning_unlearn.runtime._in_words import in_words
 from lightning_unlearn.runtime._interrupts import interruptible, uninterrupted
 from lightning_unlearn.runtime._kept_tensors import KeptTensors
 from lightning_unlearn.runtime._logging import without_logging
@@ -65,6 +66,7 @@ __all__ = [
     "in_each_package",
     "in_main_memory",
     "in_minutes",
+    "in_words",
     "inherit_from_both_packages",
     "interruptible",
     "is_sharded",

@@ -39,6 +39,7 @@ from lightning_unlearn.auditing import (
 )
 from lightning_unlearn.audits import Audit, LayerProbe, Measure, Membership, Unattacked
 from lightning_unlearn.checks import _audits_under_attack, _costs
+from lightning_unlearn.metrics import ExactMemorization
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.readouts import content_key
 from lightning_unlearn.report import RobustnessReport
@@ -293,6 +294,25 @@ def test_other_questions_start_anew(weights: dict[str, str], tmp_path: Path) -> 
     log.clear()
     audited(weights, tmp_path, attacks=both(log, interrupts=False), further={"others": people("retain")})
     assert log == ["first", "second"] * 2
+
+
+def test_other_metrics_start_anew(weights: dict[str, str], tmp_path: Path) -> None:
+    audited(weights, tmp_path)
+    other = audited(weights, tmp_path, audits=[Measure({"memorised": ExactMemorization()})])
+    assert {o.metric for o in other.observations} == {"memorised"}
+
+
+def test_entities_that_are_named_now_start_anew(weights: dict[str, str], tmp_path: Path) -> None:
+    """The questions are the same, and what intervals are made of is not."""
+    nobody = FileRecords("bundled:people", where={"group": "forget"}, rows=(0, 20))
+    about: dict[str, Any] = {"original": weights["original"], "control": weights["control"], "encoding": Encoding("bundled")}
+    about |= {"attacks": {}, "audits": [Measure()], "network": network(), "progress": False, "accelerator": "cpu"}
+    found = [
+        audit(weights["unlearned"], forget, people("retain"), folder=str(tmp_path), **about)
+        for forget in (nobody, people("forget"))
+    ]
+    named = [len({e for o in report.observations if o.split == "forget" for e in o.entities}) for report in found]
+    assert named == [18, 3]
 
 
 def test_another_seed_starts_anew(weights: dict[str, str], tmp_path: Path) -> None:

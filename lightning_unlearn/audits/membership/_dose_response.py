@@ -79,7 +79,7 @@ class DoseResponse(ScoringAudit):
             check_whole("counts", count, least=0)
         self.split, self.draws = split, draws
         self._blind: dict[str, BlindBaseline | None] = {}
-        self._scores: dict[str, KnowledgeMetric] = {"loss": TokenNLL()} if scores is None else scores
+        self.scores: dict[str, KnowledgeMetric] = {"loss": TokenNLL()} if scores is None else scores
 
     @override
     def definitions(self) -> dict[str, str]:
@@ -87,7 +87,7 @@ class DoseResponse(ScoringAudit):
             "dose_blind_auc": "How well a classifier that sees the texts but not the model tells what was repeated most "
             "from what was not trained on. It should be at chance, 0.5."
         }
-        for name, metric in self._scores.items():
+        for name, metric in self.scores.items():
             by = f"Judged by: {metric.in_words[0].lower()}{metric.in_words[1:]}"
             words |= {
                 f"dose_trend_{name}": "Whether what was repeated more often in training is known better: 1 always, 0 no "
@@ -101,8 +101,8 @@ class DoseResponse(ScoringAudit):
 
     @override
     def metrics(self, readout: Readout) -> Mapping[str, KnowledgeMetric]:
-        refuse_without_logits(self._scores, readout)
-        return self._scores
+        refuse_without_logits(self.scores, readout)
+        return self.scores
 
     @override
     def conclude(self, scores: Mapping[str, Scores], probes: Mapping[str, Probe]) -> list[Observation]:
@@ -112,7 +112,7 @@ class DoseResponse(ScoringAudit):
                 f'`{"`, `".join(probes)}`. Give them as `RecoveryCheck(probes={{"{self.split}": ...}})`.'
             )
         found = self._seen_blindly(probes[self.split])
-        for name, metric in self._scores.items():
+        for name, metric in self.scores.items():
             values = np.asarray(scores[self.split][name], dtype=float)
             if len(values):
                 who = clusters(probes[self.split], len(values))

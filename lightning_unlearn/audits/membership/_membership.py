@@ -82,8 +82,8 @@ class Membership(ScoringAudit):
                 raise ValueError("`scores` should hold at least one metric. Found none. Leave it out for the defaults.")
         check_between("most_blind", most_blind, 0.5, 1)
         self.holdout, self.most_blind = holdout, most_blind
-        self._compare = Comparison(holdout, tuple(false_positive_rates))
-        self._given = scores
+        self.compare = Comparison(holdout, tuple(false_positive_rates))
+        self.given, self.tokenizer = scores, tokenizer
         text_of = None if tokenizer is None else load_tokenizer(tokenizer).decode
         self._likelihoods = {
             "loss": TokenNLL(),
@@ -102,21 +102,21 @@ class Membership(ScoringAudit):
             "was trained on. It should be at chance, 0.5: otherwise the two sets differ by themselves."
         )
         words = {BLIND: blind}
-        for name, metric in (self._given or self._seen or self._likelihoods).items():
-            words |= self._compare.definitions(name, metric.in_words)
+        for name, metric in (self.given or self._seen or self._likelihoods).items():
+            words |= self.compare.definitions(name, metric.in_words)
         return words
 
     @override
     def metrics(self, readout: Readout) -> Mapping[str, KnowledgeMetric]:
-        if self._given is None:
+        if self.given is None:
             self._seen = self._likelihoods if readout.gives_logits else self._own_loss
             return self._seen
-        refuse_without_logits(self._given, readout)
-        return self._given
+        refuse_without_logits(self.given, readout)
+        return self.given
 
     @override
     def refuse(self, probes: Mapping[str, Probe]) -> None:
-        self._compare.refuse_missing(probes, "Membership")
+        self.compare.refuse_missing(probes, "Membership")
         refuse_trained_on(self.holdout, probes)
         self._refuse_recognised(self._told_blindly(probes))
 
@@ -125,16 +125,16 @@ class Membership(ScoringAudit):
         if not self._blind:  # called without a check, which refuses before it looks
             self.refuse(probes)
         found = self._seen_blindly(probes)
-        for name, metric in (self._given or self._seen).items():
+        for name, metric in (self.given or self._seen).items():
             of_splits = {split: of_split[name] for split, of_split in scores.items()}
-            found += self._compare(name, of_splits, probes, higher_means_known=metric.higher_means_known)
+            found += self.compare(name, of_splits, probes, higher_means_known=metric.higher_means_known)
         return found
 
     def _seen_blindly(self, probes: Mapping[str, Probe]) -> list[Observation]:
         if (blind := self._told_blindly(probes)) is None:
             return []
         about = {"higher_means_known": True, "bounds": (0.0, 1.0), "interval": blind.interval}
-        return [Observation(BLIND, self._compare.both, blind.auc, **about)]  # type: ignore[arg-type]
+        return [Observation(BLIND, self.compare.both, blind.auc, **about)]  # type: ignore[arg-type]
 
     def _told_blindly(self, probes: Mapping[str, Probe]) -> BlindBaseline | None:
         """Of these texts, which may be in the words of an attack by prompt; found once."""

@@ -16,7 +16,7 @@ _INTERVALS = ("forget", "retain", "rho", "adjusted", "specificity")
 
 def to_observation(row: Mapping[str, Any]) -> Observation:
     """Build an observation from its JSON."""
-    bounds = None if row["bounds"] is None else tuple(row["bounds"])
+    bounds = None if row["bounds"] is None else tuple(map(float, row["bounds"]))
     scores = [float(score) for score in row["scores"]]  # `float` also reads "nan" and "inf", as strict JSON holds them
     interval = None if row["interval"] is None else tuple(map(float, row["interval"]))
     means = {entity: float(mean) for entity, mean in row.get("by_entity", {}).items()}  # version 5 has none
