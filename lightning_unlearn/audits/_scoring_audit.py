@@ -113,7 +113,17 @@ class SharedScores:
                 except Exception as error:
                     self._errors.setdefault(id(metric), error)
             del prediction
-        return {id(metric): _gathered(metric).tolist() for metric in metrics}
+        return {id(metric): self._gathered(metric).tolist() for metric in metrics}
+
+    @torch.no_grad()
+    def _gathered(self, metric: KnowledgeMetric) -> Tensor:
+        # `scores` is not wrapped by torchmetrics as `compute` is: synchronise by hand.
+        with metric.sync_context(should_sync=metric._to_sync):
+            try:
+                return metric.scores().cpu()
+            except Exception as error:
+                self._errors.setdefault(id(metric), error)
+                return torch.empty(0)
 
     def _every_metric(self) -> list[KnowledgeMetric]:
         found: list[KnowledgeMetric] = []
@@ -123,10 +133,3 @@ class SharedScores:
             except Exception:  # raised again, and then of this audit, when it asks
                 continue
         return list({id(metric): metric for metric in found}.values())
-
-
-@torch.no_grad()
-def _gathered(metric: KnowledgeMetric) -> Tensor:
-    # `scores` is not wrapped by torchmetrics as `compute` is: synchronise by hand.
-    with metric.sync_context(should_sync=metric._to_sync):
-        return metric.scores().cpu()

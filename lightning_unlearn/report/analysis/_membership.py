@@ -1,35 +1,37 @@
 """Whether the model gives away what was forgotten: membership against the holdout, and against the control."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lightning_unlearn.functional.separation import advantage, privacy_leakage
 from lightning_unlearn.observation import BLIND, MEMBERSHIP, Observation
 from lightning_unlearn.report.analysis._bootstrap import Bootstrap
 from lightning_unlearn.report.analysis._observation_index import ObservationIndex
-from lightning_unlearn.report.schema import Gate, Interval
-from lightning_unlearn.report.schema._words import name
+from lightning_unlearn.report.schema import Gate, Interval, Status
+from lightning_unlearn.report.schema._words import level_words, name
 
 CLAIM = "The model does not give away which examples it was to forget"
 LEAST = 0.05
 """An AUC that is closer to what is expected says little, however sure it is."""
+MOST = 0.25
+"""Half way from chance to always: an interval that reaches so far from what is expected shows nothing either way."""
 
 
 def membership_gates(index: ObservationIndex, bootstrap: Bootstrap) -> list[Gate]:
     """G11: by no score does the forget set look more, or *less*, like training data than it should. None without a score.
 
     It should look as it does to the control; without one, as the holdout does. A model that shuns what it was to forget
-    gives it away as much as one that still knows it, so both are a warning. No number is blocked.
+    gives it away as much as one that still knows it, so both are a warning. So are too few examples to tell: an interval
+    that reaches :data:`MOST` away from what is expected. No number is blocked.
     """
     rows = membership_rows(index, bootstrap)
     if not rows:
         return []
     flagged = [row for row in rows if row["found"]]
     if not flagged:
-        sure = all(row["low"] is not None for row in rows)
-        said = "the forget set looks like training data as often as it should, by each of its scores"
-        return [Gate("G11", CLAIM, "pass" if sure else "warning", said if sure else "membership has no interval")]
+        return [Gate("G11", CLAIM, *_not_flagged([_difference(*seen[1:], bootstrap) for seen in _seen(index)]))]
     worst = max(flagged, key=lambda row: abs(row["auc"] - row["expected"]))
     others = f"; so it is by {len(flagged) - 1} more of {len(rows)} scores" if len(flagged) > 1 else ""
     return [Gate("G11", CLAIM, "warning", _in_words(worst) + others)]
@@ -40,13 +42,7 @@ def membership_rows(index: ObservationIndex, bootstrap: Bootstrap) -> list[dict[
 
     PrivLeak is given for comparison with published tables, and only with a control.
     """
-    metrics = [metric for metric in index.metrics if metric.startswith(MEMBERSHIP)]
-    rows = []
-    for metric in metrics:
-        model = index.find(metric, "forget", subject=index.attacked_subject)
-        if model is not None:
-            rows.append(_row(metric, model, index.find(metric, "forget", subject="control"), bootstrap))
-    return rows
+    return [_row(*seen, bootstrap) for seen in _seen(index)]
 
 
 def membership_limits(index: ObservationIndex) -> Iterator[str]:
@@ -60,10 +56,42 @@ def membership_limits(index: ObservationIndex) -> Iterator[str]:
         )
 
 
-def _row(metric: str, model: Observation, control: Observation | None, bootstrap: Bootstrap) -> dict[str, Any]:
+def _seen(index: ObservationIndex) -> Iterator[tuple[str, Observation, Observation | None]]:
+    """Of each score its name, the model and the control."""
+    for metric in index.metrics:
+        model = index.find(metric, "forget", subject=index.attacked_subject)
+        if metric.startswith(MEMBERSHIP) and model is not None:
+            yield metric, model, index.find(metric, "forget", subject="control")
+
+
+def _not_flagged(found: Sequence[Interval]) -> tuple[Status, str]:
+    """What is to be said if no score gives the forget set away."""
+    if any(each.low is None or each.high is None or not math.isfinite(each.value) for each in found):
+        return "warning", "membership has no interval"
+    widest = max(found, key=lambda each: _reach(each))
+    if _reach(widest) >= MOST:
+        return "warning", (
+            f"an AUC differs from what is expected by {level_words(widest)}: of so few examples, nobody can tell whether "
+            "the forget set looks like training data"
+        )
+    return "pass", "the forget set looks like training data as often as it should, by each of its scores"
+
+
+def _reach(found: Interval) -> float:
+    return max(abs(end) for end in (found.low, found.high) if end is not None)
+
+
+def _difference(model: Observation, control: Observation | None, bootstrap: Bootstrap) -> Interval:
+    """How far the AUC is from what is expected: from the control's, of the same examples, or from 0.5."""
+    if control is not None:
+        return bootstrap.gap(model, control)
     level = bootstrap.level(model)
-    # Paired: the control scores the same examples, of both sets.
-    distance = None if control is None else bootstrap.gap(model, control)
+    low, high = (None if end is None else end - 0.5 for end in (level.low, level.high))
+    return replace(level, value=level.value - 0.5, low=low, high=high)
+
+
+def _row(metric: str, model: Observation, control: Observation | None, bootstrap: Bootstrap) -> dict[str, Any]:
+    level, difference = bootstrap.level(model), _difference(model, control, bootstrap)
     return {
         "score": metric.removeprefix(MEMBERSHIP),
         "auc": level.value,
@@ -72,18 +100,16 @@ def _row(metric: str, model: Observation, control: Observation | None, bootstrap
         "advantage": advantage(level.value),
         "control": None if control is None else control.value,
         "expected": 0.5 if control is None else control.value,
-        "difference": None if distance is None else distance.value,
+        "difference": None if control is None else difference.value,
         "privleak": None if control is None else privacy_leakage(level.value, control.value),
-        "found": _found(level, distance),
+        "found": _found(difference),
     }
 
 
-def _found(level: Interval, distance: Interval | None) -> str:
+def _found(difference: Interval) -> str:
     """``"known"``, ``"shunned"``, or nothing if the model gives nothing away."""
-    low, high = (level.low, level.high) if distance is None else (distance.low, distance.high)
-    zero = 0.5 if distance is None else 0.0
-    value = (level.value if distance is None else distance.value) - zero
-    if low is None or high is None or not math.isfinite(value) or abs(value) < LEAST or low <= zero <= high:
+    low, high, value = difference.low, difference.high, difference.value
+    if low is None or high is None or not math.isfinite(value) or abs(value) < LEAST or low <= 0 <= high:
         return ""
     return "known" if value > 0 else "shunned"
 

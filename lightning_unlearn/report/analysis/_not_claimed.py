@@ -64,11 +64,20 @@ def _inside(index: ObservationIndex) -> Iterator[str]:
 def _splits(index: ObservationIndex) -> Iterator[str]:
     if "retain" not in index.splits:
         yield "That the rest of the model still works: no retain set was measured."
-    elif not index.further_splits:
+    elif not _asked_besides(index):
         yield (
             "That the model kept what is near the forget set, or what it can do in general: only the forget set and the "
             "retain set were measured."
         )
+
+
+def _asked_besides(index: ObservationIndex) -> bool:
+    """Whether the forget set's questions were asked of anything else, but for a holdout, which is no part of the use."""
+    asked = {o.metric for o in index.observations if o.split == "forget" and not o.layer}
+    compared = {split.removeprefix("forget_vs_") for split in index.further_splits if split.startswith("forget_vs_")}
+    return any(
+        o.split not in ("forget", "retain", *compared) and o.metric in asked and not o.layer for o in index.observations
+    )
 
 
 def _subjects(index: ObservationIndex) -> Iterator[str]:

@@ -4,8 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lightning_unlearn.observation import strength
+from lightning_unlearn.observation import Subject, strength
 from lightning_unlearn.report.analysis import AcrossSeeds, across_seeds
+from lightning_unlearn.report.analysis._observation_index import ObservationIndex
+from lightning_unlearn.report.analysis._utility import kept_share
 from lightning_unlearn.report.analysis._worst import strongest
 from lightning_unlearn.report.analysis.over_time import Bracket
 from lightning_unlearn.report.analysis.over_time import brackets as brackets_of
@@ -22,7 +24,7 @@ class Compared:
     Args:
         name: Of the report.
         forgotten: The leading metric on the forget set, not attacked.
-        kept: Utility on the retain set over the original's; None if one of the two was not measured.
+        kept: Utility on the retain set over the original's (of a loss, its likelihood); None if one was not measured.
         worst: The largest recovery by an adversary's attack that all reports have; None if no number is a verdict.
         worst_attack: Which attack, at which point.
         deployed: The same of deployments.
@@ -69,8 +71,8 @@ def compare(
 ) -> Comparison:
     """Compare reports on the same questions.
 
-    The worst case of each is taken over the attacks, with equal settings, and the points that all reports have: who was
-    attacked less would else look better.
+    The worst case of each is taken over the attacks, with equal settings, and the points that all reports have, and none
+    of which failed anywhere: who was attacked less would else look better.
 
     Args:
         reports: By the name in the table.
@@ -87,11 +89,17 @@ def compare(
     same_data({**reports, **(brackets or {})})
     settings = {name: _attacks(report, metric) for name, report in reports.items()}
     first = next(iter(settings.values()))
-    common = [place for place, words in first.items() if all(each.get(place) == words for each in settings.values())]
+    broken = {name: _failed(report) for name, report in reports.items()}
+    common = [
+        place
+        for place, words in first.items()
+        if all(each.get(place) == words for each in settings.values())
+        and not any(place[0] in failed for failed in broken.values())
+    ]
     rows = [_row(name, report, metric, common) for name, report in reports.items()]
     rows = [replace(row, on_front=_shown(row) and not any(_beats(other, row) for other in rows)) for row in rows]
     rows.sort(key=lambda row: math.inf if row.worst is None else row.worst.value)
-    warnings = list(_warnings(reports, settings, common))
+    warnings = list(_warnings(reports, settings, broken, common))
     seeds = {
         name: _over_seeds([reports[run] for run in runs], metric, common) for name, runs in (recipes or {}).items()
     }
@@ -115,18 +123,26 @@ def _row(name: str, report: RobustnessReport, metric: str, common: Sequence[Plac
     counted = [r for r in report.recoveries if r.metric == metric and (r.attack, r.point) in common]
     worst = strongest([r for r in counted if not r.is_deployment])
     deployed = strongest([r for r in counted if r.is_deployment])
-    utility = str(report.summary["utility_metric"])
-    before, after = (_level(report, who, utility, "retain") for who in ("original", "unlearned"))
-    kept = None if before is None or after is None or not before.value else after.value / before.value
+    utility, index = str(report.summary["utility_metric"]), ObservationIndex(report.observations)
+    before, after = (index.find(utility, "retain", subject=who) for who in _BOTH)
+    kept = kept_share(before, after)
     return Compared(
         name,
         _level(report, "unlearned", metric, "forget"),
-        kept,
+        kept if kept is not None and math.isfinite(kept) else None,
         None if worst is None else worst.shown,
         _where(worst),
         None if deployed is None else deployed.shown,
         _where(deployed),
     )
+
+
+_BOTH: tuple[Subject, ...] = ("original", "unlearned")
+
+
+def _failed(report: RobustnessReport) -> set[str]:
+    """Attacks that broke off: the points that they reached say nothing of those that they did not."""
+    return {f.attack for f in ObservationIndex(report.observations, report.failures).standing if f.attacked}
 
 
 def _level(report: RobustnessReport, model: str, metric: str, split: str) -> Interval | None:
@@ -153,13 +169,21 @@ def _beats(one: Compared, other: Compared) -> bool:
 
 
 def _warnings(
-    reports: Mapping[str, RobustnessReport], settings: Mapping[str, Mapping[Place, str]], common: Sequence[Place]
+    reports: Mapping[str, RobustnessReport],
+    settings: Mapping[str, Mapping[Place, str]],
+    broken: Mapping[str, set[str]],
+    common: Sequence[Place],
 ) -> list[str]:
     found = []
     if not common:
         found.append("No attack with the same settings is in all reports: nothing that comes back is compared.")
     for name, report in reports.items():
-        left_out = sorted({attack for attack, _ in settings[name]} - {attack for attack, _ in common})
+        for attack in sorted(broken[name]):
+            found.append(
+                f"{attack} failed in {name}, and is left out everywhere: what it would bring back is not known."
+            )
+        anywhere = set().union(*broken.values())
+        left_out = sorted({attack for attack, _ in settings[name]} - {attack for attack, _ in common} - anywhere)
         if left_out:
             found.append(f"{name}: {', '.join(left_out)} left out, since not all reports have it with equal settings.")
         if report.failures:

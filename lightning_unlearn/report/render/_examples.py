@@ -48,11 +48,13 @@ class WorstExamples:
 
     Args:
         metric: What they are ordered by, in words.
+        most: ``"most"``, or ``"least"`` of a metric of which less means that more is known.
         attack: The attack, in words; empty if there is none.
         examples: The worst first.
     """
 
     metric: str
+    most: str
     attack: str
     examples: list[Example]
 
@@ -84,7 +86,7 @@ def worst_examples(report: RobustnessReport) -> WorstExamples | None:
     looks = [*models, (last, attacked)]
     how = f"{attacked.attack} at {strength(attacked.point, attacked.unit)}" if attacked.attacked else ""
     examples = [_example(attacked, number_, looks) for number_ in _worst_numbers(attacked)]
-    return WorstExamples(name(attacked.metric), how, examples)
+    return WorstExamples(name(attacked.metric), "most" if attacked.higher_means_known else "least", how, examples)
 
 
 def _most_telling(report: RobustnessReport) -> Observation | None:

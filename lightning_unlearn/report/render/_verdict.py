@@ -1,8 +1,10 @@
 """The verdict in one word and one sentence, for a reader who has ten seconds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lightning_unlearn.observation import Failure
 from lightning_unlearn.report.analysis._headline import LUCK, failed_attacks
 from lightning_unlearn.report.render._leading import Leading, leading, recoveries_by, standing_failures
 from lightning_unlearn.report.schema import Interval, RobustnessReport
@@ -50,6 +52,8 @@ def verdict(report: RobustnessReport) -> Verdict:
         return _returned(strongest)
     if not tried:
         return Verdict("unknown", "Not attacked", _NOT_ATTACKED)
+    if failed := failed_attacks(standing_failures(report), deployment=True):
+        return _incomplete(failed)  # what came back else is known; that nothing did is not
     if strongest is not None and strongest.largest.is_deployment and not unspecific:
         # Nobody's attack passed its gates: that a deployment brings back little says nothing of them.
         return _without_numbers() if report.summary["worst"] is None else _stayed(strongest)
@@ -64,13 +68,17 @@ def _obstacle(report: RobustnessReport) -> Verdict | None:
     if report.run.get("interrupted"):
         return Verdict("unknown", "Incomplete", "The run was ended before its time, so this is not a result.")
     if failed := failed_attacks(standing_failures(report), deployment=False):
-        names = ", ".join(dict.fromkeys(failure.attack for failure in failed))
-        return Verdict("unknown", "Incomplete", f"{names} failed, and what it would have brought back is not known.")
+        return _incomplete(failed)
     if "G1" not in gates or gates["G1"].blocks:
         return Verdict("unknown", "Nothing to judge", "It was not shown that anything was removed.")
     if gates["G2"].status == "fail":
         return Verdict("back", "Broken", "The model lost too much of what it should have kept to be of use.")
     return None
+
+
+def _incomplete(failed: Sequence[Failure]) -> Verdict:
+    names = ", ".join(dict.fromkeys(failure.attack for failure in failed))
+    return Verdict("unknown", "Incomplete", f"{names} failed, and what it would have brought back is not known.")
 
 
 def _by_adversaries(report: RobustnessReport) -> tuple[bool, bool]:

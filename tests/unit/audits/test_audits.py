@@ -35,7 +35,7 @@ from lightning_unlearn.audits import (
 )
 from lightning_unlearn.data import Probe, load_probe
 from lightning_unlearn.engine import GradientEngine
-from lightning_unlearn.metrics import AnswerProbability, ExactMemorization
+from lightning_unlearn.metrics import AnswerLogProbability, AnswerProbability, ExactMemorization, TruthRatio
 from lightning_unlearn.observation import Observation
 from lightning_unlearn.readouts import PackedCausalLMReadout
 from lightning_unlearn.runtime import checksum
@@ -229,3 +229,20 @@ def test_a_metric_that_fails_takes_only_its_own_audit_with_it() -> None:
     with pytest.raises(RuntimeError, match="no memory"):
         shared.conclusion_of(failing)
     assert shared.conclusion_of(working) == observe(working, net, probes())
+
+
+def test_so_does_one_whose_scores_cannot_be_made_of_what_it_saw() -> None:
+    """Wrong answers are missing: no question has six."""
+    net, readout = network(), PackedCausalLMReadout()
+    working, failing = Measure(), Measure({"ratio": TruthRatio()})
+    shared = SharedScores([failing, working], net, readout, probes(), GradientEngine(net))
+    with pytest.raises(ValueError, match="Each question should have 6 answers in a row"):
+        shared.conclusion_of(failing)
+    assert shared.conclusion_of(working) == observe(working, net, probes())
+
+
+def test_bounds_that_are_not_finite_are_none() -> None:
+    """Half of a range has no width: an attack that needs a twentieth of it would need infinitely much."""
+    net = network()
+    found = observe(Measure({"log_p": AnswerLogProbability(), "p": AnswerProbability()}), net, probes())
+    assert {(o.metric, o.bounds) for o in found} == {("log_p", None), ("p", (0.0, 1.0))}

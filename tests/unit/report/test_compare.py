@@ -69,6 +69,48 @@ def test_attacks_of_one_name_and_other_settings_are_not_compared() -> None:
     assert "No attack with the same settings is in all reports" in found.warnings[0]
 
 
+def test_an_attack_that_failed_somewhere_counts_nowhere() -> None:
+    """Of the one that failed, what it reached is no verdict; the other would be judged by it alone."""
+    prompts = attacked("prompts", 0.15, "prompt")
+    broken = [Failure("RuntimeError", "", attack="relearn", family="relearn", unit="step", point=20, step=9)]
+    found = compare(
+        {
+            "whole": report(attacked("relearn", 0.5), prompts),
+            "broken": report(attacked("relearn", 0.9), prompts, failures=broken),
+        }
+    )
+    assert found.attacks == [("prompts", 20)]
+    assert [row.worst and row.worst.value for row in found.rows] == [pytest.approx(0.0625)] * 2
+    assert "relearn failed in broken, and is left out everywhere" in found.warnings[0]
+    assert not any("equal settings" in warning for warning in found.warnings)
+
+
+def by_loss(retain: float) -> RobustnessReport:
+    def seen(subject: Any, mean: float, split: str = "forget", **attack: Any) -> Observation:
+        scores = [mean + each for each in SPREAD]
+        return Observation(
+            "loss", split, mean, 9, subject, scores=scores, entities=WHO, higher_means_known=False, **attack
+        )
+
+    how: dict[str, Any] = {"attack": "relearn", "family": "relearn", "point": 20, "unit": "step"}
+    models = [
+        seen("original", 0.1),
+        seen("original", 1.0, "retain"),
+        seen("unlearned", 5.0),
+        seen("unlearned", retain, "retain"),
+    ]
+    data = {"forget": {"content_hash": "a"}, "retain": {"content_hash": "b"}}
+    under = [seen("unlearned", 4.0, **how), seen("unlearned", retain, "retain", **how)]
+    return assess([*models, *under], data=data, restored=True)
+
+
+def test_of_a_loss_less_is_more_that_is_kept() -> None:
+    found = rows(compare({"unharmed": by_loss(1.0), "harmed": by_loss(1.2)}))
+    assert found["unharmed"].kept == pytest.approx(1.0)
+    assert found["harmed"].kept == pytest.approx(1 / 1.2)
+    assert (found["unharmed"].on_front, found["harmed"].on_front) == (True, False)
+
+
 def test_the_front_is_who_nobody_beats_in_both() -> None:
     found = compare(
         {

@@ -90,3 +90,21 @@ def test_it_is_kept_in_the_report_and_shown_on_its_page() -> None:
     made = report_of([*study(), *membership(-3.0), *membership(0.0, "control")])
     assert RobustnessReport.from_json(made.to_json()) == made
     assert "gives it away as much as if it were known" in to_page(made)
+
+
+def test_rows_too_few_to_tell_are_no_all_clear() -> None:
+    """Five pairs, all told apart: the exact interval holds chance."""
+    seen = Observation("membership_auc_loss", "forget", 1.0, 9, scores=[1.0] * 5, interval=(0.478, 1.0), bounds=(0, 1))
+    made = report_of([*study(), seen])
+    assert status(made, "G11") == ["warning"]
+    assert "by 0.500 [-0.022, 0.500]: of so few examples, nobody can tell" in said(made)
+    assert made.recoveries[0].is_verdict
+
+
+def test_a_control_without_a_number_is_no_all_clear() -> None:
+    nothing = [
+        Observation(**{**vars(o), "value": float("nan"), "scores": [float("nan")] * len(o.scores)})
+        for o in membership(0.0, "control")
+    ]
+    made = report_of([*study(), *membership(0.0), *nothing])
+    assert status(made, "G11") == ["warning"]

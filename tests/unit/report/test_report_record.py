@@ -37,6 +37,18 @@ def test_an_attack_on_the_control_alone_is_no_attack() -> None:
 
 
 @pytest.mark.parametrize(
+    "added",
+    [
+        [observed(0.1, 9, "weights", metric="bucket_flips_int4")],
+        [observed(0.5, 9, "holdout"), observed(0.5, 9, "forget_vs_holdout", metric="advantage_loss")],
+    ],
+    ids=["of weights alone", "a holdout of membership"],
+)
+def test_what_asks_no_further_question_claims_nothing_of_the_rest(added: list[Observation]) -> None:
+    assert "near the forget set" in unclaimed([*study(), *added])
+
+
+@pytest.mark.parametrize(
     ("added", "sentence"),
     [
         (control(0.2), "without a control"),

@@ -59,6 +59,24 @@ STUDIES: dict[str, tuple[Callable[[], RobustnessReport], str, str]] = {
         "unknown",
         "Incomplete",
     ),
+    "a deployment failed": (
+        lambda: report_of(study(back=(0.11,)), failures=[Failure("E", "", attack="int4", family="quant", step=9)]),
+        "unknown",
+        "Incomplete",
+    ),
+    "a deployment failed that had brought back much": (
+        lambda: report_of(
+            [*study(back=(0.11,)), *attacked("int4", (0.6,), family="quant")],
+            failures=[Failure("E", "", attack="int4", family="quant", step=9, point=1)],
+        ),
+        "unknown",
+        "Incomplete",
+    ),
+    "a deployment failed, and an adversary brings back much": (
+        lambda: report_of(study(back=(0.6,)), failures=[Failure("E", "", attack="int4", family="quant", step=9)]),
+        "back",
+        "It came back",
+    ),
     "a gate is missed": (lambda: report_of(study(), restored=False), "unknown", "No verdict"),
     "nothing at all": (lambda: report_of([]), "unknown", "Nothing to judge"),
 }

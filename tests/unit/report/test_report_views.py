@@ -165,6 +165,15 @@ def test_without_words_the_scores_alone_are_shown() -> None:
     assert worst_examples(report_of([Observation("p", "forget", 0.5)])) is None
 
 
+def test_of_a_loss_the_worst_examples_are_those_with_the_least() -> None:
+    seen = Observation("loss", "forget", 2.0, 9, scores=[3.0, 1.0, 2.0], higher_means_known=False)
+    report = report_of([seen])
+    found = worst_examples(report)
+    assert found is not None
+    assert [example.title for example in found.examples] == ["Example 1", "Example 2", "Example 0"]
+    assert "Those of the forget set with the least loss." in to_page(report)
+
+
 def test_what_a_model_said_is_escaped_and_cut() -> None:
     long = HOSTILE + "x" * (2 * LONGEST)
     html = to_page(with_texts(long))

@@ -105,5 +105,7 @@ def test_another_process_says_the_same() -> None:
         "from lightning_unlearn.attacks.prompts import AnyWording, CharacterNoise\n"
         "print(in_words([Generation('bundled'), AnyWording([CharacterNoise()]), {'b', 'a', 'c'}]))"
     )
-    said = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in "12"}
+    said = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in "12"
+    }
     assert len(said) == 1
