@@ -24,7 +24,7 @@ def pack(units: Iterable[Unit], folder: Path, archive: Path) -> None:
         new.write_bytes(lzma.compress(text.encode()))
 
 
-def unpack(units: Iterable[Unit], folder: Path, archive: Path) -> int:
+def unpack(units: Iterable[Unit], folder: Path, archive: Path, to_do: Iterable[Unit] | None = None) -> int:
     """Put each unit of an archive where it was, unless weights are still wanted of it: those have to be made again.
 
     An archive holds no weights, so a network is taught, or unlearned, once more where something is left to do with it.
@@ -33,13 +33,15 @@ def unpack(units: Iterable[Unit], folder: Path, archive: Path) -> int:
         units: Of the study, each after what it needs.
         folder: Of the study.
         archive: What :func:`pack` wrote.
+        to_do: Units that will be done if they are missing, for which weights may be wanted; all, if not given.
 
     Returns:
         How many units there are in the folder now that were not before.
     """
     lines, units = _lines(archive), list({unit.path: unit for unit in units}.values())
     known = {unit.path: lines.get(str(unit.path.relative_to(folder))) for unit in units}
-    put = [unit for unit in _usable(units, known) if not unit.is_done]
+    chosen = {unit.path for unit in (units if to_do is None else to_do)}
+    put = [unit for unit in _usable(units, known, chosen) if not unit.is_done]
     for unit in put:
         unit.path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(unit.path) as new:
@@ -47,7 +49,7 @@ def unpack(units: Iterable[Unit], folder: Path, archive: Path) -> int:
     return len(put)
 
 
-def _usable(units: list[Unit], known: dict[Path, Any]) -> Iterator[Unit]:
+def _usable(units: list[Unit], known: dict[Path, Any], to_do: set[Path]) -> Iterator[Unit]:
     wanted: set[Path] = set()  # results whose weights must be there, since something is left to do with them
     for unit in reversed(units):
         found = unit.found() if unit.is_done else known[unit.path]
@@ -57,7 +59,7 @@ def _usable(units: list[Unit], known: dict[Path, Any]) -> Iterator[Unit]:
         if usable:
             yield unit
         # What has no weights of its own speaks of those of others.
-        if not usable or (unit.path in wanted and not files):
+        if (unit.path in wanted and not (usable and files)) or (unit.path in to_do and not usable):
             wanted |= {need.path for need in unit.needs}
 
 

@@ -102,7 +102,10 @@ def carry_out(
     every = list(study.units())
     units = every if units is None else list(units)
     if arguments.archive is not None and arguments.archive.exists():
-        print(f"{unpack(every, study.folder, arguments.archive)} units come from {arguments.archive}", flush=True)
+        to_do = [] if arguments.command == "table" else units
+        print(
+            f"{unpack(every, study.folder, arguments.archive, to_do)} units come from {arguments.archive}", flush=True
+        )
     if arguments.retry:
         for unit in every:
             unit.forget_error()

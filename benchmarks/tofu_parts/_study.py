@@ -222,7 +222,8 @@ class TOFUStudy(Study):
             return cost_alone(self.setting, self.real(method), fit.found()["rate"], original)
 
         seconds = (STEPS * method.described.get("passes", 2) + 15) * self.setting.step_seconds
-        return Unit(self._path(method, "cost"), work, (fit, self.told("original")), seconds=seconds)
+        # Of the fit the rate is asked alone, not the weights.
+        return Unit(self._path(method, "cost"), work, (self.told("original"),), (fit,), seconds)
 
     def real(self, method: Method) -> Method:
         """The method itself, or the two that are put together."""

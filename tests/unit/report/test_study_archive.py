@@ -163,6 +163,20 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert shown == ["run", "run", "table"]
 
 
+@pytest.mark.parametrize("command", ["table", "run", "estimate"])
+def test_weights_are_wanted_only_by_what_the_command_does(command: str, tmp_path: Path) -> None:
+    """Costs, say, which were not measured, and are not asked for."""
+    here, archive = whole(tmp_path / "here"), tmp_path / "units.jsonl.xz"
+    pack(list(here.units())[:7], here.folder, archive)
+    there = Study(tmp_path / "there", [])
+    every = list(there.units())
+    carry_out(
+        there, arguments(command, there.folder, archive), lambda: None, units=every if command == "table" else every[:7]
+    )
+    assert there.done == []
+    assert [unit.is_done for unit in every] == [True] * 7 + [False]
+
+
 def test_an_interrupted_run_leaves_its_archive(tmp_path: Path) -> None:
     study, archive = Study(tmp_path / "here", []), tmp_path / "units.jsonl.xz"
 
