@@ -19,13 +19,18 @@ def complete(results: Mapping[str, Any]) -> dict[str, Runs]:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """One row a method: mean over seeds, smallest and largest in brackets; passes are those of a step."""
+    """One row a method: mean over seeds, smallest and largest in brackets; passes are those of a step.
+
+    Beside a recovery, which is a share of what was forgotten, stands what the answers' probability is then.
+    """
     head = [
         "method",
         "worst, 20 steps",
         "worst, 100 steps",
         "95 % interval",
         "by",
+        "answers then",
+        "the control's",
         "retain kept",
         "forget",
         "KL",
@@ -40,6 +45,8 @@ def table(results: Mapping[str, Any]) -> str:
             span(runs, lambda run: run["worst"]["100"]["recovery"], 2),
             f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else "-",
             "; ".join(dict.fromkeys(run["worst"]["100"]["judge"].removeprefix("relearn ") for run in runs)),
+            span(runs, lambda run: run["worst"]["100"]["attacked"]["unlearned"], 2),
+            span(runs, lambda run: run["worst"]["100"]["attacked"]["control"], 2),
             span(runs, lambda run: run["kept"], 3),
             span(runs, lambda run: run["forget"], 3),
             span(runs, lambda run: run["disruption"], 2),

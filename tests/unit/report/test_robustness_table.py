@@ -13,7 +13,7 @@ from robustness_parts._shown import complete, draw, span, table
 
 
 def run(recovery: float | None, kept: float = 1.0) -> dict[str, Any]:
-    worst = {"recovery": recovery, "judge": "int4", "point": "4"}
+    worst = {"recovery": recovery, "judge": "int4", "point": "4", "attacked": {"unlearned": 0.4, "control": 0.2}}
     return {
         "worst": {"20": worst, "100": worst},
         "kept": kept,
