@@ -8,10 +8,10 @@
     python benchmarks/robustness.py run --model bundled --beyond   # judged by higher learning rates, a table of its own
 
 **Settings.** `bundled`: TinyCausalLM, taught the bundled people, forgets three. `bundled_others`: the same, but for whom
-it forgets: three others, since budget and length were set while those of `bundled` were looked at. `stories260k`: taught ten authors of TOFU,
-forgets two. Full fine-tuning. Original and control (taught the same without what must go) are made once a seed.
-`smollm2`: the networks of `tofu.py` (twenty authors, taught once; rates chosen as it says), eight of its methods, which
-further attackers judge here: `run` makes what is missing of them, too.
+it forgets: three others, since budget and length were set while those of `bundled` were looked at. `stories260k`: taught
+ten authors of TOFU, forgets two. Full fine-tuning. Original and control (taught the same without what must go) are made
+once a seed. `smollm2`: the networks of `tofu.py` (twenty authors, taught once; rates chosen as it says), eight of its
+methods, which further attackers judge here: `run` makes what is missing of them, too.
 
 **Budget.** One for all methods: the mean KL divergence, in nats a token, from the original to the unlearned network on
 text that is neither retained nor judged. The last weights within it are kept. That text is TinyStories for
