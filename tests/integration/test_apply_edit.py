@@ -16,7 +16,16 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from lightning_unlearn import NPO, ApplyEdit, ForgetRetainData, RecoveryCheck, Unlearn
+from lightning_unlearn import (
+    NPO,
+    ApplyEdit,
+    ForgetRetainData,
+    FrozenCopy,
+    KLToReference,
+    RecoveryCheck,
+    Unlearn,
+    UnlearningModule,
+)
 from lightning_unlearn.edits import Edit
 
 
@@ -116,6 +125,27 @@ def test_the_reference_of_unlearn_is_the_original() -> None:
 
     assert known(edit()) == known()
     assert len(known()) == 24
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+@pytest.mark.parametrize("whose", ["unlearn", "module"])
+def test_the_reference_is_the_original_also_of_frozen_weights(whose: str) -> None:
+    class Asks(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+            reference = module.reference if whose == "module" else trainer.callbacks[0]._original.loss.reference
+            self.said = reference(module.readout, batch).logits
+
+    def said(*callbacks: Any) -> Tensor:
+        whole = SomebodysModule()
+        network = nn.Sequential(whole.body.requires_grad_(False), whole.head)
+        module = UnlearningModule(network, retain=KLToReference() if whose == "module" else None)
+        unlearn = Unlearn(KLToReference(), forget=loader(seed=2), reference=FrozenCopy())
+        asks = Asks()
+        first = [unlearn] if whose == "unlearn" else []
+        quiet(callbacks=[*first, *callbacks, asks], max_steps=1).fit(module, loader(seed=1))
+        return asks.said
+
+    assert torch.equal(said(edit()), said())
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
