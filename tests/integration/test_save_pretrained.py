@@ -210,6 +210,28 @@ def test_an_adapter_whose_base_was_taught_is_not_written_alone(tmp_path: Path) -
     assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(module.network), rtol=0, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`")
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(("first", "second"), [(True, False), (False, True)], ids=["adapter over whole", "the reverse"])
+def test_a_folder_with_the_other_form_is_refused_before_the_fit(
+    first: bool, second: bool, late: bool, tmp_path: Path
+) -> None:
+    """Loaded together, a merged model and its adapter are neither of the two networks."""
+
+    def make() -> Any:
+        return LoRA(r=2).wrap(tiny())
+
+    unlearned(make(), SavePretrained(str(tmp_path), merge_adapter=first))
+    found = "config.json" if first else "adapter_config.json"
+    again = SavePretrained(str(tmp_path), merge_adapter=second)
+    module = Built(make) if late else UnlearningModule(make())
+    with pytest.raises(ValueError, match=rf"`folder` should be empty.* Found `{found}`"):
+        quiet(callbacks=[again], max_steps=1).fit(
+            module, ForgetRetainData(retain=people("retain"), forget=people("forget"))
+        )
+    unlearned(make(), SavePretrained(str(tmp_path), merge_adapter=first))  # what is replaced may be there
+
+
 def test_an_adapter_of_prompts_cannot_be_merged(tmp_path: Path) -> None:
     from peft import PromptTuningConfig, get_peft_model
 
