@@ -59,9 +59,16 @@ class ClassificationReadout(Readout):
         place, labels = self._labels(batch)
         parts = list(_parts_beside(batch, place).values()) if self.inputs is None else [batch[self.inputs]]
         by_example = [part for part in parts if isinstance(part, Tensor) and part.dim() and len(part) == len(labels)]
-        mask = self._mask(batch, labels)
+        mask = self._mask(batch)
         rows = [list(part) if mask is None else _without_padding(part, inside(mask)) for part in by_example]
         return [content_key(*example) for example in zip(*rows, labels, strict=True)]
+
+    @override
+    def present(self, batch: Any) -> Tensor | None:
+        """The mask's positions, if the batch is text that comes with one."""
+        mask = self._mask(batch)
+        ids = None if mask is None else batch.get("input_ids")
+        return mask if isinstance(ids, Tensor) and mask is not None and ids.shape == mask.shape else None
 
     @override
     def exchanges(self, batch: Any) -> list[Exchange]:
@@ -82,10 +89,10 @@ class ClassificationReadout(Readout):
         parts[int(place)] = other  # a position, as this batch has no keys
         return tuple(parts)
 
-    def _mask(self, batch: Any, labels: Tensor) -> Tensor | None:
-        """Which positions are shown, ``[B, T]`` bool, if it is text that comes with a mask."""
+    def _mask(self, batch: Any) -> Tensor | None:
+        """Which positions are shown, ``[B, T]`` bool, if there is a mask."""
         mask = batch.get("attention_mask") if isinstance(batch, Mapping) and self.inputs is None else None
-        return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 and len(mask) == len(labels) else None
+        return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
     def _run(self, network: nn.Module, batch: Any, place: int | str) -> Any:
         if self.inputs is not None:
