@@ -26,9 +26,9 @@ class SavePretrained(pl.Callback):
     an edit at its end, and a :class:`DisruptionBudget`, come before, wherever they stand in the list.
 
     What was written is loaded back and compared with the network, weight by weight; a merged adapter also by what it
-    says to a few tokens. A head that is no longer tied to the embeddings, as after merging an adapter of one of them,
-    becomes a head of its own. A base in few bits is dequantised and merged without rounding again: the folder then says
-    what the network says but for the rounding of inputs that int8 layers do.
+    says to a few tokens, if it reads tokens. A head that is no longer tied to the embeddings, as after merging an adapter of
+    one of them, becomes a head of its own. A base in few bits is dequantised and merged without rounding again: the folder
+    then says what the network says but for the rounding of inputs that int8 layers do.
 
     Args:
         folder: Where the files go; it is made if need be.
