@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import lightning.pytorch as pl
@@ -44,7 +45,7 @@ class SavePretrained(pl.Callback):
     """
 
     def __init__(self, folder: str, merge_adapter: bool = False, max_shard_size: str | None = None) -> None:
-        self.folder = folder
+        self.folder = os.path.expanduser(folder)
         self.merge_adapter = merge_adapter
         self.max_shard_size = max_shard_size
         self._failure: Exception | None = None

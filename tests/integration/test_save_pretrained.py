@@ -73,6 +73,16 @@ def test_plain_model_loads_back(tmp_path: Path) -> None:
     assert (logits(again) - logits(tiny())).abs().max() > 1e-3  # and it is the unlearned one
 
 
+def test_a_folder_in_the_home_folder_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    check = RecoveryCheck(attacks={}, every_n_epochs=0)
+    unlearned(tiny(), check, WriteReport("~/report"), SavePretrained("~/model"))
+    assert (tmp_path / "home" / "model" / "config.json").is_file()
+    assert (tmp_path / "home" / "report" / "report.json").is_file()
+    assert not (tmp_path / "~").exists()
+
+
 @pytest.mark.parametrize("place", range(3))
 def test_wherever_it_stands_it_writes_the_weights_that_the_fit_hands_back(place: int, tmp_path: Path) -> None:
     """An edit at the end costs too much, and the budget takes it back when the fit ends."""
