@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from lightning_unlearn import ApplyEdit, LoRA, TinyCausalLM
-from lightning_unlearn.edits import NewtonInfluence, ProjectNeurons, ResetNeurons
+from lightning_unlearn.edits import Edit, NewtonInfluence, ProjectNeurons, ResetNeurons, WithinBudget
 from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout, EncoderDecoderReadout
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2}
@@ -140,8 +140,12 @@ class Halfway(ResetNeurons):
     resets_optimizer = False
 
 
-@pytest.mark.parametrize("edit", [ResetNeurons(0.5, "head"), Halfway(0.5, "head")], ids=["reset", "kept"])
-def test_what_the_optimizer_remembers_of_reset_rows_is_gone(edit: ResetNeurons) -> None:
+HALF = [cls(0.5, "head") for cls in (ResetNeurons, Halfway)]
+WITHIN = [WithinBudget(edit, kl=1e-3, neutral=loader(seed=1), limit=1.0) for edit in HALF]
+
+
+@pytest.mark.parametrize("edit", [*HALF, *WITHIN], ids=["reset", "kept", "reset within", "kept within"])
+def test_what_the_optimizer_remembers_of_reset_rows_is_gone(edit: Edit) -> None:
     """And of no others. A fit that is resumed brings moments along."""
     module = SomebodysModule()
     trainer = quiet(max_steps=3)
@@ -149,12 +153,12 @@ def test_what_the_optimizer_remembers_of_reset_rows_is_gone(edit: ResetNeurons) 
     optimizer = trainer.optimizers[0]
     held = deepcopy({id(p): s for p, s in optimizer.state.items()})
     before = module.head.weight.detach().clone()
-    edit(module, optimizers=[optimizer])
+    edit(module, optimizers=[optimizer], readout=ClassificationReadout())
     rows = (module.head.weight != before).any(1)
     state, old = optimizer.state[module.head.weight], held[id(module.head.weight)]
     assert 0 < int(rows.sum()) < len(rows)
     for name in ("exp_avg", "exp_avg_sq"):
-        assert bool((state[name][rows] == 0).all()) is edit.resets_optimizer
+        assert bool((state[name][rows] == 0).all()) is not isinstance(getattr(edit, "edit", edit), Halfway)
         assert torch.equal(state[name][~rows], old[name][~rows])
     assert state["step"] == old["step"]
     other = optimizer.state[module.body[0].weight]
