@@ -160,6 +160,11 @@ class UnlearningModule(EitherPackage, pl.LightningModule):
         outside = {k for k in own if not k.startswith(_PREFIX)}  # state of the retain objective
         checkpoint["state_dict"] = {k if k in outside else _PREFIX + k: v for k, v in state.items()}
 
+    def keep_original(self, parameter: nn.Parameter) -> None:
+        """An edit is about to change ``parameter``: the reference keeps what it was."""
+        if self.reference is not None and self.retain.needs_reference:
+            self.reference.keep(parameter)
+
     def _see_original(self) -> None:
         if not self.retain.needs_reference or self._saw_original:
             return

@@ -114,7 +114,7 @@ def audit(
             attacks=preset_attacks(preset, given) if attacks is None else attacks,
             audits=preset_audits(preset, given) if audits is None else audits,
             others=subjects.others,
-            store=Path(folder) / "progress.json",
+            store=Path(folder).expanduser() / "progress.json",
             progress=shown,
             settings=repr((environment()["package_version"], seed, str(precision), batch_size)),
             probes=loaded,

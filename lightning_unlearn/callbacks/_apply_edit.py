@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
 from typing_extensions import override
 
 from lightning_unlearn.checks._looks import is_averaging, on_its_device
@@ -16,6 +18,7 @@ from lightning_unlearn.engine import (
     before_restore,
     decided_readout,
     isolated_but_for_weights,
+    keep_original,
     show_original,
     strategy_kind,
 )
@@ -54,7 +57,8 @@ class ApplyEdit(pl.Callback):
     Raises:
         NotImplementedError: In ``setup``, under FSDP1 or DeepSpeed.
         ValueError: In ``setup``, if the edit needs forget data, and there is none; or if it comes at the end, and a callback
-            behind it would put averaged weights in the place of the edited ones.
+            behind it would put averaged weights in the place of the edited ones. When it edits at the start, if it changes
+            the base of an adapter that :class:`AdapterDisabled` switches off to see the original.
 
     Example:
         >>> from lightning_unlearn.edits import NegateTaskVector
@@ -128,7 +132,7 @@ class ApplyEdit(pl.Callback):
             self._knows_original = True
         if self.when == "start" and self.record is None:
             show_original(trainer, pl_module)
-            self._apply(trainer, pl_module)
+            self._apply(trainer, pl_module, before_write=partial(keep_original, trainer, pl_module))
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -165,7 +169,12 @@ class ApplyEdit(pl.Callback):
         record, self._knows_original = state_dict["record"], state_dict["knows_original"]
         self.record = None if record is None else EditRecord(**record)
 
-    def _apply(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _apply(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        before_write: Callable[[nn.Parameter], object] = lambda parameter: None,
+    ) -> None:
         # Made here, not in `setup`: only now has the strategy wrapped the module.
         engine = GradientEngine(pl_module, trainer)
         readout = decided_readout(trainer, pl_module, self.readout)
@@ -177,6 +186,7 @@ class ApplyEdit(pl.Callback):
                 readout=readout,
                 engine=engine,
                 optimizers=trainer.optimizers,
+                before_write=before_write,
             )
         rank_zero_info(
             f"`{self.record.edit}` changed {self.record.elements} weights in {self.record.tensors} tensors, by "

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,7 +12,7 @@ from lightning_unlearn.budgets import DisruptionBudget
 from lightning_unlearn.callbacks._apply_edit import ApplyEdit
 from lightning_unlearn.engine import callbacks_of, strategy_kind
 from lightning_unlearn.finetuning import FinetuneFirst
-from lightning_unlearn.models import merged, refuse_other_adapter, refuse_other_weights, savable
+from lightning_unlearn.models import merged, refuse_other_adapter, refuse_other_form, refuse_other_weights, savable
 from lightning_unlearn.models.adapters import refuse_merging
 from lightning_unlearn.models.layers import base_model
 from lightning_unlearn.readouts import CausalLMReadout, is_language_model
@@ -26,9 +27,9 @@ class SavePretrained(pl.Callback):
     an edit at its end, and a :class:`DisruptionBudget`, come before, wherever they stand in the list.
 
     What was written is loaded back and compared with the network, weight by weight; a merged adapter also by what it
-    says to a few tokens. A head that is no longer tied to the embeddings, as after merging an adapter of one of them,
-    becomes a head of its own. A base in few bits is dequantised and merged without rounding again: the folder then says
-    what the network says but for the rounding of inputs that int8 layers do.
+    says to a few tokens, if it reads tokens. A head that is no longer tied to the embeddings, as after merging an adapter of
+    one of them, becomes a head of its own. A base in few bits is dequantised and merged without rounding again: the folder
+    then says what the network says but for the rounding of inputs that int8 layers do.
 
     Args:
         folder: Where the files go; it is made if need be.
@@ -37,14 +38,14 @@ class SavePretrained(pl.Callback):
 
     Raises:
         ValueError: In ``setup``, if an adapter cannot be merged, or is to be written without a base that
-            :class:`FinetuneFirst` has changed.
+            :class:`FinetuneFirst` has changed; if a whole model is in the folder of an adapter, or the reverse.
         OSError: In ``setup``, if the folder cannot be written. When the fit is over and all other callbacks have done their
             work, if the network could not be written, or what was written is not the network. Where it is merging that
             failed, the adapter is in the folder.
     """
 
     def __init__(self, folder: str, merge_adapter: bool = False, max_shard_size: str | None = None) -> None:
-        self.folder = folder
+        self.folder = os.path.expanduser(folder)
         self.merge_adapter = merge_adapter
         self.max_shard_size = max_shard_size
         self._failure: Exception | None = None
@@ -60,6 +61,12 @@ class SavePretrained(pl.Callback):
         network: Any = _network(pl_module)  # none yet, if it is built in `configure_model`
         if hasattr(network, "peft_config"):
             self._refuse_adapter(trainer, network)
+        self._refuse_other_form(trainer, network)
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Find out whether the folder can be used for a network that was built since."""
+        self._refuse_other_form(trainer, _network(pl_module))
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -114,6 +121,10 @@ class SavePretrained(pl.Callback):
                 "An adapter should be written beside the base that it names. Found that `FinetuneFirst` has fine-tuned the "
                 "base, which is in no folder. Set `merge_adapter=True`."
             )
+
+    def _refuse_other_form(self, trainer: pl.Trainer, network: Any) -> None:
+        if trainer.is_global_zero and network is not None:
+            refuse_other_form(self.folder, adapter=hasattr(network, "peft_config") and not self.merge_adapter)
 
     def _write(self, network: Any, state: dict[str, Any] | None) -> None:
         if not hasattr(network, "peft_config"):

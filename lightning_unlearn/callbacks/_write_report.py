@@ -52,7 +52,7 @@ class WriteReport(pl.Callback):
 
     def __init__(self, folder: str = "runs/report", notes: list[str] | None = None, to_loggers: bool = True) -> None:
         _refuse_settings(folder, notes)
-        self.folder = folder
+        self.folder = os.path.expanduser(folder)
         self.notes = list(notes or [])
         self.to_loggers = to_loggers
         self.config = ""

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from lightning_unlearn.cli._bundled import PREFIX, bundled_config, bundled_configs
 from lightning_unlearn.cli._merge import merged
-from lightning_unlearn.cli._yaml import load_yaml
+from lightning_unlearn.cli._yaml import dump_yaml, load_yaml
 
 
 def read_config(name: str | Path) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class ConfigFile(ActionConfigFile):  # type: ignore[misc]  # untyped
         if not os.path.isfile(path) or "base" not in (_load(Path(path)) or {}):
             super().__call__(parser, cfg, path, option_string)
             return
-        text = yaml.safe_dump(read_config(path), sort_keys=False)
+        text = dump_yaml(read_config(path))
         # Relative paths in the configuration, such as `unlearn: unlearn.yaml`, are relative to its file.
         with ConfigPath(path, mode="fr").relative_path_context():
             super().__call__(parser, cfg, text, option_string)

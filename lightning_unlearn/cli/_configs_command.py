@@ -4,12 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from lightning_unlearn.cli._bundled import bundled_config, bundled_configs, description
 from lightning_unlearn.cli._config_file import read_config
+from lightning_unlearn.cli._yaml import dump_yaml
 
 _ABOUT = (
     "List the configurations that come with the package, or print one, to start your own from: "
@@ -27,7 +27,7 @@ def show_configs(arguments: Sequence[str]) -> None:
         _list()
     elif chosen.merged:
         path = bundled_config(chosen.name)
-        sys.stdout.write(yaml.safe_dump(read_config(path), sort_keys=False))
+        sys.stdout.write(dump_yaml(read_config(path)))
     else:
         sys.stdout.write(bundled_config(chosen.name).read_text(encoding="utf-8"))
 

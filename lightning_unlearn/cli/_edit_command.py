@@ -18,7 +18,7 @@ from lightning_unlearn.cli._config_file import ConfigFile
 from lightning_unlearn.cli._parser import Parser
 from lightning_unlearn.data import Encoding, LoaderSettings, QuestionAnswerData, Records, in_order, loader_of
 from lightning_unlearn.edits import Edit, EditRecord
-from lightning_unlearn.models import savable
+from lightning_unlearn.models import refuse_other_form, savable
 from lightning_unlearn.readouts import CausalLMReadout
 from lightning_unlearn.runtime import writable_folder, written_whole
 
@@ -56,6 +56,7 @@ def run_edit(arguments: Sequence[str]) -> None:
 
 def _edit(chosen: Any) -> EditRecord:
     folder = writable_folder(chosen.folder)
+    refuse_other_form(folder, adapter=False)
     edit: Edit = chosen.edit
     given = {name: getattr(chosen, name) for name in ("forget", "retain")}
     for name, needs in (("forget", edit.needs_forget), ("retain", edit.needs_retain)):

@@ -10,11 +10,10 @@ from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lightning_unlearn.cli._audit_command import Columns
 from lightning_unlearn.cli._config_file import read_config
 from lightning_unlearn.cli._quiet_fit import quiet_fit
+from lightning_unlearn.cli._yaml import dump_yaml
 from lightning_unlearn.data import FileRecords
 from lightning_unlearn.data.encodings import usual_encoding
 from lightning_unlearn.runtime import someone_looks_on, writable_folder, written_whole
@@ -41,7 +40,7 @@ def run_forget(arguments: Sequence[str]) -> None:
     said, settings = _settings(chosen)
     file = folder / "forget.yaml"
     with written_whole(file) as new:
-        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        text = dump_yaml(settings, allow_unicode=True)
         new.write_text(_HEAD.format(file=file) + text, encoding="utf-8")
     sys.stdout.write(said)
     bar = f"--trainer.enable_progress_bar={someone_looks_on()}".lower()  # else a line a minute says as much

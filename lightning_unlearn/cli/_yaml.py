@@ -45,6 +45,32 @@ def load_yaml(text: str) -> Any:
     return get_loader("yaml")(text)
 
 
+def dump_yaml(settings: Any, *, allow_unicode: bool = False) -> str:
+    r"""Write YAML that :func:`load_yaml` reads back as it was.
+
+    Example:
+        >>> dump_yaml({"lr": 1e-3, "name": "1e3"})
+        "lr: 0.001\nname: '1e3'\n"
+    """
+    text: str = yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=allow_unicode)
+    return text
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # untyped
+    """Quotes texts such as `1e3`: numbers to the parser's loader, and none to plain YAML."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        float(text)
+    except ValueError:
+        return dumper.represent_str(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
+
+
+_Dumper.add_representer(str, _text)
+
+
 def _mappings(root: yaml.Node | None) -> Iterator[yaml.MappingNode]:
     """Every mapping, once: an alias is the same node again, and may hold itself."""
     seen: set[int] = set()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -92,6 +92,7 @@ class Edit(ABC):
         readout: Readout | None = None,
         engine: GradientEngine | None = None,
         optimizers: Sequence[torch.optim.Optimizer] = (),
+        before_write: Callable[[nn.Parameter], object] = lambda parameter: None,
     ) -> EditRecord:
         """Change ``network`` in place, and return a record of the change. Arguments are those of :meth:`new_values`.
 
@@ -102,6 +103,7 @@ class Edit(ABC):
             readout: How to run the network.
             engine: How to take gradients.
             optimizers: Whose memory of changed weights is set to zero, if :attr:`resets_optimizer`.
+            before_write: Called with each parameter, right before it is changed.
 
         Raises:
             ValueError: If a new value has the name of no parameter, or another shape than the parameter.
@@ -116,6 +118,7 @@ class Edit(ABC):
         # One at a time, so that the new values need not all be in memory.
         for name, value in values:
             self._refuse(name, value, params, engine)
+            before_write(params[name])
             before = local(params[name].detach()).clone() if self.resets_optimizer and optimizers else None
             changes.append(_write_(params[name], value))
             if before is not None:

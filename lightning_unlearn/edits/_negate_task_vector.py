@@ -11,6 +11,7 @@ from lightning_unlearn.engine import GradientEngine, sharded_like, with_local
 from lightning_unlearn.functional.settings import check_finite
 from lightning_unlearn.functional.text import visible
 from lightning_unlearn.models import read_weights, without_prefix
+from lightning_unlearn.models.layers import adapters
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.runtime import local
 
@@ -38,7 +39,8 @@ class NegateTaskVector(Edit):
         scale: How much of the direction is subtracted; 0 changes nothing.
 
     Raises:
-        ValueError: If both are left out; when called, if no parameter is found in them, or one has another shape.
+        ValueError: If both are left out; when called, if no parameter is found in them, or one has another shape, or the
+            network has an adapter.
 
     Example:
         >>> import tempfile, torch
@@ -75,6 +77,11 @@ class NegateTaskVector(Edit):
         readout: Readout | None,
         engine: GradientEngine,
     ) -> Iterator[tuple[str, Tensor]]:
+        if (adapter := next((name for name, _ in adapters(network)), None)) is not None:
+            raise ValueError(
+                "`NegateTaskVector` should get a network without an adapter: layers below one would be left out. Found one "
+                f"at `{adapter}`. Merge it first (`merge_and_unload()`), or edit before the adapter is put on."
+            )
         params = dict(network.named_parameters())
         finetuned, base = self._load(self.finetuned, params), self._load(self.base, params)
         for name, param in params.items():

@@ -74,6 +74,7 @@ class WithinBudget(Edit):
         self.edit, self.kl, self.neutral, self.batches, self.limit = edit, kl, neutral, batches, limit
         self.needs_forget = edit.needs_forget  # type: ignore[misc]  # of the class for most edits; here of the one inside
         self.needs_retain = edit.needs_retain or neutral is None  # type: ignore[misc]
+        self.resets_optimizer = edit.resets_optimizer  # type: ignore[misc]
         self._found: dict[str, float] = {}
 
     @override

@@ -32,6 +32,7 @@ from lightning_unlearn.engine._sizes import root_mean_squares
 from lightning_unlearn.engine._strategy import is_fsdp1, kind_of_strategy, strategy_kind
 from lightning_unlearn.engine._trainer import (
     callbacks_of,
+    keep_original,
     refuse_manual_optimization,
     refuse_optimizers,
     refuse_sparse_gradients,
@@ -74,6 +75,7 @@ __all__ = [
     "isolated",
     "isolated_but_for_weights",
     "joined_strategy",
+    "keep_original",
     "kind_of_strategy",
     "left_by",
     "load_optimizer_state",

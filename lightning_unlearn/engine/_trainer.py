@@ -26,6 +26,13 @@ def show_original(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             callback.see_original(trainer, pl_module)
 
 
+def keep_original(trainer: pl.Trainer, pl_module: pl.LightningModule, parameter: nn.Parameter) -> None:
+    """Let the module and every callback copy ``parameter``, which was shown to them, before an edit changes it."""
+    for part in (pl_module, *trainer.callbacks):  # type: ignore[attr-defined]
+        if hasattr(part, "keep_original"):
+            part.keep_original(parameter)
+
+
 def refuse_optimizers(trainer: pl.Trainer, who: str) -> None:
     """Refuse a fit without an optimizer, and one whose optimizer evaluates its closure many times a step."""
     # `_MockOptimizer` is what Lightning puts in if `configure_optimizers` returns `None`.

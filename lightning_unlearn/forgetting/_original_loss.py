@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 import lightning.pytorch as pl
+from torch import nn
 
 from lightning_unlearn.attacks import Attack
 from lightning_unlearn.data import ForgetStream
@@ -110,6 +111,11 @@ class OriginalLoss:
         """A step is next that does not ask for the original."""
         if self.loss.reference is not None:
             self.loss.reference.join()
+
+    def keep(self, parameter: nn.Parameter) -> None:
+        """An edit is about to change ``parameter``."""
+        if self.loss.reference is not None:
+            self.loss.reference.keep(parameter)
 
     def end_watch(self) -> None:
         """Leave no hook on the module."""

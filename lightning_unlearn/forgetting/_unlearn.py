@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_unlearn.attacks import Attack
@@ -135,12 +135,9 @@ class Unlearn(AccumulatingCallback):
     ) -> None:
         parts = {"objective": objective, "readout": readout, "projector": projector, "reference": reference}
         refuse_settings(weight, optimizer, transforms, **parts)
-        self.objective = objective
-        self.readout = readout
-        self.projector = projector
-        self.reference = reference
-        self.weight = weight
-        self.seed, self.forget = seed, forget
+        self.objective, self.readout = objective, readout
+        self.projector, self.reference = projector, reference
+        self.weight, self.seed, self.forget = weight, seed, forget
         self.optimizer = optimizer
         self.transforms = list(transforms or ())
         self.under = Under(under, under_every, under_retain)
@@ -218,6 +215,10 @@ class Unlearn(AccumulatingCallback):
     def see_original(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the network for the original, unless it is known: before the first step, or before an edit."""
         self._original.see(self._engine, self._stream)
+
+    def keep_original(self, parameter: nn.Parameter) -> None:
+        """An edit is about to change ``parameter``: the reference keeps what it was."""
+        self._original.keep(parameter)
 
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:

@@ -11,7 +11,7 @@ from lightning_unlearn.models._tiny import TinyCausalLM
 from lightning_unlearn.models._tokenizer import load_tokenizer
 from lightning_unlearn.models._weight_files import find_weights, read_weights
 from lightning_unlearn.models._weights import load_weights, match_weights, swapped_weights, without_prefix
-from lightning_unlearn.models._written import refuse_other_adapter, refuse_other_weights, savable
+from lightning_unlearn.models._written import refuse_other_adapter, refuse_other_form, refuse_other_weights, savable
 from lightning_unlearn.models.adapters import Adapted, Adapter, Experts, TokenMixing, fold_adapter_
 from lightning_unlearn.models.vision import ImageCausalLM, PatchEncoder, ResNet20, TinyViT
 
@@ -40,6 +40,7 @@ __all__ = [
     "pretrained_tokenizer",
     "read_weights",
     "refuse_other_adapter",
+    "refuse_other_form",
     "refuse_other_weights",
     "savable",
     "start_again_",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_unlearn.models._weights import plain_key
 from lightning_unlearn.models.adapters import refuse_merging
 from lightning_unlearn.models.layers import (
+    base_model,
     dequantized,
     in_adapter,
     input_embedding,
@@ -31,7 +32,8 @@ def merged(network: nn.Module) -> nn.Module:
     """A plain copy of a network of PEFT, with the active adapter in its weights; ``network`` stays as it is.
 
     What is tied is copied first where an adapter is on one side alone: PEFT would change both. A base in few bits is
-    dequantised, and the adapter added without rounding again.
+    dequantised, and the adapter added without rounding again. Both are compared by what they say to a few tokens, unless
+    they read none.
 
     Args:
         network: A ``peft.PeftModel`` with an adapter that can be merged.
@@ -46,8 +48,14 @@ def merged(network: nn.Module) -> nn.Module:
         warnings.filterwarnings("ignore", r".*`tie_word_embeddings=(True|False)`", UserWarning)
         plain = _merged(network)
     _tie_equal_(plain)
-    _refuse_other_answers(plain, network)
+    if _reads_tokens(network):
+        _refuse_other_answers(plain, network)
     return plain
+
+
+def _reads_tokens(network: nn.Module) -> bool:
+    """Whether it can be asked: of sound or images only, as Whisper reads, we have none that fit."""
+    return getattr(base_model(network), "main_input_name", "input_ids") == "input_ids"
 
 
 def _merged(network: nn.Module) -> nn.Module:
@@ -145,7 +153,10 @@ def _refuse_other_answers(plain: Any, network: Any) -> None:
 
 
 def _answers(network: Any, tokens: Tensor) -> Tensor:
-    logits: Tensor = network(input_ids=tokens, use_cache=False).logits.float()
+    # An encoder-decoder is shown the same tokens on both sides: T5 would make up none for its decoder.
+    base: Any = base_model(network)
+    decoder = {"decoder_input_ids": tokens} if base.config.is_encoder_decoder else {}
+    logits: Tensor = network(input_ids=tokens, **decoder, use_cache=False).logits.float()
     return logits
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +35,27 @@ def savable(network: Any) -> Iterator[None]:
             config.tie_word_embeddings = was
         if generation is not None:
             network.generation_config = generation
+
+
+def refuse_other_form(folder: str | Path, *, adapter: bool) -> None:
+    """Refuse a folder with a whole model where an adapter is to be written, and the other way round.
+
+    transformers would load both, the adapter on top of the whole model.
+
+    Args:
+        folder: Where a network is to be written.
+        adapter: Whether it is an adapter alone.
+
+    Raises:
+        ValueError: If the other form is there.
+    """
+    other = "config.json" if adapter else "adapter_config.json"
+    if (Path(folder).expanduser() / other).is_file():
+        here, there = ("an adapter", "a whole model") if adapter else ("a whole model", "an adapter")
+        raise ValueError(
+            f"`folder` should be empty, or hold what is replaced, where {here} is to be written. Found `{other}` of {there} "
+            f"in `{folder}`: the two would be loaded together. Choose another folder."
+        )
 
 
 def refuse_other_weights(folder: str, network: Any, state: Mapping[str, Tensor] | None = None) -> None:

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from lightning_unlearn.prediction import IGNORED, Prediction
 from lightning_unlearn.readouts._base import Exchange, Readout, content_key
+from lightning_unlearn.readouts._padding import inside
 
 _LABELS = ("labels", "label", "targets", "target", "y")
 """Under which name a batch of named parts keeps its labels, if nobody says."""
@@ -58,7 +59,16 @@ class ClassificationReadout(Readout):
         place, labels = self._labels(batch)
         parts = list(_parts_beside(batch, place).values()) if self.inputs is None else [batch[self.inputs]]
         by_example = [part for part in parts if isinstance(part, Tensor) and part.dim() and len(part) == len(labels)]
-        return [content_key(*example) for example in zip(*by_example, labels, strict=True)]
+        mask = self._mask(batch)
+        rows = [list(part) if mask is None else _without_padding(part, inside(mask)) for part in by_example]
+        return [content_key(*example) for example in zip(*rows, labels, strict=True)]
+
+    @override
+    def present(self, batch: Any) -> Tensor | None:
+        """The mask's positions, if the batch is text that comes with one."""
+        mask = self._mask(batch)
+        ids = None if mask is None else batch.get("input_ids")
+        return mask if isinstance(ids, Tensor) and mask is not None and ids.shape == mask.shape else None
 
     @override
     def exchanges(self, batch: Any) -> list[Exchange]:
@@ -78,6 +88,11 @@ class ClassificationReadout(Readout):
         parts = list(batch)
         parts[int(place)] = other  # a position, as this batch has no keys
         return tuple(parts)
+
+    def _mask(self, batch: Any) -> Tensor | None:
+        """Which positions are shown, ``[B, T]`` bool, if there is a mask."""
+        mask = batch.get("attention_mask") if isinstance(batch, Mapping) and self.inputs is None else None
+        return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
     def _run(self, network: nn.Module, batch: Any, place: int | str) -> Any:
         if self.inputs is not None:
@@ -115,6 +130,13 @@ class ClassificationReadout(Readout):
         where = " and ".join(f"{what} at `{place!r}`" for what, place in given.items() if place is not None)
         wanted = where or "two parts, inputs and labels, or named parts with labels among them"
         return ValueError(f"A batch should hold {wanted}. Found {_kind(batch)}. {_WAY_OUT}")
+
+
+def _without_padding(part: Tensor, within: Tensor) -> list[Tensor]:
+    """The rows of ``part``, without padding if it holds something for each position, such as ids, types or boxes."""
+    if part.dim() > 3 or part.shape[:2] != within.shape:
+        return list(part)
+    return [row[shown] for row, shown in zip(part, within.to(part.device), strict=True)]
 
 
 def _find_labels(batch: Any, inputs: int | str | None) -> int | str | None:

@@ -101,6 +101,14 @@ class EncoderDecoderReadout(Readout):
         ]
 
     @override
+    def present(self, batch: Any) -> Tensor | None:
+        """The encoder's mask. ``None`` where the decoder's rows are as long, so that its layers would be taken for those."""
+        if not isinstance(batch, Mapping) or not isinstance(ids := batch.get("input_ids"), Tensor):
+            return None
+        mask, said = mask_of(batch, ids), batch.get("decoder_input_ids", _labels(batch))
+        return mask if mask is not None and said.shape[1] < mask.shape[1] else None
+
+    @override
     def exchanges(self, batch: Any) -> list[Exchange] | None:
         """The encoder's tokens, and the supervised ones. ``None`` if there are no tokens, or decoder inputs of the batch."""
         labels = _labels(batch)

@@ -25,7 +25,7 @@ class AdapterDisabled(Reference):
 
     Raises:
         ValueError: If the network has no adapter, trains base weights, or its adapter has been trained before. During the
-            fit, if base weights were unfrozen since.
+            fit, if base weights were unfrozen since, or are about to be edited.
     """
 
     @override
@@ -36,6 +36,15 @@ class AdapterDisabled(Reference):
                 "Use `CachedLogLikelihood()` or `FrozenCopy()` as the reference."
             )
         super().attach(network)
+
+    @override
+    def keep(self, parameter: nn.Parameter) -> None:
+        name = next((name for name, p in self.network.named_parameters() if p is parameter), None)
+        if name is not None and not in_adapter(name):
+            raise ValueError(
+                "`AdapterDisabled` should find the base as it was in the original. Found an edit that changes "
+                f"`{name}`. Use `FrozenCopy()` or `CachedLogLikelihood()` as the reference."
+            )
 
     @override
     def __call__(self, readout: Readout, batch: Any) -> Likelihood:

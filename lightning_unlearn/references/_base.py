@@ -38,6 +38,12 @@ class Reference(ABC):
     def join(self) -> None:
         """A step is next that does not ask for the original: see what it may move, and earlier steps did not."""
 
+    def keep(self, parameter: nn.Parameter) -> None:
+        """Something other than a step, such as an edit, is about to change ``parameter``, frozen or not.
+
+        Collective under FSDP2.
+        """
+
     @abstractmethod
     def __call__(self, readout: Readout, batch: Any) -> Likelihood:
         """The original model's prediction of ``batch``, without a graph."""

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -30,7 +30,7 @@ class FrozenCopy(Reference):
     Only trainable parameters and floating-point buffers are copied, so if little is trained, the copy is small. There is
     no second module: the same network runs with other values, so it works under DDP, and under FSDP2 shard by shard.
 
-    A parameter that is unfrozen or added during the fit is copied before its first step.
+    A parameter that is unfrozen or added during the fit is copied before its first step, a frozen one before it is edited.
 
     A resumed fit takes the copy before the checkpoint is restored. Checkpoints hold a hash of each copied parameter, by
     which a resumed fit knows whether these are the weights of the original, and the copies of parameters that joined
@@ -73,10 +73,19 @@ class FrozenCopy(Reference):
     @override
     def join(self) -> None:
         """Copy parameters that were unfrozen or added since: they have not moved yet."""
+        self._join(moves)
+
+    @override
+    def keep(self, parameter: nn.Parameter) -> None:
+        """Copy it, also if it is frozen."""
+        drop_copies(self.network)  # or FSDP2 may have a gathered weight in its place
+        self._join(lambda tensor: tensor is parameter)
+
+    def _join(self, wanted: Callable[[Tensor], bool]) -> None:
         before = self._held()
 
         def is_new(tensor: Tensor) -> bool:
-            return moves(tensor) and id(tensor) not in before and tensor.is_floating_point()
+            return wanted(tensor) and id(tensor) not in before and tensor.is_floating_point()
 
         if any(is_new(t) for t in (*self.network.parameters(), *self.network.buffers())):
             drop_copies(self.network)

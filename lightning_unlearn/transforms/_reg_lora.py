@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ class RegLoRA(pl.Callback):
     def __init__(self, file: str | None = None, weight: float = 2.5e3, share: float = 0.02) -> None:
         check_not_negative("weight", weight)
         check_between("share", share, 0, 1)
-        self.file, self.weight, self.share = file, weight, share
+        self.file = None if file is None else os.path.expanduser(file)
+        self.weight, self.share = weight, share
         self.protected: dict[str, Tensor] = {}
         self._restored: dict[str, Tensor] | None = None
 

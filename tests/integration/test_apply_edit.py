@@ -16,7 +16,17 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from lightning_unlearn import NPO, ApplyEdit, ForgetRetainData, RecoveryCheck, Unlearn
+from lightning_unlearn import (
+    NPO,
+    ApplyEdit,
+    ClassificationReadout,
+    ForgetRetainData,
+    FrozenCopy,
+    KLToReference,
+    RecoveryCheck,
+    Unlearn,
+    UnlearningModule,
+)
 from lightning_unlearn.edits import Edit
 
 
@@ -116,6 +126,27 @@ def test_the_reference_of_unlearn_is_the_original() -> None:
 
     assert known(edit()) == known()
     assert len(known()) == 24
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+@pytest.mark.parametrize("whose", ["unlearn", "module"])
+def test_the_reference_is_the_original_also_of_frozen_weights(whose: str) -> None:
+    class Asks(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+            reference = module.reference if whose == "module" else trainer.callbacks[0]._original.loss.reference
+            self.said = reference(module.readout, batch).logits
+
+    def said(*callbacks: Any) -> Tensor:
+        whole = SomebodysModule()
+        network = nn.Sequential(whole.body.requires_grad_(False), whole.head)
+        module = UnlearningModule(network, retain=KLToReference() if whose == "module" else None)
+        unlearn = Unlearn(KLToReference(), forget=loader(seed=2), reference=FrozenCopy())
+        asks = Asks()
+        first = [unlearn] if whose == "unlearn" else []
+        quiet(callbacks=[*first, *callbacks, asks], max_steps=1).fit(module, loader(seed=1))
+        return asks.said
+
+    assert torch.equal(said(edit()), said())
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
@@ -258,6 +289,30 @@ def test_shards_are_edited_as_the_whole_is() -> None:
         for name, value in expected.items():
             assert_close(weights[name], value, rtol=0, atol=0)
         assert (there.tensors, there.elements) == (record.tensors, record.elements)
+
+
+@pytest.mark.slow
+def test_the_reference_is_the_original_also_of_frozen_shards() -> None:
+    def said(rank: int, world: int) -> Any:
+        found = []
+        for callbacks in ([], [edit()]):
+            strategy = ModelParallelStrategy(
+                data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False
+            )
+            module = Sharded("sgd")
+            module.body.requires_grad_(False)
+            unlearn = Unlearn(KLToReference(), forget=loader(seed=2), reference=FrozenCopy())
+            trainer = quiet(callbacks=[unlearn, *callbacks], max_steps=1, strategy=strategy, devices=2)
+            trainer.fit(module, loader(seed=1))
+            reference = unlearn._original.loss.reference
+            found.append({o.path: o.value for o in reference._originals} if callbacks else {})
+            with torch.no_grad():
+                found[-1]["said"] = reference(ClassificationReadout(), next(iter(loader(seed=3)))).logits
+        return found
+
+    for without, edited in run_ranks(said):
+        assert torch.equal(without["said"], edited["said"])
+        assert "body.0.weight" in edited
 
 
 @pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from jsonargparse import get_loader
+from jsonargparse import ArgumentParser, get_loader
 
 from lightning_unlearn.cli import bundled_configs, main, read_config, script
-from lightning_unlearn.cli._yaml import load_yaml
+from lightning_unlearn.cli._config_file import ConfigFile
+from lightning_unlearn.cli._yaml import dump_yaml, load_yaml, use_unique_keys
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +91,47 @@ def test_the_rest_is_read_as_the_parser_reads_it(text: str) -> None:
     assert repr(load_yaml(text)) == repr(get_loader("yaml")(text))
 
 
+TEXTS = [
+    "1e3",
+    "-2E5",
+    "1_0e3",
+    ".5",
+    "1.e+5",
+    ".inf",
+    "nan",
+    "0x10",
+    "1_000",
+    "yes",
+    "2024-01-01",
+    "null",
+    "~",
+    "",
+    "e3",
+    "a: b",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_that_looks_like_a_number_comes_back_as_text(text: str) -> None:
+    settings = {"x": text, "y": [text], text: 1e3}
+    assert load_yaml(dump_yaml(settings)) == settings
+
+
+def test_numbers_come_back_as_numbers() -> None:
+    settings = {"x": [1e3, 1e-5, 1, True, None, float("inf"), -0.5, 1e22]}
+    assert repr(load_yaml(dump_yaml(settings))) == repr(settings)
+
+
+def test_a_quoted_number_is_a_text_with_a_base_as_without(tmp_path: Path) -> None:
+    path = written(tmp_path, mine='base: base.yaml\nname: "1e3"\n', base="lr: 1e-3\n")
+    parser = ArgumentParser(exit_on_error=False, parser_mode=use_unique_keys())
+    parser.add_argument("--config", action=ConfigFile)
+    parser.add_argument("--name", type=str | float)
+    parser.add_argument("--lr", type=str | float)
+    read = parser.parse_args([f"--config={path}"])
+    assert (read.name, read.lr) == ("1e3", 1e-3)
+
+
 def test_our_own_configurations_have_every_key_once() -> None:
     assert len(bundled_configs()) > 10
     for path in bundled_configs().values():
@@ -97,8 +139,6 @@ def test_our_own_configurations_have_every_key_once() -> None:
 
 
 def test_other_parsers_of_the_process_read_as_before() -> None:
-    from jsonargparse import ArgumentParser
-
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--a", type=int)
     assert parser.parse_string("a: 1\na: 2").a == 2

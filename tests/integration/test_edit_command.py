@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_model
 
-from lightning_unlearn import PretrainedCausalLM, TinyCausalLM
+from lightning_unlearn import LoRA, PretrainedCausalLM, TinyCausalLM
 from lightning_unlearn.bundled import bundled_path
 from lightning_unlearn.cli._script import script
 from lightning_unlearn.data import Encoding, FileRecords, LoaderSettings, QuestionAnswerData, in_order, loader_of
@@ -83,6 +83,16 @@ def test_data_that_are_missing_are_one_message(files: Path, monkeypatch: pytest.
     with pytest.raises(SystemExit, match="`Dampen` should get retain data. Found none. Give --retain"):
         run(monkeypatch, files, "--edit=Dampen", f"--forget={files / 'forget.jsonl'}")
     assert not (files / "edited" / "edit.json").exists()
+
+
+def test_a_folder_with_an_adapter_is_refused(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edited model would be loaded with the old adapter on top."""
+    TinyCausalLM(hidden_size=32, num_hidden_layers=1).save_pretrained(files / "base")
+    LoRA(r=2).wrap(PretrainedCausalLM(str(files / "base"))).save_pretrained(files / "adapter")
+    at = [f"--{name}={files / 'adapter'}" for name in ("model", "folder")]
+    with pytest.raises(SystemExit, match=r"^ValueError: .* Found `adapter_config.json` of an adapter"):
+        run(monkeypatch, files, *at, "--network=null", "--edit=Corrupt")
+    assert not (files / "adapter" / "config.json").exists()
 
 
 def test_help_explains(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,6 +73,16 @@ def test_plain_model_loads_back(tmp_path: Path) -> None:
     assert (logits(again) - logits(tiny())).abs().max() > 1e-3  # and it is the unlearned one
 
 
+def test_a_folder_in_the_home_folder_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    check = RecoveryCheck(attacks={}, every_n_epochs=0)
+    unlearned(tiny(), check, WriteReport("~/report"), SavePretrained("~/model"))
+    assert (tmp_path / "home" / "model" / "config.json").is_file()
+    assert (tmp_path / "home" / "report" / "report.json").is_file()
+    assert not (tmp_path / "~").exists()
+
+
 @pytest.mark.parametrize("place", range(3))
 def test_wherever_it_stands_it_writes_the_weights_that_the_fit_hands_back(place: int, tmp_path: Path) -> None:
     """An edit at the end costs too much, and the budget takes it back when the fit ends."""
@@ -208,6 +218,28 @@ def test_an_adapter_whose_base_was_taught_is_not_written_alone(tmp_path: Path) -
         unlearned(LoRA(r=4).wrap(tiny()), teach, SavePretrained(str(tmp_path)))
     module = unlearned(LoRA(r=4, use_dora=True).wrap(tiny()), teach, SavePretrained(str(tmp_path), merge_adapter=True))
     assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(module.network), rtol=0, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`")
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(("first", "second"), [(True, False), (False, True)], ids=["adapter over whole", "the reverse"])
+def test_a_folder_with_the_other_form_is_refused_before_the_fit(
+    first: bool, second: bool, late: bool, tmp_path: Path
+) -> None:
+    """Loaded together, a merged model and its adapter are neither of the two networks."""
+
+    def make() -> Any:
+        return LoRA(r=2).wrap(tiny())
+
+    unlearned(make(), SavePretrained(str(tmp_path), merge_adapter=first))
+    found = "config.json" if first else "adapter_config.json"
+    again = SavePretrained(str(tmp_path), merge_adapter=second)
+    module = Built(make) if late else UnlearningModule(make())
+    with pytest.raises(ValueError, match=rf"`folder` should be empty.* Found `{found}`"):
+        quiet(callbacks=[again], max_steps=1).fit(
+            module, ForgetRetainData(retain=people("retain"), forget=people("forget"))
+        )
+    unlearned(make(), SavePretrained(str(tmp_path), merge_adapter=first))  # what is replaced may be there
 
 
 def test_an_adapter_of_prompts_cannot_be_merged(tmp_path: Path) -> None:

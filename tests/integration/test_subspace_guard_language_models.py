@@ -11,6 +11,7 @@ from _language_models import WIDTH, adapted, batch, family
 from _modules import quiet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers import BertConfig, BertForSequenceClassification
 
 from lightning_unlearn import CausalLMReadout, PackedCausalLMReadout, SubspaceGuard, UnlearningModule
 from lightning_unlearn.guards import InputSubspace, NullSpace
@@ -67,6 +68,21 @@ def test_padding_would_be() -> None:
     with pytest.warns(UserWarning, match="Found none in `network.model.layers.1.self_attn.q_proj`"):
         guard = fit(family("llama"), NullSpace(0), readout=PaddingToo(), layers=["q_proj"])
     assert max(protects(guard).values()) == WIDTH > TOKENS
+
+
+def test_padding_of_a_text_classifier_is_not_protected_and_a_pooled_row_is_none() -> None:
+    sizes = {"hidden_size": WIDTH, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 1}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = BertForSequenceClassification(BertConfig(vocab_size=512, **sizes))
+
+    def texts(*rows: int, times: int = 1) -> DataLoader[Any]:
+        there = {**batch(rows=rows), "labels": torch.zeros(len(rows)).long()}
+        return DataLoader([{k: v[i] for k, v in there.items()} for i in range(len(rows))] * times, batch_size=len(rows))
+
+    guard = SubspaceGuard(NullSpace(0), retain=texts(*KEPT), batches=1, layers=["intermediate", "pooler"])
+    quiet(callbacks=[guard], max_steps=1).fit(UnlearningModule(network), texts(0))
+    assert list(protects(guard).values()) == [TOKENS, len(KEPT)]
 
 
 class PaddingToo(CausalLMReadout):
@@ -170,7 +186,7 @@ def test_inputs_that_are_no_positions_are_recorded_with_a_warning() -> None:
             self.inner = nn.Linear(WIDTH, WIDTH)
 
         def forward(self, x: Tensor) -> Tensor:
-            return x + self.inner(x[:, 0])[:, None]  # the first position: no later one is seen
+            return x + self.inner(x[:, :2])[:, :1]  # the first position: no later one is seen
 
     network = family("llama")
     network.model.layers[0].mlp = Pooling()

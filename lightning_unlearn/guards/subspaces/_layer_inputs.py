@@ -93,6 +93,8 @@ def _recording(
 
 def _aligned(shape: torch.Size, present: Tensor) -> Tensor | None:
     """Which rows of inputs of ``shape`` are present; ``None`` if the rows are not the positions ``[B, T]`` of the batch."""
+    if len(shape) == 2 and shape[0] == len(present):  # pooled: one row for each example
+        return present.new_ones(len(present))
     if len(shape) == 3 and shape[0] == len(present) and shape[1] > present.shape[1]:
         # Prompt tuning puts its virtual tokens before those of the batch. They are inputs like others.
         before = present.new_ones(len(present), shape[1] - present.shape[1])

@@ -68,7 +68,8 @@ def _refuse(found: list[tuple[str, Any]], number: int) -> None:
     if not found:
         raise ValueError("`fold_adapter_` should get a network with a LoRA adapter. Found none.")
     for name, layer in found:
-        if not only_adds(layer) or not getattr(layer, "lora_A", {}):
+        # On a parameter of a module, as of experts, there is no layer with a weight below.
+        if not only_adds(layer) or not getattr(layer, "lora_A", {}) or hasattr(layer, "parameter_name"):
             raise ValueError(
                 f"`fold_adapter_` should find plain LoRA on linear layers. Found another adapter on `{name}`. Merge it by "
                 "`merge_and_unload()`, and wrap the network again."

@@ -25,7 +25,7 @@ def save(report: RobustnessReport, folder: str | Path) -> Path:
     Raises:
         OSError: If the folder cannot be written.
     """
-    page = Path(folder) / "report.html"
+    page = Path(folder).expanduser() / "report.html"
     # The JSON first: everything else can be drawn again from it. Half a character, as JSON files of others may hold, has no
     # UTF-8; JSON has an escape for it.
     _write(page.with_name("report.json"), report.to_json().encode(errors="backslashreplace"))

@@ -122,7 +122,7 @@ class RobustnessReport:
             FileNotFoundError: If there is none.
             ValueError: If the file is cut short, or is of a version that is not read.
         """
-        file = Path(path)
+        file = Path(path).expanduser()
         file = file / "report.json" if file.is_dir() else file
         if not file.is_file():
             raise FileNotFoundError(

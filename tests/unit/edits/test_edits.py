@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from _ranks import run_ranks
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.testing import assert_close
 
+from lightning_unlearn import LoRA, TinyCausalLM
 from lightning_unlearn.attacks import Quantize
 from lightning_unlearn.edits import (
     BucketMargin,
@@ -336,6 +337,19 @@ def test_weights_that_are_not_the_networks_are_refused(tmp_path: Path) -> None:
         NegateTaskVector(base=str(tmp_path / "empty"))(network())
     with pytest.raises(ValueError, match="Found neither `base` nor `finetuned`"):
         NegateTaskVector()
+
+
+def test_a_network_with_an_adapter_is_refused_although_some_names_are_known() -> None:
+    """Embeddings and norms have their names; layers below the adapter do not, and would be left out."""
+    tiny = {"hidden_size": 32, "num_hidden_layers": 1}
+    save_model(TinyCausalLM(seed=1, **tiny), "tiny.safetensors")
+    net = LoRA(r=2).wrap(TinyCausalLM(**tiny))
+    before = [p.detach().clone() for p in net.parameters()]
+    with pytest.raises(
+        ValueError, match=r"`NegateTaskVector` should get a network without an adapter.*`.*\.q_proj`.*Merge"
+    ):
+        NegateTaskVector(base="tiny.safetensors")(net)
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
 
 
 # Within rounding: sums over shards are taken in another order.

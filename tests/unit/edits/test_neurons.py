@@ -11,10 +11,11 @@ from _modules import SomebodysModule, loader, quiet
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.testing import assert_close
+from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from lightning_unlearn import ApplyEdit, LoRA, TinyCausalLM
-from lightning_unlearn.edits import NewtonInfluence, ProjectNeurons, ResetNeurons
-from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout
+from lightning_unlearn.edits import Edit, NewtonInfluence, ProjectNeurons, ResetNeurons, WithinBudget
+from lightning_unlearn.readouts import CausalLMReadout, ClassificationReadout, EncoderDecoderReadout
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2}
 
@@ -139,8 +140,12 @@ class Halfway(ResetNeurons):
     resets_optimizer = False
 
 
-@pytest.mark.parametrize("edit", [ResetNeurons(0.5, "head"), Halfway(0.5, "head")], ids=["reset", "kept"])
-def test_what_the_optimizer_remembers_of_reset_rows_is_gone(edit: ResetNeurons) -> None:
+HALF = [cls(0.5, "head") for cls in (ResetNeurons, Halfway)]
+WITHIN = [WithinBudget(edit, kl=1e-3, neutral=loader(seed=1), limit=1.0) for edit in HALF]
+
+
+@pytest.mark.parametrize("edit", [*HALF, *WITHIN], ids=["reset", "kept", "reset within", "kept within"])
+def test_what_the_optimizer_remembers_of_reset_rows_is_gone(edit: Edit) -> None:
     """And of no others. A fit that is resumed brings moments along."""
     module = SomebodysModule()
     trainer = quiet(max_steps=3)
@@ -148,12 +153,12 @@ def test_what_the_optimizer_remembers_of_reset_rows_is_gone(edit: ResetNeurons) 
     optimizer = trainer.optimizers[0]
     held = deepcopy({id(p): s for p, s in optimizer.state.items()})
     before = module.head.weight.detach().clone()
-    edit(module, optimizers=[optimizer])
+    edit(module, optimizers=[optimizer], readout=ClassificationReadout())
     rows = (module.head.weight != before).any(1)
     state, old = optimizer.state[module.head.weight], held[id(module.head.weight)]
     assert 0 < int(rows.sum()) < len(rows)
     for name in ("exp_avg", "exp_avg_sq"):
-        assert bool((state[name][rows] == 0).all()) is edit.resets_optimizer
+        assert bool((state[name][rows] == 0).all()) is not isinstance(getattr(edit, "edit", edit), Halfway)
         assert torch.equal(state[name][~rows], old[name][~rows])
     assert state["step"] == old["step"]
     other = optimizer.state[module.body[0].weight]
@@ -244,6 +249,42 @@ def test_padding_does_not_count() -> None:
     changed = moved(nets[0], TinyCausalLM(**SIZES))
     assert {name.split(".")[3] for name in changed} == {"mlp"}
     for (_, p), (_, q) in zip(nets[0].named_parameters(), nets[1].named_parameters(), strict=True):
+        assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+def bert() -> Any:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return BertForSequenceClassification(BertConfig(vocab_size=60, **sizes))
+
+
+def t5() -> Any:
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return T5ForConditionalGeneration(T5Config(vocab_size=60, decoder_start_token_id=0, **sizes))
+
+
+@pytest.mark.parametrize(
+    ("make", "readout", "labels", "layers"),
+    [
+        (bert, ClassificationReadout(), [0, 1], "intermediate"),
+        (t5, EncoderDecoderReadout(), [[8, 1], [9, 1]], "encoder*wi"),
+    ],
+    ids=["classifier", "encoder and decoder"],
+)
+def test_padding_of_an_encoder_does_not_count(make: Any, readout: Any, labels: Any, layers: str) -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(5, 50, (2, 6))
+    plain = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": torch.tensor(labels)}
+    padded = {n: v if n == "labels" else nn.functional.pad(v, (0, 4)) for n, v in plain.items()}
+    retain = {**plain, "input_ids": tokens.flip(0) + 7}
+    nets = [make() for _ in range(2)]
+    for one, seen in zip(nets, (plain, padded), strict=True):
+        ProjectNeurons(layers)(one, forget=[seen], retain=[retain], readout=readout)
+    assert moved(nets[0], make())
+    for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 

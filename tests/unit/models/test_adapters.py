@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from _adapters import wrapped
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -344,3 +345,11 @@ def test_what_cannot_be_folded_is_refused() -> None:
         fold_adapter_(bare())
     with pytest.raises(ValueError, match="should find plain LoRA on linear layers. Found another adapter on"):
         fold_adapter_(lora(use_dora=True))
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match")
+@pytest.mark.parametrize("name", ["experts", "experts alone"])
+def test_factors_of_stacked_experts_are_not_folded(name: str) -> None:
+    """They are on a parameter of a module, and below is no layer with a weight."""
+    with pytest.raises(ValueError, match="plain LoRA on linear layers. Found another adapter on `.*mlp"):
+        fold_adapter_(wrapped(name))

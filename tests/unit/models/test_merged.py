@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from _adapters import ALL, BASES, tied_by_hand, untied_by_hand, wrapped
 from _language_models import VOCABULARY, batch, family, train_adapter
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -110,6 +111,45 @@ def test_tokens_that_are_trained_alone_are_merged(base: str) -> None:
     network = get_peft_model(BASES[base](), config)
     train_adapter(network)
     assert_close(said(merged(network)), said(network), rtol=1e-5, atol=1e-5)
+
+
+T5 = {"vocab_size": 20, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+LAYERS = {
+    f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in {"layers": 1, "attention_heads": 2}.items()
+}
+WIDTHS = {"d_model": 16, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "max_source_positions": 4, "num_mel_bins": 4}
+SPECIAL = {"decoder_start_token_id": 0, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+ENCODER_DECODERS: dict[str, Any] = {
+    "t5": lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5, **SPECIAL)),
+    "t5 with a head of its own": lambda: hf.T5ForConditionalGeneration(
+        hf.T5Config(**T5, **SPECIAL, tie_word_embeddings=False)
+    ),
+    "bart": lambda: hf.BartForConditionalGeneration(hf.BartConfig(vocab_size=20, **LAYERS, **WIDTHS, **SPECIAL)),
+    "whisper": lambda: hf.WhisperForConditionalGeneration(
+        hf.WhisperConfig(vocab_size=20, **LAYERS, **WIDTHS, **SPECIAL, suppress_tokens=None, begin_suppress_tokens=None)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENCODER_DECODERS)
+def test_an_encoder_with_a_decoder_is_merged_and_written(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network: Any = LoRA(r=2, target_modules=["q"] if "t5" in name else ["q_proj"]).wrap(ENCODER_DECODERS[name]()).eval()
+    train_adapter(network)
+    tokens = torch.tensor([[5, 6, 7]])
+    features = {"input_features": torch.randn(1, 4, 8)} if name == "whisper" else {"input_ids": tokens}
+    plain: Any = merged(network)
+    with savable(plain):
+        plain.save_pretrained(tmp_path)
+    refuse_other_weights(str(tmp_path), plain)
+    again = type(plain).from_pretrained(tmp_path)
+    with torch.no_grad():
+        live = network.get_base_model()  # PEFT would give Whisper token ids
+        expected, found = (n(**features, decoder_input_ids=tokens).logits for n in (live, again.eval()))
+        with network.disable_adapter():
+            before = live(**features, decoder_input_ids=tokens).logits
+    assert_close(found, expected, rtol=0, atol=1e-5)
+    assert (before - expected).abs().max() > 5e-5
 
 
 def test_another_folder_is_noticed(tmp_path: Path) -> None:

@@ -155,6 +155,33 @@ def test_every_named_part_is_part_of_the_key() -> None:
     assert readout.with_answers(batch, [torch.tensor([1])] * 4)["labels"].tolist() == [1, 1, 1, 1]
 
 
+def text(left: int = 0, right: int = 0) -> dict[str, Tensor]:
+    """Two rows of text, of three tokens and of two, with more padding on a side."""
+    parts = {
+        "input_ids": torch.tensor([[5, 6, 7], [8, 9, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]),
+        "bbox": torch.arange(1, 25).reshape(2, 3, 4),
+    }
+    wide = {n: nn.functional.pad(p, (0, 0) * (p.dim() - 2) + (left, right)) for n, p in parts.items()}
+    return {**wide, "pixels": torch.arange(1.0, 15.0).reshape(2, 7), "labels": torch.tensor([0, 1])}
+
+
+@pytest.mark.parametrize(("left", "right"), [(0, 3), (2, 0), (1, 1)])
+def test_keys_of_text_do_not_depend_on_padding_and_do_on_all_else(left: int, right: int) -> None:
+    readout, keys = ClassificationReadout(), ClassificationReadout().keys(text())
+    assert len(set(keys)) == 2
+    assert readout.keys(text(left, right)) == keys
+    for name, place in (("input_ids", (0, 1)), ("attention_mask", (0, 1)), ("bbox", (0, 1, 2)), ("pixels", (0, 1))):
+        changed = text(right=right)
+        changed[name][place] = 0
+        assert [a == b for a, b in zip(readout.keys(changed), keys, strict=True)] == [False, True]
+
+
+def test_where_one_part_alone_is_run_its_padding_is_content() -> None:
+    readout = ClassificationReadout(inputs="input_ids")
+    assert readout.keys(text()) != readout.keys(text(right=1))
+
+
 @pytest.mark.parametrize(
     ("labels", "found"),
     [

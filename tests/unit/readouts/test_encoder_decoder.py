@@ -161,6 +161,14 @@ def test_keys_do_not_depend_on_padding_and_do_on_all_else() -> None:
     assert [a == b for a, b in zip(changed, keys, strict=True)] == [True, False, True]
 
 
+def test_padding_of_the_encoder_is_known_where_inputs_cannot_be_those_of_the_decoder() -> None:
+    readout, data = EncoderDecoderReadout(), batch()
+    assert torch.equal(readout.present(data), data["attention_mask"].bool())
+    wide = nn.functional.pad(data["labels"], (0, 4), value=-100)  # as long as the encoder's
+    assert readout.present({**data, "labels": wide}) is None
+    assert readout.present({"input_ids": data["input_ids"], "labels": data["labels"]}) is None
+
+
 def test_exchanges_and_other_answers_are_one_another() -> None:
     readout, data = EncoderDecoderReadout(), batch()
     exchanges = readout.exchanges(data)

@@ -33,6 +33,7 @@ from lightning_unlearn import (
     Prediction,
     Reference,
 )
+from lightning_unlearn.edits import Corrupt, ResetNeurons
 from lightning_unlearn.readouts import Readout
 from lightning_unlearn.references import choose_reference, why_adapter_is_not_enough
 from lightning_unlearn.runtime import checksum
@@ -399,6 +400,33 @@ def test_what_is_unfrozen_later_is_copied_then_and_saved() -> None:
     train_adapter(network)
     assert torch.equal(reference(ClassificationReadout(), data).logits, expected)
     assert len(reference.state_dict()["ranks"][0]["joined"]) == len(late)
+
+
+def test_frozen_weights_are_copied_before_an_edit_and_saved() -> None:
+    network, reference, data = Normed().eval(), FrozenCopy(), images(9)
+    network[0].weight.requires_grad_(False)  # tied, and edited once
+    reference.attach(network)
+    expected = original(network, ClassificationReadout(), data).logits
+    Corrupt(alpha=0.3)(network, before_write=reference.keep)
+    assert not torch.equal(original(network, ClassificationReadout(), data).logits, expected)
+    assert torch.equal(reference(ClassificationReadout(), data).logits, expected)
+    state = reference.state_dict()
+    assert state["ranks"][0]["joined"].keys() == {"0.weight"}
+    resumed = FrozenCopy()
+    resumed.attach(network)  # the frozen weight is the edited one already
+    state["ranks"][0]["hashes"] |= {p: h for p, h in resumed._hashes().items() if p != "0.weight"}
+    resumed.load_state_dict(state)
+    held = {o.path: o.value for o in resumed._originals}
+    assert torch.equal(held["0.weight"], state["ranks"][0]["joined"]["0.weight"])
+
+
+def test_a_base_that_is_edited_below_an_adapter_is_refused_and_an_adapter_is_not() -> None:
+    network, reference = adapted(family("llama")), AdapterDisabled()
+    reference.attach(network)
+    names = dict(network.named_parameters())
+    reference.keep(next(p for name, p in names.items() if "lora_A" in name))
+    with pytest.raises(ValueError, match=r"Found an edit that changes `.*up_proj.*`. Use `FrozenCopy\(\)`"):
+        ResetNeurons(layers="up_proj")(network, before_write=reference.keep)
 
 
 def test_a_choice_made_before_is_kept_while_it_fits() -> None:

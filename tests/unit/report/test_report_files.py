@@ -22,6 +22,15 @@ def test_a_report_survives_its_folder(report, tmp_path):
     assert page.with_name("curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_folder_in_the_home_folder_is_there(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    page = save(small, "~/reports")
+    assert page == tmp_path / "home" / "reports" / "report.html"
+    assert RobustnessReport.load("~/reports") == RobustnessReport.load("~/reports/report.json") == small
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
 @pytest.fixture(scope="module")
 def small():
     return assess([Observation("p", "forget", 0.5, 0)], draws=20)

@@ -185,6 +185,14 @@ def test_the_more_weight_the_less_protected_entries_move() -> None:
     assert moved[0] > 1.5 * moved[2]
 
 
+def test_a_file_in_the_home_folder_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    fit(adapted(), RegLoRA("~/protected.safetensors"))
+    assert load_file(tmp_path / "home" / "protected.safetensors")
+    assert not (tmp_path / "~").exists()
+
+
 def test_requests_in_turn_protect_what_all_of_them_changed(tmp_path: Path) -> None:
     network, file = adapted(), str(tmp_path / "of" / "protected.safetensors")
     said = []
