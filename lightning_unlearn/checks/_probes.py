@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from lightning_unlearn.data import DataSource, Probe, in_order, loader_of, one_loader, rows_of
@@ -81,7 +82,7 @@ class _FirstBatches(list[Any]):
 def _first_training_batches(trainer: pl.Trainer, readout: Readout) -> list[Any]:
     """The first batches of the user's own training data, if the readout can read them; else none."""
     # In order and without shuffling: every check must ask the same examples.
-    if (loader := one_loader(_training_loader(trainer))) is None:
+    if (loader := _training_loader(trainer)) is None:
         return []
     ordered = in_order(loader)
     batches = list(islice(ordered, _TRAINING_BATCHES))
@@ -93,24 +94,28 @@ def _first_training_batches(trainer: pl.Trainer, readout: Readout) -> list[Any]:
     return _FirstBatches(batches, list(named)[:count])
 
 
-def _training_loader(trainer: pl.Trainer) -> Any:
+def _training_loader(trainer: pl.Trainer) -> Iterable[Any] | None:
+    """What the fit trains on, gone through apart from the fit; ``None`` if it is not there, or only once."""
     data: Any = getattr(trainer, "datamodule", None)
-    if (given := trainer.train_dataloader) is not None or data is None:
+    if (given := trainer.train_dataloader) is None and data is not None:
+        try:
+            given = data.train_dataloader()
+        except Exception:  # the user's datamodule may be set up for validation only, and raise anything
+            return None
+    elif given is not None and not isinstance(given, DataLoader):
+        if any(isinstance(part, Iterator) for part in tree_leaves(given)):
+            return None  # its batches would be missing from the fit
         # Of several loaders `train_dataloader` does not tell how they are combined.
-        return given if isinstance(given, DataLoader) else trainer.fit_loop._combined_loader or given
-    try:
-        return data.train_dataloader()
-    except Exception:  # the user's datamodule may be set up for validation only, and raise anything
-        return None
+        given = trainer.fit_loop._combined_loader
+    return one_loader(given)
 
 
 def find_retain(trainer: pl.Trainer) -> Iterable[Any]:
     """What the fit trains on, for attacks that need retain data."""
-    loader = _training_loader(trainer)
-    if not isinstance(loader, Iterable) or isinstance(loader, Mapping):
+    if (loader := _training_loader(trainer)) is None:
         raise ValueError(
-            "An attack that needs retain data should find one training loader. Found "
-            f"`{type(loader).__name__}`. Fit on one loader, or leave the attack out."
+            "An attack that needs retain data should find training data that can be gone through again. Found "
+            f"`{type(trainer.train_dataloader).__name__}`. Give a `DataLoader`, or leave the attack out."
         )
     return loader
 

@@ -21,11 +21,13 @@ from lightning_unlearn import (
     DisruptionBudget,
     ForgetRetainData,
     GradientAscent,
+    PassiveRecovery,
     RandomOrder,
     RecoveryCheck,
     Relearn,
     SubspaceGuard,
     Unlearn,
+    Wanda,
 )
 from lightning_unlearn.data import in_order
 from lightning_unlearn.guards import InputSubspace
@@ -220,6 +222,54 @@ def test_several_loaders_for_what_stays_and_for_what_goes(kind: Any) -> None:
     assert {o.split: len(o.scores) for o in check.observations if o.metric == "token_nll"} == dict.fromkeys(
         ["forget", "retain"], 16 if kind is CombinedLoader else 24
     )
+
+
+class Batches:
+    """Batches, and how many there are."""
+
+    def __init__(self) -> None:
+        self.loader = loader(1)
+
+    def __iter__(self) -> Any:
+        return iter(self.loader)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+
+class Unsized:
+    def __iter__(self) -> Any:
+        return iter(loader(1))
+
+
+@pytest.mark.parametrize("kind", [Batches, Unsized])
+def test_batches_of_a_class_of_its_own_are_retain_data_and_none_is_lost(kind: Any) -> None:
+    check = RecoveryCheck({"wanda": Wanda(0.3)}, probes={"forget": loader(2)}, every_n_steps=1)
+    plain, beside = (trained(*callbacks, train_dataloaders=kind()) for callbacks in ([], [check]))
+    assert len(plain) == 12
+    assert all(torch.equal(a, b) for a, b in zip(plain, beside, strict=True))
+    assert not check.failures
+    assert {o.split for o in check.observations if o.attack == "wanda"} == {"forget", "retain"}
+
+
+def test_several_loaders_are_retain_data_of_attacks_too() -> None:
+    two = [{"a": next(iter(loader(5))), "b": next(iter(loader(6)))}]
+    check = RecoveryCheck(
+        {"recover": PassiveRecovery(0.5, steps=2)}, readout=OfEach(), probes={"forget": two}, attack_data=two
+    )
+    trainer = quiet(max_epochs=1, callbacks=[check])
+    trainer.fit(TwoSets(), {"a": loader(1, n=8), "b": loader(2, n=12)})
+    assert trainer.global_step == 3
+    assert not check.failures
+
+
+def test_batches_that_come_only_once_are_left_to_the_fit() -> None:
+    check = RecoveryCheck({"wanda": Wanda(0.3)}, probes={"forget": loader(2)})
+    trainer = quiet(max_epochs=1, callbacks=[check])
+    with pytest.warns(UserWarning, match=r"training data that can be gone through again\. Found `generator`"):
+        trainer.fit(SomebodysModule(), (batch for batch in loader(1)))
+    assert trainer.global_step == 6
+    assert {o.split for o in check.observations} == {"forget"}
 
 
 class FromTheModule(Classifier):
