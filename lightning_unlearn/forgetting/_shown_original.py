@@ -17,7 +17,8 @@ class ShownOriginal:
     When that is depends on whether the fit is new, which is not known before a checkpoint is read::
 
         right before restore   an interrupted fit that goes on has its original here, and only here
-        before the first step  a new fit shows it again: weights may have come from any hook
+        before the first step  a new fit shows it again: weights may have come from any hook, or from a checkpoint that was
+                               made without us
         when training starts   in a resumed fit: by hashes in the checkpoint it is known whether that was the original
 
     Strategies that shard restore after ``on_fit_start``: there it is shown in that hook.
@@ -31,11 +32,12 @@ class ShownOriginal:
         self._parts = [part for part in parts if type(part).see_original not in unmoved]
         self._watch: Any = None
         self._hashes: list[dict[str, int]] = []
-        self._is_resumed = False
+        self._goes_on = self._is_resumed = False
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """A fit is set up."""
         self.end_watch()
+        self._goes_on = False
         if self._parts and not trainer.strategy.restore_checkpoint_after_setup:
             self._watch = before_restore(trainer, module, lambda: self._show(module))
 
@@ -46,8 +48,8 @@ class ShownOriginal:
             self._show(module)
 
     def before_first_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """The first step, or an edit, is next. In a resumed fit the network has moved already. Collective."""
-        if trainer.global_step == 0:
+        """The first step, or an edit, is next. In an interrupted fit the network has moved already. Collective."""
+        if trainer.global_step == 0 or not self._goes_on:
             self._show(module)
             self._hashes = self._hashes_on_every_rank()
 
@@ -67,7 +69,7 @@ class ShownOriginal:
 
     def load_state_dict(self, state: list[dict[str, int]]) -> None:
         """Hashes of the original of an interrupted fit, which goes on."""
-        self._hashes, self._is_resumed = state, bool(state)
+        self._hashes, self._is_resumed, self._goes_on = state, bool(state), True
 
     def end_watch(self) -> None:
         """Leave no hook on the module."""

@@ -19,6 +19,7 @@ from lightning_unlearn import (
     CachedLogLikelihood,
     ClassificationReadout,
     FrozenCopy,
+    Interpolate,
     KLToReference,
     RecoveryCheck,
     SubspaceGuard,
@@ -27,6 +28,7 @@ from lightning_unlearn import (
     UnlearningModule,
 )
 from lightning_unlearn.guards import NullSpace
+from lightning_unlearn.observation import Observation
 from lightning_unlearn.selectors import Selector, TopShare
 
 pytestmark = [
@@ -124,6 +126,35 @@ def test_a_checkpoint_made_without_us_holds_the_original(reference: str, limits:
     assert unlearn.seen[0] == pytest.approx(AT_ORIGINAL, abs=1e-5)
     assert unlearn.seen[-1] < AT_ORIGINAL - 1e-3
     assert observed(check) == pytest.approx(probability(taught), abs=1e-6)
+
+
+def test_attacks_go_back_to_what_a_checkpoint_made_without_us_holds(tmp_path: Path) -> None:
+    path, taught = foreign(tmp_path / "plain.ckpt", max_steps=3)
+    check = RecoveryCheck({"merge": Interpolate(1.0)}, probes={"forget": loader(seed=2)}, every_n_epochs=0)
+    trainer = fit(Plain(seed=7), check, ckpt_path=path, max_epochs=2)
+    values = {(o.subject, o.attack): o.value for o in on_forget(check)}
+    assert values["original", "merge"] == values["original", "none"] == pytest.approx(probability(taught), abs=1e-6)
+    assert values["unlearned", "merge"] == pytest.approx(values["original", "none"], abs=1e-6)
+    trainer.save_checkpoint(tmp_path / "ours.ckpt")
+
+    def resumed(start: Plain) -> RecoveryCheck:
+        again = RecoveryCheck({"merge": Interpolate(1.0)}, probes={"forget": loader(seed=2)}, every_n_epochs=0)
+        fit(start, again, ckpt_path=tmp_path / "ours.ckpt", max_epochs=3)
+        return again
+
+    start = Plain(seed=7)
+    start.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    merged = [o.value for o in on_forget(resumed(start)) if o.attack == "merge"]
+    assert merged == pytest.approx([probability(taught)] * 3, abs=1e-6)
+    with pytest.warns(UserWarning, match="Attack `merge` failed.*resume a fit with the weights that it started from"):
+        resumed(Plain(seed=7))
+
+
+def test_training_under_attack_goes_back_to_what_a_checkpoint_made_without_us_holds(tmp_path: Path) -> None:
+    path, _ = foreign(tmp_path / "plain.ckpt", max_steps=3)
+    unlearn = First(under={"merge": Interpolate(1.0)})
+    fit(Plain(seed=7), unlearn, ckpt_path=path, max_epochs=2)
+    assert unlearn.seen[1] == pytest.approx(AT_ORIGINAL, abs=1e-5)  # under attack
 
 
 @pytest.mark.parametrize("reference", ["cache", "copy"])
@@ -322,10 +353,10 @@ def probability(module: Plain) -> float:
     return float((-ClassificationReadout()(module.eval(), (x, y)).token_nll()).exp().mean())
 
 
+def on_forget(check: RecoveryCheck) -> list[Observation]:
+    return [o for o in check.observations if (o.split, o.metric) == ("forget", "probability")]
+
+
 def observed(check: RecoveryCheck) -> float:
-    (value,) = (
-        o.value
-        for o in check.observations
-        if (o.subject, o.split, o.metric, o.attack) == ("original", "forget", "probability", "none")
-    )
+    (value,) = (o.value for o in on_forget(check) if (o.subject, o.attack) == ("original", "none"))
     return value
