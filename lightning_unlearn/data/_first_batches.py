@@ -30,7 +30,7 @@ def first_batches(loader: Any, count: int) -> list[Any]:
     loader = one_loader(loader)
     if loader is None or isinstance(loader, Iterator):
         return []
-    return list(islice(_rows_in_order(loader) if _has_rows(loader) else Seeded(apart(loader)), count))
+    return list(islice(Seeded(_rows_in_order(loader) if _has_rows(loader) else apart(loader)), count))
 
 
 def _has_rows(loader: Any) -> bool:

@@ -81,14 +81,16 @@ def batch_size_of(loader: Any) -> Any:
 
 
 def in_order(loader: Iterable[Any]) -> Iterable[Any]:
-    """All batches of ``loader``, in the order of its data set, none dropped. Global random states stay as they are.
+    """All batches of ``loader``, in the order of its data set, none dropped: the same in each pass.
+
+    Global random states stay as they are, also where rows or collation draw from them.
 
     Raises:
         ValueError: While iterating, if the batches seem never to end.
     """
     if rows_of(loader) is None:
         return Seeded(apart(loader), most=_MOST_BATCHES)
-    return reordered(loader, batch_size=batch_size_of(loader), shuffle=False)
+    return reordered(loader, InOrder, batch_size=batch_size_of(loader), shuffle=False)
 
 
 def reordered(loader: Any, kind: type[DataLoader[Any]] = DataLoader, **order: Any) -> DataLoader[Any]:
@@ -152,6 +154,18 @@ class Seeded:
                 )
             # Outside: whatever the caller draws between batches comes from its own random states.
             yield batch
+
+
+class InOrder(DataLoader[Any]):
+    """A ``DataLoader`` that draws each batch under random states of its own."""
+
+    batches_as_torch = True
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator is all that is needed
+        return iter(Seeded(self._batches()))
+
+    def _batches(self) -> Iterator[Any]:
+        yield from super().__iter__()
 
 
 class _Selected(Subset[Any]):

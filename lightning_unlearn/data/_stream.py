@@ -93,7 +93,7 @@ class ForgetStream:
     def sweep(self) -> Iterator[Any]:
         """This rank's share of all forget data, each example once; every rank yields equally many batches."""
         empty = True
-        for batch, _ in shared_batches(Seeded(in_order(self.loader)), self._rank, self._world_size):
+        for batch, _ in shared_batches(in_order(self.loader), self._rank, self._world_size):
             empty = False
             yield batch
         if empty:

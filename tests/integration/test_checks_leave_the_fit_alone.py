@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 from _checked_fits import ATTACKS, AUDITS, check_with, fit
-from _modules import HostileModule, quiet
+from _modules import CLASSES, HostileModule, SomebodysModule, loader, quiet, same
 from lightning.pytorch.plugins.precision import MixedPrecision
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_unlearn import (
     Attack,
+    DisruptionBudget,
     RecoveryCheck,
 )
 from lightning_unlearn.engine import _isolation
@@ -87,6 +89,40 @@ def test_the_comparison_notices_each_kind_of_state(left_out: Any, monkeypatch: p
             fit(check_with("vandal"))
     else:
         assert fit(check_with("vandal")) != whole
+
+
+class Augmented(Dataset[Any]):
+    """Rows that are drawn anew each time."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, row: int) -> Any:
+        return torch.randn(8) + row, row % CLASSES
+
+
+LOOKING: dict[str, Any] = {
+    "retain probe": lambda data: RecoveryCheck(probes={"forget": loader(2)}, every_n_epochs=0),
+    "forget probe": lambda data: RecoveryCheck(probes={"forget": data, "retain": loader(3)}, every_n_epochs=0),
+    "budget": lambda data: DisruptionBudget(kl=1e6),
+}
+
+
+@pytest.mark.parametrize("looking", LOOKING)
+def test_rows_that_are_augmented_at_random_leave_it_the_same_and_are_always_the_same_probe(looking: str) -> None:
+    def run(*callbacks: Any) -> Any:
+        torch.manual_seed(0)
+        module = SomebodysModule()
+        quiet(callbacks=list(callbacks)).fit(module, DataLoader(Augmented(), 4))
+        return module
+
+    one, other = LOOKING[looking](DataLoader(Augmented(), 4)), LOOKING[looking](DataLoader(Augmented(), 4))
+    plain = run()
+    assert same(plain, run(one))
+    if isinstance(one, RecoveryCheck):
+        torch.manual_seed(1)
+        quiet(callbacks=[other], max_steps=1).fit(SomebodysModule(), DataLoader(Augmented(), 4))
+        assert one.about_data() == other.about_data()
 
 
 def test_weights_left_changed_stop_the_fit() -> None:
