@@ -96,8 +96,13 @@ class KnowsOriginal:
             held = {id(o.found()): o.value for o in self._seen}
             return {name: held[id(t)] for name, t in _tensors(network) if id(t) in held}
         if self._read is None or self._read[0] is not network:
-            weights = load_weights(self.original, network)
-            parts = {n: (t, weights[n]) for n, t in _tensors(network) if n in weights}
+            own = {
+                **dict(network.named_buffers(remove_duplicate=False)),
+                **dict(network.named_parameters(remove_duplicate=False)),
+            }
+            # By identity: a file may hold a tied weight under its other name.
+            weights = {id(own[n]): value for n, value in load_weights(self.original, network).items()}
+            parts = {n: (t, weights[id(t)]) for n, t in _tensors(network) if id(t) in weights}
             self._read = network, {n: local(sharded_like(v.to(t.device), t)).cpu() for n, (t, v) in parts.items()}
         return self._read[1]
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from lightning_unlearn import Attack, Interpolate, TruncateUpdate
+from lightning_unlearn import AblateDirection, Attack, Interpolate, TruncateUpdate
 
 
 def net() -> nn.Module:
@@ -117,6 +117,34 @@ def test_the_original_may_come_from_a_file(tmp_path: Path) -> None:
     attack.see_original(network)  # the file counts
     with attack(network):
         assert all(torch.equal(value, original[name]) for name, value in tensors(network).items())
+
+
+class Tied(nn.Module):
+    """As nanoGPT: saved without repetition, the one weight has the name of the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wte, self.head = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+        self.head.weight = self.wte.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.wte(x))
+
+
+@pytest.mark.parametrize("attack", [Interpolate, TruncateUpdate, AblateDirection], ids=lambda a: a.__name__)
+def test_a_tied_weight_is_found_under_its_other_name(attack: Any, tmp_path: Path) -> None:
+    network, path = Tied(), str(tmp_path / "original.safetensors")
+    original = network.wte.weight.detach().clone()
+    save_file({"head.weight": original}, path)
+    network.wte.weight.data.add_(1)
+    knowing = attack(original=path)
+    (moved,) = knowing.moved(network)
+    assert moved.tensor is network.wte.weight
+    assert torch.equal(moved.original, original)
+    if isinstance(knowing, AblateDirection):
+        with knowing.as_original(network):
+            assert torch.equal(network.head.weight, original)
+        assert torch.equal(network.head.weight, original + 1)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3, 4, 5])
