@@ -97,6 +97,34 @@ def test_full_mode_is_plain_adamw() -> None:
             assert_close(a, b, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    "part", [lambda w: w[:, :2], lambda w: w[::2, 1:4], lambda w: w.t()], ids=["left", "some", "all"]
+)
+def test_parameters_that_are_a_part_of_another_tensor_are_trained_alone(part: Any) -> None:
+    whole = torch.randn(4, 6)
+    before = whole.clone()
+
+    def of(weight: torch.Tensor) -> nn.Linear:
+        net = nn.Linear(*reversed(weight.shape), bias=False)
+        net.weight = nn.Parameter(weight)
+        return net
+
+    net, by_hand = of(part(whole)), of(part(before).clone(memory_format=torch.contiguous_format))
+    x = torch.randn(3, net.in_features)
+    optimizer = torch.optim.AdamW(by_hand.parameters(), lr=0.1, weight_decay=0.0, fused=False)
+    for _ in range(2):
+        optimizer.zero_grad()
+        by_hand(x).square().mean().backward()
+        optimizer.step()
+    with Relearn(steps=2, lr=0.1, mode="full")(net, batches=[x], loss=lambda b: net(b).square().mean()) as points:
+        list(points)
+        assert_close(net.weight, by_hand.weight, rtol=0, atol=1e-6)
+        around = whole.clone()
+        part(around).copy_(part(before))
+        assert torch.equal(around, before)  # nothing else has moved
+    assert torch.equal(whole, before)
+
+
 def test_adapter_adds_the_product_of_its_factors_and_freezes_the_base() -> None:
     layer = nn.Linear(4, 3)
     x = torch.randn(2, 4)
