@@ -122,8 +122,9 @@ def _restored(module: nn.Module, remember: Sequence[Remember], kept: set[int]) -
     finally:
         with uninterrupted():
             _kept.difference_update(new)
-            for restore in restorers:
-                restore()
+            with ExitStack() as stack:  # should one fail, the others restore what they have, and then it is raised
+                for restore in reversed(restorers):
+                    stack.callback(restore)
 
 
 def remember_buffers(module: nn.Module) -> Restore:

@@ -167,6 +167,8 @@ def _of_set(now: set[Any]) -> Callable[[], None]:
 def _of_numbers(value: Any) -> Callable[[], object] | None:
     """What puts back an array or a random generator; ``None`` for anything else."""
     if isinstance(value, np.ndarray):
+        if not value.flags.writeable:
+            return None
         array = value.copy()
         return lambda: np.copyto(value, array)
     if isinstance(value, torch.Generator):

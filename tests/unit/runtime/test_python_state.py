@@ -37,6 +37,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "tensor": (lambda: torch.ones(2), lambda v: v.add_(1)),
     "tensor, resized": (lambda: torch.ones(2), lambda v: v.resize_(5)),
     "tensor, other data": (lambda: torch.ones(2), lambda v: setattr(v, "data", torch.zeros(3))),
+    "tensor, expanded": (lambda: torch.ones(2, 1).expand(2, 3), lambda v: v[:, :1].mul_(2)),
     "array": (lambda: np.ones(2), lambda v: v.fill(3)),
     "holder of data": (Holder, lambda v: (setattr(v, "value", 2), v.parts["inner"].append(3))),
     "namespace": (lambda: SimpleNamespace(count=1), lambda v: setattr(v, "count", 2)),
@@ -77,6 +78,14 @@ def test_what_changed_in_place_is_put_back_into_the_same_object(kind: str) -> No
     state.put_back()
     assert module[0].kept is kept
     assert content(kept) == before
+
+
+def test_what_cannot_be_written_to_is_left_alone() -> None:
+    module = nn.Linear(1, 1)
+    module.table = np.broadcast_to(np.ones(1), 3)
+    state = PythonState(module)
+    state.put_back()
+    assert module.table.tolist() == [1, 1, 1]
 
 
 def test_other_objects_and_new_and_missing_attributes() -> None:
