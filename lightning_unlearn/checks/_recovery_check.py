@@ -142,7 +142,9 @@ class RecoveryCheck(ObservingCallback):
         self._original.training_starts()
         if self._reached["global_step"] != trainer.global_step:  # else it is resumed
             self._reached = {"global_step": trainer.global_step, "epoch": trainer.current_epoch}
-        if self._last.step > trainer.global_step:
+        # At step 0 an earlier fit may have ended, too, after its look at the original.
+        is_new = trainer.global_step == 0 and not self._original.goes_on
+        if is_new or self._last.step > trainer.global_step:
             self._forget_observations()
 
     @override

@@ -25,6 +25,9 @@ class ShownOriginal:
 
     Args:
         parts: The attacks and audits to show it to.
+
+    Attributes:
+        goes_on: Whether the fit that was set up last goes on from the state of an interrupted one.
     """
 
     def __init__(self, parts: Collection[Attack | Audit]) -> None:
@@ -32,12 +35,12 @@ class ShownOriginal:
         self._parts = [part for part in parts if type(part).see_original not in unmoved]
         self._watch: Any = None
         self._hashes: list[dict[str, int]] = []
-        self._goes_on = self._is_resumed = False
+        self.goes_on = self._is_resumed = False
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """A fit is set up."""
         self.end_watch()
-        self._goes_on = False
+        self.goes_on = False
         if self._parts and not trainer.strategy.restore_checkpoint_after_setup:
             self._watch = before_restore(trainer, module, lambda: self._show(module))
 
@@ -49,7 +52,7 @@ class ShownOriginal:
 
     def before_first_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """The first step, or an edit, is next. In an interrupted fit the network has moved already. Collective."""
-        if trainer.global_step == 0 or not self._goes_on:
+        if trainer.global_step == 0 or not self.goes_on:
             self._show(module)
             self._hashes = self._hashes_on_every_rank()
 
@@ -69,7 +72,7 @@ class ShownOriginal:
 
     def load_state_dict(self, state: list[dict[str, int]]) -> None:
         """Hashes of the original of an interrupted fit, which goes on."""
-        self._hashes, self._is_resumed, self._goes_on = state, bool(state), True
+        self._hashes, self._is_resumed, self.goes_on = state, bool(state), True
 
     def end_watch(self) -> None:
         """Leave no hook on the module."""

@@ -302,6 +302,27 @@ def test_a_second_fit_starts_afresh() -> None:
     assert report.report is None
 
 
+@pytest.mark.parametrize("breaks_off_at", [0, 2])
+def test_a_second_fit_starts_afresh_after_one_that_broke_off_before_its_second_look(breaks_off_at: int) -> None:
+    class BreaksOff(SomebodysModule):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if batch_idx == breaks_off_at:
+                raise RuntimeError("no memory")
+            return super().training_step(batch, batch_idx)
+
+    def observed(checked: RecoveryCheck) -> list[tuple[str, str, float]]:
+        module = SomebodysModule()
+        module.head.weight.data.mul_(9)
+        quiet(callbacks=[checked]).fit(module, loader(1))
+        return [(o.subject, o.split, o.value) for o in checked.observations]
+
+    checked = RecoveryCheck(probes={"forget": loader(2)}, every_n_epochs=0)
+    with pytest.raises(RuntimeError, match="no memory"):
+        quiet(callbacks=[checked]).fit(BreaksOff(), loader(3))
+    assert checked.observations
+    assert observed(checked) == observed(RecoveryCheck(probes={"forget": loader(2)}, every_n_epochs=0))
+
+
 def test_the_same_fit_goes_on() -> None:
     checked = int4_check()
     trainer, module = observed_fit(checked, max_epochs=1)
