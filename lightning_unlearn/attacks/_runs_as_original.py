@@ -12,6 +12,20 @@ from lightning_unlearn.attacks._perturbed import restored
 from lightning_unlearn.runtime import drop_copies, local, on_every_rank, tensor_checksum
 
 
+class _Hashes:
+    """Of a tensor, in its own precision and in those to which a trainer may convert it after a look before restore."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._own = tensor.dtype
+        halves = (torch.bfloat16, torch.float16) if self._own in (torch.float32, torch.float64) else ()
+        self._in = {dtype: tensor_checksum(tensor.detach().to(dtype)) for dtype in (self._own, *halves)}
+
+    def are_of(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` is the same, in the precision that it has now."""
+        now = tensor.detach() if tensor.dtype in self._in else tensor.detach().to(self._own)
+        return tensor_checksum(now) == self._in[now.dtype]
+
+
 class RunsAsOriginal(KnowsOriginal):
     """What an attack or an audit is, too, if it runs the network with the weights of the original for a while.
 
@@ -22,14 +36,14 @@ class RunsAsOriginal(KnowsOriginal):
 
     def __init__(self, original: str | None = None) -> None:
         super().__init__(original)
-        self._frozen: dict[int, int] = {}
+        self._frozen: dict[int, _Hashes] = {}
 
     @override
     def see_original(self, network: nn.Module) -> None:
         """Keep what training changes, and hashes of the rest."""
         super().see_original(network)
         drop_copies(network)
-        frozen = {id(p): tensor_checksum(local(p)) for p in network.parameters() if not p.requires_grad}
+        frozen = {id(p): _Hashes(local(p)) for p in network.parameters() if not p.requires_grad}
         self._frozen = frozen if self.original is None else {}
 
     def has_own_frozen_weights(self, network: nn.Module) -> bool:
@@ -41,11 +55,7 @@ class RunsAsOriginal(KnowsOriginal):
         drop_copies(network)
         return all(
             on_every_rank(
-                all(
-                    tensor_checksum(local(p)) == self._frozen[id(p)]
-                    for p in network.parameters()
-                    if id(p) in self._frozen
-                )
+                all(self._frozen[id(p)].are_of(local(p)) for p in network.parameters() if id(p) in self._frozen)
             )
         )
 

@@ -164,3 +164,14 @@ def test_it_can_be_judged_by_other_facts_than_it_has() -> None:
     split = FactSplit(share=0.5)
     assert AblateDirection(facts=split).facts is split
     assert AblateDirection(data="related").data == "related"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_frozen_weights_that_a_trainer_converts_are_still_the_originals(dtype: torch.dtype) -> None:
+    net, attack = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), AblateDirection(["0"])
+    net[0].requires_grad_(False)
+    attack.see_original(net)
+    net.to(dtype)
+    assert attack.has_own_frozen_weights(net)
+    net[0].weight.data[0, 0] += 0.1
+    assert not attack.has_own_frozen_weights(net)
