@@ -56,7 +56,7 @@ def code_flips(network: nn.Module, original: Mapping[str, Tensor] | str, attack:
         (True, 4096)
     """
     weights = read_weights(original) if isinstance(original, str) else dict(original)
-    weights = without_prefix(weights, dict(network.named_parameters()))
+    weights = without_prefix(weights, network)
     found = {}
     with torch.no_grad():
         for matrix in attack.whole_matrices(network):

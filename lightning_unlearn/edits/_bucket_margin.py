@@ -124,7 +124,7 @@ class BucketMargin(Edit):
     ) -> Iterator[tuple[str, Tensor]]:
         assert readout is not None, "it needs data, so `ApplyEdit` gives a readout"
         targets = targets_of(network, self.against)
-        originals = self._originals(targets)
+        originals = self._originals(network, targets)
         params = [t.param for t in targets]
         pull = pull_of(self.objective, network, forget, readout, engine, params)
         prices = diagonal_fisher(network, retain, readout, engine, params) if self.price else [None] * len(params)
@@ -137,10 +137,10 @@ class BucketMargin(Edit):
             mask = local(chosen[t.name]) & (local(scores[t.name]) > 0)
             yield t.name, self._moved(t, originals[t.name], p, mask)
 
-    def _originals(self, targets: Sequence[Target]) -> dict[str, Tensor]:
+    def _originals(self, network: nn.Module, targets: Sequence[Target]) -> dict[str, Tensor]:
         if self.original is None:
             return {t.name: self._seen.get(t.name, local(t.param).detach()).to(local(t.param).device) for t in targets}
-        found = without_prefix(read_weights(self.original), {t.name: t.param for t in targets})
+        found = without_prefix(read_weights(self.original), network)
         if missing := [t.name for t in targets if t.name not in found or found[t.name].shape != t.param.shape]:
             raise ValueError(
                 f"`original` should hold the weights that are rounded, in the network's shapes. Found none for "

@@ -83,17 +83,18 @@ class NegateTaskVector(Edit):
                 f"at `{adapter}`. Merge it first (`merge_and_unload()`), or edit before the adapter is put on."
             )
         params = dict(network.named_parameters())
-        finetuned, base = self._load(self.finetuned, params), self._load(self.base, params)
+        finetuned, base = self._load(self.finetuned, network), self._load(self.base, network)
         for name, param in params.items():
             if name in finetuned and name in base:
                 # In float64, since the vector is a small difference of large numbers. Only this process's shard of each.
                 after, before = _part(finetuned[name], param), _part(base[name], param)
                 yield name, with_local(param, _part(param, param) - self.scale * (after - before))
 
-    def _load(self, path: str | None, params: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    def _load(self, path: str | None, network: nn.Module) -> dict[str, Tensor]:
+        params = dict(network.named_parameters())
         if path is None:
             return dict(params)  # the parameters themselves: their current values, read one at a time
-        weights = without_prefix(read_weights(path), params)
+        weights = without_prefix(read_weights(path), network)
         if not weights.keys() & params.keys():
             raise ValueError(
                 f"`{path}` should hold weights of the network. Found {len(weights)} tensors, none of whose names it has: "

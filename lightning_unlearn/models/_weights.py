@@ -170,10 +170,11 @@ def plain_key(name: str) -> str:
     return _ADAPTERS_NAME.sub(r"\1", _WRAPPERS.sub("", name)).replace("_magnitude_vector.weight", "_magnitude_vector")
 
 
-def without_prefix(given: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+def without_prefix(given: Mapping[str, Tensor], own: Iterable[str] | nn.Module) -> dict[str, Tensor]:
     """``given`` without the prefix that fits most names of ``own``, such as a LightningModule's name for its network.
 
-    Or with it, if it is ``own`` that has one: weights of the bare network for a module that wraps it.
+    Or with it, if it is ``own`` that has one: weights of the bare network for a module that wraps it. Where ``own`` is a
+    network, a tied weight is given under each of its names: a file may hold it under any of them.
 
     Example:
         >>> without_prefix({"network.bias": torch.ones(1)}, ["bias"])
@@ -181,12 +182,20 @@ def without_prefix(given: Mapping[str, Tensor], own: Iterable[str]) -> dict[str,
         >>> without_prefix({"bias": torch.ones(1)}, ["network.bias"])
         {'network.bias': tensor([1.])}
     """
+    if isinstance(own, nn.Module):
+        return _under_each_name(given, dict(own.named_parameters(remove_duplicate=False)))
     own = list(own)
     prefix = _prefix(given, own)
     if prefix is None:
         inner = _prefix(own, given) or ""
         return {f"{inner}{name}": value for name, value in given.items()}
     return {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+
+
+def _under_each_name(given: Mapping[str, Tensor], own: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    found = without_prefix(given, own)
+    held = {id(own[name]): value for name, value in found.items() if name in own}
+    return {**{name: held[id(p)] for name, p in own.items() if id(p) in held}, **found}
 
 
 def _prefix(outer: Iterable[str], inner: Iterable[str]) -> str | None:

@@ -125,7 +125,7 @@ class FisherConflict(Order):
         params = selectable(network)
         if self.optimum is None:
             return [p.detach().clone() for p in params.values()]
-        weights = without_prefix(read_weights(self.optimum), dict(network.named_parameters()))
+        weights = without_prefix(read_weights(self.optimum), network)
         if not set(weights) & set(params):
             raise ValueError(
                 f"`optimum` should hold weights of the network. Found {len(weights)} tensors in `{self.optimum}`, none of "

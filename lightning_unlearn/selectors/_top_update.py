@@ -62,7 +62,7 @@ class TopUpdate(Selector):
         engine: GradientEngine | None = None,
     ) -> dict[str, Tensor]:
         params = selectable(network)
-        weights = without_prefix(read_weights(self.base), dict(network.named_parameters()))
+        weights = without_prefix(read_weights(self.base), network)
         known = [name for name in params if name in weights]
         if not known:
             raise ValueError(

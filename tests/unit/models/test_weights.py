@@ -17,10 +17,13 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from lightning_unlearn import UnlearningModule
+from lightning_unlearn import Quantize, UnlearningModule
+from lightning_unlearn.attacks import code_flips
+from lightning_unlearn.edits import NegateTaskVector
 from lightning_unlearn.models import load_weights, match_weights, read_weights, swapped_weights
 from lightning_unlearn.models._weights import plain_key
 from lightning_unlearn.runtime import checksum
+from lightning_unlearn.selectors import TopUpdate
 
 
 def other(**kwargs: Any) -> nn.Module:
@@ -89,6 +92,28 @@ def test_a_network_with_them_says_what_the_other_says(
             assert torch.equal(says(network), says(another))
         assert torch.equal(says(network), own)
     assert checksum(network) == before
+
+
+class Tied(nn.Module):
+    """`safetensors` keeps the one weight under the name that is first in the alphabet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(32, 32, bias=False), nn.Linear(32, 32, bias=False)
+        self.down.weight = self.up.weight
+
+
+@pytest.mark.parametrize("name", ["up.weight", "down.weight", "net.down.weight"])
+def test_a_tied_weight_is_found_under_any_of_its_names(name: str, tmp_path: Path) -> None:
+    network, path = Tied(), str(tmp_path / "other.safetensors")
+    base = torch.randn(32, 32)
+    save_file({name: base}, path)
+    change = (network.up.weight.detach().double() - base.double()).abs().float()
+    assert torch.equal(TopUpdate(path).scores(network)["up.weight"], change)
+    (flips,) = code_flips(network, path, Quantize(4)).values()
+    assert flips.flipped > 0.5
+    NegateTaskVector(base=path)(network)
+    assert torch.allclose(network.down.weight, base)
 
 
 def test_they_are_put_back_after_an_exception_too() -> None:
