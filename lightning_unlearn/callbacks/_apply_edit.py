@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from torch import nn
 from typing_extensions import override
 
 from lightning_unlearn.checks._looks import is_averaging, on_its_device
+from lightning_unlearn.checks._probes import training_loader
 from lightning_unlearn.data import DataSource, in_order, loader_of
 from lightning_unlearn.edits import Edit, EditRecord
 from lightning_unlearn.engine import (
@@ -212,11 +213,11 @@ class ApplyEdit(pl.Callback):
             )
 
     def _retain_loader(self, trainer: pl.Trainer) -> Any:
-        loader = trainer.train_dataloader if self._retain is None else self._retain
-        if not isinstance(loader, Iterable):
+        loader = training_loader(trainer) if self._retain is None else self._retain
+        if loader is None:
             raise ValueError(
-                f"`{type(self.edit).__name__}` should find retain data. Found a fit without training data. Use "
-                "`ApplyEdit(..., retain=...)`."
+                f"`{type(self.edit).__name__}` should find retain data. Found a fit without training data, or with such as "
+                "come only once. Use `ApplyEdit(..., retain=...)`."
             )
         return loader
 

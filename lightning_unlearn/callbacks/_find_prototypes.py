@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.audits import read_states
+from lightning_unlearn.checks._probes import training_loader
 from lightning_unlearn.data import in_order
 from lightning_unlearn.engine import GradientEngine, callbacks_of, decided_readout, isolated
 from lightning_unlearn.forgetting import ObjectiveInFit, Unlearn
@@ -81,9 +82,11 @@ def _of_module(module: pl.LightningModule) -> Iterator[PrototypeObjective]:
 
 
 def _read(trainer: pl.Trainer, module: pl.LightningModule) -> list[Prediction]:
-    loader: Any = trainer.train_dataloader
-    if not isinstance(loader, Iterable):
-        raise ValueError("`FindPrototypes` should find what the fit trains on. Found no training data.")
+    if (loader := training_loader(trainer)) is None:
+        raise ValueError(
+            "`FindPrototypes` should find what the fit trains on. Found no training data, or such as come only once. Give a "
+            "`DataLoader`."
+        )
     given = getattr(module, "retain_readout", None)
     readout = decided_readout(trainer, module, None) if given is None else given
     engine = GradientEngine(module, trainer)

@@ -82,7 +82,7 @@ class _FirstBatches(list[Any]):
 def _first_training_batches(trainer: pl.Trainer, readout: Readout) -> list[Any]:
     """The first batches of the user's own training data, if the readout can read them; else none."""
     # In order and without shuffling: every check must ask the same examples.
-    if (loader := _training_loader(trainer)) is None:
+    if (loader := training_loader(trainer)) is None:
         return []
     ordered = in_order(loader)
     batches = list(islice(ordered, _TRAINING_BATCHES))
@@ -94,7 +94,7 @@ def _first_training_batches(trainer: pl.Trainer, readout: Readout) -> list[Any]:
     return _FirstBatches(batches, list(named)[:count])
 
 
-def _training_loader(trainer: pl.Trainer) -> Iterable[Any] | None:
+def training_loader(trainer: pl.Trainer) -> Iterable[Any] | None:
     """What the fit trains on, gone through apart from the fit; ``None`` if it is not there, or only once."""
     data: Any = getattr(trainer, "datamodule", None)
     if (given := trainer.train_dataloader) is None and data is not None:
@@ -112,7 +112,7 @@ def _training_loader(trainer: pl.Trainer) -> Iterable[Any] | None:
 
 def find_retain(trainer: pl.Trainer) -> Iterable[Any]:
     """What the fit trains on, for attacks that need retain data."""
-    if (loader := _training_loader(trainer)) is None:
+    if (loader := training_loader(trainer)) is None:
         raise ValueError(
             "An attack that needs retain data should find training data that can be gone through again. Found "
             f"`{type(trainer.train_dataloader).__name__}`. Give a `DataLoader`, or leave the attack out."

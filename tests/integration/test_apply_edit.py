@@ -340,6 +340,32 @@ def test_at_the_end_all_processes_edit_alike(kind: str) -> None:
     assert count == sum(int((p != 0).sum()) for p in first[0].values())
 
 
+class OfSeveral(SomebodysModule):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return sum((super(OfSeveral, self).training_step(part, batch_idx) for part in batch.values()), torch.zeros(()))
+
+
+class Counts(Shrink):
+    needs_forget = False
+
+    def new_values(self, network: nn.Module, *, forget: Any, retain: Any, readout: Any, engine: Any) -> Any:
+        self.seen.append((len(retain), sum(len(part[0]) for batch in retain for part in batch.values())))
+        return iter(())
+
+
+def test_several_loaders_are_retain_data_as_they_are_combined() -> None:
+    callback = ApplyEdit(Counts())
+    trainer = quiet(callbacks=[callback])
+    trainer.fit(OfSeveral(), {"a": loader(seed=1), "b": loader(seed=3)})
+    assert callback.edit.seen == [(6, 48)]
+    assert trainer.global_step == 6
+
+
+def test_batches_that_come_only_once_are_no_retain_data() -> None:
+    with pytest.raises(ValueError, match="`Shrink` should find retain data.*such as come only once"):
+        quiet(callbacks=[edit()]).fit(SomebodysModule(), (batch for batch in loader(seed=1)))
+
+
 def test_what_cannot_be_edited_is_refused() -> None:
     with pytest.raises(TypeError, match=r"`edit` should be an `Edit`.*Found `'shrink'`"):
         ApplyEdit("shrink")  # type: ignore[arg-type]
