@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn.engine import GradientEngine
 from lightning_unlearn.runtime import KeptTensors, drop_copies, local, uninterrupted
+from lightning_unlearn.runtime._kept_tensors import without_repeats
 
 
 def trainable(
@@ -78,6 +79,7 @@ def interpolated(
             for tensor, other in zip(tensors, others, strict=True):
                 now = local(tensor).data
                 # `lerp` is exact at both ends.
+                now, other = without_repeats(now, other)
                 now.copy_(torch.lerp(now.to(in_full(now)), other.to(now.device, in_full(now)), alpha))
         yield
 

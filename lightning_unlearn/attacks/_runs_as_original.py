@@ -10,6 +10,7 @@ from typing_extensions import override
 from lightning_unlearn.attacks._knows_original import KnowsOriginal
 from lightning_unlearn.attacks._perturbed import restored
 from lightning_unlearn.runtime import drop_copies, local, on_every_rank, tensor_checksum
+from lightning_unlearn.runtime._kept_tensors import without_repeats
 
 
 class _Hashes:
@@ -69,7 +70,8 @@ class RunsAsOriginal(KnowsOriginal):
             with torch.inference_mode(False), torch.no_grad():
                 for tensor, original in pairs:
                     # `.data`: a graph of the fit that has saved the tensor stays valid, since the value comes back.
-                    local(tensor).data.copy_(original)
+                    now, then = without_repeats(local(tensor).data, original)
+                    now.copy_(then)
             yield
 
     def _pairs(self, network: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -72,13 +72,13 @@ def _write_(pairs: list[tuple[Tensor, Tensor]]) -> None:
         data = local(tensor).data
         if data.shape != value.shape:
             tensor.data = data = value.to(data.device, copy=True)  # it was resized in place, or given other data
-        data, value = _without_repeats(data, value)
+        data, value = without_repeats(data, value)
         now.append(data)
         values.append(value)
     torch._foreach_copy_(now, values)  # one operation for all: on a device, their number is what costs
 
 
-def _without_repeats(data: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def without_repeats(data: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Both once along axes that were made by ``expand``: torch refuses to write to one place several times."""
     if data.layout is torch.strided and 0 in data.stride():
         for axis in [axis for axis, stride in enumerate(data.stride()) if stride == 0 and data.shape[axis] > 1]:

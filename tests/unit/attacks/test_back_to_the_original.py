@@ -147,6 +147,19 @@ def test_a_tied_weight_is_found_under_its_other_name(attack: Any, tmp_path: Path
         assert torch.equal(network.head.weight, original + 1)
 
 
+def test_buffers_that_were_expanded_are_moved_too() -> None:
+    network, merge, ablate = nn.Linear(3, 2), Interpolate(0.5), AblateDirection([""])
+    network.register_buffer("scale", torch.zeros(1, 3).expand(2, 3))
+    for attack in (merge, ablate):
+        attack.see_original(network)
+    network.scale[:1] = 2
+    with merge(network):
+        assert network.scale.tolist() == [[1, 1, 1]] * 2
+    with ablate.as_original(network):
+        assert network.scale.tolist() == [[0, 0, 0]] * 2
+    assert network.scale.tolist() == [[2, 2, 2]] * 2
+
+
 @pytest.mark.parametrize("rank", [0, 1, 3, 4, 5])
 def test_the_update_of_each_matrix_is_its_nearest_of_that_rank_and_vectors_keep_theirs(rank: int) -> None:
     attack = TruncateUpdate(rank)
