@@ -91,7 +91,7 @@ class Observation:
     by_entity: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.bounds is not None and not all(map(math.isfinite, self.bounds)):
+        if not all(map(math.isfinite, self.bounds or ())):
             object.__setattr__(self, "bounds", None)  # no range: a share of it could not be asked for
         # Checked here, not in the report: a wrong name would otherwise show up as a missing number after the fit.
         if not self.split:
@@ -100,10 +100,8 @@ class Observation:
             raise ValueError(f"`subject` should be one of {get_args(Subject)}. Found `subject = {self.subject!r}`.")
         for name, each in (("entities", self.entities), ("examples", self.examples), ("texts", self.texts)):
             if each and len(each) != len(self.scores):
-                raise ValueError(
-                    f"`{name}` should have one entry per score. "
-                    f"Found {len(each)} {name} for {len(self.scores)} scores of `{self.metric}`."
-                )
+                found = f"{len(each)} {name} for {len(self.scores)} scores of `{self.metric}`"
+                raise ValueError(f"`{name}` should have one entry per score. Found {found}.")
 
     @property
     def attacked(self) -> bool:
