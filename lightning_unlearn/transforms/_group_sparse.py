@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
@@ -43,7 +44,7 @@ class GroupSparse(StepTransform):
 
     Raises:
         NotImplementedError: In ``setup``, under manual optimization, DeepSpeed or FSDP1.
-        ValueError: When training starts, if no trained parameter is in a block.
+        ValueError: When training starts, if no parameter is in a block.
         RuntimeError: When training ends, if an optimizer step was not transformed.
 
     Example:
@@ -104,8 +105,10 @@ class GroupSparse(StepTransform):
 
 def _groups(module: pl.LightningModule) -> tuple[dict[int, int], list[str]]:
     """The number of each parameter's group, by ``id``, and the names of the groups."""
-    named = {plain_name(name): p for name, p in module.named_parameters() if p.requires_grad}
-    inside = {name: p for name, p in named.items() if in_adapter(name)} or named
+    # Frozen ones, too: they may be unfrozen later.
+    named = {plain_name(name): p for name, p in module.named_parameters()}
+    factors = {name: p for name, p in named.items() if in_adapter(name)}
+    inside = factors if _trained(factors) else named
     repeated = [plain_name(name) for name in blocks(module)]
     found: dict[str, list[Tensor]] = {}
     for name, p in inside.items():
@@ -113,12 +116,21 @@ def _groups(module: pl.LightningModule) -> tuple[dict[int, int], list[str]]:
         block = name.rpartition(".")[0] if block is None and not repeated else block
         if block is not None:
             found.setdefault(block, []).append(p)
+    what = f"Found {_trained(named)} trained parameters, none of them in one of {len(repeated)} blocks"
     if not found:
         raise ValueError(
-            f"`GroupSparse` should find trained parameters in blocks. Found {len(named)} trained parameters, none of them "
-            f"in one of {len(repeated)} blocks. Put an adapter on layers of the blocks, or leave it out."
+            f"`GroupSparse` should find parameters in blocks. {what}. Put an adapter on layers of the blocks, "
+            "or leave it out."
+        )
+    if not any(p.requires_grad for group in found.values() for p in group):
+        rank_zero_warn(
+            f"`GroupSparse` should find trained parameters in blocks. {what}: nothing is shrunk until they are unfrozen."
         )
     return {id(p): i for i, group in enumerate(found.values()) for p in group}, list(found)
+
+
+def _trained(named: Mapping[str, Tensor]) -> int:
+    return sum(p.requires_grad for p in named.values())
 
 
 def _lengths(params: Sequence[Tensor], scopes: Sequence[int], count: int) -> Tensor:

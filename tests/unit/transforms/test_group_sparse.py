@@ -169,12 +169,19 @@ def test_what_trainonly_keeps_is_not_shrunk() -> None:
 
 
 def test_a_fit_without_groups_is_refused() -> None:
+    module = Quadratic()
+    module.lora_A = nn.Linear(3, 2)  # an adapter, but outside of the blocks
+    with pytest.raises(ValueError, match="Found 6 trained parameters, none of them in one of 3 blocks. Put an adapter"):
+        quiet(callbacks=[GroupSparse()]).fit(module, loader(seed=1))
+
+
+def test_where_all_blocks_are_frozen_a_warning_says_so() -> None:
     class Flat(Quadratic):
         def __init__(self) -> None:
             super().__init__()
             self.body.requires_grad_(False)
 
-    with pytest.raises(ValueError, match="Found 1 trained parameters, none of them in one of 3 blocks"):
+    with pytest.warns(UserWarning, match="Found 1 trained parameters, none of them in one of 3 blocks"):
         quiet(callbacks=[GroupSparse()]).fit(Flat(), loader(seed=1))
 
 
