@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from _fingerprints import differences, fingerprint
-from _modules import HostileModule, SomebodysModule, examples, loader, quiet, same
+from _modules import CLASSES, HostileModule, SomebodysModule, examples, loader, quiet, same
 from _observed_fits import WithBatchNorm, levels, probability_by_hand
 from _ranks import run_ranks
 from _scaled import scaled
@@ -225,6 +225,19 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
     whole_fit = run("whole")
     assert same(whole_fit, run("again", ckpt_path=tmp_path / "whole" / "step=4.ckpt"))
+
+
+def test_a_fit_that_goes_on_after_its_end_has_the_fisher_information_it_had(tmp_path: Path) -> None:
+    def run(epochs: int, **kwargs: Any) -> Any:
+        refresh, module = Refresh(delta=1e-2, fisher_weight=1e9), SomebodysModule()
+        refresh.load_state_dict({"fisher": {"head.bias": torch.ones(CLASSES)}})
+        return refresh, *fit(refresh, module=module, max_epochs=epochs, **kwargs)
+
+    (first, whole, _), (_, _, ended) = run(2), run(1)
+    ended.save_checkpoint(tmp_path / "ended.ckpt")
+    again, resumed, _ = run(2, ckpt_path=tmp_path / "ended.ckpt")
+    assert same(whole, resumed)
+    assert all(torch.equal(f, again.fisher[name]) for name, f in first.fisher.items())
 
 
 def test_weights_that_would_not_move_are_refused() -> None:
