@@ -12,11 +12,13 @@ from typing_extensions import override
 from lightning_unlearn.engine import sum_by_scope
 from lightning_unlearn.functional.settings import check_not_negative, check_whole
 from lightning_unlearn.functional.soft_threshold import group_factors
-from lightning_unlearn.models.layers import blocks, in_adapter, plain_name
+from lightning_unlearn.models.layers import blocks, plain_name
 from lightning_unlearn.runtime import local
 from lightning_unlearn.transforms._chain import Stage
 from lightning_unlearn.transforms._step import Step
 from lightning_unlearn.transforms._step_transform import StepTransform
+
+_FACTORS = ("lora_A.", "lora_B.", "lora_embedding_A.", "lora_embedding_B.")
 
 
 class GroupSparse(StepTransform):
@@ -29,7 +31,8 @@ class GroupSparse(StepTransform):
 
     A penalty :math:`\alpha \sum_g \|\theta_g\|` in the loss, as published, gives the same force by its subgradient, but no
     group ever becomes exactly zero; and where one is zero its gradient is 0 / 0. Here a zero group stays as it is. Both
-    factors of it are zero, so that no gradient reaches it any more: it is out for the rest of the fit.
+    factors of it are zero, so that no gradient reaches it any more: it is out for the rest of the fit. Trained copies of
+    modules (``modules_to_save``) are left alone.
 
     Without an adapter the groups are the trained parameters of each block; what is outside of blocks is left alone. Where
     nothing repeats, each module that holds parameters is a block. Under Adam the step is in its metric, and the threshold is
@@ -43,7 +46,7 @@ class GroupSparse(StepTransform):
         warmup_steps: Steps at the start without it: then groups grow before they compete. Published: 20 epochs.
 
     Raises:
-        NotImplementedError: In ``setup``, under manual optimization, DeepSpeed or FSDP1.
+        NotImplementedError: In ``setup``, under manual optimization, DeepSpeed or FSDP1. When training starts, with DoRA.
         ValueError: When training starts, if no parameter is in a block.
         RuntimeError: When training ends, if an optimizer step was not transformed.
 
@@ -107,7 +110,12 @@ def _groups(module: pl.LightningModule) -> tuple[dict[int, int], list[str]]:
     """The number of each parameter's group, by ``id``, and the names of the groups."""
     # Frozen ones, too: they may be unfrozen later.
     named = {plain_name(name): p for name, p in module.named_parameters()}
-    factors = {name: p for name, p in named.items() if in_adapter(name)}
+    if dora := next((name for name, p in named.items() if "lora_magnitude" in name and p.requires_grad), None):
+        raise NotImplementedError(
+            f"`GroupSparse` should find adapters that add nothing where their factors are zero. Found `{dora}`: DoRA's "
+            "magnitudes rescale the layer. Use plain LoRA (`use_dora=False`)."
+        )
+    factors = {name: p for name, p in named.items() if any(part in name for part in _FACTORS)}
     inside = factors if _trained(factors) else named
     repeated = [plain_name(name) for name in blocks(module)]
     found: dict[str, list[Tensor]] = {}

@@ -135,11 +135,15 @@ def test_a_resumed_fit_is_the_uninterrupted_one_also_if_it_is_cut_within_the_war
 def language_model(alpha: float, **kwargs: Any) -> tuple[Any, GroupSparse]:
     network = LoRA(r=2, target_modules=["up_proj", "down_proj"]).wrap(TinyCausalLM(hidden_size=16, num_hidden_layers=3))
     sparse = GroupSparse(alpha=alpha)
+    fit(network, sparse, **kwargs)
+    return network, sparse
+
+
+def fit(network: Any, sparse: GroupSparse, **kwargs: Any) -> None:
     module = UnlearningModule(network, readout=CausalLMReadout(), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2))
     tokens = torch.randint(5, 600, (8, 6), generator=torch.Generator().manual_seed(0))
     rows = [{"input_ids": row, "labels": row} for row in tokens]
     quiet(callbacks=[sparse], **kwargs).fit(module, torch.utils.data.DataLoader(rows, batch_size=2))
-    return network, sparse
 
 
 def test_of_an_adapter_the_groups_are_blocks_and_both_factors_count() -> None:
@@ -159,6 +163,21 @@ def test_with_enough_of_it_no_block_is_left_and_the_network_is_the_original_to_t
         original = network(input_ids=tokens).logits
     assert torch.equal(network(input_ids=tokens).logits, original)
     assert all(p.isfinite().all() for p in network.parameters())
+
+
+def test_trained_copies_of_modules_are_not_shrunk() -> None:
+    lora = LoRA(r=2, target_modules=["up_proj"], modules_to_save=["down_proj"])
+    network = lora.wrap(TinyCausalLM(hidden_size=16, num_hidden_layers=2))
+    fit(network, GroupSparse(alpha=1e6), max_steps=2)
+    named = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    assert {name for name, p in named.items() if not p.any()} == {name for name in named if "lora_" in name}
+    assert any("modules_to_save" in name for name in named)
+
+
+def test_dora_is_refused_by_name() -> None:
+    lora = LoRA(r=2, use_dora=True, target_modules=["up_proj"])
+    with pytest.raises(NotImplementedError, match="Found `.*lora_magnitude_vector.*Use plain LoRA"):
+        fit(lora.wrap(TinyCausalLM(hidden_size=16, num_hidden_layers=2)), GroupSparse())
 
 
 def test_what_trainonly_keeps_is_not_shrunk() -> None:
