@@ -178,7 +178,8 @@ class Refresh(pl.Callback):
         if not self.fisher_weight or not isinstance(loader, Iterable):
             return
         params = [p for p in pl_module.parameters() if p.requires_grad]
-        found: list[Any] = [torch.zeros_like(p, memory_format=torch.preserve_format).detach() for p in params]
+        # In half precision squares vanish, and a sum of many of them stands still.
+        found = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)).detach() for p in params]
         # All examples on every process: each has to come to the same.
         with eval_mode(pl_module):
             for batch in in_order(loader):
@@ -240,7 +241,7 @@ class Refresh(pl.Callback):
 def _add_squares_(total: Sequence[Tensor], row: Row, weight: float) -> None:
     for t, g in zip(total, row, strict=True):
         if g is not None:
-            local(t).addcmul_(local(g), local(g), value=weight)
+            local(t).add_(local(g).to(local(t)).square(), alpha=weight)
 
 
 def _params(trainer: pl.Trainer) -> list[Tensor]:

@@ -145,6 +145,17 @@ def test_the_fisher_information_is_that_of_single_examples() -> None:
         assert_close(refresh.fisher[name], value, rtol=1e-6, atol=1e-9)
 
 
+def test_in_half_precision_the_fisher_information_of_many_examples_adds_up() -> None:
+    x, y = (t[:1] for t in examples(1).tensors)
+    rows = DataLoader(TensorDataset(x.bfloat16().repeat(600, 1), y.repeat(600)), batch_size=300)
+    refresh = Refresh(delta=0.1, fisher_weight=1.0)
+    module, _ = fit(refresh, module=SomebodysModule("sgd").bfloat16(), batches=rows)
+    loss = F.cross_entropy(module(x.bfloat16()).float(), y)
+    (gradient,) = torch.autograd.grad(loss, [module.head.bias])
+    expected = 600 * torch.exp(-loss.detach()) * gradient.float().square()
+    assert_close(refresh.fisher["head.bias"], expected, rtol=2e-2, atol=0.0)
+
+
 def test_nothing_else_of_theirs_moves() -> None:
     """With so much weight on what mattered before that no weight moves, the fit is what it was, to the bit."""
 
