@@ -20,6 +20,7 @@ from lightning_unlearn.engine._isolation import (
     state_kept,
 )
 from lightning_unlearn.engine._joined import JoinedProcesses, is_joined, joined_strategy
+from lightning_unlearn.engine._learning_rate import learning_rate, refuse_own_rates
 from lightning_unlearn.engine._observed import ObservedGradient
 from lightning_unlearn.engine._optimizer_state import load_optimizer_state, optimizer_state
 from lightning_unlearn.engine._products import Row, inner_products
@@ -75,6 +76,7 @@ __all__ = [
     "isolated_but_for_weights",
     "joined_strategy",
     "kind_of_strategy",
+    "learning_rate",
     "left_by",
     "load_optimizer_state",
     "move_",
@@ -86,6 +88,7 @@ __all__ = [
     "refuse_coarse_weights",
     "refuse_manual_optimization",
     "refuse_optimizers",
+    "refuse_own_rates",
     "refuse_sparse_gradients",
     "refuse_tensor_parallel",
     "remember_buffers",

@@ -193,7 +193,7 @@ class StepGuard(Protecting):
         outcome = guarded.correct_(self.rule, self.geometry)
         self._steps["fallbacks"] += not outcome.is_optimal
         # NaN (unequal to itself) says that the products were not finite: such gradients would spoil every later step.
-        if outcome.retain_before == outcome.retain_before:
+        if self._layout.moving and outcome.retain_before == outcome.retain_before:
             self.directions.remember(self._new)
         self._past = guarded.products_among(self.directions.protected([]))
         self._new = []  # frees one gradient's memory until the next step

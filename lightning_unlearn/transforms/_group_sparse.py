@@ -9,12 +9,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.engine import sum_by_scope
+from lightning_unlearn.engine import refuse_own_rates, sum_by_scope
 from lightning_unlearn.functional.settings import check_not_negative, check_whole
 from lightning_unlearn.functional.soft_threshold import group_factors
 from lightning_unlearn.models.layers import blocks, plain_name
 from lightning_unlearn.runtime import local
-from lightning_unlearn.transforms._chain import Stage
+from lightning_unlearn.transforms._chain import Stage, StepChain
 from lightning_unlearn.transforms._step import Step
 from lightning_unlearn.transforms._step_transform import StepTransform
 
@@ -46,7 +46,8 @@ class GroupSparse(StepTransform):
         warmup_steps: Steps at the start without it: then groups grow before they compete. Published: 20 epochs.
 
     Raises:
-        NotImplementedError: In ``setup``, under manual optimization, DeepSpeed or FSDP1. When training starts, with DoRA.
+        NotImplementedError: In ``setup``, under manual optimization, DeepSpeed or FSDP1. When training starts, with
+            DoRA, or an optimizer that finds its own learning rate.
         ValueError: When training starts, if no parameter is in a block.
         RuntimeError: When training ends, if an optimizer step was not transformed.
 
@@ -76,6 +77,7 @@ class GroupSparse(StepTransform):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the groups: by now parameters are sharded."""
         super().on_train_start(trainer, pl_module)
+        refuse_own_rates(StepChain.of(trainer).guarded(trainer.optimizers[0]).param_groups, "GroupSparse")
         self._scope_of, self._names = _groups(pl_module)
         self.selected = {}
 
