@@ -14,9 +14,10 @@ from lightning_unlearn.functional.settings import check_not_negative, check_whol
 from lightning_unlearn.functional.soft_threshold import group_factors
 from lightning_unlearn.models.layers import blocks, plain_name
 from lightning_unlearn.runtime import local
-from lightning_unlearn.transforms._chain import Stage, StepChain
+from lightning_unlearn.transforms._chain import Link, Stage, StepChain
 from lightning_unlearn.transforms._step import Step
 from lightning_unlearn.transforms._step_transform import StepTransform
+from lightning_unlearn.transforms._train_only import TrainOnly
 
 _FACTORS = ("lora_A.", "lora_B.", "lora_embedding_A.", "lora_embedding_B.")
 
@@ -46,8 +47,9 @@ class GroupSparse(StepTransform):
         warmup_steps: Steps at the start without it: then groups grow before they compete. Published: 20 epochs.
 
     Raises:
-        NotImplementedError: In ``setup``, under manual optimization, DeepSpeed or FSDP1. When training starts, with
-            DoRA, or an optimizer that finds its own learning rate.
+        NotImplementedError: In ``setup``, under manual optimization, DeepSpeed or FSDP1. When the fit starts, beside
+            :class:`StepGuard`, :class:`SignGate` or :class:`SubspaceGuard`. When training starts, with DoRA, or with an
+            optimizer that finds its own learning rate.
         ValueError: When training starts, if no parameter is in a block.
         RuntimeError: When training ends, if an optimizer step was not transformed.
 
@@ -72,6 +74,11 @@ class GroupSparse(StepTransform):
         """Length of each group that is not zero, by the name of its block, after the last step."""
         self._scope_of: dict[int, int] = {}
         self._names: list[str] = []
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse what other callbacks rule out: all of them joined the chain in ``setup``, so they are known now."""
+        _refuse_guards(StepChain.of(trainer).transforms)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -106,6 +113,18 @@ class GroupSparse(StepTransform):
             name: size for name, size in zip(self._names, lengths.tolist(), strict=True) if size and name in present
         }
         self._step_log = {"groups": float(len(self.selected)), "penalty": self.alpha * sum(self.selected.values())}
+
+
+def _refuse_guards(transforms: Sequence[Link]) -> None:
+    # A guard that came last would put zeros back, and one that comes first does not see what is shrunk.
+    for other in transforms:
+        if other.stage in (Stage.GATE, Stage.RULE) or (
+            other.stage == Stage.RESTRICT and not isinstance(other, TrainOnly)
+        ):
+            raise NotImplementedError(
+                f"`GroupSparse` should shrink steps that nobody guards. Found `{type(other).__name__}` beside it: either "
+                "what it promises about steps would not hold, or groups would not stay zero. Leave one of the two out."
+            )
 
 
 def _groups(module: pl.LightningModule) -> tuple[dict[int, int], list[str]]:

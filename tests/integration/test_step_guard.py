@@ -279,6 +279,8 @@ def test_what_cannot_be_guarded_is_refused_by_name() -> None:
         fit(StepGuard(geometry=OptimizerMetric(), retain=data), optimizer="sgd")
     with pytest.raises(ValueError, match="should find what to protect. Found neither `Unlearn`"):
         fit(StepGuard())
+    with pytest.raises(ValueError, match="There should be one `StepGuard`.* Found 2. Protect several losses in one"):
+        fit(StepGuard(retain=data), StepGuard(NoChange(), retain=loader(seed=4)))
     with pytest.raises(ValueError, match="`scope` should be one of .*Found `scope = 'layer'`"):
         StepGuard(scope="layer")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"`storage` should be a `Storage`, such as `Int8.*Found `'int4'`"):

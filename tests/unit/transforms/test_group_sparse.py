@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,19 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.testing import assert_close
 
-from lightning_unlearn import GroupSparse, LoRA, TinyCausalLM, TrainOnly, UnlearningModule
+from lightning_unlearn import (
+    GroupSparse,
+    LoRA,
+    SignGate,
+    StepGuard,
+    SubspaceGuard,
+    TinyCausalLM,
+    TrainOnly,
+    UnlearningModule,
+)
 from lightning_unlearn.engine import gathered
 from lightning_unlearn.functional.soft_threshold import group_factors
+from lightning_unlearn.guards import NullSpace
 from lightning_unlearn.readouts import CausalLMReadout
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
@@ -178,6 +189,17 @@ def test_dora_is_refused_by_name() -> None:
     lora = LoRA(r=2, use_dora=True, target_modules=["up_proj"])
     with pytest.raises(NotImplementedError, match="Found `.*lora_magnitude_vector.*Use plain LoRA"):
         fit(lora.wrap(TinyCausalLM(hidden_size=16, num_hidden_layers=2)), GroupSparse())
+
+
+@pytest.mark.parametrize("guard", [StepGuard, SignGate, partial(SubspaceGuard, NullSpace())])
+@pytest.mark.parametrize("order", [1, -1])
+def test_beside_a_guard_it_is_refused_by_name(guard: Any, order: int) -> None:
+    beside = guard(retain=loader(seed=2))
+    callbacks = [GroupSparse(), beside][::order]
+    with pytest.raises(
+        NotImplementedError, match=f"Found `{type(beside).__name__}` beside it.* Leave one of the two out"
+    ):
+        quiet(max_steps=1, callbacks=callbacks).fit(Quadratic(), loader(seed=1))
 
 
 def test_what_trainonly_keeps_is_not_shrunk() -> None:
