@@ -37,6 +37,7 @@ from lightning_unlearn.engine._trainer import (
     refuse_optimizers,
     refuse_sparse_gradients,
     refuse_tensor_parallel,
+    refuse_two_sets_of_weights,
     show_original,
 )
 from lightning_unlearn.engine._unscaled import unscaled, unscales_by_itself, was_skipped
@@ -91,6 +92,7 @@ __all__ = [
     "refuse_own_rates",
     "refuse_sparse_gradients",
     "refuse_tensor_parallel",
+    "refuse_two_sets_of_weights",
     "remember_buffers",
     "remember_python_state",
     "root_mean_squares",

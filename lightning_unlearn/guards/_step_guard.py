@@ -99,8 +99,9 @@ class StepGuard(Protecting):
     Raises:
         NotImplementedError: In ``setup``, under manual optimization or DeepSpeed, or with :class:`MatrixFree` in several
             processes. When the fit starts, with sparse gradients, or with :class:`MatrixFree` or :class:`Int8` beside a
-            restriction. When training starts, with LBFGS, with an optimizer that ``geometry`` cannot read, or beside
-            several :class:`Unlearn` if one has its own optimizer, since the forgetting of the others would not be guarded.
+            restriction. When training starts, with LBFGS or a schedule-free optimizer, with one that ``geometry`` cannot
+            read, or beside several :class:`Unlearn` if one has its own optimizer, since the forgetting of the others would
+            not be guarded.
             In the first step, if :class:`MatrixFree` does not support the network.
         ValueError: In ``setup``, beside another ``StepGuard``. When the fit starts, if there is nothing to protect.
         RuntimeError: When training ends, if an optimizer step was not guarded.
