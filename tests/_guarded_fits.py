@@ -49,6 +49,7 @@ class Outside(pl.Callback):
             self.weights.append([p.detach().double().clone() for p in module.parameters()])
         self._batches.append(batch)
 
+    @torch.enable_grad()  # some optimizers call the closure without
     def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
         params = list(module.parameters())
         rows = []

@@ -10,6 +10,7 @@ from lightning_unlearn.data import in_order
 from lightning_unlearn.engine import GradientEngine, isolated
 from lightning_unlearn.forgetting import ObjectiveInFit, objectives_in
 from lightning_unlearn.objectives import ImportanceScheduled
+from lightning_unlearn.readouts import PairedPrediction, halves_of_rows
 from lightning_unlearn.runtime import eval_without_grad
 
 
@@ -61,5 +62,7 @@ class MeasureImportance(pl.Callback):
         with isolated(trainer, module), eval_without_grad(network):
             for batch in in_order(served.forget()):
                 likelihood = engine.forward(lambda b: readout(network, b), engine.to_device(batch))
+                if isinstance(likelihood, PairedPrediction):  # companions go where their halves go
+                    likelihood = halves_of_rows(likelihood).forget
                 found.append(served.objective.importance(likelihood)[likelihood.supervised()])
         served.objective.aim(torch.cat(found).cpu())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.engine import GradientEngine, Row, decided_readout, hessian_product, isolated
+from lightning_unlearn.engine import GradientEngine, Row, decided_readout, hessian_product, isolated, refuse_own_rates
 from lightning_unlearn.functional.likelihood import mean_or_zero
 from lightning_unlearn.functional.settings import check_positive, check_whole
 from lightning_unlearn.metrics import AnswerProbability
@@ -99,6 +99,7 @@ class OscillationMonitor(pl.Callback):
 
     def _edge(self, trainer: pl.Trainer, engine: GradientEngine, readout: Readout, batch: Any) -> float:
         groups = trainer.optimizers[0].param_groups
+        refuse_own_rates(groups, "OscillationMonitor(power_steps=...)")
         params: list[Tensor] = [p for group in groups for p in group["params"] if p.requires_grad]
         network = readout.find_network(engine.module)
 

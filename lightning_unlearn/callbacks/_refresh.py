@@ -106,6 +106,7 @@ class Refresh(pl.Callback):
         check_kind("objective", self.objective, Objective, "CrossEntropy()")
         self.readout = readout
         self.fisher: dict[str, Tensor] = {}
+        self._before_end: dict[str, Tensor] | None = None
         self._is_between_steps, self._has_shown = True, False
 
     @override
@@ -113,6 +114,7 @@ class Refresh(pl.Callback):
         """Refuse what cannot work."""
         if stage != "fit":
             return
+        self._before_end = None
         refuse_manual_optimization(pl_module, "Refresh")
         if (kind := strategy_kind(trainer)) in ("fsdp1", "deepspeed"):
             found = {"fsdp1": "`FSDPStrategy` (FSDP1), which flattens", "deepspeed": "`DeepSpeedStrategy`, which keeps"}
@@ -132,6 +134,8 @@ class Refresh(pl.Callback):
         refuse_optimizers(trainer, "Refresh")
         refuse_sparse_gradients(pl_module, "Refresh")
         refuse_coarse_weights(_params(trainer), "Refresh", self.delta)
+        if self._before_end is not None:  # of a checkpoint: a fit that goes on after its end adds its own data once
+            self.fisher, self._before_end = self._before_end, None
         self._engine = GradientEngine(pl_module, trainer)
         self._reading = decided_readout(trainer, pl_module, self.readout)
         self._network = self._reading.find_network(pl_module)
@@ -174,26 +178,30 @@ class Refresh(pl.Callback):
         if not self.fisher_weight or not isinstance(loader, Iterable):
             return
         params = [p for p in pl_module.parameters() if p.requires_grad]
-        found: list[Any] = [torch.zeros_like(p, memory_format=torch.preserve_format).detach() for p in params]
+        # In half precision squares vanish, and a sum of many of them stands still.
+        found = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)).detach() for p in params]
         # All examples on every process: each has to come to the same.
         with eval_mode(pl_module):
             for batch in in_order(loader):
                 for row, probability in self._example_gradients(self._engine.to_device(batch), params):
                     _add_squares_(found, row, probability)
         names = {id(p): name for name, p in pl_module.named_parameters()}
+        self._before_end = dict(self.fisher)
         for p, new in zip(params, found, strict=True):
             whole, name = gathered(new).cpu(), names[id(p)]
             self.fisher[name] = whole.add_(self.fisher.get(name, torch.zeros(())), alpha=self.fisher_decay)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """The Fisher information, by name: whole tensors."""
-        return {"fisher": dict(self.fisher)}
+        """The Fisher information, by name: whole tensors; and what it was before the fit's end."""
+        before = {} if self._before_end is None else {"before_end": dict(self._before_end)}
+        return {"fisher": dict(self.fisher), **before}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up."""
         self.fisher = dict(state_dict["fisher"])
+        self._before_end = state_dict.get("before_end")
 
     def _loss(self, batch: Any) -> Tensor:
         loss: Tensor = self.objective(self._reading.for_mean()(self._network, batch))
@@ -233,7 +241,7 @@ class Refresh(pl.Callback):
 def _add_squares_(total: Sequence[Tensor], row: Row, weight: float) -> None:
     for t, g in zip(total, row, strict=True):
         if g is not None:
-            local(t).addcmul_(local(g), local(g), value=weight)
+            local(t).add_(local(g).to(local(t)).square(), alpha=weight)
 
 
 def _params(trainer: pl.Trainer) -> list[Tensor]:

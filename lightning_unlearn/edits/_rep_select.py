@@ -98,7 +98,11 @@ class RepSelect(Edit):
                 "`edit(network, forget=batches, readout=...)`."
             )
         self.collapse.attach(network)
-        chosen = {name: p for name, p in network.named_parameters() if self.collapse.changes(p)}
+        chosen = {name: p for name, p in network.named_parameters() if p.requires_grad and self.collapse.changes(p)}
+        if not chosen:
+            raise ValueError(
+                "`RepSelect` should find a trained matrix to change. All that it chooses are frozen: unfreeze them."
+            )
         if self.scale:
             yield from self._steps(chosen, self._gradients(network, list(chosen.values()), forget, readout, engine))
 

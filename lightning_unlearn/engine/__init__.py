@@ -20,6 +20,7 @@ from lightning_unlearn.engine._isolation import (
     state_kept,
 )
 from lightning_unlearn.engine._joined import JoinedProcesses, is_joined, joined_strategy
+from lightning_unlearn.engine._learning_rate import learning_rate, refuse_own_rates
 from lightning_unlearn.engine._observed import ObservedGradient
 from lightning_unlearn.engine._optimizer_state import load_optimizer_state, optimizer_state
 from lightning_unlearn.engine._products import Row, inner_products
@@ -37,6 +38,7 @@ from lightning_unlearn.engine._trainer import (
     refuse_optimizers,
     refuse_sparse_gradients,
     refuse_tensor_parallel,
+    refuse_two_sets_of_weights,
     show_original,
 )
 from lightning_unlearn.engine._unscaled import unscaled, unscales_by_itself, was_skipped
@@ -77,6 +79,7 @@ __all__ = [
     "joined_strategy",
     "keep_original",
     "kind_of_strategy",
+    "learning_rate",
     "left_by",
     "load_optimizer_state",
     "move_",
@@ -88,8 +91,10 @@ __all__ = [
     "refuse_coarse_weights",
     "refuse_manual_optimization",
     "refuse_optimizers",
+    "refuse_own_rates",
     "refuse_sparse_gradients",
     "refuse_tensor_parallel",
+    "refuse_two_sets_of_weights",
     "remember_buffers",
     "remember_python_state",
     "root_mean_squares",

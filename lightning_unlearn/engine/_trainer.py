@@ -47,6 +47,16 @@ def refuse_optimizers(trainer: pl.Trainer, who: str) -> None:
         )
 
 
+def refuse_two_sets_of_weights(optimizer: torch.optim.Optimizer, who: str) -> None:
+    """Refuse schedule-free optimizers, where ``who`` writes weights: they keep others, and write these outside of a step."""
+    if callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None)):
+        raise NotImplementedError(
+            f"`{who}` should get an optimizer that moves weights in its steps alone. Found `{type(optimizer).__name__}`, "
+            "whose `train()` and `eval()` put others in their place, as schedule-free ones do. Use `AdamW` or `SGD` with a "
+            f"schedule, or leave `{who}` out."
+        )
+
+
 def refuse_sparse_gradients(pl_module: pl.LightningModule, who: str) -> None:
     """Refuse embeddings that are trained by sparse gradients, which cannot be added to others, measured or kept."""
     for name, module in pl_module.named_modules():

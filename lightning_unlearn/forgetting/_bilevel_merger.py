@@ -14,6 +14,7 @@ from lightning_unlearn.forgetting._merger import BatchLoss, Merger
 from lightning_unlearn.forgetting._potential import Point, Potential
 from lightning_unlearn.forgetting._vantage_points import VantagePoints
 from lightning_unlearn.forgetting._zero_gradient import ZeroGradient
+from lightning_unlearn.runtime import in_own_containers
 
 
 class BilevelMerger(Merger):
@@ -49,7 +50,7 @@ class BilevelMerger(Merger):
     def saw_retain_batch(self, batch: Any) -> None:
         """Keep a retain micro-batch of this step."""
         if self._potential.beta:
-            self._retain.append(batch)
+            self._retain.append(in_own_containers(batch))
 
     def ascend(self, batches: Sequence[Any], params: Sequence[Tensor], restrict: Any, *, steps: int, lr: float) -> None:
         """Take ``steps`` steps against the potential's gradient, each of length ``lr`` relative to the weights.

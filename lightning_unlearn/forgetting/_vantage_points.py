@@ -18,6 +18,7 @@ from lightning_unlearn.runtime import (
     Ended,
     Misfit,
     hash_of,
+    in_own_containers,
     interruptible,
     seed_random_states,
     uninterrupted,
@@ -71,7 +72,7 @@ class VantagePoints:
     def saw_retain(self, batch: Any) -> None:
         """Keep a retain micro-batch of this step, if it is needed."""
         if self._settings.needs_retain:
-            self._retain.append(batch)
+            self._retain.append(in_own_containers(batch))
 
     def pass_over(self) -> None:
         """Nothing is taken in this step."""

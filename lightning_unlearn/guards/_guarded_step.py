@@ -115,8 +115,10 @@ class GuardedStep:
     @torch.no_grad()
     def correct_(self, rule: Rule, geometry: Geometry) -> Outcome:
         """Replace the step that was taken by the nearest one that ``rule`` allows. Collective: every rank must call it."""
+        if not self._parts:  # nothing moves, as at the start of a warm-up
+            return Outcome(0, 1.0, 0.0, 0.0, 0.0, True)
         # No gradients of this step: they were not finite, so the step cannot be shown to be safe.
-        if not self._new or not self._parts:
+        if not self._new:
             return self._undone(rule)
         proposed = self._proposed = self._products(geometry)
         correction = rule.multipliers(proposed.gramian, proposed.along)

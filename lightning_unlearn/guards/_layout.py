@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.engine import GradientEngine, sharding_groups
+from lightning_unlearn.engine import GradientEngine, learning_rate, sharding_groups
 from lightning_unlearn.functional.bundles import bundled
 from lightning_unlearn.guards.storages import Storage
 from lightning_unlearn.runtime import local
@@ -39,7 +39,7 @@ class Layout:
         # Asked anew in each step, since schedules and unfreezing change the answer.
         every = [(p, group) for group in optimizer.param_groups for p in group["params"]]
         params, settings = [p for p, _ in every], [group for _, group in every]
-        moving = [i for i, (p, group) in enumerate(every) if p.requires_grad and float(group["lr"]) != 0]
+        moving = [i for i, (p, group) in enumerate(every) if p.requires_grad and learning_rate(group) != 0]
         if not storage.can_be_joined or not moving:
             return cls(params, settings, scopes, [[i] for i in moving])
         # Joined vectors must have one scope, one dtype and one device, and must be sharded alike: their products are summed

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_unlearn.data import DataSource
-from lightning_unlearn.engine import own_share, with_all_ranks
+from lightning_unlearn.engine import callbacks_of, own_share, with_all_ranks
 from lightning_unlearn.guards._guarded_step import GuardedStep, PastProducts
 from lightning_unlearn.guards._layout import Layout, Scope, scopes_of
 from lightning_unlearn.guards._protecting import Protecting
@@ -56,7 +56,8 @@ class StepGuard(Protecting):
     still rises, take smaller steps.
 
     **Restrictions.** Beside :class:`SubspaceGuard` or :class:`TrainOnly` both promises hold, because corrections are sought
-    among the steps that the restriction allows. :class:`SignGate` comes before the guard, which has the last word.
+    among the steps that the restriction allows. :class:`SignGate` comes before the guard, which has the last word. What
+    comes after it, such as a transform of your own of ``Stage.PROXIMAL``, is not corrected.
 
     **Added parameters.** A parameter group added during the fit is guarded from the next step on. Past gradients count as
     zero there.
@@ -98,10 +99,11 @@ class StepGuard(Protecting):
     Raises:
         NotImplementedError: In ``setup``, under manual optimization or DeepSpeed, or with :class:`MatrixFree` in several
             processes. When the fit starts, with sparse gradients, or with :class:`MatrixFree` or :class:`Int8` beside a
-            restriction. When training starts, with LBFGS, with an optimizer that ``geometry`` cannot read, or beside
-            several :class:`Unlearn` if one has its own optimizer, since the forgetting of the others would not be guarded.
+            restriction. When training starts, with LBFGS or a schedule-free optimizer, with one that ``geometry`` cannot
+            read, or beside several :class:`Unlearn` if one has its own optimizer, since the forgetting of the others would
+            not be guarded.
             In the first step, if :class:`MatrixFree` does not support the network.
-        ValueError: When the fit starts, if there is nothing to protect.
+        ValueError: In ``setup``, beside another ``StepGuard``. When the fit starts, if there is nothing to protect.
         RuntimeError: When training ends, if an optimizer step was not guarded.
 
     Example:
@@ -148,15 +150,21 @@ class StepGuard(Protecting):
 
     @property
     def state_key(self) -> str:
-        """Distinguishes several guards in one trainer by their settings."""
+        """Names the settings: saved directions are of them."""
         return f"StepGuard[{self.rule!r}, {self.directions!r}, {self.geometry!r}, {self.scope}]"
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot work."""
         super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            refuse_several_processes(trainer, self.storage)
+        if stage != "fit":
+            return
+        if (number := len(callbacks_of(trainer, StepGuard))) > 1:
+            raise ValueError(
+                f"There should be one `StepGuard`: a second correction would undo the first. Found {number}. Protect "
+                "several losses in one, by its `directions`, or by one `retain` set of all."
+            )
+        refuse_several_processes(trainer, self.storage)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -193,7 +201,7 @@ class StepGuard(Protecting):
         outcome = guarded.correct_(self.rule, self.geometry)
         self._steps["fallbacks"] += not outcome.is_optimal
         # NaN (unequal to itself) says that the products were not finite: such gradients would spoil every later step.
-        if outcome.retain_before == outcome.retain_before:
+        if self._layout.moving and outcome.retain_before == outcome.retain_before:
             self.directions.remember(self._new)
         self._past = guarded.products_among(self.directions.protected([]))
         self._new = []  # frees one gradient's memory until the next step

@@ -12,6 +12,7 @@ from lightning_unlearn.functional.settings import check_kind
 from lightning_unlearn.objectives._base import Objective
 from lightning_unlearn.objectives._needs import need_likelihood
 from lightning_unlearn.prediction import Likelihood, Prediction
+from lightning_unlearn.readouts import PairedPrediction, halves_of_examples
 
 
 class ImportanceScheduled(Objective):
@@ -24,6 +25,9 @@ class ImportanceScheduled(Objective):
     heart, 1 for what is foreign. So an example keeps its objective for the whole fit, whatever the network, the rank or the
     attack; and any reference will do, a cache of likelihoods as well. Good thresholds differ from model to model: without
     ``thresholds``, :class:`~lightning_unlearn.callbacks.MeasureImportance` takes quantiles of the forget data.
+
+    A companion (:class:`PairedReadout`) follows what it is the companion of, to the same objective. An objective that knows
+    nothing of pairs treats both alike, as it does by itself.
 
     **Unlike the authors' code**, which takes the gradient of a whole request with respect to its embeddings, with thresholds
     of 6 and 12; there the smallest get random labels, the middle NPO, and the largest NPO with a KL term. That importance
@@ -86,6 +90,8 @@ class ImportanceScheduled(Objective):
     def forward(self, student: Prediction, reference: Likelihood | None = None) -> Tensor:
         reference = need_likelihood(self, student, reference)
         level_of = self.levels(self.importance(reference))
+        if isinstance(student, PairedPrediction):
+            level_of = halves_of_examples(level_of).forget.repeat(2)
         present = student.supervised()
         total = mean_or_zero(student.token_nll()) * 0  # part of the graph, also without any row
         for level, objective in enumerate(self.objectives):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.readouts._cutting import CUTS, Cut, content_of, glimpse_of
-from lightning_unlearn.runtime import eval_without_grad, local, seeded, without_logging
+from lightning_unlearn.runtime import eval_without_grad, in_own_containers, local, seeded, without_logging
 
 
 def seed_of_step(part: Any) -> int:
@@ -116,7 +116,7 @@ def _step(network: nn.Module, part: Any) -> Any:
     needed = [p for p in named if p.default is inspect.Parameter.empty]
     # As Lightning does: `batch_idx` goes to whatever stands second. A third one is given only to those that need it.
     takes_index = len(named) > 1 or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in params)
-    return step(part, *(0 for _ in range(max(int(takes_index), len(needed) - 1))))
+    return step(in_own_containers(part), *(0 for _ in range(max(int(takes_index), len(needed) - 1))))
 
 
 def _number(*parts: bytes) -> int:

@@ -16,6 +16,7 @@ from lightning_unlearn.runtime._logging import without_logging
 from lightning_unlearn.runtime._main_memory import in_main_memory
 from lightning_unlearn.runtime._misfit import Misfit
 from lightning_unlearn.runtime._modes import eval_mode, eval_without_grad
+from lightning_unlearn.runtime._own_containers import in_own_containers
 from lightning_unlearn.runtime._packages import in_each_package, lightning_class
 from lightning_unlearn.runtime._progress import (
     EachMinute,
@@ -67,6 +68,7 @@ __all__ = [
     "in_main_memory",
     "in_minutes",
     "in_words",
+    "in_own_containers",
     "inherit_from_both_packages",
     "interruptible",
     "is_sharded",

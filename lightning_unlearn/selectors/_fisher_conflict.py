@@ -112,7 +112,7 @@ class FisherConflict(Order):
         finally:
             for p, before in zip(params, start, strict=True):
                 p.data.copy_(before)
-        drift = [there.to(p) - p.detach() for p, there in zip(params, optimum, strict=True)]
+        drift = [there.to(p).double() - p.detach().double() for p, there in zip(params, optimum, strict=True)]
         return [fisher_conflict(g, fisher, drift, self.lr) for g in _gradients(network, forget, readout)]
 
     def _kept(self, count: int) -> list[int]:
@@ -144,10 +144,12 @@ def _gradients(network: nn.Module, batches: Iterable[Any], readout: Readout) -> 
 
 
 def _fisher(network: nn.Module, batches: Iterable[Any], readout: Readout) -> list[Tensor]:
-    total, count = [torch.zeros_like(p) for p in selectable(network).values()], 0
+    # In half precision squares vanish, and a sum of many of them stands still.
+    params = selectable(network).values()
+    total, count = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in params], 0
     for row in _gradients(network, batches, readout):
         count += 1
         for square, g in zip(total, row, strict=True):
             if g is not None:
-                square.addcmul_(g, g)
+                square.add_(g.to(square).square())
     return [square / max(count, 1) for square in total]

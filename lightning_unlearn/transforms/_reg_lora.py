@@ -62,6 +62,7 @@ class RegLoRA(pl.Callback):
         self.file = None if file is None else os.path.expanduser(file)
         self.weight, self.share = weight, share
         self.protected: dict[str, Tensor] = {}
+        self._of_fit: dict[str, Tensor] | None = None
         self._restored: dict[str, Tensor] | None = None
 
     @property
@@ -89,6 +90,7 @@ class RegLoRA(pl.Callback):
         """Find the layers; what a checkpoint has brought goes first."""
         if self._restored is not None:
             self.protected, self._restored = self._restored, None
+        self._of_fit = None
         _refuse_others(self.protected, products_of(pl_module))
 
     @override
@@ -116,6 +118,7 @@ class RegLoRA(pl.Callback):
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Protect what this adapter has changed most, too; write it."""
+        self._of_fit = self.protected
         self.protected = protected_entries(pl_module, self.share, before=self.protected)
         if self.file is not None and trainer.is_global_zero:
             Path(self.file).parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +128,9 @@ class RegLoRA(pl.Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         """What is protected: a resumed fit protects what it did, whatever has become of the file."""
-        return {"protected": {name: entries.cpu() for name, entries in self.protected.items()}}
+        # Without what `on_train_end` adds: a fit that goes on after its end would push its own adapter to zero.
+        protected = self.protected if self._of_fit is None else self._of_fit
+        return {"protected": {name: entries.cpu() for name, entries in protected.items()}}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

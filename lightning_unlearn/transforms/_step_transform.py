@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_unlearn.engine import Row, refuse_manual_optimization, refuse_optimizers, strategy_kind
+from lightning_unlearn.engine import (
+    Row,
+    refuse_manual_optimization,
+    refuse_optimizers,
+    refuse_two_sets_of_weights,
+    strategy_kind,
+)
 from lightning_unlearn.runtime import drop_copies
 from lightning_unlearn.transforms._chain import Stage, StepChain
 from lightning_unlearn.transforms._step import Step
@@ -28,7 +34,8 @@ class StepTransform(pl.Callback):
         works_on_flat_shards: Whether it can work under FSDP1, which flattens parameters.
 
     Raises:
-        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed; when training starts, with LBFGS.
+        NotImplementedError: In ``setup``, under manual optimization or DeepSpeed; when training starts, with LBFGS
+            or a schedule-free optimizer.
         RuntimeError: When training ends, if an optimizer step was not transformed.
 
     Example:
@@ -99,6 +106,8 @@ class StepTransform(pl.Callback):
         chain = StepChain.of(trainer)
         if self.stage != Stage.RESTRICT:  # restrictions hold for every step
             chain.refuse_several_steps(type(self).__name__)
+        for optimizer in (trainer.optimizers[0], chain.guarded(trainer.optimizers[0])):
+            refuse_two_sets_of_weights(optimizer, type(self).__name__)
         chain.attach(trainer.optimizers[0])
 
     @override

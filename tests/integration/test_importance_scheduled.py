@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from lightning_unlearn import NPO, GradientAscent, MeasureImportance, Unlearn
+from lightning_unlearn import DPO, NPO, ClassificationReadout, GradientAscent, MeasureImportance, Unlearn
 from lightning_unlearn.objectives import ImportanceScheduled, KLToReference, UniformLabel
 from lightning_unlearn.prediction import KnownLikelihood, Prediction
+from lightning_unlearn.readouts import PairedPrediction, PairedReadout
 
 
 def scheduled(thresholds: list[float] | None = None) -> ImportanceScheduled:
@@ -70,6 +71,26 @@ def test_measured_and_given_thresholds_give_the_same_fit() -> None:
     first = fit(measured, MeasureImportance())
     assert same(first, fit(scheduled(measured.get_extra_state())))
     assert not same(first, fit(scheduled([1e-9, 1.0])))
+
+
+def test_companions_follow_what_they_are_companions_of() -> None:
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    student = PairedPrediction(logits, torch.tensor([0, 1, 2, 3]), torch.arange(4), 4)
+    known = KnownLikelihood(torch.tensor([0.1, 9.0, 9.0, 0.1], dtype=torch.float64), torch.arange(4), 4)
+    found = ImportanceScheduled([DPO(beta=0.5), DPO(beta=2.0)], thresholds=[0.5])(student, known)
+    pairs = [torch.tensor([0, 2]), torch.tensor([1, 3])]
+    expected = [DPO(beta)(student.rows(p), known.rows(p)) for beta, p in zip((0.5, 2.0), pairs, strict=True)]
+    assert_close(found, torch.stack(expected).mean())
+
+
+def test_thresholds_are_quantiles_of_what_must_go_and_not_of_companions() -> None:
+    rows, other = examples(2, 12), examples(5, 12)
+    named = [{"x": x, "y": y, "companion": {"x": u, "y": v}} for (x, y), (u, v) in zip(rows, other, strict=True)]
+    objective, readout = scheduled(), PairedReadout(ClassificationReadout("x", "y"))
+    unlearn = Unlearn(objective, forget=DataLoader(named, batch_size=4), readout=readout)
+    quiet(callbacks=[unlearn, MeasureImportance()], max_steps=1).fit(SomebodysModule(), loader(seed=1))
+    expected = importances().double().quantile(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
+    assert objective.get_extra_state() == pytest.approx(expected.tolist(), rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")

@@ -28,15 +28,18 @@ from lightning_unlearn import (
     ForgetRetainData,
     FrozenCopy,
     GradientAscent,
+    GroupSparse,
     KLToReference,
     Quantize,
     RecoveryCheck,
     Relearn,
+    SpectralCollapse,
     StepGuard,
     Unlearn,
     UnlearningModule,
 )
 from lightning_unlearn.guards import History, Int8, MicroBatches, Monitor, NoChange, NoIncrease, PerExample
+from lightning_unlearn.transforms import GradientTransform
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The dirpath has changed"),
@@ -203,6 +206,36 @@ def test_the_forget_gradient_reaches_them(late: str) -> None:
 
     start = torch.cat([p.detach().flatten() for p in Lit().backbone.parameters()])
     assert (moved(1.0) - moved(1e-30)).norm() > 0.3 * (moved(1e-30) - start).norm()
+
+
+@ALL_LATE
+def test_their_forget_gradient_is_transformed(late: str) -> None:
+    class Longest(GradientTransform):
+        """The largest singular value of each matrix, from step to step."""
+
+        def __init__(self) -> None:
+            self.found: dict[int, list[float]] = {}
+
+        def of(self, gradient: Tensor, param: Tensor) -> Tensor:
+            if param.dim() == 2:
+                self.found.setdefault(id(param), []).append(float(torch.linalg.svdvals(gradient)[0]))
+            return gradient
+
+    unfreezing, module = LATE[late]()
+    before, collapse, after = Longest(), SpectralCollapse(q=1, pattern=["backbone", "head"]), Longest()
+    transforms = [before, collapse, after]
+    fit(unfreezing, Unlearn(GradientAscent(), forget=loader(seed=2), transforms=transforms), module=module)
+    weight = id(module.backbone[0].weight)
+    assert len(before.found) == 2
+    assert len(before.found[weight]) in (12, 14)
+    assert all(b > a for key in before.found for b, a in zip(before.found[key], after.found[key], strict=True))
+
+
+@ALL_LATE
+def test_their_groups_are_shrunk(late: str) -> None:
+    unfreezing, module = LATE[late]()
+    fit(GroupSparse(alpha=1e6), unfreezing, module=module, max_epochs=2)
+    assert not any(p.any() for p in module.parameters())
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["unfrozen before us", "after us"])

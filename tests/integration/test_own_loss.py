@@ -35,6 +35,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from lightning_unlearn import (
     NPO,
     AdapterDisabled,
+    BilevelUnlearn,
     Bounded,
     CachedLogLikelihood,
     ClassificationReadout,
@@ -277,6 +278,62 @@ def test_why_a_readout_does_not_fit_is_said_with_the_way_out(caplog: pytest.LogC
         fit(OfDictionaries(), Unlearn(NPO()), data=ForgetRetainData(retain=retain, forget=forget))
     (said,) = [record.message for record in caplog.records if "does not fit" in record.message]
     assert "Say where they are with `ClassificationReadout(inputs=..., labels=...)`; write a `Readout`" in said
+
+
+class OfNames(pl.LightningModule):
+    """Batches of names that `forward` has, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.net = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net(x)
+        return scores
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch["x"]), batch["y"])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class TakesApart(OfNames):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        y = batch.pop("y")
+        return F.cross_entropy(self(**batch), y)
+
+
+def of_names(start: float) -> DataLoader[Any]:
+    return DataLoader([{"x": torch.linspace(start, i, 8), "y": i % 3} for i in range(12)], 4)
+
+
+TWICE = {
+    "by its readout": lambda: [Unlearn(NPO(), forget=of_names(0.5))],
+    "by its own loss": lambda: [Unlearn(NPO(), forget=of_names(0.5), readout=TrainingStepReadout())],
+    "example by example": lambda: [
+        Unlearn(GradientAscent(), forget=of_names(0.5)),
+        StepGuard(directions=PerExample(), readout=ClassificationReadout()),
+    ],
+    "under attack": lambda: [
+        Unlearn(GradientAscent(), forget=of_names(0.5), under={"int4": Quantize(bits=4)}, under_retain=True)
+    ],
+    "bilevel": lambda: [BilevelUnlearn(Bounded(GradientAscent(), 2.0), forget=of_names(0.5), beta=1.0)],
+}
+
+
+@pytest.mark.parametrize("callbacks", TWICE.values(), ids=TWICE)
+def test_a_step_that_takes_its_batch_apart_is_like_one_that_does_not(
+    callbacks: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    modules = [OfNames(), TakesApart()]
+    with caplog.at_level(logging.INFO):
+        for module in modules:
+            quiet(callbacks=callbacks(), max_epochs=1).fit(module, of_names(9.0))
+    assert not [record for record in caplog.records if "does not fit" in record.message]
+    assert same(*modules)
 
 
 def trainer_of(module: Shape) -> pl.Trainer:

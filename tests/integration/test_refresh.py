@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from _fingerprints import differences, fingerprint
-from _modules import HostileModule, SomebodysModule, examples, loader, quiet, same
+from _modules import CLASSES, HostileModule, SomebodysModule, examples, loader, quiet, same
 from _observed_fits import WithBatchNorm, levels, probability_by_hand
 from _ranks import run_ranks
 from _scaled import scaled
@@ -145,6 +145,17 @@ def test_the_fisher_information_is_that_of_single_examples() -> None:
         assert_close(refresh.fisher[name], value, rtol=1e-6, atol=1e-9)
 
 
+def test_in_half_precision_the_fisher_information_of_many_examples_adds_up() -> None:
+    x, y = (t[:1] for t in examples(1).tensors)
+    rows = DataLoader(TensorDataset(x.bfloat16().repeat(600, 1), y.repeat(600)), batch_size=300)
+    refresh = Refresh(delta=0.1, fisher_weight=1.0)
+    module, _ = fit(refresh, module=SomebodysModule("sgd").bfloat16(), batches=rows)
+    loss = F.cross_entropy(module(x.bfloat16()).float(), y)
+    (gradient,) = torch.autograd.grad(loss, [module.head.bias])
+    expected = 600 * torch.exp(-loss.detach()) * gradient.float().square()
+    assert_close(refresh.fisher["head.bias"], expected, rtol=2e-2, atol=0.0)
+
+
 def test_nothing_else_of_theirs_moves() -> None:
     """With so much weight on what mattered before that no weight moves, the fit is what it was, to the bit."""
 
@@ -225,6 +236,19 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
     whole_fit = run("whole")
     assert same(whole_fit, run("again", ckpt_path=tmp_path / "whole" / "step=4.ckpt"))
+
+
+def test_a_fit_that_goes_on_after_its_end_has_the_fisher_information_it_had(tmp_path: Path) -> None:
+    def run(epochs: int, **kwargs: Any) -> Any:
+        refresh, module = Refresh(delta=1e-2, fisher_weight=1e9), SomebodysModule()
+        refresh.load_state_dict({"fisher": {"head.bias": torch.ones(CLASSES)}})
+        return refresh, *fit(refresh, module=module, max_epochs=epochs, **kwargs)
+
+    (first, whole, _), (_, _, ended) = run(2), run(1)
+    ended.save_checkpoint(tmp_path / "ended.ckpt")
+    again, resumed, _ = run(2, ckpt_path=tmp_path / "ended.ckpt")
+    assert same(whole, resumed)
+    assert all(torch.equal(f, again.fisher[name]) for name, f in first.fisher.items())
 
 
 def test_weights_that_would_not_move_are_refused() -> None:

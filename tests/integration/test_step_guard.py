@@ -17,12 +17,14 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
+from transformers.optimization import Adafactor, AdafactorSchedule
 
 from lightning_unlearn import (
     Bounded,
     CyclicOrder,
     ForgetRetainData,
     GradientAscent,
+    GroupSparse,
     Orthogonal,
     Quantize,
     RecoveryCheck,
@@ -30,7 +32,7 @@ from lightning_unlearn import (
     Unlearn,
     UnlearningModule,
 )
-from lightning_unlearn.callbacks import StepGuard
+from lightning_unlearn.callbacks import OscillationMonitor, StepGuard
 from lightning_unlearn.functional import bundles
 from lightning_unlearn.guards import (
     BFloat16,
@@ -277,6 +279,8 @@ def test_what_cannot_be_guarded_is_refused_by_name() -> None:
         fit(StepGuard(geometry=OptimizerMetric(), retain=data), optimizer="sgd")
     with pytest.raises(ValueError, match="should find what to protect. Found neither `Unlearn`"):
         fit(StepGuard())
+    with pytest.raises(ValueError, match="There should be one `StepGuard`.* Found 2. Protect several losses in one"):
+        fit(StepGuard(retain=data), StepGuard(NoChange(), retain=loader(seed=4)))
     with pytest.raises(ValueError, match="`scope` should be one of .*Found `scope = 'layer'`"):
         StepGuard(scope="layer")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"`storage` should be a `Storage`, such as `Int8.*Found `'int4'`"):
@@ -438,6 +442,52 @@ def test_a_parameter_without_a_learning_rate_stays() -> None:
     assert same(module.body, Module().body)
     assert not same(module.head, Module().head)
     assert trainer.callback_metrics["guard/cosine"] < 1e-6
+
+
+class OwnRate(Module):
+    """Without a schedule the learning rate is `None`; with this one it is 0 before the first step."""
+
+    def __init__(self, scheduled: bool) -> None:
+        super().__init__()
+        self.scheduled = scheduled
+
+    def configure_optimizers(self) -> Any:
+        optimizer = Adafactor(self.parameters(), relative_step=True, warmup_init=False)
+        if not self.scheduled:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": AdafactorSchedule(optimizer), "interval": "step"}}
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_an_optimizer_that_finds_its_own_learning_rate_is_guarded_from_the_first_step_on(scheduled: bool) -> None:
+    outside, seen = Outside(), Seen()
+    fit(outside, unlearn(), StepGuard(NoChange()), seen, module=OwnRate(scheduled))
+    assert all(any(c.any() for c in change) for change in outside.changes)
+    assert max(outside.breaches("NoChange", "global")) < 1e-6
+    assert seen.logged[-1]["guard/fallbacks"] == 0
+    for monitored in (GroupSparse(), OscillationMonitor(power_steps=1)):
+        with pytest.raises(
+            NotImplementedError, match="should find the learning rate of the optimizer. Found one that it"
+        ):
+            fit(monitored, module=OwnRate(scheduled))
+
+
+def test_a_warm_up_from_zero_is_no_fallback() -> None:
+    class WarmedUp(Module):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=3e-2)
+            scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(step / 3, 1.0))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    outside, seen = Outside(), Seen()
+    fit(outside, unlearn(), StepGuard(NoChange(), History(3)), seen, module=WarmedUp())
+    assert not any(c.any() for c in outside.changes[0])
+    assert seen.logged[0] == {f"guard/{n}": v for n, v in STILL.items()}
+    assert seen.logged[-1]["guard/fallbacks"] == 0
+    assert max(outside.breaches("NoChange", "global")) < 1e-6
+
+
+STILL = {"active": 0.0, "kept": 1.0, "cosine": 0.0, "retain_before": 0.0, "retain_after": 0.0, "fallbacks": 0.0}
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")

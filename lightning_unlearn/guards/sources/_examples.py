@@ -13,6 +13,7 @@ from lightning_unlearn.guards.sources._base import GradientSource
 from lightning_unlearn.guards.storages import Storage
 from lightning_unlearn.objectives import Objective
 from lightning_unlearn.readouts import Readout
+from lightning_unlearn.runtime import in_own_containers
 
 
 class Examples(GradientSource):
@@ -46,7 +47,7 @@ class Examples(GradientSource):
     @override
     def saw_batch(self, batch: Any) -> None:
         # With a retain set only the number counts: holding the fit's batches would waste memory.
-        self._batches.append(batch if self._stream is None else None)
+        self._batches.append(in_own_containers(batch) if self._stream is None else None)
 
     @override
     def take(self) -> Sequence[Direction]:

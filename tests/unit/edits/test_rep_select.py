@@ -151,10 +151,23 @@ def test_shards_become_what_the_whole_becomes() -> None:
             assert_close(weights[name], p.detach(), rtol=0, atol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:`SpectralCollapse` should find a trained matrix")
+def test_what_is_frozen_stays() -> None:
+    net, frozen = Net(), Net().requires_grad_(False)
+    start = {name: p.detach().clone() for name, p in net.named_parameters()}
+    net.mlp[0].requires_grad_(False)
+    edit(net)
+    moved = {name for name, p in net.named_parameters() if not torch.equal(p, start[name])}
+    assert moved
+    assert not [name for name in moved if name.startswith("mlp.0")]
+    with pytest.raises(ValueError, match="should find a trained matrix to change"):
+        edit(frozen)
+
+
 def test_what_it_cannot_work_on_is_refused() -> None:
     with pytest.raises(ValueError, match="should get forget batches and a readout.*Found 0 batches"):
         edit(Net(), forget=[])
-    with pytest.raises(ValueError, match=r"should find a trained matrix whose name fits \['nobody'\]"):
+    with pytest.raises(ValueError, match=r"should find a matrix whose name fits \['nobody'\]"):
         edit(Net(), collapse=SpectralCollapse(q=2, pattern="nobody"))
     with pytest.raises(NotImplementedError, match="a factor of an adapter"):
         RepSelect(collapse=SpectralCollapse(q=2))(adapted(family("llama")), forget=[batch()], readout=CausalLMReadout())

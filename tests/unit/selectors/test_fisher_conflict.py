@@ -92,6 +92,18 @@ def test_scores_are_those_of_real_steps(has_optimum: bool, tmp_path: Path) -> No
         assert min(found) > 0
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(torch.bfloat16, 1.0), (torch.float16, 1e-4)], ids=str)
+def test_in_half_precision_the_scores_are_those_of_small_and_of_many_gradients(dtype: torch.dtype, size: float) -> None:
+    """At weights of zero each of 600 gradients is half the input, and so is the step."""
+    layer = nn.Linear(1, 2, bias=False).to(dtype)
+    nn.init.zeros_(layer.weight)
+    x = torch.full((600, 1), size, dtype=dtype)
+    batch = (x, torch.zeros(600, dtype=torch.int64))
+    (found, *_) = FisherConflict(lr=1.0).scores(layer, [(x[:1], batch[1][:1])], [batch], ClassificationReadout())
+    half = float(x[0]) / 2
+    assert found == pytest.approx(2 * half**4, rel=2e-2, abs=0.0)
+
+
 def fit(
     order: FisherConflict, module: Any = None, *, saved: Any = (), ckpt_path: Any = None, **kwargs: Any
 ) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,19 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.testing import assert_close
 
-from lightning_unlearn import GroupSparse, LoRA, TinyCausalLM, TrainOnly, UnlearningModule
+from lightning_unlearn import (
+    GroupSparse,
+    LoRA,
+    SignGate,
+    StepGuard,
+    SubspaceGuard,
+    TinyCausalLM,
+    TrainOnly,
+    UnlearningModule,
+)
 from lightning_unlearn.engine import gathered
 from lightning_unlearn.functional.soft_threshold import group_factors
+from lightning_unlearn.guards import NullSpace
 from lightning_unlearn.readouts import CausalLMReadout
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
@@ -135,11 +146,15 @@ def test_a_resumed_fit_is_the_uninterrupted_one_also_if_it_is_cut_within_the_war
 def language_model(alpha: float, **kwargs: Any) -> tuple[Any, GroupSparse]:
     network = LoRA(r=2, target_modules=["up_proj", "down_proj"]).wrap(TinyCausalLM(hidden_size=16, num_hidden_layers=3))
     sparse = GroupSparse(alpha=alpha)
+    fit(network, sparse, **kwargs)
+    return network, sparse
+
+
+def fit(network: Any, sparse: GroupSparse, **kwargs: Any) -> None:
     module = UnlearningModule(network, readout=CausalLMReadout(), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2))
     tokens = torch.randint(5, 600, (8, 6), generator=torch.Generator().manual_seed(0))
     rows = [{"input_ids": row, "labels": row} for row in tokens]
     quiet(callbacks=[sparse], **kwargs).fit(module, torch.utils.data.DataLoader(rows, batch_size=2))
-    return network, sparse
 
 
 def test_of_an_adapter_the_groups_are_blocks_and_both_factors_count() -> None:
@@ -161,6 +176,32 @@ def test_with_enough_of_it_no_block_is_left_and_the_network_is_the_original_to_t
     assert all(p.isfinite().all() for p in network.parameters())
 
 
+def test_trained_copies_of_modules_are_not_shrunk() -> None:
+    lora = LoRA(r=2, target_modules=["up_proj"], modules_to_save=["down_proj"])
+    network = lora.wrap(TinyCausalLM(hidden_size=16, num_hidden_layers=2))
+    fit(network, GroupSparse(alpha=1e6), max_steps=2)
+    named = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    assert {name for name, p in named.items() if not p.any()} == {name for name in named if "lora_" in name}
+    assert any("modules_to_save" in name for name in named)
+
+
+def test_dora_is_refused_by_name() -> None:
+    lora = LoRA(r=2, use_dora=True, target_modules=["up_proj"])
+    with pytest.raises(NotImplementedError, match="Found `.*lora_magnitude_vector.*Use plain LoRA"):
+        fit(lora.wrap(TinyCausalLM(hidden_size=16, num_hidden_layers=2)), GroupSparse())
+
+
+@pytest.mark.parametrize("guard", [StepGuard, SignGate, partial(SubspaceGuard, NullSpace())])
+@pytest.mark.parametrize("order", [1, -1])
+def test_beside_a_guard_it_is_refused_by_name(guard: Any, order: int) -> None:
+    beside = guard(retain=loader(seed=2))
+    callbacks = [GroupSparse(), beside][::order]
+    with pytest.raises(
+        NotImplementedError, match=f"Found `{type(beside).__name__}` beside it.* Leave one of the two out"
+    ):
+        quiet(max_steps=1, callbacks=callbacks).fit(Quadratic(), loader(seed=1))
+
+
 def test_what_trainonly_keeps_is_not_shrunk() -> None:
     module = Quadratic()
     quiet(max_steps=3, callbacks=[GroupSparse(alpha=1.0), TrainOnly("body.0.*")]).fit(module, loader(seed=1))
@@ -169,12 +210,19 @@ def test_what_trainonly_keeps_is_not_shrunk() -> None:
 
 
 def test_a_fit_without_groups_is_refused() -> None:
+    module = Quadratic()
+    module.lora_A = nn.Linear(3, 2)  # an adapter, but outside of the blocks
+    with pytest.raises(ValueError, match="Found 6 trained parameters, none of them in one of 3 blocks. Put an adapter"):
+        quiet(callbacks=[GroupSparse()]).fit(module, loader(seed=1))
+
+
+def test_where_all_blocks_are_frozen_a_warning_says_so() -> None:
     class Flat(Quadratic):
         def __init__(self) -> None:
             super().__init__()
             self.body.requires_grad_(False)
 
-    with pytest.raises(ValueError, match="Found 1 trained parameters, none of them in one of 3 blocks"):
+    with pytest.warns(UserWarning, match="Found 1 trained parameters, none of them in one of 3 blocks"):
         quiet(callbacks=[GroupSparse()]).fit(Flat(), loader(seed=1))
 
 

@@ -250,6 +250,19 @@ def test_a_resumed_fit_is_the_uninterrupted_one_and_protects_what_it_did(tmp_pat
     assert all(torch.equal(e, again.protected[n]) for n, e in first.protected.items())
 
 
+def test_a_fit_that_goes_on_after_its_end_does_not_keep_off_its_own_adapter(tmp_path: Path) -> None:
+    def run(epochs: int, **kwargs: Any) -> Any:
+        network, callback = adapted(), RegLoRA(weight=2.0)
+        callback.protected = protected_entries(spread(), 0.05)
+        return network, fit(network, callback, max_steps=-1, max_epochs=epochs, **kwargs)
+
+    whole, _ = run(2)
+    _, ended = run(1)
+    ended.save_checkpoint(tmp_path / "ended.ckpt")
+    resumed, _ = run(2, ckpt_path=str(tmp_path / "ended.ckpt"))
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
 @pytest.mark.slow
 def test_two_processes_add_the_penalty_once() -> None:
     def run(rank: int, world: int) -> Any:

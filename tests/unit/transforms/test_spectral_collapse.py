@@ -18,8 +18,9 @@ from lightning_unlearn.transforms import SpectralCollapse
 def collapsed(network: nn.Module, transform: SpectralCollapse) -> dict[str, tuple[Tensor, Tensor]]:
     """Random gradients before and after, by the parameter's name."""
     transform.attach(network)
-    before = {name: torch.randn(p.shape, dtype=torch.float64) for name, p in network.named_parameters()}
-    after = transform([g.clone() for g in before.values()], list(network.parameters()))
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    before = {name: torch.randn(p.shape, dtype=torch.float64) for name, p in trained.items()}
+    after = transform([g.clone() for g in before.values()], list(trained.values()))
     return {name: (g, h) for (name, g), h in zip(before.items(), after, strict=True)}
 
 
@@ -121,12 +122,12 @@ def test_a_matrix_beside_an_adapter_can_be_chosen() -> None:
         (
             nn.LayerNorm(3),
             {},
-            r"a trained matrix other than embeddings and output heads. Found none.*matrices are: none",
+            r"a matrix other than embeddings and output heads. Found none.*matrices are: none",
         ),
         (
             nn.Linear(3, 3),
             {"pattern": "mlp"},
-            r"whose name fits \['mlp'\]. Found none; the trained matrices are: `weight`",
+            r"whose name fits \['mlp'\]. Found none; the matrices are: `weight`",
         ),
     ],
     ids=["no matrix", "no name"],
@@ -134,6 +135,16 @@ def test_a_matrix_beside_an_adapter_can_be_chosen() -> None:
 def test_nothing_to_collapse_is_refused(network: nn.Module, settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SpectralCollapse(**settings).attach(network)
+
+
+def test_a_matrix_that_is_unfrozen_later_is_collapsed_too() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    collapse = SpectralCollapse(q=1, pattern="0")
+    network[0].requires_grad_(False)
+    with pytest.warns(UserWarning, match="should find a trained matrix. Found `0.weight` and 0 others, all frozen"):
+        collapse.attach(network)
+    network[0].requires_grad_(True)
+    assert collapse.changes(network[0].weight)
 
 
 @pytest.mark.parametrize(

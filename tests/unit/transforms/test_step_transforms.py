@@ -153,6 +153,38 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(name: str, tmp_path: Path) ->
     assert again._steps["taken"] == 12
 
 
+class ScheduleFree(torch.optim.SGD):
+    """As far as it shows: weights to train with, and others to use."""
+
+    def train(self) -> None: ...
+
+    def eval(self) -> None: ...
+
+
+@ALL
+def test_an_optimizer_with_two_sets_of_weights_is_refused_by_name(name: str) -> None:
+    class Freed(SomebodysModule):
+        def configure_optimizers(self) -> Any:
+            return ScheduleFree(self.parameters(), lr=1e-2)
+
+    transform = TRANSFORMS[name]()
+    who = type(transform).__name__
+    with pytest.raises(NotImplementedError, match=f"`{who}` should .*Found `ScheduleFree`.*or leave `{who}` out"):
+        fit(transform, module=Freed())
+
+
+def test_forgetting_alone_takes_it_and_beside_a_guard_it_is_no_optimizer_of_its_own_either() -> None:
+    def forgets(**kwargs: Any) -> Unlearn:
+        return Unlearn(GradientAscent(), forget=loader(seed=2), **kwargs)
+
+    def own(params: Any) -> ScheduleFree:
+        return ScheduleFree(params, lr=1e-3)
+
+    quiet(callbacks=[forgets(optimizer=own)], max_steps=1).fit(SomebodysModule(), loader(seed=1))
+    with pytest.raises(NotImplementedError, match="Found `ScheduleFree`"):
+        quiet(callbacks=[forgets(optimizer=own), TrainOnly("head")], max_steps=1).fit(SomebodysModule(), loader(seed=1))
+
+
 class Late(pl.Callback):
     """Gives the optimizer a parameter group in the third step, as ``BaseFinetuning`` does when it unfreezes layers."""
 
