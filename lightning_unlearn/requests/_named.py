@@ -8,12 +8,15 @@ from typing import Any
 from typing_extensions import override
 
 from lightning_unlearn.data import QuestionAnswer, Record, Records
-from lightning_unlearn.functional.overlap import words_of
+from lightning_unlearn.functional.overlap import stands_without_spaces, words_of
 from lightning_unlearn.requests._request import Request
 
 _COPIED = ("question", "answer", "chat", "answers", "entity", "paraphrase", "where", "rows")
 _SHORTEST = 3
 """Letters of a name that is looked for in texts: shorter ones, and numbers, stand in texts about anybody."""
+
+_SHORTEST_WITHOUT_SPACES = 2
+"""The same in scripts of whose letters many are a word, such as Chinese."""
 
 
 _Question = tuple[str, str | None]
@@ -112,4 +115,5 @@ def _plain(text: str) -> str:
 
 
 def _is_a_name(text: str) -> bool:
-    return sum(letter.isalpha() for letter in text) >= _SHORTEST
+    shortest = _SHORTEST_WITHOUT_SPACES if stands_without_spaces(text) else _SHORTEST
+    return sum(letter.isalpha() for letter in text) >= shortest

@@ -87,6 +87,23 @@ def test_two_forms_of_one_letter_are_one_name() -> None:
     assert [row.answer for row in Unnamed(told, asked).questions()] == ["A cook"]
 
 
+@pytest.mark.parametrize(
+    ("name", "named", "other"),
+    [
+        ("田中太郎", "田中太郎はどこで生まれましたか?", "首都は?"),
+        ("李明", "李明在哪里出生?", "明天在哪里?"),
+        ("ｱﾀﾞ", "アダの職業は?", "ア行は?"),
+        ("สมชาย", "ที่ทำงานของสมชายอยู่ที่ไหน", "เมืองหลวงคือ"),
+        ("김철수", "김철수는 어디서 태어났습니까?", "수도는?"),
+    ],
+    ids=["Japanese", "Chinese", "two widths", "Thai", "Korean"],
+)
+def test_a_name_that_no_spaces_set_off_is_found(name: str, named: str, other: str) -> None:
+    asked = [Request("1", rows(("Who?", "A clerk", name)))]
+    left = Unnamed(rows((named, "Yes", "x"), (other, "Yes", "y")), asked).questions()
+    assert [row.question for row in left] == [other]
+
+
 def test_what_it_does_not_name_stays() -> None:
     others = [("Who employs Adam Lovell?", "The mill", "Adam Lovell"), ("Who employs Bo?", "The post office", "Bo")]
     assert kept(*others) == [*(row[0] for row in others), "Where is Oslo?"]
