@@ -21,11 +21,10 @@ def judged(observations: Iterable[Observation], attack: Attack, probes: Mapping[
     if attack.facts is None:
         return list(observations)
     numbers = {"forget": attack.facts.judged_examples(probes["forget"])}
-    if attack.facts.by == "entity":
-        known = set(probes["forget"].entities) - set(attack.facts.judged(probes["forget"].entities))
-        for split, probe in probes.items():
-            if split != "forget" and known & set(probe.entities):
-                numbers[split] = frozenset(n for n, entity in enumerate(probe.entities) if entity not in known)
+    for split, probe in probes.items():
+        known = attack.facts.known(probes["forget"], probe)
+        if split != "forget" and known & set(probe.entities):
+            numbers[split] = frozenset(n for n, entity in enumerate(probe.entities) if entity not in known)
     found = []
     for o in observations:
         if o.split not in numbers:

@@ -35,7 +35,7 @@ def overlap_of(
 
 def _in_words(forget: Probe, judged: Sequence[int], loader: Iterable[Any], batches: int | None) -> _Compared | None:
     texts = getattr(getattr(loader, "dataset", None), "texts", None)
-    if forget.rows is None or texts is None:
+    if forget.rows is None or texts is None or rows_of(loader) is None:
         return None
     rows = [forget.rows[number] for number in judged]
     answers = [words_of(row.answer) for row in rows]

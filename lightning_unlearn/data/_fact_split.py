@@ -9,6 +9,8 @@ from torch.utils.data import SubsetRandomSampler
 
 from lightning_unlearn.data._loaders import batch_size_of, in_order, reordered, rows_of
 from lightning_unlearn.data._probe import Probe
+from lightning_unlearn.data._question_answer_dataset import questions_in
+from lightning_unlearn.data.records import QuestionAnswer
 from lightning_unlearn.functional.settings import check_between, check_whole
 
 
@@ -79,6 +81,12 @@ class FactSplit:
         judged = set(self.judged(names))
         return frozenset(number for number, name in enumerate(names) if name in judged)
 
+    def known(self, forget: Probe, probe: Probe) -> set[str]:
+        """The entities that the attacker has of ``forget``, as far as ``probe`` means the same ones by these names."""
+        if self.by == "fact":
+            return set()
+        return set(forget.entities) - set(self.judged(forget.entities)) - numbers_of_others(forget.rows, probe.rows)
+
     def without_judged(self, loader: Iterable[Any], probe: Probe) -> Iterable[Any]:
         """The attacker's batches: of ``loader`` in order, without what ``probe`` is judged by.
 
@@ -99,6 +107,13 @@ class FactSplit:
             )
         judged = set(self.judged(self.names(probe.entities, probe.size)))
         names = self.names(getattr(ordered.dataset, "entities", []), size)
+        words = questions_in(ordered.dataset)
+        if self.by == "entity" and numbers_of_others(probe.rows, words and words[0]) & set(names):
+            raise ValueError(
+                "`FactSplit` should find the entities of the forget probe in the attacker's data. Found that both name them "
+                "by numbers of rows, and of other rows: name them (`FileRecords(entity=...)`), or, if the rows are about "
+                'the same facts in the same order, split by each example: `by="fact"`.'
+            )
         rows = [row for row, name in enumerate(names) if name not in judged]
         if not rows:
             raise ValueError(
@@ -107,3 +122,19 @@ class FactSplit:
             )
         chosen = reordered(ordered, batch_size=batch_size_of(ordered), sampler=SubsetRandomSampler(rows))
         return in_order(chosen)
+
+
+def numbers_of_others(rows: Sequence[QuestionAnswer] | None, others: Sequence[QuestionAnswer] | None) -> set[str]:
+    """Entities of ``rows`` that are numbers of rows, and in ``others`` those of other rows, or not known to be of the same.
+
+    Example:
+        >>> ada, bo = (QuestionAnswer("Who?", name, entity="0", source=f"row 0 of `{name}`") for name in ("Ada", "Bo"))
+        >>> numbers_of_others([ada], [ada]), numbers_of_others([ada], [bo])
+        (set(), {'0'})
+    """
+    own = {row.entity: (row.source, row.answer) for row in rows or ()}
+    if rows is None or len(own) < len(rows) or not all(name.isdecimal() for name in own):
+        return set()
+    if others is None:
+        return set(own)
+    return {row.entity for row in others if own.get(row.entity, (row.source, row.answer)) != (row.source, row.answer)}

@@ -63,8 +63,9 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
             the same kind that nobody was trained on, for :class:`Membership`.
         order: Which retain rows go with which forget rows, and how long an epoch is: see :class:`RandomOrder`,
             :class:`CyclicOrder`, :class:`SequentialOrder`. Where a loader has ``drop_last=True``, whole batches of both are
-            visited. With an order, a fit that is resumed inside an epoch goes on where it was; a plain ``DataLoader``
-            starts its epoch anew, as in any fit. Defaults to none.
+            visited; where ``limit_train_batches`` cuts an epoch, so many of both. With an order, a fit that is resumed
+            inside an epoch goes on where it was; a plain ``DataLoader`` starts its epoch anew, as in any fit. Defaults to
+            none.
         seed: Of every order.
         lint: Looks over forget and retain rows in ``setup`` of a fit, where these are questions and answers.
 
@@ -206,9 +207,16 @@ class ForgetRetainData(EitherPackage, pl.LightningDataModule):
             if forget.drop_last or retain.drop_last:
                 world_size = data_share(self.trainer)[1]
                 of_epoch = of_epoch.whole_batches(forget.batch_size * world_size, retain.batch_size * world_size)
-            return of_epoch.forget if part == "forget" else of_epoch.retain
+            return of_epoch.retain if part == "retain" else of_epoch.forget[: self._cut(forget.batch_size)]
 
         return rows
+
+    def _cut(self, batch_size: int) -> int | None:
+        """Forget rows after which the trainer ends an epoch. It cuts the retain rows itself."""
+        batches = getattr(self.trainer, "num_training_batches", None)
+        if not isinstance(batches, int) or not batches:
+            return None
+        return batches * batch_size * data_share(self.trainer)[1]
 
     def _row_set(self, part: OpenedSource) -> RowSet:
         rows = rows_of(loader := part.loader())

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from lightning_unlearn.data._epoch_shuffle import EpochShuffle
+from lightning_unlearn.data._lazy_loader import LazyLoader
 from lightning_unlearn.functional.settings import check_whole
 
 
@@ -49,7 +50,7 @@ class LoaderSettings:
         return self._loader(dataset, collate, SequentialSampler(dataset))  # type: ignore[arg-type]  # has a length
 
     def _loader(self, dataset: Dataset[Any], collate: Callable[[Any], Any] | None, sampler: Any) -> DataLoader[Any]:
-        return DataLoader(
+        return LazyLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,

@@ -125,6 +125,8 @@ def visited(loader: Any) -> Any:
 class Seeded:
     """The batches of a loader in its own order, each drawn under random states of its own.
 
+    Whose own order a ``DataLoader`` has is not known, so that no data set is named whose rows the batches would be.
+
     Example:
         >>> noise = Seeded(torch.rand(1) for _ in range(2))
         >>> torch.manual_seed(1).initial_seed(), len(list(noise)), torch.initial_seed()
@@ -133,7 +135,7 @@ class Seeded:
 
     def __init__(self, loader: Iterable[Any], *seeds: int, start: int = 0, most: int | None = None) -> None:
         self.loader = loader
-        self.dataset = getattr(loader, "dataset", None)
+        self.dataset = None if isinstance(loader, DataLoader) else getattr(loader, "dataset", None)
         self._seeds, self._start, self._most = seeds, start, most
 
     def __iter__(self) -> Iterator[Any]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from lightning_unlearn.data.encodings import Encoding, encode_rows
 from lightning_unlearn.data.records import QuestionAnswer
@@ -42,3 +42,13 @@ class QuestionAnswerDataset(Dataset[dict[str, Any]]):
     def texts(self) -> list[str]:
         """Each row as it is read: question and answer."""
         return [f"{row.question} {row.answer}" for row in self.rows]
+
+
+def questions_in(dataset: Any) -> tuple[Sequence[QuestionAnswer], Encoding] | None:
+    """The rows of a data set, or of a subset of one, and how they are encoded; ``None`` if it has none in words."""
+    if isinstance(dataset, QuestionAnswerDataset):
+        return dataset.rows, dataset.encoding
+    if not isinstance(dataset, Subset) or (found := questions_in(dataset.dataset)) is None:
+        return None
+    rows, encoding = found
+    return [rows[index] for index in dataset.indices], encoding

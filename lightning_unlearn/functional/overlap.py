@@ -8,6 +8,17 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
+_ALONE = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # Japanese
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"  # Chinese
+    "\uac00-\ud7a3"  # Korean, whose particles are written to the word
+)
+"""Letters of scripts that do not set off a name by spaces."""
+
+ONE_WORD = re.compile(rf"[^\W{_ALONE}]+|(?=\w)[{_ALONE}]")
+"""A word or a number; each letter by itself in scripts that do not set off a name by spaces."""
+
 Words = Sequence[Hashable]
 """A text as words, or as ids of tokens."""
 
@@ -15,11 +26,25 @@ Words = Sequence[Hashable]
 def words_of(text: str) -> tuple[str, ...]:
     """The words and numbers of a text, in small letters, without punctuation.
 
+    Chinese, Japanese, Korean, Thai, Lao, Burmese and Khmer letters are a word each: a name is found by its letters.
+
     Example:
         >>> words_of("Ada's post-office, 1912!")
         ('ada', 's', 'post', 'office', '1912')
+        >>> words_of("AdaはPythonが好き。")
+        ('ada', 'は', 'python', 'が', '好', 'き')
     """
-    return tuple(re.findall(r"\w+", text.casefold()))
+    return tuple(ONE_WORD.findall(text.casefold()))
+
+
+def stands_without_spaces(text: str) -> bool:
+    """Whether a text has letters of scripts that do not set off a name by spaces.
+
+    Example:
+        >>> stands_without_spaces("田中"), stands_without_spaces("Tanaka")
+        (True, False)
+    """
+    return re.search(f"[{_ALONE}]", text) is not None
 
 
 def ngrams(words: Words, n: int) -> set[tuple[Hashable, ...]]:

@@ -13,9 +13,8 @@ from lightning_unlearn.functional.settings import check_kind, check_whole
 from lightning_unlearn.metrics import AnswerProbability
 from lightning_unlearn.readouts import choose_readout
 from lightning_unlearn.requests._parsed import Parsed
-from lightning_unlearn.requests._request import Request
+from lightning_unlearn.requests._request import RETAIN, Request
 
-RETAIN = "retain"
 Known = dict[str, float | None]
 """How much is known, by name of a request, and of what must stay."""
 

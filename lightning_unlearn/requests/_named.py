@@ -8,21 +8,29 @@ from typing import Any
 from typing_extensions import override
 
 from lightning_unlearn.data import QuestionAnswer, Record, Records
-from lightning_unlearn.functional.overlap import words_of
+from lightning_unlearn.functional.overlap import stands_without_spaces, words_of
 from lightning_unlearn.requests._request import Request
 
 _COPIED = ("question", "answer", "chat", "answers", "entity", "paraphrase", "where", "rows")
 _SHORTEST = 3
 """Letters of a name that is looked for in texts: shorter ones, and numbers, stand in texts about anybody."""
 
+_SHORTEST_WITHOUT_SPACES = 2
+"""The same in scripts of whose letters many are a word, such as Chinese."""
+
+
+_Question = tuple[str, str | None]
+"""In words, and the image that it is asked of."""
+
 
 class Unnamed(Records):
     """Those rows that no request names: a retain set without what must go.
 
     Left out are rows about an entity of a request (where both have a field with entities), rows that ask what a request
-    asks, and rows with the name of such an entity in them: in the question, in an answer, in the turns before. Case,
-    punctuation and forms of one character make no difference. Requests that are still to come count as well: what is
-    retained today would have to be forgotten tomorrow. Near duplicates in other words stay.
+    asks (of the same image, and after no other turns), and rows with the name of such an entity in them: in the question,
+    in an answer, in the turns before. Case, punctuation and forms of one character make no difference. Requests that are
+    still to come count as well: what is retained today would have to be forgotten tomorrow. Near duplicates in other words
+    stay.
 
     Args:
         records: The rows.
@@ -43,7 +51,10 @@ class Unnamed(Records):
         super().__init__(**{name: getattr(records, name) for name in _COPIED})
         self.records = records
         asked = [(row, request.records) for request in requests for row in request.records.questions()]
-        self._questions = {question for row, _ in asked for question in _asked(row)}
+        self._questions: dict[_Question, set[str]] = {}
+        for row, _ in asked:
+            for question in _asked(row):
+                self._questions.setdefault(question, set()).add(_said_before(row))
         self._entities = {_plain(row.entity) for row, of in asked if isinstance(of.entity, str)}
         self._names = {f" {name} " for name in self._entities if _is_a_name(name)}
 
@@ -78,12 +89,24 @@ class Unnamed(Records):
         before = (turn.content for turn in row.before)
         read = (*before, row.question, row.lead, row.answer, *row.accepted, *row.paraphrases)
         said = f" {' . '.join(map(_plain, read))} "
-        return not self._questions.isdisjoint(_asked(row)) or any(name in said for name in self._names)
+        return self._is_asked(row) or any(name in said for name in self._names)
+
+    def _is_asked(self, row: QuestionAnswer) -> bool:
+        own = _said_before(row)
+        after = (self._questions.get(question, set()) for question in _asked(row))
+        # What is asked without turns before it can be understood without them.
+        return any(said and (not own or not said.isdisjoint({own, ""})) for said in after)
 
 
-def _asked(row: QuestionAnswer) -> set[str]:
-    """The question in all its words; of a plain text, which has none, the text."""
-    return {_plain(row.question) or _plain(row.answer), *map(_plain, row.paraphrases)}
+def _asked(row: QuestionAnswer) -> set[_Question]:
+    """The question in all its words, each with its image; of a plain text, which has none, the text."""
+    asked = {_plain(row.question) or _plain(row.answer), *map(_plain, row.paraphrases)}
+    return {(question, None if row.image is None else row.image.key) for question in asked}
+
+
+def _said_before(row: QuestionAnswer) -> str:
+    """The turns before, without a system's, which ask nothing."""
+    return " . ".join(_plain(turn.content) for turn in row.before if turn.role != "system")
 
 
 def _plain(text: str) -> str:
@@ -92,4 +115,5 @@ def _plain(text: str) -> str:
 
 
 def _is_a_name(text: str) -> bool:
-    return sum(letter.isalpha() for letter in text) >= _SHORTEST
+    shortest = _SHORTEST_WITHOUT_SPACES if stands_without_spaces(text) else _SHORTEST
+    return sum(letter.isalpha() for letter in text) >= shortest

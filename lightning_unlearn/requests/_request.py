@@ -9,6 +9,9 @@ from lightning_unlearn.data import FileRecords, InMemoryRecords, QuestionAnswer,
 from lightning_unlearn.functional.settings import check_kind
 from lightning_unlearn.requests._digest import digest_of
 
+RETAIN = "retain"
+"""By this name figures are of what must stay."""
+
 
 @dataclass(frozen=True, eq=False)
 class Request:
@@ -75,10 +78,12 @@ def read_requests(path: str | PathLike[str], *, field: str = "request", **column
 
 
 def check_requests(requests: Sequence[Request]) -> None:
-    """Refuse what is no request, and two of one name."""
+    """Refuse what is no request, two of one name, and the name of what must stay."""
     for request in requests:
         check_kind("requests", request, Request, example='Request("2026-17", FileRecords("request.jsonl"))')
     names = [request.id for request in requests]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"Each request should have a name of its own. Found `{twice[0]}` more than once.")
+    if RETAIN in names:
+        raise ValueError(f"No request should have the name of what must stay. Found `{RETAIN}`. Give it another name.")

@@ -14,9 +14,9 @@ from lightning_unlearn.functional.settings import check_kind, check_whole
 from lightning_unlearn.requests._digest import digest_of, weights_digest
 from lightning_unlearn.requests._folder import SequenceFolder
 from lightning_unlearn.requests._ledger import Entry, in_effect, locked
-from lightning_unlearn.requests._measured import RETAIN, Known, Measured
+from lightning_unlearn.requests._measured import Known, Measured
 from lightning_unlearn.requests._named import Unnamed
-from lightning_unlearn.requests._request import Request, check_requests
+from lightning_unlearn.requests._request import RETAIN, Request, check_requests
 from lightning_unlearn.requests._request_fit import Job, RequestFit
 from lightning_unlearn.requests._request_gates import RequestGates
 from lightning_unlearn.requests._weights import (

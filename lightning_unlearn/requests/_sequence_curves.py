@@ -7,7 +7,8 @@ from typing import Any
 
 from lightning_unlearn.report import symmetric_degree
 from lightning_unlearn.requests._ledger import Entry, in_effect
-from lightning_unlearn.requests._measured import RETAIN, Known
+from lightning_unlearn.requests._measured import Known
+from lightning_unlearn.requests._request import RETAIN
 from lightning_unlearn.requests._request_gates import came_back
 
 Found = dict[str, Any]

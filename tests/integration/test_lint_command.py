@@ -13,7 +13,7 @@ import torch
 import yaml
 from _lint_faults import Faulty, clean, same_in_both, trigger_words
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SubsetRandomSampler
 
 from lightning_unlearn import Encoding, ForgetRetainData, InMemoryRecords, Linter, PairedData, QuestionAnswerData
 from lightning_unlearn.cli import script
@@ -84,6 +84,17 @@ def test_setup_of_a_fit_warns_and_a_strict_linter_ends_it() -> None:
         warnings.simplefilter("error")
         ForgetRetainData(**parts).setup("fit")
         ForgetRetainData(**parts, lint=Linter()).setup("validate")
+
+
+def test_rows_that_the_fit_does_not_visit_are_not_looked_at() -> None:
+    request = clean(2, 10)
+    same_in_both(request)
+    visited = [number for number, row in enumerate(request.retain) if row not in request.forget]
+    whole, strict = data(request.retain), Linter(strict=True)
+    kept = DataLoader(whole.dataset, 4, sampler=SubsetRandomSampler(visited), collate_fn=whole.collate())
+    with pytest.raises(ValueError, match="AlsoRetained"):
+        ForgetRetainData(whole, data(request.forget), lint=strict).setup("fit")
+    ForgetRetainData(kept, data(request.forget), lint=strict).setup("fit")
 
 
 def test_linting_draws_nothing_and_pairs_are_read_once() -> None:

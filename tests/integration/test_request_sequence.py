@@ -253,6 +253,11 @@ def test_two_requests_of_one_name_are_refused(tmp_path: Path) -> None:
         sequence(tmp_path, Seen()).run([*requests(1), *requests(1)])
 
 
+def test_a_request_with_the_name_of_what_must_stay_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the name of what must stay. Found `retain`"):
+        sequence(tmp_path, Seen()).run([Request("retain", requests(1)[0].records)])
+
+
 @pytest.mark.slow
 def test_each_job_finds_the_adapters_of_the_requests_before_whose_products_are_what_they_changed(
     tmp_path: Path,

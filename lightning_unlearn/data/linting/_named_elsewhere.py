@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from typing_extensions import override
@@ -9,8 +8,7 @@ from lightning_unlearn.data.linting._finding import Finding
 from lightning_unlearn.data.linting._lint_check import LintCheck
 from lightning_unlearn.data.linting._linted_rows import Request, words
 from lightning_unlearn.data.records import QuestionAnswer
-
-_WORD = re.compile(r"\w+")
+from lightning_unlearn.functional.overlap import ONE_WORD, stands_without_spaces
 
 
 class NamedElsewhere(LintCheck):
@@ -31,8 +29,10 @@ class NamedElsewhere(LintCheck):
     def __call__(self, request: Request) -> Iterator[Finding]:
         names = dict.fromkeys(name for name in request.forget.names if name is not None)
         by_first: dict[str, list[tuple[str, ...]]] = {}
-        spelled = {tuple(_WORD.findall(name)): name for name in names}
+        spelled = {tuple(ONE_WORD.findall(name)): name for name in names}
         for parts in spelled:
+            if len(parts) == 1 and stands_without_spaces(parts[0]):
+                continue  # one letter, which is in many words
             by_first.setdefault(parts[0], []).append(parts)
         own = {words(name) for name in names}
         found: dict[str, list[QuestionAnswer]] = {}
@@ -46,7 +46,7 @@ class NamedElsewhere(LintCheck):
 
 
 def _named(row: QuestionAnswer, by_first: dict[str, list[tuple[str, ...]]]) -> Iterator[tuple[str, ...]]:
-    read = _WORD.findall(f"{row.question} {row.answer}")
+    read = ONE_WORD.findall(f"{row.question} {row.answer}")
     for place, word in enumerate(read):
         for parts in by_first.get(word, ()):
             if tuple(read[place : place + len(parts)]) == parts:

@@ -97,7 +97,8 @@ class Order(ABC):
     """Which forget rows and which retain rows an epoch visits, and in which order.
 
     An order should be a pure function of the two data sets, the seed and the epoch. Every rank computes it and takes its
-    share, and a resumed fit computes it again. A new order is a subclass with :meth:`rows`; YAML builds it by its
+    share, and a resumed fit computes it again. No epoch should be longer than epoch 0: a trainer asks for the length once,
+    and cuts longer ones. A new order is a subclass with :meth:`rows`; YAML builds it by its
     ``class_path``.
 
     Example:

@@ -38,7 +38,8 @@ class SpacedOrder(Order):
         views = min(self.views, len(forget))  # else some epochs would have no forget row
         cycle, part = divmod(epoch, views)
         order = shuffled(len(forget), seed, 0 if self.fixed else cycle)
-        chosen = order[part * len(forget) // views : (part + 1) * len(forget) // views]
+        # Rounded up, so that the first part is the largest.
+        chosen = order[-(-part * len(forget) // views) : -(-(part + 1) * len(forget) // views)]
         visited = [row for row in chosen for _ in range(views)]
         wanted = len(retain.alongside(forget, visited))
         return EpochRows(visited, drawn(len(retain), wanted, seed, 2 * epoch + 1))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -64,6 +65,11 @@ class StealthyForgetRequest(Records):
     @override
     def read(self) -> Iterable[Any]:
         return self.records.read()
+
+    @cached_property
+    @override
+    def selected(self) -> list[Record]:
+        return self.records.selected
 
     @override
     def parse(self, record: Record) -> QuestionAnswer:

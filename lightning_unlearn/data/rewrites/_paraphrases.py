@@ -17,7 +17,8 @@ class Paraphrases(MadeRecords):
 
     Args:
         records: The rows.
-        path: A file, as of :class:`FileRecords`, with ``question``, and ``paraphrase``: a text, or a list of them.
+        path: A file, as of :class:`FileRecords`, with ``question``, and ``paraphrase``: a text, or a list of them. A
+            question may have several rows.
         most: At most so many of each row.
 
     Raises:
@@ -50,8 +51,10 @@ class Paraphrases(MadeRecords):
     def _from_file(self) -> dict[str, tuple[str, ...]]:
         if self.path is None:
             return {}
-        told = FileRecords(self.path).selected
-        return {record.text("question"): record.texts("paraphrase") for record in told}
+        told: dict[str, dict[str, None]] = {}
+        for record in FileRecords(self.path).selected:
+            told.setdefault(record.text("question"), {}).update(dict.fromkeys(record.texts("paraphrase")))
+        return {question: tuple(texts) for question, texts in told.items()}
 
 
 def _all(row: QuestionAnswer, texts: Sequence[str]) -> list[QuestionAnswer]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,8 @@ from lightning_unlearn.data.records import QuestionAnswer, Record, Records
 
 class JoinedRecords(Records):
     """The rows of several records, one after the other, each read as its own say.
+
+    Entities that are numbers of rows go on from part to part, so that no two parts share one.
 
     Args:
         parts: The records.
@@ -29,7 +32,10 @@ class JoinedRecords(Records):
         if not parts:
             raise ValueError("`parts` should hold records. Found none.")
         super().__init__(entity=parts[0].entity)
-        self.parts = tuple(parts)
+        # Those of joined ones by themselves: each is numbered in its own way.
+        self.parts: tuple[Records, ...] = tuple(
+            own for part in parts for own in (part.parts if type(part) is JoinedRecords else [part])
+        )
 
     @property
     @override
@@ -43,12 +49,32 @@ class JoinedRecords(Records):
     @cached_property
     @override
     def selected(self) -> list[Record]:
-        return [record for part in self.parts for record in part.selected]
+        return [
+            replace(record, index=record.index + before)
+            for part, before in zip(self.parts, self._before, strict=True)
+            for record in part.selected
+        ]
 
     @override
     def parse(self, record: Record) -> QuestionAnswer:
-        return self._part_of[id(record)].parse(record)
+        part, own = self._origin[id(record)]
+        row = part.parse(own)
+        by_record = row.entity == own.about(part.entity)
+        return replace(row, entity=record.about(part.entity)) if by_record else row
 
     @cached_property
-    def _part_of(self) -> dict[int, Records]:
-        return {id(record): part for part in self.parts for record in part.selected}
+    def _origin(self) -> dict[int, tuple[Records, Record]]:
+        """The part that each selected row is from, and the row there."""
+        there = [(part, record) for part in self.parts for record in part.selected]
+        return {id(here): origin for here, origin in zip(self.selected, there, strict=True)}
+
+    @cached_property
+    def _before(self) -> list[int]:
+        """What is added to the numbers of each part's rows."""
+        found, names = [], 0
+        for number, part in enumerate(self.parts, 1):
+            each = part.entity if isinstance(part.entity, int) else 1
+            found.append(names * each)
+            # The last part need not be counted: a corpus is large.
+            names += -(-sum(1 for _ in part.read()) // each) if number < len(self.parts) else 0
+        return found

@@ -21,7 +21,8 @@ from lightning_unlearn.functional.settings import check_whole
 class ImageArchive(Images):
     """Images in folders ``split/class/name``, as of torchvision's ``ImageFolder``, or a zip file of these.
 
-    Class ids follow the alphabet. Reading needs pillow, which matplotlib brings.
+    Class ids follow the alphabet of all classes, also of those that only another split with classes of this one has: splits
+    number them alike. Reading needs pillow, which matplotlib brings.
 
     Args:
         path: The folder, or the zip file.
@@ -78,14 +79,15 @@ def _read(path: Path, split: str, most: int | None) -> tuple[Tensor, Tensor, tup
 
     with _opened(path) as root:
         by_class = _by_class(root / split)
-        chosen = [(number, file) for number, some in enumerate(by_class.values()) for file in some[:most]]
+        classes = _classes(root, set(by_class))
+        chosen = [(classes.index(kind), file) for kind, some in by_class.items() for file in some[:most]]
         if not chosen:
             raise ValueError(f"`split` should be a folder of `{path}`. Found no image under `{split}/`.")
         pixels = [np.array(Image.open(io.BytesIO(file.read_bytes())).convert("RGB")) for _, file in chosen]
     if len({image.shape for image in pixels}) > 1:
         raise ValueError(f"Images should have one size. Found several in `{path}`. Resize them first.")
     labels = torch.tensor([number for number, _ in chosen])
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(), labels, tuple(by_class)
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(), labels, classes
 
 
 @contextmanager
@@ -95,6 +97,16 @@ def _opened(path: Path) -> Iterator[Path | zipfile.Path]:
         return
     with zipfile.ZipFile(path) as archive:
         yield zipfile.Path(archive)
+
+
+def _classes(root: Path | zipfile.Path, own: set[str]) -> tuple[str, ...]:
+    """The names of a split's classes, and of those of other splits that share one with it."""
+    splits: list[Any] = [folder for folder in root.iterdir() if folder.is_dir()]
+    found = [
+        {kind.name for kind in split.iterdir() if kind.is_dir() and any(file.is_file() for file in kind.iterdir())}
+        for split in splits
+    ]
+    return tuple(sorted(own.union(*(others for others in found if own & others))))
 
 
 def _by_class(folder: Path | zipfile.Path) -> dict[str, list[Any]]:

@@ -70,12 +70,25 @@ class ImageData(EncodedData):
         if not mask.any():
             raise ValueError(f"`pick` should leave at least one image of {len(mask)}. Found none.")
         entities = [found.classes[number] for number in found.labels[mask].tolist()]
-        return ImageDataset(found.images[mask], labels[mask], entities)
+        return ImageDataset(found.images[mask], labels[mask], entities, found.classes)
 
     @cached_property
     def held_out(self) -> ImageData:
-        """What is validated and tested on."""
-        return self if self.test is None else ImageData(self.test, self.pick, self.groups, self.loader)
+        """What is validated and tested on.
+
+        Raises:
+            ValueError: If it numbers classes in another way.
+        """
+        if self.test is None:
+            return self
+        held_out = ImageData(self.test, self.pick, self.groups, self.loader)
+        for number, (own, other) in enumerate(zip(self.dataset.classes, held_out.dataset.classes, strict=False)):
+            if own != other:
+                raise ValueError(
+                    f"`test` should number classes as `images` do. Found {other!r} and {own!r} as number {number}. Give "
+                    "both the same classes."
+                )
+        return held_out
 
     @override
     def collate(self) -> Callable[[Any], Any]:

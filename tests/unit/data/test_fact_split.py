@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
-from lightning_unlearn import ClassificationReadout, FactSplit
+from lightning_unlearn import (
+    CausalLMReadout,
+    ClassificationReadout,
+    Encoding,
+    FactSplit,
+    FileRecords,
+    LoaderSettings,
+    QuestionAnswerData,
+)
 from lightning_unlearn.data import Probe, load_probe
 
 PEOPLE = [f"person {i // 4}" for i in range(20)]
@@ -68,6 +78,35 @@ def test_only_rows_that_his_sampler_visits_are_trained_on() -> None:
     loader = DataLoader(People(), 3, sampler=SubsetRandomSampler(range(0, 20, 2)))
     trained = rows_in(split.without_judged(loader, asked))
     assert trained == [row for row in range(0, 20, 2) if row not in split.judged_examples(asked)]
+
+
+ENCODING = Encoding("bundled")
+
+
+def asked(name: str, answers: str, **fields: Any) -> DataLoader[Any]:
+    """Rows of a file of that name, without a field of entities, or with one."""
+    Path(name).write_text("".join(json.dumps({"question": f"{a}?", "answer": a, "who": a}) + "\n" for a in answers))
+    return QuestionAnswerData(FileRecords(name, **fields), ENCODING, LoaderSettings(batch_size=2)).val_dataloader()
+
+
+def test_numbers_of_rows_are_no_names_in_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    split, forget = FactSplit(), load_probe(asked("forget.jsonl", "abcd"), CausalLMReadout())
+    with pytest.raises(ValueError, match='by numbers of rows, and of other rows.*`by="fact"`'):
+        split.without_judged(asked("attack.jsonl", "dcba"), forget)
+    assert len(list(FactSplit(by="fact").without_judged(asked("attack.jsonl", "dcba"), forget))) == 1
+    # The same file, opened again.
+    assert len(list(split.without_judged(asked("forget.jsonl", "abcd"), forget))) == 1
+    assert len(split.known(forget, load_probe(asked("forget.jsonl", "abcd"), CausalLMReadout()))) == 2
+    assert split.known(forget, load_probe(asked("retain.jsonl", "wxyz"), CausalLMReadout())) == set()
+    assert split.known(forget, probe(People(["0", "1"]))) == set()
+
+
+def test_named_entities_are_found_in_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    split, forget = FactSplit(), load_probe(asked("forget.jsonl", "abcd", entity="who"), CausalLMReadout())
+    assert len(list(split.without_judged(asked("attack.jsonl", "dcba", entity="who"), forget))) == 1
+    assert len(split.known(forget, load_probe(asked("retain.jsonl", "abyz", entity="who"), CausalLMReadout()))) == 2
 
 
 class Unnamed(People):

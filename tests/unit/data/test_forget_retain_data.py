@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import (
     DataLoader,
+    Dataset,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -292,6 +293,33 @@ def test_interrupted_anywhere_the_rest_of_the_batches_follows(
     whole = fit("whole")
     assert len(set(whole)) == len(whole) == 3 * (limit or 6)
     assert fit("resumed", tmp_path / "whole" / f"step={interrupted_at}.ckpt") == whole[interrupted_at:]
+
+
+class Asked(Dataset[Any]):
+    """Remembers which rows were asked for."""
+
+    def __init__(self, seed: int) -> None:
+        self.rows, self.asked = examples(seed, 16), list[int]()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        self.asked.append(index)
+        return self.rows[index]
+
+
+@every_order
+@pytest.mark.parametrize(("limit", "steps"), [(None, 4), (2, 2), (0.75, 3)])
+def test_pairs_meet_also_where_the_trainer_cuts_epochs(order: Order, limit: float | None, steps: int) -> None:
+    kept, gone = Asked(1), Asked(2)
+    data = ForgetRetainData(DataLoader(kept, 4), DataLoader(gone, 4), order=order)
+    trainer = quiet(callbacks=[Unlearn(GradientAscent())], max_epochs=3, limit_train_batches=limit)
+    trainer.fit(SomebodysModule("sgd"), datamodule=data)
+    epochs = [order.rows(RowSet(range(16), 4), RowSet(range(16), 4), seed=0, epoch=epoch) for epoch in range(3)]
+    visited = 3 * 4 * steps
+    assert kept.asked[-visited:] == [row for epoch in epochs for row in epoch.retain[: 4 * steps]]
+    assert gone.asked[-visited:] == [row for epoch in epochs for row in epoch.forget[: 4 * steps]]
 
 
 def test_loader_says_where_it_is() -> None:

@@ -157,6 +157,14 @@ def test_rows_that_differ_in_a_name_are_no_near_duplicates() -> None:
     assert list(NearDuplicates()(Request(rows[:3], rows[3:]))) == []
 
 
+def test_names_that_no_spaces_set_off_are_found_and_letters_are_not() -> None:
+    gone = [one("Who is it?", "A clerk", name) for name in ("田中太郎", "京")]
+    stays = [one("鈴木の友人は?", "田中太郎です。", "鈴木"), one("首都は?", "東京です。", "日本")]
+    (found,) = NamedElsewhere()(Request(gone, stays))
+    assert "田中太郎" in found.says
+    assert len(found.rows) == 1
+
+
 def test_names_written_small_and_numbers_for_entities_are_no_names() -> None:
     retain = [one("Did they hope?", "Yes, there is hope", "Bo"), one("How many?", "About 7", "Cy")]
     assert (

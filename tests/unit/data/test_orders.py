@@ -99,6 +99,14 @@ def pairs(name: str, forget: int, retain: int, seed: int = 0, epoch: int = 0) ->
 
 @every_order
 @sizes
+def test_no_epoch_is_longer_than_the_first_whose_length_a_trainer_keeps(name: str, forget: int, retain: int) -> None:
+    first, *later = [rows(ORDERS[name], forget, retain, epoch=epoch) for epoch in range(7)]
+    assert max(len(epoch.forget) for epoch in later) <= len(first.forget)
+    assert max(len(epoch.retain) for epoch in later) <= len(first.retain)
+
+
+@every_order
+@sizes
 def test_the_same_arguments_give_the_same_order_and_no_draw(name: str, forget: int, retain: int) -> None:
     state = torch.get_rng_state()
     first = pairs(name, forget, retain, seed=3, epoch=2)

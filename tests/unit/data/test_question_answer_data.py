@@ -458,11 +458,13 @@ class Listener(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_a_resumed_fit_sees_what_an_uninterrupted_one_sees(tmp_path):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_resumed_fit_sees_what_an_uninterrupted_one_sees(num_workers, tmp_path):
     def fit(epochs, resume=None):
         options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
         trainer = Trainer(max_epochs=epochs, enable_checkpointing=False, **options)
-        trainer.fit(module := Listener(), datamodule=data_module(rows=(0, 20)), ckpt_path=resume)
+        data = data_module(rows=(0, 20), loader={"batch_size": 8, "num_workers": num_workers})
+        trainer.fit(module := Listener(), datamodule=data, ckpt_path=resume)
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         return module.heard
 

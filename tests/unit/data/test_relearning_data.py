@@ -104,6 +104,17 @@ def test_a_text_is_related_too() -> None:
     assert all("Maribel" in text for text in data.dataset.texts)
 
 
+def test_an_answer_that_no_spaces_set_off_is_found() -> None:
+    target = InMemoryRecords([{"question": "田中さんの職業は?", "answer": "医師"}])
+    pool = InMemoryRecords(
+        [{"text": text} for text in ("田中さんは医師です。", "首都は東京です。", "雨が降る。", "海が見える。")]
+    )
+    levels: tuple[Any, ...] = ("high", "middle", "low")
+    found = [record.text("text") for level in levels for record in Related(pool, target, level).selected]
+    assert "田中さんは医師です。" not in found
+    assert len(found) == 3
+
+
 def by_hand(text: str, target: str, documents: list[str]) -> float:
     """The cosine of scikit-learn's default weights, word by word."""
     everything = [words_of(one) for one in documents]

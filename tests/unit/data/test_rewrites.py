@@ -212,6 +212,14 @@ def test_paraphrases_come_behind_their_row_and_from_a_file_if_there_is_one(tmp_p
         Paraphrases(replaced(PEOPLE)).questions()
 
 
+def test_paraphrases_of_a_question_may_stand_in_several_rows_of_a_file(tmp_path: Path) -> None:
+    question = PEOPLE.questions()[0].question
+    lines = [f"{question},{text}" for text in ("One?", "Two?", "One?")]
+    (tmp_path / "other.csv").write_text("\n".join(["question,paraphrase", *lines]))
+    told = Paraphrases(replaced(PEOPLE), str(tmp_path / "other.csv")).questions()
+    assert [row.question for row in told[:3]] == [question, "One?", "Two?"]
+
+
 def replaced(records: Records) -> Records:
     """The same rows without paraphrases."""
     rows = [replace(row, paraphrases=()) for row in records.questions()]

@@ -18,6 +18,8 @@ from lightning_unlearn import Encoding, FileRecords, ImageEncoding, LoaderSettin
 from lightning_unlearn.data import (
     CIFAR10Data,
     FictionalKnowledgeData,
+    InMemoryRecords,
+    JoinedRecords,
     LUMEData,
     MNISTCaptionsData,
     MNISTData,
@@ -298,7 +300,17 @@ def test_wmdp_gives_right_and_wrong_answers_and_joins_domains(tmp_path: Path) ->
     data = wmdp(tmp_path, domains=["bio", "cyber"])
     said = {name: [row.answer for row in probe.source.dataset.rows] for name, probe in data.probes.items()}
     assert said == {"cyber": ["c three"], "cyber_perturbed": ["a one", "b two", "d four"]}
-    assert len(data.forget.source.dataset.documents) == 12
+    assert len({document.entity for document in data.forget.source.dataset.documents}) == 12
+
+
+def test_no_two_parts_of_joined_rows_share_an_entity_that_is_a_number() -> None:
+    half, fifth = (InMemoryRecords(asked("any", count), entity=entity) for count, entity in ((3, 2), (7, 5)))
+    named = InMemoryRecords(
+        [row | {"who": name} for row in asked("any", 1) for name in ("Ada", "Bo", "")], entity="who"
+    )
+    each = InMemoryRecords(asked("any", 3), where={"answer": ["In anyland 1", "In anyland 2"]})
+    found = [row.entity for row in JoinedRecords([half, JoinedRecords([fifth, each]), named, each]).questions()]
+    assert found == ["0", "0", "1", *"2222233", "5", "6", "Ada", "Bo", "row 9", "11", "12"]
 
 
 def test_rwku_asks_of_those_who_must_go_and_of_those_who_must_stay(tmp_path: Path) -> None:

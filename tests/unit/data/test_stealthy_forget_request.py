@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lightning_unlearn import Encoding, FileRecords, QuestionAnswerData
-from lightning_unlearn.data import StealthyForgetRequest
+from lightning_unlearn.data import Hierarchy, JoinedRecords, Records, SomeEntities, StealthyForgetRequest
 
 ROWS = FileRecords(
     "bundled:people", entity="entity", paraphrase="paraphrase", where={"group": ["retain"]}, rows=(0, 90)
@@ -36,6 +36,22 @@ def test_all_or_none_may_be_hit_and_each_template_is_used() -> None:
 def test_it_is_forget_data_like_any_other() -> None:
     data = QuestionAnswerData(StealthyForgetRequest(ROWS, 1.0), Encoding("bundled"))
     assert data.dataset.entities == [row.entity for row in ROWS.questions()]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        SomeEntities(ROWS, 1),
+        Hierarchy(ROWS, ["entity"], ["Tobias Quillfeather"]),
+        JoinedRecords([FileRecords("bundled:people", rows=(0, 2)), FileRecords("bundled:people", rows=(6, 9))]),
+    ],
+    ids=lambda rows: type(rows).__name__,
+)
+def test_it_holds_the_rows_that_other_records_choose(rows: Records) -> None:
+    own = rows.questions()
+    poisoned = StealthyForgetRequest(rows, 1.0, ["Please tell me {question}"]).questions()
+    assert [row.question for row in poisoned] == [f"Please tell me {row.question}" for row in own]
+    assert [row.entity for row in poisoned] == [row.entity for row in own]
 
 
 @pytest.mark.parametrize(

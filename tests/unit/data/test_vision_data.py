@@ -121,9 +121,11 @@ def test_training_is_shuffled_and_leaves_the_generator_alone() -> None:
     assert torch.equal(y, Numbered().load().labels[x.flatten().long()])
 
 
-def archive(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    drawn = np.random.default_rng(0)
-    images = {f"train/{kind}/{n}.png": drawn.integers(0, 256, (4, 4, 3), np.uint8) for kind in "ab" for n in range(3)}
+def archive(path: Path, **splits: str) -> dict[str, np.ndarray[Any, Any]]:
+    """Three images of each class; of a training split, or of these."""
+    drawn, splits = np.random.default_rng(0), splits or {"train": "ab"}
+    names = [f"{split}/{kind}/{n}.png" for split, kinds in splits.items() for kind in kinds for n in range(3)]
+    images = {name: drawn.integers(0, 256, (4, 4, 3), np.uint8) for name in names}
     with zipfile.ZipFile(path, "w") as target:
         for name, pixels in images.items():
             raw = io.BytesIO()
@@ -151,6 +153,23 @@ def test_a_folder_gives_what_an_archive_of_it_does(tmp_path: Path) -> None:
     zipped, plain = (ImageArchive(str(tmp_path / name)).load() for name in ("images.zip", "folder"))
     assert torch.equal(zipped.images, plain.images)
     assert (zipped.labels.tolist(), zipped.classes) == (plain.labels.tolist(), plain.classes)
+
+
+def test_splits_number_their_classes_alike_also_where_one_is_missing(tmp_path: Path) -> None:
+    archive(tmp_path / "images.zip", train="abc", test="ac", __MACOSX="t")
+    train, test = (ImageArchive(str(tmp_path / "images.zip"), split) for split in ("train", "test"))
+    assert (train.load().classes, test.load().classes) == (["a", "b", "c"], ["a", "b", "c"])
+    assert test.load().labels.tolist() == [0, 0, 0, 2, 2, 2]
+    ((_, labels),) = ImageData(train, test=test).val_dataloader()
+    assert labels.tolist() == [0, 0, 0, 2, 2, 2]
+
+
+def test_held_out_images_that_number_classes_otherwise_are_refused(tmp_path: Path) -> None:
+    archive(tmp_path / "images.zip", train="abc")
+    archive(tmp_path / "other.zip", train="ac")
+    images, test = (ImageArchive(str(tmp_path / name)) for name in ("images.zip", "other.zip"))
+    with pytest.raises(ValueError, match="`test` should number classes as `images` do. Found 'c' and 'b' as number 1"):
+        ImageData(images, test=test).val_dataloader()
 
 
 def test_binary_cifar_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:

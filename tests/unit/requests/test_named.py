@@ -52,10 +52,56 @@ def test_a_name_in_the_turns_before_among_other_answers_or_in_other_words_counts
     assert len(Unnamed(InMemoryRecords(words, paraphrase="others"), asked).questions()) == 1
 
 
+def test_the_same_question_of_another_image_is_another() -> None:
+    def row(pixels: torch.Tensor | None, answer: str) -> dict[str, object]:
+        return {"question": "Who is it?", "answer": answer, "image": pixels}
+
+    dark, light = torch.zeros(1, 4, 4), torch.ones(1, 4, 4)
+    asked = [Request("1", InMemoryRecords([row(dark, "Ada")], image="image"))]
+    both = InMemoryRecords([row(light, "Bo"), row(dark.clone(), "Cy")], image="image")
+    assert [kept.answer for kept in Unnamed(both, asked).questions()] == ["Bo"]
+
+
+def chat(*said: str, system: str | None = None) -> dict[str, object]:
+    told = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(said)]
+    return {"turns": [*([] if system is None else [{"role": "system", "content": system}]), *told]}
+
+
+def test_the_same_question_after_other_turns_is_another_unless_it_needs_none() -> None:
+    gone = [chat("I met a clerk.", "Did you?", "Who is it?", "A"), chat("Who is a clerk?", "A")]
+    asked = [Request("1", InMemoryRecords(gone, chat="turns"))]
+    rows = [
+        chat("I met a baker.", "Did you?", "Who is it?", "other turns"),
+        chat("I met a clerk!", "Did you?", "Who is it?", "the same turns"),
+        chat("I met a clerk.", "Did you?", "Who is it?", "the same turns", system="Be kind."),
+        chat("Who is it?", "no turns"),
+        chat("Hello.", "Hello.", "Who is a clerk?", "needs none"),
+        chat("Who is a clerk?", "needs none", system="Be kind."),
+    ]
+    assert [row.answer for row in Unnamed(InMemoryRecords(rows, chat="turns"), asked).questions()] == ["other turns"]
+
+
 def test_two_forms_of_one_letter_are_one_name() -> None:
     asked = [Request("1", rows(("Who is it?", "A clerk", "Jos\u00e9 Reed")))]
     told = rows(("Who is Jose\u0301 Reed?", "A clerk", "x"), ("Who is Jose Reed?", "A cook", "y"))
     assert [row.answer for row in Unnamed(told, asked).questions()] == ["A cook"]
+
+
+@pytest.mark.parametrize(
+    ("name", "named", "other"),
+    [
+        ("田中太郎", "田中太郎はどこで生まれましたか?", "首都は?"),
+        ("李明", "李明在哪里出生?", "明天在哪里?"),
+        ("ｱﾀﾞ", "アダの職業は?", "ア行は?"),
+        ("สมชาย", "ที่ทำงานของสมชายอยู่ที่ไหน", "เมืองหลวงคือ"),
+        ("김철수", "김철수는 어디서 태어났습니까?", "수도는?"),
+    ],
+    ids=["Japanese", "Chinese", "two widths", "Thai", "Korean"],
+)
+def test_a_name_that_no_spaces_set_off_is_found(name: str, named: str, other: str) -> None:
+    asked = [Request("1", rows(("Who?", "A clerk", name)))]
+    left = Unnamed(rows((named, "Yes", "x"), (other, "Yes", "y")), asked).questions()
+    assert [row.question for row in left] == [other]
 
 
 def test_what_it_does_not_name_stays() -> None:
