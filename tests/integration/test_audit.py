@@ -305,7 +305,11 @@ def test_other_metrics_start_anew(weights: dict[str, str], tmp_path: Path) -> No
 def test_entities_that_are_named_now_start_anew(weights: dict[str, str], tmp_path: Path) -> None:
     """The questions are the same, and what intervals are made of is not."""
     nobody = FileRecords("bundled:people", where={"group": "forget"}, rows=(0, 20))
-    about: dict[str, Any] = {"original": weights["original"], "control": weights["control"], "encoding": Encoding("bundled")}
+    about: dict[str, Any] = {
+        "original": weights["original"],
+        "control": weights["control"],
+        "encoding": Encoding("bundled"),
+    }
     about |= {"attacks": {}, "audits": [Measure()], "network": network(), "progress": False, "accelerator": "cpu"}
     found = [
         audit(weights["unlearned"], forget, people("retain"), folder=str(tmp_path), **about)
