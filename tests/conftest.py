@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,3 +52,9 @@ def device_semantics(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     """`.cpu()` copies, as from a device: FSDP1, which is not made for CPUs, gathers all moments in one buffer."""
     if request.node.callspec.params["kind"] == "fsdp1":
         monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor, *args, **kwargs: tensor.clone())
+
+
+def pytest_configure() -> None:
+    """A shell has what it starts in the background ignore Ctrl-C, and tests press it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
