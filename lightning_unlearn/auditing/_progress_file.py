@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ class Part:
 
     Args:
         weights: A hash of its weights.
-        settings: The settings of each attack that is to be made, in words.
-        done: The settings of each attack that has been made.
+        settings: A hash of the settings of each attack that is to be made.
+        done: The same of each attack that has been made.
         observations: What was observed.
         failures: What failed.
         costs: What each look cost.
@@ -68,9 +69,9 @@ class ProgressFile:
     """
 
     def __init__(self, path: Path, identity: str) -> None:
-        self.path, self.identity = path, identity
+        self.path, self.identity = path, _digest(identity)
         self._parts: dict[str, Part] = {}
-        if path.is_file() and (state := _read(path)).get("identity") == identity:
+        if path.is_file() and (state := _read(path)).get("identity") == self.identity:
             self._parts = {subject: _part(row) for subject, row in state["parts"].items()}
 
     def done(self, subject: str, attacks: Mapping[str, Attack]) -> set[str]:
@@ -115,4 +116,9 @@ def _part(row: dict[str, Any]) -> Part:
 
 
 def _every_setting(attacks: Mapping[str, Attack]) -> dict[str, str]:
-    return {NOT_ATTACKED: "", **{name: in_words(attack) for name, attack in attacks.items()}}
+    return {NOT_ATTACKED: "", **{name: _digest(in_words(attack)) for name, attack in attacks.items()}}
+
+
+def _digest(words: str) -> str:
+    # Words may hold whole data sets, of an attacker who brings his own.
+    return blake2b(words.encode(), digest_size=16).hexdigest()
