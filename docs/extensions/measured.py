@@ -50,7 +50,7 @@ TABLES = (
     ),
     Table(
         "TOFU on SmolLM2-135M",
-        "tofu.py audit --seeds 0 1 --precision bf16-mixed",
+        "tofu.py audit --precision bf16-mixed",
         "tofu_smollm2",
         "tofu_parts._shown",
         lambda script, found: script.table(found),
