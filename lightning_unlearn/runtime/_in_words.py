@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Set
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import partial
 from pathlib import PurePath
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -35,6 +37,10 @@ def in_words(value: Any) -> str:
 def _words(value: Any, around: tuple[int, ...]) -> str:
     if isinstance(value, (bool, int, float, complex, str, bytes, type(None), PurePath, re.Pattern)):
         return repr(value)
+    if isinstance(value, Enum):
+        return f"{type(value).__qualname__}.{value.name}"
+    if isinstance(value, (np.ndarray, np.generic)):
+        return f"{value.dtype}{value.shape}{_words(value.tolist(), around)}"
     if id(value) in around:
         return "..."
     around = (*around, id(value))

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from _attacks_and_audits import ATTACKS, AUDITS, AUDITS_IN_WORDS
@@ -23,6 +25,12 @@ from lightning_unlearn.data import FactSplit
 from lightning_unlearn.metrics import AnswerProbability, ExactMemorization, ExtractionStrength
 from lightning_unlearn.prediction import KnownLikelihood
 from lightning_unlearn.runtime import in_words
+
+
+class Kind(Enum):
+    ONE = 1
+    OTHER = 2
+
 
 MADE: dict[str, Callable[[], Any]] = {**ATTACKS, **AUDITS, **AUDITS_IN_WORDS}
 DIFFERENT: list[Callable[[], Any]] = [
@@ -55,6 +63,11 @@ DIFFERENT: list[Callable[[], Any]] = [
     lambda: re.compile("a+"),
     lambda: Path("a+"),
     lambda: Quantize,
+    lambda: Kind.ONE,
+    lambda: Kind.OTHER,
+    lambda: np.zeros(2),
+    lambda: np.ones(2),
+    lambda: np.float32(1),
 ]
 
 
